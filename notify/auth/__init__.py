@@ -1,0 +1,1 @@
+"""Authenticators: who is at the other end, and what may they receive?"""

@@ -1,0 +1,1 @@
+"""Brokers: accept, keep and deliver messages."""

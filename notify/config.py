@@ -1,0 +1,288 @@
+"""Configuration: one TOML file and the environment in, frozen typed settings out.
+
+Every key has a default here but the secrets; ``etc/notify.toml`` lists each one. An environment variable
+overrides a key: ``NOTIFY_BROKER__JETSTREAM__SERVERS`` is ``[broker.jetstream] servers``. Whatever is wrong raises
+:class:`ConfigError`, which names the file, the key and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from notify.errors import StartError
+
+PREFIX = "NOTIFY_"
+
+S = TypeVar("S", bound=Struct)
+
+
+class ConfigError(StartError):
+    """The configuration is not usable. One sentence: where, what, and what is allowed instead."""
+
+
+class Duration(float):
+    """Seconds. Written ``"250ms"``, ``"5s"``, ``"10m"``, ``"2h"``, ``"7d"``, or as a number of seconds."""
+
+    _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}  # noqa: RUF012
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        """Raises ``ValueError`` for anything but a non-negative duration."""
+        if isinstance(value, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value)):
+            return cls(float(match[1]) * cls._UNITS[match[2]])
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e10:
+            return cls(value)
+        raise ValueError('a duration is written like "250ms", "5s", "10m", "2h" or "7d"')
+
+
+class Size(int):
+    """Bytes. Written ``"64KiB"``, ``"1MiB"``, ``"2GiB"``, or as a number of bytes."""
+
+    _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # noqa: RUF012
+
+    @classmethod
+    def parse(cls, value: object) -> Size:
+        """Raises ``ValueError`` for anything but a non-negative size."""
+        if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(B|KiB|MiB|GiB|TiB)", value)):
+            return cls(int(match[1]) * cls._UNITS[match[2]])
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        raise ValueError('a size is written like "512B", "64KiB", "1MiB" or "2GiB"')
+
+
+Count = Annotated[int, Meta(ge=0, le=2**31)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every table: what it does not name is an error."""
+
+
+class Listen(Settings, frozen=True):
+    """``[listen]``: Twisted server endpoints, and who may open a WebSocket from a browser."""
+
+    #: /ws and /health (and the demo page)
+    public: str = "tcp:8080"
+    #: /v1, /metrics and /health
+    internal: str = "tcp:8081:interface=127.0.0.1"
+    #: origins like "https://chat.example"; empty: the same host only; "*": any. No Origin: not a browser
+    allowed_origins: tuple[str, ...] = ()
+    #: proxies in front whose X-Forwarded-For is believed: addresses or networks
+    trusted_proxies: tuple[str, ...] = ()
+    #: serve the demo page on the public listener
+    demo: bool = False
+
+
+class PluginTable(Settings, frozen=True):
+    """``[auth]``, ``[broker]`` or ``[registry]``: the plugin's name, and a table for each plugin, still raw."""
+
+    plugin: str
+    tables: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Api(Settings, frozen=True):
+    """``[api]``: who may use /v1. Without a key nobody may."""
+
+    keys: tuple[str, ...] = ()
+    #: one key a line; blank lines and lines that start with # are ignored
+    keys_file: str = ""
+
+
+class Limits(Settings, frozen=True):
+    """``[limits]``: what one client, and all together, may cost. 0 means no limit for a count."""
+
+    auth_timeout: Duration = Duration(5)
+    handshake_timeout: Duration = Duration(5)
+    #: one client frame, and one published payload
+    max_frame: Size = Size(64 * 1024)
+    max_connections: Count = 0
+    max_connections_per_user: Count = 0
+    max_subscriptions: Count = 1000
+    #: bytes waiting for one client; past it the client is closed with 4001
+    send_queue: Size = Size(1024 * 1024)
+    #: messages that one resumption may replay; more are not recovered
+    replay: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+    #: frames a second that one connection may send, on average, and at once
+    frames_per_second: Count = 50
+    frames_burst: Count = 1000
+    #: invalid frames of one connection before it is closed with 4502
+    max_invalid: Annotated[int, Meta(ge=1, le=1000)] = 10
+    #: the server pings an idle client this often, and waits this long for the pong
+    ping_interval: Duration = Duration(25)
+    ping_timeout: Duration = Duration(20)
+
+
+class Drain(Settings, frozen=True):
+    """``[drain]``: how the server leaves."""
+
+    #: not ready, still accepting: time for the balancer to notice
+    delay: Duration = Duration(0)
+    #: clients are sent away in small steps over this time
+    duration: Duration = Duration(30)
+
+
+class Log(Settings, frozen=True):
+    """``[log]``: what is logged."""
+
+    #: debug, info, warn or error
+    level: Annotated[str, Meta(pattern="^(debug|info|warn|error)$")] = "info"
+
+
+class Config(Settings, frozen=True):
+    """The whole configuration."""
+
+    listen: Listen = Listen()
+    auth: PluginTable = PluginTable("jwt")
+    broker: PluginTable = PluginTable("memory")
+    registry: PluginTable = PluginTable("memory")
+    api: Api = Api()
+    limits: Limits = Limits()
+    drain: Drain = Drain()
+    log: Log = Log()
+    #: names the source in errors; not a key
+    source: str = "the defaults"
+
+
+PLUGIN_TABLES = ("auth", "broker", "registry")
+
+
+class _FromEnvironment(str):
+    """A value of an environment variable: text that is read as the key's type."""
+
+    __slots__ = ("variable",)
+    variable: str
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Config:
+    """Read the file at ``path`` (None: no file) and the environment. Raises :class:`ConfigError`."""
+    data: dict[str, Any] = {}
+    source = path or "the environment"
+    if path is not None:
+        try:
+            data = tomllib.loads(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}.") from None
+    if "source" in data:
+        raise ConfigError(f"{path}: unknown key 'source'; known are: {_known(Config)}.")
+    _overlay(data, environ)
+    for name in PLUGIN_TABLES:
+        table = data.get(name)
+        if isinstance(table, dict):
+            options = {key: value for key, value in table.items() if key != "plugin"}
+            stray = [key for key, value in options.items() if not isinstance(value, dict)]
+            if stray:
+                raise ConfigError(
+                    f"{source}: unknown key '{name}.{stray[0]}'; [{name}] takes 'plugin' and one table a plugin, "
+                    f"like [{name}.{table.get('plugin', 'NAME')}]."
+                )
+            plugin = table.get("plugin", getattr(Config(), name).plugin)
+            data[name] = {"plugin": plugin, "tables": options}
+    return msgspec.structs.replace(convert(data, Config, source), source=source)
+
+
+def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "") -> S:
+    """Make settings of type ``kind`` from raw data, where ``prefix`` is the table's name. Raises :class:`ConfigError`."""
+    dotted = f"{prefix}." if prefix else ""
+    try:
+        return msgspec.convert(_read_environment(dict(data), kind), kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        message, _, path = text.partition(" - at `")
+        key = dotted + path.removeprefix("$").removeprefix(".").rstrip("`")
+        if unknown := re.search(r"unknown field `(.*)`", message):
+            table = key.rstrip(".")
+            known = _known(_struct_at(kind, table.removeprefix(prefix).strip(".")))
+            full = f"{table}.{unknown[1]}" if table else unknown[1]
+            raise ConfigError(f"{source}: unknown key '{full}'; known are: {known}.") from None
+        raise ConfigError(f"{source}: '{key.rstrip('.')}' is wrong: {_plain(message)}.") from None
+
+
+def _plain(message: str) -> str:
+    return message[:1].lower() + message[1:].replace("`", "'").replace("'str'", "text")
+
+
+def _known(kind: type[Struct]) -> str:
+    return ", ".join(f.encode_name for f in msgspec.structs.fields(kind) if f.encode_name != "source")
+
+
+def _struct_at(kind: type[Struct], path: str) -> type[Struct]:
+    for part in filter(None, path.split(".")):
+        found = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(part)
+        if not (isinstance(found, type) and issubclass(found, Struct)):
+            break
+        kind = found
+    return kind
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if issubclass(kind, Duration | Size):
+        return kind.parse(value)
+    raise NotImplementedError(f"settings of type {kind!r}")
+
+
+def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for variable in sorted(environ):
+        path = variable.removeprefix(PREFIX).lower().split("__")
+        if not variable.startswith(PREFIX) or len(path) < 2:
+            continue
+        table = data
+        for part in path[:-1]:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"environment variable {variable}: '{part}' is a key, not a table.")
+        value = _FromEnvironment(environ[variable])
+        value.variable = variable
+        table[path[-1]] = value
+
+
+def _read_environment(data: dict[str, Any], kind: type[Struct]) -> dict[str, Any]:
+    """Turn text from the environment into values of the types that its keys have."""
+    kinds = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}
+    for key, value in data.items():
+        wanted = kinds.get(key)
+        if isinstance(value, dict) and isinstance(wanted, type) and issubclass(wanted, Struct):
+            data[key] = _read_environment(dict(value), wanted)
+        elif isinstance(value, _FromEnvironment) and wanted is not None:
+            data[key] = _from_text(value, wanted)
+    return data
+
+
+def _from_text(text: _FromEnvironment, wanted: Any) -> Any:
+    plain = _bare(wanted)
+    if isinstance(plain, type) and issubclass(plain, Struct):
+        raise ConfigError(f"environment variable {text.variable} names a table: name one of its keys.")
+    if get_origin(plain) in (tuple, list, frozenset):
+        if text.startswith("["):
+            try:
+                return tomllib.loads(f"value = {text}")["value"]
+            except tomllib.TOMLDecodeError:
+                raise ConfigError(
+                    f"environment variable {text.variable} is not a valid TOML array."
+                ) from None
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if plain in (Duration, Size):
+        return int(text) if text.isdecimal() else str(text)
+    if plain is str:
+        return str(text)
+    try:
+        return msgspec.convert(str(text), plain, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"environment variable {text.variable} is wrong: {_plain(str(error))}.") from None
+
+
+def _bare(wanted: Any) -> Any:
+    """The type without Annotated and without ``| None``."""
+    if get_origin(wanted) is Annotated:
+        return _bare(get_args(wanted)[0])
+    if get_origin(wanted) in (Union, types.UnionType):
+        return _bare(next(a for a in get_args(wanted) if a is not type(None)))
+    return wanted

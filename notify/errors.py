@@ -1,0 +1,23 @@
+"""What a plugin may raise or errback, and what each means to its caller."""
+
+from __future__ import annotations
+
+
+class StartError(Exception):
+    """The server cannot run like this. The text is one plain sentence: what is wrong and what to do."""
+
+
+class Unauthorized(Exception):  # noqa: N818
+    """The token does not let its bearer in. The text says why, for the log; it never quotes the token."""
+
+
+class Unavailable(Exception):  # noqa: N818
+    """A part that is needed is away; nothing was done, and the same call may succeed later."""
+
+
+class Unknown(Exception):  # noqa: N818
+    """No answer came in time: the message may have been stored or not. Repeat with the same idempotency key."""
+
+
+class HistoryLost(Exception):  # noqa: N818
+    """The messages after a position cannot be given without a gap: too old, too new, or of another epoch."""

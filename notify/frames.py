@@ -1,0 +1,310 @@
+"""Client frames in, server frames out: pure values and bytes, one encoding a subprotocol.
+
+The wire contract is docs/protocol.md, section 1. A client frame that breaks it raises :class:`InvalidFrame`;
+fields that the contract does not name are ignored, so that newer clients can talk to older servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from notify.identity import Presence
+from notify.messages import ChatMessage, Epoch, Int64, Message
+
+RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
+
+
+class InvalidFrame(ValueError):  # noqa: N818
+    """A client frame that is not what the protocol allows. ``id`` is the frame's own, where it could be read."""
+
+    def __init__(self, reason: str, id: RequestId | None = None) -> None:
+        super().__init__(reason)
+        self.id = id
+
+
+# --- client to server ---------------------------------------------------------------------------------------
+
+
+class Since(Struct, frozen=True):
+    """A position as a client names it: any epoch, any 64-bit number. One that names nothing is not recovered."""
+
+    epoch: Epoch
+    seq: Int64
+
+
+class Auth(Struct, frozen=True, tag="auth"):
+    """Authenticate; with ``since``, replay this user's notifications after it."""
+
+    token: str
+    since: Since | None = None
+    id: RequestId | None = None
+
+
+class Refresh(Struct, frozen=True, tag="refresh"):
+    """A new token for the same user and workspace."""
+
+    token: str
+    id: RequestId | None = None
+
+
+class Subscribe(Struct, frozen=True, tag="subscribe"):
+    """From now on this chat's messages; with ``since``, those after it first."""
+
+    chat_id: Int64
+    since: Since | None = None
+    watch_presence: bool = False
+    id: RequestId | None = None
+
+
+class Unsubscribe(Struct, frozen=True, tag="unsubscribe"):
+    """No more of this chat."""
+
+    chat_id: Int64
+    id: RequestId | None = None
+
+
+class PresenceQuery(Struct, frozen=True, tag="presence"):
+    """Who is in this chat?"""
+
+    chat_id: Int64
+    id: RequestId | None = None
+
+
+class Ping(Struct, frozen=True, tag="ping"):
+    """Answered by a pong."""
+
+    id: RequestId | None = None
+
+
+ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | Ping
+
+# --- server to client ---------------------------------------------------------------------------------------
+
+
+class AuthResult(Struct, frozen=True, tag="auth_result"):
+    """Answers ``auth``. All but the first two fields are there on success only; the last three with ``since``."""
+
+    success: bool
+    user_id: int | None
+    connection_id: str | UnsetType = UNSET
+    expires_at: int | UnsetType | None = UNSET
+    ping_interval: int | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    recovered: bool | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
+class Subscribed(Struct, frozen=True, tag="subscribed"):
+    """Answers ``subscribe``: the chat's newest position, and whether all after ``since`` follows."""
+
+    chat_id: int
+    epoch: str
+    seq: int
+    recovered: bool
+    id: RequestId | UnsetType = UNSET
+
+
+class Ok(Struct, frozen=True, tag="ok"):
+    """Answers ``unsubscribe`` and ``refresh`` that carry an ``id``."""
+
+    id: RequestId
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """Answers ``ping``."""
+
+    id: RequestId | UnsetType = UNSET
+
+
+class PresenceList(Struct, frozen=True, tag="presence"):
+    """Who is connected and subscribed to a chat, on any node."""
+
+    chat_id: int
+    users: list[Presence]
+    id: RequestId | UnsetType = UNSET
+
+
+class Error(Struct, frozen=True, tag="error"):
+    """Something was refused. ``retry`` is given where trying again later may help."""
+
+    code: str
+    message: str
+    id: RequestId | UnsetType = UNSET
+    retry: bool | UnsetType = UNSET
+
+
+class ChatMessageFrame(Struct, frozen=True, tag="chat_message"):
+    """A chat message and its position."""
+
+    chat_id: int
+    message_id: int
+    sender_id: int
+    content: str
+    timestamp: int
+    epoch: str
+    seq: int
+    prev: int
+
+
+class NotificationFrame(Struct, frozen=True, tag="notification"):
+    """A user notification and its position."""
+
+    notification_id: int
+    user_id: int
+    kind: str
+    data: Raw
+    timestamp: int
+    epoch: str
+    seq: int
+    prev: int
+
+
+ServerFrame: TypeAlias = (
+    AuthResult | Subscribed | Ok | Pong | PresenceList | Error | ChatMessageFrame | NotificationFrame
+)
+
+
+def message_frame(message: Message, prev: int | None = None) -> ChatMessageFrame | NotificationFrame:
+    """The server frame of a message; ``prev`` where it differs from the message's own."""
+    event, position = message.event, message.position
+    prev = message.prev if prev is None else prev
+    if isinstance(event, ChatMessage):
+        return ChatMessageFrame(
+            event.chat_id,
+            event.message_id,
+            event.sender_id,
+            event.content,
+            event.timestamp,
+            position.epoch,
+            position.seq,
+            prev,
+        )
+    return NotificationFrame(
+        event.notification_id,
+        event.user_id,
+        event.kind,
+        event.data,
+        event.timestamp,
+        position.epoch,
+        position.seq,
+        prev,
+    )
+
+
+# --- encodings ----------------------------------------------------------------------------------------------
+
+TEXT, BINARY = 0x1, 0x2
+
+
+def websocket_frame(payload: bytes, opcode: int, rsv: int = 0) -> bytes:
+    """One whole unmasked server frame (RFC 6455, section 5.2); ``rsv`` is 0x40 for a compressed one."""
+    first, length = 0x80 | rsv | opcode, len(payload)
+    if length < 126:
+        return bytes((first, length)) + payload
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + length.to_bytes(8, "big") + payload
+
+
+class Encoding:
+    """How one kind of connection's frames are read and made.
+
+    One instance serves every connection that negotiated alike, so that a message is encoded once for all.
+    """
+
+    #: the WebSocket subprotocol that selects it; None: also where the client asked for none
+    subprotocol: str
+    #: whether frames are binary; a frame of the other kind is invalid
+    binary = False
+
+    def decode(self, payload: bytes) -> list[ClientFrame]:
+        """The frames in one WebSocket message. Raises :class:`InvalidFrame`."""
+        raise NotImplementedError
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        """The body of one frame: what :meth:`pack` joins."""
+        raise NotImplementedError
+
+    def pack(self, bodies: Sequence[bytes]) -> bytes:
+        """WebSocket frames, headers included, that carry these bodies in order: what ``IConnection.write`` takes."""
+        raise NotImplementedError
+
+    def frame(self, frame: ServerFrame) -> bytes:
+        """One frame, ready to write."""
+        return self.pack((self.encode(frame),))
+
+
+class _AnyFrame(Struct):
+    id: RequestId | None = None
+
+
+_one = msgspec.json.Decoder(ClientFrame)
+_one_or_many = msgspec.json.Decoder(ClientFrame | list[ClientFrame])
+_any = msgspec.json.Decoder(_AnyFrame)
+_encode = msgspec.json.Encoder().encode
+
+
+def _invalid(payload: bytes, error: Exception) -> InvalidFrame:
+    """Say what is wrong without quoting the frame; name its id where that much of it can be read."""
+    try:
+        id = _any.decode(payload).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        id = None
+    if isinstance(error, msgspec.ValidationError):
+        # msgspec quotes an unknown tag, which is the client's text.
+        reason = "unknown message type" if str(error).startswith("Invalid value") else str(error)
+    elif isinstance(error, RecursionError):
+        reason = "nested too deeply"
+    else:
+        reason = "not valid JSON"
+    return InvalidFrame(reason, id)
+
+
+class JSONEncoding(Encoding):
+    """``notify.v1.json``: one JSON object a text frame."""
+
+    subprotocol = "notify.v1.json"
+
+    def decode(self, payload: bytes) -> list[ClientFrame]:
+        """See :meth:`Encoding.decode`."""
+        try:
+            return [_one.decode(payload)]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid(payload, error) from None
+
+    def encode(self, frame: ServerFrame) -> bytes:
+        """See :meth:`Encoding.encode`."""
+        return _encode(frame)
+
+    def pack(self, bodies: Sequence[bytes]) -> bytes:
+        """See :meth:`Encoding.pack`."""
+        return b"".join([websocket_frame(body, TEXT) for body in bodies])
+
+
+class BatchEncoding(JSONEncoding):
+    """``notify.v1.json.batch``: a JSON array of objects a text frame; a client may send an object or an array."""
+
+    subprotocol = "notify.v1.json.batch"
+
+    def decode(self, payload: bytes) -> list[ClientFrame]:
+        """See :meth:`Encoding.decode`."""
+        try:
+            decoded = _one_or_many.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid(payload, error) from None
+        return decoded if isinstance(decoded, list) else [decoded]
+
+    def pack(self, bodies: Sequence[bytes]) -> bytes:
+        """See :meth:`Encoding.pack`."""
+        return websocket_frame(b"[" + b",".join(bodies) + b"]", TEXT)
+
+
+JSON = JSONEncoding()
+
+#: every encoding that a client may ask for, the preferred one first
+ENCODINGS: dict[str, Encoding] = {encoding.subprotocol: encoding for encoding in (JSON, BatchEncoding())}

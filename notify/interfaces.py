@@ -1,0 +1,173 @@
+"""The contracts between notify and its plugins, and between its own rooms.
+
+Calls go one way: the composition root hands each part what it may call, and nobody looks anything up. All
+methods run in the reactor thread. A Deferred that a contract names may be cancelled by its caller, who then
+has no interest in the answer.
+
+Contract suites that run against any implementation: ``notify.testing.contracts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from notify.identity import Identity, Peer, Presence
+from notify.messages import Message, Position
+from notify.topics import Topic
+
+
+class BrokerStatus(Struct, frozen=True):
+    """Whether messages can be published and followed now; ``detail`` says what is so, in words, for operators."""
+
+    ready: bool
+    detail: str
+
+
+class IPlugin(Interface):
+    """What a file in ``notify/plugins/`` offers: a name, and where the implementation is.
+
+    Nothing is imported before the configuration names the plugin. ``factory`` leads to a class with an
+    attribute ``Settings`` (a ``msgspec.Struct`` with ``forbid_unknown_fields``, whose defaults are the
+    defaults of the configuration table), that is called ``Class(settings, context)`` with a
+    :class:`notify.components.Context` and provides the interface of its kind. It raises
+    :class:`~notify.errors.StartError` where its settings contradict each other or the machine.
+    """
+
+    kind = Attribute("'auth', 'broker' or 'registry': the configuration table that may name it")
+    name = Attribute("str: the value of `plugin` in that table, and the name of its own table under it")
+    factory = Attribute("str: 'package.module:Class'")
+
+
+class IAuthenticator(Interface):
+    """Decides who a token's bearer is, and which topics that user may subscribe to."""
+
+    def start() -> Deferred[None]:
+        """Get ready, for example fetch keys. Errback :class:`~notify.errors.StartError`: the process ends."""
+
+    def authenticate(token: str, peer: Peer) -> Deferred[Identity]:
+        """Whose token is this? ``token`` is untrusted, of up to the frame limit.
+
+        Errback :class:`~notify.errors.Unauthorized`: the token is no good.
+        Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
+        """
+
+    def authorize(identity: Identity, topic: Topic) -> Deferred[bool]:
+        """May this user receive this chat?
+
+        Asked for chats of the user's own workspace only: tenancy is the session's rule, not a plugin's.
+        Errback :class:`~notify.errors.Unavailable`: it cannot be told now; the client is told to retry.
+        """
+
+    def stop() -> Deferred[None]:
+        """Release what :meth:`start` took."""
+
+
+class IBroker(Interface):
+    """Accepts messages, keeps their history, and delivers those of the topics that this node follows."""
+
+    def start(deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
+        """Connect. Fires once the broker can be used, however long it takes to come up.
+
+        Errback :class:`~notify.errors.StartError` where waiting would not help (too old, wrong settings).
+        Afterwards the broker mends what breaks by itself. It calls ``deliver`` for each message of a followed
+        topic, and ``lost`` when it can no longer tell that a followed topic has no gap: the topic then counts
+        as unfollowed. Neither callable raises or blocks.
+        """
+
+    def publish(
+        topic: Topic, payload: bytes, idempotency_key: str | None = None, trace: str = ""
+    ) -> Deferred[Position]:
+        """Store one message; fires with its position once it is accepted. ``trace`` is a W3C traceparent.
+
+        A key that was used for this topic within the broker's window stores nothing and gives the first answer.
+        Messages published in order by one caller, without waiting, keep that order.
+        Errback :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored.
+        Errback :class:`~notify.errors.Unavailable`: not stored. :class:`~notify.errors.Unknown`: cannot be told.
+        """
+
+    def follow(topic: Topic) -> Deferred[Position]:
+        """Deliver this topic from now on; fires with its newest position (``seq`` 0: none).
+
+        Every message after that position is delivered once and in order, none of them before the Deferred has
+        fired, however often the broker went away meanwhile; or ``lost`` is called.
+        Errback :class:`~notify.errors.Unavailable`: the topic is not followed. Not called for a topic that is
+        followed already.
+        """
+
+    def unfollow(topic: Topic) -> None:
+        """Deliver this topic no more, from now on. Harmless for a topic that is not followed."""
+
+    def replay(topic: Topic, after: Position, limit: int) -> Deferred[list[Message]]:
+        """Give the first ``limit`` messages after a position, oldest first, without a gap.
+
+        Fewer than ``limit`` reach to what was newest when called, or further. ``prev`` is linked through them; the
+        first one's is ``after.seq`` or less. The topic need not be followed.
+        Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
+        newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.
+        """
+
+    def status() -> BrokerStatus:
+        """How the broker is, from what is known without asking it."""
+
+    def stop() -> Deferred[None]:
+        """Finish publishes under way, then disconnect; nothing is delivered afterwards."""
+
+
+class IRegistry(Interface):
+    """Knows which connections of this node are in which topic, and who is present over all nodes.
+
+    ``join``, ``leave``, ``forget`` and ``members`` are the hot path: synchronous, local, and correct at once.
+    """
+
+    def start(changed: Callable[[Topic], None]) -> Deferred[None]:
+        """Get ready. Calls ``changed`` when the presence of a watched topic may have changed, on any node."""
+
+    def join(connection: IConnection, topic: Topic) -> bool:
+        """Add an authenticated connection; True: it is the topic's first here. Harmless when it is in already."""
+
+    def leave(connection: IConnection, topic: Topic) -> bool:
+        """Remove a connection; True: it was the topic's last here. False also when it was not in."""
+
+    def forget(connection: IConnection) -> list[Topic]:
+        """Remove a connection from all its topics; gives those that have no member here any more."""
+
+    def members(topic: Topic) -> Collection[IConnection]:
+        """The connections of this node in a topic. Valid until the next call that changes it; not to be changed."""
+
+    def topics(connection: IConnection) -> Collection[Topic]:
+        """The topics that a connection is in. Valid and unchangeable like :meth:`members`."""
+
+    def presence(topic: Topic) -> Deferred[list[Presence]]:
+        """Who is in a topic on any node, sorted by user. Errback :class:`~notify.errors.Unavailable`."""
+
+    def watch(topic: Topic) -> None:
+        """Call ``changed`` for this topic from now on. Calls do not nest."""
+
+    def unwatch(topic: Topic) -> None:
+        """No more of that."""
+
+    def stop() -> Deferred[None]:
+        """Withdraw this node's presence."""
+
+
+class IConnection(Interface):
+    """One client's connection, as session, dispatcher and registry see it. Hashable by identity."""
+
+    id = Attribute("str: unique over all nodes; what a client knows as connection_id")
+    peer = Attribute("Peer: where it comes from")
+    identity = Attribute("Identity | None: who it is, once authenticated")
+    encoding = Attribute("Encoding: how its server frames are made; one object serves all connections alike")
+    opened = Attribute("float: Unix time in seconds at which it was accepted")
+
+    def write(frame: bytes) -> None:
+        """Send bytes that ``encoding.pack`` made. Never blocks or raises; drops them once the connection closes.
+
+        A connection whose queue passes the bound is closed with 4001.
+        """
+
+    def close(code: int, reason: str = "") -> None:
+        """Start the closing handshake (docs/protocol.md, Close codes). Harmless when closed already."""

@@ -1,0 +1,68 @@
+"""Every metric of the server, in one place and in one registry, served at /metrics.
+
+Names and labels are a contract with dashboards and alerts (etc/). No label ever carries a value that a client
+or a message chose.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """The server's metrics. One instance a process; tests make their own."""
+
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        self.connections = Gauge("notify_connections", "Open WebSocket connections.", registry=r)
+        self.accepted = Counter("notify_connections_accepted", "WebSocket handshakes completed.", registry=r)
+        self.auth = Counter(
+            "notify_auth",
+            "Authentications, by result: ok, refused, unavailable, timeout.",
+            ["result"],
+            registry=r,
+        )
+        self.subscriptions = Gauge(
+            "notify_subscriptions", "Chats that connections are subscribed to.", registry=r
+        )
+        self.topics = Gauge("notify_topics", "Topics that this node follows.", registry=r)
+        self.published = Counter(
+            "notify_published",
+            "Publishes through this node, by result: ok, poison, unavailable, unknown.",
+            ["result"],
+            registry=r,
+        )
+        self.received = Counter(
+            "notify_received", "Messages delivered by the broker to this node.", registry=r
+        )
+        self.delivered = Counter(
+            "notify_delivered", "Messages written to connections, each counted once a connection.", registry=r
+        )
+        self.delivery_seconds = Histogram(
+            "notify_delivery_seconds",
+            "From broker to the last socket of this node.",
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.replays = Counter(
+            "notify_replays",
+            "Resumptions, by outcome: recovered, lost, too_long, unavailable.",
+            ["outcome"],
+            registry=r,
+        )
+        self.slow_clients = Counter(
+            "notify_slow_clients", "Connections closed for a full send queue.", registry=r
+        )
+        self.closes = Counter(
+            "notify_closes", "Connections closed, by close code sent or received.", ["code"], registry=r
+        )
+        self.errors = Counter("notify_errors", "Error frames sent, by code.", ["code"], registry=r)
+        self.poison = Counter("notify_poison", "Payloads that could not be delivered to anyone.", registry=r)
+        self.broker_up = Gauge("notify_broker_up", "1 while the broker can be used.", registry=r)
+        self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
+
+    def render(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        return generate_latest(self.registry)

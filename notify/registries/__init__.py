@@ -1,0 +1,1 @@
+"""Registries: who is in which topic, here and on all nodes."""
