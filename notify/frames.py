@@ -169,10 +169,9 @@ ServerFrame: TypeAlias = (
 )
 
 
-def message_frame(message: Message, prev: int | None = None) -> ChatMessageFrame | NotificationFrame:
-    """The server frame of a message; ``prev`` where it differs from the message's own."""
+def message_frame(message: Message, prev: int) -> ChatMessageFrame | NotificationFrame:
+    """The server frame of a message; ``prev`` is the ``seq`` that its receivers saw before it in the same topic."""
     event, position = message.event, message.position
-    prev = message.prev if prev is None else prev
     if isinstance(event, ChatMessage):
         return ChatMessageFrame(
             event.chat_id,

@@ -72,6 +72,9 @@ class IBroker(Interface):
     def start(deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
         """Connect. Fires once the broker can be used, however long it takes to come up.
 
+        Only valid messages are ever delivered or replayed: a broker skips, counts and keeps poison
+        (:func:`notify.messages.parse_event`).
+
         Errback :class:`~notify.errors.StartError` where waiting would not help (too old, wrong settings).
         Afterwards the broker mends what breaks by itself. It calls ``deliver`` for each message of a followed
         topic, and ``lost`` when it can no longer tell that a followed topic has no gap: the topic then counts
@@ -104,8 +107,7 @@ class IBroker(Interface):
     def replay(topic: Topic, after: Position, limit: int) -> Deferred[list[Message]]:
         """Give the first ``limit`` messages after a position, oldest first, without a gap.
 
-        Fewer than ``limit`` reach to what was newest when called, or further. ``prev`` is linked through them; the
-        first one's is ``after.seq`` or less. The topic need not be followed.
+        Fewer than ``limit`` reach to what was newest when called, or further. The topic need not be followed.
         Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
         newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.
         """

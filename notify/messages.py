@@ -67,15 +67,13 @@ Event: TypeAlias = ChatMessage | Notification
 class Message(Struct, frozen=True, gc=False):
     """One accepted message: what a broker delivers and replays.
 
-    ``prev`` is the ``seq`` of the deliverable message before it in the same topic, 0 if none is kept; poison is
-    not deliverable and never anyone's ``prev``. ``received`` is the reactor's time (seconds) at which this node
-    first had the message, for the delivery latency; 0.0 for a replayed one. ``trace`` is a W3C ``traceparent``
-    that came with it, or empty.
+    A message has a valid event: brokers skip poison. ``received`` is the reactor's time (seconds) at which this
+    node first had the message, for the delivery latency. ``trace`` is a W3C ``traceparent`` that came with it,
+    or empty.
     """
 
     topic: Topic
     position: Position
-    prev: int
     event: Event
     received: float = 0.0
     trace: str = ""

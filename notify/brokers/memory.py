@@ -1,0 +1,185 @@
+"""The memory broker: one process, nothing else installed, history bounded by count, age and bytes.
+
+One counter numbers all messages, so that the oldest anywhere is the first to go. What a topic has lost is
+remembered as the number of its last lost message: a resumption from before that is not recovered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated
+
+from msgspec import Meta
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer
+
+from notify.components import Context
+from notify.config import Duration, Settings, Size
+from notify.errors import HistoryLost, Unavailable
+from notify.interfaces import BrokerStatus, IBroker
+from notify.messages import Message, Poison, Position, parse_event
+from notify.topics import Topic
+
+
+class MemorySettings(Settings, frozen=True):
+    """``[broker.memory]``."""
+
+    #: messages a topic
+    history_size: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
+    history_age: Duration = Duration(7 * 86400)
+    #: payload bytes of all topics together
+    history_bytes: Size = Size(256 * 2**20)
+    #: for how long an idempotency key is remembered
+    duplicate_window: Duration = Duration(120)
+
+
+class _History:
+    """One topic's kept messages with their sizes, oldest first, and the number of the last one that is gone."""
+
+    __slots__ = ("kept", "lost", "newest")
+
+    def __init__(self, lost: int) -> None:
+        self.kept: deque[tuple[Message, int]] = deque()
+        self.lost = lost
+        self.newest = 0
+
+
+@implementer(IBroker)
+class MemoryBroker:
+    """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
+
+    Settings = MemorySettings
+
+    def __init__(self, settings: MemorySettings, context: Context) -> None:
+        self._settings = settings
+        self._seconds = context.reactor.seconds
+        self._metrics = context.metrics
+        self._epoch = f"{context.random.getrandbits(64):016x}"
+        self._seq = 0
+        self._count = 0
+        self._bytes = 0
+        self._lost_everywhere = 0  # topics without a history may have lost messages up to here
+        # (stored at, topic, seq) over all topics, oldest first; may name messages that are gone already
+        self._log: deque[tuple[float, Topic, int]] = deque()
+        self._histories: dict[Topic, _History] = {}
+        self._followed: set[Topic] = set()
+        self._answers: dict[tuple[Topic, str], Position] = {}
+        self._answered: deque[tuple[float, tuple[Topic, str]]] = deque()
+        self._deliver: Callable[[Message], None] | None = None
+
+    def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`. The memory broker never loses continuity."""
+        self._deliver = deliver
+        return succeed(None)
+
+    def publish(
+        self, topic: Topic, payload: bytes, idempotency_key: str | None = None, trace: str = ""
+    ) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        now = self._seconds()
+        self._expire(now)
+        if idempotency_key is not None and (first := self._answers.get((topic, idempotency_key))):
+            return succeed(first)
+        try:
+            event = parse_event(topic, payload)
+        except Poison as poison:
+            return fail(poison)
+        self._seq += 1
+        message = Message(topic, Position(self._epoch, self._seq), event, now, trace)
+        self._keep(message, len(payload), now)
+        if idempotency_key is not None:
+            self._answers[topic, idempotency_key] = message.position
+            self._answered.append((now, (topic, idempotency_key)))
+        if topic in self._followed:
+            self._deliver(message)
+        return succeed(message.position)
+
+    def follow(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        self._followed.add(topic)
+        history = self._histories.get(topic)
+        return succeed(Position(self._epoch, history.newest if history else 0))
+
+    def unfollow(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._followed.discard(topic)
+        self._forget_empty(topic)
+
+    def replay(self, topic: Topic, after: Position, limit: int) -> Deferred[list[Message]]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        self._expire(self._seconds())
+        history = self._histories.get(topic) or _History(self._lost_everywhere)
+        if after.epoch != self._epoch:
+            return fail(HistoryLost("the position is of another epoch"))
+        if not history.lost <= after.seq <= max(history.newest, history.lost):
+            return fail(HistoryLost("the position is not within what is kept"))
+        newer = []
+        for message, _ in reversed(history.kept):  # a resumption wants few of many
+            if message.position.seq <= after.seq:
+                break
+            newer.append(message)
+        newer.reverse()
+        return succeed(newer[:limit])
+
+    def status(self) -> BrokerStatus:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return BrokerStatus(False, "not running")
+        return BrokerStatus(True, f"{self._count} messages, {self._bytes} bytes in memory")
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._deliver = None
+        return succeed(None)
+
+    def _keep(self, message: Message, size: int, now: float) -> None:
+        history = self._histories.get(message.topic)
+        if history is None:
+            history = self._histories[message.topic] = _History(self._lost_everywhere)
+        history.kept.append((message, size))
+        history.newest = message.position.seq
+        self._log.append((now, message.topic, message.position.seq))
+        self._count += 1
+        self._bytes += size
+        if len(history.kept) > self._settings.history_size:
+            self._drop_first(history)
+        while self._bytes > self._settings.history_bytes:
+            self._drop_oldest()
+        if len(self._log) > 2 * self._count + 1000:
+            self._log = deque(entry for entry in self._log if self._is_kept(*entry[1:]))
+
+    def _expire(self, now: float) -> None:
+        while self._log and self._log[0][0] <= now - self._settings.history_age:
+            self._drop_oldest()
+        while self._answered and self._answered[0][0] <= now - self._settings.duplicate_window:
+            del self._answers[self._answered.popleft()[1]]
+
+    def _drop_oldest(self) -> None:
+        _, topic, seq = self._log.popleft()
+        history = self._histories.get(topic)
+        if history is not None and history.kept and history.kept[0][0].position.seq == seq:
+            self._drop_first(history)
+            self._forget_empty(topic)
+
+    def _is_kept(self, topic: Topic, seq: int) -> bool:
+        history = self._histories.get(topic)
+        return history is not None and history.lost < seq
+
+    def _drop_first(self, history: _History) -> None:
+        message, size = history.kept.popleft()
+        history.lost = message.position.seq
+        self._count -= 1
+        self._bytes -= size
+
+    def _forget_empty(self, topic: Topic) -> None:
+        history = self._histories.get(topic)
+        if history is not None and not history.kept and topic not in self._followed:
+            self._lost_everywhere = max(self._lost_everywhere, history.lost)
+            del self._histories[topic]

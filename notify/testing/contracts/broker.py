@@ -1,0 +1,183 @@
+"""What every broker must do (:class:`notify.interfaces.IBroker`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import gatherResults
+from zope.interface.verify import verifyObject
+
+from notify.errors import HistoryLost, Unavailable
+from notify.interfaces import IBroker
+from notify.messages import Poison, Position
+from notify.testing.fakes import chat_payload, notification_payload
+from notify.testing.recorder import Recorder
+from notify.topics import Topic, chat, user
+
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as Suite
+else:
+    Suite = object
+
+
+class BrokerContract(Suite):
+    """Subclass with a ``TestCase``; say how a broker is made and how its history is thrown away."""
+
+    async def make_broker(self) -> IBroker:
+        """A new broker, not started, with an empty history; clean up with ``addCleanup``."""
+        raise NotImplementedError
+
+    async def lose_history(self, broker: IBroker, topic: Topic) -> None:
+        """Throw away all that is kept of a topic, as age or an operator would."""
+        raise NotImplementedError
+
+    async def started(self) -> tuple[IBroker, Recorder]:
+        """A broker that runs, and what it delivers to."""
+        broker, recorder = await self.make_broker(), Recorder()
+        await broker.start(recorder.deliver, recorder.lost)
+        self.addCleanup(broker.stop)
+        return broker, recorder
+
+    async def test_provides_the_interface(self) -> None:
+        broker, _ = await self.started()
+        self.assertTrue(verifyObject(IBroker, broker))
+        self.assertTrue(broker.status().ready)
+
+    async def test_delivers_what_is_published_after_the_follow_in_order(self) -> None:
+        broker, recorder = await self.started()
+        topic = chat(1, 10)
+        before = await broker.publish(topic, chat_payload(topic, 1))
+        position = await broker.follow(topic)
+        self.assertEqual(position, before)
+        sent = await gatherResults([broker.publish(topic, chat_payload(topic, n)) for n in range(2, 52)])
+        await recorder.wait(50)
+        self.assertEqual([m.event.message_id for m in recorder.messages], list(range(2, 52)))  # type: ignore[union-attr]
+        self.assertEqual([m.position for m in recorder.messages], sent)
+        self.assertEqual([m.position.seq for m in recorder.messages], sorted({p.seq for p in sent}))
+        self.assertEqual({m.topic for m in recorder.messages}, {topic})
+
+    async def test_a_topic_without_messages_has_position_zero(self) -> None:
+        broker, _ = await self.started()
+        self.assertEqual((await broker.follow(chat(1, 11))).seq, 0)
+
+    async def test_delivers_only_followed_topics_and_keeps_tenants_apart(self) -> None:
+        broker, recorder = await self.started()
+        mine, other_chat, other_tenant = chat(1, 10), chat(1, 12), chat(2, 10)
+        await broker.follow(mine)
+        for topic in (other_chat, other_tenant, mine):
+            await broker.publish(topic, chat_payload(topic))
+        await recorder.wait(1)
+        self.assertEqual([m.topic for m in recorder.messages], [mine])
+
+    async def test_unfollow_ends_delivery_and_follow_begins_it_again(self) -> None:
+        broker, recorder = await self.started()
+        topic, marker = chat(1, 10), chat(1, 99)
+        await broker.follow(topic)
+        await broker.follow(marker)
+        broker.unfollow(topic)
+        broker.unfollow(chat(5, 5))
+        missed = await broker.publish(topic, chat_payload(topic, 1))
+        await broker.publish(marker, chat_payload(marker, 2))
+        await recorder.wait(1)
+        self.assertEqual([m.topic for m in recorder.messages], [marker])
+        self.assertEqual(await broker.follow(topic), missed)
+        await broker.publish(topic, chat_payload(topic, 3))
+        await recorder.wait(2)
+        self.assertEqual(recorder.messages[-1].event.message_id, 3)  # type: ignore[union-attr]
+
+    async def test_notifications_have_topics_of_their_own(self) -> None:
+        broker, recorder = await self.started()
+        topic = user(1, 10)
+        await broker.follow(topic)
+        await broker.publish(topic, notification_payload(topic, 7, data={"a": [1, None]}))
+        await recorder.wait(1)
+        event = recorder.messages[0].event
+        self.assertEqual(event.notification_id, 7)  # type: ignore[union-attr]
+        self.assertEqual(bytes(event.data), b'{"a":[1,null]}')  # type: ignore[union-attr]
+
+    async def test_replays_what_came_after_a_position(self) -> None:
+        broker, _ = await self.started()
+        topic, noise = chat(1, 10), chat(1, 11)
+        positions = []
+        for n in range(1, 8):
+            positions.append(await broker.publish(topic, chat_payload(topic, n)))
+            await broker.publish(noise, chat_payload(noise, n))
+        replayed = await broker.replay(topic, positions[1], 100)
+        self.assertEqual([m.event.message_id for m in replayed], [3, 4, 5, 6, 7])  # type: ignore[union-attr]
+        self.assertEqual([m.position for m in replayed], positions[2:])
+        limited = await broker.replay(topic, positions[1], 2)
+        self.assertEqual([m.position for m in limited], positions[2:4])
+        self.assertEqual(await broker.replay(topic, positions[-1], 100), [])
+        everything = await broker.replay(topic, Position(positions[0].epoch, 0), 100)
+        self.assertEqual([m.position for m in everything], positions)
+
+    async def test_a_position_that_is_not_of_this_history_is_lost(self) -> None:
+        broker, _ = await self.started()
+        topic = chat(1, 10)
+        newest = await broker.publish(topic, chat_payload(topic))
+        wrong = (
+            Position("another", newest.seq),
+            Position(newest.epoch, newest.seq + 1000),
+            Position(newest.epoch, -1),
+        )
+        for position in wrong:
+            await self.assertFailure(broker.replay(topic, position, 10), HistoryLost)
+
+    async def test_a_history_that_is_gone_is_lost(self) -> None:
+        broker, _ = await self.started()
+        topic = chat(1, 10)
+        first = await broker.publish(topic, chat_payload(topic, 1))
+        await broker.publish(topic, chat_payload(topic, 2))
+        await self.lose_history(broker, topic)
+        await self.assertFailure(broker.replay(topic, first, 10), HistoryLost)
+
+    async def test_a_repeated_key_stores_nothing_and_gives_the_first_answer(self) -> None:
+        broker, recorder = await self.started()
+        topic, other = chat(1, 10), chat(1, 11)
+        await broker.follow(topic)
+        first = await broker.publish(topic, chat_payload(topic, 1), "key")
+        again = await broker.publish(topic, chat_payload(topic, 1), "key")
+        self.assertEqual(first, again)
+        elsewhere = await broker.publish(other, chat_payload(other, 1), "key")
+        self.assertNotEqual(first, elsewhere)
+        await broker.publish(topic, chat_payload(topic, 2), "key 2")
+        await recorder.wait(2)
+        self.assertEqual([m.event.message_id for m in recorder.messages], [1, 2])  # type: ignore[union-attr]
+
+    async def test_refuses_poison_and_stores_nothing(self) -> None:
+        broker, _ = await self.started()
+        topic, other = chat(1, 10), chat(1, 11)
+        first = await broker.publish(topic, chat_payload(topic, 1))
+        for payload in (b"", b"secret", b"[]", b"{}", chat_payload(other), notification_payload(user(1, 10))):
+            poison = await self.assertFailure(broker.publish(topic, payload), Poison)
+            self.assertNotIn("secret", str(poison))
+        self.assertEqual(await broker.replay(topic, first, 10), [])
+
+    async def test_a_trace_travels_with_the_message(self) -> None:
+        broker, recorder = await self.started()
+        topic, trace = chat(1, 10), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        await broker.follow(topic)
+        await broker.publish(topic, chat_payload(topic), None, trace)
+        await recorder.wait(1)
+        self.assertEqual(recorder.messages[0].trace, trace)
+
+    async def test_a_replay_and_live_messages_together_have_no_gap(self) -> None:
+        broker, recorder = await self.started()
+        topic = chat(1, 10)
+        start = await broker.follow(topic)
+        publishes = [broker.publish(topic, chat_payload(topic, n)) for n in range(1, 31)]
+        replayed = await broker.replay(topic, start, 1000)
+        await gatherResults(publishes)
+        await recorder.wait(30)
+        live = [m.position.seq for m in recorder.messages]
+        self.assertEqual([m.position.seq for m in replayed], live[: len(replayed)])
+        self.assertEqual(len(live), 30)
+
+    async def test_after_stop_nothing_can_be_asked(self) -> None:
+        broker, _ = await self.started()
+        topic = chat(1, 10)
+        await broker.stop()
+        self.assertFalse(broker.status().ready)
+        await self.assertFailure(broker.publish(topic, chat_payload(topic)), Unavailable)
+        await self.assertFailure(broker.follow(topic), Unavailable)
+        await self.assertFailure(broker.replay(topic, Position("x", 0), 1), Unavailable)

@@ -1,0 +1,105 @@
+"""What every registry must do (:class:`notify.interfaces.IRegistry`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from zope.interface.verify import verifyObject
+
+from notify.identity import Presence
+from notify.interfaces import IRegistry
+from notify.testing.fakes import FakeConnection
+from notify.topics import Topic, chat
+
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as Suite
+else:
+    Suite = object
+
+
+class RegistryContract(Suite):
+    """Subclass with a ``TestCase``; say how a registry is made."""
+
+    async def make_registry(self) -> IRegistry:
+        """A new registry, not started; clean up with ``addCleanup``."""
+        raise NotImplementedError
+
+    async def started(self) -> IRegistry:
+        """A registry that runs; what it says has changed is in ``self.changes``."""
+        self.changes: list[Topic] = []
+        self._waiting: list[Deferred[None]] = []
+        registry = await self.make_registry()
+        await registry.start(self._changed)
+        self.addCleanup(registry.stop)
+        return registry
+
+    def _changed(self, topic: Topic) -> None:
+        self.changes.append(topic)
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done.callback(None)
+
+    async def change(self, since: int) -> None:
+        """Wait until more than ``since`` changes have come."""
+        while len(self.changes) <= since:
+            done: Deferred[None] = Deferred()
+            self._waiting.append(done)
+            await done
+
+    async def test_provides_the_interface(self) -> None:
+        self.assertTrue(verifyObject(IRegistry, await self.started()))
+
+    async def test_says_who_is_first_and_who_is_last(self) -> None:
+        registry = await self.started()
+        topic, a, b = chat(1, 10), FakeConnection(1, id="a"), FakeConnection(2, id="b")
+        self.assertTrue(registry.join(a, topic))
+        self.assertFalse(registry.join(b, topic))
+        self.assertFalse(registry.join(b, topic))
+        self.assertEqual(set(registry.members(topic)), {a, b})
+        self.assertFalse(registry.leave(a, topic))
+        self.assertFalse(registry.leave(a, topic))
+        self.assertTrue(registry.leave(b, topic))
+        self.assertEqual(list(registry.members(topic)), [])
+
+    async def test_forgets_a_connection_in_all_its_topics(self) -> None:
+        registry = await self.started()
+        one, two, a, b = chat(1, 10), chat(1, 11), FakeConnection(1, id="a"), FakeConnection(2, id="b")
+        for topic in (one, two):
+            registry.join(a, topic)
+        registry.join(b, two)
+        self.assertEqual(set(registry.topics(a)), {one, two})
+        self.assertEqual(registry.forget(a), [one])
+        self.assertEqual(list(registry.topics(a)), [])
+        self.assertEqual(set(registry.members(two)), {b})
+        self.assertEqual(registry.forget(a), [])
+
+    async def test_keeps_topics_of_different_tenants_apart(self) -> None:
+        registry = await self.started()
+        a = FakeConnection(1, 1, id="a")
+        registry.join(a, chat(1, 10))
+        self.assertEqual(list(registry.members(chat(2, 10))), [])
+        self.assertEqual(await registry.presence(chat(2, 10)), [])
+
+    async def test_presence_counts_the_connections_of_each_user(self) -> None:
+        registry = await self.started()
+        topic = chat(1, 10)
+        for id, user in (("a", 7), ("b", 5), ("c", 7)):
+            registry.join(FakeConnection(user, id=id), topic)
+        self.assertEqual(await registry.presence(topic), [Presence(5, 1), Presence(7, 2)])
+
+    async def test_tells_of_changes_in_watched_topics_only(self) -> None:
+        registry = await self.started()
+        watched, other, a = chat(1, 10), chat(1, 11), FakeConnection(1, id="a")
+        registry.watch(watched)
+        registry.join(a, other)
+        registry.join(a, watched)
+        await self.change(0)
+        before = len(self.changes)
+        registry.leave(a, watched)
+        await self.change(before)
+        self.assertEqual(set(self.changes), {watched})
+        registry.unwatch(watched)
+        before = len(self.changes)
+        registry.join(a, watched)
+        self.assertEqual(len(self.changes), before)

@@ -1,0 +1,99 @@
+"""Stand-ins that keep what they were told."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import msgspec
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from notify.components import Context
+from notify.config import Config
+from notify.frames import JSON, Encoding
+from notify.identity import Identity, Peer
+from notify.interfaces import IConnection
+from notify.metrics import Metrics
+from notify.topics import Topic
+
+
+def make_context(
+    reactor: Any = None, config: Config | None = None, node: str = "node-1", seed: int = 1
+) -> Context:
+    """A context for a component under test; without a reactor it gets a ``Clock``."""
+    return Context(reactor or Clock(), Metrics(), Random(seed), node, config or Config())  # noqa: S311
+
+
+def chat_payload(topic: Topic, message_id: int = 1, content: str = "hello", sender_id: int = 1) -> bytes:
+    """A valid payload for a chat's topic."""
+    return msgspec.json.encode(
+        {
+            "message_id": message_id,
+            "chat_id": topic.id,
+            "workspace_id": topic.workspace_id,
+            "sender_id": sender_id,
+            "content": content,
+            "timestamp": 1700000000,
+        }
+    )
+
+
+def notification_payload(
+    topic: Topic, notification_id: int = 1, kind: str = "mention", data: Any = None
+) -> bytes:
+    """A valid payload for a user's topic."""
+    return msgspec.json.encode(
+        {
+            "notification_id": notification_id,
+            "workspace_id": topic.workspace_id,
+            "user_id": topic.id,
+            "kind": kind,
+            "data": data,
+            "timestamp": 1700000000,
+        }
+    )
+
+
+@implementer(IConnection)
+class FakeConnection:
+    """A connection without a socket. ``frames`` holds the payloads of the WebSocket frames it was given."""
+
+    def __init__(
+        self, user_id: int | None = None, workspace_id: int = 1, id: str = "c1", encoding: Encoding = JSON
+    ) -> None:
+        self.id = id
+        self.peer = Peer("127.0.0.1")
+        self.identity = None if user_id is None else Identity(user_id, workspace_id)
+        self.encoding = encoding
+        self.opened = 0.0
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+
+    def write(self, frame: bytes) -> None:
+        """Keep the frames, as their payloads."""
+        if self.closed is None:
+            self.frames.extend(_payloads(frame))
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Keep the first close."""
+        if self.closed is None:
+            self.closed = (code, reason)
+
+    def take(self) -> list[Any]:
+        """The JSON frames since the last call, decoded."""
+        frames, self.frames = self.frames, []
+        return [msgspec.json.decode(frame) for frame in frames]
+
+
+def _payloads(data: bytes) -> list[bytes]:
+    payloads = []
+    while data:
+        length, start = data[1], 2
+        if length == 126:
+            length, start = int.from_bytes(data[2:4], "big"), 4
+        elif length == 127:
+            length, start = int.from_bytes(data[2:10], "big"), 10
+        payloads.append(data[start : start + length])
+        data = data[start + length :]
+    return payloads

@@ -1,0 +1,95 @@
+"""The memory broker: the contract of all brokers, and its own bounds."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.config import Duration, Size
+from notify.errors import HistoryLost
+from notify.interfaces import IBroker
+from notify.messages import Position
+from notify.testing import Recorder, chat_payload, make_context
+from notify.testing.contracts.broker import BrokerContract
+from notify.topics import Topic, chat
+
+
+class MemoryBrokerContract(BrokerContract, TestCase):
+    async def make_broker(self) -> IBroker:
+        self.clock = Clock()
+        return MemoryBroker(MemorySettings(), make_context(self.clock))
+
+    async def lose_history(self, broker: IBroker, topic: Topic) -> None:
+        self.clock.advance(8 * 86400)
+
+
+class MemoryBrokerBounds(TestCase):
+    def make(self, **settings: object) -> MemoryBroker:
+        self.clock = Clock()
+        broker = MemoryBroker(MemorySettings(**settings), make_context(self.clock))
+        recorder = Recorder()
+        self.successResultOf(broker.start(recorder.deliver, recorder.lost))
+        return broker
+
+    def publish(
+        self, broker: MemoryBroker, topic: Topic, count: int = 1, key: str | None = None
+    ) -> list[Position]:
+        return [self.successResultOf(broker.publish(topic, chat_payload(topic), key)) for _ in range(count)]
+
+    def test_keeps_no_more_messages_a_topic_than_configured(self) -> None:
+        broker, topic = self.make(history_size=3), chat(1, 1)
+        positions = self.publish(broker, topic, 5)
+        kept = self.successResultOf(broker.replay(topic, positions[1], 10))
+        self.assertEqual([m.position for m in kept], positions[2:])
+        self.failureResultOf(broker.replay(topic, positions[0], 10), HistoryLost)
+
+    def test_keeps_no_more_bytes_than_configured_and_drops_the_oldest_anywhere(self) -> None:
+        size = len(chat_payload(chat(1, 1)))
+        broker = self.make(history_bytes=Size(2 * size))
+        [old] = self.publish(broker, chat(1, 1))
+        new = self.publish(broker, chat(1, 2), 2)
+        self.failureResultOf(broker.replay(chat(1, 1), Position(old.epoch, 0), 10), HistoryLost)
+        self.assertEqual(len(self.successResultOf(broker.replay(chat(1, 2), Position(old.epoch, 1), 10))), 2)
+        self.assertEqual(self.successResultOf(broker.replay(chat(1, 2), new[-1], 10)), [])
+        self.assertIn(f"2 messages, {2 * size} bytes", broker.status().detail)
+
+    def test_keeps_nothing_longer_than_configured_while_its_newest_position_still_resumes(self) -> None:
+        broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
+        first, last = self.publish(broker, topic, 2)
+        self.clock.advance(60)
+        self.failureResultOf(broker.replay(topic, first, 10), HistoryLost)
+        self.assertEqual(self.successResultOf(broker.replay(topic, last, 10)), [])
+        [new] = self.publish(broker, topic)
+        self.assertEqual([m.position for m in self.successResultOf(broker.replay(topic, last, 10))], [new])
+
+    def test_a_followed_topic_keeps_its_newest_position_when_its_messages_are_gone(self) -> None:
+        broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
+        [last] = self.publish(broker, topic)
+        self.assertEqual(self.successResultOf(broker.follow(topic)), last)
+        self.clock.advance(61)
+        self.assertEqual(self.successResultOf(broker.replay(topic, last, 1)), [])
+        broker.unfollow(topic)
+        self.assertEqual(broker._histories, {})
+
+    def test_without_history_nothing_is_kept_but_everything_is_delivered(self) -> None:
+        broker, topic = self.make(history_size=0), chat(1, 1)
+        self.publish(broker, topic, 3)
+        self.assertIn("0 messages, 0 bytes", broker.status().detail)
+
+    def test_bookkeeping_stays_in_proportion_to_what_is_kept(self) -> None:
+        broker, topic = self.make(history_size=2), chat(1, 1)
+        self.publish(broker, topic, 5000)
+        self.assertLess(len(broker._log), 1100)
+
+    def test_an_idempotency_key_is_forgotten_after_the_window(self) -> None:
+        broker, topic = self.make(duplicate_window=Duration(120)), chat(1, 1)
+        [first] = self.publish(broker, topic, 1, "key")
+        self.clock.advance(119)
+        self.assertEqual(self.publish(broker, topic, 1, "key"), [first])
+        self.clock.advance(1)
+        self.assertNotEqual(self.publish(broker, topic, 1, "key"), [first])
+        self.assertEqual(len(broker._answers), 1)
+
+    def test_a_new_broker_has_a_new_epoch(self) -> None:
+        one = MemoryBroker(MemorySettings(), make_context(seed=1))
+        two = MemoryBroker(MemorySettings(), make_context(seed=2))
+        self.assertNotEqual(one._epoch, two._epoch)

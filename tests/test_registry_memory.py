@@ -1,0 +1,13 @@
+"""The memory registry runs the contract of all registries."""
+
+from twisted.trial.unittest import TestCase
+
+from notify.interfaces import IRegistry
+from notify.registries.memory import MemoryRegistry, MemorySettings
+from notify.testing import make_context
+from notify.testing.contracts.registry import RegistryContract
+
+
+class MemoryRegistryContract(RegistryContract, TestCase):
+    async def make_registry(self) -> IRegistry:
+        return MemoryRegistry(MemorySettings(), make_context())
