@@ -1,0 +1,98 @@
+"""What the server tells systemd: readiness, status, reloads, stopping, and that it is alive (sd_notify(3)).
+
+Outside systemd, where ``$NOTIFY_SOCKET`` is not set, everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import TextIO
+
+from twisted.logger import Logger
+
+
+class Systemd:
+    """The notification socket of this process's service manager.
+
+    ``environ`` is the process's environment, ``monotonic`` gives CLOCK_MONOTONIC in nanoseconds.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        monotonic: Callable[[], int] = time.monotonic_ns,
+        pid: int | None = None,
+    ) -> None:
+        self._monotonic = monotonic
+        address = environ.get("NOTIFY_SOCKET", "")
+        # An abstract socket is written with @ in place of the leading NUL byte.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._interval = _watchdog(environ, os.getpid() if pid is None else pid)
+
+    @property
+    def watchdog_interval(self) -> float | None:
+        """Seconds between two calls of :meth:`alive`, half of what systemd allows; None: there is no watchdog."""
+        return self._interval if self._address else None
+
+    def ready(self, status: str) -> None:
+        """The server serves, for the first time or again after :meth:`reloading`."""
+        self._send("READY=1", f"STATUS={_line(status)}")
+
+    def status(self, status: str) -> None:
+        """One line for ``systemctl status``."""
+        self._send(f"STATUS={_line(status)}")
+
+    def reloading(self) -> None:
+        """A reload begins; :meth:`ready` ends it."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
+
+    def stopping(self, status: str) -> None:
+        """The server leaves."""
+        self._send("STOPPING=1", f"STATUS={_line(status)}")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Stopping may take this much longer from now on, whatever TimeoutStopSec says."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+    def alive(self) -> None:
+        """The reactor turns; missing for too long, systemd ends the process."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, *assignments: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as unix:
+                unix.connect(self._address)
+                unix.send("\n".join(assignments).encode())
+        except OSError as error:
+            self.log.warn("systemd cannot be told: {reason}", reason=error.strerror)
+
+
+def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether what is written to ``stream`` goes to the journal, which takes ``<N>`` in front as the priority.
+
+    ``$JOURNAL_STREAM`` names the journal's device and inode (systemd.exec(5)); a stream that was redirected to a
+    file since then is another one.
+    """
+    try:
+        about = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
+
+
+def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
+    usec, wanted = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not usec.isdecimal() or int(usec) == 0 or (wanted and wanted != str(pid)):
+        return None
+    return int(usec) / 2_000_000
+
+
+def _line(status: str) -> str:
+    return " ".join(status.split())
