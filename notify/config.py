@@ -128,11 +128,33 @@ class Drain(Settings, frozen=True):
     duration: Duration = Duration(30)
 
 
+Level = Annotated[str, Meta(pattern="^(debug|info|warn|error)$")]
+
+
 class Log(Settings, frozen=True):
-    """``[log]``: what is logged."""
+    """``[log]``: what is logged, and how."""
 
     #: debug, info, warn or error
-    level: Annotated[str, Meta(pattern="^(debug|info|warn|error)$")] = "info"
+    level: Level = "info"
+    #: other levels for single parts: a table of names like auth, session, "brokers.jetstream" or twisted
+    levels: dict[str, Level] = field(default_factory=dict)
+    #: "text", or "json": one object a line
+    format: Annotated[str, Meta(pattern="^(text|json)$")] = "text"
+    #: lines that one place in the code may log within the window, the rest is counted; 0: no bound
+    burst: Count = 20
+    #: how long the lines of a place are counted together
+    window: Duration = Duration(10)
+
+
+class Tracing(Settings, frozen=True):
+    """``[tracing]``: OpenTelemetry traces; needs the extra ``otel``."""
+
+    #: an OTLP/HTTP collector, like "http://127.0.0.1:4318/v1/traces"; empty: no spans, contexts are passed on
+    endpoint: str = ""
+    #: the part of publishes that starts a trace where the caller brought none; one that was brought is honoured
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    #: what traces call this service
+    service: str = "notify"
 
 
 class Config(Settings, frozen=True):
@@ -146,6 +168,7 @@ class Config(Settings, frozen=True):
     limits: Limits = Limits()
     drain: Drain = Drain()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     #: names the source in errors; not a key
     source: str = "the defaults"
 
