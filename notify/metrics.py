@@ -24,6 +24,16 @@ class Metrics:
             ["result"],
             registry=r,
         )
+        self.key_fetches = Counter(
+            "notify_key_fetches", "Fetches of the JWK Set, by result: ok, failed.", ["result"], registry=r
+        )
+        self.webhook = Counter(
+            "notify_webhook",
+            "Questions to the auth webhook, by question (authenticate, authorize) and answer: yes, no, error. "
+            "Remembered and shared answers do not count.",
+            ["question", "answer"],
+            registry=r,
+        )
         self.subscriptions = Gauge(
             "notify_subscriptions", "Chats that connections are subscribed to.", registry=r
         )

@@ -1,0 +1,105 @@
+"""What a verified token says (RFC 7519, section 4), turned into an identity: pure, and strict about types."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from notify.errors import Unauthorized
+from notify.identity import Identity
+from notify.topics import INT64_MAX, INT64_MIN
+
+_DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_LATEST = 2.0**53  # beyond it a float no longer holds every second
+
+
+class Rules(Struct, frozen=True):
+    """What a token has to say. Empty text: not asked for. Times are in seconds."""
+
+    issuer: str
+    audience: str
+    user_claim: str
+    workspace_claim: str
+    chats_claim: str
+    required: tuple[str, ...]
+    leeway: float
+    max_lifetime: float
+
+
+def identity(claims: dict[str, Any], rules: Rules, now: float) -> Identity:
+    """Whose token this is. ``now`` is Unix time in seconds. Raises :class:`Unauthorized`, quoting no claim's value."""
+    for name in rules.required:
+        if claims.get(name) is None:
+            raise Unauthorized(f"the token has no claim '{name}'")
+    if rules.issuer and claims.get("iss") != rules.issuer:
+        raise Unauthorized("the token is from another issuer (iss)")
+    _check_audience(claims, rules.audience)
+    # RFC 7519, section 4.1.2; as the user's id a number is clear enough.
+    if not isinstance(claims.get("sub", ""), str) and rules.user_claim != "sub":
+        raise Unauthorized("the token's sub is not text")
+    expires_at = _check_times(claims, rules, now)
+    return Identity(
+        user_id=_id(claims, rules.user_claim),
+        workspace_id=_id(claims, rules.workspace_claim),
+        expires_at=expires_at,
+        chats=_chats(claims, rules.chats_claim) if rules.chats_claim else None,
+    )
+
+
+def _check_audience(claims: dict[str, Any], audience: str) -> None:
+    named = claims.get("aud")
+    if named is None and not audience:
+        return
+    audiences = [named] if isinstance(named, str) else named
+    if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences):
+        raise Unauthorized("the token's aud is missing, or neither text nor a list of text")
+    # RFC 7519, section 4.1.3: a token for somebody is not for those who do not identify themselves.
+    if audience not in audiences or not audience:
+        raise Unauthorized("the token is for another audience (aud)")
+
+
+def _check_times(claims: dict[str, Any], rules: Rules, now: float) -> float:
+    expires_at = _time(claims, "exp")
+    if expires_at is None:
+        raise Unauthorized("the token has no exp")
+    # The leeway is for the clock of the issuer running ahead; it makes no token live longer than it says.
+    if expires_at <= now:
+        raise Unauthorized("the token has expired")
+    if expires_at > now + rules.max_lifetime:
+        raise Unauthorized(f"the token expires more than {rules.max_lifetime:.0f} seconds from now")
+    for name in ("nbf", "iat"):
+        start = _time(claims, name)
+        if start is not None and start > now + rules.leeway:
+            raise Unauthorized(f"the token is not valid yet ({name})")
+    return expires_at
+
+
+def _time(claims: dict[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:
+        raise Unauthorized(f"the token's {name} is not a Unix time in seconds")
+    return float(value)
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and INT64_MIN <= value <= INT64_MAX
+
+
+def _id(claims: dict[str, Any], name: str) -> int:
+    value = claims.get(name)
+    if name == "sub" and isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = int(value)
+    if not isinstance(value, int) or not _is_id(value):
+        raise Unauthorized(f"the token's claim '{name}' is missing or not a 64-bit integer")
+    return value
+
+
+def _chats(claims: dict[str, Any], name: str) -> frozenset[int]:
+    value = claims.get(name)
+    if not isinstance(value, list) or not all(map(_is_id, value)):
+        raise Unauthorized(f"the token's claim '{name}' is missing or not a list of 64-bit integers")
+    return frozenset(value)

@@ -1,0 +1,183 @@
+"""A small HTTP client with every bound set: time, size of the answer, requests at once, and no redirects."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from ipaddress import ip_address
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Cooperator
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    FileBodyProducer,
+    HTTPConnectionPool,
+    ResponseDone,
+    ResponseNeverReceived,
+)
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
+
+from notify import __version__
+from notify.errors import StartError, Unavailable
+
+
+class Answer(Struct, frozen=True):
+    """A whole answer: its status code and body."""
+
+    status: int
+    body: bytes
+
+
+class _TooLong(Exception):  # noqa: N818
+    pass
+
+
+class _TooLate(Exception):  # noqa: N818
+    pass
+
+
+class _Body(Protocol):
+    """Collects a body of up to ``most`` bytes."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._data = bytearray()
+        self.done: Deferred[bytes] = Deferred(lambda _: self._end())
+
+    def dataReceived(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > self._most and not self.done.called:
+            self._end()
+            self.done.errback(_TooLong())
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.done.called:
+            return
+        # PotentialDataLoss: a body that ends with the connection; what it holds is judged by its reader.
+        if isinstance(reason.value, ResponseDone | PotentialDataLoss):
+            self.done.callback(bytes(self._data))
+        else:
+            self.done.errback(reason)
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            self.transport.loseConnection()
+
+
+class Client:
+    """Asks one server. ``timeout`` (seconds) is for the whole of a request, waiting for its turn included."""
+
+    def __init__(self, reactor: Any, timeout: float, most: int, at_once: int = 10) -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+        self._most = most
+        self._turn = DeferredSemaphore(at_once)
+        self._pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
+        self._pool.maxPersistentPerHost = at_once
+        self._pool.cachedConnectionTimeout = 30
+        self._pool.retryAutomatically = False  # it would not retry a POST; _ask does
+        self._agent = Agent(reactor, connectTimeout=timeout, pool=self._pool)  # type: ignore[no-untyped-call]
+        self._cooperator = Cooperator(scheduler=lambda call: reactor.callLater(0, call))
+
+    def request(
+        self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Deferred[Answer]:
+        """Ask, with a body of JSON where there is one. Errback :class:`Unavailable`: no whole answer in time.
+
+        A request may reach the server twice: one that was sent on a kept connection as the server closed it is
+        sent again. So only ask what can be asked twice.
+        """
+        return Deferred.fromCoroutine(self._request(method, url, body, headers or {}))
+
+    async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        """Turn every way to get no answer into words that quote neither side."""
+        asked: Deferred[Answer] = self._turn.run(
+            lambda: Deferred.fromCoroutine(self._ask(method, url, body, headers))
+        )
+        try:
+            return await asked.addTimeout(self._timeout, self._reactor, onTimeoutCancel=_too_late)
+        except CancelledError:
+            raise
+        except _TooLate:
+            reason = "no answer in time"
+        except _TooLong:
+            reason = "its answer is too long"
+        except (error.ConnectError, error.DNSLookupError):
+            reason = "cannot connect"
+        except Exception as failed:
+            reason = f"the exchange failed ({type(failed).__name__})"
+        raise Unavailable(reason)
+
+    async def _ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        try:
+            response = await self._send(method, url, body, headers)
+        except ResponseNeverReceived as failed:
+            if any(isinstance(reason.value, CancelledError) for reason in failed.reasons):
+                raise
+            response = await self._send(method, url, body, headers)
+        collector = _Body(self._most)
+        if isinstance(response.length, int) and response.length > self._most:
+            collector.done.errback(_TooLong())
+        response.deliverBody(collector)  # type: ignore[no-untyped-call]
+        if collector.done.called:
+            collector._end()
+        return Answer(response.code, await collector.done)
+
+    async def _send(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> IResponse:
+        sent = Headers({"User-Agent": [f"notify/{__version__}"], "Accept": ["application/json"]})
+        for name, value in headers.items():
+            sent.setRawHeaders(name, [value])
+        producer = None
+        if body is not None:
+            sent.setRawHeaders("Content-Type", ["application/json"])
+            producer = FileBodyProducer(  # type: ignore[no-untyped-call]
+                BytesIO(body), cooperator=self._cooperator
+            )
+        response: IResponse = await self._agent.request(
+            method.encode("ascii"), url.encode("ascii"), sent, producer
+        )
+        return response
+
+    def close(self) -> Deferred[None]:
+        """Close the kept connections."""
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
+
+
+def _too_late(result: object, timeout: float) -> NoReturn:
+    raise _TooLate
+
+
+def check_url(url: str, key: str, plain: bool) -> None:
+    """Whether a configured URL can be asked. Raises :class:`StartError`, which names the ``key``.
+
+    ``plain``: whether http is good also for hosts other than this machine.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        url.encode("ascii")
+    except ValueError:
+        raise StartError(f"'{key}' is not a URL.") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise StartError(f"'{key}' is not a URL of the form https://host/path.")
+    if parts.username is not None or parts.fragment:
+        raise StartError(f"'{key}' has a user name or a fragment, which cannot be sent: leave it out.")
+    if parts.scheme == "http" and not plain and not _is_loopback(host):
+        raise StartError(f"'{key}' is not encrypted, so that anyone on the way could forge it: use https.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

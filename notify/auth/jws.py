@@ -1,0 +1,86 @@
+"""The form of a token: a JWS in compact serialization (RFC 7515), read strictly before anything is verified."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from notify.errors import Unauthorized
+
+_MAX_KEY_ID = 256
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
+
+
+class Token(Struct, frozen=True):
+    """A token's parts, none of them verified yet. ``payload`` is its bytes; ``key_id`` is None where it names none."""
+
+    algorithm: str
+    key_id: str | None
+    payload: bytes
+    signed: bytes
+    signature: bytes
+
+
+def parse(token: str, types: frozenset[str], most: int) -> Token:
+    """Take a token apart. Raises :class:`Unauthorized` for anything but a plain signed JWT of a type in ``types``.
+
+    ``types`` are lower-case values of ``typ``; a token without one counts as ``jwt``. ``most`` is in characters.
+    """
+    if len(token) > most:
+        raise Unauthorized(f"the token is longer than {most} characters")
+    parts = token.split(".")
+    if len(parts) != 3:
+        raise Unauthorized("the token is not a signed JWT of three parts")
+    header = unique_object(_decode(parts[0]), "header")
+    algorithm, key_id, type = header.get("alg"), header.get("kid"), header.get("typ", "jwt")
+    if not isinstance(algorithm, str):
+        raise Unauthorized("the token's header has no alg")
+    if not (key_id is None or (isinstance(key_id, str) and len(key_id) <= _MAX_KEY_ID)):
+        raise Unauthorized(f"the token's kid is not text of up to {_MAX_KEY_ID} characters")
+    # RFC 7515, section 4.1.11: what is critical and not understood must be refused; nothing here is understood.
+    if "crit" in header or "b64" in header:
+        raise Unauthorized("the token's header has an extension that is not supported")
+    if not isinstance(type, str) or type.lower().removeprefix("application/") not in types:
+        raise Unauthorized("the token is of another type (typ) than allowed")
+    return Token(
+        algorithm, key_id, _decode(parts[1]), f"{parts[0]}.{parts[1]}".encode("ascii"), _decode(parts[2])
+    )
+
+
+def _decode(part: str) -> bytes:
+    """Base64url without padding, in its one canonical form (RFC 7515, section 2)."""
+    if _BASE64URL.fullmatch(part):
+        try:
+            decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        except binascii.Error:
+            pass
+        else:
+            if base64.urlsafe_b64encode(decoded).rstrip(b"=").decode("ascii") == part:
+                return decoded
+    raise Unauthorized("a part of the token is not base64url")
+
+
+def unique_object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object in which no name occurs twice (RFC 7519, section 4). Raises :class:`Unauthorized`."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise Unauthorized(f"a name occurs twice in the token's {what}")
+        return made
+
+    def constant(name: str) -> NoReturn:
+        raise ValueError(name)
+
+    try:
+        decoded = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError):
+        raise Unauthorized(f"the token's {what} is not JSON") from None
+    if not isinstance(decoded, dict):
+        raise Unauthorized(f"the token's {what} is not a JSON object")
+    return decoded

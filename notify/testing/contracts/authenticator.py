@@ -1,0 +1,110 @@
+"""What every authenticator must do (:class:`notify.interfaces.IAuthenticator`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zope.interface.verify import verifyObject
+
+from notify.errors import Unauthorized
+from notify.identity import Identity, Peer
+from notify.interfaces import IAuthenticator
+from notify.topics import INT64_MAX, chat
+
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as Suite
+else:
+    Suite = object
+
+PEER = Peer("192.0.2.7", "https://chat.example")
+
+#: what any client may send as its token
+NONSENSE = (
+    "",
+    " ",
+    ".",
+    "..",
+    "...",
+    "null",
+    "\x00",
+    "a" * 65536,
+    "." * 65536,
+    "\ud800",
+    "Zoë.🦊.\N{RIGHT-TO-LEFT OVERRIDE}",
+    "eyJhbGciOiJub25lIn0.eyJpZCI6MSwid29ya3NwYWNlX2lkIjoxfQ.",
+)
+
+
+class AuthenticatorContract(Suite):
+    """Subclass with a ``TestCase``; say how an authenticator and its tokens are made."""
+
+    async def make_authenticator(self) -> IAuthenticator:
+        """A new authenticator, not started; clean up with ``addCleanup``."""
+        raise NotImplementedError
+
+    async def make_token(self, user_id: int, workspace_id: int) -> str:
+        """A token that it accepts now for this user. Each call may give another one."""
+        raise NotImplementedError
+
+    async def started(self) -> IAuthenticator:
+        """An authenticator that runs."""
+        authenticator = await self.make_authenticator()
+        await authenticator.start()
+        self.addCleanup(authenticator.stop)
+        return authenticator
+
+    async def refused(self, authenticator: Any, token: str) -> str:
+        """Why it refuses the token."""
+        with self.assertRaises(Unauthorized) as refusal:
+            await authenticator.authenticate(token, PEER)
+        return str(refusal.exception)
+
+    async def test_provides_the_interface(self) -> None:
+        self.assertTrue(verifyObject(IAuthenticator, await self.started()))
+
+    async def test_says_whose_token_it_is(self) -> None:
+        authenticator = await self.started()
+        for user_id, workspace_id in ((1, 2), (0, 0), (-5, 7), (INT64_MAX, -INT64_MAX - 1)):
+            identity = await authenticator.authenticate(await self.make_token(user_id, workspace_id), PEER)
+            self.assertIsInstance(identity, Identity)
+            self.assertEqual((identity.user_id, identity.workspace_id), (user_id, workspace_id))
+
+    async def test_the_same_token_is_good_again(self) -> None:
+        authenticator = await self.started()
+        token = await self.make_token(1, 2)
+        first = await authenticator.authenticate(token, PEER)
+        self.assertEqual(await authenticator.authenticate(token, PEER), first)
+
+    async def test_refuses_nonsense_and_does_not_quote_it(self) -> None:
+        authenticator = await self.started()
+        for token in NONSENSE:
+            reason = await self.refused(authenticator, token)
+            self.assertNotIn(token if len(token) > 3 else "\x00", reason)
+
+    async def test_refuses_a_token_that_was_changed(self) -> None:
+        authenticator = await self.started()
+        token = await self.make_token(1, 2)
+        for changed in (token[:-1], token[1:], token + "A", token + "\n", " " + token, token * 2):
+            await self.refused(authenticator, changed)
+
+    async def test_answers_for_a_chat_with_a_truth_value(self) -> None:
+        authenticator = await self.started()
+        identity = await authenticator.authenticate(await self.make_token(1, 2), PEER)
+        self.assertIsInstance(await authenticator.authorize(identity, chat(2, 10)), bool)
+
+    async def test_the_chats_of_an_identity_bound_what_it_may_receive(self) -> None:
+        authenticator = await self.started()
+        identity = Identity(1, 2, chats=frozenset({10}))
+        self.assertFalse(await authenticator.authorize(identity, chat(2, 11)))
+
+    async def test_a_cancelled_question_leaves_the_next_one_alone(self) -> None:
+        authenticator = await self.started()
+        token = await self.make_token(1, 2)
+        for question in (
+            authenticator.authenticate(token, PEER),
+            authenticator.authorize(Identity(1, 2), chat(2, 10)),
+        ):
+            question.addErrback(lambda failure: None)
+            question.cancel()
+        identity = await authenticator.authenticate(token, PEER)
+        self.assertEqual(identity.user_id, 1)
