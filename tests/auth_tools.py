@@ -6,8 +6,11 @@ import base64
 import hashlib
 import hmac
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -16,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwt.algorithms import get_default_algorithms
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
@@ -93,6 +96,15 @@ def raw_token(header: bytes | dict[str, Any], payload: bytes | dict[str, Any], s
     ]
     signed = ".".join(parts)
     return f"{signed}.{b64(hmac.digest(secret.encode(), signed.encode(), hashlib.sha256))}"
+
+
+def temporary_file(test: SynchronousTestCase, data: bytes = b"") -> str:
+    """The path of a file that goes with the test."""
+    folder = tempfile.mkdtemp()
+    test.addCleanup(shutil.rmtree, folder)
+    path = Path(folder, "file")
+    path.write_bytes(data)
+    return str(path)
 
 
 Handler = Callable[[Request], "bytes | Deferred[bytes]"]

@@ -36,6 +36,7 @@ from tests.auth_tools import (
     private_pem,
     public_pem,
     raw_token,
+    temporary_file,
     token,
 )
 
@@ -77,9 +78,7 @@ class Case(SynchronousTestCase):
         return text
 
     def file(self, data: bytes) -> str:
-        path = self.mktemp()
-        Path(path).write_bytes(data)
-        return path
+        return temporary_file(self, data)
 
 
 class Algorithms(Case):
