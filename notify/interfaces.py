@@ -104,9 +104,10 @@ class IBroker(Interface):
     def unfollow(topic: Topic) -> None:
         """Deliver this topic no more, from now on. Harmless for a topic that is not followed."""
 
-    def replay(topic: Topic, after: Position, limit: int) -> Deferred[list[Message]]:
+    def replay(topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
         """Give the first ``limit`` messages after a position, oldest first, without a gap.
 
+        Without a position: from the oldest message that is kept; then nothing is ever lost.
         Fewer than ``limit`` reach to what was newest when called, or further. The topic need not be followed.
         Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
         newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.

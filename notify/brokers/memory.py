@@ -110,12 +110,14 @@ class MemoryBroker:
         self._followed.discard(topic)
         self._forget_empty(topic)
 
-    def replay(self, topic: Topic, after: Position, limit: int) -> Deferred[list[Message]]:
+    def replay(self, topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         self._expire(self._seconds())
         history = self._histories.get(topic) or _History(self._lost_everywhere)
+        if after is None:
+            return succeed([message for message, _ in history.kept][:limit])
         if after.epoch != self._epoch:
             return fail(HistoryLost("the position is of another epoch"))
         if not history.lost <= after.seq <= max(history.newest, history.lost):

@@ -111,6 +111,19 @@ class BrokerContract(Suite):
         everything = await broker.replay(topic, Position(positions[0].epoch, 0), 100)
         self.assertEqual([m.position for m in everything], positions)
 
+    async def test_replays_from_the_oldest_that_is_kept_without_a_position(self) -> None:
+        broker, _ = await self.started()
+        topic = chat(1, 10)
+        self.assertEqual(await broker.replay(topic, None, 100), [])
+        positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 4)]
+        self.assertEqual([m.position for m in await broker.replay(topic, None, 100)], positions)
+        self.assertEqual([m.position for m in await broker.replay(topic, None, 2)], positions[:2])
+        await self.lose_history(broker, topic)
+        kept = await broker.replay(topic, None, 100)
+        self.assertEqual(
+            [m.position for m in kept], [p for p in positions if p in {m.position for m in kept}]
+        )
+
     async def test_a_position_that_is_not_of_this_history_is_lost(self) -> None:
         broker, _ = await self.started()
         topic = chat(1, 10)
