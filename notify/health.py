@@ -1,0 +1,79 @@
+"""What the server says of its own health: one small object that service.py feeds and the listeners show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from msgspec import Struct
+
+from notify.interfaces import BrokerStatus
+
+
+class HealthReport(Struct, frozen=True):
+    """The whole truth, for operators. ``status`` is ``ok`` when ready, else the first reason why not."""
+
+    status: str
+    ready: bool
+    broker: BrokerStatus
+    listeners: dict[str, bool]
+    draining: bool
+
+
+class Live(Struct, frozen=True):
+    """The process runs and answers."""
+
+    status: str = "ok"
+
+
+class PublicHealth(Struct, frozen=True):
+    """Whether clients are welcome, ``ok`` or ``unavailable``, and nothing else."""
+
+    status: str
+
+
+class Health:
+    """Ready only while every expected listener is up, the broker can be used, and the server is not draining.
+
+    ``broker`` is :meth:`IBroker.status`, asked anew for each report. Until :meth:`started` the server is
+    starting, whatever else is so.
+    """
+
+    def __init__(self, broker: Callable[[], BrokerStatus], listeners: Iterable[str]) -> None:
+        self._broker = broker
+        self._listeners = dict.fromkeys(listeners, False)
+        self._started = False
+        self._draining = False
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is leaving."""
+        return self._draining
+
+    def listening(self, name: str, up: bool = True) -> None:
+        """A listener came up, or went down. ``KeyError`` for a name that was not expected."""
+        if name not in self._listeners:
+            raise KeyError(name)
+        self._listeners[name] = up
+
+    def started(self) -> None:
+        """The start is over: broker connected, all listeners asked to listen."""
+        self._started = True
+
+    def drain(self) -> None:
+        """The server leaves; there is no way back. Harmless when it drains already."""
+        self._draining = True
+
+    def report(self) -> HealthReport:
+        """How things are now."""
+        broker = self._broker()
+        if self._draining:
+            status = "draining"
+        elif not self._started:
+            status = "starting"
+        elif not broker.ready:
+            status = "broker unavailable"
+        elif not all(self._listeners.values()):
+            status = "not listening"
+        else:
+            status = "ok"
+        return HealthReport(status, status == "ok", broker, dict(self._listeners), self._draining)

@@ -1,0 +1,73 @@
+"""What the API can tell the server to do: send a user away, or leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+import msgspec
+from msgspec import Struct
+
+from notify import topics
+from notify.http.answers import Answer, answer, bad_request
+from notify.http.request import Request
+from notify.interfaces import IRegistry
+from notify.messages import Int64
+
+DISCONNECTED_BY_OPERATOR = 4503
+
+
+class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom to disconnect."""
+
+    workspace_id: Int64
+    user_id: Int64
+
+
+class Disconnected(Struct, frozen=True):
+    """How many connections of this node were told to close."""
+
+    closed: int
+
+
+class Draining(Struct, frozen=True):
+    """The server leaves."""
+
+    draining: bool = True
+
+
+_decode = msgspec.json.Decoder(Disconnect).decode
+
+
+class Disconnector:
+    """``POST /v1/disconnect``: closes a user's connections on this node."""
+
+    def __init__(self, registry: IRegistry) -> None:
+        self._registry = registry
+
+    def __call__(self, request: Request) -> Answer:
+        """Closes with 4503, after which a client does not come back by itself."""
+        try:
+            whom = _decode(request.body)
+        except msgspec.ValidationError:
+            raise bad_request(
+                "the body must be an object of two integers, workspace_id and user_id"
+            ) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise bad_request("the body is not valid JSON in UTF-8") from None
+        connections = list(self._registry.members(topics.user(whom.workspace_id, whom.user_id)))
+        for connection in connections:
+            connection.close(DISCONNECTED_BY_OPERATOR)
+        return answer(Disconnected(len(connections)))
+
+
+class Drainer:
+    """``POST /v1/drain``: starts the drain, and is harmless when it runs already."""
+
+    def __init__(self, drain: Callable[[], object]) -> None:
+        self._drain = drain
+
+    def __call__(self, request: Request) -> Answer:
+        """Answers as soon as the drain has begun."""
+        self._drain()
+        return answer(Draining(), HTTPStatus.ACCEPTED)

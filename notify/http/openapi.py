@@ -1,0 +1,345 @@
+"""The interface description that is served at /openapi.json, made from the types that are served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from notify import __version__
+from notify.health import HealthReport, Live
+from notify.http.answers import REF, ErrorAnswer
+from notify.http.commands import Disconnect, Disconnected, Draining
+from notify.http.publish import MAX_LIST, Published, PublishedList
+from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, Connections, History, PresenceAnswer
+from notify.messages import ChatMessage, Notification
+from notify.topics import INT64_MAX, INT64_MIN
+
+_TYPES = (
+    ChatMessage,
+    Notification,
+    Published,
+    PublishedList,
+    History,
+    PresenceAnswer,
+    Connections,
+    Disconnect,
+    Disconnected,
+    Draining,
+    HealthReport,
+    Live,
+    ErrorAnswer,
+)
+
+
+def _int64_pattern() -> str:
+    """Exactly the canonical decimals of signed 64-bit integers."""
+    digits = str(INT64_MAX)
+    last = len(digits) - 1
+    below = [
+        f"{digits[:i]}[{'1' if i == 0 else '0'}-{int(digit) - 1}][0-9]{{{last - i}}}"
+        for i, digit in enumerate(digits)
+        if int(digit) > (1 if i == 0 else 0)
+    ]
+    return f"(0|-?([1-9][0-9]{{0,{last - 1}}}|{'|'.join(below)}|{digits})|{INT64_MIN})"
+
+
+INT64 = _int64_pattern()
+SUBJECT_PATTERN = rf"^workspace\.{INT64}\.(chat\.{INT64}\.messages|user\.{INT64}\.notifications)$"
+
+_ERRORS = {
+    400: "The request is not of the form that is described here.",
+    401: "No API key came along, or an unknown one.",
+    403: "The server has no API keys, so nobody may use this.",
+    408: "The request did not arrive whole in time.",
+    410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
+    413: "The body, the list or the payload is too large.",
+    415: "The body is not JSON.",
+    422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
+    500: "The server failed; its log says why.",
+    503: "The broker is away and nothing was done: try again later.",
+    504: "The broker did not answer in time.",
+}
+
+
+def _schema(name: str) -> dict[str, Any]:
+    return {"$ref": REF.format(name=name)}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _success(description: str, name: str) -> dict[str, Any]:
+    return {"description": description, "content": _json(_schema(name)), "headers": _HEADERS}
+
+
+_HEADERS = {
+    "X-Request-Id": {
+        "description": "The request's own id, or one made for it; logs name it.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+
+
+def _responses(successes: dict[int, dict[str, Any]], *errors: int) -> dict[str, Any]:
+    responses: dict[str, Any] = {str(status): response for status, response in successes.items()}
+    for status in errors:
+        headers = dict(_HEADERS)
+        if status == 401:
+            headers["WWW-Authenticate"] = {"required": True, "schema": {"type": "string"}}
+        if status == 503:
+            headers["Retry-After"] = {"schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        responses[str(status)] = {
+            "description": _ERRORS[status],
+            "content": _json(_schema("ErrorAnswer")),
+            "headers": headers,
+        }
+    return responses
+
+
+def _parameter(name: str, where: str, schema: dict[str, Any], text: str, required: bool) -> dict[str, Any]:
+    return {"name": name, "in": where, "required": required, "description": text, "schema": schema}
+
+
+def _int64(name: str, text: str, required: bool = True) -> dict[str, Any]:
+    schema = {"type": "integer", "format": "int64", "minimum": INT64_MIN, "maximum": INT64_MAX}
+    return _parameter(name, "query", schema, text, required)
+
+
+def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
+    return {"operationId": id, "summary": summary, "tags": [tag], **more}
+
+
+def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
+    secured: list[dict[str, list[str]]] = [{"apiKey": []}]
+    message = _schema("Publication")
+    many = {"type": "array", "items": message, "minItems": 1, "maxItems": MAX_LIST}
+    ready = {
+        "200": _success("Ready.", "HealthReport"),
+        "503": _success("Not ready; the body says why.", "HealthReport"),
+    }
+    return {
+        "/v1/publish": {
+            "post": _operation(
+                "publish",
+                "Publish one message, or a list in order",
+                "publish",
+                description=(
+                    f"A payload may have at most {max_payload} bytes, the body {max_body}. The ids in a payload are "
+                    "those of its subject. The messages of a list stand each for itself, in order; a list of "
+                    "another form than described is refused as a whole."
+                ),
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "Idempotency-Key",
+                        "header",
+                        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                        "A repeat with the same key publishes nothing and gives the first answer, within the "
+                        "broker's duplicate window. For a list, each message has the key KEY:INDEX.",
+                        False,
+                    ),
+                    _parameter(
+                        "traceparent",
+                        "header",
+                        {"type": "string"},
+                        "W3C trace context; it travels with the message. An invalid one is ignored.",
+                        False,
+                    ),
+                ],
+                requestBody={"required": True, "content": _json({"oneOf": [message, many]})},
+                responses=_responses(
+                    {
+                        200: {
+                            "description": "Accepted: the position, or those of the list.",
+                            "content": _json({"anyOf": [_schema("Published"), _schema("PublishedList")]}),
+                            "headers": _HEADERS,
+                        },
+                        207: _success("Some messages of the list were not accepted.", "PublishedList"),
+                    },
+                    *(400, 401, 403, 408, 413, 415, 422, 500, 503, 504),
+                ),
+            )
+        },
+        "/v1/history": {
+            "get": _operation(
+                "history",
+                "Messages after a position, oldest first",
+                "ask",
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "subject",
+                        "query",
+                        {"type": "string", "pattern": SUBJECT_PATTERN},
+                        "Whose history.",
+                        True,
+                    ),
+                    _parameter(
+                        "since",
+                        "query",
+                        {"type": "string", "pattern": rf"^[!-~]{{1,64}}:{_seq_pattern()}$"},
+                        "A position, written epoch:seq; without it, from the oldest message that is kept.",
+                        False,
+                    ),
+                    _parameter(
+                        "limit",
+                        "query",
+                        {
+                            "type": "integer",
+                            "minimum": 1,
+                            "maximum": MAX_HISTORY,
+                            "default": DEFAULT_HISTORY,
+                        },
+                        "At most so many messages.",
+                        False,
+                    ),
+                ],
+                responses=_responses(
+                    {200: _success("Messages.", "History")}, 400, 401, 403, 408, 410, 413, 422, 500, 503, 504
+                ),
+            )
+        },
+        "/v1/presence": {
+            "get": _operation(
+                "presence",
+                "Who is connected and subscribed to a chat, on any node",
+                "ask",
+                security=secured,
+                parameters=[_int64("workspace_id", "The chat's workspace."), _int64("chat_id", "The chat.")],
+                responses=_responses(
+                    {200: _success("The users.", "PresenceAnswer")}, 400, 401, 403, 408, 413, 500, 503, 504
+                ),
+            )
+        },
+        "/v1/connections": {
+            "get": _operation(
+                "connections",
+                "A user's connections on this node",
+                "ask",
+                security=secured,
+                parameters=[
+                    _int64("user_id", "The user."),
+                    _int64("workspace_id", "In this workspace only.", False),
+                ],
+                responses=_responses(
+                    {200: _success("The connections.", "Connections")}, 400, 401, 403, 408, 413, 500
+                ),
+            )
+        },
+        "/v1/disconnect": {
+            "post": _operation(
+                "disconnect",
+                "Close a user's connections on this node, with 4503",
+                "command",
+                security=secured,
+                requestBody={"required": True, "content": _json(_schema("Disconnect"))},
+                responses=_responses(
+                    {200: _success("They were told to close.", "Disconnected")},
+                    *(400, 401, 403, 408, 413, 415, 500),
+                ),
+            )
+        },
+        "/v1/drain": {
+            "post": _operation(
+                "drain",
+                "Leave: not ready from now on, clients are sent away in small steps",
+                "command",
+                security=secured,
+                responses=_responses(
+                    {202: _success("The drain has begun, or runs already.", "Draining")},
+                    *(400, 401, 403, 408, 413, 500),
+                ),
+            )
+        },
+        "/health/live": {
+            "get": _operation(
+                "live",
+                "Does the process run?",
+                "health",
+                responses={"200": _success("It does.", "Live"), **_responses({}, 400, 408, 413, 500)},
+            )
+        },
+        "/health/ready": {
+            "get": _operation(
+                "ready",
+                "May it be given traffic?",
+                "health",
+                responses={**ready, **_responses({}, 400, 408, 413, 500)},
+            )
+        },
+        "/health": {
+            "get": _operation(
+                "health",
+                "State of broker, listeners and drain",
+                "health",
+                responses={**ready, **_responses({}, 400, 408, 413, 500)},
+            )
+        },
+        "/metrics": {
+            "get": _operation(
+                "metrics",
+                "Prometheus metrics",
+                "health",
+                responses={
+                    "200": {
+                        "description": "Prometheus text format.",
+                        "content": {"text/plain": {"schema": {"type": "string"}}},
+                        "headers": _HEADERS,
+                    },
+                    **_responses({}, 400, 408, 413, 500),
+                },
+            )
+        },
+        "/openapi.json": {
+            "get": _operation(
+                "openapi",
+                "This description",
+                "health",
+                responses={
+                    "200": {
+                        "description": "OpenAPI 3.1.",
+                        "content": _json({"type": "object"}),
+                        "headers": _HEADERS,
+                    },
+                    **_responses({}, 400, 408, 413, 500),
+                },
+            )
+        },
+    }
+
+
+def _seq_pattern() -> str:
+    return INT64.replace("-?", "").replace(f"|{INT64_MIN}", "")
+
+
+def document(max_payload: int, max_body: int) -> dict[str, Any]:
+    """The OpenAPI 3.1 document; bounds are in bytes."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    components["Publication"] = {
+        "title": "Publication",
+        "description": "One message to publish.",
+        "type": "object",
+        "properties": {
+            "subject": {"type": "string", "pattern": SUBJECT_PATTERN},
+            "payload": {"anyOf": [_schema("ChatMessage"), _schema("Notification")]},
+        },
+        "required": ["subject", "payload"],
+        "additionalProperties": False,
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "notify, internal HTTP",
+            "version": __version__,
+            "description": "Publishing, questions, commands and health. For backends and operators, not for browsers.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "paths": _paths(max_payload, max_body),
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer"}},
+        },
+    }

@@ -1,0 +1,185 @@
+"""What the API can be asked: history, presence, and this node's connections."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from twisted.internet.defer import Deferred
+
+from notify import topics
+from notify.http.answers import REF, Answer, answer, bad_request, encode, topic_of
+from notify.http.request import Request
+from notify.identity import Presence
+from notify.interfaces import IBroker, IConnection, IRegistry
+from notify.messages import ChatMessage, Message, Notification, Position
+from notify.topics import INT64_MAX, INT64_MIN, Topic
+
+#: messages, and bytes of them, that one answer of the history may carry
+MAX_HISTORY, MAX_HISTORY_BYTES = 1000, 4 * 2**20
+DEFAULT_HISTORY = 100
+
+#: connections that one answer lists
+MAX_CONNECTIONS = 1000
+
+_EVENT = Meta(
+    extra_json_schema={
+        "anyOf": [{"$ref": REF.format(name=kind.__name__)} for kind in (ChatMessage, Notification)]
+    }
+)
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+SINCE = re.compile(r"([!-~]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
+
+
+class HistoryItem(Struct, frozen=True):
+    """One message with its position; the payload is as it was published."""
+
+    epoch: str
+    seq: int
+    # msgspec describes no union of untagged types, so the description says it itself.
+    payload: Annotated[Any, _EVENT]
+
+
+class History(Struct, frozen=True):
+    """Messages, oldest first.
+
+    ``next`` is the ``since`` that asks for what follows them; null where none is known. ``complete`` is false
+    when there were more than one answer carries.
+    """
+
+    subject: str
+    messages: list[HistoryItem]
+    next: str | None
+    complete: bool
+
+
+class PresenceAnswer(Struct, frozen=True):
+    """The users who are connected and subscribed to a chat, on any node."""
+
+    workspace_id: int
+    chat_id: int
+    users: list[Presence]
+
+
+class ConnectionItem(Struct, frozen=True):
+    """One authenticated connection of this node; ``opened`` and ``expires_at`` are Unix time in seconds."""
+
+    connection_id: str
+    workspace_id: int
+    user_id: int
+    peer: str
+    encoding: str
+    opened: float
+    expires_at: float | None
+    subscriptions: int
+
+
+class Connections(Struct, frozen=True):
+    """Connections of this node; ``count`` is of all, of which at most 1000 are listed."""
+
+    count: int
+    connections: list[ConnectionItem]
+
+
+def integer(
+    parameters: Mapping[str, str], name: str, low: int = INT64_MIN, high: int = INT64_MAX, default: int = 0
+) -> int:
+    """The integer parameter ``name``, from ``low`` to ``high``. Raises :class:`~notify.http.answers.Refused`."""
+    if name not in parameters:
+        return default
+    text = parameters[name]
+    if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
+        raise bad_request(f"the query parameter '{name}' must be an integer from {low} to {high}")
+    return int(text)
+
+
+def position(parameters: Mapping[str, str]) -> Position | None:
+    """The parameter ``since``, a position written ``epoch:seq``; None when it is absent."""
+    text = parameters.get("since")
+    if text is None:
+        return None
+    match = SINCE.fullmatch(text)
+    if match is None or int(match[2]) > INT64_MAX:
+        raise bad_request("the query parameter 'since' must be a position, written epoch:seq")
+    return Position(match[1], int(match[2]))
+
+
+class HistoryReader:
+    """``GET /v1/history``: messages after ``since``, or from the oldest that is kept."""
+
+    def __init__(self, broker: IBroker) -> None:
+        self._broker = broker
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Errback :class:`~notify.errors.HistoryLost`, :class:`~notify.errors.Unavailable`."""
+        parameters = request.parameters(["subject"], ["since", "limit"])
+        topic = topic_of(parameters["subject"])
+        since = position(parameters)
+        limit = integer(parameters, "limit", 1, MAX_HISTORY, DEFAULT_HISTORY)
+        # One more than asked for tells whether there are more.
+        messages = self._broker.replay(topic, since, limit + 1)
+        return messages.addCallback(self._answer, topic, since, limit)
+
+    @staticmethod
+    def _answer(messages: list[Message], topic: Topic, since: Position | None, limit: int) -> Answer:
+        items: list[HistoryItem] = []
+        size = 0
+        for message in messages[:limit]:
+            size += len(encode(message.event))
+            if items and size > MAX_HISTORY_BYTES:
+                break
+            items.append(HistoryItem(message.position.epoch, message.position.seq, message.event))
+        last = messages[len(items) - 1].position if items else since
+        following = None if last is None else f"{last.epoch}:{last.seq}"
+        return answer(History(topic.subject, items, following, len(items) == len(messages)))
+
+
+class PresenceReader:
+    """``GET /v1/presence``: who is there, on any node."""
+
+    def __init__(self, registry: IRegistry) -> None:
+        self._registry = registry
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Errback :class:`~notify.errors.Unavailable`."""
+        parameters = request.parameters(["workspace_id", "chat_id"])
+        workspace_id, chat_id = integer(parameters, "workspace_id"), integer(parameters, "chat_id")
+        present = self._registry.presence(topics.chat(workspace_id, chat_id))
+        return present.addCallback(lambda users: answer(PresenceAnswer(workspace_id, chat_id, users)))
+
+
+class ConnectionReader:
+    """``GET /v1/connections``: a user's connections on this node, in all workspaces or in one."""
+
+    def __init__(self, registry: IRegistry, connections: Callable[[], Iterable[IConnection]]) -> None:
+        self._registry, self._connections = registry, connections
+
+    def __call__(self, request: Request) -> Answer:
+        """Never fails."""
+        parameters = request.parameters(["user_id"], ["workspace_id"])
+        user_id = integer(parameters, "user_id")
+        if "workspace_id" in parameters:
+            found = list(self._registry.members(topics.user(integer(parameters, "workspace_id"), user_id)))
+        else:
+            found = [
+                c for c in self._connections() if c.identity is not None and c.identity.user_id == user_id
+            ]
+        found.sort(key=lambda c: (c.opened, c.id))
+        return answer(Connections(len(found), [self._item(c) for c in found[:MAX_CONNECTIONS]]))
+
+    def _item(self, connection: IConnection) -> ConnectionItem:
+        identity = connection.identity
+        chats = sum(topic.kind == "chat" for topic in self._registry.topics(connection))
+        return ConnectionItem(
+            connection.id,
+            identity.workspace_id,
+            identity.user_id,
+            connection.peer.host,
+            connection.encoding.subprotocol,
+            connection.opened,
+            identity.expires_at,
+            chats,
+        )

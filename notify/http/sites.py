@@ -1,0 +1,138 @@
+"""The two listeners' sites: which path is served by what."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
+
+from notify.config import Limits
+from notify.health import Health, HealthReport, Live, PublicHealth
+from notify.http.answers import Answer, answer, encode
+from notify.http.commands import Disconnector, Drainer
+from notify.http.keys import ApiKeys
+from notify.http.openapi import document
+from notify.http.publish import Publisher
+from notify.http.reads import ConnectionReader, HistoryReader, PresenceReader
+from notify.http.request import Request, Route
+from notify.http.server import Site
+from notify.interfaces import IBroker, IConnection, IRegistry
+from notify.metrics import Metrics
+
+#: bytes of a publish request with the default payload limit
+MAX_BODY = 4 * 2**20
+
+
+def _status(report: HealthReport) -> int:
+    return HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def internal_site(
+    *,
+    reactor: IReactorTime,
+    broker: IBroker,
+    registry: IRegistry,
+    connections: Callable[[], Iterable[IConnection]],
+    drain: Callable[[], object],
+    health: Health,
+    keys: ApiKeys,
+    limits: Limits,
+    metrics: Metrics,
+) -> Site:
+    """The internal listener's site (docs/http-api.md).
+
+    ``connections`` gives all open connections of this node; ``drain`` starts the drain and is harmless when it
+    runs already.
+    """
+
+    def ready(request: Request) -> Answer:
+        report = health.report()
+        return answer(report, _status(report))
+
+    def show_metrics(request: Request) -> Answer:
+        return Answer(HTTPStatus.OK, metrics.render(), CONTENT_TYPE_LATEST.encode("ascii"))
+
+    max_body = max(MAX_BODY, limits.max_frame + 64 * 1024)
+    description = Answer(HTTPStatus.OK, encode(document(limits.max_frame, max_body)))
+    get, post = b"GET", b"POST"
+    routes = {
+        b"/v1/publish": Route(
+            {post: Publisher(broker, metrics, limits.max_frame)}, secure=True, max_body=max_body, json=True
+        ),
+        b"/v1/history": Route({get: HistoryReader(broker)}, secure=True),
+        b"/v1/presence": Route({get: PresenceReader(registry)}, secure=True),
+        b"/v1/connections": Route({get: ConnectionReader(registry, connections)}, secure=True),
+        b"/v1/disconnect": Route({post: Disconnector(registry)}, secure=True, max_body=4096, json=True),
+        b"/v1/drain": Route({post: Drainer(drain)}, secure=True),
+        b"/health/live": Route({get: lambda request: answer(Live())}),
+        b"/health/ready": Route({get: ready}),
+        b"/health": Route({get: ready}),
+        b"/metrics": Route({get: show_metrics}),
+        b"/openapi.json": Route({get: lambda request: description}),
+    }
+    return Site(reactor, routes, keys, metrics)
+
+
+def public_site(
+    *,
+    reactor: IReactorTime,
+    health: Health,
+    metrics: Metrics,
+    timeout: float,
+    resources: Mapping[bytes, IResource] | None = None,
+    demo: Path | None = None,
+) -> Site:
+    """The public listener's site: ``/health``, and what is handed in.
+
+    ``resources`` maps a path to the twisted.web resource that takes its connections, like ``/ws``. ``demo`` is the
+    folder of the demo page: its files are served under ``/``, ``index.html`` also as ``/``. ``timeout`` is for an
+    idle connection, in seconds.
+    """
+
+    def show_health(request: Request) -> Answer:
+        report = health.report()
+        return answer(PublicHealth("ok" if report.ready else "unavailable"), _status(report))
+
+    routes = {b"/health": Route({b"GET": show_health})}
+    for path, file in _files(demo):
+        routes.setdefault(path, Route({b"GET": file}))
+    return Site(reactor, routes, ApiKeys(()), metrics, resources=resources, timeout=timeout)
+
+
+class _File:
+    """One file of the demo page, read anew each time, so that a change shows at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        kind = "text/javascript" if path.suffix in (".js", ".mjs") else mimetypes.guess_type(path.name)[0]
+        kind = kind or "application/octet-stream"
+        self._type = (kind + "; charset=utf-8" if kind.startswith("text/") else kind).encode("ascii")
+
+    def __call__(self, request: Request) -> Answer:
+        return Answer(
+            HTTPStatus.OK,
+            self._path.read_bytes(),
+            self._type,
+            {b"Cache-Control": b"no-cache", b"Referrer-Policy": b"no-referrer"},
+        )
+
+
+def _files(folder: Path | None) -> Iterable[tuple[bytes, _File]]:
+    """Every file in a folder by the path it is served at: none but these can be reached, whatever is asked for."""
+    if folder is None:
+        return
+    root = folder.resolve()
+    for path in sorted(root.rglob("*")):
+        inside = path.resolve().is_relative_to(root)
+        parts = path.relative_to(root).parts
+        if not inside or not path.is_file() or any(p.startswith(".") or p == "node_modules" for p in parts):
+            continue
+        file = _File(path)
+        yield b"/" + "/".join(parts).encode(), file
+        if parts == ("index.html",):
+            yield b"/", file

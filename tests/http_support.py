@@ -1,0 +1,189 @@
+"""An internal or public site on the memory broker, driven through a transport without a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.config import Limits
+from notify.health import Health
+from notify.http import ApiKeys, internal_site
+from notify.interfaces import BrokerStatus
+from notify.registries.memory import MemoryRegistry
+from notify.registries.memory import MemorySettings as RegistrySettings
+from notify.testing import make_context
+
+KEY = "a-key-for-tests-only"
+AUTH = {"Authorization": f"Bearer {KEY}"}
+
+
+class Response:
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    def __getitem__(self, name: str) -> str | None:
+        values = [value for key, value in self.headers if key.lower() == name.lower()]
+        assert len(values) < 2, (name, values)
+        return values[0] if values else None
+
+    @property
+    def json(self) -> Any:
+        assert self["Content-Type"] == "application/json", self.headers
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code in an error body, whose whole shape is checked."""
+        assert set(self.json) == {"error"}, self.json
+        assert set(self.json["error"]) == {"code", "message"}, self.json
+        assert self.json["error"]["message"], self.json
+        return self.json["error"]["code"]
+
+
+def parse_responses(data: bytes, head: bool = False) -> list[Response]:
+    """All the responses in what a server sent; each must have a length."""
+    responses = []
+    while data:
+        top, _, data = data.partition(b"\r\n\r\n")
+        first, *lines = top.decode("latin-1").split("\r\n")
+        version, status, _ = first.split(" ", 2)
+        assert version.startswith("HTTP/1."), first
+        if status == "100":
+            responses.append(Response(100, [], b""))
+            continue
+        headers = [tuple(line.split(": ", 1)) for line in lines]
+        response = Response(int(status), headers, b"")
+        length = 0 if head else int(response["Content-Length"])
+        assert len(data) >= length, (first, len(data), length)
+        response.body, data = data[:length], data[length:]
+        responses.append(response)
+    return responses
+
+
+class Client:
+    """One connection to a site."""
+
+    def __init__(self, site: Any) -> None:
+        self.site = site
+        self.channel = site.buildProtocol(None)
+        self.transport = StringTransport()
+        self.channel.makeConnection(self.transport)
+
+    def send(self, data: bytes) -> None:
+        self.channel.dataReceived(data)
+
+    def received(self, head: bool = False) -> list[Response]:
+        """The responses since the last call."""
+        data = self.transport.value()
+        self.transport.clear()
+        return parse_responses(data, head)
+
+    def lose(self) -> None:
+        from twisted.internet.error import ConnectionLost
+        from twisted.python.failure import Failure
+
+        self.channel.connectionLost(Failure(ConnectionLost()))
+
+
+def request_bytes(
+    method: str, target: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> bytes:
+    lines = {"Host": "notify.test", **(headers or {})}
+    if body is not None:
+        lines.setdefault("Content-Length", str(len(body)))
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"{method} {target} HTTP/1.1\r\n{text}\r\n".encode("latin-1") + (body or b"")
+
+
+class Node:
+    """A node's parts around an internal site."""
+
+    def __init__(
+        self,
+        keys: tuple[str, ...] = (KEY,),
+        limits: Limits | None = None,
+        broker: Any = None,
+        reactor: Any = None,
+    ) -> None:
+        self.context = make_context(reactor)
+        self.clock: Clock = self.context.reactor
+        self.metrics = self.context.metrics
+        self.broker = broker or MemoryBroker(MemorySettings(), self.context)
+        self.registry = MemoryRegistry(RegistrySettings(), self.context)
+        self.connections: list[Any] = []
+        self.drains = 0
+        self.health = Health(self.broker.status, ["public", "internal"])
+        self.site = internal_site(
+            reactor=self.context.reactor,
+            broker=self.broker,
+            registry=self.registry,
+            connections=lambda: self.connections,
+            drain=self.drain,
+            health=self.health,
+            keys=ApiKeys(keys),
+            limits=limits or Limits(),
+            metrics=self.metrics,
+        )
+        self.broker.start(lambda message: None, lambda topic: None)
+
+    def drain(self) -> None:
+        self.drains += 1
+        self.health.drain()
+
+    def up(self) -> None:
+        self.health.started()
+        self.health.listening("public")
+        self.health.listening("internal")
+
+    def call(
+        self,
+        method: str,
+        target: str,
+        json_body: Any = None,
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+        auth: bool = True,
+    ) -> Response:
+        """One request on a connection of its own."""
+        all_headers = {**(AUTH if auth else {}), **(headers or {})}
+        if json_body is not None:
+            body = json.dumps(json_body).encode()
+        if body is not None:
+            all_headers.setdefault("Content-Type", "application/json")
+        client = Client(self.site)
+        client.send(request_bytes(method, target, body, all_headers))
+        (response,) = client.received(head=method == "HEAD")
+        return response
+
+    def publish(self, json_body: Any, **headers: str) -> Response:
+        return self.call(
+            "POST", "/v1/publish", json_body, {k.replace("_", "-"): v for k, v in headers.items()}
+        )
+
+
+class FakeBroker:
+    """Answers a publish or a replay with what the test says, and keeps what it was given."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        self._answer = answer
+        self.published: list[tuple[Any, ...]] = []
+        self.ready = BrokerStatus(True, "fine")
+
+    def start(self, deliver: Any, lost: Any) -> Deferred[None]:
+        return succeed(None)
+
+    def status(self) -> BrokerStatus:
+        return self.ready
+
+    def publish(self, *arguments: Any) -> Any:
+        self.published.append(arguments)
+        return self._answer()
+
+    def replay(self, *arguments: Any) -> Any:
+        return self._answer()
