@@ -36,5 +36,9 @@ format: env ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: env ## notify beside its peers, into benchmarks/results (QUICK=1: the short version; ARGS='--works tens')
+	@$(BIN)/python -c 'import matplotlib, socketio, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
 clean: ## remove everything that make made
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

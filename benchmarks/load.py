@@ -1,0 +1,188 @@
+"""The two ends that are not measured: the load generator (load.c, compiled on the fly) and the publisher."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CACHE = HERE / ".cache"
+
+
+class Unmeasurable(Exception):  # noqa: N818
+    """This cannot be measured here; says why."""
+
+
+def compile_generator() -> tuple[Path, bool]:
+    """The generator's program, and whether it can inflate compressed frames."""
+    CACHE.mkdir(exist_ok=True)
+    source, program = HERE / "load.c", CACHE / "load"
+    plain = CACHE / "load-without-zlib"
+    for target, options in ((program, ["-DHAVE_ZLIB", "-lz"]), (plain, [])):
+        if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
+            return target, target is program
+        flags = [o for o in options if o.startswith("-D")]
+        libraries = [o for o in options if o.startswith("-l")]
+        try:
+            done = subprocess.run(
+                ["cc", "-O2", *flags, "-o", str(target), str(source), *libraries],
+                capture_output=True,
+                text=True,
+            )
+        except FileNotFoundError:
+            raise Unmeasurable(
+                "the load generator needs a C compiler: apt-get install gcc libc6-dev"
+            ) from None
+        if done.returncode == 0:
+            return target, target is program
+    raise Unmeasurable(f"the load generator does not compile: {done.stderr}")
+
+
+class Clients:
+    """A load generator and its connections. See load.c for the plan and the figures."""
+
+    def __init__(
+        self,
+        port: int,
+        plan: Iterable[str],
+        *,
+        headers: Iterable[str] = (),
+        reply: str = "",
+        concurrency: int = 50,
+        slow_every: int = 0,
+        retry: bool = False,
+    ) -> None:
+        program, self.inflates = compile_generator()
+        if any("deflate" in header for header in headers) and not self.inflates:
+            raise Unmeasurable("the load generator was built without zlib: apt-get install zlib1g-dev")
+        self._plan = tempfile.NamedTemporaryFile("w", suffix=".plan")  # noqa: SIM115
+        self._plan.writelines(line + "\n" for line in plan)
+        self._plan.flush()
+        command = [
+            str(program),
+            "--port",
+            str(port),
+            "--plan",
+            self._plan.name,
+            "--concurrency",
+            str(concurrency),
+        ]
+        for header in headers:
+            command += ["--header", header]
+        if reply:
+            command += ["--reply", reply]
+        if slow_every:
+            command += ["--slow-every", str(slow_every), "--rcvbuf", "4096"]
+        if retry:
+            command.append("--retry")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self) -> None:
+        """Open all connections; :meth:`answer` comes when each is subscribed or has failed."""
+        self._write("go")
+
+    def _write(self, command: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+
+    def answered(self) -> bool:
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
+    def answer(self, timeout: float = 60) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], timeout)[0]:
+            raise Unmeasurable(f"the clients were not served within {timeout:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise Unmeasurable(f"the load generator ended with status {self._process.wait()}")
+        return json.loads(line)
+
+    def open(self, timeout: float = 60) -> dict[str, Any]:
+        self.start()
+        return self.answer(timeout)
+
+    def reset(self) -> None:
+        self._write("reset")
+        self.answer()
+
+    def stats(self) -> dict[str, Any]:
+        self._write("stats")
+        return self.answer()
+
+    def drop(self) -> None:
+        self._write("drop")
+        self.answer()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._plan.close()
+
+
+def content(size: int) -> str:
+    """Message text of ``size`` characters that begins with the moment of its making."""
+    return f"~T{time.monotonic_ns():016x}".ljust(size, "x")
+
+
+class Publisher:
+    """One connection over which a server is told to publish; requests go out without waiting for the answers."""
+
+    def __init__(self, port: int, request: Callable[[list[dict[str, Any]]], bytes]) -> None:
+        self._request = request
+        self._socket = socket.create_connection(("127.0.0.1", port))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(60)
+        self._serial = 0
+        self.refused = 0
+
+    def publish(self, chats: Iterable[int], size: int) -> None:
+        payloads = []
+        for chat in chats:
+            self._serial += 1
+            payloads.append(
+                {
+                    "message_id": self._serial,
+                    "chat_id": chat,
+                    "workspace_id": 1,
+                    "sender_id": 7,
+                    "content": content(size),
+                    "timestamp": 1_700_000_000,
+                }
+            )
+        self._socket.sendall(self._request(payloads))
+        self.drain()
+
+    def drain(self) -> bytes:
+        data = b""
+        while select.select([self._socket], [], [], 0)[0]:
+            part = self._socket.recv(1 << 20)
+            if not part:
+                raise Unmeasurable("the server closed the publisher's connection")
+            data += part
+        self.refused += len(re.findall(rb"HTTP/1\.1 [45]\d\d|-ERR|\"error\"", data))
+        return data
+
+    def ask(self, chats: Iterable[int], size: int) -> bytes:
+        """Publish and give what the server answered, which must end within a second."""
+        self.publish(chats, size)
+        data, until = b"", time.monotonic() + 1
+        while time.monotonic() < until:
+            data += self.drain()
+            if data:
+                break
+            time.sleep(0.01)
+        return data
+
+    def close(self) -> None:
+        self._socket.close()
