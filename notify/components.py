@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from msgspec import Struct
+from twisted.plugin import IPlugin as ITwistedPlugin
 from twisted.plugin import getPlugins
 from zope.interface import Interface, Invalid, implementer
 from zope.interface.verify import verifyObject
@@ -19,9 +20,12 @@ from notify.metrics import Metrics
 INTERFACES: dict[str, type[Interface]] = {"auth": IAuthenticator, "broker": IBroker, "registry": IRegistry}
 
 
-@implementer(IPlugin)
+@implementer(ITwistedPlugin, IPlugin)
 class Plugin(Struct, frozen=True):
-    """What a file in ``notify/plugins/`` offers. See :class:`~notify.interfaces.IPlugin`."""
+    """What a file in ``notify/plugins/`` offers. See :class:`~notify.interfaces.IPlugin`.
+
+    Twisted's cache of plugins keeps only what provides its own interface, too.
+    """
 
     kind: str
     name: str
