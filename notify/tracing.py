@@ -1,0 +1,205 @@
+"""One trace from publish through the broker to the socket.
+
+A context travels as a W3C ``traceparent``: in the header of the HTTP request, in the header of the NATS message, in
+``Message.trace``. Spans are made with OpenTelemetry where ``[tracing] endpoint`` is set; without it, and without the
+package, contexts are passed on as they came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from notify.config import ConfigError, Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span as OTelSpan
+
+Attributes = Mapping[str, str | int | bool]
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
+
+
+def valid(traceparent: str) -> str:
+    """The ``traceparent`` if it is one (W3C Trace Context, section 3.2), or nothing: it comes from outside."""
+    return traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
+
+
+@runtime_checkable
+class Span(Protocol):
+    """A piece of work that is timed; as a context manager it ends with the block, and notes its exception."""
+
+    @property
+    def traceparent(self) -> str:
+        """What whoever is called next takes as parent; empty: there is no trace."""
+
+    def set(self, name: str, value: str | int | bool) -> None:
+        """Add an attribute."""
+
+    def fail(self, reason: str) -> None:
+        """It did not work; ``reason`` quotes no token and no content."""
+
+    def end(self) -> None:
+        """It is over. Harmless when it was already."""
+
+    def __enter__(self) -> Span: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Tracer(Protocol):
+    """Makes spans."""
+
+    def span(
+        self, name: str, parent: str = "", attributes: Attributes | None = None, *, root: bool = False
+    ) -> Span:
+        """Begin a span under ``parent``, a traceparent. Without one, only a ``root`` span begins a trace."""
+
+    def stop(self) -> None:
+        """Send what has not been sent; blocks for some seconds at most."""
+
+
+class PassingSpan:
+    """No span: hands its parent on."""
+
+    def __init__(self, traceparent: str) -> None:
+        self.traceparent = traceparent
+
+    def set(self, name: str, value: str | int | bool) -> None:
+        """See :class:`Span`."""
+
+    def fail(self, reason: str) -> None:
+        """See :class:`Span`."""
+
+    def end(self) -> None:
+        """See :class:`Span`."""
+
+    def __enter__(self) -> PassingSpan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+_NOTHING = PassingSpan("")
+
+
+class NoTracer:
+    """Makes no spans, and passes contexts on."""
+
+    def span(
+        self, name: str, parent: str = "", attributes: Attributes | None = None, *, root: bool = False
+    ) -> Span:
+        """See :class:`Tracer`."""
+        return PassingSpan(valid(parent)) if parent else _NOTHING
+
+    def stop(self) -> None:
+        """See :class:`Tracer`."""
+
+
+class RecordingSpan:
+    """A span of OpenTelemetry."""
+
+    def __init__(self, span: OTelSpan) -> None:
+        self._span = span
+
+    @property
+    def traceparent(self) -> str:
+        """See :class:`Span`."""
+        context = self._span.get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def set(self, name: str, value: str | int | bool) -> None:
+        """See :class:`Span`."""
+        self._span.set_attribute(name, value)
+
+    def fail(self, reason: str) -> None:
+        """See :class:`Span`."""
+        from opentelemetry.trace import Status, StatusCode
+
+        self._span.set_status(Status(StatusCode.ERROR, reason))
+
+    def end(self) -> None:
+        """See :class:`Span`."""
+        if self._span.is_recording():
+            self._span.end()
+
+    def __enter__(self) -> RecordingSpan:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            # The type alone: an exception's text may quote what a client sent.
+            self.fail(kind.__name__)
+        self.end()
+
+
+class OTelTracer:
+    """Makes spans with a provider of OpenTelemetry."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("notify")
+
+    def span(
+        self, name: str, parent: str = "", attributes: Attributes | None = None, *, root: bool = False
+    ) -> Span:
+        """See :class:`Tracer`."""
+        from opentelemetry import context, trace
+
+        match = _TRACEPARENT.fullmatch(parent)
+        if match is None and not root:
+            return _NOTHING
+        # Never the ambient context: in one reactor thread it would be some other caller's.
+        inside = context.Context()
+        if match is not None:
+            came = trace.SpanContext(
+                int(match[1], 16),
+                int(match[2], 16),
+                is_remote=True,
+                trace_flags=trace.TraceFlags(int(match[3], 16)),
+            )
+            inside = trace.set_span_in_context(trace.NonRecordingSpan(came), inside)
+        return RecordingSpan(self._tracer.start_span(name, inside, attributes=dict(attributes or {})))
+
+    def stop(self) -> None:
+        """See :class:`Tracer`."""
+        self._provider.shutdown()
+
+
+def make(settings: Tracing, node: str, exporter: SpanExporter | None = None) -> Tracer:
+    """The tracer that the settings ask for; ``exporter`` in place of the one for their endpoint.
+
+    Spans are sent from a thread, in batches. Raises ``ConfigError`` where the package is missing.
+    """
+    if not settings.endpoint:
+        return NoTracer()
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+    except ImportError:
+        raise ConfigError(
+            '[tracing] endpoint needs OpenTelemetry: pip install "notify-server[otel]", or leave it empty.'
+        ) from None
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": settings.service, "service.instance.id": node}),
+        sampler=ParentBasedTraceIdRatio(settings.sample),
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(
+        BatchSpanProcessor(exporter or OTLPSpanExporter(settings.endpoint, timeout=5))
+    )
+    return OTelTracer(provider)
