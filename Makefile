@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help env run test check format bench clean
+.PHONY: help env run test check format bench lock deb package-test image-test clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,5 +40,23 @@ bench: env ## notify beside its peers, into benchmarks/results (QUICK=1: the sho
 	@$(BIN)/python -c 'import matplotlib, socketio, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
+lock: env ## requirements*.lock anew, with the newest versions that fit
+	$(BIN)/python -m pip install --quiet uv
+	echo '# Made by `make lock`: what the Debian package and the image install, tested together.' >requirements.lock
+	$(COMPILE) --extra otel setup.py >>requirements.lock
+	echo '# Made by `make lock`: what builds the wheel.' >requirements-build.lock
+	echo 'setuptools>=69' | $(COMPILE) - >>requirements-build.lock
+
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+deb: ## dist/notify-server_*.deb, on Debian 12 or 13; what it needs: debhelper and python3-venv
+	packaging/build-deb dist
+
+package-test: ## the Debian package through its life, on a real systemd in a container (root)
+	REQUIRE_ALL=$(REQUIRE_ALL) tests/package/lifecycle
+
+image-test: ## the container image: built without a registry, run read-only (root)
+	REQUIRE_ALL=$(REQUIRE_ALL) tests/package/image
+
 clean: ## remove everything that make made
-	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf .venv build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

