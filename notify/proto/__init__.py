@@ -1,0 +1,1 @@
+"""Code that protoc makes of proto/notify.proto: see ``make proto``."""

@@ -1,0 +1,215 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ClientFrame(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[ClientMessage]
+    def __init__(self, messages: _Optional[_Iterable[_Union[ClientMessage, _Mapping]]] = ...) -> None: ...
+
+class ClientMessage(_message.Message):
+    __slots__ = ("id", "id_text", "auth", "refresh", "subscribe", "unsubscribe", "presence", "ping")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    AUTH_FIELD_NUMBER: _ClassVar[int]
+    REFRESH_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    UNSUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    id_text: str
+    auth: Auth
+    refresh: Refresh
+    subscribe: Subscribe
+    unsubscribe: Unsubscribe
+    presence: PresenceQuery
+    ping: Ping
+    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth: _Optional[_Union[Auth, _Mapping]] = ..., refresh: _Optional[_Union[Refresh, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., presence: _Optional[_Union[PresenceQuery, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+
+class Since(_message.Message):
+    __slots__ = ("epoch", "seq")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    seq: int
+    def __init__(self, epoch: _Optional[str] = ..., seq: _Optional[int] = ...) -> None: ...
+
+class Auth(_message.Message):
+    __slots__ = ("token", "since")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    since: Since
+    def __init__(self, token: _Optional[str] = ..., since: _Optional[_Union[Since, _Mapping]] = ...) -> None: ...
+
+class Refresh(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
+class Subscribe(_message.Message):
+    __slots__ = ("chat_id", "since", "watch_presence")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    WATCH_PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    since: Since
+    watch_presence: bool
+    def __init__(self, chat_id: _Optional[int] = ..., since: _Optional[_Union[Since, _Mapping]] = ..., watch_presence: bool = ...) -> None: ...
+
+class Unsubscribe(_message.Message):
+    __slots__ = ("chat_id",)
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    def __init__(self, chat_id: _Optional[int] = ...) -> None: ...
+
+class PresenceQuery(_message.Message):
+    __slots__ = ("chat_id",)
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    def __init__(self, chat_id: _Optional[int] = ...) -> None: ...
+
+class Ping(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServerFrame(_message.Message):
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[ServerMessage]
+    def __init__(self, messages: _Optional[_Iterable[_Union[ServerMessage, _Mapping]]] = ...) -> None: ...
+
+class ServerMessage(_message.Message):
+    __slots__ = ("id", "id_text", "auth_result", "chat_message", "notification", "subscribed", "ok", "pong", "presence", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    AUTH_RESULT_FIELD_NUMBER: _ClassVar[int]
+    CHAT_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NOTIFICATION_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIBED_FIELD_NUMBER: _ClassVar[int]
+    OK_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    id_text: str
+    auth_result: AuthResult
+    chat_message: ChatMessage
+    notification: Notification
+    subscribed: Subscribed
+    ok: Ok
+    pong: Pong
+    presence: Presence
+    error: Error
+    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth_result: _Optional[_Union[AuthResult, _Mapping]] = ..., chat_message: _Optional[_Union[ChatMessage, _Mapping]] = ..., notification: _Optional[_Union[Notification, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., ok: _Optional[_Union[Ok, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., presence: _Optional[_Union[Presence, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class AuthResult(_message.Message):
+    __slots__ = ("success", "user_id", "connection_id", "expires_at", "ping_interval", "epoch", "seq", "recovered")
+    SUCCESS_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    PING_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    success: bool
+    user_id: int
+    connection_id: str
+    expires_at: int
+    ping_interval: int
+    epoch: str
+    seq: int
+    recovered: bool
+    def __init__(self, success: bool = ..., user_id: _Optional[int] = ..., connection_id: _Optional[str] = ..., expires_at: _Optional[int] = ..., ping_interval: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., recovered: bool = ...) -> None: ...
+
+class ChatMessage(_message.Message):
+    __slots__ = ("chat_id", "message_id", "sender_id", "content", "timestamp", "epoch", "seq", "prev")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    SENDER_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PREV_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    message_id: int
+    sender_id: int
+    content: str
+    timestamp: int
+    epoch: str
+    seq: int
+    prev: int
+    def __init__(self, chat_id: _Optional[int] = ..., message_id: _Optional[int] = ..., sender_id: _Optional[int] = ..., content: _Optional[str] = ..., timestamp: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., prev: _Optional[int] = ...) -> None: ...
+
+class Notification(_message.Message):
+    __slots__ = ("notification_id", "user_id", "kind", "data", "timestamp", "epoch", "seq", "prev")
+    NOTIFICATION_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PREV_FIELD_NUMBER: _ClassVar[int]
+    notification_id: int
+    user_id: int
+    kind: str
+    data: bytes
+    timestamp: int
+    epoch: str
+    seq: int
+    prev: int
+    def __init__(self, notification_id: _Optional[int] = ..., user_id: _Optional[int] = ..., kind: _Optional[str] = ..., data: _Optional[bytes] = ..., timestamp: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., prev: _Optional[int] = ...) -> None: ...
+
+class Subscribed(_message.Message):
+    __slots__ = ("chat_id", "epoch", "seq", "recovered")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    epoch: str
+    seq: int
+    recovered: bool
+    def __init__(self, chat_id: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., recovered: bool = ...) -> None: ...
+
+class Ok(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Pong(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Presence(_message.Message):
+    __slots__ = ("chat_id", "users")
+    class User(_message.Message):
+        __slots__ = ("user_id", "connections")
+        USER_ID_FIELD_NUMBER: _ClassVar[int]
+        CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+        user_id: int
+        connections: int
+        def __init__(self, user_id: _Optional[int] = ..., connections: _Optional[int] = ...) -> None: ...
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    USERS_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    users: _containers.RepeatedCompositeFieldContainer[Presence.User]
+    def __init__(self, chat_id: _Optional[int] = ..., users: _Optional[_Iterable[_Union[Presence.User, _Mapping]]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "message", "retry")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    message: str
+    retry: bool
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retry: bool = ...) -> None: ...
