@@ -8,7 +8,7 @@ here = Path(__file__).parent
 about: dict[str, str] = {}
 exec((here / "notify" / "_version.py").read_text(), about)
 
-CLIENT = ["twisted>=24.10", "autobahn>=24.4.2", "txaio>=23.1.1", "zope.interface>=6.4", "msgspec>=0.19"]
+CLIENT = ["twisted>=24.10", "msgspec>=0.19", "wsproto>=1.2"]
 
 TEST = [
     "coverage[toml]>=7.6",
@@ -37,6 +37,9 @@ setup(
     package_data={"notify": ["py.typed", "web/*"]},
     install_requires=[
         *CLIENT,
+        "autobahn>=24.4.2",
+        "txaio>=23.1.1",
+        "zope.interface>=6.4",
         "twisted[tls]>=24.10",
         "nats-py>=2.9",
         "nkeys>=0.2",

@@ -1,0 +1,93 @@
+"""The client on an asyncio loop; needs no reactor."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, cast
+
+from notify.client._core import Core, Link, TokenSource, Waiter
+
+
+class FutureWaiter:
+    """A :class:`~notify.client._core.Waiter` for asyncio's coroutines."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def fire(self, value: Any) -> None:
+        """Succeed."""
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def fail(self, error: Exception) -> None:
+        """Raise in whoever waits."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._future.__await__()
+
+
+class _LinkProtocol(asyncio.Protocol):
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._link.connected(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._link.data(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._link.lost(str(error or "the connection was closed"))
+
+
+class AsyncioClient(Core):
+    """A client for asyncio: see :class:`~notify.client._core.Core`. ``tls`` replaces the default context."""
+
+    def __init__(
+        self, url: str, token: TokenSource, *, tls: ssl.SSLContext | None = None, **options: Any
+    ) -> None:
+        super().__init__(url, token, **options)
+        self._tls = (tls or ssl.create_default_context()) if self.address.secure else None
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+        return asyncio.get_running_loop().call_later(delay, call).cancel
+
+    def _waiter(self) -> Waiter:
+        return FutureWaiter()
+
+    def _spawn(
+        self, awaitable: Awaitable[Any], done: Callable[[Any], None], failed: Callable[[BaseException], None]
+    ) -> None:
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+
+        def ended(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            error = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is None:
+                done(task.result())
+            else:
+                failed(error)
+
+        task.add_done_callback(ended)
+
+    def _dial(self, link: Link) -> None:
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: _LinkProtocol(link), self.address.host, self.address.port, ssl=self._tls
+        )
+
+        def failed(error: BaseException) -> None:
+            link.lost(str(error) or type(error).__name__)
+
+        task = asyncio.ensure_future(connecting)
+        link.cancel = lambda: cast(None, task.cancel())
+        self._spawn(task, lambda _: None, failed)

@@ -1,0 +1,472 @@
+"""What the Twisted and the asyncio front share: the machine, its streams, and carrying out what it asks for."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import msgspec
+
+from notify.client import actions as do
+from notify.client._stream import Chat, OnLost, Stream
+from notify.client._wire import Address, Closed, Opened, Text, Wire
+from notify.client.actions import Position, Settings
+from notify.client.machine import Machine
+from notify.client.values import (
+    ChatMessage,
+    ClientClosed,
+    Loss,
+    Notification,
+    Presence,
+    Refused,
+    State,
+    Store,
+    Token,
+)
+
+T = TypeVar("T", bound="Core")
+TokenValue: TypeAlias = str | Token | None
+TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
+
+#: seconds between a close frame and giving up on the server's
+CLOSING = 2.0
+#: positions are saved this long (seconds) after the first that has changed
+SAVING = 0.2
+
+
+class Waiter(Protocol):
+    """An awaitable that is fired once; later calls do nothing."""
+
+    def fire(self, value: Any) -> None:
+        """Succeed."""
+
+    def fail(self, error: Exception) -> None:
+        """Raise in whoever waits."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Wait."""
+
+
+class Socket(Protocol):
+    """What a front offers of its transport."""
+
+    def write(self, data: bytes) -> None:
+        """Send."""
+
+    def close(self) -> None:
+        """Close once everything is sent."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Link:
+    """One connection, from dialling to its end. Tells the client nothing once it was left."""
+
+    def __init__(self, client: Core) -> None:
+        self._client: Core | None = client
+        self._wire = Wire(client.address)
+        self._socket: Socket | None = None
+        self._give_up: Callable[[], None] | None = None
+        #: set by the front: stops dialling
+        self.cancel: Callable[[], None] = lambda: None
+
+    def connected(self, socket: Socket) -> None:
+        """The transport is there."""
+        self._socket = socket
+        if self._client is None:
+            socket.abort()
+        else:
+            self._flush()
+
+    def data(self, data: bytes) -> None:
+        """Bytes came."""
+        for event in self._wire.feed(data):
+            client = self._client
+            if client is None:
+                break
+            if isinstance(event, Opened):
+                client._event(client.machine.opened)
+            elif isinstance(event, Text):
+                client._text(event.text)
+            elif isinstance(event, Closed):
+                self._client = None
+                client._event(client.machine.closed, event.code, event.reason)
+                self._finish(client)
+        self._flush()
+
+    def lost(self, reason: str) -> None:
+        """The transport is gone, or never came."""
+        if self._give_up is not None:
+            self._give_up()
+        client, self._client = self._client, None
+        self._socket = None
+        if client is not None:
+            client._closing.discard(self)
+            client._event(client.machine.closed, 1006, reason)
+
+    def send(self, frame: do.Frame) -> None:
+        """Send one frame."""
+        self._wire.send(msgspec.json.encode(frame).decode())
+        self._flush()
+
+    def leave(self, code: int, reason: str) -> None:
+        """Close it, and tell the client nothing more."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        if self._socket is None:
+            self.cancel()
+        else:
+            self._wire.close(code, reason)
+            self._flush()
+            self._finish(client)
+
+    def _finish(self, client: Core) -> None:
+        """Wait for the other side to close, but not for ever."""
+        socket = self._socket
+        if socket is None:
+            return
+        self._flush()
+        client._closing.add(self)
+        cancel = client._later(CLOSING, socket.abort)
+
+        def ended() -> None:
+            cancel()
+            client._closing.discard(self)
+            client._settled()
+
+        self._give_up = ended
+
+    def _flush(self) -> None:
+        if self._socket is not None and self._wire.outgoing:
+            data = bytes(self._wire.outgoing)
+            self._wire.outgoing.clear()
+            self._socket.write(data)
+
+
+class Core(ABC):
+    """A client that keeps its place. Fronts: ``AsyncioClient`` and ``TwistedClient``.
+
+    ``token`` is a token, or a callable that gives one (also asynchronously): it is called before the first
+    connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
+    out. ``store`` keeps positions over restarts. ``queue`` bounds the messages that wait for a reader, per stream.
+    ``on_state`` is told each :class:`State`; ``on_event`` every action of the machine, for diagnostics.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: TokenSource,
+        *,
+        store: Store | None = None,
+        settings: Settings | None = None,
+        queue: int = 256,
+        on_state: Callable[[State], None] | None = None,
+        on_presence: Callable[[int, list[Presence]], None] | None = None,
+        on_event: Callable[[do.Action], None] | None = None,
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        if queue < 1:
+            raise ValueError("queue: at least one message")
+        self.address = Address.parse(url)
+        self.machine = Machine(settings or Settings(), random, time.time)
+        self.state = State()
+        self.queue = queue
+        self._token, self._store = token, store
+        self._on_state, self._on_presence, self._on_event = on_state, on_presence, on_event
+        stored = None if store is None else store.load("notifications")
+        self.machine.topics[None].position = stored
+        #: the user's notifications, from the moment of connecting
+        self.notifications: Stream[Notification] = Stream(self, None, None, stored)
+        self._chats: dict[int, Chat] = {}
+        self._link: Link | None = None
+        self._closing: set[Link] = set()
+        self._commands: dict[int, Waiter] = {}
+        self._count = 0
+        self._starting: list[Waiter] = []
+        self._stopping: list[Waiter] = []
+        self._carrying_out = False
+        self._wake: deque[Callable[[], None]] = deque()
+        self._timer: tuple[float, Callable[[], None]] | None = None
+        self._unsaved: dict[str, Position] = {}
+        self._saver: Callable[[], None] | None = None
+
+    # --- for users ------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connect, and wait until connected, however long it takes. Raises ``ClientClosed`` where it ends instead."""
+        if self.state.name == "closed":
+            raise RuntimeError("a closed client stays closed: make a new one")
+        self._event(self.machine.start)
+        while self.state.name != "connected":
+            if self.state.name == "closed":
+                raise ClientClosed(self.state.code, self.state.reason)
+            waiter = self._waiter()
+            self._starting.append(waiter)
+            await waiter
+
+    async def close(self) -> None:
+        """Close for good: streams end, positions are saved, the socket is gone when this returns."""
+        for stream in self._streams():
+            stream._handled()
+        await self._shut()
+
+    async def __aenter__(self: T) -> T:
+        try:
+            await self.start()
+        except BaseException:
+            self._event(self.machine.stop)
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        # A message whose handling failed was not handled: it will come again from the stored position.
+        await (self._shut() if kind is not None else self.close())
+
+    def chat(
+        self,
+        chat_id: int,
+        *,
+        since: Position | None = None,
+        watch_presence: bool = False,
+        on_lost: OnLost | None = None,
+    ) -> Chat:
+        """Subscribe to a chat, now or as soon as connected, and read it from the returned stream.
+
+        It begins after ``since``, else after the stored position, else with what comes from now on.
+        """
+        if chat_id in self._chats:
+            raise ValueError(f"chat {chat_id} is subscribed to already")
+        if since is None and self._store is not None:
+            since = self._store.load(f"chat:{chat_id}")
+        chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
+        self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
+        return chat
+
+    async def presence(self, chat_id: int) -> list[Presence]:
+        """Who is in a chat, on any node. Raises ``Refused``."""
+        done = await self._ask({"type": "presence", "chat_id": chat_id})
+        return msgspec.convert(done.users or [], list[Presence])
+
+    async def ping(self) -> float:
+        """The round trip's seconds. Raises ``Refused``."""
+        return (await self._ask({"type": "ping"})).took
+
+    def online(self) -> None:
+        """Tell the client that the network has come back: it tries at once."""
+        self._event(self.machine.online)
+
+    # --- what a front provides ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _now(self) -> float: ...
+
+    @abstractmethod
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call later, unless the returned function is called first."""
+
+    @abstractmethod
+    def _waiter(self) -> Waiter: ...
+
+    @abstractmethod
+    def _spawn(
+        self, awaitable: Awaitable[Any], done: Callable[[Any], None], failed: Callable[[BaseException], None]
+    ) -> None: ...
+
+    @abstractmethod
+    def _dial(self, link: Link) -> None:
+        """Connect to :attr:`address`; then call the link's methods."""
+
+    # --- the machine ----------------------------------------------------------------------------------------
+
+    def _event(self, call: Callable[..., None], *args: Any) -> None:
+        call(*args, self._now())
+        self._carry_out()
+
+    def _text(self, text: str) -> None:
+        try:
+            frames = msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        now = self._now()
+        for frame in frames if isinstance(frames, list) else (frames,):
+            self.machine.received(frame, now)
+            self._carry_out(timer=False)
+        self._arm()
+
+    def _carry_out(self, timer: bool = True) -> None:
+        """Do what the machine asks for. What that leads to is done by the outermost call, in order."""
+        if self._carrying_out:
+            return
+        self._carrying_out = True
+        try:
+            while self.machine.actions:
+                todo, self.machine.actions = self.machine.actions, []
+                for action in todo:
+                    if self._on_event is not None:
+                        self._on_event(action)
+                    self._do(action)
+        finally:
+            self._carrying_out = False
+        if timer:
+            self._arm()
+        while self._wake:
+            self._wake.popleft()()
+
+    def _fire(self, *waiters: Waiter) -> None:
+        """Let coroutines go on, once the machine's wishes are carried out: Twisted runs them here and now."""
+        self._wake += [lambda waiter=waiter: waiter.fire(None) for waiter in waiters]  # type: ignore[misc]
+
+    def _arm(self) -> None:
+        due = self.machine.deadline()
+        if self._timer is not None and (due is None or due < self._timer[0]):
+            self._timer[1]()
+            self._timer = None
+        if self._timer is None and due is not None:
+            self._timer = (due, self._later(max(0.0, due - self._now()), self._tick))
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._event(self.machine.tick)
+
+    def _do(self, action: do.Action) -> None:
+        match action:
+            case do.Deliver(chat, frame):
+                self._deliver(chat, frame)
+            case do.Send(frame):
+                if self._link is not None:
+                    self._link.send(frame)
+            case do.Open():
+                self._link = Link(self)
+                self._dial(self._link)
+            case do.Close(code, reason):
+                if self._link is not None:
+                    self._link.leave(code, reason)
+            case do.FetchToken(n):
+                self._fetch(n)
+            case do.StateChanged():
+                self._state(action)
+            case do.SubscriptionChanged(chat, state, position, _, code, message):
+                stream = self._stream(chat)
+                if stream is not None and state == "refused" and chat is not None:
+                    del self._chats[chat]
+                    stream._finish("refused", Refused(code, message))
+                elif stream is not None:
+                    stream._changed(state, position)
+            case do.Lost(chat, before, after):
+                stream = self._stream(chat)
+                if stream is not None:
+                    stream._put(Loss(chat, before, after))
+            case do.PresenceChanged(chat, users):
+                if self._on_presence is not None:
+                    self._on_presence(chat, msgspec.convert(users, list[Presence]))
+            case do.Done(n):
+                waiter = self._commands.pop(n)
+                self._wake.append(lambda: waiter.fire(action))
+            case do.Failed(n, code, message):
+                waiter = self._commands.pop(n)
+                self._wake.append(lambda: waiter.fail(Refused(code, message)))
+
+    def _deliver(self, chat: int | None, frame: do.Frame) -> None:
+        position = {"epoch": frame["epoch"], "seq": frame["seq"]}
+        if chat is None:
+            self.notifications._put(msgspec.convert({**frame, "position": position}, Notification))
+        elif chat in self._chats:
+            self._chats[chat]._put(msgspec.convert({**frame, "position": position}, ChatMessage))
+
+    def _state(self, action: do.StateChanged) -> None:
+        self.state = State(
+            action.state, action.delay, action.code, action.reason, action.user_id, action.connection_id
+        )
+        if self.state.name == "closed":
+            error = None if self.state.code == 1000 else ClientClosed(self.state.code, self.state.reason)
+            for stream in self._streams():
+                stream._finish("closed", error)
+        if self.state.name in ("connected", "closed"):
+            waiters, self._starting = self._starting, []
+            self._fire(*waiters)
+            self._settled()
+        if self._on_state is not None:
+            self._on_state(self.state)
+
+    def _fetch(self, n: int) -> None:
+        def done(token: TokenValue) -> None:
+            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
+            self._event(lambda now: self.machine.token(n, value, now, expires))
+
+        def failed(error: BaseException) -> None:
+            self._event(self.machine.token_failed, n, f"{type(error).__name__}: {error}")
+
+        if isinstance(self._token, str):
+            return done(self._token)
+        try:
+            result = self._token()
+        except Exception as error:
+            return failed(error)
+        if inspect.isawaitable(result):
+            self._spawn(result, done, failed)
+        else:
+            done(result)
+        return None
+
+    # --- streams and commands -------------------------------------------------------------------------------
+
+    def _stream(self, chat: int | None) -> Stream[Any] | None:
+        return self.notifications if chat is None else self._chats.get(chat)
+
+    def _streams(self) -> list[Stream[Any]]:
+        return [self.notifications, *self._chats.values()]
+
+    def _pause(self, chat: int | None) -> None:
+        self._event(self.machine.pause, chat)
+
+    def _resume(self, chat: int | None) -> None:
+        self._event(self.machine.resume, chat)
+
+    def _unsubscribe(self, chat: int, stream: Chat) -> None:
+        if self._chats.get(chat) is stream:
+            stream._handled()
+            del self._chats[chat]
+            stream._queue.clear()
+            stream._finish("closed", None)
+            self._event(self.machine.unsubscribe, chat)
+
+    async def _ask(self, frame: do.Frame) -> do.Done:
+        self._count += 1
+        waiter = self._commands[self._count] = self._waiter()
+        self._event(self.machine.request, self._count, frame)
+        done: do.Done = await waiter
+        return done
+
+    def _save(self, chat: int | None, position: Position) -> None:
+        if self._store is not None:
+            self._unsaved["notifications" if chat is None else f"chat:{chat}"] = position
+            if self._saver is None:
+                self._saver = self._later(SAVING, self._save_now)
+
+    def _save_now(self) -> None:
+        self._saver = None
+        unsaved, self._unsaved = self._unsaved, {}
+        if unsaved and self._store is not None:
+            self._store.save(unsaved)
+
+    async def _shut(self) -> None:
+        self._event(self.machine.stop)
+        if self._saver is not None:
+            self._saver()
+        self._save_now()
+        while self._closing or self.state.name != "closed":
+            waiter = self._waiter()
+            self._stopping.append(waiter)
+            await waiter
+
+    def _settled(self) -> None:
+        waiters, self._stopping = self._stopping, []
+        self._fire(*waiters)
+        self._carry_out()

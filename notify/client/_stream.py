@@ -1,0 +1,144 @@
+"""The messages of one chat, or the notifications, as their reader sees them: a bounded queue and a place in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+
+from notify.client.actions import Position
+from notify.client.values import ChatMessage, HistoryLost, Loss, Notification
+
+if TYPE_CHECKING:
+    from notify.client._core import Core, Waiter
+
+M = TypeVar("M", ChatMessage, Notification)
+OnLost: TypeAlias = Callable[[Loss], Awaitable[Any] | None]
+
+
+class Stream(Generic[M]):
+    """``async for message in stream``: each message once and in order, over any number of reconnects.
+
+    One reader at a time. A message counts as handled when the reader comes for the next one; only then does its
+    position go to the store. A reader that lags lets the queue fill up to its bound; then the client takes no
+    more from the server until half of it is read, and misses nothing.
+
+    ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages; without it the
+    iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. The iteration ends when the
+    client is closed here, and raises ``ClientClosed`` or ``Refused`` where the server ended it.
+    """
+
+    def __init__(self, client: Core, key: int | None, on_lost: OnLost | None, position: Position | None):
+        self.on_lost = on_lost
+        #: ``subscribing``, ``live``, ``waiting``, ``paused``, ``refused`` or ``closed``
+        self.state = "subscribing"
+        #: where the reader is: the last message that was handled
+        self.position = position
+        self._client, self._key = client, key
+        self._queue: deque[M | Loss] = deque()
+        self._taken: Position | None = None
+        self._error: Exception | None = None
+        self._paused = False
+        self._reading: Waiter | None = None
+        self._ready: list[Waiter] = []
+
+    @property
+    def waiting(self) -> int:
+        """Messages that have come and were not read yet."""
+        return len(self._queue)
+
+    async def ready(self) -> None:
+        """Wait until the server has confirmed it. Raises ``Refused`` or ``ClientClosed``."""
+        while self.state not in ("live", "paused"):
+            if self.state in ("refused", "closed"):
+                raise self._error or StopAsyncIteration
+            waiter = self._client._waiter()
+            self._ready.append(waiter)
+            await waiter
+
+    def __aiter__(self) -> AsyncIterator[M]:
+        return self
+
+    async def __anext__(self) -> M:
+        if self._reading is not None:
+            raise RuntimeError("this stream has a reader already")
+        self._handled()
+        while True:
+            if self._queue:
+                item = self._pop()
+                if not isinstance(item, Loss):
+                    self._taken = item.position
+                    return item
+                self._taken = item.after
+                if self.on_lost is None:
+                    raise HistoryLost(item)
+                result = self.on_lost(item)
+                if inspect.isawaitable(result):
+                    await result
+                self._handled()
+            elif self.state in ("refused", "closed"):
+                raise self._error or StopAsyncIteration
+            else:
+                self._reading = self._client._waiter()
+                try:
+                    await self._reading
+                finally:
+                    self._reading = None
+
+    # --- called by the client -------------------------------------------------------------------------------
+
+    def _put(self, item: M | Loss) -> None:
+        self._queue.append(item)
+        if len(self._queue) >= self._client.queue and not self._paused:
+            self._paused = True
+            self._client._pause(self._key)
+        if self._reading is not None:
+            self._client._fire(self._reading)
+
+    def _pop(self) -> M | Loss:
+        item = self._queue.popleft()
+        if self._paused and len(self._queue) <= self._client.queue // 2:
+            self._paused = False
+            self._client._resume(self._key)
+        return item
+
+    def _handled(self) -> None:
+        if self._taken is not None:
+            self.position, self._taken = self._taken, None
+        if self.position is not None:
+            self._client._save(self._key, self.position)
+
+    def _changed(self, state: str, position: Position | None) -> None:
+        self.state = state
+        if state == "live" and self.position is None and self._taken is None and not self._queue:
+            self.position = position
+            if self._key is not None:
+                self._handled()
+        if state == "live":
+            self._wake()
+
+    def _finish(self, state: str, error: Exception | None) -> None:
+        if self.state not in ("refused", "closed"):
+            self.state, self._error = state, error
+            self._wake()
+            if self._reading is not None:
+                self._client._fire(self._reading)
+
+    def _wake(self) -> None:
+        waiters, self._ready = self._ready, []
+        self._client._fire(*waiters)
+
+
+class Chat(Stream[ChatMessage]):
+    """One chat's messages: see :class:`Stream`."""
+
+    @property
+    def id(self) -> int:
+        """The chat's id."""
+        return cast(int, self._key)
+
+    def close(self) -> None:
+        """Unsubscribe; what was not read is forgotten."""
+        if self._key is not None:
+            self._client._unsubscribe(self._key, self)

@@ -1,0 +1,135 @@
+"""The client's end of one WebSocket (RFC 6455) as bytes in and out, for any transport."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Ping,
+    Pong,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+SUBPROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"]
+#: the longest message that is accepted, in bytes: a whole replay in one batch
+MAX_MESSAGE = 128 * 2**20
+
+
+class Address(Struct, frozen=True):
+    """Where a WebSocket is."""
+
+    secure: bool
+    host: str
+    port: int
+    target: str
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises ``ValueError`` for anything but a ``ws://`` or ``wss://`` URL."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise ValueError("the address of a server is like ws://host:8080/ws or wss://host/ws")
+        secure = parts.scheme == "wss"
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(secure, parts.hostname, parts.port or (443 if secure else 80), target)
+
+    @property
+    def host_header(self) -> str:
+        """The Host header's value: the port where it is not the scheme's own, brackets around IPv6."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
+
+
+class Opened(Struct, frozen=True):
+    """The handshake succeeded."""
+
+
+class Text(Struct, frozen=True):
+    """One whole text message."""
+
+    text: str
+
+
+class Closed(Struct, frozen=True):
+    """The server ended it; nothing follows. 1006: without a close frame."""
+
+    code: int
+    reason: str
+
+
+Event: TypeAlias = Opened | Text | Closed
+
+
+class Wire:
+    """One connection. Bytes to send gather in :attr:`outgoing`; the owner sends and empties it."""
+
+    def __init__(self, address: Address) -> None:
+        self.outgoing = bytearray()
+        self._connection = WSConnection(ConnectionType.CLIENT)
+        self._parts: list[str] = []
+        self._size = 0
+        self._done = False
+        self._send(Request(host=address.host_header, target=address.target, subprotocols=list(SUBPROTOCOLS)))
+
+    def send(self, text: str) -> None:
+        """Send a text message; dropped where the connection is not open."""
+        self._send(TextMessage(text))
+
+    def close(self, code: int, reason: str) -> None:
+        """Start the closing handshake."""
+        self._send(CloseConnection(code, reason))
+        self._done = True
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take bytes that came; gives what they mean, a ``Closed`` at most once and last."""
+        events: list[Event] = []
+        if self._done:
+            return events
+        try:
+            self._connection.receive_data(data)
+            for event in self._connection.events():
+                if isinstance(event, AcceptConnection):
+                    events.append(Opened())
+                elif isinstance(event, RejectConnection):
+                    return self._end(events, 1006, f"the server answered with HTTP {event.status_code}")
+                elif isinstance(event, TextMessage):
+                    self._size += len(event.data)
+                    if self._size > MAX_MESSAGE:
+                        self._send(CloseConnection(1009, "too big"))
+                        return self._end(events, 1009, "a message of the server is too big")
+                    self._parts.append(event.data)
+                    if event.message_finished:
+                        events.append(Text("".join(self._parts)))
+                        self._parts, self._size = [], 0
+                elif isinstance(event, BytesMessage):
+                    self._send(CloseConnection(1003, "text only"))
+                    return self._end(events, 1003, "the server sent a binary message")
+                elif isinstance(event, Ping):
+                    self._send(event.response())
+                elif isinstance(event, CloseConnection):
+                    self._send(event.response())
+                    return self._end(events, int(event.code), event.reason or "")
+        except RemoteProtocolError as error:
+            self._send(CloseConnection(1002, ""))
+            return self._end(events, 1002, f"the server broke the WebSocket protocol: {error}")
+        return events
+
+    def _end(self, events: list[Event], code: int, reason: str) -> list[Event]:
+        self._done = True
+        events.append(Closed(code, reason))
+        return events
+
+    def _send(self, event: Request | TextMessage | CloseConnection | Pong) -> None:
+        try:
+            self.outgoing += self._connection.send(event)
+        except LocalProtocolError:
+            pass  # it is closing or not open yet: what is said then is said in vain

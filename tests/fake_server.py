@@ -1,0 +1,152 @@
+"""A server of a few chats in this process, that can be told to lose, double, cut and refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+EPOCH = "e1"
+
+
+class FakeServer:
+    """``ws://127.0.0.1:{port}/ws``. Histories are lists of content by chat (None: notifications); seq is 10, 20, …"""
+
+    def __init__(self) -> None:
+        self.history: dict[int | None, list[str]] = {}
+        self.members: dict[ServerConnection, set[int | None]] = {}
+        self.tokens: list[str] = []
+        self.frames: list[dict[str, Any]] = []
+        self.recoverable = True
+        self.refuse: dict[str, int] = {}  # token -> close code
+        self.expires_at: float | None = None
+        self.port = 0
+        self._server: Server | None = None
+
+    async def start(self, port: int = 0) -> None:
+        self._server = await serve(self._serve, "127.0.0.1", port, subprotocols=["notify.v1.json.batch"])  # type: ignore[list-item]
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    def cut(self) -> None:
+        """Drop every connection, without a close frame."""
+        for connection in list(self.members):
+            connection.transport.abort()
+
+    async def send_away(self, code: int, reason: str = "") -> None:
+        for connection in list(self.members):
+            await connection.close(code, reason)
+
+    async def publish(self, chat: int | None, content: str, lose: bool = False, double: bool = False) -> None:
+        history = self.history.setdefault(chat, [])
+        history.append(content)
+        for connection, topics in list(self.members.items()):
+            if chat in topics and not lose:
+                for _ in range(2 if double else 1):
+                    await self._send(connection, self._message(chat, len(history)))
+
+    def _message(self, chat: int | None, number: int) -> dict[str, Any]:
+        seq, text = number * 10, self.history[chat][number - 1]
+        place = {"epoch": EPOCH, "seq": seq, "prev": seq - 10, "timestamp": 1}
+        if chat is None:
+            return {
+                "type": "notification",
+                "notification_id": number,
+                "user_id": 5,
+                "kind": "k",
+                "data": text,
+                **place,
+            }
+        return {
+            "type": "chat_message",
+            "chat_id": chat,
+            "message_id": number,
+            "sender_id": 1,
+            "content": text,
+            **place,
+        }
+
+    async def _send(self, connection: ServerConnection, *frames: dict[str, Any]) -> None:
+        try:
+            await connection.send(json.dumps(frames))
+        except ConnectionClosed:
+            pass
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        self.members[connection] = set()
+        try:
+            async for text in connection:
+                frame = json.loads(text)
+                self.frames.append(frame)
+                await getattr(self, f"_on_{frame['type']}")(connection, frame)
+        except ConnectionClosed:
+            pass
+        finally:
+            del self.members[connection]
+
+    def _resume(self, chat: int | None, frame: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        length, since = len(self.history.get(chat, [])), frame.get("since")
+        good = since is not None and since["epoch"] == EPOCH and self.recoverable
+        first = since["seq"] // 10 if good and since else length
+        replay = [self._message(chat, number) for number in range(first + 1, length + 1)]
+        return {"epoch": EPOCH, "seq": length * 10, "recovered": good}, replay
+
+    async def _on_auth(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        self.tokens.append(frame["token"])
+        if code := self.refuse.get(frame["token"]):
+            await self._send(connection, {"type": "auth_result", "success": False, "user_id": None})
+            return await connection.close(code)
+        answer, replay = self._resume(None, frame)
+        self.members[connection].add(None)
+        result = {
+            "type": "auth_result",
+            "success": True,
+            "user_id": 5,
+            "connection_id": "c",
+            "ping_interval": 25,
+        }
+        await self._send(connection, {**result, "expires_at": self.expires_at, **answer}, *replay)
+        return None
+
+    async def _on_subscribe(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        chat = frame["chat_id"]
+        if chat < 0:
+            error = {"type": "error", "code": "forbidden", "message": "not yours", "id": frame["id"]}
+            return await self._send(connection, error)
+        answer, replay = self._resume(chat, frame)
+        self.members[connection].add(chat)
+        subscribed = {"type": "subscribed", "chat_id": chat, "id": frame["id"], **answer}
+        await self._send(connection, subscribed, *replay)
+        return None
+
+    async def _on_unsubscribe(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        self.members[connection].discard(frame["chat_id"])
+
+    async def _on_refresh(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        self.tokens.append(frame["token"])
+        await self._send(connection, {"type": "ok", "id": frame["id"]})
+
+    async def _on_ping(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        await self._send(connection, {"type": "pong", **({"id": frame["id"]} if "id" in frame else {})})
+
+    async def _on_presence(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        users = [{"user_id": 5, "connections": sum(frame["chat_id"] in t for t in self.members.values())}]
+        answer = {"type": "presence", "chat_id": frame["chat_id"], "users": users, "id": frame["id"]}
+        await self._send(connection, answer)
+
+
+def from_asyncio(coroutine: Any) -> Deferred[Any]:
+    """Run an asyncio coroutine in the reactor's loop."""
+    return Deferred.fromFuture(asyncio.ensure_future(coroutine))

@@ -1,0 +1,425 @@
+"""Both Python clients against a server in this process, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.trial.unittest import TestCase
+
+from notify.client import (
+    AsyncioClient,
+    ClientClosed,
+    FileStore,
+    HistoryLost,
+    Loss,
+    Position,
+    Presence,
+    Refused,
+    Settings,
+    State,
+    Token,
+    TwistedClient,
+)
+from notify.client._core import Core
+from notify.client._wire import Address
+from tests.fake_server import FakeServer, from_asyncio
+
+T = TypeVar("T")
+FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)
+
+
+class Behaviour:
+    """What every front does; each subclass runs it on its own kind of coroutine."""
+
+    server: FakeServer
+    timeout = 20
+    made: list[Core]
+
+    def run_it(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        raise NotImplementedError
+
+    def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """Run something on asyncio from this front's coroutines."""
+        raise NotImplementedError
+
+    def client(self, token: Any = "T1", **options: Any) -> Any:
+        raise NotImplementedError
+
+    async def take(self, stream: Any, count: int) -> list[str]:
+        got = []
+        async for message in stream:
+            got.append(message.content)
+            if len(got) == count:
+                break
+        return got
+
+    async def when(self, client: Core, state: str) -> None:
+        """Wait for a state; the client was made with ``on_state=self.heard``."""
+        while client.state.name != state:
+            waiter = client._waiter()
+            self.waiters.append(waiter)
+            await waiter
+
+    def heard(self, state: State) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            waiter.fire(None)
+
+    def setUp(self) -> Deferred[Any]:
+        self.server, self.waiters = FakeServer(), []
+        return from_asyncio(self.server.start())
+
+    def tearDown(self) -> Deferred[Any]:
+        return from_asyncio(self.server.stop())
+
+    def check(self, scenario: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return self.run_it(scenario())
+
+    def test_messages_arrive_in_order(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                for text in "abc":
+                    await self.aside(self.server.publish(7, text))
+                self.assertEqual(await self.take(chat, 3), ["a", "b", "c"])
+                self.assertEqual(client.state.user_id, 5)
+            self.assertEqual(client.state.name, "closed")
+
+        return self.check(scenario)
+
+    def test_what_was_published_during_a_cut_arrives_once_and_in_order(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(on_state=self.heard) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(chat, 1), ["a"])
+                self.server.cut()
+                await self.when(client, "waiting")
+                await self.aside(self.server.publish(7, "b"))
+                await self.aside(self.server.publish(7, "c"))
+                self.assertEqual(await self.take(chat, 2), ["b", "c"])
+                self.assertEqual(chat.waiting, 0)
+
+        return self.check(scenario)
+
+    def test_a_gap_is_filled_and_a_duplicate_dropped(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                await self.aside(self.server.publish(7, "a", double=True))
+                await self.aside(self.server.publish(7, "b", lose=True))
+                await self.aside(self.server.publish(7, "c"))
+                await self.aside(self.server.publish(7, "d"))
+                self.assertEqual(await self.take(chat, 4), ["a", "b", "c", "d"])
+
+        return self.check(scenario)
+
+    def test_notifications_resume_too(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(on_state=self.heard) as client:
+                await self.aside(self.server.publish(None, "a"))
+                self.assertEqual((await client.notifications.__anext__()).data, "a")
+                self.server.cut()
+                await self.when(client, "waiting")
+                await self.aside(self.server.publish(None, "b"))
+                await self.aside(self.server.publish(None, "c", lose=True))
+                await self.when(client, "connected")
+                await self.aside(self.server.publish(None, "d"))
+                got = [(await client.notifications.__anext__()).data for _ in range(3)]
+                self.assertEqual(got, ["b", "c", "d"])
+
+        return self.check(scenario)
+
+    def test_a_loss_raises_in_its_place_and_reading_goes_on_behind_it(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(on_state=self.heard) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                await self.aside(self.server.publish(7, "a"))
+                await self.take(chat, 1)
+                self.server.recoverable = False
+                self.server.cut()
+                await self.when(client, "waiting")
+                await self.aside(self.server.publish(7, "b"))
+                try:
+                    await chat.__anext__()
+                    self.fail("nothing was raised")
+                except HistoryLost as error:
+                    self.assertEqual(error.loss, Loss(7, Position("e1", 10), Position("e1", 20)))
+                await self.aside(self.server.publish(7, "c"))
+                self.assertEqual(await self.take(chat, 1), ["c"])
+
+        return self.check(scenario)
+
+    def test_a_loss_is_handed_to_on_lost_and_awaited(self: Any) -> Any:
+        async def scenario() -> None:
+            losses: list[Loss] = []
+
+            async def reload(loss: Loss) -> None:
+                losses.append(loss)
+
+            async with self.client() as client:
+                chat = client.chat(7, since=Position("of old", 3), on_lost=reload)
+                await chat.ready()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(chat, 1), ["a"])
+            self.assertEqual(losses, [Loss(7, Position("of old", 3), Position("e1", 0))])
+
+        return self.check(scenario)
+
+    def test_positions_survive_the_process_in_a_store(self: Any) -> Any:
+        path = Path(tempfile.mkdtemp(dir=".")) / "positions.json"
+
+        async def scenario() -> None:
+            async with self.client(store=FileStore(path)) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                await self.aside(self.server.publish(7, "a"))
+                await self.aside(self.server.publish(7, "b"))
+                self.assertEqual(await self.take(chat, 1), ["a"])
+            await self.aside(self.server.publish(7, "c"))
+            self.assertEqual(FileStore(path).load("chat:7"), Position("e1", 10))
+            async with self.client(store=FileStore(path)) as client:
+                self.assertEqual(await self.take(client.chat(7), 2), ["b", "c"])
+
+        return self.check(scenario)
+
+    def test_a_message_whose_handling_failed_comes_again(self: Any) -> Any:
+        path = Path(tempfile.mkdtemp(dir=".")) / "positions.json"
+
+        async def scenario() -> None:
+            try:
+                async with self.client(store=FileStore(path)) as client:
+                    chat = client.chat(7)
+                    await chat.ready()
+                    await self.aside(self.server.publish(7, "a"))
+                    await self.take(chat, 1)
+                    raise ZeroDivisionError
+            except ZeroDivisionError:
+                pass
+            async with self.client(store=FileStore(path)) as client:
+                self.assertEqual(await self.take(client.chat(7), 1), ["a"])
+
+        return self.check(scenario)
+
+    def test_a_reader_that_lags_holds_a_bounded_queue_and_misses_nothing(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(queue=4) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                for number in range(50):
+                    await self.aside(self.server.publish(7, str(number)))
+                await client.ping()
+                self.assertEqual(chat.state, "paused")
+                self.assertLessEqual(chat.waiting, 4)
+                self.assertEqual(await self.take(chat, 50), [str(number) for number in range(50)])
+
+        return self.check(scenario)
+
+    def test_two_readers_of_one_stream_are_refused(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                chat._reading = client._waiter()
+                try:
+                    await chat.__anext__()
+                    self.fail("nothing was raised")
+                except RuntimeError:
+                    pass
+
+        return self.check(scenario)
+
+    def test_the_token_callback_is_asked_again_on_4002(self: Any) -> Any:
+        async def scenario() -> None:
+            tokens = iter(["T1", Token("T2", 4e9), "T3"])
+
+            async def token() -> str | Token:
+                return next(tokens)
+
+            async with self.client(token, on_state=self.heard) as client:
+                await self.aside(self.server.send_away(4002))
+                await self.when(client, "waiting")
+                await self.when(client, "connected")
+            self.assertEqual(self.server.tokens, ["T1", "T2"])
+
+        return self.check(scenario)
+
+    def test_a_failing_token_callback_is_asked_again(self: Any) -> Any:
+        async def scenario() -> None:
+            calls: list[int] = []
+
+            def token() -> str:
+                calls.append(1)
+                if len(calls) == 1:
+                    raise OSError("the backend is away")
+                return "T1"
+
+            async with self.client(token):
+                self.assertEqual(len(calls), 2)
+
+        return self.check(scenario)
+
+    def test_a_refused_token_and_a_signed_out_user_end_it(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.refuse["bad"] = 4500
+            for token, code in (("bad", 4500), (lambda: None, None)):
+                try:
+                    async with self.client(token):
+                        self.fail("it connected")
+                except ClientClosed as error:
+                    self.assertEqual(error.code, code)
+
+        return self.check(scenario)
+
+    def test_the_operators_disconnect_ends_the_iteration(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                await self.aside(self.server.send_away(4503, "bye"))
+                try:
+                    await chat.__anext__()
+                    self.fail("nothing was raised")
+                except ClientClosed as error:
+                    self.assertEqual((error.code, error.reason), (4503, "bye"))
+
+        return self.check(scenario)
+
+    def test_a_refused_subscription_raises(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(-1)
+                for waits in (chat.ready, chat.__anext__):
+                    try:
+                        await waits()
+                        self.fail("nothing was raised")
+                    except Refused as error:
+                        self.assertEqual(error.code, "forbidden")
+
+        return self.check(scenario)
+
+    def test_presence_and_ping(self: Any) -> Any:
+        async def scenario() -> None:
+            seen: list[Any] = []
+            watched = self.client(on_presence=lambda chat, users: seen.append((chat, users)))
+            async with watched as client:
+                await client.chat(7, watch_presence=True).ready()
+                self.assertEqual(await client.presence(7), [Presence(5, 1)])
+                self.assertEqual(seen, [(7, [Presence(5, 1)])])
+                self.assertGreater(await client.ping(), 0)
+
+        return self.check(scenario)
+
+    def test_closing_a_chat_ends_its_iteration_and_frees_its_name(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                self.assertEqual(chat.id, 7)
+                self.assertRaises(ValueError, client.chat, 7)
+                await chat.ready()
+                chat.close()
+                self.assertEqual([message async for message in chat], [])
+                again = client.chat(7)
+                await again.ready()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(again, 1), ["a"])
+
+        return self.check(scenario)
+
+    def test_a_server_that_comes_up_late_is_waited_for(self: Any) -> Any:
+        async def scenario() -> None:
+            port = self.server.port
+            await self.aside(self.server.stop())
+            states: list[str] = []
+            client = self.client(on_state=lambda state: (states.append(state.name), self.heard(state)))
+            client._event(client.machine.start)
+            await self.when(client, "waiting")
+            await self.aside(self.server.start(port))
+            await client.start()
+            self.assertIn("waiting", states)
+            await client.close()
+
+        return self.check(scenario)
+
+    def test_a_client_closed_while_it_connects_leaves_nothing_behind(self: Any) -> Any:
+        async def scenario() -> None:
+            client = self.client()
+            client._event(client.machine.start)
+            await client.close()
+            self.assertEqual(client.state.name, "closed")
+            try:
+                await client.start()
+                self.fail("it started again")
+            except RuntimeError:
+                pass
+
+        return self.check(scenario)
+
+
+class Twisted(Behaviour, TestCase):
+    def run_it(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+        return ensureDeferred(coroutine)
+
+    def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return from_asyncio(coroutine)
+
+    def client(self, token: Any = "T1", **options: Any) -> TwistedClient:
+        return TwistedClient(self.server.url, token, **{"settings": FAST, **options})
+
+
+class Asyncio(Behaviour, TestCase):
+    def run_it(self, coroutine: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        return from_asyncio(coroutine)
+
+    def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return coroutine
+
+    def client(self, token: Any = "T1", **options: Any) -> AsyncioClient:
+        return AsyncioClient(self.server.url, token, **{"settings": FAST, **options})
+
+    def test_a_cancelled_reader_can_read_on(self) -> Deferred[Any]:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                with self.assertRaises(TimeoutError):
+                    await asyncio.wait_for(chat.__anext__(), 0.01)
+                await self.server.publish(7, "a")
+                self.assertEqual(await self.take(chat, 1), ["a"])
+
+        return self.run_it(scenario())
+
+
+class Addresses(TestCase):
+    def test_addresses_name_all_that_is_needed(self) -> None:
+        self.assertEqual(Address.parse("ws://h/ws?client_id=1"), Address(False, "h", 80, "/ws?client_id=1"))
+        self.assertEqual(Address.parse("wss://h:444"), Address(True, "h", 444, "/"))
+        self.assertEqual(Address.parse("ws://[::1]:8080/ws").host_header, "[::1]:8080")
+        self.assertEqual(Address.parse("wss://h/ws").host_header, "h")
+
+    def test_other_addresses_are_refused(self) -> None:
+        for url in ("http://h/ws", "h:80", "ws:///ws"):
+            self.assertRaises(ValueError, Address.parse, url)
+
+
+class Stores(TestCase):
+    def test_a_file_that_is_not_ours_is_not_overwritten(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("shopping list")
+        self.assertRaises(ValueError, FileStore, path)
+
+    def test_saving_keeps_what_is_there(self) -> None:
+        path = Path(self.mktemp())
+        FileStore(path).save({"chat:1": Position("e", 1)})
+        FileStore(path).save({"chat:2": Position("e", 2)})
+        self.assertEqual(FileStore(path).load("chat:1"), Position("e", 1))
+        self.assertEqual([p.name for p in path.parent.iterdir() if p.name.startswith(f".{path.name}")], [])
