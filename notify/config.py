@@ -160,6 +160,8 @@ class Tracing(Settings, frozen=True):
 class Config(Settings, frozen=True):
     """The whole configuration."""
 
+    #: this process's name, unique among the nodes and stable over restarts; empty: host name and public port
+    node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
     listen: Listen = Listen()
     auth: PluginTable = PluginTable("jwt")
     broker: PluginTable = PluginTable("memory")
@@ -255,7 +257,7 @@ def _decode(kind: type, value: Any) -> Any:
 def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
         path = variable.removeprefix(PREFIX).lower().split("__")
-        if not variable.startswith(PREFIX) or len(path) < 2:
+        if not variable.startswith(PREFIX) or (len(path) < 2 and path != ["node"]):
             continue
         table = data
         for part in path[:-1]:

@@ -98,17 +98,22 @@ class IBroker(Interface):
         Every message after that position is delivered once and in order, none of them before the Deferred has
         fired, however often the broker went away meanwhile; or ``lost`` is called.
         Errback :class:`~notify.errors.Unavailable`: the topic is not followed. Not called for a topic that is
-        followed already.
+        followed already, or about to be.
         """
 
     def unfollow(topic: Topic) -> None:
-        """Deliver this topic no more, from now on. Harmless for a topic that is not followed."""
+        """Deliver this topic no more, from now on. Harmless for a topic that is not followed.
+
+        Not called before the Deferred of its :meth:`follow` has fired.
+        """
 
     def replay(topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
         """Give the first ``limit`` messages after a position, oldest first, without a gap.
 
-        Without a position: from the oldest message that is kept; then nothing is ever lost.
-        Fewer than ``limit`` reach to what was newest when called, or further. The topic need not be followed.
+        ``None`` is before the oldest message that is kept, and never lost.
+
+        Fewer than ``limit`` reach to what was newest, or delivered, when called, or further. The topic need not
+        be followed.
         Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
         newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.
         """
@@ -171,6 +176,9 @@ class IConnection(Interface):
 
         A connection whose queue passes the bound is closed with 4001.
         """
+
+    def throttle(on: bool) -> None:
+        """Stop reading from the client, or go on."""
 
     def close(code: int, reason: str = "") -> None:
         """Start the closing handshake (docs/protocol.md, Close codes). Harmless when closed already."""

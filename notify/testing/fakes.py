@@ -69,11 +69,16 @@ class FakeConnection:
         self.opened = 0.0
         self.frames: list[bytes] = []
         self.closed: tuple[int, str] | None = None
+        self.throttled = False
 
     def write(self, frame: bytes) -> None:
         """Keep the frames, as their payloads."""
         if self.closed is None:
             self.frames.extend(_payloads(frame))
+
+    def throttle(self, on: bool) -> None:
+        """Keep whether the client is read from."""
+        self.throttled = on
 
     def close(self, code: int, reason: str = "") -> None:
         """Keep the first close."""

@@ -110,6 +110,9 @@ class BrokerContract(Suite):
         self.assertEqual(await broker.replay(topic, positions[-1], 100), [])
         everything = await broker.replay(topic, Position(positions[0].epoch, 0), 100)
         self.assertEqual([m.position for m in everything], positions)
+        kept = await broker.replay(topic, None, 3)
+        self.assertEqual([m.position for m in kept], positions[:3])
+        self.assertEqual(await broker.replay(chat(1, 12), None, 3), [])
 
     async def test_replays_from_the_oldest_that_is_kept_without_a_position(self) -> None:
         broker, _ = await self.started()
@@ -143,6 +146,7 @@ class BrokerContract(Suite):
         await broker.publish(topic, chat_payload(topic, 2))
         await self.lose_history(broker, topic)
         await self.assertFailure(broker.replay(topic, first, 10), HistoryLost)
+        self.assertEqual(await broker.replay(topic, None, 10), [])
 
     async def test_a_repeated_key_stores_nothing_and_gives_the_first_answer(self) -> None:
         broker, recorder = await self.started()

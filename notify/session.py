@@ -1,0 +1,476 @@
+"""One client's state machine: frames and events in, frames and closes out. No socket and no reactor in here.
+
+    new --auth--> authenticating --ok--> open --(close, expiry, too many faults)--> closed
+                        |
+                        +--refused--> closed (4500)
+
+Frames are processed strictly in order: while one waits for an answer, those behind it wait too. The wire
+contract is docs/protocol.md, section 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from msgspec import UNSET
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notify import topics
+from notify.config import Limits
+from notify.dispatcher import Dispatcher, Joined
+from notify.errors import Unauthorized, Unavailable
+from notify.frames import (
+    Auth,
+    AuthResult,
+    ClientFrame,
+    Error,
+    InvalidFrame,
+    Ok,
+    Ping,
+    Pong,
+    PresenceList,
+    PresenceQuery,
+    Refresh,
+    RequestId,
+    ServerFrame,
+    Since,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
+from notify.identity import Identity, Presence
+from notify.interfaces import IAuthenticator, IConnection, IRegistry
+from notify.messages import Position
+from notify.metrics import Metrics
+from notify.presence import PresenceWatch
+from notify.timers import Timer, Wheel
+from notify.topics import Topic
+
+log = Logger()
+
+NEW, AUTHENTICATING, OPEN, CLOSED = "new", "authenticating", "open", "closed"
+
+#: frames that may wait in a session before its client is no longer read from
+BACKLOG = 64
+
+#: an error a client is not told about: its own text goes to the log alone
+INTERNAL = "something went wrong here; try again"
+
+
+class Hub:
+    """What all sessions of a server share. ``limits`` may be replaced while it runs; ``now`` is Unix time."""
+
+    def __init__(
+        self,
+        authenticator: IAuthenticator,
+        dispatcher: Dispatcher,
+        registry: IRegistry,
+        presence: PresenceWatch,
+        metrics: Metrics,
+        limits: Limits,
+        wheel: Wheel,
+        now: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.authenticator = authenticator
+        self.dispatcher = dispatcher
+        self.registry = registry
+        self.presence = presence
+        self.metrics = metrics
+        self.limits = limits
+        self.wheel = wheel
+        self.now = now
+        self.random = random
+        self.sessions: dict[Session, None] = {}
+
+    def retry_after(self, most: float = 5.0) -> str:
+        """A close reason that tells a client when to come back: a time of its own, up to ``most`` seconds."""
+        return json.dumps({"retry_after_ms": 500 + int(self.random.random() * most * 1000)})
+
+
+class Session:
+    """The protocol of one connection. The transport calls ``opened``, then ``received`` and ``invalid``, then ``closed``."""
+
+    __slots__ = (
+        "_allowance",
+        "_allowed_at",
+        "_backlog",
+        "_busy",
+        "_chats",
+        "_expiry",
+        "_hub",
+        "_invalid",
+        "_throttled",
+        "_timeout",
+        "_working",
+        "connection",
+        "state",
+    )
+
+    def __init__(self, connection: IConnection, hub: Hub) -> None:
+        self.connection = connection
+        self.state = NEW
+        self._hub = hub
+        self._busy = False  # a frame waits for its answer
+        self._working = False  # _work is on the stack
+        self._throttled = False
+        self._backlog: deque[ClientFrame | InvalidFrame] = deque()
+        self._chats: set[int] = set()
+        self._invalid = 0
+        self._allowance = float(hub.limits.frames_burst)
+        self._allowed_at = hub.now()
+        self._timeout: Timer | None = None
+        self._expiry: Timer | None = None
+
+    # --- from the transport ---------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """The handshake is done."""
+        hub = self._hub
+        hub.sessions[self] = None
+        hub.metrics.connections.inc()
+        hub.metrics.accepted.inc()
+        if 0 < hub.limits.max_connections < len(hub.sessions):
+            self._close(1013, hub.retry_after())
+            return
+        self._timeout = hub.wheel.after(hub.limits.auth_timeout, self._timed_out)
+
+    def received(self, frames: list[ClientFrame]) -> None:
+        """Frames came, in this order."""
+        self._backlog.extend(frames)
+        self._work()
+
+    def invalid(self, fault: InvalidFrame) -> None:
+        """Something came that is no frame; it is answered in its turn."""
+        self._backlog.append(fault)
+        self._work()
+
+    def closed(self) -> None:
+        """The connection is gone. Harmless when called again."""
+        hub = self._hub
+        if self not in hub.sessions:
+            return
+        del hub.sessions[self]
+        hub.metrics.connections.dec()
+        self._end()
+        for chat_id in self._chats:
+            hub.presence.unwatch(self.connection, self._topic(chat_id))
+        hub.metrics.subscriptions.dec(len(self._chats))
+        self._chats.clear()
+        hub.dispatcher.forget(self.connection)
+
+    # --- in order -------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        if self._working:
+            return
+        self._working = True
+        while self._backlog and not self._busy and self.state != CLOSED:
+            frame = self._backlog.popleft()
+            if isinstance(frame, InvalidFrame):
+                self._refuse_invalid(frame)
+            elif self._within_rate(frame):
+                self._handle(frame)
+        self._working = False
+        if self._throttled != (len(self._backlog) > BACKLOG):
+            self._throttled = not self._throttled
+            self.connection.throttle(self._throttled)
+
+    def _handle(self, frame: ClientFrame) -> None:
+        if self.state != OPEN and type(frame) in _OPEN_ONLY:
+            self._error("unauthorized", "authenticate first", frame.id)
+            return
+        done: Deferred[Any] | None = _HANDLERS[type(frame)](self, frame)
+        if done is not None:
+            self._busy = True
+            done.addErrback(self._failed, frame.id)
+            done.addBoth(self._go_on)
+
+    def _go_on(self, _: object) -> None:
+        self._busy = False
+        self._work()
+
+    def _failed(self, failure: Failure, id: RequestId | None) -> None:
+        if self.state == CLOSED:
+            return
+        if isinstance(failure.value, Unavailable):
+            self._error("unavailable", "not possible right now", id, retry=True)
+        else:
+            log.failure("a request of {connection} failed", failure, connection=self.connection.id)
+            self._error("internal", INTERNAL, id, retry=True)
+
+    def _within_rate(self, frame: ClientFrame) -> bool:
+        limits, now = self._hub.limits, self._hub.now()
+        if limits.frames_per_second == 0:
+            return True
+        earned = max(0.0, now - self._allowed_at) * limits.frames_per_second
+        self._allowance = min(float(limits.frames_burst), self._allowance + earned) - 1
+        self._allowed_at = now
+        if self._allowance >= 0:
+            return True
+        if self._allowance < -limits.frames_burst:
+            self._close(4504, "rate limit exceeded")
+        else:
+            self._error(
+                "rate_limited", f"more than {limits.frames_per_second} frames a second", frame.id, retry=True
+            )
+        return False
+
+    def _refuse_invalid(self, fault: InvalidFrame) -> None:
+        self._invalid += 1
+        self._error("invalid_message", str(fault), fault.id)
+        if self._invalid >= self._hub.limits.max_invalid:
+            self._close(4502, "too many invalid messages")
+
+    # --- auth -----------------------------------------------------------------------------------------------
+
+    def _auth(self, frame: Auth) -> Deferred[Any] | None:
+        if self.state != NEW:
+            self._error("already_authenticated", "use refresh for a new token", frame.id)
+            return None
+        self.state = AUTHENTICATING
+        asked = self._hub.authenticator.authenticate(frame.token, self.connection.peer)
+        asked.addCallbacks(self._admit, self._refuse, (frame,), {}, (frame,))
+        asked.addErrback(self._cannot_admit, frame)
+        return asked
+
+    def _admit(self, identity: Identity, frame: Auth) -> Deferred[None] | None:
+        hub, connection = self._hub, self.connection
+        if self.state == CLOSED:
+            return None
+        if identity.expires_at is not None and identity.expires_at <= hub.now():
+            self._deny(frame)
+            return None
+        mine = topics.user(identity.workspace_id, identity.user_id)
+        if 0 < hub.limits.max_connections_per_user <= len(hub.registry.members(mine)):
+            self._close(1013, hub.retry_after())
+            return None
+        connection.identity = identity
+        joining = hub.dispatcher.subscribe(connection, mine, _position(frame.since))
+        return joining.addCallback(self._admitted, identity, frame)
+
+    def _admitted(self, joined: Joined, identity: Identity, frame: Auth) -> None:
+        hub = self._hub
+        if self.state == CLOSED:
+            return
+        self.state = OPEN
+        hub.metrics.auth.labels("ok").inc()
+        hub.wheel.cancel(self._timeout)
+        self._timeout = None
+        self._expire_at(identity)
+        asked = frame.since is not None
+        result = AuthResult(
+            success=True,
+            user_id=identity.user_id,
+            connection_id=self.connection.id,
+            expires_at=None if identity.expires_at is None else int(identity.expires_at),
+            ping_interval=int(hub.limits.ping_interval),
+            epoch=joined.position.epoch if asked else UNSET,
+            seq=joined.position.seq if asked else UNSET,
+            recovered=joined.recovered if asked else UNSET,
+            id=_given(frame.id),
+        )
+        self._send(result, joined.bodies)
+
+    def _refuse(self, failure: Failure, frame: Auth) -> None:
+        if not isinstance(failure.value, Unauthorized):
+            failure.raiseException()
+        if self.state != CLOSED:
+            log.info(
+                "{connection} is refused: {reason}", connection=self.connection.id, reason=str(failure.value)
+            )
+            self._deny(frame)
+
+    def _deny(self, frame: Auth) -> None:
+        self._hub.metrics.auth.labels("refused").inc()
+        self._send(AuthResult(success=False, user_id=None, id=_given(frame.id)))
+        self._close(4500, "authentication failed")
+
+    def _cannot_admit(self, failure: Failure, frame: Auth) -> None:
+        """Nothing is known against the client: it may come back, to another node perhaps."""
+        if self.state == CLOSED:
+            return
+        self._hub.metrics.auth.labels("unavailable").inc()
+        self._failed(failure, frame.id)
+        self._close(1013, self._hub.retry_after())
+
+    def _timed_out(self) -> None:
+        if self.state == NEW:
+            self._hub.metrics.auth.labels("timeout").inc()
+            self._close(4501, "authentication timeout")
+        elif self.state == AUTHENTICATING:
+            self._hub.metrics.auth.labels("unavailable").inc()
+            self._close(1013, self._hub.retry_after())
+
+    def _refresh(self, frame: Refresh) -> Deferred[Any]:
+        asked = self._hub.authenticator.authenticate(frame.token, self.connection.peer)
+        asked.addCallbacks(self._refreshed, self._not_refreshed, (frame,))
+        return asked
+
+    def _refreshed(self, identity: Identity, frame: Refresh) -> None:
+        current = self.connection.identity
+        if self.state == CLOSED:
+            return
+        expired = identity.expires_at is not None and identity.expires_at <= self._hub.now()
+        if current is None or expired or not current.same_user(identity):
+            self._close(4500, "authentication failed")
+            return
+        self.connection.identity = identity
+        self._expire_at(identity)
+        self._ok(frame.id)
+        if identity.chats is not None:
+            for chat_id in self._chats - identity.chats:
+                topic = self._topic(chat_id)
+                self._hub.dispatcher.leave(self.connection, topic)
+                self._forget_chat(chat_id, topic)
+                self._error("forbidden", f"the new token does not name chat {chat_id}: unsubscribed", None)
+
+    def _not_refreshed(self, failure: Failure) -> None:
+        if not isinstance(failure.value, Unauthorized):
+            failure.raiseException()
+        if self.state != CLOSED:
+            self._close(4500, "authentication failed")
+
+    def _expire_at(self, identity: Identity) -> None:
+        wheel = self._hub.wheel
+        wheel.cancel(self._expiry)
+        self._expiry = None
+        if identity.expires_at is not None:
+            self._expiry = wheel.after(max(0.0, identity.expires_at - self._hub.now()), self._expired)
+
+    def _expired(self) -> None:
+        self._close(4002, "token expired")
+
+    # --- chats ----------------------------------------------------------------------------------------------
+
+    def _topic(self, chat_id: int) -> Topic:
+        return topics.chat(self._identity.workspace_id, chat_id)
+
+    @property
+    def _identity(self) -> Identity:
+        identity: Identity | None = self.connection.identity
+        if identity is None:
+            raise RuntimeError("only an authenticated session gets here")
+        return identity
+
+    def _subscribe(self, frame: Subscribe) -> Deferred[Any] | None:
+        limit = self._hub.limits.max_subscriptions
+        if frame.chat_id not in self._chats and 0 < limit <= len(self._chats):
+            self._error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
+            return None
+        return self._authorized(frame.chat_id).addCallback(self._join, frame)
+
+    def _authorized(self, chat_id: int) -> Deferred[bool]:
+        identity = self._identity
+        asked: Deferred[bool] = self._hub.authenticator.authorize(identity, self._topic(chat_id))
+        return asked.addCallback(lambda allowed: allowed is True)
+
+    def _join(self, allowed: bool, frame: Subscribe) -> Deferred[None] | None:
+        if self.state == CLOSED:
+            return None
+        if not allowed:
+            self._error("forbidden", "no such chat, or not yours to see", frame.id)
+            return None
+        topic, resume = self._topic(frame.chat_id), _position(frame.since)
+        joining = self._hub.dispatcher.subscribe(self.connection, topic, resume)
+        return joining.addCallbacks(self._joined, self._not_joined, (frame, topic), {}, (frame, topic))
+
+    def _joined(self, joined: Joined, frame: Subscribe, topic: Topic) -> None:
+        if self.state == CLOSED:
+            return
+        if frame.chat_id not in self._chats:
+            self._chats.add(frame.chat_id)
+            self._hub.metrics.subscriptions.inc()
+        if frame.id is not None or frame.since is not None:
+            position = joined.position
+            answer = Subscribed(
+                frame.chat_id, position.epoch, position.seq, joined.recovered, _given(frame.id)
+            )
+            self._send(answer, joined.bodies)
+        if frame.watch_presence:
+            self._hub.presence.watch(self.connection, topic)
+        else:
+            self._hub.presence.unwatch(self.connection, topic)
+
+    def _not_joined(self, failure: Failure, frame: Subscribe, topic: Topic) -> Failure:
+        self._forget_chat(frame.chat_id, topic)
+        return failure
+
+    def _unsubscribe(self, frame: Unsubscribe) -> None:
+        topic = self._topic(frame.chat_id)
+        self._hub.dispatcher.leave(self.connection, topic)
+        self._forget_chat(frame.chat_id, topic)
+        self._ok(frame.id)
+
+    def _forget_chat(self, chat_id: int, topic: Topic) -> None:
+        self._hub.presence.unwatch(self.connection, topic)
+        if chat_id in self._chats:
+            self._chats.remove(chat_id)
+            self._hub.metrics.subscriptions.dec()
+
+    def _presence(self, frame: PresenceQuery) -> Deferred[Any]:
+        return self._authorized(frame.chat_id).addCallback(self._ask_presence, frame)
+
+    def _ask_presence(self, allowed: bool, frame: PresenceQuery) -> Deferred[None] | None:
+        if self.state == CLOSED:
+            return None
+        if not allowed:
+            self._error("forbidden", "no such chat, or not yours to see", frame.id)
+            return None
+        asked: Deferred[list[Presence]] = self._hub.registry.presence(self._topic(frame.chat_id))
+        return asked.addCallback(
+            lambda users: self._send(PresenceList(frame.chat_id, users, _given(frame.id)))
+        )
+
+    def _ping(self, frame: Ping) -> None:
+        self._send(Pong(_given(frame.id)))
+
+    # --- out ------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: ServerFrame, bodies: list[bytes] | None = None) -> None:
+        encoding = self.connection.encoding
+        self.connection.write(encoding.pack([encoding.encode(frame), *(bodies or ())]))
+
+    def _ok(self, id: RequestId | None) -> None:
+        if id is not None:
+            self._send(Ok(id))
+
+    def _error(self, code: str, message: str, id: RequestId | None, retry: bool = False) -> None:
+        self._hub.metrics.errors.labels(code).inc()
+        self._send(Error(code, message, _given(id), retry or UNSET))
+
+    def _close(self, code: int, reason: str) -> None:
+        self._end()
+        self.connection.close(code, reason)
+
+    def _end(self) -> None:
+        self.state = CLOSED
+        self._backlog.clear()
+        self._hub.wheel.cancel(self._timeout)
+        self._hub.wheel.cancel(self._expiry)
+
+
+def _position(since: Since | None) -> Position | None:
+    return None if since is None else Position(since.epoch, since.seq)
+
+
+def _given(id: RequestId | None) -> Any:
+    return UNSET if id is None else id
+
+
+_HANDLERS: dict[type, Callable[[Session, Any], Deferred[Any] | None]] = {
+    Auth: Session._auth,
+    Refresh: Session._refresh,
+    Subscribe: Session._subscribe,
+    Unsubscribe: Session._unsubscribe,
+    PresenceQuery: Session._presence,
+    Ping: Session._ping,
+}
+
+_OPEN_ONLY = (Refresh, Subscribe, Unsubscribe, PresenceQuery)

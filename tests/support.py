@@ -1,0 +1,245 @@
+"""What several test modules share: a hub on fakes with a clock, and brokers that can be held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.config import Limits
+from notify.dispatcher import Dispatcher
+from notify.errors import Unauthorized, Unavailable
+from notify.identity import Identity, Peer
+from notify.interfaces import IAuthenticator
+from notify.metrics import Metrics
+from notify.presence import PresenceWatch
+from notify.registries.memory import MemoryRegistry
+from notify.registries.memory import MemorySettings as RegistrySettings
+from notify.session import Hub, Session
+from notify.testing import FakeConnection, make_context
+from notify.timers import Wheel
+from notify.topics import Topic
+
+NOW = 1_700_000_000.0
+
+
+@implementer(IAuthenticator)
+class TableAuthenticator:
+    """Knows tokens by heart. ``hold`` makes it wait; ``forbidden`` are chats that nobody may see."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, Identity] = {}
+        self.forbidden: set[int] = set()
+        self.away = False
+        self.held: list[Callable[[], None]] | None = None
+        self.asked: list[Topic] = []
+
+    def start(self) -> Deferred[None]:
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+    def authenticate(self, token: str, peer: Peer) -> Deferred[Identity]:
+        if self.away:
+            return fail(Unavailable("away"))
+        identity = self.tokens.get(token)
+        answer = fail(Unauthorized("unknown token")) if identity is None else succeed(identity)
+        return self._answer(answer)
+
+    def authorize(self, identity: Identity, topic: Topic) -> Deferred[bool]:
+        self.asked.append(topic)
+        if self.away:
+            return fail(Unavailable("away"))
+        return self._answer(succeed(topic.id not in self.forbidden))
+
+    def release(self) -> None:
+        held, self.held = self.held or [], None
+        for go in held:
+            go()
+
+    def _answer(self, answer: Deferred[Any]) -> Deferred[Any]:
+        if self.held is None:
+            return answer
+        waiting: Deferred[Any] = Deferred()
+        self.held.append(lambda: answer.chainDeferred(waiting))
+        return waiting
+
+
+class SlowBroker(MemoryBroker):
+    """A memory broker that can be away, and whose follows, replays and deliveries can be held back."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.away = False
+        self.held: list[Callable[[], None]] | None = None
+        self.undelivered: list[Any] | None = None
+        self.follows = 0
+        self.replays = 0
+
+    def start(self, deliver: Any, lost: Any) -> Deferred[None]:
+        self.now_deliver = deliver
+
+        def maybe(message: Any) -> None:
+            if self.undelivered is None:
+                deliver(message)
+            else:
+                self.undelivered.append(message)
+
+        return super().start(maybe, lost)
+
+    def catch_up(self) -> None:
+        waiting, self.undelivered = self.undelivered or [], None
+        for message in waiting:
+            self.now_deliver(message)
+
+    def release(self) -> None:
+        held, self.held = self.held or [], None
+        for go in held:
+            go()
+
+    def follow(self, topic: Topic) -> Any:
+        self.follows += 1
+        return (
+            fail(Unavailable("away")) if self.away else self._answer(lambda: MemoryBroker.follow(self, topic))
+        )
+
+    def replay(self, topic: Topic, after: Any, limit: int) -> Any:
+        self.replays += 1
+        if self.away:
+            return fail(Unavailable("away"))
+        return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit))
+
+    def _answer(self, ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        if self.held is None:
+            return ask()
+        waiting: Deferred[Any] = Deferred()
+        self.held.append(lambda: ask().chainDeferred(waiting))
+        return waiting
+
+
+class World:
+    """A server without sockets: everything but transport and HTTP, on a clock that the test moves."""
+
+    def __init__(self, limits: Limits | None = None, **memory: Any) -> None:
+        self.clock = Clock()
+        context = make_context(self.clock)
+        self.metrics: Metrics = context.metrics
+        self.broker = SlowBroker(MemorySettings(**memory), context)
+        self.registry = MemoryRegistry(RegistrySettings(), context)
+        self.authenticator = TableAuthenticator()
+        limits = limits or Limits()
+        self.wheel = Wheel(self.clock)
+        self.dispatcher = Dispatcher(
+            self.broker,
+            self.registry,
+            self.metrics,
+            self._soon,
+            self.clock.seconds,
+            limits.replay,
+            limits.send_queue,
+        )
+        presence = PresenceWatch(self.registry, self.wheel.after)
+        self.hub = Hub(
+            self.authenticator,
+            self.dispatcher,
+            self.registry,
+            presence,
+            self.metrics,
+            limits,
+            self.wheel,
+            lambda: NOW + self.clock.seconds(),
+            Random(1),
+        )
+        self.broker.start(self.dispatcher.deliver, self.dispatcher.lost)
+        self.registry.start(presence.changed)
+        self.wheel.start()
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        self.clock.callLater(0, call)
+
+    def turn(self) -> None:
+        """The end of a reactor turn."""
+        self.clock.advance(0)
+
+    def publish(self, topic: Topic, payload: bytes) -> int:
+        """Publish; the seq."""
+        seqs: list[int] = []
+        self.broker.publish(topic, payload).addCallback(lambda position: seqs.append(position.seq))
+        return seqs[0]
+
+    def connect(self) -> Client:
+        """A client that is connected, not authenticated."""
+        return Client(self)
+
+    def client(
+        self, user_id: int = 1, workspace_id: int = 1, expires_in: float | None = None, **auth: Any
+    ) -> Client:
+        """A client that is authenticated; its auth_result is taken."""
+        client = self.connect()
+        expires_at = None if expires_in is None else NOW + self.clock.seconds() + expires_in
+        token = f"token-{workspace_id}-{user_id}-{expires_at}"
+        self.authenticator.tokens[token] = Identity(user_id, workspace_id, expires_at)
+        client.send(type="auth", token=token, **auth)
+        client.result = client.connection.take()
+        return client
+
+    def sample(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+class Client:
+    """The other end of a session, without a socket."""
+
+    result: list[Any]
+
+    def __init__(self, world: World) -> None:
+        import msgspec
+
+        self._encode = msgspec.json.encode
+        self.connection = FakeConnection(id=f"c{len(world.hub.sessions)}-{id(self)}")
+        self.session = Session(self.connection, world.hub)
+        close = self.connection.close
+
+        def closes(code: int, reason: str = "") -> None:
+            close(code, reason)
+            self.session.closed()
+
+        self.connection.close = closes  # type: ignore[method-assign]
+        self.session.opened()
+
+    def send(self, **frame: Any) -> None:
+        self.raw(self._encode(frame))
+
+    def raw(self, payload: bytes) -> None:
+        from notify.frames import InvalidFrame
+
+        try:
+            frames = self.connection.encoding.decode(payload)
+        except InvalidFrame as fault:
+            self.session.invalid(fault)
+        else:
+            self.session.received(frames)
+
+    def take(self) -> list[Any]:
+        return self.connection.take()
+
+    def ask(self, **frame: Any) -> Any:
+        """Send a frame; the one frame that answers it."""
+        self.connection.take()
+        self.send(**frame)
+        [answer] = self.connection.take()
+        return answer
+
+    def leave(self) -> None:
+        self.session.closed()
+
+    @property
+    def closed(self) -> tuple[int, str] | None:
+        return self.connection.closed
