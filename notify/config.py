@@ -65,6 +65,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The base of every table: what it does not name is an error."""
 
 
+class Server(Settings, frozen=True):
+    """``[server]``: this process among others."""
+
+    #: its name, unique among the nodes and the same after a restart; empty: made of host name and public port
+    node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
+
+
 class Listen(Settings, frozen=True):
     """``[listen]``: Twisted server endpoints, and who may open a WebSocket from a browser."""
 
@@ -160,8 +167,7 @@ class Tracing(Settings, frozen=True):
 class Config(Settings, frozen=True):
     """The whole configuration."""
 
-    #: this process's name, unique among the nodes and stable over restarts; empty: host name and public port
-    node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
+    server: Server = Server()
     listen: Listen = Listen()
     auth: PluginTable = PluginTable("jwt")
     broker: PluginTable = PluginTable("memory")
@@ -257,7 +263,7 @@ def _decode(kind: type, value: Any) -> Any:
 def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
         path = variable.removeprefix(PREFIX).lower().split("__")
-        if not variable.startswith(PREFIX) or (len(path) < 2 and path != ["node"]):
+        if not variable.startswith(PREFIX) or len(path) < 2:
             continue
         table = data
         for part in path[:-1]:

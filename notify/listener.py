@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -75,14 +76,14 @@ class PublicFactory(Factory):
     noisy = False
 
     def __init__(
-        self, websocket: Factory, site: Factory, wheel: Wheel, patience: Callable[[], float]
+        self, websocket: IProtocolFactory, site: IProtocolFactory, wheel: Wheel, patience: Callable[[], float]
     ) -> None:
         self._websocket = websocket
         self._site = site
         self.wheel = wheel
         self.patience = patience
 
-    def choose(self, websocket: bool) -> Factory:
+    def choose(self, websocket: bool) -> IProtocolFactory:
         """The factory that goes on."""
         return self._websocket if websocket else self._site
 

@@ -227,6 +227,7 @@ class ConnectionFactory(WebSocketServerFactory):
 
     protocol: Any = Connection
     log = _Silent()
+    noisy = False
 
     def __init__(
         self, hub: Hub, allowed_origins: Sequence[str], trusted: Sequence[Network], reactor: Any

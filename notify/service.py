@@ -1,0 +1,189 @@
+"""The server's life: ordered start, readiness, stop.
+
+Start: ports are bound (a fault is known at once), the internal listener answers, then authenticator, broker and
+registry come up, then the public listener accepts. Stop: not ready, no new connections, clients sent away, then
+registry, broker and authenticator.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notify.errors import StartError
+from notify.health import Health
+from notify.interfaces import IAuthenticator, IBroker, IRegistry
+from notify.session import Hub
+from notify.transport import write_through
+
+log = Logger()
+
+_exit_status = 0
+
+
+def _leave() -> None:
+    """Tell the shell, systemd and the package scripts that it failed: twistd itself always leaves with 0."""
+    if _exit_status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_status)
+
+
+atexit.register(_leave)
+
+
+class Listener:
+    """A port that is bound early and accepts late."""
+
+    def __init__(self, key: str, description: str, factory: IProtocolFactory) -> None:
+        self.key = key
+        self.description = description
+        self._factory = factory
+        self._port: Any = None
+
+    def bind(self, reactor: Any) -> None:
+        """Bind, without accepting yet. Raises ``StartError``."""
+        try:
+            endpoint = serverFromString(reactor, self.description)  # type: ignore[no-untyped-call]
+            listening: Deferred[Any] = endpoint.listen(self._factory)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StartError(
+                f"listen.{self.key}: '{self.description}' is not a server endpoint: {error}"
+            ) from None
+        results: list[Any] = []
+        listening.addBoth(results.append)
+        if not results:
+            raise StartError(f"listen.{self.key}: '{self.description}' cannot be bound at once")
+        if isinstance(results[0], Failure):
+            raise StartError(self._why(results[0].value))
+        self._port = results[0]
+        write_through(self._port)
+        self._port.stopReading()
+
+    def accept(self) -> None:
+        """Accept connections, those that waited since the port was bound first."""
+        self._port.startReading()
+
+    @property
+    def port(self) -> IListeningPort:
+        """The listening port."""
+        port: IListeningPort = self._port
+        return port
+
+    def close(self) -> Deferred[None]:
+        """Accept no more."""
+        port, self._port = self._port, None
+        return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
+
+    def _why(self, error: object) -> str:
+        if isinstance(error, CannotListenError):
+            reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+            advice = (
+                "stop the other process or choose another port" if "in use" in reason else "choose another"
+            )
+            return f"listen.{self.key}: '{self.description}' cannot be bound: {reason}; {advice}."
+        return f"listen.{self.key}: '{self.description}' cannot be bound: {error}"
+
+
+class NotifyService(Service):
+    """Runs the parts that the composition root made. ``announce`` is called once the server is ready."""
+
+    name = "notify"
+
+    def __init__(
+        self,
+        reactor: Any,
+        hub: Hub,
+        authenticator: IAuthenticator,
+        broker: IBroker,
+        registry: IRegistry,
+        health: Health,
+        internal: Listener,
+        public: Listener,
+        announce: Callable[[NotifyService], None],
+    ) -> None:
+        self._reactor = reactor
+        self._hub = hub
+        self._authenticator = authenticator
+        self._broker = broker
+        self._registry = registry
+        self._health = health
+        self._announce = announce
+        self._starting: Deferred[None] | None = None
+        self.internal = internal
+        self.public = public
+
+    def privilegedStartService(self) -> None:
+        """Bind the ports, while the process may still have the right to."""
+        try:
+            self.internal.bind(self._reactor)
+            self.public.bind(self._reactor)
+        except StartError as error:
+            raise SystemExit(f"notify: {error}") from None
+
+    def startService(self) -> None:
+        """Start; returns at once."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._hub.wheel.start()
+        self.internal.accept()
+        self._health.listening("internal")
+        # There is no running event loop before the reactor's first turn.
+        self._reactor.callLater(0, self._start)
+
+    def _start(self) -> None:
+        if self.running:
+            self._starting = ensureDeferred(self._bring_up())
+            self._starting.addErrback(self._give_up)
+
+    async def _bring_up(self) -> None:
+        hub = self._hub
+        await self._authenticator.start()
+        await self._broker.start(hub.dispatcher.deliver, hub.dispatcher.lost)
+        await self._registry.start(hub.presence.changed)
+        self.public.accept()
+        self._health.listening("public")
+        self._health.started()
+        log.info("ready: public {public}, internal {internal}", public=self.public.description,
+                 internal=self.internal.description)  # fmt: skip
+        self._announce(self)
+
+    def _give_up(self, failure: Failure) -> None:
+        global _exit_status
+        if not self.running:
+            return
+        _exit_status = 1
+        if isinstance(failure.value, StartError):
+            log.critical("cannot start: {reason}", reason=str(failure.value))
+        else:
+            log.failure("cannot start", failure)
+        print(f"notify: {failure.value}", file=sys.__stderr__)
+        self._reactor.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop; fires when all is closed."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return ensureDeferred(self._bring_down())
+
+    async def _bring_down(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+        self._health.drain()
+        await self.public.close()
+        for session in list(self._hub.sessions):
+            session.connection.close(1012, self._hub.retry_after())
+        await self._registry.stop()
+        await self._broker.stop()
+        await self._authenticator.stop()
+        self._hub.wheel.stop()
+        await self.internal.close()

@@ -1,0 +1,154 @@
+"""``twistd notify``: its options, and the composition root that makes one service of a configuration.
+
+Only this module knows everyone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import SystemRandom
+from socket import gethostname
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from notify import components, dev, logging, reactor
+from notify.config import Config, ConfigError, load
+from notify.dispatcher import Dispatcher, end_of_turn
+from notify.errors import StartError
+from notify.handshake import Network, parse_networks
+from notify.health import Health
+from notify.http.keys import ApiKeys, read_keys
+from notify.http.sites import internal_site, public_site
+from notify.interfaces import IAuthenticator, IBroker, IRegistry
+from notify.listener import PublicFactory
+from notify.metrics import Metrics
+from notify.presence import PresenceWatch
+from notify.service import Listener, NotifyService
+from notify.session import Hub
+from notify.timers import Wheel
+from notify.websocket import ConnectionFactory
+
+#: the demo page's folder
+DEMO = Path(__file__).parent / "web"
+
+
+class Options(usage.Options):
+    """The options of ``twistd notify``."""
+
+    longdesc = (
+        "A real-time notification server. Without --config it runs on its defaults and the environment "
+        "(NOTIFY_LISTEN__PUBLIC=tcp:9000 and so on); etc/notify.toml lists every key."
+    )
+    optParameters = [["config", "c", None, "The configuration file (TOML)."]]  # noqa: RUF012
+    optFlags = [  # noqa: RUF012
+        ["dev", None, "Try it out: memory broker, keys made for this run, demo page, commands to paste."]
+    ]
+    config: Config
+
+    def postOptions(self) -> None:
+        """Read the configuration, and install the reactor: the one place that twistd and twist share for it."""
+        try:
+            reactor.install()
+            if self["dev"] and self["config"]:
+                raise StartError("--dev makes its own configuration: give either --dev or --config.")
+            self.config = dev.configuration(os.environ) if self["dev"] else load(self["config"], os.environ)
+            components.check(self.config)
+        except StartError as error:
+            raise SystemExit(f"notify: {error}") from None
+        parent = self.parent
+        if parent is not None and not any(parent.get(option) for option in ("logger", "logfile", "syslog")):
+            parent["logger"] = "notify.logging.observer"
+        logging.configure(self.config.log)
+
+
+def makeService(options: Options) -> IService:
+    """The service that twistd runs."""
+    from twisted.internet import reactor
+
+    try:
+        return build(options.config, reactor, show=_show if options["dev"] else None)
+    except StartError as error:
+        raise SystemExit(f"notify: {error}") from None
+
+
+def build(config: Config, reactor: Any, show: Callable[[str], None] | None = None) -> NotifyService:
+    """One service of a configuration. Raises ``StartError``. ``show`` is given the instructions of ``--dev``."""
+    metrics, random, wheel = Metrics(), SystemRandom(), Wheel(reactor)
+    context = components.Context(reactor, metrics, random, node_name(config), config)
+    keys = ApiKeys(read_keys(config.api, config.source))
+    trusted = _trusted_proxies(config)
+    authenticator: IAuthenticator = components.make("auth", context)
+    broker: IBroker = components.make("broker", context)
+    registry: IRegistry = components.make("registry", context)
+    limits = config.limits
+    dispatcher = Dispatcher(
+        broker, registry, metrics, end_of_turn(reactor), reactor.seconds, limits.replay, limits.send_queue
+    )
+    presence = PresenceWatch(registry, wheel.after)
+    hub = Hub(authenticator, dispatcher, registry, presence, metrics, limits, wheel, time.time, random)
+    health = Health(broker.status, ("internal", "public"))
+    internal = internal_site(
+        reactor=reactor,
+        broker=broker,
+        registry=registry,
+        connections=lambda: [session.connection for session in hub.sessions],
+        drain=lambda: reactor.callLater(0, reactor.stop),
+        health=health,
+        keys=keys,
+        limits=limits,
+        metrics=metrics,
+    )
+    public = PublicFactory(
+        ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor),
+        public_site(
+            reactor=reactor,
+            health=health,
+            metrics=metrics,
+            timeout=limits.handshake_timeout,
+            demo=DEMO if config.listen.demo else None,
+        ),
+        wheel,
+        lambda: hub.limits.handshake_timeout,
+    )
+
+    def announce(service: NotifyService) -> None:
+        if show is not None:
+            ports = service.public.port.getHost(), service.internal.port.getHost()
+            show(dev.instructions(config, *(getattr(port, "port", 0) for port in ports)))
+
+    return NotifyService(
+        reactor,
+        hub,
+        authenticator,
+        broker,
+        registry,
+        health,
+        Listener("internal", config.listen.internal, internal),
+        Listener("public", config.listen.public, public),
+        announce,
+    )
+
+
+def node_name(config: Config) -> str:
+    """The configured name, or one of host name and public endpoint: the same after a restart."""
+    made = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{gethostname()}-{config.listen.public}")
+    return config.server.node or made[:64]
+
+
+def _trusted_proxies(config: Config) -> tuple[Network, ...]:
+    try:
+        return parse_networks(config.listen.trusted_proxies)
+    except ValueError as error:
+        raise ConfigError(f"{config.source}: 'listen.trusted_proxies' is wrong: {error}.") from None
+
+
+def _show(text: str) -> None:
+    # Not to sys.stdout, which twistd sends to the log: the token and the key belong on the console alone.
+    print(text, file=sys.__stdout__, flush=True)
