@@ -39,11 +39,15 @@ ANGn5PBb8F9AUpzDfQIDAQAB
 CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 
 
-@cache
 def private_key(algorithm: str, number: int = 0) -> Any:
     """A key pair for an algorithm; another one for each number."""
-    if algorithm.startswith("RS"):
-        return rsa.generate_private_key(65537, 2048) if algorithm == "RS256" else private_key("RS256", number)
+    return _private_key("RS" if algorithm.startswith("RS") else algorithm, number)
+
+
+@cache
+def _private_key(algorithm: str, number: int) -> Any:
+    if algorithm == "RS":
+        return rsa.generate_private_key(65537, 2048)
     if algorithm in CURVES:
         return ec.generate_private_key(CURVES[algorithm]())
     return ed448.Ed448PrivateKey.generate() if number == 448 else ed25519.Ed25519PrivateKey.generate()
@@ -149,8 +153,8 @@ async def serve(test: TestCase, handler: Handler, site: Site | None = None) -> s
     async def stop() -> None:
         await port.stopListening()
         for channel in channels:
-            if channel.transport is not None:
-                channel.transport.abortConnection()
+            if channel._channel.transport is not None:
+                channel._channel.transport.abortConnection()
 
     test.addCleanup(lambda: Deferred.fromCoroutine(stop()))
     return f"http://127.0.0.1:{port.getHost().port}/"

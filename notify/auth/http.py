@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, fail
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import Cooperator
+from twisted.internet.task import Cooperator, deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
@@ -78,6 +78,8 @@ class Client:
         self._reactor = reactor
         self._timeout = timeout
         self._most = most
+        self._closed = False
+        self._under_way: set[Deferred[Answer]] = set()
         self._turn = DeferredSemaphore(at_once)
         self._pool = HTTPConnectionPool(reactor)  # type: ignore[no-untyped-call]
         self._pool.maxPersistentPerHost = at_once
@@ -94,7 +96,17 @@ class Client:
         A request may reach the server twice: one that was sent on a kept connection as the server closed it is
         sent again. So only ask what can be asked twice.
         """
-        return Deferred.fromCoroutine(self._request(method, url, body, headers or {}))
+        if self._closed:
+            return fail(Unavailable("the server is stopping"))
+        asked = Deferred.fromCoroutine(self._request(method, url, body, headers or {}))
+        if not asked.called:
+            self._under_way.add(asked)
+            asked.addBoth(self._forget, asked)
+        return asked
+
+    def _forget(self, result: Answer, asked: Deferred[Answer]) -> Answer:
+        self._under_way.discard(asked)
+        return result
 
     async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         """Turn every way to get no answer into words that quote neither side."""
@@ -104,7 +116,9 @@ class Client:
         try:
             return await asked.addTimeout(self._timeout, self._reactor, onTimeoutCancel=_too_late)
         except CancelledError:
-            raise
+            if not self._closed:
+                raise
+            reason = ""
         except _TooLate:
             reason = "no answer in time"
         except _TooLong:
@@ -113,7 +127,7 @@ class Client:
             reason = "cannot connect"
         except Exception as failed:
             reason = f"the exchange failed ({type(failed).__name__})"
-        raise Unavailable(reason)
+        raise Unavailable("the server is stopping" if self._closed else reason)
 
     async def _ask(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
         try:
@@ -146,10 +160,15 @@ class Client:
         return response
 
     def close(self) -> Deferred[None]:
-        """Close the kept connections."""
+        """End what is under way (errback :class:`Unavailable`) and close all connections."""
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
+        self._closed = True
+        for asked in list(self._under_way):
+            asked.cancel()
+        # A connection comes back to the pool only after its answer has been handed over.
+        await deferLater(self._reactor, 0)
         await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
 
 

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 _HASH_BYTES = {"256": 32, "384": 48, "512": 64}
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_KEY_TYPES = {"HS": "oct", "RS": "RSA", "ES": "EC", "EdDSA": "OKP"}
 _RSA_BITS = 2048  # RFC 7518, section 3.3
 _MOST_KEYS = 100
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
@@ -168,14 +169,13 @@ def _from_jwk(jwk: dict[str, Any], algorithms: frozenset[str]) -> Key:
         algorithms = frozenset(algorithm for algorithm in algorithms if algorithm == jwk["alg"])
         if not algorithms:
             raise UnusableKey("is for another algorithm")
-    symmetric = any(FAMILIES[algorithm] == "HS" for algorithm in algorithms)
-    if symmetric != (jwk.get("kty") == "oct"):
+    some = next(iter(algorithms))
+    if jwk.get("kty") != _KEY_TYPES[FAMILIES[some]]:
         raise UnusableKey("is of another family than the configured algorithms")
-    if not symmetric and "d" in jwk:
+    if "d" in jwk:
         raise UnusableKey("is private: publish its public half only, and replace it")
     try:
-        # from_jwk reads by kty; which algorithm of the family asks makes no difference.
-        material = _ALGORITHMS[next(iter(algorithms))].from_jwk(jwk)
+        material = _ALGORITHMS[some].from_jwk(jwk)  # alike for all of the family
     except Exception:
         # One malformed key, however it is malformed, is no reason to lose the others.
         raise UnusableKey("cannot be read") from None
