@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -31,6 +32,13 @@ from tests.fake_server import FakeServer, from_asyncio
 
 T = TypeVar("T")
 FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)
+
+
+def folder(test: Any) -> Path:
+    """A folder of its own for a test."""
+    path = tempfile.mkdtemp()
+    test.addCleanup(shutil.rmtree, path)
+    return Path(path)
 
 
 class Behaviour:
@@ -176,7 +184,7 @@ class Behaviour:
         return self.check(scenario)
 
     def test_positions_survive_the_process_in_a_store(self: Any) -> Any:
-        path = Path(tempfile.mkdtemp(dir=".")) / "positions.json"
+        path = folder(self) / "positions.json"
 
         async def scenario() -> None:
             async with self.client(store=FileStore(path)) as client:
@@ -193,7 +201,7 @@ class Behaviour:
         return self.check(scenario)
 
     def test_a_message_whose_handling_failed_comes_again(self: Any) -> Any:
-        path = Path(tempfile.mkdtemp(dir=".")) / "positions.json"
+        path = folder(self) / "positions.json"
 
         async def scenario() -> None:
             try:
@@ -413,12 +421,12 @@ class Addresses(TestCase):
 
 class Stores(TestCase):
     def test_a_file_that_is_not_ours_is_not_overwritten(self) -> None:
-        path = Path(self.mktemp())
+        path = folder(self) / "positions.json"
         path.write_text("shopping list")
         self.assertRaises(ValueError, FileStore, path)
 
     def test_saving_keeps_what_is_there(self) -> None:
-        path = Path(self.mktemp())
+        path = folder(self) / "positions.json"
         FileStore(path).save({"chat:1": Position("e", 1)})
         FileStore(path).save({"chat:2": Position("e", 2)})
         self.assertEqual(FileStore(path).load("chat:1"), Position("e", 1))
