@@ -83,6 +83,28 @@ class Metrics:
         self.errors = Counter("notify_errors", "Error frames sent, by code.", ["code"], registry=r)
         self.poison = Counter("notify_poison", "Payloads that could not be delivered to anyone.", registry=r)
         self.broker_up = Gauge("notify_broker_up", "1 while the broker can be used.", registry=r)
+        self.broker_connects = Counter(
+            "notify_broker_connects",
+            "Connections made to the broker; more than one means that one was lost.",
+            registry=r,
+        )
+        self.broker_gaps = Counter(
+            "notify_broker_gaps", "Times a followed topic was behind its stream and was mended.", registry=r
+        )
+        self.broker_filled = Counter(
+            "notify_broker_filled",
+            "Messages read from the stream because they had not come live.",
+            registry=r,
+        )
+        self.broker_lost = Counter(
+            "notify_broker_lost", "Followed topics whose continuity could not be shown.", registry=r
+        )
+        self.dead_letters = Counter(
+            "notify_dead_letters", "Dead letters, by result: kept, known, failed.", ["result"], registry=r
+        )
+        self.presence_orphans = Gauge(
+            "notify_presence_orphans", "Presence entries that have outlived their node.", registry=r
+        )
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
         self.http_requests = Counter(
             "notify_http_requests",

@@ -1,0 +1,42 @@
+"""Between asyncio and Twisted: a coroutine that awaits asyncio things becomes a Deferred, and the other way round.
+
+The only place that knows asyncio's cancellation: it never leaves here as ``asyncio.CancelledError``, which is a
+BaseException that Twisted's error handling would let through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+
+T = TypeVar("T")
+
+
+def as_deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Run a coroutine as a task of the reactor's asyncio loop; fires with its result.
+
+    Cancelling the Deferred cancels the task, and errbacks Twisted's ``CancelledError`` at once; so does a task
+    that was cancelled from within. Needs the asyncio reactor.
+    """
+    # Not get_running_loop: nothing runs yet while services start.
+    task = asyncio.ensure_future(coroutine, loop=asyncio.get_event_loop())
+
+    def cancel(_: Deferred[T]) -> None:
+        task.cancel()
+
+    deferred: Deferred[T] = Deferred(cancel)
+
+    def done(task: asyncio.Task[T]) -> None:
+        error = CancelledError() if task.cancelled() else task.exception()
+        if deferred.called:  # it was cancelled: nobody waits for the outcome
+            return
+        if error is not None:
+            deferred.errback(error)
+        else:
+            deferred.callback(task.result())
+
+    task.add_done_callback(done)
+    return deferred

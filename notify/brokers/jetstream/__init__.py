@@ -1,0 +1,327 @@
+"""The JetStream broker: history that outlives processes, and any number of nodes.
+
+Rooms, from the wire up::
+
+    settings     [broker.jetstream]
+    headers      cheap reading of NATS header blocks
+    client       nats-py's client with a short way for messages
+    connection   one connection that is there again whatever ended it
+    stream       the streams: made, updated, checked; the epoch
+    reader       newest positions, and what came after a position without a gap
+    fair         bounded reads, fair between tenants
+    tail         followed topics: what comes next, what is missing, what is lost (no I/O)
+    republish    the source of delivery = "republish"
+    consumer     the source of delivery = "consumer"
+    publisher    the window of publishes, retried under the same id
+    deadletter   what can be delivered to nobody
+    health       the canary, and comparisons every few seconds
+
+Calls go down this list, news comes up it through callables that are handed in. This module puts them together
+and holds the one state that there is: whether the broker can be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from notify.brokers.jetstream.connection import Connection, Hooks
+from notify.brokers.jetstream.consumer import Consumer
+from notify.brokers.jetstream.deadletter import DeadLetters
+from notify.brokers.jetstream.health import Health
+from notify.brokers.jetstream.publisher import Publisher
+from notify.brokers.jetstream.reader import Reader, Stored
+from notify.brokers.jetstream.republish import Republish
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stream import ApiError, Streams, StreamState
+from notify.brokers.jetstream.tail import Tail
+from notify.components import Context
+from notify.errors import HistoryLost, StartError, Unavailable
+from notify.interfaces import BrokerStatus, IBroker
+from notify.messages import Message, Poison, Position
+from notify.topics import Topic
+
+_PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
+_OPERATOR = 5.0  # seconds between attempts while only an operator can help
+
+
+@implementer(IBroker)
+class JetStreamBroker:
+    """See :class:`~notify.interfaces.IBroker`."""
+
+    Settings = JetStreamSettings
+    log = Logger()
+
+    def __init__(self, settings: JetStreamSettings, context: Context) -> None:
+        settings.check()
+        self._settings = settings
+        self._reactor = context.reactor
+        self._metrics = context.metrics
+        self._connection = Connection(
+            settings, context.reactor, context.random, f"notify {context.node}".strip()
+        )
+        self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped)
+        self._streams = Streams(settings, self._connection, context.random)
+        self._dead = DeadLetters(self._connection, self._streams.dead_subject, context.metrics)
+        self._reader = Reader(
+            self._connection,
+            self._streams,
+            settings.stream,
+            context.reactor,
+            settings.replay_reads,
+            self._poisoned,
+        )
+        self._tail = Tail(self._reader, context.reactor, context.metrics, self._poisoned, self._suspect)
+        self._source: Republish | Consumer
+        if settings.delivery == "consumer":
+            self._source = Consumer(
+                settings,
+                self._connection,
+                self._streams,
+                self._tail,
+                context.reactor,
+                context.node,
+                self._exhausted,
+            )
+        else:
+            self._source = Republish(self._connection, self._tail)
+        self._tail.source = self._source
+        self._publisher = Publisher(settings, self._connection, context.reactor, context.random)
+        self._health = Health(
+            settings,
+            self._connection,
+            self._streams.canary_subject(context.node),
+            context.reactor,
+            compare=self._compare,
+            sick=self._sick,
+        )
+        self._started: Deferred[None] | None = None
+        self._setting_up: Deferred[None] | None = None
+        self._stopped = False
+        self._ready = False
+        self._detail = "not started"
+        self._refused = ""
+        self._newest_accepted = 0
+
+    # ------------------------------------------------------------------ IBroker
+
+    def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._tail.deliver, self._tail.lost = deliver, lost
+        self._detail = "connecting to NATS"
+        self._started = Deferred()
+        self._connection.start().addErrback(self._failed)
+        return self._started
+
+    def publish(
+        self, topic: Topic, payload: bytes, idempotency_key: str | None = None, trace: str = ""
+    ) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._stopped:
+            return fail(Unavailable("the broker has stopped"))
+        try:
+            accepted = self._publisher.publish(topic, payload, idempotency_key, trace)
+        except Poison as error:
+            return fail(error)
+        return accepted.addCallback(self._accepted, topic)
+
+    def follow(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        return self._tail.follow(topic)
+
+    def unfollow(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._tail.unfollow(topic)
+
+    def replay(self, topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        if after is not None and (after.epoch != self._reader.epoch or after.seq < 0):
+            return fail(HistoryLost("the position is of another history"))
+        seq = None if after is None else after.seq
+        return self._reader.replay(topic, seq, limit, self._tail.position(topic))
+
+    def status(self) -> BrokerStatus:
+        """See :class:`~notify.interfaces.IBroker`."""
+        return BrokerStatus(self._ready, self._detail)
+
+    async def _stop(self) -> None:
+        if self._publisher.pending:
+            await self._publisher.drain()
+        self._end()
+        self._detail = "stopped"
+        self._tail.stop()
+        self._reader.stop()
+        await self._source.stop()
+        await self._connection.stop()
+        self._publisher.close()
+        self._publisher.abort()
+        if self._started is not None and not self._started.called:
+            self._started.errback(Unavailable("stopped before it was ready"))
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._stopped:
+            return succeed(None)
+        self._stopped, self._ready = True, False
+        return Deferred.fromCoroutine(self._stop())
+
+    # ------------------------------------------------------------------ coming up and going down
+
+    def _up(self) -> None:
+        self._metrics.broker_connects.inc()
+        self._set_up("setting up the streams")
+
+    def _set_up(self, detail: str) -> None:
+        """(Again) make sure of the streams and the source, then be ready."""
+        if self._stopped or not self._connection.connected:
+            return
+        self._end()
+        self._detail = detail
+        self._setting_up = Deferred.fromCoroutine(self._establish())
+        self._setting_up.addErrback(self._failed)
+
+    async def _establish(self) -> None:
+        pause = _PAUSE[0]
+        while True:
+            self._refused = ""
+            try:
+                state = await self._streams.ensure()
+                self._source.use(state.live)
+                await self._source.ready()
+                await self._health.sing()
+                if self._refused:
+                    raise StartError(self._missing())
+            except (StartError, Unavailable, ApiError) as error:
+                problem: Exception = error
+                if self._refused:
+                    problem = StartError(self._missing())
+                if isinstance(problem, StartError) and self._started is not None and not self._started.called:
+                    raise problem from None
+                self._detail = str(problem)
+                self.log.warn("the broker cannot be used yet: {reason}", reason=self._detail)
+                await deferLater(
+                    self._reactor, _OPERATOR if isinstance(problem, StartError) else pause, lambda: None
+                )
+                pause = min(2 * pause, _PAUSE[1])
+                continue
+            break
+        self._begin(state)
+
+    def _begin(self, state: StreamState) -> None:
+        anew = bool(self._reader.epoch) and state.epoch != self._reader.epoch
+        self._ready, self._detail = True, f"connected to {self._connection.server}"
+        self._metrics.broker_up.set(1)
+        self._setting_up = None
+        if anew:
+            self.log.error("the stream {name} was made anew: all history is lost", name=self._settings.stream)
+            self._newest_accepted = 0
+            gone = self._tail.forget_all()
+        self._reader.epoch = state.epoch
+        self._publisher.open()
+        self._tail.online(True)
+        self._health.watch()
+        if anew:
+            for topic in gone:
+                self._tail.lost(topic)
+        if self._started is not None and not self._started.called:
+            self._started.callback(None)
+
+    def _end(self) -> None:
+        """Not ready, whatever the reason."""
+        self._ready = False
+        self._metrics.broker_up.set(0)
+        self._health.rest()
+        self._tail.online(False)
+        if self._setting_up is not None:
+            setting_up, self._setting_up = self._setting_up, None
+            setting_up.cancel()
+
+    def _down(self, reason: str) -> None:
+        self._end()
+        self._publisher.close()
+        self._detail = f"NATS is away: {reason}"
+
+    def _failed(self, failure: Any) -> None:
+        """Waiting does not help, or something is broken that should not be."""
+        if failure.check(CancelledError):
+            return
+        self._end()
+        self._detail = failure.getErrorMessage()
+        if self._started is not None and not self._started.called:
+            self._started.errback(failure)
+        else:
+            self.log.failure("the broker failed", failure)
+
+    def _missing(self) -> str:
+        return f"NATS does not permit what notify needs: {self._refused}; grant it (docs/jetstream.md, Permissions)."
+
+    # ------------------------------------------------------------------ news from the rooms
+
+    async def _compare(self) -> None:
+        """Is it the same stream, and is every followed topic up to date? Raises ``Unavailable``."""
+        state = await self._streams.info()
+        if state.epoch != self._reader.epoch:
+            # Not from here: it ends the comparison.
+            self._reactor.callLater(0, self._set_up, "the stream was made anew")
+            return
+        self._source.use(state.live)
+        await self._tail.check(0.0 if self._health.first else 0.25)
+
+    def _suspect(self) -> None:
+        self._health.compare_soon()
+
+    def _dropped(self) -> None:
+        self._tail.doubt()
+        self._health.compare_soon()
+
+    def _sick(self, reason: str, isolated: bool) -> None:
+        """The server is there and does not do its work. ``isolated``: another server may."""
+        self.log.warn("NATS at {server}: {reason}", server=self._connection.server, reason=reason)
+        if isolated:
+            self._connection.abandon(reason)
+        else:
+            self._set_up(reason)
+
+    def _denied(self, words: str) -> None:
+        if not self._publisher.denied(words):
+            self._refused = words
+            if self._ready:
+                self._set_up(self._missing())
+
+    def _poisoned(self, topic: Topic, stored: Stored, reason: str) -> None:
+        self._dead.keep(self._reader.epoch, topic.subject, stored.seq, stored.data, reason)
+
+    def _exhausted(self, seq: int, reason: str) -> None:
+        Deferred.fromCoroutine(self._keep_exhausted(seq, reason))
+
+    async def _keep_exhausted(self, seq: int, reason: str) -> None:
+        try:
+            subject, data = await self._reader.at(seq)
+        except (Unavailable, HistoryLost):
+            subject, data = "", b""
+        self._dead.keep(self._reader.epoch, subject, seq, data, reason)
+
+    async def _accepted_where(self, seq: int, topic: Topic) -> Position:
+        """A number lower than one before it: perhaps of another history."""
+        state = await self._streams.info()
+        if state.epoch != self._reader.epoch:
+            self._set_up("the stream was made anew")
+        return Position(state.epoch, seq)
+
+    def _accepted(self, outcome: tuple[int, bool], topic: Topic) -> Any:
+        seq, duplicate = outcome
+        if not duplicate and seq < self._newest_accepted - self._settings.publish_window:
+            return Deferred.fromCoroutine(self._accepted_where(seq, topic))
+        if not duplicate:
+            self._newest_accepted = max(self._newest_accepted, seq)
+            self._tail.accepted(topic, seq)
+        return Position(self._reader.epoch, seq)

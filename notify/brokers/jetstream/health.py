@@ -1,0 +1,138 @@
+"""Is the server of any use? A canary that must be stored, and a comparison with the stream, every few seconds.
+
+A client of a server that was cut off from its cluster stays connected, hears nothing, and reads what is stale.
+Only storing something, which takes a majority of the replicas, tells the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notify.brokers.jetstream.connection import Connection
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.errors import Unavailable
+
+_FAILURES = 2  # in a row
+
+
+class Refused(Unavailable):
+    """The server answered that it cannot store."""
+
+
+class Health:
+    """See the module.
+
+    ``compare`` does a comparison, and raises ``Unavailable`` where it cannot. ``sick(reason, isolated)`` is called
+    when the server is of no use; then nothing more happens until :meth:`watch`.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        settings: JetStreamSettings,
+        connection: Connection,
+        canary: str,
+        reactor: Any,
+        compare: Callable[[], Awaitable[None]],
+        sick: Callable[[str, bool], None],
+    ) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._canary = canary
+        self._reactor = reactor
+        self._compare = compare
+        self._sick = sick
+        self._working: list[Deferred[None]] = []
+        self._soon: Deferred[None] | None = None
+        self._hurry = False
+        #: no comparison has been made since :meth:`watch`
+        self.first = True
+
+    async def sing(self) -> None:
+        """Have the server store something. Raises ``Unavailable``; :class:`Refused` where it says that it cannot."""
+        reply = await self._connection.request(self._canary, b"")
+        try:
+            error = msgspec.json.decode(reply.data).get("error")
+        except (msgspec.DecodeError, AttributeError):
+            error = {"description": "nobody stores it"}
+        if error:
+            raise Refused(f"NATS cannot store messages: {error.get('description', 'no reason given')}")
+
+    def watch(self) -> None:
+        """Begin."""
+        self.rest()
+        self.first = True
+        self._start(self._sing_on())
+        self._start(self._compare_on())
+
+    def rest(self) -> None:
+        """End."""
+        working, self._working = self._working, []
+        self._soon = None
+        for one in working:
+            one.cancel()
+
+    def compare_soon(self) -> None:
+        """Compare at once, or again at once where a comparison is under way."""
+        self._hurry = True
+        if self._soon is not None and not self._soon.called:
+            soon, self._soon = self._soon, None
+            soon.callback(None)
+
+    def _start(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
+        work = Deferred.fromCoroutine(coroutine)
+        self._working.append(work)
+        work.addErrback(self._ended)
+
+    def _ended(self, failure: Failure) -> None:
+        if not isinstance(failure.value, CancelledError):
+            self.log.failure("watching the broker failed", failure)
+            self._reactor.callLater(0, self._sick, "watching it failed", False)
+
+    async def _sing_on(self) -> None:
+        failures = 0
+        while True:
+            await deferLater(self._reactor, self._settings.canary_interval, lambda: None)
+            try:
+                await self.sing()
+            except Unavailable as error:
+                failures += 1
+                if failures >= _FAILURES:
+                    # Not from here: to act on it ends this coroutine.
+                    self._reactor.callLater(0, self._sick, str(error), not isinstance(error, Refused))
+                    return
+            else:
+                failures = 0
+
+    async def _compare_on(self) -> None:
+        failures = 0
+        while True:
+            self._hurry = False
+            try:
+                await self._compare()
+            except Unavailable as error:
+                failures += 1
+                if failures >= _FAILURES:
+                    self._reactor.callLater(0, self._sick, str(error), False)
+                    return
+                await deferLater(self._reactor, 0.25, lambda: None)
+                continue
+            failures, self.first = 0, False
+            if not self._hurry:
+                self._soon = Deferred()
+                timer = self._reactor.callLater(self._settings.check_interval, self.compare_soon)
+                try:
+                    await self._soon
+                finally:
+                    if timer.active():
+                        timer.cancel()
+            else:
+                await deferLater(self._reactor, 0.05, lambda: None)

@@ -1,0 +1,262 @@
+"""Publishing: many at once within a window, each retried under the same id until its outcome is known.
+
+Within one topic the next goes out when the one before it is settled: a retry could otherwise overtake, and a
+caller's order be lost. Topics do not wait for each other. Every message has an id, so that the server stores it
+once however often it is sent within the duplicate window.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred, fail
+
+from notify.brokers.jetstream import headers
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.errors import Unavailable, Unknown
+from notify.messages import parse_event
+from notify.topics import Topic
+
+_PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
+#: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
+_PASSING = frozenset({10008, 10009, 10158})
+
+
+class _Error(Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _Ack(Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error | None = None
+
+
+_ack = msgspec.json.Decoder(_Ack)
+
+
+class _Publish:
+    """One message on its way."""
+
+    __slots__ = (
+        "answer",
+        "call",
+        "deadline",
+        "fields",
+        "open",
+        "payload",
+        "reply",
+        "round",
+        "token",
+        "topic",
+    )
+
+    def __init__(self, topic: Topic, payload: bytes, fields: dict[str, str]) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.fields = fields
+        self.answer: Deferred[tuple[int, bool]] = Deferred(lambda _: None)
+        self.deadline = 0.0
+        #: an attempt was made whose outcome is not known
+        self.open = False
+        self.call: Any = None
+        self.token = b""
+        self.reply = ""
+        self.round = -1
+
+
+class Publisher:
+    """See the module. ``publish`` fires with the number in the stream, and whether it was stored earlier."""
+
+    def __init__(self, settings: JetStreamSettings, connection: Any, reactor: Any, random: Random) -> None:
+        self._settings = settings
+        self._connection = connection
+        self._reactor = reactor
+        self._random = random
+        self._window = settings.publish_window
+        self._waiting: deque[_Publish] = deque()
+        self._behind: dict[Topic, deque[_Publish]] = {}
+        self._flying: dict[_Publish, None] = {}
+        self._count = 0
+        self._round = 0
+        self._idle: list[Deferred[None]] = []
+        self._open = False
+
+    @property
+    def pending(self) -> int:
+        """How many are not settled."""
+        return self._count
+
+    def publish(
+        self, topic: Topic, payload: bytes, key: str | None, trace: str
+    ) -> Deferred[tuple[int, bool]]:
+        """Store one message. Raises ``Poison``; errbacks like :meth:`notify.interfaces.IBroker.publish`."""
+        parse_event(topic, payload)
+        if not self._open:
+            return fail(Unavailable("the broker is away: nothing was stored"))
+        if self._count >= self._window + self._settings.publish_queue:
+            return fail(Unavailable("too many messages wait to be stored: nothing was stored"))
+        fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
+        if trace:
+            fields["traceparent"] = trace
+        one = _Publish(topic, payload, fields)
+        one.deadline = self._reactor.seconds() + self._settings.publish_patience
+        self._count += 1
+        if topic in self._behind:
+            self._behind[topic].append(one)
+        else:
+            self._behind[topic] = deque()
+            self._waiting.append(one)
+            self._fill()
+        return one.answer
+
+    def open(self) -> None:
+        """There is a new client: everything on its way is sent again, the oldest first."""
+        self._open = True
+        self._round += 1
+        for one in list(self._flying):
+            self._cancel(one)
+            self._attempt(one)
+        self._fill()
+
+    def close(self) -> None:
+        """There is no client. What was sent may have been stored; what was not is refused."""
+        self._open = False
+        self.refuse()
+        for one in self._flying:
+            one.open = True
+            self._cancel(one)
+            one.call = self._reactor.callLater(
+                max(0.0, one.deadline - self._reactor.seconds()), self._give_up, one
+            )
+
+    def drain(self) -> Deferred[None]:
+        """Fires once nothing is on its way."""
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        self._rest()
+        return done
+
+    def _id(self, topic: Topic, key: str | None) -> str:
+        # The stream knows ids across all its subjects, and an id is one line of text.
+        if key is None:
+            return f"{self._random.getrandbits(128):032x}"
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
+        return f"{topic.workspace_id}.{topic.kind}.{topic.id}.{digest}"
+
+    def _fill(self) -> None:
+        while self._open and self._waiting and len(self._flying) < self._window:
+            one = self._waiting.popleft()
+            self._flying[one] = None
+            self._attempt(one)
+
+    def _attempt(self, one: _Publish) -> None:
+        one.call = None
+        left = one.deadline - self._reactor.seconds()
+        if left <= 0:
+            self._give_up(one)
+            return
+        if one.round != self._round:  # replies find their way by connection
+            one.round = self._round
+            one.token, one.reply = self._connection.expect(lambda reply: self._replied(one, reply))
+        self._connection.publish(one.topic.subject, one.payload, one.reply, one.fields)
+        one.call = self._reactor.callLater(min(left, self._settings.request_timeout), self._timed_out, one)
+
+    def _timed_out(self, one: _Publish) -> None:
+        one.open = True
+        if self._open:
+            self._attempt(one)
+        else:
+            self._give_up(one)
+
+    def _replied(self, one: _Publish, reply: Any) -> None:
+        if one not in self._flying:
+            return
+        if headers.status(reply.block) == 503:
+            self._again(one)
+            return
+        try:
+            ack = _ack.decode(reply.data)
+        except msgspec.DecodeError:
+            return
+        if ack.error is None and ack.seq:
+            self._settle(one, (ack.seq, ack.duplicate))
+        elif ack.error is not None and ack.error.err_code in _PASSING:
+            self._again(one)
+        elif ack.error is not None:
+            words = ack.error.description
+            self._settle(
+                one, Unknown(words) if one.open else Unavailable(f"the message was not stored: {words}")
+            )
+
+    def _again(self, one: _Publish) -> None:
+        self._cancel(one)
+        one.call = self._reactor.callLater(_PAUSE, self._attempt, one)
+
+    def _give_up(self, one: _Publish) -> None:
+        one.call = None
+        if one.open:
+            self._settle(one, Unknown("no answer in time: the message may have been stored"))
+        else:
+            self._settle(one, Unavailable("the message could not be stored in time"))
+
+    def _cancel(self, one: _Publish) -> None:
+        if one.call is not None and one.call.active():
+            one.call.cancel()
+        one.call = None
+
+    def _settle(self, one: _Publish, outcome: Any) -> None:
+        self._cancel(one)
+        self._connection.forget(one.token)
+        del self._flying[one]
+        self._count -= 1
+        behind = self._behind[one.topic]
+        if behind:
+            self._waiting.append(behind.popleft())
+        else:
+            del self._behind[one.topic]
+        if not one.answer.called:
+            if isinstance(outcome, Exception):
+                one.answer.errback(outcome)
+            else:
+                one.answer.callback(outcome)
+        self._fill()
+        self._rest()
+
+    def _rest(self) -> None:
+        if not self._count:
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+
+    def refuse(self) -> None:
+        """Give up all that was never sent."""
+        waiting = [*self._waiting, *(one for behind in self._behind.values() for one in behind)]
+        self._waiting.clear()
+        self._behind = {topic: deque() for topic in {one.topic for one in self._flying}}
+        self._count -= len(waiting)
+        for one in waiting:
+            if not one.answer.called:
+                one.answer.errback(Unavailable("the broker is away: nothing was stored"))
+
+    def abort(self) -> None:
+        """Give up what is on its way."""
+        for one in list(self._flying):
+            self._give_up(one)
+
+    def denied(self, words: str) -> bool:
+        """The server's words on a missing permission: whether they are about messages on their way here."""
+        for one in list(self._flying):
+            if f'publish to "{one.topic.subject}"' in words:
+                self._settle(
+                    one, Unavailable("NATS does not permit notify to publish there: nothing was stored")
+                )
+                return True
+        return False

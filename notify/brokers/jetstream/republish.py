@@ -1,0 +1,70 @@
+"""Delivery by plain subscriptions to what the stream sends on: one for each workspace with followed topics.
+
+A node hears the messages of its own workspaces and no others; those of topics that nobody here follows are
+dropped by their subject, before anything else of them is looked at.
+"""
+
+from __future__ import annotations
+
+from notify.brokers.jetstream import headers
+from notify.brokers.jetstream.connection import Connection, Subscription
+from notify.brokers.jetstream.tail import Tail
+from notify.topics import Topic
+
+
+class Republish:
+    """The source of ``delivery = "republish"``."""
+
+    def __init__(self, connection: Connection, tail: Tail) -> None:
+        self._connection = connection
+        self._tail = tail
+        self._live = ""
+        self._skip = 0
+        self._followed: dict[int, int] = {}
+        self._subscriptions: dict[int, Subscription] = {}
+
+    def add(self, topic: Topic) -> None:
+        """A topic is followed."""
+        workspace = topic.workspace_id
+        self._followed[workspace] = self._followed.get(workspace, 0) + 1
+        if workspace not in self._subscriptions and self._live:
+            self._subscribe(workspace)
+
+    def remove(self, topic: Topic) -> None:
+        """A topic is followed no more."""
+        workspace = topic.workspace_id
+        self._followed[workspace] -= 1
+        if not self._followed[workspace]:
+            del self._followed[workspace]
+            if subscription := self._subscriptions.pop(workspace, None):
+                self._connection.unsubscribe(subscription)
+
+    def use(self, live: str) -> None:
+        """What stands before the subjects of the stream's messages, with the dot."""
+        if live != self._live:
+            self._live, self._skip = live, len(live)
+            for subscription in self._subscriptions.values():
+                self._connection.unsubscribe(subscription)
+            self._subscriptions.clear()
+            for workspace in self._followed:
+                self._subscribe(workspace)
+
+    async def ready(self) -> None:
+        """The connection is new; subscriptions have been renewed with it."""
+
+    async def stop(self) -> None:
+        """No more messages."""
+        for subscription in self._subscriptions.values():
+            self._connection.unsubscribe(subscription)
+        self._subscriptions.clear()
+
+    def _subscribe(self, workspace: int) -> None:
+        subject = f"{self._live}workspace.{workspace}.>"
+        self._subscriptions[workspace] = self._connection.subscribe(subject, self._arrived)
+
+    def _arrived(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        state = self._tail.states.get(subject[self._skip :])
+        if state is not None:
+            seq = headers.number(block, headers.SEQUENCE)
+            if seq:
+                self._tail.arrived(state, seq, headers.number(block, headers.LAST_SEQUENCE), data, block)

@@ -1,0 +1,191 @@
+"""Real nats-servers for tests: one or a cluster, killed, paused and started again, each by its own process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+BINARY = shutil.which("nats-server") or str(Path(sys.executable).parent / "nats-server")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody has now. (A server that is killed must come back on its own.)"""
+    with socket.socket() as s:
+        s.bind((host, 0))
+        return int(s.getsockname()[1])
+
+
+def pause(seconds: float) -> Deferred[None]:
+    """Let the reactor run."""
+    return deferLater(reactor, seconds, lambda: None)
+
+
+async def until(condition: Any, timeout: float = 20.0, what: str = "") -> float:
+    """Wait for a condition; gives the seconds that it took, raises ``AssertionError`` after ``timeout``."""
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > timeout:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        await pause(0.02)
+    return time.monotonic() - start
+
+
+class NatsServer:
+    """One nats-server with JetStream. ``extra`` is more of its configuration, in its own format."""
+
+    def __init__(
+        self,
+        name: str = "n1",
+        extra: str = "",
+        routes: tuple[int, ...] = (),
+        cluster_port: int = 0,
+        host: str = "127.0.0.1",
+        prefix: tuple[str, ...] = (),
+        accounts: str = "",
+    ) -> None:
+        self.name = name
+        self.host = host
+        self.port = free_port() if host == "127.0.0.1" else 4222
+        self.monitor = free_port() if host == "127.0.0.1" else 8222
+        self.prefix = prefix
+        self.directory = Path(tempfile.mkdtemp(prefix=f"nats-{name}-"))
+        self.process: subprocess.Popen[bytes] | None = None
+        cluster = ""
+        if cluster_port:
+            urls = ", ".join(f'"nats-route://{host}:{port}"' for port in routes)
+            cluster = f"cluster {{ name: test, listen: {host}:{cluster_port}, routes: [{urls}] }}"
+        self.config = self.directory / "nats.conf"
+        self.write(
+            f"""
+            server_name: {name}
+            listen: {host}:{self.port}
+            http: {host}:{self.monitor}
+            jetstream {{ store_dir: "{self.directory}/js", max_mem: 256MB, max_file: 1GB }}
+            {cluster}
+            {accounts}
+            {extra}
+            """
+        )
+
+    def write(self, text: str) -> None:
+        """Write the configuration."""
+        self.config.write_text(text)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{self.host}:{self.port}"
+
+    def start(self) -> NatsServer:
+        """Start the process, without waiting until it listens."""
+        log = open(self.directory / "log", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [*self.prefix, BINARY, "-c", str(self.config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+        log.close()
+        return self
+
+    async def up(self, timeout: float = 20.0) -> NatsServer:
+        """Wait until it accepts connections."""
+        await until(self.listens, timeout, f"nats-server {self.name}: {self.log()[-500:]}")
+        return self
+
+    def listens(self) -> bool:
+        """Whether it accepts connections."""
+        try:
+            socket.create_connection((self.host, self.port), 0.2).close()
+        except OSError:
+            return False
+        return True
+
+    def log(self) -> str:
+        """What it has logged."""
+        path = self.directory / "log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def send(self, number: int) -> None:
+        """Send its process a signal."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def pause(self) -> None:
+        """Stop it from running; connections stay."""
+        self.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it run again."""
+        self.send(signal.SIGCONT)
+
+    def reload(self, text: str | None = None) -> None:
+        """Read the configuration again, perhaps a new one."""
+        if text is not None:
+            self.write(text)
+        self.send(signal.SIGHUP)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End it, by default without a chance to say goodbye."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            if number in (signal.SIGKILL, signal.SIGTERM):
+                self.process.send_signal(signal.SIGCONT)
+            self.process.wait(10)
+            self.process = None
+
+    def remove(self) -> None:
+        """End it and delete what it kept."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Cluster:
+    """Three servers that know each other."""
+
+    def __init__(self, extra: str = "", size: int = 3) -> None:
+        ports = tuple(free_port() for _ in range(size))
+        self.servers = [
+            NatsServer(f"n{index}", extra, ports, port) for index, port in enumerate(ports, start=1)
+        ]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where clients connect."""
+        return tuple(server.url for server in self.servers)
+
+    async def up(self) -> Cluster:
+        """Start all and wait until the cluster can make streams."""
+        for server in self.servers:
+            server.start()
+        for server in self.servers:
+            await server.up()
+        return self
+
+    def named(self, name: str) -> NatsServer:
+        """The server of that name."""
+        return next(server for server in self.servers if server.name == name)
+
+    def remove(self) -> None:
+        """End all."""
+        for server in self.servers:
+            server.remove()
+
+
+async def api(broker: Any, call: str, body: dict[str, Any] | None = None) -> Any:
+    """A call of the JetStream API through a broker's own connection."""
+    return await broker._streams.api(call, body)
+
+
+def pretty(value: Any) -> str:
+    """For messages of failed assertions."""
+    return json.dumps(value, indent=1, default=str)

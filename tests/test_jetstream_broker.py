@@ -1,0 +1,44 @@
+"""The JetStream broker against real servers: the contract of all brokers, through each way of delivery."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.jetstream import JetStreamBroker
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.config import Duration
+from notify.interfaces import IBroker
+from notify.testing import make_context
+from notify.testing.contracts.broker import BrokerContract
+from notify.topics import Topic
+from tests.natsd import NatsServer
+
+
+def make(server: NatsServer, node: str = "node-1", **settings: Any) -> JetStreamBroker:
+    defaults: dict[str, Any] = {"servers": (server.url,), "canary_interval": Duration(0.5)}
+    return JetStreamBroker(JetStreamSettings(**(defaults | settings)), make_context(reactor, node=node))
+
+
+class _Contract(BrokerContract):
+    timeout = 30
+    delivery = "republish"
+
+    async def make_broker(self) -> IBroker:
+        server = NatsServer().start()
+        self.addCleanup(server.remove)
+        await server.up()
+        return make(server, delivery=self.delivery)
+
+    async def lose_history(self, broker: IBroker, topic: Topic) -> None:
+        await broker._streams.api("STREAM.PURGE.MESSAGES", {"filter": topic.subject})
+
+
+class RepublishContract(_Contract, TestCase):
+    pass
+
+
+class ConsumerContract(_Contract, TestCase):
+    delivery = "consumer"
