@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -21,6 +24,13 @@ from notify.testing import make_context
 
 KEY = "a-key-for-tests-only"
 AUTH = {"Authorization": f"Bearer {KEY}"}
+
+
+def temporary_folder(test: Any) -> Path:
+    """A folder that is gone after the test."""
+    folder = Path(tempfile.mkdtemp())
+    test.addCleanup(shutil.rmtree, folder)
+    return folder
 
 
 class Response:
@@ -110,7 +120,9 @@ class Node:
         limits: Limits | None = None,
         broker: Any = None,
         reactor: Any = None,
+        drains: bool = True,
     ) -> None:
+        self._drains = drains
         self.context = make_context(reactor)
         self.clock: Clock = self.context.reactor
         self.metrics = self.context.metrics
@@ -134,7 +146,8 @@ class Node:
 
     def drain(self) -> None:
         self.drains += 1
-        self.health.drain()
+        if self._drains:
+            self.health.drain()
 
     def up(self) -> None:
         self.health.started()

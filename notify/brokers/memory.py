@@ -81,12 +81,12 @@ class MemoryBroker:
             return fail(Unavailable("the broker is not running"))
         now = self._seconds()
         self._expire(now)
-        if idempotency_key is not None and (first := self._answers.get((topic, idempotency_key))):
-            return succeed(first)
         try:
             event = parse_event(topic, payload)
         except Poison as poison:
             return fail(poison)
+        if idempotency_key is not None and (first := self._answers.get((topic, idempotency_key))):
+            return succeed(first)
         self._seq += 1
         message = Message(topic, Position(self._epoch, self._seq), event, now, trace)
         self._keep(message, len(payload), now)

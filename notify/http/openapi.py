@@ -45,7 +45,9 @@ def _int64_pattern() -> str:
 
 
 INT64 = _int64_pattern()
-SUBJECT_PATTERN = rf"^workspace\.{INT64}\.(chat\.{INT64}\.messages|user\.{INT64}\.notifications)$"
+_CHAT = rf"chat\.{INT64}\.messages"
+_USER = rf"user\.{INT64}\.notifications"
+SUBJECT_PATTERN = rf"^workspace\.{INT64}\.({_CHAT}|{_USER})$"
 
 _ERRORS = {
     400: "The request is not of the form that is described here.",
@@ -114,8 +116,8 @@ def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
 
 def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
     secured: list[dict[str, list[str]]] = [{"apiKey": []}]
-    message = _schema("Publication")
-    many = {"type": "array", "items": message, "minItems": 1, "maxItems": MAX_LIST}
+    one = [_schema("ChatPublication"), _schema("NotificationPublication")]
+    many = {"type": "array", "items": _schema("Publication"), "minItems": 1, "maxItems": MAX_LIST}
     ready = {
         "200": _success("Ready.", "HealthReport"),
         "503": _success("Not ready; the body says why.", "HealthReport"),
@@ -128,8 +130,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "publish",
                 description=(
                     f"A payload may have at most {max_payload} bytes, the body {max_body}. The ids in a payload are "
-                    "those of its subject. The messages of a list stand each for itself, in order; a list of "
-                    "another form than described is refused as a whole."
+                    "those of its subject. The messages of a list stand each for itself, in order: one that is "
+                    "refused does not hold up the others."
                 ),
                 security=secured,
                 parameters=[
@@ -149,7 +151,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         False,
                     ),
                 ],
-                requestBody={"required": True, "content": _json({"oneOf": [message, many]})},
+                requestBody={"required": True, "content": _json({"anyOf": [*one, many]})},
                 responses=_responses(
                     {
                         200: {
@@ -315,20 +317,35 @@ def _seq_pattern() -> str:
     return INT64.replace("-?", "").replace(f"|{INT64_MIN}", "")
 
 
-def document(max_payload: int, max_body: int) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; bounds are in bytes."""
-    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
-    components["Publication"] = {
-        "title": "Publication",
-        "description": "One message to publish.",
+def _publication(text: str, subject: dict[str, Any], payload: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "description": text,
         "type": "object",
-        "properties": {
-            "subject": {"type": "string", "pattern": SUBJECT_PATTERN},
-            "payload": {"anyOf": [_schema("ChatMessage"), _schema("Notification")]},
-        },
+        "properties": {"subject": subject, "payload": payload},
         "required": ["subject", "payload"],
         "additionalProperties": False,
     }
+
+
+def document(max_payload: int, max_body: int) -> dict[str, Any]:
+    """The OpenAPI 3.1 document; bounds are in bytes."""
+    _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    components["ChatPublication"] = _publication(
+        "A chat message; the ids in the payload are those of the subject.",
+        {"type": "string", "pattern": rf"^workspace\.{INT64}\.{_CHAT}$"},
+        _schema("ChatMessage"),
+    )
+    components["NotificationPublication"] = _publication(
+        "A user notification; the ids in the payload are those of the subject.",
+        {"type": "string", "pattern": rf"^workspace\.{INT64}\.{_USER}$"},
+        _schema("Notification"),
+    )
+    components["Publication"] = _publication(
+        "A message of a list. It should be a ChatPublication or NotificationPublication; where it is not, the list "
+        "is accepted and this message gets an error of its own.",
+        {"type": "string"},
+        {},
+    )
     return {
         "openapi": "3.1.0",
         "info": {

@@ -28,6 +28,8 @@ from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.metrics import Metrics
 
+_log = Logger()
+
 #: messages in one request
 MAX_LIST = 1000
 
@@ -71,8 +73,6 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 
 class Publisher:
     """Publishes through a broker. ``max_payload`` is in bytes."""
-
-    _log = Logger(namespace="notify.http")
 
     def __init__(self, broker: IBroker, metrics: Metrics, max_payload: int) -> None:
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
@@ -133,7 +133,7 @@ class Publisher:
     def _not_accepted(self, failure: Failure) -> Result:
         refused = _refusal(failure)
         if refused is None:
-            self._log.failure("Failed to publish", failure=failure)
+            _log.failure("Failed to publish", failure=failure)
             refused = internal_error()
         return Result(refused.status, error=refused.detail)
 

@@ -132,7 +132,8 @@ class Request(http.Request):
             route = Route({b"GET": lambda request: internal_error().answer()})
         if route is not None:
             self.name = self.path.decode("ascii")
-        if route.secure if route else self.path.startswith(b"/v1"):
+        secure = route.secure if route else self.path == b"/v1" or self.path.startswith(b"/v1/")
+        if secure and self.site.keys is not None:
             keys = self.requestHeaders.getRawHeaders(b"Authorization") or []
             self.site.keys.check(keys[0] if len(keys) == 1 else None)
         if route is None:

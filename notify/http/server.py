@@ -27,6 +27,8 @@ from notify.http.keys import ApiKeys
 from notify.http.request import NO_SUCH_PATH, Request, Route
 from notify.metrics import Metrics
 
+_log = Logger()
+
 #: bytes of a refused body that are read and thrown away so that the connection can live on
 _SMALL_BODY = 64 * 1024
 
@@ -102,7 +104,7 @@ class Channel(http.HTTPChannel):
         """The request is whole."""
         if not self._refused:
             # The deadline of this request must not become the idle time before the next.
-            self.setTimeout(self.timeOut)
+            self.setTimeout(self.factory.timeOut)
             super().allContentReceived()
 
     def hand_over(self) -> None:
@@ -152,19 +154,19 @@ _HEADERS_TOO_LARGE = Refused(
 class Site(http.HTTPFactory):
     """Serves ``routes`` by exact path.
 
+    ``keys`` guard the secure routes and every path under ``/v1``; None: there are no such.
     ``resources`` are paths whose GET is handed over to a twisted.web resource that takes the connection, like a
     WebSocket's. ``timeout`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may
     take, in seconds. ``new_id`` makes request ids.
     """
 
     protocol: Any = Channel
-    log_source = Logger(namespace="notify.http")
 
     def __init__(
         self,
         reactor: IReactorTime,
         routes: Mapping[bytes, Route],
-        keys: ApiKeys,
+        keys: ApiKeys | None,
         metrics: Metrics,
         resources: Mapping[bytes, IResource] | None = None,
         timeout: float = 60.0,
@@ -228,7 +230,7 @@ class Site(http.HTTPFactory):
         seconds = self.reactor.seconds() - request.received if request and request.received else 0.0
         self.metrics.http_requests.labels(name, str(status)).inc()
         self.metrics.http_seconds.labels(name).observe(seconds)
-        self.log_source.debug(
+        _log.debug(
             "{method} {path} {status} in {seconds:.4f} s, request {request_id}",
             method=request.method.decode("ascii") if request and request.route else "-",
             path=name,
@@ -240,7 +242,7 @@ class Site(http.HTTPFactory):
 
     def log_failure(self, request: Request, failure: Failure) -> None:
         """A handler failed in a way that is ours to mend."""
-        self.log_source.failure(
+        _log.failure(
             "Failed to answer {path}, request {request_id}",
             failure=failure,
             path=request.name,

@@ -101,7 +101,7 @@ def public_site(
     routes = {b"/health": Route({b"GET": show_health})}
     for path, file in _files(demo):
         routes.setdefault(path, Route({b"GET": file}))
-    return Site(reactor, routes, ApiKeys(()), metrics, resources=resources, timeout=timeout)
+    return Site(reactor, routes, None, metrics, resources=resources, timeout=timeout)
 
 
 class _File:
