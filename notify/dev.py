@@ -23,6 +23,7 @@ def configuration(environ: Mapping[str, str]) -> Config:
         "NOTIFY_LISTEN__DEMO": "true",
         "NOTIFY_AUTH__JWT__SECRET": secrets.token_hex(32),
         "NOTIFY_API__KEYS": secrets.token_hex(16),
+        "NOTIFY_DRAIN__DURATION": "0s",
     }
     return config.load(None, {**made, **environ})
 

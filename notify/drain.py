@@ -75,7 +75,8 @@ class Progress(Struct, frozen=True):
 class Drain:
     """One server's way out; used once.
 
-    ``connections`` gives those that are open now. ``refuse`` stops accepting new ones. ``finish`` fires once no
+    ``connections`` gives those that have not been closed; ``sockets`` counts all that are there, those in the closing
+    handshake included. ``refuse`` stops accepting new ones. ``finish`` fires once no
     publish is under way. ``report`` is called with each step's :class:`Progress`; none of them raises. ``delay`` and
     ``duration`` are seconds.
     """
@@ -87,6 +88,7 @@ class Drain:
         clock: IReactorTime,
         random: Random,
         connections: Callable[[], Collection[IConnection]],
+        sockets: Callable[[], int],
         refuse: Callable[[], Deferred[None]],
         finish: Callable[[], Deferred[None]],
         report: Callable[[Progress], None],
@@ -94,6 +96,7 @@ class Drain:
         self._clock = clock
         self._random = random
         self._connections = connections
+        self._sockets = sockets
         self._refuse = refuse
         self._finish = finish
         self._report = report
@@ -139,26 +142,25 @@ class Drain:
         self._done()
 
     async def _send_away(self, duration: float) -> None:
-        told: set[IConnection] = set()
         end = self._clock.seconds() + duration
-        patience = end
+        told = 0
         # Asked anew in each turn: clients leave by themselves, and a handshake may end after the listener has closed.
-        while left := set(self._connections()):
+        while waiting := self._connections():
             remaining = 0.0 if self._hurried else max(0.0, end - self._clock.seconds())
-            self._tell(Stage.CLOSING, len(told | left), remaining)
-            if waiting := left - told:
-                told |= self._step(waiting, remaining)
-                patience = self._clock.seconds() + GRACE
-            if left <= told:
-                if self._clock.seconds() >= patience:
-                    self.log.warn("{count} clients did not answer the closing handshake", count=len(left))
-                    return
-                await self._sleep(POLL)
-            else:
+            self._tell(Stage.CLOSING, told + len(waiting), remaining)
+            told += self._step(waiting, remaining)
+            if self._connections():
                 await self._sleep(STEP)
+        patience = self._clock.seconds() + GRACE
+        while self._sockets():
+            if self._clock.seconds() >= patience:
+                self.log.warn("{count} clients did not answer the closing handshake", count=self._sockets())
+                return
+            await self._sleep(POLL)
+            self._step(self._connections(), 0.0)
 
-    def _step(self, waiting: Collection[IConnection], remaining: float) -> set[IConnection]:
-        """Close this step's share of those who wait, so that the last go when the time is up; who they were."""
+    def _step(self, waiting: Collection[IConnection], remaining: float) -> int:
+        """Close this step's share of those who wait, so that the last go when the time is up; how many that were."""
         steps = max(1, round(remaining / STEP))
         # Sorted, because sets have no order that a seed could repeat; shuffled, because neighbours in time often are
         # members of one chat.
@@ -169,7 +171,7 @@ class Drain:
         for index, connection in enumerate(chosen):
             slot = round(1000 * spread * index / len(chosen))
             connection.close(SERVICE_RESTART, msgspec.json.encode({"retry_after_ms": slot}).decode())
-        return set(chosen)
+        return len(chosen)
 
     def _tell(self, stage: Stage, total: int, remaining: float) -> None:
         self.progress = Progress(stage, total, len(self._connections()), remaining)

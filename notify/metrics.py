@@ -106,6 +106,9 @@ class Metrics:
             "notify_presence_orphans", "Presence entries that have outlived their node.", registry=r
         )
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
+        self.drain_left = Gauge(
+            "notify_drain_left", "Clients that the drain has still to send away.", registry=r
+        )
         self.http_requests = Counter(
             "notify_http_requests",
             "HTTP answers, by path and status; paths that do not exist count as no_such_path.",

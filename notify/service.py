@@ -1,8 +1,8 @@
 """The server's life: ordered start, readiness, stop.
 
 Start: ports are bound (a fault is known at once), the internal listener answers, then authenticator, broker and
-registry come up, then the public listener accepts. Stop: not ready, no new connections, clients sent away, then
-registry, broker and authenticator.
+registry come up, then the public listener accepts. Stop: the drain (drain.py), then registry, broker and
+authenticator.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.config import Drain as DrainSettings
+from notify.config import Duration
+from notify.drain import Drain
 from notify.errors import StartError
 from notify.health import Health
-from notify.interfaces import IAuthenticator, IBroker, IRegistry
+from notify.interfaces import IBroker, IRegistry
+from notify.lifecycle import Lifecycle
 from notify.session import Hub
 from notify.transport import write_through
 
@@ -97,7 +101,11 @@ class Listener:
 
 
 class NotifyService(Service):
-    """Runs the parts that the composition root made. ``announce`` is called once the server is ready."""
+    """Runs the parts that the composition root made.
+
+    ``announce`` is called once the server is ready. ``patience`` gives the times of a drain, ``sockets`` the number of
+    clients that are connected, ``settled`` fires once no request of the API is under way.
+    """
 
     name = "notify"
 
@@ -105,17 +113,19 @@ class NotifyService(Service):
         self,
         reactor: Any,
         hub: Hub,
-        authenticator: IAuthenticator,
         broker: IBroker,
         registry: IRegistry,
         health: Health,
         internal: Listener,
         public: Listener,
         announce: Callable[[NotifyService], None],
+        lifecycle: Lifecycle,
+        patience: Callable[[], DrainSettings],
+        sockets: Callable[[], int],
+        settled: Callable[[], Deferred[None]],
     ) -> None:
         self._reactor = reactor
         self._hub = hub
-        self._authenticator = authenticator
         self._broker = broker
         self._registry = registry
         self._health = health
@@ -123,6 +133,21 @@ class NotifyService(Service):
         self._starting: Deferred[None] | None = None
         self.internal = internal
         self.public = public
+        self.lifecycle = lifecycle
+        self._patience = patience
+        self._settled = settled
+        self._ready = False
+        self._drain = Drain(
+            reactor,
+            hub.random,
+            lambda: [session.connection for session in hub.sessions],
+            sockets,
+            public.close,
+            self._finish,
+            lifecycle.progress,
+        )
+        lifecycle.leave = self._leave
+        lifecycle.hurry = self._drain.hurry
 
     def privilegedStartService(self) -> None:
         """Bind the ports, while the process may still have the right to."""
@@ -138,6 +163,7 @@ class NotifyService(Service):
         self._hub.wheel.start()
         self.internal.accept()
         self._health.listening("internal")
+        self.lifecycle.starting()
         # There is no running event loop before the reactor's first turn.
         self._reactor.callLater(0, self._start)
 
@@ -148,7 +174,7 @@ class NotifyService(Service):
 
     async def _bring_up(self) -> None:
         hub = self._hub
-        await self._authenticator.start()
+        await hub.authenticator.start()
         await self._broker.start(hub.dispatcher.deliver, hub.dispatcher.lost)
         await self._registry.start(hub.presence.changed)
         self.public.accept()
@@ -156,6 +182,8 @@ class NotifyService(Service):
         self._health.started()
         log.info("ready: public {public}, internal {internal}", public=self.public.description,
                  internal=self.internal.description)  # fmt: skip
+        self._ready = True
+        self.lifecycle.ready()
         self._announce(self)
 
     def _give_up(self, failure: Failure) -> None:
@@ -179,11 +207,21 @@ class NotifyService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._health.drain()
-        await self.public.close()
-        for session in list(self._hub.sessions):
-            session.connection.close(1012, self._hub.retry_after())
+        patience = self._patience() if self._ready else DrainSettings(Duration(0), Duration(0))
+        await self._drain.start(patience.delay, patience.duration)
         await self._registry.stop()
         await self._broker.stop()
-        await self._authenticator.stop()
+        await self._hub.authenticator.stop()
         self._hub.wheel.stop()
+        self.lifecycle.stopped()
+
+    def _leave(self) -> None:
+        # Not at once: whoever asked over HTTP gets an answer first.
+        self._reactor.callLater(0, self._reactor.stop)
+
+    async def _finish_requests(self) -> None:
         await self.internal.close()
+        await self._settled()
+
+    def _finish(self) -> Deferred[None]:
+        return ensureDeferred(self._finish_requests())

@@ -9,12 +9,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from socket import gethostname
 from typing import Any
 
+from msgspec import structs
 from twisted.application.service import IService
 from twisted.python import usage
 
@@ -27,11 +28,14 @@ from notify.health import Health
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.sites import internal_site, public_site
 from notify.interfaces import IAuthenticator, IBroker, IRegistry
+from notify.lifecycle import Lifecycle
 from notify.listener import PublicFactory
 from notify.metrics import Metrics
 from notify.presence import PresenceWatch
+from notify.reload import Reloader
 from notify.service import Listener, NotifyService
 from notify.session import Hub
+from notify.systemd import Systemd
 from notify.timers import Wheel
 from notify.websocket import ConnectionFactory
 
@@ -58,8 +62,7 @@ class Options(usage.Options):
             reactor.install()
             if self["dev"] and self["config"]:
                 raise StartError("--dev makes its own configuration: give either --dev or --config.")
-            self.config = dev.configuration(os.environ) if self["dev"] else load(self["config"], os.environ)
-            components.check(self.config)
+            self.config = self.read()
         except StartError as error:
             raise SystemExit(f"notify: {error}") from None
         parent = self.parent
@@ -67,19 +70,48 @@ class Options(usage.Options):
             parent["logger"] = "notify.logging.observer"
         logging.configure(self.config.log)
 
+    def read(self) -> Config:
+        """The configuration that the options name, anew. Raises ``ConfigError``."""
+        if self["dev"]:
+            # Its keys are made for one run: there is nothing to read again.
+            return getattr(self, "config", None) or dev.configuration(os.environ)
+        config = load(self["config"], os.environ)
+        components.check(config)
+        return config
+
 
 def makeService(options: Options) -> IService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
     try:
-        return build(options.config, reactor, show=_show if options["dev"] else None)
+        service = build(
+            options.config,
+            reactor,
+            show=_show if options["dev"] else None,
+            read=options.read,
+            environ=os.environ,
+        )
     except StartError as error:
         raise SystemExit(f"notify: {error}") from None
+    # Twisted installs its own handlers when the reactor starts.
+    installing: Any = reactor
+    installing.callWhenRunning(service.lifecycle.install_signals, installing.callFromThread)
+    return service
 
 
-def build(config: Config, reactor: Any, show: Callable[[str], None] | None = None) -> NotifyService:
-    """One service of a configuration. Raises ``StartError``. ``show`` is given the instructions of ``--dev``."""
+def build(
+    config: Config,
+    reactor: Any,
+    show: Callable[[str], None] | None = None,
+    read: Callable[[], Config] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> NotifyService:
+    """One service of a configuration. Raises ``StartError``.
+
+    ``show`` is given the instructions of ``--dev``; ``read`` gives the configuration anew, for a reload; ``environ``
+    says whether there is a systemd to tell things to.
+    """
     metrics, random, wheel = Metrics(), SystemRandom(), Wheel(reactor)
     context = components.Context(reactor, metrics, random, node_name(config), config)
     keys = ApiKeys(read_keys(config.api, config.source))
@@ -99,24 +131,44 @@ def build(config: Config, reactor: Any, show: Callable[[str], None] | None = Non
         broker=broker,
         registry=registry,
         connections=lambda: [session.connection for session in hub.sessions],
-        drain=lambda: reactor.callLater(0, reactor.stop),
+        drain=lambda: lifecycle.drain(),
         health=health,
         keys=keys,
         limits=limits,
         metrics=metrics,
     )
-    public = PublicFactory(
-        ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor),
-        public_site(
-            reactor=reactor,
-            health=health,
-            metrics=metrics,
-            timeout=limits.handshake_timeout,
-            demo=DEMO if config.listen.demo else None,
-        ),
-        wheel,
-        lambda: hub.limits.handshake_timeout,
+    connections = ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor)
+    pages = public_site(
+        reactor=reactor,
+        health=health,
+        metrics=metrics,
+        timeout=limits.handshake_timeout,
+        demo=DEMO if config.listen.demo else None,
     )
+    public = PublicFactory(connections, pages, wheel, lambda: hub.limits.handshake_timeout)
+    lifecycle = Lifecycle(reactor, Systemd(environ or {}), metrics, lambda: len(hub.sessions))
+
+    async def prepare(wanted: Config) -> Callable[[], None]:
+        new_keys = read_keys(wanted.api, wanted.source)
+        new_trusted = _trusted_proxies(wanted)
+        authenticator = components.make("auth", structs.replace(context, config=wanted))
+        await authenticator.start()
+
+        def apply() -> None:
+            before, hub.authenticator = hub.authenticator, authenticator
+            hub.limits = wanted.limits
+            dispatcher.limit, dispatcher.max_bytes = wanted.limits.replay, wanted.limits.send_queue
+            connections.adopt(wanted.limits)
+            connections.allowed_origins, connections.trusted = wanted.listen.allowed_origins, new_trusted
+            pages.timeOut = wanted.limits.handshake_timeout
+            keys.replace(new_keys)
+            logging.configure(wanted.log)
+            before.stop()
+
+        return apply
+
+    reloader = Reloader(config, read or (lambda: config), prepare, lifecycle.ready)
+    lifecycle.reload = reloader.reload
 
     def announce(service: NotifyService) -> None:
         if show is not None:
@@ -126,13 +178,16 @@ def build(config: Config, reactor: Any, show: Callable[[str], None] | None = Non
     return NotifyService(
         reactor,
         hub,
-        authenticator,
         broker,
         registry,
         health,
         Listener("internal", config.listen.internal, internal),
         Listener("public", config.listen.public, public),
         announce,
+        lifecycle,
+        lambda: reloader.config.drain,
+        lambda: connections.countConnections,
+        internal.settled,
     )
 
 

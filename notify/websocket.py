@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from notify.config import Limits
 from notify.frames import Encoding, InvalidFrame
 from notify.handshake import Network, choose_encoding, client_address, origin_allowed
 from notify.identity import Identity, Peer
@@ -236,7 +237,10 @@ class ConnectionFactory(WebSocketServerFactory):
         self.hub = hub
         self.allowed_origins = allowed_origins
         self.trusted = trusted
-        limits = hub.limits
+        self.adopt(hub.limits)
+
+    def adopt(self, limits: Limits) -> None:
+        """Let the handshakes and frames to come obey these limits."""
         self.setProtocolOptions(
             webStatus=False,
             utf8validateIncoming=True,

@@ -32,20 +32,28 @@ class Client:
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed.append((self.server.clock.seconds(), code, json.loads(reason)["retry_after_ms"]))
-        if not self.deaf:
-            self.server.open.discard(self)
+        self.server.open.discard(self)
+        if self.deaf:
+            self.server.deaf += 1
 
 
 class Server:
     def __init__(self, clients: int = 0) -> None:
         self.clock = Clock()
         self.open: set[Client] = set()
+        self.deaf = 0
         self.clients = [self.connect(f"c{n:04}") for n in range(clients)]
         self.refused_at: float | None = None
         self.publishes: Deferred[None] = succeed(None)
         self.told: list[Progress] = []
         self.drain = Drain(
-            self.clock, Random(7), lambda: self.connections(), self.refuse, self.finish, self.told.append
+            self.clock,
+            Random(7),
+            self.connections,
+            lambda: len(self.open) + self.deaf,
+            self.refuse,
+            self.finish,
+            self.told.append,
         )
 
     def connections(self) -> Collection[IConnection]:

@@ -1,0 +1,136 @@
+"""What a changed configuration may change in a running server, and what it may not."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notify.config import Config, PluginTable
+from notify.errors import StartError
+
+log = Logger()
+
+#: tables and keys that are applied live; ``auth`` is made anew as a whole
+LIVE = frozenset(
+    ("auth", "api", "drain", "limits", "log", "listen.allowed_origins", "listen.trusted_proxies"),
+)
+#: keys under them that are not, because a part of the server was built around them
+FIXED = frozenset(("limits.max_frame",))
+
+
+class Changes(Struct, frozen=True):
+    """The dotted keys that differ: those that can be applied now, and those that need a restart."""
+
+    live: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+
+
+def changes(old: Config, new: Config) -> Changes:
+    """What differs between two configurations, by key and never by value: values may be secrets."""
+    live: list[str] = []
+    restart: list[str] = []
+    for key in _differences(old, new, ""):
+        parts = key.split(".")
+        above = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+        (live if above & LIVE and not above & FIXED else restart).append(key)
+    return Changes(tuple(live), tuple(restart))
+
+
+def merge(old: Config, new: Config) -> Config:
+    """``new``, with the keys that cannot change live as they are in ``old``: what is in force afterwards."""
+    return msgspec.structs.replace(
+        old,
+        auth=new.auth,
+        api=new.api,
+        drain=new.drain,
+        log=new.log,
+        limits=msgspec.structs.replace(new.limits, max_frame=old.limits.max_frame),
+        listen=msgspec.structs.replace(
+            old.listen,
+            allowed_origins=new.listen.allowed_origins,
+            trusted_proxies=new.listen.trusted_proxies,
+        ),
+    )
+
+
+def _differences(old: Struct, new: Struct, prefix: str) -> Iterator[str]:
+    for field in msgspec.structs.fields(old):
+        name, before, after = field.encode_name, getattr(old, field.name), getattr(new, field.name)
+        if before == after or (not prefix and name == "source"):
+            continue
+        if isinstance(before, PluginTable):
+            yield from _table_differences(before, after, name)
+        elif isinstance(before, Struct):
+            yield from _differences(before, after, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _table_differences(old: PluginTable, new: PluginTable, name: str) -> Iterator[str]:
+    if old.plugin != new.plugin:
+        yield f"{name}.plugin"
+    for table in sorted({*old.tables, *new.tables}):
+        before, after = old.tables.get(table, {}), new.tables.get(table, {})
+        yield from (
+            f"{name}.{table}.{key}" for key in sorted({*before, *after}) if before.get(key) != after.get(key)
+        )
+
+
+class Reloader:
+    """Reads the configuration again and applies it: all that can be applied, or, where a part is wrong, nothing.
+
+    ``read`` gives the configuration anew. ``prepare`` is given what is to be in force and does all that can fail; what
+    it returns cannot fail, and applies it. Both raise ``StartError``. ``done`` is called after each reload.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Config],
+        prepare: Callable[[Config], Awaitable[Callable[[], None]]],
+        done: Callable[[], object],
+    ) -> None:
+        self.config = config
+        self._read = read
+        self._prepare = prepare
+        self._done = done
+        self._running = self._again = False
+
+    def reload(self) -> None:
+        """Reload; asked for during a reload, once more after it."""
+        if self._running:
+            self._again = True
+            return
+        self._running = True
+        Deferred.fromCoroutine(self._reload()).addErrback(self._failed).addBoth(self._finished)
+
+    async def _reload(self) -> None:
+        try:
+            new = self._read()
+            found = changes(self.config, new)
+            target = merge(self.config, new)
+            apply = await self._prepare(target)
+        except StartError as error:
+            log.error("not reloaded, everything stays as it is: {reason}", reason=str(error))
+            return
+        apply()
+        self.config = target
+        log.info("reloaded; changed: {keys}", keys=", ".join(found.live) or "no key; secrets were read again")
+        if found.restart:
+            log.warn("changed, but only a restart applies it: {keys}", keys=", ".join(found.restart))
+
+    def _failed(self, failure: Failure) -> None:
+        log.failure("not reloaded", failure)
+
+    def _finished(self, _: object) -> None:
+        self._running = False
+        if self._again:
+            self._again = False
+            self.reload()
+        else:
+            self._done()

@@ -1,0 +1,211 @@
+"""A real server process and real clients, for tests that run in a thread of their own (``deferToThread``)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from notify.tokens import issue
+
+T = TypeVar("T")
+
+TWISTD = Path(sys.executable).parent / "twistd"
+SECRET = "0123456789abcdef0123456789abcdef-not-a-real-secret"
+KEY = "a-key-for-tests-0123456789"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, ask: Callable[[], T], seconds: float = 20) -> T:
+    """Ask until the answer is true. Raises ``TimeoutError``, which says what was waited for."""
+    until = time.monotonic() + seconds
+    while not (answer := ask()):
+        if time.monotonic() > until:
+            raise TimeoutError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+    return answer
+
+
+class Server:
+    """``twistd notify`` with a configuration file, as a context manager; ``extra`` is added to the file."""
+
+    def __init__(
+        self, extra: str = "", environ: dict[str, str] | None = None, argv: list[str] | None = None
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="notify-test-"))
+        self.public, self.internal = free_port(), free_port()
+        self.file = self.folder / "notify.toml"
+        self.log_file = self.folder / "log"
+        self.argv = argv or [str(TWISTD), "--nodaemon", "--pidfile="]
+        self.environ = {**os.environ, **(environ or {})}
+        self.configure(extra)
+
+    def configure(self, extra: str) -> None:
+        """Write the configuration file."""
+        tables: dict[str, str] = {
+            "listen": f'public = "tcp:{self.public}:interface=127.0.0.1"\n'
+            f'internal = "tcp:{self.internal}:interface=127.0.0.1"\n',
+            "auth.jwt": f'secret = "{SECRET}"\n',
+            "api": f'keys = ["{KEY}"]\n',
+        }
+        for part in re.split(r"(?m)^\[", extra):
+            name, bracket, keys = part.partition("]\n")
+            if bracket:
+                tables[name] = tables.get(name, "") + keys
+        self.file.write_text("".join(f"[{name}]\n{keys}\n" for name, keys in tables.items()))
+
+    def __enter__(self) -> Server:
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*self.argv, "notify", "--config", str(self.file)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self.environ,
+            )
+        try:
+            wait_for("the server is ready", lambda: self.ready() or self.process.poll() is not None)
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended:\n{self.log()}")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        if kind is not None:
+            sys.stderr.write(self.log())
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log(self) -> str:
+        """All that it has logged."""
+        return self.log_file.read_text("utf-8", "replace")
+
+    def logged(self, text: str) -> None:
+        """Wait until it has logged this."""
+        wait_for(f"the log says {text!r}", lambda: text in self.log())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def ready(self) -> bool:
+        """Whether it says that it is."""
+        try:
+            return self.http("GET", "/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def http(
+        self, method: str, path: str, body: object = None, key: str | None = KEY, **headers: str
+    ) -> tuple[int, Any]:
+        """Ask the internal listener: status, and the JSON that came or the text."""
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.internal}{path}", data, headers, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                status, text = answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read().decode()
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, text
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        for line in self.http("GET", "/metrics")[1].splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"no metric {name}")
+
+    def publish(self, chat_id: int, content: str, message_id: int = 1, **headers: str) -> tuple[int, Any]:
+        """Publish to a chat of workspace 1."""
+        payload = {
+            "message_id": message_id,
+            "chat_id": chat_id,
+            "workspace_id": 1,
+            "sender_id": 1,
+            "content": content,
+            "timestamp": int(time.time()),
+        }
+        subject = f"workspace.1.chat.{chat_id}.messages"
+        return self.http("POST", "/v1/publish", {"subject": subject, "payload": payload}, **headers)
+
+    @contextmanager
+    def client(self, user_id: int = 1, chats: tuple[int, ...] = ()) -> Iterator[Client]:
+        """A client that is authenticated, and subscribed to these chats."""
+        with connect(f"ws://127.0.0.1:{self.public}/ws", close_timeout=1) as socket:
+            client = Client(socket)
+            client.send(type="auth", token=token(user_id))
+            assert client.receive()["success"]
+            for chat_id in chats:
+                client.send(type="subscribe", chat_id=chat_id, id=chat_id)
+                assert client.receive()["type"] == "subscribed"
+            yield client
+
+
+def token(user_id: int = 1, workspace_id: int = 1) -> str:
+    """A token for an hour."""
+    return issue(SECRET, user_id, workspace_id, 3600, time.time())
+
+
+class Client:
+    """One WebSocket client, of the plainest kind."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    def send(self, **frame: Any) -> None:
+        """Send a frame."""
+        self.socket.send(json.dumps(frame))
+
+    def receive(self, seconds: float = 10) -> Any:
+        """The next frame."""
+        return json.loads(self.socket.recv(seconds))
+
+    def closed(self, seconds: float = 10) -> tuple[int, Any]:
+        """Wait until the server closes: the code, and the advice in its reason."""
+        try:
+            while True:
+                self.socket.recv(seconds)
+        except ConnectionClosed as error:
+            close = error.rcvd
+        if close is None:
+            raise AssertionError("the server hung up without a close frame")
+        return close.code, json.loads(close.reason or "null")
