@@ -129,6 +129,8 @@ class FakeServer:
         self.members[connection].add(chat)
         subscribed = {"type": "subscribed", "chat_id": chat, "id": frame["id"], **answer}
         await self._send(connection, subscribed, *replay)
+        if frame.get("watch_presence"):
+            await self._send(connection, {"type": "presence", **self._present(chat)})
         return None
 
     async def _on_unsubscribe(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
@@ -142,9 +144,12 @@ class FakeServer:
         await self._send(connection, {"type": "pong", **({"id": frame["id"]} if "id" in frame else {})})
 
     async def _on_presence(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
-        users = [{"user_id": 5, "connections": sum(frame["chat_id"] in t for t in self.members.values())}]
-        answer = {"type": "presence", "chat_id": frame["chat_id"], "users": users, "id": frame["id"]}
+        answer = {"type": "presence", "id": frame["id"], **self._present(frame["chat_id"])}
         await self._send(connection, answer)
+
+    def _present(self, chat: int) -> dict[str, Any]:
+        connections = sum(chat in topics for topics in self.members.values())
+        return {"chat_id": chat, "users": [{"user_id": 5, "connections": connections}]}
 
 
 def from_asyncio(coroutine: Any) -> Deferred[Any]:

@@ -222,8 +222,9 @@ class Machine:
             return
         self._heard, self._pong_due = now, None
         kind = frame.get("type")
-        if kind == "chat_message" and _positioned(frame):
-            self._message(frame.get("chat_id"), frame, now)
+        chat = frame.get("chat_id")
+        if kind == "chat_message" and _positioned(frame) and isinstance(chat, int):
+            self._message(chat, frame, now)
         elif kind == "notification" and _positioned(frame):
             self._message(None, frame, now)
         elif kind == "auth_result":
@@ -231,8 +232,8 @@ class Machine:
         elif kind == "error":
             self._refused(frame, now)
         elif kind == "presence" and "id" not in frame:
-            if frame.get("chat_id") in self.topics:
-                self._do(PresenceChanged(frame["chat_id"], frame.get("users", [])))
+            if isinstance(chat, int) and chat in self.topics:
+                self._do(PresenceChanged(chat, frame.get("users", [])))
         elif kind in ("subscribed", "ok", "pong", "presence"):
             self._answered(frame, now)
 
@@ -524,17 +525,11 @@ class Machine:
             topic = self.topics.get(request.key)
             if topic is not None and topic.request == frame["id"] and "epoch" in frame:
                 self._settle(topic, frame)
-                if topic.watch:
-                    id = self._ask("watch", request.key, now)
-                    self._send({"type": "presence", "chat_id": request.key, "id": id}, now)
             self._pump(now)
         elif request.kind == "command":
             command = self._commands.pop(request.key, None)
             if command is not None:
                 self._do(Done(request.key, now - command.sent, frame.get("users")))
-        elif request.kind == "watch":
-            if request.key in self.topics:
-                self._do(PresenceChanged(request.key, frame.get("users", [])))
         else:
             self._refreshed(frame, now)
 
@@ -542,10 +537,16 @@ class Machine:
         code, message = str(frame.get("code", "")), str(frame.get("message", ""))
         again = frame.get("retry", code in RETRIED)
         request = self._take(frame, now)
-        if request is None or request.kind in ("refresh", "watch"):
+        if request is None:
+            chat = frame.get("chat_id")
+            if isinstance(chat, int) and not again and chat in self.topics:
+                del self.topics[chat]
+                self._do(SubscriptionChanged(chat, "refused", code=code, message=message))
+            else:
+                self._do(ErrorReceived(code, message))
+        elif request.kind == "refresh":
             self._do(ErrorReceived(code, message))
-            if request is not None and request.kind == "refresh":
-                self._refresh_later(now)
+            self._refresh_later(now)
         elif request.kind == "command":
             if self._commands.pop(request.key, None) is not None:
                 self._do(Failed(request.key, code, message))

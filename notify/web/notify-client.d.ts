@@ -1,0 +1,192 @@
+/** A client of a notify server that never loses its place. How it behaves is docs/client.md. */
+
+/** 64-bit ids: a number where it holds them exactly, else a bigint (or their decimal text, going in). */
+export type Id = number | bigint;
+
+export interface Position {
+  readonly epoch: string;
+  readonly seq: number;
+}
+
+export interface ChatMessage {
+  readonly chat_id: Id;
+  readonly message_id: Id;
+  readonly sender_id: Id;
+  readonly content: string;
+  /** Unix time in seconds, as the publisher gave it. */
+  readonly timestamp: number;
+  readonly position: Position;
+}
+
+export interface Notification {
+  readonly notification_id: Id;
+  readonly user_id: Id;
+  readonly kind: string;
+  readonly data: unknown;
+  readonly timestamp: number;
+  readonly position: Position;
+}
+
+export interface Presence {
+  readonly user_id: Id;
+  readonly connections: number;
+}
+
+/** What lies between these positions cannot be had any more: reload it from the backend. */
+export interface Loss {
+  /** null: the user's notifications. */
+  readonly chat_id: Id | null;
+  readonly before: Position;
+  readonly after: Position;
+}
+
+export interface State {
+  readonly state: "idle" | "connecting" | "authenticating" | "connected" | "waiting" | "closed";
+  /** Seconds until the next try, with `waiting`. */
+  readonly delay?: number;
+  /** Why the connection before ended: a close code, or null where the client gave it up itself. */
+  readonly code?: number | null;
+  readonly reason?: string;
+  readonly user_id?: Id;
+  readonly connection_id?: string;
+}
+
+export type Token = string | { readonly value: string; /** Unix seconds. */ readonly expiresAt?: number | null };
+
+/** Where positions outlive the page. One store is for one user: positions of two must not mix. */
+export interface Store {
+  load(key: string): Position | null | undefined | Promise<Position | null | undefined>;
+  save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
+}
+
+/** Seconds, but for the last four. */
+export interface Settings {
+  backoff_floor: number;
+  backoff_base: number;
+  backoff_cap: number;
+  stable_after: number;
+  advice_cap: number;
+  token_timeout: number;
+  connect_timeout: number;
+  answer_timeout: number;
+  ping_interval: number;
+  pong_timeout: number;
+  refresh_margin: number;
+  command_timeout: number;
+  max_commands: number;
+  window: number;
+  burst: number;
+  rate: number;
+}
+
+export const DEFAULTS: Readonly<Settings>;
+
+export interface Options {
+  /** A token, or a function that gives one; null from it signs out. */
+  token: string | (() => Token | null | Promise<Token | null>);
+  store?: Store | null;
+  settings?: Partial<Settings>;
+  /** Messages that may wait for a reader, per stream; then the client takes no more from the server. */
+  queue?: number;
+  /** For Node before 22, for example that of the package `ws`. */
+  WebSocket?: new (url: string, protocols: string[]) => any;
+  random?: () => number;
+}
+
+export interface ChatOptions {
+  /** Begin after this position, rather than after the stored one or with what comes from now on. */
+  since?: Position | null;
+  /** Hear of who is there: see the client's event `presence`. */
+  watchPresence?: boolean;
+  /** Called, and awaited, in the place of messages that were lost; without it reading throws HistoryLost. */
+  onLost?: ((loss: Loss) => void | Promise<void>) | null;
+}
+
+/** `for await (const message of stream)`: each message once and in order. One reader at a time. */
+export class Stream<M> implements AsyncIterableIterator<M> {
+  private constructor();
+  readonly state: "subscribing" | "live" | "waiting" | "paused" | "refused" | "closed";
+  /** The last message that was handled. */
+  readonly position: Position | null;
+  /** Messages that have come and were not read yet. */
+  readonly waiting: number;
+  onLost: ((loss: Loss) => void | Promise<void>) | null;
+  /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
+  ready(): Promise<void>;
+  next(): Promise<IteratorResult<M>>;
+  [Symbol.asyncIterator](): this;
+  /** The message that was read last is dealt with; reading on says so by itself. */
+  handled(): void;
+  /** Unsubscribe (chats only); what was not read is forgotten. */
+  close(): void;
+}
+
+export class NotifyClient {
+  constructor(url: string | URL, options: Options);
+  readonly state: State;
+  readonly notifications: Stream<Notification>;
+  /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
+  start(): Promise<void>;
+  close(): Promise<void>;
+  chat(id: Id | string, options?: ChatOptions): Stream<ChatMessage>;
+  presence(id: Id | string): Promise<Presence[]>;
+  /** The round trip's seconds. */
+  ping(): Promise<number>;
+  /** Say that the network has come back; browsers' own event does so by itself. */
+  online(): void;
+  /** Drop the connection as if the network had. */
+  cut(): void;
+  on(name: "state", listener: (state: State) => void): () => void;
+  on(name: "presence", listener: (presence: { chat_id: Id; users: Presence[] }) => void): () => void;
+  on(name: "error", listener: (error: Error) => void): () => void;
+  /** Every action of the machine, for diagnostics. */
+  on(name: "event", listener: (action: { do: string; [key: string]: unknown }) => void): () => void;
+}
+
+export class LocalStorageStore implements Store {
+  /** The prefix names the user. */
+  constructor(prefix: string, storage?: Pick<globalThis.Storage, "getItem" | "setItem">);
+  load(key: string): Position | null;
+  save(positions: Readonly<Record<string, Position>>): void;
+}
+
+export class ClientClosed extends Error {
+  readonly code: number | null;
+  readonly reason: string;
+}
+
+export class HistoryLost extends Error {
+  readonly loss: Loss;
+}
+
+export class Refused extends Error {
+  /** An error code of the protocol, or `timeout`, `busy`, `closed`. */
+  readonly code: string;
+}
+
+/** The state machine apart from sockets and clocks, for fronts of your own. `now` is seconds of a steady clock. */
+export class Machine {
+  constructor(settings: Partial<Settings>, random: () => number, unix: () => number);
+  readonly state: State["state"];
+  /** What is to be done, in order; empty it. */
+  readonly actions: Array<{ do: string; [key: string]: unknown }>;
+  start(now: number): void;
+  stop(now: number): void;
+  subscribe(chat: Id, now: number, since?: Position | null, watch?: boolean): void;
+  unsubscribe(chat: Id, now: number): void;
+  pause(chat: Id | null, now: number): void;
+  resume(chat: Id | null, now: number): void;
+  request(n: number, frame: object, now: number): void;
+  token(n: number, value: string | null, now: number, expiresAt?: number | null): void;
+  token_failed(n: number, reason: string, now: number): void;
+  opened(now: number): void;
+  received(frame: unknown, now: number): void;
+  closed(code: number, reason: string, now: number): void;
+  online(now: number): void;
+  deadline(): number | null;
+  tick(now: number): void;
+}
+
+/** JSON whose integers beyond 2^53 are BigInts. */
+export function decode(text: string): any;
+export function encode(value: unknown): string;

@@ -1,0 +1,275 @@
+// The client around the machine: sockets, streams, stores, 64-bit integers.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import {
+  ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, decode, encode,
+} from "../../notify/web/notify-client.js";
+
+const SETTINGS = { backoff_floor: 0.001, backoff_base: 0.002, backoff_cap: 0.004 };
+const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
+
+/** A server in memory: what each socket is sent goes to `said`, and `say` answers on the newest socket. */
+class World {
+  sockets = [];
+  said = [];
+  epoch = "e";
+  seqs = new Map([[null, 3]]);
+  recovered = true;
+
+  constructor() {
+    const world = this;
+    this.WebSocket = class {
+      constructor(url, protocols) {
+        Object.assign(this, { url, protocols });
+        world.sockets.push(this);
+        setTimeout(() => this.onopen?.(), 0);
+      }
+      send(text) {
+        const frame = decode(text);
+        world.said.push(frame);
+        world.answer(frame);
+      }
+      close(code, reason) {
+        this.closed = [code, reason];
+        setTimeout(() => this.onclose?.({ code, reason }), 0);
+      }
+    };
+  }
+
+  say(...frames) {
+    this.sockets.at(-1).onmessage?.({ data: encode(frames) });
+  }
+
+  cut(code = 1006, reason = "") {
+    this.sockets.at(-1).onclose?.({ code, reason });
+  }
+
+  message(chat, content) {
+    const prev = this.seqs.get(chat) ?? 0;
+    this.seqs.set(chat, prev + 1);
+    this.say({ type: "chat_message", chat_id: chat, message_id: 1, sender_id: 2, content, timestamp: 3, epoch: this.epoch, seq: prev + 1, prev });
+  }
+
+  answer(frame) {
+    const place = (key) => ({ epoch: this.epoch, seq: this.seqs.get(key) ?? 0, recovered: this.recovered && frame.since !== undefined });
+    if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, ...place(null) });
+    else if (frame.type === "subscribe" && frame.chat_id < 0) this.say({ type: "error", id: frame.id, code: "forbidden", message: "no" });
+    else if (frame.type === "subscribe") this.say({ type: "subscribed", chat_id: frame.chat_id, id: frame.id, ...place(frame.chat_id) });
+    else if (frame.type === "ping") this.say({ type: "pong", id: frame.id });
+    else if (frame.type === "presence") this.say({ type: "presence", id: frame.id, chat_id: frame.chat_id, users: [{ user_id: 5, connections: 1 }] });
+  }
+}
+
+async function connected(options = {}, world = new World()) {
+  const client = new NotifyClient("ws://h/ws", { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, ...options });
+  await client.start();
+  return [client, world];
+}
+
+function state(client, wanted) {
+  return new Promise((resolve) => {
+    const off = client.on("state", ({ state }) => {
+      if (state === wanted) {
+        off();
+        resolve();
+      }
+    });
+  });
+}
+
+async function take(stream, count) {
+  const got = [];
+  for await (const message of stream) {
+    got.push(message.content);
+    if (got.length === count) break;
+  }
+  return got;
+}
+
+test("messages are read in order, with their positions", async () => {
+  const [client, world] = await connected();
+  assert.deepEqual(world.sockets[0].protocols, ["notify.v1.json.batch", "notify.v1.json"]);
+  const chat = client.chat(7);
+  await chat.ready();
+  world.message(7, "a");
+  world.message(7, "b");
+  const { value } = await chat.next();
+  assert.deepEqual(value, {
+    chat_id: 7, message_id: 1, sender_id: 2, content: "a", timestamp: 3, position: { epoch: "e", seq: 1 },
+  });
+  assert.deepEqual(await take(chat, 1), ["b"]);
+  await client.close();
+  assert.deepEqual(world.sockets[0].closed, [1000, ""]);
+  assert.deepEqual(await chat.next(), { done: true, value: undefined });
+});
+
+test("after a cut it resumes from the last message", async () => {
+  const [client, world] = await connected();
+  const chat = client.chat(7);
+  await chat.ready();
+  world.message(7, "a");
+  const again = state(client, "connected");
+  world.cut();
+  await again;
+  assert.deepEqual(world.said.at(-1).since, { epoch: "e", seq: 1 });
+  world.message(7, "b");
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  await client.close();
+});
+
+test("a slow reader pauses its chat and goes on where it was", async () => {
+  const [client, world] = await connected({ queue: 2 });
+  const chat = client.chat(7);
+  await chat.ready();
+  for (const text of "abc") world.message(7, text);
+  assert.equal(chat.waiting, 2);
+  assert.equal(chat.state, "paused");
+  assert.equal(world.said.at(-1).type, "unsubscribe");
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  assert.deepEqual(world.said.at(-1).since, { epoch: "e", seq: 2 });
+  await client.close();
+});
+
+test("a loss throws in its place, or goes to onLost, and reading goes on behind it", async () => {
+  const [client, world] = await connected();
+  const since = { epoch: "old", seq: 1 }, losses = [];
+  world.recovered = false;
+  world.seqs.set(7, 4);
+  const [strict, gentle] = [client.chat(7, { since }), client.chat(8, { since, onLost: async (loss) => losses.push(loss) })];
+  await assert.rejects(strict.next(), (error) => error instanceof HistoryLost && error.loss.chat_id === 7);
+  world.message(7, "a");
+  world.message(8, "b");
+  assert.deepEqual(await take(strict, 1), ["a"]);
+  assert.deepEqual(await take(gentle, 1), ["b"]);
+  assert.deepEqual(losses, [{ chat_id: 8, before: since, after: { epoch: "e", seq: 0 } }]);
+  await client.close();
+});
+
+test("positions are stored once a message was handled, and used by the next client", async () => {
+  const items = new Map();
+  const storage = { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value) };
+  const [client, world] = await connected({ store: new LocalStorageStore("user-5", storage) });
+  const chat = client.chat(7);
+  await chat.ready();
+  for (const text of "abc") world.message(7, text);
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  await client.close();
+  assert.equal(items.get("user-5:chat:7"), '{"epoch":"e","seq":2}');
+  const store = { load: async (key) => (key === "chat:7" ? { epoch: "e", seq: 2 } : null), save: async () => {} };
+  const [next, other] = await connected({ store }, world);
+  await next.chat(7).ready();
+  assert.deepEqual(other.said.at(-1).since, { epoch: "e", seq: 2 });
+  await next.close();
+});
+
+test("a store that is broken or full is told, and costs no message", async () => {
+  const broken = { load: () => ({ epoch: "e", seq: 0 }), save: () => { throw new Error("full"); } };
+  const [client, world] = await connected({ store: broken });
+  const errors = [];
+  client.on("error", (error) => errors.push(error.message));
+  const chat = client.chat(7);
+  await chat.ready();
+  world.message(7, "a");
+  assert.deepEqual(await take(chat, 1), ["a"]);
+  await client.close();
+  assert.deepEqual(errors, ["full"]);
+  assert.equal(new LocalStorageStore("x", { getItem: () => "{not JSON" }).load("chat:7"), null);
+});
+
+test("the token callback is asked again on 4002, and may sign out", async () => {
+  const tokens = [() => "T1", async () => { throw new Error("away"); }, async () => ({ value: "T2", expiresAt: 4e9 }), () => null];
+  const [client, world] = await connected({ token: () => tokens.shift()() });
+  const again = state(client, "connected");
+  world.cut(4002);
+  await again;
+  assert.deepEqual(world.said.map((frame) => frame.token), ["T1", "T2"]);
+  const chat = client.chat(7);
+  world.cut(4002);
+  await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === null);
+});
+
+test("the operator's disconnect ends it, and so does a refusal its subscription", async () => {
+  const [client, world] = await connected();
+  await assert.rejects(client.chat(-1).ready(), (error) => error instanceof Refused && error.code === "forbidden");
+  const chat = client.chat(7);
+  await chat.ready();
+  world.cut(4503, "bye");
+  await assert.rejects(chat.next(), (error) => error.code === 4503 && error.reason === "bye");
+  await assert.rejects(client.ping(), (error) => error.code === "closed");
+  await assert.rejects(client.start());
+});
+
+test("presence and ping", async () => {
+  const [client, world] = await connected(), seen = [];
+  client.on("presence", (presence) => seen.push(presence));
+  await client.chat(7, { watchPresence: true }).ready();
+  world.say({ type: "presence", chat_id: 7, users: [] });
+  assert.deepEqual(seen, [{ chat_id: 7, users: [] }]);
+  assert.deepEqual(await client.presence(7), [{ user_id: 5, connections: 1 }]);
+  assert.ok((await client.ping()) >= 0);
+  await client.close();
+});
+
+test("a chat that is closed ends, and can be had again", async () => {
+  const [client, world] = await connected();
+  const chat = client.chat(7);
+  assert.throws(() => client.chat(7));
+  await chat.ready();
+  chat.close();
+  assert.equal(world.said.at(-1).type, "unsubscribe");
+  assert.equal((await chat.next()).done, true);
+  await client.chat(7).ready();
+  await client.close();
+});
+
+test("two readers of one stream are refused", async () => {
+  const [client] = await connected();
+  const chat = client.chat(7);
+  const first = chat.next();
+  await turn();
+  await assert.rejects(chat.next());
+  await client.close();
+  await first;
+});
+
+test("a socket that cannot even be made is a try that failed", async () => {
+  const world = new World();
+  let failures = 2;
+  class Flaky extends world.WebSocket {
+    constructor(...args) {
+      if (failures-- > 0) throw new Error("no network");
+      super(...args);
+    }
+  }
+  const [client] = await connected({ WebSocket: Flaky }, world);
+  assert.equal(world.sockets.length, 1);
+  await client.close();
+});
+
+test("integers beyond 2^53 are kept exactly, and everything else as it is", () => {
+  const text = '{"a":9007199254740993,"b":-9223372036854775808,"c":"9007199254740993 \\" 9007199254740993","d":1.2345678901234567,"e":9007199254740991,"f":[1e300,12345678901234567890]}';
+  const value = decode(text);
+  assert.equal(value.a, 9007199254740993n);
+  assert.equal(value.b, -9223372036854775808n);
+  assert.equal(value.c, '9007199254740993 " 9007199254740993');
+  assert.equal(value.d, 1.2345678901234567);
+  assert.equal(value.e, 9007199254740991);
+  assert.deepEqual(value.f, [1e300, 12345678901234567890n]);
+  assert.equal(encode({ chat_id: 9007199254740993n, text: '9007199254740993"' }), '{"chat_id":9007199254740993,"text":"9007199254740993\\""}');
+});
+
+test("chats of such ids are subscribed to by BigInt or text, and nothing else is taken for an id", async () => {
+  const [client, world] = await connected();
+  const chat = client.chat("9007199254740993");
+  await chat.ready();
+  assert.equal(world.said.at(-1).chat_id, 9007199254740993n);
+  world.message(9007199254740993n, "a");
+  assert.deepEqual(await take(chat, 1), ["a"]);
+  for (const id of [1.5, "seven", 2 ** 60, 2n ** 64n, null]) assert.throws(() => client.chat(id), TypeError);
+  await client.close();
+});
+
+test("what is missing is said at once", () => {
+  assert.throws(() => new NotifyClient("ws://h/ws", { WebSocket: class {} }), /token/);
+  if (globalThis.WebSocket === undefined) assert.throws(() => new NotifyClient("ws://h/ws", { token: "T" }), /WebSocket/);
+});
