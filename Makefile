@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env run test check format bench lock deb package-test image-test proto clean
+.PHONY: help env js run test check format bench lock deb package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,12 +21,18 @@ $(STAMP): setup.py notify/_version.py
 run: env ## a server on embedded defaults, with a token and commands to paste
 	$(BIN)/twistd --nodaemon --pidfile= notify --dev
 
-test: env ## all tests, under pytest and under trial, with branch coverage
+test: env js ## all tests, under pytest and under trial, with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q
 	$(BIN)/coverage run $(BIN)/trial --reactor=asyncio tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
+
+js: $(JS) ## what the tests of the JavaScript client need, where npm is
+
+$(JS): tests/js/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/js; \
+	else echo "npm is missing: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"; fi
 
 check: env ## lint, format and types
 	$(BIN)/ruff check .
@@ -64,4 +71,4 @@ proto: ## notify/proto from proto/notify.proto; made by an old protoc, so that a
 	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/proto --pyi_out=notify/proto notify.proto
 
 clean: ## remove everything that make made
-	rm -rf .venv build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf .venv tests/js/node_modules build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
