@@ -76,13 +76,22 @@ def parse_responses(data: bytes, head: bool = False) -> list[Response]:
     return responses
 
 
+class Transport(StringTransport):
+    """Can also be closed in one direction, as a TCP connection can."""
+
+    half_closed = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+
 class Client:
     """One connection to a site."""
 
     def __init__(self, site: Any) -> None:
         self.site = site
         self.channel = site.buildProtocol(None)
-        self.transport = StringTransport()
+        self.transport = Transport()
         self.channel.makeConnection(self.transport)
 
     def send(self, data: bytes) -> None:

@@ -38,7 +38,7 @@ class Base(TestCase):
         """The client is told, then ignored, and then cut off."""
         self.client.send(request_bytes("GET", "/health"))
         self.assertEqual(self.client.received(), [])
-        self.assertTrue(self.client.transport.disconnecting)
+        self.assertTrue(self.client.transport.half_closed)
         self.node.clock.advance(2)
         self.assertTrue(self.client.transport.disconnected)
 
@@ -168,6 +168,23 @@ class BodyTest(Base):
         self.client.send(self.chunked("/v1/disconnect") + b"ffffffff\r\n" + b"x" * 5000)
         self.assertEqual(self.one().code, "too_large")
         self.assert_hung_up()
+
+    def test_chunks_that_are_mostly_wrapping_are_refused(self) -> None:
+        self.client.send(self.chunked("/v1/disconnect"))
+        sent = 0
+        while not self.client.transport.value():
+            self.client.send(b"1;" + b"e" * 1000 + b"\r\n \r\n")
+            sent += 1000
+        self.assertLess(sent, 100_000)
+        self.assertEqual(self.one().code, "too_large")
+
+    def test_a_refused_client_that_goes_on_is_not_read_any_more(self) -> None:
+        self.client.send(request_bytes("POST", "/v1/publish", None, {**JSON, "Content-Length": str(2**40)}))
+        for _ in range(8):
+            self.client.send(b"x" * 2**20)
+        self.assertEqual(self.client.transport.producerState, "producing")
+        self.client.send(b"x")
+        self.assertEqual(self.client.transport.producerState, "paused")
 
     def test_malformed_chunks_are_refused(self) -> None:
         for bad in (

@@ -149,7 +149,7 @@ class Request(http.Request):
         if route.json:
             self._require_json()
         if (length or 0) > route.max_body or (length is None and not route.max_body):
-            raise self._oversized(route)
+            raise self.oversized()
 
     def _require_json(self) -> None:
         types = self.requestHeaders.getRawHeaders(b"Content-Type") or [b""]
@@ -168,9 +168,14 @@ class Request(http.Request):
                 "the body must be JSON in UTF-8, not compressed: send 'Content-Type: application/json'",
             )
 
-    @staticmethod
-    def _oversized(route: Route) -> Refused:
-        takes = f"a body of at most {route.max_body} bytes" if route.max_body else "no body"
+    @property
+    def max_body(self) -> int:
+        """Bytes of a body that the path takes; a refused request's body is thrown away up to another bound."""
+        return self.route.max_body if self.route is not None else 0
+
+    def oversized(self) -> Refused:
+        """The refusal of a body that is too large."""
+        takes = f"a body of at most {self.max_body} bytes" if self.max_body else "no body"
         return too_large(f"this path takes {takes}")
 
     def gotLength(self, length: int | None) -> None:
@@ -185,8 +190,8 @@ class Request(http.Request):
         if self.refused is not None:
             return
         self._size += len(data)
-        if self.route is not None and self._size > self.route.max_body:
-            self.refused = self._oversized(self.route)
+        if self._size > self.max_body:
+            self.refused = self.oversized()
             self.content = BytesIO()
             self.channel.refuse(self.refused)
             return

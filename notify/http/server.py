@@ -41,12 +41,16 @@ class Channel(http.HTTPChannel):
     request_timeout = 20.0
     #: seconds in which a refused client may read the answer, while what it still sends is thrown away
     linger = 2.0
+    #: bytes of that; more are not read at all
+    linger_bytes = 8 * 2**20
 
     factory: Any
     transport: Any
     requestFactory = Request
     _refused = False
     _hang_up: Any = None
+    _thrown_away = 0
+    _wire = 0
 
     def resetTimeout(self) -> None:
         """Not by mere data: what runs is a deadline for the whole request."""
@@ -65,19 +69,31 @@ class Channel(http.HTTPChannel):
         """Bytes from the client."""
         if not self._refused:
             LineReceiver.dataReceived(self, data)
+            return
+        self._thrown_away += len(data)
+        if self._thrown_away > self.linger_bytes and not self.transport.disconnecting:
+            self.transport.pauseProducing()
 
     def lineReceived(self, line: bytes) -> None:
         """The request line or a header."""
         if self._refused:
             return
         if not self.requests and line:
-            self.setTimeout(self.request_timeout)
+            self.setTimeout(min(self.request_timeout, self.factory.timeOut))
         super().lineReceived(line)
 
     def rawDataReceived(self, data: bytes) -> None:
         """A piece of a body, or of a request that was sent ahead."""
-        if not self._refused:
-            super().rawDataReceived(data)
+        if self._refused:
+            return
+        if self._transferDecoder is not None:
+            self._wire += len(data)
+            request: Request = self.requests[-1]
+            if self._wire > _SMALL_BODY + 2 * request.max_body:
+                # Chunks so small, or with so much about them, that reading them costs more than their content.
+                self.refuse(request.oversized())
+                return
+        super().rawDataReceived(data)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """The request line or a header is longer than we read."""
@@ -91,6 +107,7 @@ class Channel(http.HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """Judge the request before its body is taken, and before a client that waits for 100 is told to go on."""
+        self._wire = 0
         request = self.requests[-1]
         request.begin(self._command, self._path, self._version, self.length)
         waits = request.requestHeaders.hasHeader(b"Expect")
