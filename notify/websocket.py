@@ -7,7 +7,7 @@ UTF-8, sizes); what goes out was framed once for all receivers and goes past it,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from notify.handshake import Network, choose_encoding, client_address, origin_al
 from notify.identity import Identity, Peer
 from notify.interfaces import IConnection
 from notify.session import Hub, Session
-from notify.timers import Timer
+from notify.timers import Timer, Wheel
 
 log = Logger()
 
@@ -223,6 +223,31 @@ class Connection(WebSocketServerProtocol):
         self._waiting_bytes = 0
 
 
+class _Call:
+    """A call on the wheel, as autobahn knows one."""
+
+    __slots__ = ("_timer", "_wheel")
+
+    def __init__(self, wheel: Wheel, timer: Timer) -> None:
+        self._wheel = wheel
+        self._timer = timer
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self._wheel.cancel(self._timer)
+
+
+class _Calls:
+    """In place of autobahn's own timers, which keep a reactor timer alive when nobody waits for it any more."""
+
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> _Call:
+        """Call once in ``seconds``."""
+        return _Call(self._wheel, self._wheel.after(seconds, call))
+
+
 class ConnectionFactory(WebSocketServerFactory):
     """Makes connections. ``allowed_origins`` and ``trusted`` may be replaced while it runs."""
 
@@ -234,6 +259,7 @@ class ConnectionFactory(WebSocketServerFactory):
         self, hub: Hub, allowed_origins: Sequence[str], trusted: Sequence[Network], reactor: Any
     ) -> None:
         super().__init__(server="", reactor=reactor)
+        self._batched_timer = _Calls(hub.wheel)
         self.hub = hub
         self.allowed_origins = allowed_origins
         self.trusted = trusted

@@ -1,0 +1,276 @@
+"""The WebSocket listener on real sockets: handshakes, faults of framing, limits, slow clients."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.running import LocalServer, RawClient, in_asyncio, token
+
+
+async def original_client(url: str, server: LocalServer) -> list[Any]:
+    """A client that was written from the original guide alone, with a library that is not ours."""
+    seen = []
+    async with connect(url) as socket:
+        await socket.send(json.dumps({"type": "auth", "token": token(user_id=42)}))
+        result = json.loads(await socket.recv())
+        assert result["type"] == "auth_result", result
+        assert (result["success"], result["user_id"]) == (True, 42)
+        await socket.send(json.dumps({"type": "subscribe", "chat_id": 7}))
+        await socket.send(json.dumps({"type": "ping"}))
+        assert json.loads(await socket.recv()) == {"type": "pong"}
+        for n in range(3):
+            await server.publish(7, f"message {n}", message_id=n).asFuture(_loop())
+            seen.append(json.loads(await socket.recv()))
+        await socket.send(json.dumps({"type": "unsubscribe", "chat_id": 7}))
+        await socket.send(json.dumps({"type": "ping"}))
+        assert json.loads(await socket.recv()) == {"type": "pong"}
+        await server.publish(7, "unheard").asFuture(_loop())
+        await socket.send(json.dumps({"type": "ping"}))
+        assert json.loads(await socket.recv()) == {"type": "pong"}
+    return seen
+
+
+def _loop() -> Any:
+    import asyncio
+
+    return asyncio.get_running_loop()
+
+
+class Clients(TestCase):
+    timeout = 30
+
+    async def test_a_client_written_from_the_original_guide_works(self) -> None:
+        server = await LocalServer().start(self)
+        publish = server.publish
+        server.publish = lambda *a, **k: Deferred.fromCoroutine(publish(*a, **k))  # type: ignore[method-assign,assignment]
+        seen = await in_asyncio(original_client(f"{server.ws}?client_id=9", server))
+        self.assertEqual([m["type"] for m in seen], ["chat_message"] * 3)
+        self.assertEqual([(m["chat_id"], m["message_id"], m["content"]) for m in seen],
+                         [(7, n, f"message {n}") for n in range(3)])  # fmt: skip
+        self.assertEqual({type(m["timestamp"]) for m in seen}, {int})
+
+    async def test_missed_messages_arrive_on_resume_once_and_in_order(self) -> None:
+        server = await LocalServer().start(self)
+
+        async def first() -> Any:
+            async with connect(server.ws) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": token()}))
+                await socket.send(json.dumps({"type": "subscribe", "chat_id": 7, "id": 1}))
+                await socket.recv()
+                answer = json.loads(await socket.recv())
+                socket.transport.abort()
+                return answer
+
+        position = await in_asyncio(first())
+        for n in range(5):
+            await server.publish(7, message_id=n)
+
+        async def again() -> list[Any]:
+            async with connect(server.ws) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": token()}))
+                since = {"epoch": position["epoch"], "seq": position["seq"]}
+                await socket.send(json.dumps({"type": "subscribe", "chat_id": 7, "since": since}))
+                await socket.recv()
+                return [json.loads(await socket.recv()) for _ in range(6)]
+
+        subscribed, *missed = await in_asyncio(again())
+        self.assertTrue(subscribed["recovered"])
+        self.assertEqual([m["message_id"] for m in missed], [0, 1, 2, 3, 4])
+
+    async def test_expiry_closes_with_4002_within_a_second(self) -> None:
+        server = await LocalServer().start(self)
+
+        async def run() -> int:
+            async with connect(server.ws) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": token(seconds=2)}))
+                await socket.recv()
+                try:
+                    await socket.recv()
+                except ConnectionClosed:
+                    return socket.close_code or 0
+            return 0
+
+        from twisted.internet import reactor
+
+        start = reactor.seconds()  # type: ignore[attr-defined]
+        self.assertEqual(await in_asyncio(run()), 4002)
+        self.assertLess(reactor.seconds() - start, 3.5)  # type: ignore[attr-defined]
+
+    async def test_the_subprotocol_is_the_first_known_one(self) -> None:
+        server = await LocalServer().start(self)
+
+        async def run() -> tuple[str | None, Any]:
+            offered: Any = ["x", "notify.v1.json.batch", "notify.v1.json"]
+            async with connect(server.ws, subprotocols=offered) as socket:
+                await socket.send(json.dumps({"type": "ping", "id": 1}))
+                return socket.subprotocol, json.loads(await socket.recv())
+
+        self.assertEqual(await in_asyncio(run()), ("notify.v1.json.batch", [{"type": "pong", "id": 1}]))
+
+
+class Faults(TestCase):
+    """Bytes that no library would send. A bystander must notice nothing."""
+
+    timeout = 60
+
+    async def setUp(self) -> None:
+        self.server = await LocalServer(LIMITS__MAX_FRAME="4KiB", LIMITS__HANDSHAKE_TIMEOUT="1s").start(self)
+        self.bystander = await self.open()
+        await self.blocking(self.bystander.send_json, type="auth", token=token(99))
+        await self.blocking(self.bystander.receive)
+        self.addCleanup(self.bystander_noticed_nothing)
+
+    async def bystander_noticed_nothing(self) -> None:
+        await self.blocking(self.bystander.send_json, type="ping", id="still here")
+        opcode, payload = await self.blocking(self.bystander.receive)
+        self.assertEqual((opcode, json.loads(payload)), (1, {"type": "pong", "id": "still here"}))
+
+    def blocking(self, call: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        return deferToThread(call, *args, **kwargs)
+
+    async def open(self, path: str = "", **headers: str) -> RawClient:
+        url = self.server.ws if not path else self.server.public.replace("http", "ws") + path
+        client: RawClient = await self.blocking(RawClient, url, **headers)
+        self.addCleanup(client.close)
+        return client
+
+    async def close_code(self, *frames: dict[str, Any]) -> int:
+        client = await self.open()
+        for frame in frames:
+            await self.blocking(client.send, **frame)
+        code: int = await self.blocking(client.close_code)
+        return code
+
+    async def test_faults_of_framing_close_with_1002(self) -> None:
+        for fault in (
+            {"payload": b"{}", "mask": False},
+            {"payload": b"{}", "rsv": 0x40},
+            {"payload": b"{}", "opcode": 3},
+            {"payload": b"{}", "opcode": 0},
+            {"payload": b"x" * 126, "opcode": 9},
+            {"payload": b"", "opcode": 9, "fin": False},
+        ):
+            self.assertEqual(await self.close_code(fault), 1002)
+
+    async def test_invalid_utf8_closes_with_1007(self) -> None:
+        self.assertEqual(await self.close_code({"payload": b'{"type":"ping","x":"\xff"}'}), 1007)
+
+    async def test_too_large_frames_and_endless_fragments_close_with_1009(self) -> None:
+        self.assertEqual(await self.close_code({"payload": b"x" * 5000}), 1009)
+        more = [{"payload": b"x" * 1000, "opcode": 0, "fin": False}] * 4
+        self.assertEqual(await self.close_code({"payload": b"x" * 1000, "fin": False}, *more), 1009)
+
+    async def test_a_binary_frame_is_answered_with_an_error(self) -> None:
+        client = await self.open()
+        await self.blocking(client.send, b"{}", opcode=2)
+        _, payload = await self.blocking(client.receive)
+        self.assertEqual(json.loads(payload)["code"], "invalid_message")
+
+    async def test_a_close_without_a_code_is_answered(self) -> None:
+        self.assertEqual(await self.close_code({"payload": b"", "opcode": 8}), 1000)
+
+    async def test_handshakes_that_are_not_for_us_get_a_plain_answer(self) -> None:
+        for status, path, headers in (
+            (404, "/elsewhere", {}),
+            (404, "/wsx", {}),
+            (426, "/ws", {"Upgrade": ""}),
+            (400, "/ws", {"Sec_WebSocket_Version": "8x"}),
+            (400, "/ws", {"Sec_WebSocket_Key": "short"}),
+            (400, "/ws", {"Host": ""}),
+            (403, "/ws", {"Origin": "https://evil.example"}),
+            (403, "/ws", {"Origin": "null"}),
+            (431, "/ws", {"X_Long": "x" * 20000}),
+        ):
+            client = await self.open(path, **headers)
+            self.assertEqual((client.status, path, headers), (status, path, headers))
+            self.assertNotIn("evil", client.head)
+
+    async def test_the_own_host_and_clients_without_origin_may(self) -> None:
+        host = self.server.public.removeprefix("http://")
+        self.assertEqual((await self.open(Origin=f"http://{host}")).status, 101)
+        self.assertEqual((await self.open()).status, 101)
+
+    async def test_who_says_nothing_or_too_little_is_dropped(self) -> None:
+        import socket
+
+        port = self.server.service.public.port.getHost().port
+
+        def silent(start: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as one:
+                one.sendall(start)
+                try:
+                    return one.recv(100)
+                except ConnectionError:
+                    return b""
+
+        for start in (b"", b"GET /w", b"GET /ws HTTP/1.1\r\nHost: x\r\n"):
+            self.assertEqual(await self.blocking(silent, start), b"")
+
+
+class Limits(TestCase):
+    timeout = 60
+
+    async def test_over_the_connection_limit_closes_with_1013_and_advice(self) -> None:
+        server = await LocalServer(LIMITS__MAX_CONNECTIONS="2").start(self)
+        clients = [await deferToThread(RawClient, server.ws) for _ in range(3)]
+        opcode, payload = await deferToThread(clients[2].receive)
+        self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, 1013))
+        self.assertGreaterEqual(json.loads(payload[2:])["retry_after_ms"], 500)
+        for client in clients:
+            client.close()
+
+    async def test_who_does_not_authenticate_is_closed_with_4501(self) -> None:
+        server = await LocalServer(LIMITS__AUTH_TIMEOUT="500ms").start(self)
+        client = await deferToThread(RawClient, server.ws)
+        self.assertEqual(await deferToThread(client.close_code), 4501)
+        client.close()
+
+    async def test_who_answers_no_ping_is_closed_with_4003(self) -> None:
+        server = await LocalServer(LIMITS__PING_INTERVAL="500ms", LIMITS__PING_TIMEOUT="500ms").start(self)
+        client = await deferToThread(RawClient, server.ws)
+        await deferToThread(client.send_json, type="auth", token=token())
+        self.assertEqual((await deferToThread(client.receive))[0], 1)
+        self.assertEqual((await deferToThread(client.receive))[0], 9)
+        self.assertEqual(await deferToThread(client.close_code), 4003)
+        client.close()
+
+    async def test_who_answers_pings_stays(self) -> None:
+        server = await LocalServer(LIMITS__PING_INTERVAL="250ms", LIMITS__PING_TIMEOUT="250ms").start(self)
+        client = await deferToThread(RawClient, server.ws)
+        await deferToThread(client.send_json, type="auth", token=token())
+        await deferToThread(client.receive)
+        for _ in range(4):
+            opcode, payload = await deferToThread(client.receive)
+            self.assertEqual(opcode, 9)
+            await deferToThread(client.send, payload, opcode=10)
+        await deferToThread(client.send_json, type="ping")
+        self.assertEqual((await deferToThread(client.receive))[0], 1)
+        client.close()
+
+    async def test_a_client_that_does_not_read_is_closed_and_others_do_not_wait(self) -> None:
+        server = await LocalServer(LIMITS__SEND_QUEUE="256KiB").start(self)
+        slow = await deferToThread(RawClient, server.ws)
+        good = await deferToThread(RawClient, server.ws)
+        for client in (slow, good):
+            await deferToThread(client.send_json, type="auth", token=token())
+            await deferToThread(client.send_json, type="subscribe", chat_id=1, id=1)
+            await deferToThread(client.receive)
+            await deferToThread(client.receive)
+        metrics = server.service._hub.metrics.registry
+        count = 0
+        while not metrics.get_sample_value("notify_slow_clients_total"):
+            await server.publish(1, "x" * 60000)
+            opcode, _ = await deferToThread(good.receive)
+            self.assertEqual(opcode, 1)
+            count += 1
+            self.assertLess(count, 500)
+        self.assertEqual(metrics.get_sample_value("notify_connections"), 1)
+        for client in (slow, good):
+            client.close()
