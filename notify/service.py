@@ -47,6 +47,11 @@ def _leave() -> None:
 atexit.register(_leave)
 
 
+def _complain(error: object) -> None:
+    """One sentence to whoever waits at the terminal: twistd sends to the log what goes to sys.stderr."""
+    print(f"notify: {error}", file=sys.__stderr__, flush=True)
+
+
 class Listener:
     """A port that is bound early and accepts late."""
 
@@ -155,6 +160,7 @@ class NotifyService(Service):
             self.internal.bind(self._reactor)
             self.public.bind(self._reactor)
         except StartError as error:
+            _complain(error)
             raise SystemExit(f"notify: {error}") from None
 
     def startService(self) -> None:
@@ -195,7 +201,7 @@ class NotifyService(Service):
             log.critical("cannot start: {reason}", reason=str(failure.value))
         else:
             log.failure("cannot start", failure)
-        print(f"notify: {failure.value}", file=sys.__stderr__)
+        _complain(failure.value)
         self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:

@@ -1,0 +1,231 @@
+"""twistd as an operator runs it: what it says, and the status it leaves with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from tests.running import BIN, SECRET, RawClient, Twistd
+
+FREE = {
+    "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
+    "NOTIFY_LISTEN__INTERNAL": "tcp:0:interface=127.0.0.1",
+}
+
+
+class Running(TestCase):
+    timeout = 60
+
+    def twistd(self, *arguments: str, **environ: str) -> Twistd:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+        process = Twistd(*arguments, cwd=self.folder, **{**FREE, **environ})
+        self.addCleanup(process.kill)
+        return process
+
+    def write(self, text: str) -> str:
+        path = Path(self.mktemp())
+        path.write_text(text)
+        return str(path.resolve())
+
+    async def test_dev_prints_an_address_a_token_and_commands_that_work(self) -> None:
+        server = self.twistd("--nodaemon", "--pidfile=", "notify", "--dev")
+        printed = await server.says(r"WebSocket +(\S+)[\s\S]*HTTP API +(\S+)openapi.json[\s\S]*"
+                                    r"export NOTIFY_TOKEN=(\S+) NOTIFY_API_KEY=(\S+)[\s\S]*Ctrl-C")  # fmt: skip
+        url, api, token, key = printed.groups()
+
+        def session() -> list[Any]:
+            client = RawClient(url)
+            client.send_json(type="auth", token=token)
+            client.send_json(type="subscribe", chat_id=1, id=1)
+            seen = [json.loads(client.receive()[1]) for _ in range(2)]
+            body = {
+                "message_id": 1,
+                "chat_id": 1,
+                "workspace_id": 1,
+                "sender_id": 2,
+                "content": "hi",
+                "timestamp": 3,
+            }
+            request = urllib.request.Request(
+                f"{api}v1/publish",
+                json.dumps({"subject": "workspace.1.chat.1.messages", "payload": body}).encode(),
+                {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+            )
+            urllib.request.urlopen(request, timeout=10).close()
+            seen.append(json.loads(client.receive()[1]))
+            client.close()
+            return seen
+
+        seen = await deferToThread(session)
+        self.assertEqual([frame["type"] for frame in seen], ["auth_result", "subscribed", "chat_message"])
+        server.process.signalProcess("TERM")
+        await server.ended
+        logged = [line for line in server.output.splitlines() if re.match(r"\d{4}-", line)]
+        self.assertTrue(logged)
+        self.assertNotIn(token, "\n".join(logged))
+        self.assertNotIn(key, "\n".join(logged))
+
+    async def test_a_configuration_file_is_read(self) -> None:
+        path = self.write(f'[auth.jwt]\nsecret = "{SECRET}"\n[broker.memory]\nhistory_size = 5\n')
+        server = self.twistd("--nodaemon", "--pidfile=", "notify", "--config", path)
+        await server.says("ready: public")
+        server.process.signalProcess("INT")
+        await server.ended
+        self.assertIn("Server Shut Down", server.output)
+
+    async def test_daemonised_it_writes_its_pid_and_leaves_on_sigterm(self) -> None:
+        path = self.write(f'[auth.jwt]\nsecret = "{SECRET}"\n')
+        server = self.twistd("--pidfile=notify.pid", "--logfile=notify.log", "notify", "--config", path)
+        self.assertEqual(await server.ended, 0)
+        pid = int((self.folder / "notify.pid").read_text())
+        self.addCleanup(_kill, pid)
+        log = self.folder / "notify.log"
+        await deferToThread(_wait_for, lambda: log.exists() and "ready: public" in log.read_text())
+        os.kill(pid, signal.SIGTERM)
+        await deferToThread(_wait_for, lambda: not (self.folder / "notify.pid").exists())
+        self.assertIn("Server Shut Down", log.read_text())
+
+
+class Refusing(TestCase):
+    """What cannot run says why in one plain sentence and leaves with a status that is not 0."""
+
+    timeout = 60
+
+    async def refused(self, *arguments: str, **environ: str) -> str:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        server = Twistd("--nodaemon", "--pidfile=", *arguments, cwd=folder, **{**FREE, **environ})
+        self.addCleanup(server.kill)
+        status = await server.ended
+        self.assertNotEqual(status, 0, server.output)
+        self.assertNotIn("Traceback", server.output)
+        [sentence] = [line for line in server.output.splitlines() if line.startswith("notify: ")]
+        return sentence
+
+    async def test_a_configuration_that_is_wrong(self) -> None:
+        path = Path(self.mktemp()).resolve()
+        path.write_text("[limits]\nreplays = 1")
+        sentence = await self.refused("notify", "--config", str(path))
+        self.assertIn(f"{path}: unknown key 'limits.replays'; known are: auth_timeout", sentence)
+
+    async def test_no_secret(self) -> None:
+        self.assertIn("secret", await self.refused("notify"))
+
+    async def test_an_endpoint_that_is_none(self) -> None:
+        sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC="fax:1")
+        self.assertIn("listen.public: 'fax:1' is not a server endpoint", sentence)
+
+    async def test_a_file_that_cannot_be_read(self) -> None:
+        sentence = await self.refused("notify", "--config", "/nowhere/notify.toml")
+        self.assertIn("/nowhere/notify.toml: cannot be read: No such file", sentence)
+
+    async def test_a_wrong_environment_variable(self) -> None:
+        sentence = await self.refused("notify", NOTIFY_LIMITS__REPLAY="x")
+        self.assertIn("NOTIFY_LIMITS__REPLAY is wrong", sentence)
+
+    async def test_dev_with_a_configuration(self) -> None:
+        self.assertIn("give either", await self.refused("notify", "--dev", "--config", "x"))
+
+    async def test_another_reactor(self) -> None:
+        sentence = await self.refused("--reactor=select", "notify", "--dev")
+        self.assertIn("notify runs on the asyncio reactor, not on SelectReactor", sentence)
+
+    async def test_a_port_that_is_taken(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            endpoint = f"tcp:{port}:interface=127.0.0.1"
+            for key in ("PUBLIC", "INTERNAL"):
+                sentence = await self.refused("notify", "--dev", **{f"NOTIFY_LISTEN__{key}": endpoint})
+                self.assertRegex(
+                    sentence,
+                    rf"listen.{key.lower()}: '{endpoint}' cannot be bound: Address already in use; stop",
+                )
+
+
+class Packaging(TestCase):
+    """A wheel and an sdist, each installed into an environment of its own, have the plugin and the command."""
+
+    timeout = 300
+
+    async def test_a_wheel_and_an_sdist_find_the_plugin(self) -> None:
+        await deferToThread(self.build_and_look)
+
+    def build_and_look(self) -> None:
+        import shutil
+        import subprocess
+        import sys
+
+        root = Path(__file__).parent.parent
+        folder = Path(self.mktemp()).resolve()
+        source = folder / "source"
+        folder.mkdir(parents=True)
+        names = subprocess.run(
+            ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+        for name in names.splitlines():
+            if (root / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / name, source / name)
+        subprocess.run(
+            [sys.executable, "-m", "build", "--outdir", folder / "dist", source],
+            check=True,
+            capture_output=True,
+        )
+        built = {path.suffix: path for path in (folder / "dist").iterdir()}
+        self.assertEqual(set(built), {".whl", ".gz"})
+        for suffix, artefact in built.items():
+            target = folder / f"target{suffix}"
+            subprocess.run(
+                [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, artefact],
+                check=True,
+            )
+            shown = subprocess.run(
+                [str(BIN / "python"), "-I", "-c", _LOOK, str(target)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            self.assertEqual(shown.stdout.split(), [str(target), "notify", "jwt", "memory"], shown.stderr)
+            self.assertTrue((target / "notify" / "py.typed").exists())
+            self.assertTrue((target / "bin" / "notify").exists())
+
+
+_LOOK = """
+import sys
+sys.path = [sys.argv[1]] + [p for p in sys.path if "__editable__" not in p]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+import notify, os
+from twisted.plugin import getPlugins
+from twisted.application.service import IServiceMaker
+from notify.components import plugins
+print(os.path.dirname(os.path.dirname(notify.__file__)))
+print(*[p.tapname for p in getPlugins(IServiceMaker) if p.tapname == "notify"][:1])
+print(*[n for n in plugins("auth") if n == "jwt"], *[n for n in plugins("broker") if n == "memory"])
+"""
+
+
+def _wait_for(condition: Any) -> None:
+    import time
+
+    end = time.monotonic() + 20
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError("it did not happen within 20 s")
+        time.sleep(0.02)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
