@@ -110,9 +110,10 @@ class Subscribed(Struct, frozen=True, tag="subscribed"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """Answers ``unsubscribe`` and ``refresh`` that carry an ``id``."""
+    """Answers ``unsubscribe`` and ``refresh`` that carry an ``id``; the latter with the new ``expires_at``."""
 
     id: RequestId
+    expires_at: int | UnsetType | None = UNSET
 
 
 class Pong(Struct, frozen=True, tag="pong"):
@@ -130,12 +131,16 @@ class PresenceList(Struct, frozen=True, tag="presence"):
 
 
 class Error(Struct, frozen=True, tag="error"):
-    """Something was refused. ``retry`` is given where trying again later may help."""
+    """Something was refused. ``retry`` is given where trying again later may help.
+
+    ``chat_id`` without an ``id``: the subscription to this chat has ended.
+    """
 
     code: str
     message: str
     id: RequestId | UnsetType = UNSET
     retry: bool | UnsetType = UNSET
+    chat_id: int | UnsetType = UNSET
 
 
 class ChatMessageFrame(Struct, frozen=True, tag="chat_message"):

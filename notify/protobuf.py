@@ -172,6 +172,8 @@ def _subscribed(message: Any, frame: Subscribed) -> None:
 def _ok(message: Any, frame: Ok) -> None:
     _set_id(message, frame.id)
     message.ok.SetInParent()
+    if isinstance(frame.expires_at, int):
+        message.ok.expires_at = frame.expires_at
 
 
 def _pong(message: Any, frame: Pong) -> None:
@@ -190,6 +192,8 @@ def _presence(message: Any, frame: PresenceList) -> None:
 def _error(message: Any, frame: Error) -> None:
     _set_id(message, frame.id)
     message.error.MergeFrom(pb.Error(code=frame.code, message=frame.message, retry=frame.retry is True))
+    if frame.chat_id is not UNSET:
+        message.error.chat_id = frame.chat_id
 
 
 _WRITERS: dict[type, Callable[[Any, Any], None]] = {

@@ -269,7 +269,7 @@ class Session:
             success=True,
             user_id=identity.user_id,
             connection_id=self.connection.id,
-            expires_at=None if identity.expires_at is None else int(identity.expires_at),
+            expires_at=_expiry(identity),
             ping_interval=int(hub.limits.ping_interval),
             epoch=joined.position.epoch if asked else UNSET,
             seq=joined.position.seq if asked else UNSET,
@@ -323,13 +323,16 @@ class Session:
             return
         self.connection.identity = identity
         self._expire_at(identity)
-        self._ok(frame.id)
+        if frame.id is not None:
+            self._send(Ok(frame.id, _expiry(identity)))
         if identity.chats is not None:
             for chat_id in self._chats - identity.chats:
                 topic = self._topic(chat_id)
                 self._hub.dispatcher.leave(self.connection, topic)
                 self._forget_chat(chat_id, topic)
-                self._error("forbidden", f"the new token does not name chat {chat_id}: unsubscribed", None)
+                self._error(
+                    "forbidden", "the new token does not name this chat: unsubscribed", None, chat_id=chat_id
+                )
 
     def _not_refreshed(self, failure: Failure) -> None:
         if not isinstance(failure.value, Unauthorized):
@@ -406,7 +409,8 @@ class Session:
         topic = self._topic(frame.chat_id)
         self._hub.dispatcher.leave(self.connection, topic)
         self._forget_chat(frame.chat_id, topic)
-        self._ok(frame.id)
+        if frame.id is not None:
+            self._send(Ok(frame.id))
 
     def _forget_chat(self, chat_id: int, topic: Topic) -> None:
         self._hub.presence.unwatch(self.connection, topic)
@@ -437,13 +441,11 @@ class Session:
         encoding = self.connection.encoding
         self.connection.write(encoding.pack([encoding.encode(frame), *(bodies or ())]))
 
-    def _ok(self, id: RequestId | None) -> None:
-        if id is not None:
-            self._send(Ok(id))
-
-    def _error(self, code: str, message: str, id: RequestId | None, retry: bool = False) -> None:
+    def _error(
+        self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: int | None = None
+    ) -> None:
         self._hub.metrics.errors.labels(code).inc()
-        self._send(Error(code, message, _given(id), retry or UNSET))
+        self._send(Error(code, message, _given(id), retry or UNSET, _given(chat_id)))
 
     def _close(self, code: int, reason: str) -> None:
         self._end()
@@ -460,8 +462,12 @@ def _position(since: Since | None) -> Position | None:
     return None if since is None else Position(since.epoch, since.seq)
 
 
-def _given(id: RequestId | None) -> Any:
-    return UNSET if id is None else id
+def _expiry(identity: Identity) -> int | None:
+    return None if identity.expires_at is None else int(identity.expires_at)
+
+
+def _given(value: Any) -> Any:
+    return UNSET if value is None else value
 
 
 _HANDLERS: dict[type, Callable[[Session, Any], Deferred[Any] | None]] = {

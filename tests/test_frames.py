@@ -107,7 +107,7 @@ class Making(SynchronousTestCase):
                 "epoch": "e",
                 "seq": 7,
                 "prev": 6,
-            },  # fmt: skip
+            },
         )
         note = Notification(5, 1, 10, "kind", msgspec.Raw(b'{"a": [1.0]}'), 9)
         frame = message_frame(Message(user(1, 10), Position("e", 7), note), 0)

@@ -178,7 +178,10 @@ class Expiry(SynchronousTestCase):
         world = World()
         client = world.client(expires_in=60)
         world.authenticator.tokens["new"] = Identity(1, 1, NOW + 120)
-        self.assertEqual(client.ask(type="refresh", token="new", id="r"), {"type": "ok", "id": "r"})
+        self.assertEqual(
+            client.ask(type="refresh", token="new", id="r"),
+            {"type": "ok", "id": "r", "expires_at": int(NOW) + 120},
+        )
         world.clock.advance(119)
         self.assertIsNone(client.closed)
         world.clock.advance(2)
@@ -208,7 +211,7 @@ class Expiry(SynchronousTestCase):
         world.authenticator.tokens["new"] = Identity(1, 1, None, frozenset([1]))
         client.send(type="refresh", token="new")
         [error] = client.take()
-        self.assertEqual(error["code"], "forbidden")
+        self.assertEqual((error["code"], error["chat_id"]), ("forbidden", 2))
         for chat_id in (1, 2):
             world.publish(chat(1, chat_id), chat_payload(chat(1, chat_id)))
         world.turn()

@@ -182,8 +182,10 @@ class Subscribed(_message.Message):
     def __init__(self, chat_id: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., recovered: bool = ...) -> None: ...
 
 class Ok(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("expires_at",)
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    expires_at: int
+    def __init__(self, expires_at: _Optional[int] = ...) -> None: ...
 
 class Pong(_message.Message):
     __slots__ = ()
@@ -205,11 +207,13 @@ class Presence(_message.Message):
     def __init__(self, chat_id: _Optional[int] = ..., users: _Optional[_Iterable[_Union[Presence.User, _Mapping]]] = ...) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "retry")
+    __slots__ = ("code", "message", "retry", "chat_id")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
     code: str
     message: str
     retry: bool
-    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retry: bool = ...) -> None: ...
+    chat_id: int
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., retry: bool = ..., chat_id: _Optional[int] = ...) -> None: ...
