@@ -95,5 +95,7 @@ def make(kind: str, context: Context) -> Any:
         verifyObject(INTERFACES[kind], component)
     except Invalid as error:
         name = getattr(config, kind).plugin
-        raise ConfigError(f"plugin '{name}' in [{kind}] is not what it should be: {error}") from None
+        raise ConfigError(
+            f"plugin '{name}' in [{kind}] is not what it should be: {' '.join(str(error).split())}."
+        ) from None
     return component
