@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run test check format bench lock deb package-test image-test proto clean
+.PHONY: help env js run test faults check format bench lock deb package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ js: $(JS) ## what the tests of the JavaScript client need, where npm is
 $(JS): tests/js/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/js; \
 	else echo "npm is missing: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"; fi
+
+faults: env ## what happens when servers, links, disks and nodes fail; prints a table (some minutes)
+	FAULTS=1 $(BIN)/pytest -q -s tests/faults
 
 check: env ## lint, format and types
 	$(BIN)/ruff check .

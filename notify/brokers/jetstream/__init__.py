@@ -41,12 +41,13 @@ from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import ApiError, Streams, StreamState
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
-from notify.errors import HistoryLost, StartError, Unavailable
+from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Message, Poison, Position
 from notify.topics import Topic
 
 _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
+_DOUBTS = 4  # attempts for which a stream that is said to be deleted is not believed to be there
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
 
 
@@ -107,6 +108,7 @@ class JetStreamBroker:
         self._detail = "not started"
         self._refused = ""
         self._newest_accepted = 0
+        self._doomed, self._doubts = "", 0
 
     # ------------------------------------------------------------------ IBroker
 
@@ -115,6 +117,9 @@ class JetStreamBroker:
         self._tail.deliver, self._tail.lost = deliver, lost
         self._detail = "connecting to NATS"
         self._started = Deferred()
+        self._connection.subscribe(
+            f"$JS.EVENT.ADVISORY.STREAM.DELETED.{self._settings.stream}", self._deleted
+        )
         self._connection.start().addErrback(self._failed)
         return self._started
 
@@ -178,6 +183,8 @@ class JetStreamBroker:
 
     def _up(self) -> None:
         self._metrics.broker_connects.inc()
+        # Publishes may wait, within their patience, for what is set up now.
+        self._publisher.open()
         self._set_up("setting up the streams")
 
     def _set_up(self, detail: str) -> None:
@@ -195,6 +202,9 @@ class JetStreamBroker:
             self._refused = ""
             try:
                 state = await self._streams.ensure()
+                if state.epoch == self._doomed and self._doubts:
+                    self._doubts -= 1
+                    raise Unavailable("the stream is being deleted")
                 self._source.use(state.live)
                 await self._source.ready()
                 await self._health.sing()
@@ -226,7 +236,6 @@ class JetStreamBroker:
             self._newest_accepted = 0
             gone = self._tail.forget_all()
         self._reader.epoch = state.epoch
-        self._publisher.open()
         self._tail.online(True)
         self._health.watch()
         if anew:
@@ -276,6 +285,11 @@ class JetStreamBroker:
         self._source.use(state.live)
         await self._tail.check(0.0 if self._health.first else 0.25)
 
+    def _deleted(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        # For a moment the server may still describe the stream as if nothing had happened.
+        self._doomed, self._doubts = self._reader.epoch, _DOUBTS
+        self._set_up("the stream was deleted")
+
     def _suspect(self) -> None:
         self._health.compare_soon()
 
@@ -311,15 +325,18 @@ class JetStreamBroker:
         self._dead.keep(self._reader.epoch, subject, seq, data, reason)
 
     async def _accepted_where(self, seq: int, topic: Topic) -> Position:
-        """A number lower than one before it: perhaps of another history."""
-        state = await self._streams.info()
-        if state.epoch != self._reader.epoch:
+        """Perhaps of another history: ask which."""
+        try:
+            state = await self._streams.info()
+        except Unavailable:
+            raise Unknown("the message was stored, and the stream went away before it said where") from None
+        if self._ready and state.epoch != self._reader.epoch:
             self._set_up("the stream was made anew")
         return Position(state.epoch, seq)
 
     def _accepted(self, outcome: tuple[int, bool], topic: Topic) -> Any:
         seq, duplicate = outcome
-        if not duplicate and seq < self._newest_accepted - self._settings.publish_window:
+        if not self._ready or (not duplicate and seq < self._newest_accepted - self._settings.publish_window):
             return Deferred.fromCoroutine(self._accepted_where(seq, topic))
         if not duplicate:
             self._newest_accepted = max(self._newest_accepted, seq)

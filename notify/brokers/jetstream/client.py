@@ -8,6 +8,7 @@ way round, slower and the same.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -43,6 +44,21 @@ class RawClient(Client):
             callback.args[0](subject, reply.decode() if reply else "", data, headers or b"")
         elif subscription is not None:
             await super()._process_msg(sid, subject, reply, data, headers)
+
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Call ``ended`` when a task without which the client is of no use ends, for whatever reason.
+
+        nats-py's ``closed_cb`` is not called where closing itself fails, as with unsent data on a reset connection.
+        """
+
+        def done(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                task.exception()  # seen: the connection's owner tells of the end
+            ended()
+
+        for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+            if task is not None:
+                task.add_done_callback(done)
 
     @property
     def version(self) -> str:

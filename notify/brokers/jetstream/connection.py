@@ -79,7 +79,8 @@ class Connection:
         self._reactor = reactor
         self._random = random
         self._name = name
-        self._servers: deque[str] = deque(settings.servers)
+        # Nodes with the same list shall not all meet at its first server.
+        self._servers: deque[str] = deque(random.sample(settings.servers, len(settings.servers)))
         self._client: RawClient | None = None
         self._runner: Deferred[None] | None = None
         self._end = asyncio.Event()
@@ -327,6 +328,7 @@ class Connection:
         self._outgoing.clear()
         self._learn(client)
         self.server = f"{redacted(url)} ({client.version})"
+        client.watch(end.set)
         sender = asyncio.ensure_future(self._pump(client, end))
         self._client = client
         self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))

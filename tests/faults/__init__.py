@@ -1,0 +1,1 @@
+"""What happens when servers, links, disks and nodes fail: real servers, real faults, bounded in time."""

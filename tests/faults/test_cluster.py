@@ -1,0 +1,109 @@
+"""Three servers under load: the stream's leader killed, paused and stepped down, and two of three gone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.faults.harness import FaultCase, Follower, Load, Verdict, make_broker, topics_of
+from tests.natsd import Cluster, NatsServer, pause, until
+
+
+class ThreeServers(FaultCase):
+    timeout = 120
+
+    async def begin(self, rate: int = 300) -> None:
+        self.cluster = Cluster()
+        self.addCleanup(self.cluster.remove)
+        await self.cluster.up()
+        self.topics = topics_of(2, 5)
+        self.publisher = make_broker(self.cluster.urls, "publisher", replicas=3)
+        self.addCleanup(self.publisher.stop)
+        await self.publisher.start(lambda message: None, lambda topic: None)
+        self.followers = []
+        for index, delivery in enumerate(("republish", "republish", "consumer")):
+            broker = make_broker(self.cluster.urls, f"node-{index}", replicas=3, delivery=delivery)
+            follower = Follower(broker, self.topics)
+            self.addCleanup(follower.stop)
+            self.followers.append(await follower.start())
+        self.load = Load(self.publisher, self.topics, rate).start()
+        await pause(1.0)
+
+    async def leader(self) -> NatsServer:
+        info = await self.publisher._streams.api("STREAM.INFO.MESSAGES")
+        return self.cluster.named(info["cluster"]["leader"])
+
+    def ready(self) -> bool:
+        return all(f.broker.status().ready for f in self.followers) and self.publisher.status().ready
+
+    async def finish(self, name: str, broke: float, healed: float) -> Verdict:
+        await until(self.ready, 30, "everybody is ready again")
+        await pause(1.0)
+        await self.load.stop()
+        await until(self.ready, 30, "everybody is ready again")
+        verdict = Verdict(name, self.load, self.followers)
+        caught_up = await verdict.wait(self.publisher, 30, healed)
+        noticed = max(
+            min((t for t in f.noticed if t >= broke), default=broke) - broke for f in self.followers
+        )
+        verdict.judge(noticed, caught_up)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 0)
+        self.assertGreater(verdict.stored, 300)
+        return verdict
+
+    async def fault(self, name: str, breaks: Callable[[NatsServer], Awaitable[Any]]) -> None:
+        await self.begin()
+        leader = await self.leader()
+        broke = time.monotonic()
+        await breaks(leader)
+        await self.finish(name, broke, time.monotonic())
+
+    async def test_leader_killed(self) -> None:
+        async def breaks(leader: NatsServer) -> None:
+            leader.kill(signal.SIGKILL)
+            await pause(4.0)
+            await leader.start().up()
+
+        await self.fault("leader of 3 kill -9", breaks)
+
+    async def test_leader_paused(self) -> None:
+        async def breaks(leader: NatsServer) -> None:
+            leader.pause()
+            self.addCleanup(leader.resume)
+            await pause(6.0)
+            leader.resume()
+
+        await self.fault("leader of 3 paused 6 s", breaks)
+
+    async def test_leader_stepped_down(self) -> None:
+        async def breaks(leader: NatsServer) -> None:
+            for _ in range(3):
+                await self.publisher._streams.api("STREAM.LEADER.STEPDOWN.MESSAGES")
+                await pause(1.0)
+
+        await self.fault("leader of 3 stepped down 3 times", breaks)
+
+    async def test_leader_in_lame_duck_mode(self) -> None:
+        async def breaks(leader: NatsServer) -> None:
+            leader.send(signal.SIGUSR2)
+            await pause(4.0)
+            leader.kill(signal.SIGKILL)
+            await leader.start().up()
+
+        await self.fault("leader of 3 lame duck", breaks)
+
+    async def test_majority_gone_for_a_while(self) -> None:
+        async def breaks(leader: NatsServer) -> None:
+            others = [server for server in self.cluster.servers if server is not leader]
+            for server in others:
+                server.kill(signal.SIGKILL)
+            await until(lambda: not any(f.broker.status().ready for f in self.followers), 15, "noticed")
+            for server in others:
+                server.start()
+            for server in others:
+                await server.up()
+
+        await self.fault("2 of 3 kill -9", breaks)

@@ -1,0 +1,189 @@
+"""One server: killed and started again, its stream deleted and made anew, connections cut, no room left."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+from tests.faults.harness import FaultCase, Follower, Load, Verdict, make_broker, topics_of
+from tests.natsd import NatsServer, pause, until
+from tests.proxy import Proxy
+
+
+class SingleServer(FaultCase):
+    timeout = 90
+
+    async def begin(
+        self,
+        server: NatsServer,
+        rate: int = 400,
+        deliveries: tuple[str, ...] = ("republish", "consumer"),
+        through: str = "",
+        **s: object,
+    ) -> tuple[Load, list[Follower]]:
+        self.topics = topics_of(2, 5)
+        publisher = make_broker((server.url,), "publisher", **s)
+        self.addCleanup(publisher.stop)
+        await publisher.start(lambda message: None, lambda topic: None)
+        followers = []
+        for index, delivery in enumerate(deliveries):
+            follower = Follower(
+                make_broker((through or server.url,), f"node-{index}", delivery=delivery, **s), self.topics
+            )
+            self.addCleanup(follower.stop)
+            followers.append(await follower.start())
+        return Load(publisher, self.topics, rate).start(), followers
+
+    async def finish(
+        self,
+        name: str,
+        load: Load,
+        followers: list[Follower],
+        broke: float,
+        healed: float,
+        limited: bool = False,
+    ) -> Verdict:
+        await load.stop()
+        verdict = Verdict(name, load, followers)
+        verdict.limited = limited
+        await until(lambda: load.broker.status().ready, 30, "the publisher is ready again")
+        caught_up = await verdict.wait(load.broker, 30, healed)
+        noticed = max(
+            (min((t for t in f.noticed if t >= broke), default=broke) - broke for f in followers), default=0
+        )
+        verdict.judge(noticed, caught_up)
+        return verdict
+
+    async def server(self, extra: str = "") -> NatsServer:
+        server = NatsServer(extra=extra).start()
+        self.addCleanup(server.remove)
+        return await server.up()
+
+    async def test_killed_with_9_and_started_again(self) -> None:
+        server = await self.server()
+        load, followers = await self.begin(server)
+        await pause(1.5)
+        broke = time.monotonic()
+        server.kill(signal.SIGKILL)
+        await pause(1.0)
+        self.assertFalse(followers[0].broker.status().ready)
+        await server.start().up()
+        healed = time.monotonic()
+        await until(lambda: all(f.broker.status().ready for f in followers), 20)
+        await pause(1.5)
+        verdict = await self.finish("single server kill -9", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 0)
+
+    async def test_stream_deleted_and_made_anew(self) -> None:
+        server = await self.server()
+        load, followers = await self.begin(server)
+        await pause(1.0)
+        broke = time.monotonic()
+        await load.broker._streams.api("STREAM.DELETE.MESSAGES")
+        healed = time.monotonic()
+        await until(lambda: all(all(f.told.values()) for f in followers), 30, "every topic told")
+        await pause(1.0)
+        verdict = await self.finish("stream deleted and made anew", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 2 * len(self.topics))
+
+    async def test_connections_cut_by_a_proxy(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        load, followers = await self.begin(server, rate=800, through=proxy.url)
+        await pause(0.5)
+        broke = time.monotonic()
+        for _ in range(4):
+            before = [f.connects for f in followers]
+            self.assertEqual(proxy.cut(), 2)
+            await until(
+                lambda before=before: all(f.connects > b for f, b in zip(followers, before, strict=True)), 10
+            )
+            await until(lambda: all(f.broker.status().ready for f in followers), 10)
+            await pause(0.4)
+        healed = time.monotonic()
+        verdict = await self.finish("connections cut 4 times", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 0)
+
+    async def test_a_connection_that_goes_dead_without_a_word(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        load, followers = await self.begin(server, through=proxy.url)
+        await pause(0.5)
+        broke = time.monotonic()
+        proxy.stall()
+        await until(lambda: not any(f.broker.status().ready for f in followers), 10, "noticed")
+        proxy.stall(False)
+        healed = time.monotonic()
+        await until(lambda: all(f.broker.status().ready for f in followers), 10)
+        verdict = await self.finish("connections stalled", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 0)
+
+    async def test_an_error_that_the_client_does_not_know(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        load, followers = await self.begin(server, through=proxy.url)
+        await pause(0.5)
+        broke = time.monotonic()
+        proxy.say(b"-ERR 'Something Entirely New'\r\n")
+        await until(lambda: all(f.connects == 2 for f in followers), 10, "noticed")
+        healed = time.monotonic()
+        await until(lambda: all(f.broker.status().ready for f in followers), 10)
+        verdict = await self.finish("unknown -ERR", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+
+    async def test_no_room_left_on_disk(self) -> None:
+        server = await self.server()
+        load, followers = await self.begin(server, rate=100)
+        await pause(0.5)
+        await load.stop()
+        roomy = server.config.read_text()
+        server.kill(signal.SIGTERM)
+        server.write(roomy.replace("max_file: 1GB", "max_file: 400KB"))
+        await server.start().up()
+        await until(
+            lambda: all(f.broker.status().ready for f in followers) and load.broker.status().ready, 20
+        )
+        broke = time.monotonic()
+        load.content, load._each = "x" * 4000, 2.0
+        load.start()
+        await until(lambda: load.outcomes["refused"] > 20, 20, "publishes are refused")
+        await until(lambda: not followers[0].broker.status().ready, 20, "not ready without room")
+        self.assertIn("cannot store", followers[0].broker.status().detail)
+        await load.stop()
+        healed = time.monotonic()
+        server.kill(signal.SIGTERM)
+        server.write(roomy)
+        await server.start().up()
+        await until(lambda: all(f.broker.status().ready for f in followers), 20, "ready with room again")
+        await until(lambda: load.broker.status().ready, 20)
+        load.content = "hello"
+        load.start()
+        await pause(0.5)
+        verdict = await self.finish("no room left", load, followers, broke, healed)
+        self.assertTrue(verdict.clean, str(verdict))
+
+    async def test_what_a_full_stream_threw_away_is_said_to_be_lost(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        load, followers = await self.begin(server, through=proxy.url, max_messages=300)
+        await pause(0.5)
+        broke = time.monotonic()
+        proxy.cut()
+        await proxy.stop()
+        await until(lambda: load.published > 1500, 20)
+        again = Proxy(server.port, port=proxy.port)
+        self.addCleanup(again.stop)
+        healed = time.monotonic()
+        await until(lambda: all(f.broker.status().ready for f in followers), 10)
+        await until(lambda: all(all(f.told.values()) for f in followers), 30, "every topic told")
+        verdict = await self.finish("a full stream threw away", load, followers, broke, healed, limited=True)
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertEqual(verdict.told, 2 * len(self.topics))
