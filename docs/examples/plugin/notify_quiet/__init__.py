@@ -1,6 +1,6 @@
 """A broker that keeps quiet at night: it stores messages as ever, and follows nothing new after hours."""
 
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated
 
 from msgspec import Meta
