@@ -2,8 +2,6 @@ import os
 
 from twisted.internet.defer import succeed
 from twisted.trial.unittest import TestCase
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET
 
 from notify.http import public_site
 from notify.interfaces import BrokerStatus
@@ -48,17 +46,6 @@ class HealthTest(TestCase):
         self.assertEqual(self.status("/health/live"), (200, "ok"))
         self.node.health.drain()
         self.assertEqual(self.status("/health/live"), (200, "ok"))
-
-
-class Taker(Resource):
-    """Takes the connection, as a WebSocket resource does."""
-
-    isLeaf = True
-
-    def render(self, request):
-        self.transport, request.channel.transport = request.channel.transport, None
-        self.transport.write(b"taken")
-        return NOT_DONE_YET
 
 
 class PublicTest(TestCase):
@@ -124,13 +111,3 @@ class PublicTest(TestCase):
             response = self.get(path, site)
             self.assertEqual(response.status, 404, path)
             self.assertNotIn(b"sesame", response.body)
-
-    def test_hands_a_connection_over_to_a_resource(self) -> None:
-        taker = Taker()
-        client = Client(self.site(resources={b"/ws": taker}))
-        client.send(request_bytes("GET", "/ws?client_id=5"))
-        self.assertEqual(client.transport.value(), b"taken")
-        self.assertIs(taker.transport, client.transport)
-        self.assertIsNone(client.transport.producer)
-        self.assertEqual(self.node.clock.getDelayedCalls(), [])
-        self.assertEqual(self.get("/ws", self.site(resources={b"/ws": taker}), "POST").status, 405)

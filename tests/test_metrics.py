@@ -46,6 +46,12 @@ class EndpointTest(TestCase):
         (close,) = [s for s in families["notify_closes"].samples if s.name.endswith("_total")]
         self.assertEqual((close.labels, close.value), ({"code": "4001"}, 1.0))
 
+    def test_says_whether_the_broker_can_be_used_now(self) -> None:
+        node = Node()
+        self.assertIn(b"\nnotify_broker_up 1.0\n", node.call("GET", "/metrics").body)
+        node.broker.stop()
+        self.assertIn(b"\nnotify_broker_up 0.0\n", node.call("GET", "/metrics").body)
+
     def test_no_label_carries_what_a_client_chose(self) -> None:
         node = Node()
         counts = []

@@ -128,8 +128,6 @@ class Request(http.Request):
         if len(hosts) > 1 or (not hosts and self.clientproto == b"HTTP/1.1"):
             raise bad_request("an HTTP/1.1 request has exactly one Host header")
         route = self.site.routes.get(self.path)
-        if route is None and self.path in self.site.resources:
-            route = Route({b"GET": lambda request: internal_error().answer()})
         if route is not None:
             self.name = self.path.decode("ascii")
         secure = route.secure if route else self.path == b"/v1" or self.path.startswith(b"/v1/")
@@ -205,11 +203,6 @@ class Request(http.Request):
         """Have it answered."""
         if self.refused is not None:
             self._respond(self.refused.answer())
-            return
-        resource = self.site.resources.get(self.path)
-        if resource is not None:
-            self.channel.hand_over()
-            resource.render(self)
             return
         assert self.route is not None  # noqa: S101 - for the type checker: not refused means routed
         handler: Callable[[Request], Any] = self.route.methods[

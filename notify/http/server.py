@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web import http
-from twisted.web.resource import IResource
 
 from notify.http.answers import Answer, Refused, bad_request
 from notify.http.keys import ApiKeys
@@ -124,11 +123,6 @@ class Channel(http.HTTPChannel):
             self.setTimeout(self.factory.timeOut)
             super().allContentReceived()
 
-    def hand_over(self) -> None:
-        """Let go of the transport: another protocol takes it."""
-        producer: Any = self._networkProducer
-        producer.unregisterProducer()
-
     def refuse(self, refused: Refused) -> None:
         """Answer whatever came with an error, now, and hang up once the client has had time to read it."""
         if self._refused:
@@ -172,12 +166,12 @@ class Site(http.HTTPFactory):
     """Serves ``routes`` by exact path.
 
     ``keys`` guard the secure routes and every path under ``/v1``; None: there are no such.
-    ``resources`` are paths whose GET is handed over to a twisted.web resource that takes the connection, like a
-    WebSocket's. ``timeout`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may
+    ``timeout`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may
     take, in seconds. ``new_id`` makes request ids.
     """
 
     protocol: Any = Channel
+    noisy = False
 
     def __init__(
         self,
@@ -185,14 +179,12 @@ class Site(http.HTTPFactory):
         routes: Mapping[bytes, Route],
         keys: ApiKeys | None,
         metrics: Metrics,
-        resources: Mapping[bytes, IResource] | None = None,
         timeout: float = 60.0,
         answer_timeout: float = 30.0,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
         super().__init__(timeout=timeout, reactor=reactor)
         self.routes, self.keys, self.metrics = routes, keys, metrics
-        self.resources = resources or {}
         self.answer_timeout = answer_timeout
         self.new_id = new_id
         self._under_way = 0

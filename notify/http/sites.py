@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.resource import IResource
 
 from notify.config import Limits
 from notify.health import Health, HealthReport, Live, PublicHealth
@@ -55,6 +54,7 @@ def internal_site(
         return answer(report, _status(report))
 
     def show_metrics(request: Request) -> Answer:
+        metrics.broker_up.set(broker.status().ready)
         return Answer(HTTPStatus.OK, metrics.render(), CONTENT_TYPE_LATEST.encode("ascii"))
 
     max_body = max(MAX_BODY, limits.max_frame + 64 * 1024)
@@ -84,14 +84,11 @@ def public_site(
     health: Health,
     metrics: Metrics,
     timeout: float,
-    resources: Mapping[bytes, IResource] | None = None,
     demo: Path | None = None,
 ) -> Site:
-    """The public listener's site: ``/health``, and what is handed in.
+    """The public listener's site: ``/health``, and the demo page where its folder is given.
 
-    ``resources`` maps a path to the twisted.web resource that takes its connections, like ``/ws``. ``demo`` is the
-    folder of the demo page: its files are served under ``/``, ``index.html`` also as ``/``. ``timeout`` is for an
-    idle connection, in seconds.
+    Its files are served under ``/``, ``index.html`` also as ``/``. ``timeout`` is for an idle connection, in seconds.
     """
 
     def show_health(request: Request) -> Answer:
@@ -101,7 +98,7 @@ def public_site(
     routes = {b"/health": Route({b"GET": show_health})}
     for path, file in _files(demo):
         routes.setdefault(path, Route({b"GET": file}))
-    return Site(reactor, routes, None, metrics, resources=resources, timeout=timeout)
+    return Site(reactor, routes, None, metrics, timeout=timeout)
 
 
 class _File:
