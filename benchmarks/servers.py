@@ -102,7 +102,7 @@ class Server:
         return self._process.pid
 
     def __enter__(self) -> Server:
-        environment = {**os.environ, "PYTHONPATH": "", "NODE_ENV": "production"}
+        environment = {**os.environ, "PYTHONPATH": os.environ.get("BENCH_PATH", ""), "NODE_ENV": "production"}
         self.log = open(self.folder / "log", "w+b")
         self._process = subprocess.Popen(
             self.command(),

@@ -114,6 +114,8 @@ class Limits(Settings, frozen=True):
     max_subscriptions: Count = 1000
     #: bytes waiting for one client; past it the client is closed with 4001
     send_queue: Size = Size(1024 * 1024)
+    #: bytes waiting for all clients together; past it the one with the most waiting is closed with 4001
+    send_queues: Size = Size(256 * 1024 * 1024)
     #: messages that one resumption may replay; more are not recovered
     replay: Annotated[int, Meta(ge=0, le=100_000)] = 1000
     #: frames a second that one connection may send, on average, and at once

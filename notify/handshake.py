@@ -2,15 +2,93 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
+from hashlib import sha1
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from notify.frames import ENCODINGS, JSON, Encoding
 
 Network = IPv4Network | IPv6Network
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class Request(NamedTuple):
+    """An opening handshake that is in order; ``rest`` are the bytes behind it."""
+
+    host: str
+    origin: str
+    key: str
+    protocols: Sequence[str]
+    extensions: str
+    forwarded: str
+    rest: bytes
+
+
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
+_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
+_EXTENSIONS = re.compile(r"[A-Za-z0-9_-]+(?:; ?[a-z_]+(?:=[0-9]+)?)*")
+_MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def read_request(data: bytes, path: str, most: int) -> Request | None:
+    """Read a handshake as clients send it (RFC 6455, section 4.2.1), for ``path`` and of up to ``most`` bytes.
+
+    None for everything else: what is incomplete or wrong, and what is right in an unusual way. So it may be
+    stricter than the RFC, and never laxer.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    if not end or len(head) > most:
+        return None
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, _, target = first.partition(" ")
+    target, _, version = target.partition(" ")
+    found, _, query = target.partition("?")
+    if method != "GET" or version != "HTTP/1.1" or found != path or not _QUERY.fullmatch(query):
+        return None
+    headers: dict[str, str] = {}
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None:
+            return None
+        name = match[1].lower()
+        if name in headers:
+            return None
+        headers[name] = match[2].rstrip()
+    get = headers.get
+    key, extensions = get("sec-websocket-key", ""), get("sec-websocket-extensions", "")
+    protocols: tuple[str, ...] = ()
+    if (
+        get("upgrade", "").lower() != "websocket"
+        or "upgrade" not in [one.strip() for one in get("connection", "").lower().split(",")]
+        or get("sec-websocket-version") != "13"
+        or not _HOST.fullmatch(get("host", ""))
+        or not _KEY.fullmatch(key)
+        or (extensions and not _EXTENSIONS.fullmatch(extensions))
+    ):
+        return None
+    if offered := get("sec-websocket-protocol"):
+        names = [name.strip() for name in offered.split(",")]
+        if len(set(names)) != len(names):
+            return None
+        protocols = tuple(names)
+    return Request(
+        headers["host"], get("origin", ""), key, protocols, extensions, get("x-forwarded-for", ""), rest
+    )
+
+
+def accept(key: str, protocol: str | None) -> bytes:
+    """The answer to a handshake (RFC 6455, section 4.2.2)."""
+    digest = b64encode(sha1((key + _MAGIC).encode()).digest()).decode()  # noqa: S324 - the RFC's choice
+    chosen = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"{chosen}Sec-WebSocket-Accept: {digest}\r\n\r\n"
+    ).encode()
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
@@ -40,14 +118,6 @@ def _origin(text: str) -> tuple[str, str, int] | None:
     if not url.hostname or url.scheme not in _DEFAULT_PORTS:
         return None
     return url.scheme, url.hostname, port or _DEFAULT_PORTS[url.scheme]
-
-
-def choose_encoding(offered: Sequence[str]) -> tuple[str | None, Encoding]:
-    """The first subprotocol of the client's that is known, and its encoding; JSON and no name without one."""
-    for name in offered:
-        if name in ENCODINGS:
-            return name, ENCODINGS[name]
-    return None, JSON
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:

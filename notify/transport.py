@@ -11,7 +11,8 @@ class WriteThroughServer(tcp.Server):
     """A server connection whose ``write`` tries the socket first while nothing is buffered.
 
     What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
-    is left for the ordinary way to find and report.
+    is left for the ordinary way to find and report. A streaming producer is paused as soon as one byte is
+    buffered, and resumed when none is, so that it can go past ``write`` meanwhile: :meth:`direct`.
     """
 
     def write(self, data: bytes) -> None:
@@ -33,6 +34,13 @@ class WriteThroughServer(tcp.Server):
                 return
             data = data[sent:]
         super().write(data)  # type: ignore[no-untyped-call]
+
+    def direct(self) -> Any:
+        """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
+        return None if self.TLS else self.socket.send
+
+    def _isSendBufferFull(self) -> bool:
+        return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
 
 
 def write_through(port: Any) -> None:

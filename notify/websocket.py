@@ -1,27 +1,26 @@
-"""The WebSocket listener: autobahn's framing below, a session above, a bounded queue between.
+"""The WebSocket listener: autobahn's protocol below, a connection and its session above.
 
-The wire contract is docs/protocol.md, section 1. autobahn parses what comes in (RFC 6455: masking, fragments,
-UTF-8, sizes); what goes out was framed once for all receivers and goes past it, straight to the transport.
+The wire contract is docs/protocol.md, section 1. autobahn reads what comes in (RFC 6455: handshake, masking,
+fragments, UTF-8, sizes). What almost every client sends is read here before it gets there: a plain handshake, and
+whole unfragmented frames; whatever is anything else is left to autobahn, which alone refuses. What goes out
+was framed once for all receivers and goes past it: see :mod:`notify.connection`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
-from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
-from zope.interface import implementer
 
+from notify import encodings
 from notify.config import Limits
+from notify.connection import Connection, SendQueues
 from notify.frames import Encoding, InvalidFrame
-from notify.handshake import Network, choose_encoding, client_address, origin_allowed
-from notify.identity import Identity, Peer
-from notify.interfaces import IConnection
+from notify.handshake import Network, accept, client_address, origin_allowed, read_request
+from notify.identity import Peer
 from notify.session import Hub, Session
 from notify.timers import Timer, Wheel
 
@@ -35,6 +34,9 @@ MAX_HANDSHAKE = 16 * 1024
 #: the close codes that are counted by their own number; a client may send any other
 CODES = frozenset((1000, 1001, 1002, 1006, 1007, 1009, 1012, 1013, *range(4000, 4005), *range(4500, 4505)))
 
+#: first bytes of whole frames (RFC 6455, section 5.2)
+_TEXT, _BINARY, _PONG = 0x81, 0x82, 0x8A
+
 
 class _Silent:
     """In place of autobahn's logger, which formats what clients send: handshakes carry tokens in query strings."""
@@ -45,44 +47,94 @@ class _Silent:
     info = warn = error = trace = critical = failure = debug
 
 
-@implementer(IConnection, IPushProducer)
-class Connection(WebSocketServerProtocol):
-    """One client: an autobahn protocol to the socket, an :class:`~notify.interfaces.IConnection` to the rest.
+class _Nobody:
+    """In place of autobahn's Deferreds for a connection that opens and closes, which nobody waits for."""
 
-    While the transport is full, frames wait in a queue of whole frames here. So the bound is exact, and a slow
-    client's memory is back at once when it is given up.
-    """
+    def callback(self, _: object) -> None:
+        """Nothing."""
+
+
+class ClientProtocol(WebSocketServerProtocol):
+    """One client's end of the wire. ``factory.protocol`` is a subclass with autobahn's initial state in its class."""
 
     log = _Silent()
     factory: ConnectionFactory
     transport: Any
-    encoding: Encoding
+    is_open = is_closed = _Nobody()
+    websocket_version = 13
+    openHandshakeTimeout: float
+    maxMessagePayloadSize: int
+    inside_message = False
+    current_frame: Any = None
+
+    connection: Connection | None = None
+    _session: Session | None = None
+    _heard = _pinged = False
+    _ping: Timer | None = None
+    _peer: Peer
+    _encoding: Encoding
 
     def __init__(self) -> None:
-        super().__init__()
-        self.id = ""
-        self.peer: Any = Peer("")
-        self.identity: Identity | None = None
-        self.opened = 0.0
-        self._session: Session | None = None
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._full = False
-        self._heard = False
-        self._pinged = False
-        self._ping: Timer | None = None
+        """Nothing: a connection is idle most of its life, and what it does not need it does not have."""
+
+    def connectionMade(self) -> None:
+        """A client connected; its first bytes follow at once."""
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
 
     # --- the opening handshake ------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
         """Twisted has bytes from the client."""
-        if self.state == self.STATE_CONNECTING and len(self.data) + len(data) > MAX_HANDSHAKE:
+        if self.state == self.STATE_CONNECTING:
+            self._shake_hands(data)
+            return
+        self._heard = True
+        connection = self.connection
+        if connection is None:
+            self._dataReceived(data)
+            return
+        connection.hold()
+        try:
+            if not self.data and self.current_frame is None and not self.inside_message:
+                data = self._read_whole_frames(data)
+            if data:
+                self._dataReceived(data)
+        finally:
+            connection.release()
+
+    def _shake_hands(self, data: bytes) -> None:
+        if not self.data:
+            if self._accept(data):
+                return
+            self.openHandshakeTimeoutCall = self.factory._batched_timer.call_later(
+                self.openHandshakeTimeout, self.onOpenHandshakeTimeout
+            )
+        if len(self.data) + len(data) > MAX_HANDSHAKE:
             head = (self.data + data).find(b"\r\n\r\n")
             if not 0 <= head <= MAX_HANDSHAKE:
                 self.failHandshake("Request Header Fields Too Large", 431)
                 return
-        self._heard = True
         self._dataReceived(data)
+
+    def _accept(self, data: bytes) -> bool:
+        """Whether this was a handshake as clients send it, whole and acceptable; if so, the connection is open."""
+        request = read_request(data, PATH, MAX_HANDSHAKE)
+        if request is None:
+            return False
+        factory = self.factory
+        if request.origin and not origin_allowed(request.origin, request.host, factory.allowed_origins):
+            return False
+        if request.extensions and factory.compresses:
+            return False
+        name, self._encoding = encodings.choose(request.protocols)
+        self._peer = self._make_peer(request.forwarded, request.origin)
+        self.transport.write(accept(request.key, name))
+        self.state = self.STATE_OPEN
+        self.onOpen()
+        if request.rest:
+            self.dataReceived(request.rest)
+        return True
 
     def onConnect(self, request: ConnectionRequest) -> str | None:
         """autobahn has read a well-formed opening handshake. Anything but a ``ConnectionDeny`` would be echoed."""
@@ -92,12 +144,13 @@ class Connection(WebSocketServerProtocol):
             raise ConnectionDeny(404, "Not Found")
         if not origin_allowed(request.origin or "", headers.get("host", ""), factory.allowed_origins):
             raise ConnectionDeny(403, "Origin Not Allowed")
-        host = client_address(
-            getattr(self.transport.getPeer(), "host", ""), headers.get("x-forwarded-for", ""), factory.trusted
-        )
-        self.peer = Peer(host, request.origin or "")
-        name, self.encoding = choose_encoding(request.protocols)
+        self._peer = self._make_peer(headers.get("x-forwarded-for", ""), request.origin or "")
+        name, self._encoding = encodings.choose(request.protocols)
         return name
+
+    def _make_peer(self, forwarded: str, origin: str) -> Peer:
+        address = getattr(self.transport.getPeer(), "host", "")
+        return Peer(client_address(address, forwarded, self.factory.trusted), origin)
 
     def failHandshake(self, reason: str, code: int = 400, responseHeaders: Any = None) -> None:
         """Refuse the handshake with a plain HTTP answer that quotes nothing of the request."""
@@ -111,28 +164,66 @@ class Connection(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         """The handshake is done."""
-        factory = self.factory
-        hub = factory.hub
-        self.id = UUID(int=hub.random.getrandbits(128), version=4).hex
-        self.opened = hub.now()
-        self._session = Session(self, hub)
-        self.transport.registerProducer(self, True)
+        hub = self.factory.hub
+        for name in [name for name in self.__dict__ if name.startswith(("http_", "websocket_"))]:
+            del self.__dict__[name]
+        self.connection = connection = Connection(
+            f"{hub.random.getrandbits(128):032x}",
+            self._peer,
+            self._encoding,
+            hub.now(),
+            self,
+            self.transport,
+            self.factory.queues,
+        )
+        del self._peer, self._encoding
+        self._session = session = Session(connection, hub)
+        connection.closed = session.closed
+        self.transport.registerProducer(connection, True)
         self._ping = hub.wheel.after(hub.limits.ping_interval, self._look)
-        self._session.opened()
+        session.opened()
 
     # --- from the client ------------------------------------------------------------------------------------
 
+    def _read_whole_frames(self, data: bytes) -> bytes:
+        """Take the frames that need no state between reads, and give what is left for autobahn."""
+        at, end, most = 0, len(data), self.maxMessagePayloadSize
+        while end - at >= 6 and self.state == self.STATE_OPEN:
+            kind, length, head = data[at], data[at + 1] - 128, at + 6
+            if length == 126 and kind != _PONG and end - at >= 8:
+                length, head = data[at + 2] << 8 | data[at + 3], at + 8
+                if length < 126:
+                    break
+            elif not 0 <= length < 126:
+                break
+            stop = head + length
+            if stop > end or length > most or kind not in (_TEXT, _BINARY, _PONG):
+                break
+            if kind != _PONG:
+                key = int.from_bytes((data[head - 4 : head] * (length // 4 + 1))[:length], "big")
+                payload = (int.from_bytes(data[head:stop], "big") ^ key).to_bytes(length, "big")
+                self.onMessage(payload, kind == _BINARY)
+            at = stop
+        return data[at:] if at else data
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """A whole message came, of valid UTF-8 where it is text."""
-        session = self._session
-        if session is None:
+        """A whole message came."""
+        session, connection = self._session, self.connection
+        if session is None or connection is None:
             return
-        if isBinary != self.encoding.binary:
-            kind = "binary" if self.encoding.binary else "text"
+        if not isBinary and not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self._invalid_payload("text that is not UTF-8")
+                return
+        encoding = connection.encoding
+        if isBinary != encoding.binary:
+            kind = "binary" if encoding.binary else "text"
             session.invalid(InvalidFrame(f"this connection speaks {kind} frames"))
             return
         try:
-            frames = self.encoding.decode(payload)
+            frames = encoding.decode(payload)
         except InvalidFrame as fault:
             session.invalid(fault)
         else:
@@ -142,18 +233,22 @@ class Connection(WebSocketServerProtocol):
         """The connection is gone, after a closing handshake or without one."""
         hub = self.factory.hub
         hub.wheel.cancel(self._ping)
-        self._drop_waiting()
-        session, self._session = self._session, None
-        if session is not None:
-            session.closed()
+        self._ping = self._session = None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.end()
             final = self.localCloseCode if self.closedByMe else code or 1000
             hub.metrics.closes.labels(str(final) if final in CODES else "other").inc()
-            log.debug("{connection} closed with {code}", connection=self.id, code=final)
+            log.debug("{connection} closed with {code}", connection=connection.id, code=final)
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+        self.sendCloseFrame(code, reason.encode()[:123] or None)  # sendClose knows no 1012 and no 1013
 
     def _look(self) -> None:
         """A ping interval or a wait for a pong is over."""
-        hub = self.factory.hub
-        if self.state != self.STATE_OPEN:
+        hub, connection = self.factory.hub, self.connection
+        if self.state != self.STATE_OPEN or connection is None:
             return
         if self._heard:
             self._heard = self._pinged = False
@@ -163,64 +258,9 @@ class Connection(WebSocketServerProtocol):
             self.sendPing()
             wait = hub.limits.ping_timeout
         else:
-            self.close(4003, "no pong")
+            connection.close(4003, "no pong")
             return
         self._ping = hub.wheel.after(wait, self._look)
-
-    # --- to the client --------------------------------------------------------------------------------------
-
-    def write(self, frame: bytes) -> None:
-        """See :class:`~notify.interfaces.IConnection`."""
-        if self.state != self.STATE_OPEN:
-            return
-        if not self._full:
-            self.transport.write(frame)
-            return
-        self._waiting.append(frame)
-        self._waiting_bytes += len(frame)
-        hub = self.factory.hub
-        if self._waiting_bytes > hub.limits.send_queue:
-            hub.metrics.slow_clients.inc()
-            self.close(4001, "slow consumer")
-
-    def throttle(self, on: bool) -> None:
-        """See :class:`~notify.interfaces.IConnection`."""
-        if self.state == self.STATE_OPEN:
-            if on:
-                self.transport.pauseProducing()
-            else:
-                self.transport.resumeProducing()
-
-    def close(self, code: int, reason: str = "") -> None:
-        """See :class:`~notify.interfaces.IConnection`. What waits is dropped: the client resumes from what it has."""
-        if self.state != self.STATE_OPEN:
-            return
-        self._drop_waiting()
-        self.sendCloseFrame(code, reason.encode()[:123] or None)  # sendClose knows no 1012 and no 1013
-        # A session that paused reading would not see the client's answer.
-        self.transport.resumeProducing()
-        if self._session is not None:
-            self._session.closed()
-
-    def pauseProducing(self) -> None:
-        """The transport is full. Called again for each write while it is."""
-        self._full = True
-
-    def resumeProducing(self) -> None:
-        """The transport has room."""
-        self._full = False
-        while self._waiting and not self._full:
-            frame = self._waiting.popleft()
-            self._waiting_bytes -= len(frame)
-            self.transport.write(frame)
-
-    def stopProducing(self) -> None:
-        """The transport is gone."""
-        self._drop_waiting()
-
-    def _drop_waiting(self) -> None:
-        self._waiting.clear()
-        self._waiting_bytes = 0
 
 
 class _Call:
@@ -251,7 +291,6 @@ class _Calls:
 class ConnectionFactory(WebSocketServerFactory):
     """Makes connections. ``allowed_origins`` and ``trusted`` may be replaced while it runs."""
 
-    protocol: Any = Connection
     log = _Silent()
     noisy = False
 
@@ -263,13 +302,18 @@ class ConnectionFactory(WebSocketServerFactory):
         self.hub = hub
         self.allowed_origins = allowed_origins
         self.trusted = trusted
+        self.compresses = False
+        self.queues = SendQueues(
+            lambda: hub.limits.send_queue, lambda: hub.limits.send_queues, hub.metrics.slow_clients.inc
+        )
         self.adopt(hub.limits)
 
     def adopt(self, limits: Limits) -> None:
-        """Let the handshakes and frames to come obey these limits."""
+        """Let the connections to come obey these limits."""
         self.setProtocolOptions(
             webStatus=False,
-            utf8validateIncoming=True,
+            # Text is checked whole in onMessage: the validator has a state that connections cannot share.
+            utf8validateIncoming=False,
             maxMessagePayloadSize=limits.max_frame,
             failByDrop=False,
             openHandshakeTimeout=limits.handshake_timeout,
@@ -278,3 +322,29 @@ class ConnectionFactory(WebSocketServerFactory):
             allowedOrigins=["*"],
             allowNullOrigin=True,
         )
+        self.protocol: Any = type("ClientProtocol", (ClientProtocol,), initial_state(self))
+
+
+def initial_state(factory: Any) -> dict[str, Any]:
+    """What autobahn gives each new connection, to be had from its class instead.
+
+    Some forty attributes and a pretty-printed list of options are most of what autobahn's connection costs in
+    time and memory. The values are constants but for :data:`SHARED`, which serve all connections together.
+    """
+    stock: Any = WebSocketServerProtocol()
+    stock.log = _Silent()
+    stock.factory = factory
+    stock.peer = ""
+    patience, factory.openHandshakeTimeout = factory.openHandshakeTimeout, 0
+    stock._connectionMade()
+    factory.countConnections -= 1
+    factory.openHandshakeTimeout = stock.openHandshakeTimeout = patience
+    own = ("log", "factory", "is_open", "is_closed")
+    return {name: value for name, value in vars(stock).items() if name not in own}
+
+
+#: not constant, but safe to share: counters that nobody reads, a validator that is off, a queue for chopped writes
+#: that are never asked for, and autobahn's own event registry
+SHARED = frozenset(
+    ("trafficStats", "utf8validator", "send_queue", "_valid_events", "_results", "_transport_details")
+)
