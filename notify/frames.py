@@ -314,6 +314,3 @@ class BatchEncoding(JSONEncoding):
 
 
 JSON = JSONEncoding()
-
-#: the text encodings by subprotocol; notify/encodings.py knows them all
-ENCODINGS: dict[str, Encoding] = {each.subprotocol: each for each in (JSON, BatchEncoding())}

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.dispatcher import Joined
+from notify.encodings import encoding
 from notify.errors import Unavailable
-from notify.frames import ENCODINGS
 from notify.messages import Position
 from notify.testing import FakeConnection, chat_payload
 from notify.topics import chat
@@ -23,9 +23,9 @@ TOPIC = chat(1, 10)
 class Member:
     """A connection that writes the answer to its subscription, as a session does."""
 
-    def __init__(self, world: World, id: str, encoding: str = "notify.v1.json") -> None:
+    def __init__(self, world: World, id: str, name: str = "notify.v1.json") -> None:
         self.world = world
-        self.connection = FakeConnection(1, id=id, encoding=ENCODINGS[encoding])
+        self.connection = FakeConnection(1, id=id, encoding=encoding(name))
         self.joined: Joined | None = None
         self.failed: Any = None
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+import msgspec
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from notify.websocket import SHARED, initial_state
 from tests.running import LocalServer, RawClient, in_asyncio, token
 
 
@@ -274,3 +281,112 @@ class Limits(TestCase):
         self.assertEqual(metrics.get_sample_value("notify_connections"), 1)
         for client in (slow, good):
             client.close()
+
+
+class InitialState(TestCase):
+    """What stands in for autobahn's own initialisation of each connection."""
+
+    def factory(self) -> Any:
+        from twisted.internet.task import Clock
+
+        from notify.websocket import ConnectionFactory
+        from tests.support import World
+
+        return ConnectionFactory(World().hub, (), (), Clock())
+
+    def test_a_connection_has_everything_that_autobahn_gives_one(self) -> None:
+        factory = self.factory()
+        stock: Any = WebSocketServerProtocol()
+        stock.factory, stock.peer = factory, ""
+        stock._connectionMade()
+        self.addCleanup(stock.openHandshakeTimeoutCall.cancel)
+        ours = factory.protocol()
+        missing = [name for name in vars(stock) if not hasattr(ours, name)]
+        self.assertEqual(missing, [])
+        self.assertEqual(vars(ours), {})
+
+    def test_nothing_that_can_change_is_shared_but_what_is_known_to_be_safe(self) -> None:
+        shared = {
+            name
+            for name, value in initial_state(self.factory()).items()
+            if not (value is None or callable(value) or isinstance(value, bool | int | float | str | bytes))
+        }
+        options = {"allowedOrigins", "allowedOriginsPatterns", "versions"}
+        self.assertEqual(shared - options, SHARED)
+
+    def test_new_limits_count_for_new_connections(self) -> None:
+        factory = self.factory()
+        self.assertEqual(factory.protocol().maxMessagePayloadSize, 64 * 1024)
+        factory.adopt(msgspec.structs.replace(factory.hub.limits, max_frame=1234))
+        self.assertEqual(factory.protocol().maxMessagePayloadSize, 1234)
+
+
+class Reads(TestCase):
+    """However the bytes of a client are cut up, its session gets the same frames."""
+
+    def protocol(self) -> tuple[Any, StringTransport]:
+        from twisted.internet.task import Clock
+
+        from notify.websocket import ConnectionFactory
+        from tests.support import World
+
+        world = World()
+        protocol: Any = ConnectionFactory(world.hub, (), (), Clock()).buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        return protocol, transport
+
+    def frame(self, payload: bytes, opcode: int, fin: bool, key: bytes) -> bytes:
+        length = len(payload)
+        head = bytes((0x80 * fin | opcode, 0x80 | min(length, 126))) + (
+            length.to_bytes(2, "big") if length > 125 else b""
+        )
+        return head + key + bytes(byte ^ key[n % 4] for n, byte in enumerate(payload))
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["whole", "parts", "pong", "ping"]),
+                st.integers(0, 300),
+                st.binary(min_size=4, max_size=4),
+            ),
+            min_size=1,
+            max_size=8,
+        ),
+        st.lists(st.integers(1, 400), max_size=12),
+        st.booleans(),
+    )
+    @settings(max_examples=150, deadline=None)
+    def test_cuts_and_fragments_make_no_difference(
+        self, messages: list[tuple[str, int, bytes]], cuts: list[int], split_handshake: bool
+    ) -> None:
+        wanted, data = [], b""
+        for number, (kind, size, key) in enumerate(messages):
+            payload = json.dumps({"type": "ping", "id": number, "x": "é" * size}, ensure_ascii=False).encode()
+            if kind == "whole":
+                data += self.frame(payload, 1, True, key)
+            elif kind == "parts":
+                data += self.frame(payload[:17], 1, False, key) + self.frame(payload[17:], 0, True, key)
+            else:
+                data += self.frame(b"hello", 9 if kind == "ping" else 10, True, key)
+            if kind in ("whole", "parts"):
+                wanted.append({"type": "pong", "id": number})
+        handshake = (
+            b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        protocol, transport = self.protocol()
+        if split_handshake:
+            protocol.dataReceived(handshake[:20])
+            handshake = handshake[20:]
+        stream = handshake + data
+        for cut in cuts:
+            protocol.dataReceived(stream[: len(handshake) + cut])
+            stream = stream[len(handshake) + cut :]
+            handshake = b""
+        protocol.dataReceived(stream)
+        answer = transport.value().partition(b"\r\n\r\n")[2]
+        pongs = answer.count(b"hello")
+        self.assertEqual(pongs, sum(kind == "ping" for kind, _, _ in messages))
+        found = [json.loads(part) for part in re.findall(rb'\{"type":"pong".*?\}', answer)]
+        self.assertEqual(found, wanted)
