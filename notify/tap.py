@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from socket import gethostname
@@ -21,6 +22,7 @@ from twisted.python import usage
 
 from notify import components, dev, logging, reactor
 from notify.config import Config, ConfigError, load
+from notify.demo import demo_routes
 from notify.dispatcher import Dispatcher, end_of_turn
 from notify.errors import StartError
 from notify.handshake import Network, parse_networks
@@ -144,6 +146,9 @@ def build(
         metrics=metrics,
         timeout=limits.handshake_timeout,
         demo=DEMO if config.listen.demo else None,
+        demo_routes=demo_routes(partial(_demo_token, config), broker)
+        if config.listen.demo and show
+        else None,
     )
     public = PublicFactory(connections, pages, wheel, lambda: hub.limits.handshake_timeout)
     lifecycle = Lifecycle(reactor, Systemd(environ or {}), metrics, lambda: len(hub.sessions))
@@ -189,6 +194,10 @@ def build(
         lambda: connections.countConnections,
         internal.settled,
     )
+
+
+def _demo_token(config: Config, user_id: int, seconds: float) -> str:
+    return dev.issue_token(config, user_id, seconds=seconds)
 
 
 def node_name(config: Config) -> str:

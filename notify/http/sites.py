@@ -85,17 +85,19 @@ def public_site(
     metrics: Metrics,
     timeout: float,
     demo: Path | None = None,
+    demo_routes: Mapping[bytes, Route] | None = None,
 ) -> Site:
     """The public listener's site: ``/health``, and the demo page where its folder is given.
 
-    Its files are served under ``/``, ``index.html`` also as ``/``. ``timeout`` is for an idle connection, in seconds.
+    Its files are served under ``/``, ``index.html`` also as ``/``; ``demo_routes`` are what that page asks for.
+    ``timeout`` is for an idle connection, in seconds.
     """
 
     def show_health(request: Request) -> Answer:
         report = health.report()
         return answer(PublicHealth("ok" if report.ready else "unavailable"), _status(report))
 
-    routes = {b"/health": Route({b"GET": show_health})}
+    routes = {b"/health": Route({b"GET": show_health}), **(demo_routes or {})}
     for path, file in _files(demo):
         routes.setdefault(path, Route({b"GET": file}))
     return Site(reactor, routes, None, metrics, timeout=timeout)

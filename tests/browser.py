@@ -1,0 +1,164 @@
+"""A real Chromium, driven by the W3C WebDriver protocol through the standard library. Blocks: use a thread."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.tools import need
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+]
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+
+
+class Browser:
+    """One Chromium with a fresh profile; use it in a ``with``."""
+
+    def __init__(self, width: int = 1280, height: int = 900) -> None:
+        driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+        need(driver and chromium, "chromium or chromedriver is missing: the demo page is not tested")
+        self._profile = tempfile.mkdtemp()
+        self._driver = subprocess.Popen(
+            [str(driver), "--port=0"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=60)
+            options = {
+                "binary": chromium,
+                "args": [*FLAGS, f"--user-data-dir={self._profile}", f"--window-size={width},{height}"],
+            }
+            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+            self._session = f"/session/{made['sessionId']}"
+        except BaseException:
+            self._kill()
+            raise
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._call("DELETE", self._session)
+        finally:
+            self._kill()
+
+    def go(self, url: str) -> None:
+        """Load a page."""
+        self._command("url", {"url": url})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a script returns."""
+        return self._command("execute/sync", {"script": script, "args": list(arguments)})
+
+    def text(self, css: str) -> str:
+        """The text of the first element that matches."""
+        return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", css))
+
+    def click(self, css: str) -> None:
+        """A real click on it."""
+        self._command(f"element/{self._find(css)}/click", {})
+
+    def type(self, css: str, text: str) -> None:
+        """Real key strokes into it."""
+        self._command(f"element/{self._find(css)}/value", {"text": text})
+
+    def until(self, what: str, condition: Callable[[], Any], timeout: float = 30) -> Any:
+        """Wait until it is so; ``what`` is for the error."""
+        end = time.monotonic() + timeout
+        while not (found := condition()):
+            if time.monotonic() > end:
+                raise AssertionError(f"it did not happen within {timeout} s: {what}")
+            time.sleep(0.05)
+        return found
+
+    def tab(self) -> str:
+        """Open another tab and go there; gives its handle."""
+        return str(self.switch(self._command("window/new", {"type": "tab"})["handle"]))
+
+    def here(self) -> str:
+        """This tab's handle."""
+        return str(self._call("GET", f"{self._session}/window"))
+
+    def switch(self, handle: str) -> str:
+        """Go to a tab."""
+        self._command("window", {"handle": handle})
+        return handle
+
+    def phone(self, width: int = 390, height: int = 844) -> None:
+        """Be a phone."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
+        self._devtools("Emulation.setDeviceMetricsOverride", size)
+
+    def scheme(self, name: str) -> None:
+        """Prefer a colour scheme, ``light`` or ``dark``, and no motion."""
+        features = {"prefers-color-scheme": name, "prefers-reduced-motion": "reduce"}
+        listed = [{"name": feature, "value": value} for feature, value in features.items()]
+        self._devtools("Emulation.setEmulatedMedia", {"features": listed})
+
+    def screenshot(self, path: Path, whole: bool = False) -> None:
+        """A picture of the page."""
+        shot = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": whole})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def console(self) -> list[dict[str, Any]]:
+        """What the console was told since last asked."""
+        return list(self._command("se/log", {"type": "browser"}))
+
+    def _find(self, css: str) -> str:
+        return str(self._command("element", {"using": "css selector", "value": css})[ELEMENT])
+
+    def _devtools(self, command: str, parameters: dict[str, Any]) -> Any:
+        return self._command("goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def _command(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("POST", f"{self._session}/{path}", body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        text = None if body is None else json.dumps(body)
+        self._connection.request(method, path, text, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        value = json.loads(response.read())["value"]
+        if response.status != 200:
+            raise AssertionError(f"{method} {path}: {value['error']}: {value['message']}")
+        return value
+
+    def _port(self) -> int:
+        assert self._driver.stdout is not None
+        for line in self._driver.stdout:
+            if match := re.search(r"successfully on port (\d+)", line):
+                return int(match[1])
+        raise AssertionError("chromedriver did not start")
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self._driver.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._driver.wait()
+        if self._driver.stdout is not None:
+            self._driver.stdout.close()
+        shutil.rmtree(self._profile, ignore_errors=True)

@@ -1,0 +1,184 @@
+"""The demo page in a real Chromium, against a real ``twistd notify --dev``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from tests.browser import Browser
+from tests.running import Twistd
+from tests.tools import ROOT
+
+PICTURES = ROOT / "artifacts"
+
+
+class Page:
+    """What a visitor sees and does."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.browser, self.url = browser, url
+
+    def open(self, query: str = "") -> None:
+        self.browser.go(self.url + query)
+        for user in (1, 2):
+            self.wait(user, "connected", lambda user=user: self.field(user, "state") == "connected")
+            self.wait(user, "live", lambda user=user: self.field(user, "position").isdigit())
+
+    def field(self, user: int, name: str) -> str:
+        return self.browser.text(f"[data-user='{user}'] [data-field='{name}']")
+
+    def messages(self, user: int) -> list[str]:
+        script = """return [...document.querySelectorAll(`[data-user='${arguments[0]}'] .messages li[data-seq]`)]
+            .map((item) => item.firstChild.textContent)"""
+        return list(self.browser.run(script, user))
+
+    def notes(self, user: int) -> str:
+        script = """return [...document.querySelectorAll(`[data-user='${arguments[0]}'] .messages .note`)]
+            .map((item) => item.textContent).join("\\n")"""
+        return str(self.browser.run(script, user))
+
+    def say(self, user: int, *texts: str) -> None:
+        for text in texts:
+            self.browser.type(f"[data-user='{user}'] .composer input", text + "\n")
+
+    def press(self, user: int, action: str) -> None:
+        self.browser.click(f"[data-user='{user}'] [data-action='{action}']")
+
+    def wait(self, user: int, what: str, condition: Callable[[], Any], timeout: float = 30) -> None:
+        try:
+            self.browser.until(f"user {user}: {what}", condition, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.notes(user)}\n{self.browser.console()}") from None
+
+
+class DemoPage(TestCase):
+    timeout = 180
+
+    async def _visit(self, visit: Callable[[Page], None], **size: int) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        server = Twistd(
+            *("-n", "--pidfile=", "notify", "--dev"),
+            cwd=folder,
+            NOTIFY_LISTEN__PUBLIC="tcp:0:interface=127.0.0.1",
+            NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
+        )
+        self.addCleanup(server.kill)
+        url = (await server.says(r"demo page\s+(http://127\.0\.0\.1:\d+/)"))[1]
+        await self._in_browser(visit, url, size)
+
+    def _in_browser(self, visit: Callable[[Page], None], url: str, size: dict[str, int]) -> Deferred[None]:
+        def browse() -> None:
+            with Browser(**size) as browser:
+                visit(Page(browser, url))
+                wrong = [one for one in browser.console() if one["level"] in ("SEVERE", "WARNING")]
+                self.assertEqual(wrong, [])
+
+        return deferToThread(browse)
+
+    async def test_messages_flow_and_a_cut_is_resumed_without_a_gap(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            page.say(1, "one")
+            page.say(2, "two")
+            for user in (1, 2):
+                page.wait(user, "both messages", lambda user=user: page.messages(user) == ["one", "two"])
+            page.press(1, "cut")
+            page.wait(1, "away", lambda: page.field(1, "state") != "connected")
+            page.say(2, "three", "four", "five")
+            everything = ["one", "two", "three", "four", "five"]
+            page.wait(2, "all five", lambda: page.messages(2) == everything)
+            page.wait(1, "all five", lambda: page.messages(1) == everything)
+            page.wait(1, "connected", lambda: page.field(1, "state") == "connected")
+            self.assertEqual(page.field(1, "resumes"), "1")
+            self.assertEqual((page.field(1, "gaps"), page.field(1, "lost")), ("0", "0"))
+            self.assertIn("from position", page.notes(1))
+            self.assertEqual(page.field(1, "position"), page.field(2, "position"))
+            self.assertRegex(page.field(2, "latency"), r"^[\d.]+ms$")
+            page.wait(1, "two people", lambda: page.field(1, "presence") == "AdaGrace")
+            page.wait(2, "two people", lambda: page.field(2, "presence") == "AdaGrace")
+            page.browser.screenshot(PICTURES / "demo.png")
+
+        await self._visit(visit)
+
+    async def test_a_paused_reader_catches_up_in_order(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            page.press(2, "pause")
+            page.browser.click("#burst")
+            page.wait(1, "50 messages", lambda: len(page.messages(1)) == 50)
+            page.wait(2, "pausing", lambda: "the rest there" in page.field(2, "state"))
+            self.assertEqual(page.messages(2), [])
+            page.browser.screenshot(PICTURES / "demo-paused.png")
+            page.press(2, "pause")
+            page.wait(2, "50 messages", lambda: len(page.messages(2)) == 50)
+            self.assertEqual(page.messages(2), [f"{number} of 50" for number in range(1, 51)])
+            self.assertEqual((page.field(2, "gaps"), page.field(2, "lost")), ("0", "0"))
+
+        await self._visit(visit)
+
+    async def test_a_token_that_expires_is_replaced_and_nothing_is_missed(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            page.press(1, "expire")
+            page.wait(1, "4002", lambda: "token expired (4002)" in page.notes(1), 40)
+            page.say(2, "meanwhile")
+            page.wait(1, "the message", lambda: page.messages(1) == ["meanwhile"])
+            page.wait(1, "connected", lambda: page.field(1, "state") == "connected")
+            self.assertEqual((page.field(1, "resumes"), page.field(1, "lost")), ("1", "0"))
+            page.wait(1, "a new token", lambda: int(re.sub(r"\D", "", page.field(1, "token"))) > 5)
+
+        await self._visit(visit)
+
+    async def test_two_tabs_see_each_other_and_a_reload_resumes(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            first = page.browser.here()
+            page.wait(1, "two people", lambda: page.field(1, "presence") == "AdaGrace")
+            second = page.browser.tab()
+            page.open()
+            for user in (1, 2):
+                page.wait(
+                    user,
+                    "twice",
+                    lambda user=user: page.field(user, "presence") == "Ada \u00d72Grace \u00d72",
+                )
+            page.say(2, "from the second tab")
+            page.browser.switch(first)
+            page.wait(1, "twice", lambda: page.field(1, "presence") == "Ada \u00d72Grace \u00d72")
+            page.wait(1, "the message", lambda: page.messages(1) == ["from the second tab"])
+            page.browser.go("about:blank")
+            page.browser.switch(second)
+            page.wait(1, "once", lambda: page.field(1, "presence") == "AdaGrace")
+            page.say(1, "while you were away")
+            page.wait(2, "both", lambda: len(page.messages(2)) == 2)
+            page.browser.switch(first)
+            page.open()
+            page.wait(1, "what was missed", lambda: page.messages(1) == ["while you were away"])
+
+        await self._visit(visit)
+
+    async def test_it_works_on_a_phone_and_in_the_dark(self) -> None:
+        def visit(page: Page) -> None:
+            page.browser.phone()
+            page.open()
+            page.browser.click("#talk")
+            page.wait(2, "some talk", lambda: len(page.messages(2)) >= 6)
+            page.press(1, "cut")
+            page.wait(1, "a resume", lambda: page.field(1, "resumes") == "1")
+            wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            self.assertEqual(page.browser.run(wide), 0)
+            small = """return [...document.querySelectorAll('button, input')]
+                .filter((one) => one.getBoundingClientRect().height < 40).map((one) => one.textContent)"""
+            self.assertEqual(page.browser.run(small), [])
+            page.browser.screenshot(PICTURES / "demo-phone.png", whole=True)
+            page.browser.scheme("dark")
+            page.browser.screenshot(PICTURES / "demo-phone-dark.png", whole=True)
+
+        await self._visit(visit)
