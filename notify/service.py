@@ -26,9 +26,9 @@ from notify.config import Duration
 from notify.drain import Drain
 from notify.errors import StartError
 from notify.health import Health
+from notify.hub import Hub
 from notify.interfaces import IBroker, IRegistry
 from notify.lifecycle import Lifecycle
-from notify.session import Hub
 from notify.transport import write_through
 
 log = Logger()

@@ -10,10 +10,8 @@ contract is docs/protocol.md, section 1.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
-from random import Random
 from typing import Any
 
 from msgspec import UNSET
@@ -22,8 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify import topics
-from notify.config import Limits
-from notify.dispatcher import Dispatcher, Joined
+from notify.dispatcher import Joined
 from notify.errors import Unauthorized, Unavailable
 from notify.frames import (
     Auth,
@@ -44,12 +41,11 @@ from notify.frames import (
     Subscribed,
     Unsubscribe,
 )
+from notify.hub import Hub
 from notify.identity import Identity, Presence
-from notify.interfaces import IAuthenticator, IConnection, IRegistry
+from notify.interfaces import IConnection
 from notify.messages import Position
-from notify.metrics import Metrics
-from notify.presence import PresenceWatch
-from notify.timers import Timer, Wheel
+from notify.timers import Timer
 from notify.topics import Topic
 
 log = Logger()
@@ -61,37 +57,6 @@ BACKLOG = 64
 
 #: an error a client is not told about: its own text goes to the log alone
 INTERNAL = "something went wrong here; try again"
-
-
-class Hub:
-    """What all sessions of a server share. ``limits`` may be replaced while it runs; ``now`` is Unix time."""
-
-    def __init__(
-        self,
-        authenticator: IAuthenticator,
-        dispatcher: Dispatcher,
-        registry: IRegistry,
-        presence: PresenceWatch,
-        metrics: Metrics,
-        limits: Limits,
-        wheel: Wheel,
-        now: Callable[[], float],
-        random: Random,
-    ) -> None:
-        self.authenticator = authenticator
-        self.dispatcher = dispatcher
-        self.registry = registry
-        self.presence = presence
-        self.metrics = metrics
-        self.limits = limits
-        self.wheel = wheel
-        self.now = now
-        self.random = random
-        self.sessions: dict[Session, None] = {}
-
-    def retry_after(self, most: float = 5.0) -> str:
-        """A close reason that tells a client when to come back: a time of its own, up to ``most`` seconds."""
-        return json.dumps({"retry_after_ms": 500 + int(self.random.random() * most * 1000)})
 
 
 class Session:

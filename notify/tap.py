@@ -29,6 +29,7 @@ from notify.handshake import Network, parse_networks
 from notify.health import Health
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.sites import internal_site, public_site
+from notify.hub import Hub
 from notify.interfaces import IAuthenticator, IBroker, IRegistry
 from notify.lifecycle import Lifecycle
 from notify.listener import PublicFactory
@@ -36,7 +37,6 @@ from notify.metrics import Metrics
 from notify.presence import PresenceWatch
 from notify.reload import Reloader
 from notify.service import Listener, NotifyService
-from notify.session import Hub
 from notify.systemd import Systemd
 from notify.timers import Wheel
 from notify.websocket import ConnectionFactory

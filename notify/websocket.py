@@ -20,8 +20,9 @@ from notify.config import Limits
 from notify.connection import Connection, SendQueues
 from notify.frames import Encoding, InvalidFrame
 from notify.handshake import Network, accept, client_address, origin_allowed, read_request
+from notify.hub import Hub
 from notify.identity import Peer
-from notify.session import Hub, Session
+from notify.session import Session
 from notify.timers import Timer, Wheel
 
 log = Logger()

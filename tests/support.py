@@ -14,13 +14,14 @@ from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
 from notify.dispatcher import Dispatcher
 from notify.errors import Unauthorized, Unavailable
+from notify.hub import Hub
 from notify.identity import Identity, Peer
 from notify.interfaces import IAuthenticator
 from notify.metrics import Metrics
 from notify.presence import PresenceWatch
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
-from notify.session import Hub, Session
+from notify.session import Session
 from notify.testing import FakeConnection, make_context
 from notify.timers import Wheel
 from notify.topics import Topic
