@@ -337,6 +337,20 @@ class TimeTest(Base):
             self.client.send(request_bytes("GET", "/health/live")[20:])
             self.assertEqual(self.one().status, 200)
 
+    def test_many_requests_on_a_connection_share_one_timer(self) -> None:
+        node, made = Node(), []
+        make = node.clock.callLater
+        node.clock.callLater = lambda *arguments: made.append(make(*arguments)) or made[-1]
+        client = Client(node.site)
+        for _ in range(200):
+            client.send(request_bytes("GET", "/health/live"))
+        self.assertEqual(len(client.received()), 200)
+        self.assertEqual(len(made), 1)
+        node.clock.pump([20.0] * 2 + [19.9])
+        self.assertFalse(client.transport.disconnecting)
+        node.clock.advance(0.1)
+        self.assertTrue(client.transport.disconnecting)
+
     def test_nothing_is_left_behind_by_a_client_that_goes_away(self) -> None:
         for data in (b"", b"GET", self.chunked(), b"broken\r\n", request_bytes("GET", "/health")):
             client = Client(self.node.site)

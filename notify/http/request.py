@@ -15,6 +15,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from notify import tracing
 from notify.errors import Unknown
 from notify.http.answers import Answer, Refused, bad_request, internal_error, refusal, too_large
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from notify.http.server import Site
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
-_TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII
-)
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
 
 #: how metrics and logs name every path that does not exist
@@ -77,7 +75,7 @@ class Request(http.Request):
     def trace(self) -> str:
         """The W3C ``traceparent`` that came along, or empty: an invalid one counts as none."""
         values = self.requestHeaders.getRawHeaders(b"traceparent") or []
-        return values[0].decode("ascii") if len(values) == 1 and _TRACEPARENT.fullmatch(values[0]) else ""
+        return tracing.valid(values[0].decode("latin-1")) if len(values) == 1 else ""
 
     def text_header(self, name: str, pattern: re.Pattern[str], what: str) -> str | None:
         """The value of a header that may be given once. Raises :class:`Refused` when it is not as ``what`` says."""
@@ -210,13 +208,13 @@ class Request(http.Request):
         ]
         self.site.begun()
         working: Deferred[Any] = maybeDeferred(handler, self)
-        working.addTimeout(self.site.answer_timeout, self.site.reactor)
+        if not working.called or working.paused:
+            working.addTimeout(self.site.answer_timeout, self.site.reactor)
+            self._working = working
         working.addErrback(self._failed)
         working.addCallback(self._respond)
         working.addErrback(self._broken)
         working.addBoth(lambda _: self.site.ended())
-        if not working.called:
-            self._working = working
 
     def connectionLost(self, reason: Failure) -> None:
         """The client went away: nobody waits for the answer any more."""

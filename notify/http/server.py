@@ -8,6 +8,7 @@ names a software version or shows a traceback.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -45,14 +46,42 @@ class Channel(http.HTTPChannel):
 
     factory: Any
     transport: Any
+    timeOut: Any
     requestFactory = Request
     _refused = False
     _hang_up: Any = None
+    _timer: Any = None
+    _deadline = math.inf
     _thrown_away = 0
     _wire = 0
 
     def resetTimeout(self) -> None:
         """Not by mere data: what runs is a deadline for the whole request."""
+
+    def setTimeout(self, period: float | None) -> float | None:
+        """Let the connection time out in ``period`` seconds, or not at all; gives the period before.
+
+        Deadlines change several times a request: they are mere numbers, and one timer looks at them now and then.
+        (A timer of its own each time costs milliseconds a request, since asyncio's reactor searches all of its timers
+        to make one ring earlier.) The timer rings before any deadline can be over.
+        """
+        before: float | None = self.timeOut
+        self.timeOut = period
+        self._deadline = math.inf if period is None else self.factory.reactor.seconds() + period
+        if period is not None and self._timer is None:
+            self._watch()
+        return before
+
+    def _watch(self) -> None:
+        left = self._deadline - self.factory.reactor.seconds()
+        self._timer = self.callLater(max(0.0, min(left, self.request_timeout)), self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.factory.reactor.seconds() >= self._deadline:
+            self.timeoutConnection()
+        elif self._deadline < math.inf:
+            self._watch()
 
     def timeoutConnection(self) -> None:
         """The client was idle, too slow with its request, or does not read its answer."""
@@ -149,9 +178,10 @@ class Channel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is over."""
-        if self._hang_up is not None and self._hang_up.active():
-            self._hang_up.cancel()
         super().connectionLost(reason)
+        for timer in (self._hang_up, self._timer):
+            if timer is not None and timer.active():
+                timer.cancel()
 
 
 _MALFORMED = bad_request("this is not a valid HTTP/1.1 request")
