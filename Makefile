@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run test faults check format bench lock deb package-test image-test proto clean
+.PHONY: help env js run test faults soak check format bench lock deb package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ check: env ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: env js ## both client libraries for five minutes through a proxy that breaks things (ARGS='--seconds 60 --seed 7')
+	$(BIN)/python -m tests.soak.run $(ARGS)
 
 format: env ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
