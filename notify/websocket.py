@@ -80,6 +80,7 @@ class ClientProtocol(WebSocketServerProtocol):
 
     def connectionMade(self) -> None:
         """A client connected; its first bytes follow at once."""
+        self.factory.countConnections += 1
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
 

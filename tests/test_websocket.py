@@ -122,6 +122,25 @@ class Clients(TestCase):
         self.assertEqual(await in_asyncio(run()), ("notify.v1.json.batch", [{"type": "pong", "id": 1}]))
 
 
+class Counting(TestCase):
+    timeout = 30
+
+    async def test_connections_are_counted_until_their_sockets_are_gone(self) -> None:
+        server = await LocalServer().start(self)
+        sockets = server.service._drain._sockets
+        self.assertEqual(sockets(), 0)
+        client = await deferToThread(RawClient, server.ws)
+        refused = await deferToThread(RawClient, server.ws, Origin="https://evil.example")
+        self.assertEqual(await deferToThread(refused.receive), (-1, b""))
+        self.assertEqual(sockets(), 1)
+        await deferToThread(client.send, b"", opcode=8)
+        await deferToThread(client.close_code)
+        self.assertEqual(await deferToThread(client.receive), (-1, b""))
+        self.assertEqual(sockets(), 0)
+        client.close()
+        refused.close()
+
+
 class Faults(TestCase):
     """Bytes that no library would send. A bystander must notice nothing."""
 
