@@ -74,6 +74,13 @@ class KeysTest(Base):
         self.assertEqual((response.status, response.code), (403, "api_disabled"))
         self.assertIn("api.keys", response.json["error"]["message"])
 
+    def test_a_site_without_keys_keeps_its_secure_routes_shut(self) -> None:
+        context = make_context()
+        site = Site(context.reactor, {b"/x": Route({b"GET": answer}, secure=True)}, None, context.metrics)
+        client = Client(site)
+        client.send(request_bytes("GET", "/x", None, AUTH))
+        self.assertEqual(client.received()[0].code, "api_disabled")
+
     def test_a_body_without_a_key_is_not_taken(self) -> None:
         self.client.send(request_bytes("POST", "/v1/publish", None, {"Content-Length": "1000000"}))
         self.assertEqual(self.one().status, 401)

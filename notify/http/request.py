@@ -18,6 +18,7 @@ from twisted.web import http
 from notify import tracing
 from notify.errors import Unknown
 from notify.http.answers import Answer, Refused, bad_request, internal_error, refusal, too_large
+from notify.http.keys import ApiKeys
 
 if TYPE_CHECKING:
     from notify.http.server import Site
@@ -128,10 +129,10 @@ class Request(http.Request):
         route = self.site.routes.get(self.path)
         if route is not None:
             self.name = self.path.decode("ascii")
-        secure = route.secure if route else self.path == b"/v1" or self.path.startswith(b"/v1/")
-        if secure and self.site.keys is not None:
-            keys = self.requestHeaders.getRawHeaders(b"Authorization") or []
-            self.site.keys.check(keys[0] if len(keys) == 1 else None)
+        keys = self.site.keys
+        if route.secure if route else keys and (self.path == b"/v1" or self.path.startswith(b"/v1/")):
+            given = self.requestHeaders.getRawHeaders(b"Authorization") or []
+            (keys or ApiKeys(())).check(given[0] if len(given) == 1 else None)
         if route is None:
             raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is nothing at this path")
         self.route = route

@@ -195,7 +195,8 @@ _HEADERS_TOO_LARGE = Refused(
 class Site(http.HTTPFactory):
     """Serves ``routes`` by exact path.
 
-    ``keys`` guard the secure routes and every path under ``/v1``; None: there are no such.
+    ``keys`` guard the secure routes and every path under ``/v1``. None: nothing is special about ``/v1``, and nobody may
+    use a secure route.
     ``timeout`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may
     take, in seconds. ``new_id`` makes request ids.
     """
