@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jwt
@@ -19,20 +19,22 @@ def issue(
     user_claim: str = "id",
     workspace_claim: str = "workspace_id",
     chats_claim: str = "chats",
-    **claims: Any,
+    headers: Mapping[str, Any] | None = None,
+    claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """A signed token that is good for ``seconds`` from ``now`` (Unix time); ``claims`` are added as they are.
+    """A signed token that is good for ``seconds`` from ``now`` (Unix time).
+
+    ``headers`` and ``claims`` are added as they are, and go before what would be there without them.
 
     ``key`` is what PyJWT takes for ``algorithm``. Raises ``jwt.PyJWTError`` or ``ValueError`` for one it does not.
     """
     payload: dict[str, Any] = {
-        "sub": str(user_id),
         user_claim: user_id,
         workspace_claim: workspace_id,
+        "sub": str(user_id),
         "iat": int(now),
         "exp": int(now + seconds),
-        **claims,
     }
     if chats is not None:
         payload[chats_claim] = sorted(chats)
-    return jwt.encode(payload, key, algorithm)
+    return jwt.encode({**payload, **(claims or {})}, key, algorithm, headers=dict(headers or {}))

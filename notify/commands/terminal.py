@@ -1,0 +1,127 @@
+"""Where a command reads and writes, and the options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, TextIO, TypeVar
+
+from notify.config import Duration
+from notify.topics import INT64_MAX, INT64_MIN
+
+T = TypeVar("T")
+
+API_URL = "http://127.0.0.1:8081"
+WEBSOCKET_URL = "ws://127.0.0.1:8080/ws"
+
+
+class CommandError(Exception):
+    """The command cannot go on. The text is one plain sentence: what is wrong and what to do."""
+
+
+class Terminal:
+    """Standard input, output and error, and the environment."""
+
+    def __init__(
+        self, stdin: BinaryIO, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str], progress: bool
+    ) -> None:
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self.environ = environ
+        #: whether someone watches standard error
+        self.progress = progress
+
+    @classmethod
+    def of_process(cls, environ: Mapping[str, str]) -> Terminal:
+        """This process's own."""
+        stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+        return cls(stdin, sys.stdout, sys.stderr, environ, sys.stderr is not None and sys.stderr.isatty())
+
+    def out(self, line: str) -> None:
+        """One line of the command's result, at once also where it goes into a pipe."""
+        self.stdout.write(line + "\n")
+        self.stdout.flush()
+
+    def say(self, line: str) -> None:
+        """One line for whoever watches."""
+        self.stderr.write(line + "\n")
+        self.stderr.flush()
+
+
+def secret_options(parser: argparse.ArgumentParser, name: str, what: str, variable: str) -> None:
+    """Options for a secret: in a file, in the environment, or on the command line."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        f"--{name}-file", metavar="FILE", help=f"read {what} from a file ('-': standard input)"
+    )
+    group.add_argument(
+        f"--{name}",
+        metavar=name.upper().replace("-", "_"),
+        help=f"{what}; better in ${variable} or a file, since anyone on this machine can see a command line",
+    )
+
+
+def secret(options: argparse.Namespace, terminal: Terminal, name: str, what: str, variable: str) -> str:
+    """The secret of :func:`secret_options`. Raises :class:`CommandError`."""
+    attribute = name.replace("-", "_")
+    given: str | None = getattr(options, attribute)
+    path: str | None = getattr(options, f"{attribute}_file")
+    if path is not None:
+        given = read_file(path, terminal).decode("utf-8", "replace").strip()
+    found = given if given is not None else terminal.environ.get(variable, "").strip()
+    if not found:
+        raise CommandError(f"There is no {what}: set ${variable}, or use --{name}-file FILE.")
+    if not (found.isascii() and found.isprintable()):
+        raise CommandError(f"This {what} is not one line of plain ASCII: look at what is in it.")
+    return found
+
+
+def read_file(path: str, terminal: Terminal) -> bytes:
+    """A small file's bytes; ``-`` is standard input. Raises :class:`CommandError`."""
+    try:
+        return terminal.stdin.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be read: {error.strerror}.") from None
+
+
+def _type(name: str, parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A type for argparse, whose refusals are the text of the ``ValueError``."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    convert.__name__ = name
+    return convert
+
+
+def _id(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is not a whole number") from None
+    if not INT64_MIN <= value <= INT64_MAX:
+        raise ValueError(f"'{text}' is not a 64-bit number")
+    return value
+
+
+#: an id: a signed 64-bit integer
+identifier = _type("identifier", _id)
+#: ids with commas between them
+identifiers = _type("identifiers", lambda text: [_id(part) for part in text.split(",") if part.strip()])
+#: a duration like 90s, 12h or 7d, in seconds
+duration = _type("duration", Duration.parse)
+
+
+def url_option(parser: argparse.ArgumentParser, what: str, variable: str, default: str) -> None:
+    """``--url``, with an environment variable and a default behind it."""
+    parser.add_argument("--url", metavar="URL", help=f"{what} (default: ${variable}, or {default})")
+
+
+def url(options: argparse.Namespace, terminal: Terminal, variable: str, default: str) -> str:
+    """The address of :func:`url_option`."""
+    return options.url or terminal.environ.get(variable) or default

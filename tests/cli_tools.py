@@ -1,0 +1,134 @@
+"""A whole server in this process, and the command line in a thread or in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from notify import cli, config, tap
+from notify.commands.terminal import Terminal
+from notify.tokens import issue
+from tests.auth_tools import SECRET
+
+KEY = "an-api-key-for-tests"
+
+
+class Result:
+    """What a command did."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+def command(*arguments: str, stdin: bytes = b"", tty: bool = False, **environ: str) -> Result:
+    """Run a command here and now."""
+    out, err = io.StringIO(), io.StringIO()
+    terminal = Terminal(io.BytesIO(stdin), out, err, environ, tty)
+    return Result(cli.run(arguments, terminal), out.getvalue(), err.getvalue())
+
+
+class Server(TestCase):
+    """A running server; ``run`` is a command that knows where it is."""
+
+    async def setUp(self) -> None:
+        settings = {
+            "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
+            "NOTIFY_LISTEN__INTERNAL": "tcp:0:interface=127.0.0.1",
+            "NOTIFY_AUTH__JWT__SECRET": SECRET,
+            "NOTIFY_API__KEYS": KEY,
+        }
+        self.service = tap.build(config.load(None, settings), reactor)
+        ready: Deferred[None] = Deferred()
+        self.service._announce = lambda service: ready.callback(None)
+        self.service.privilegedStartService()
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        await ready
+        ports = [listener.port.getHost().port for listener in (self.service.public, self.service.internal)]
+        self.environ = {
+            "NOTIFY_URL": f"ws://127.0.0.1:{ports[0]}/ws",
+            "NOTIFY_API_URL": f"http://127.0.0.1:{ports[1]}",
+            "NOTIFY_API_KEY": KEY,
+            "NOTIFY_TOKEN": self.token(1),
+        }
+
+    def token(self, user_id: int, workspace_id: int = 1, seconds: float = 600) -> str:
+        return issue(SECRET, user_id, workspace_id, seconds, reactor.seconds())  # type: ignore[attr-defined]
+
+    async def run_command(
+        self, *arguments: str, stdin: bytes = b"", tty: bool = False, **environ: str
+    ) -> Result:
+        """Run a command in a thread, since this one serves it."""
+        return await deferToThread(command, *arguments, stdin=stdin, tty=tty, **{**self.environ, **environ})
+
+    def spawn(self, *arguments: str, **environ: str) -> Process:
+        """Run a command in a process of its own."""
+        process = Process()
+        reactor.spawnProcess(  # type: ignore[attr-defined]
+            process,
+            sys.executable,
+            [sys.executable, "-m", "notify.cli", *arguments],
+            env={**os.environ, **self.environ, **environ},
+        )
+        self.addCleanup(process.kill)
+        return process
+
+
+class Process(ProcessProtocol):
+    """A process, whose output can be waited for."""
+
+    def __init__(self) -> None:
+        self.out = self.err = ""
+        self.status: int | None = None
+        self._waiting: list[tuple[Callable[[], Any], Deferred[None]]] = []
+
+    def outReceived(self, data: bytes) -> None:
+        self.out += data.decode()
+        self._look()
+
+    def errReceived(self, data: bytes) -> None:
+        self.err += data.decode()
+        self._look()
+
+    def processEnded(self, reason: Any) -> None:
+        self.status = 0 if isinstance(reason.value, ProcessDone) else (reason.value.exitCode or -1)
+        self._look()
+
+    def _look(self) -> None:
+        for waiting in list(self._waiting):
+            condition, done = waiting
+            if condition() or self.status is not None:
+                self._waiting.remove(waiting)
+                done.callback(None)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for something in the output; fails when the process ends without it, or after 20 s."""
+        if not condition() and self.status is None:
+            done: Deferred[None] = Deferred()
+            self._waiting.append((condition, done))
+            await done.addTimeout(20, reactor)  # type: ignore[arg-type]
+        assert condition(), (self.status, self.out, self.err)
+
+    async def ended(self) -> int:
+        await self.until(lambda: self.status is not None)
+        assert self.status is not None
+        return self.status
+
+    def signal(self, name: str) -> None:
+        assert self.transport is not None
+        self.transport.signalProcess(name)
+
+    async def kill(self) -> None:
+        if self.status is None:
+            self.signal("KILL")
+            await self.ended()
