@@ -6,16 +6,18 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.threads import deferToThread
+from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
 from notify import cli, config, tap
+from notify.commands.presence import ask
 from notify.commands.terminal import Terminal
 from notify.tokens import issue
 from tests.auth_tools import SECRET
@@ -40,16 +42,20 @@ def command(*arguments: str, stdin: bytes = b"", tty: bool = False, **environ: s
 class Server(TestCase):
     """A running server; ``run`` is a command that knows where it is."""
 
+    #: further settings, as environment variables
+    settings: ClassVar[dict[str, str]] = {}
+
     async def setUp(self) -> None:
         settings = {
+            "NOTIFY_DRAIN__DURATION": "0s",
             "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
             "NOTIFY_LISTEN__INTERNAL": "tcp:0:interface=127.0.0.1",
             "NOTIFY_AUTH__JWT__SECRET": SECRET,
             "NOTIFY_API__KEYS": KEY,
+            **self.settings,
         }
-        self.service = tap.build(config.load(None, settings), reactor)
         ready: Deferred[None] = Deferred()
-        self.service._announce = lambda service: ready.callback(None)
+        self.service = tap.build(config.load(None, settings), reactor, lambda shown: ready.callback(None))
         self.service.privilegedStartService()
         self.service.startService()
         self.addCleanup(self.service.stopService)
@@ -62,8 +68,36 @@ class Server(TestCase):
             "NOTIFY_TOKEN": self.token(1),
         }
 
-    def token(self, user_id: int, workspace_id: int = 1, seconds: float = 600) -> str:
-        return issue(SECRET, user_id, workspace_id, seconds, reactor.seconds())  # type: ignore[attr-defined]
+    def token(self, user_id: int, chats: list[int] | None = None) -> str:
+        return issue(SECRET, user_id, 1, 600, reactor.seconds(), chats)  # type: ignore[attr-defined]
+
+    async def history(self, subject: str) -> list[Any]:
+        """The payloads that were published."""
+        address = f"{self.environ['NOTIFY_API_URL']}/v1/history?limit=1000&subject={subject}"
+        answer: Any = await deferToThread(ask, address, KEY)
+        return [message["payload"] for message in answer["messages"]]
+
+    async def cut_line(self) -> tuple[str, Callable[[], None]]:
+        """Another address of the server, and what cuts all connections to it."""
+        made: list[Any] = []
+
+        class Line(ProxyFactory):
+            def buildProtocol(self, address: Any) -> Any:
+                made.append(super().buildProtocol(address))
+                return made[-1]
+
+        host, number = "127.0.0.1", int(self.environ["NOTIFY_URL"].split(":")[2].split("/")[0])
+        port = reactor.listenTCP(0, Line(host, number), interface=host)  # type: ignore[attr-defined]
+
+        def cut() -> None:
+            lines, made[:] = list(made), []
+            for line in lines:
+                if line.transport.connected:
+                    line.transport.abortConnection()
+
+        self.addCleanup(port.stopListening)
+        self.addCleanup(cut)
+        return f"ws://{host}:{port.getHost().port}/ws", cut
 
     async def run_command(
         self, *arguments: str, stdin: bytes = b"", tty: bool = False, **environ: str
