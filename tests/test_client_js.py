@@ -7,11 +7,13 @@ import re
 import subprocess
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify import __version__
+from notify.client import Settings
 from tests.tools import ROOT, node, node_modules
 
 WEB = ROOT / "notify" / "web"
@@ -61,6 +63,11 @@ class JavaScript(TestCase):
         self.assertEqual((right.returncode, right.stdout), (0, ""))
         wrong = await run(node(), str(compiler), *options, str(folder / "wrong.ts"))
         self.assertIn("'sequence' does not exist", wrong.stdout)
+
+    async def test_its_settings_are_those_of_the_python_library(self) -> None:
+        show = f"import('{WEB / 'notify-client.js'}').then((m) => console.log(JSON.stringify(m.DEFAULTS)))"
+        done = await run(node(), "-e", show)
+        self.assertEqual(json.loads(done.stdout), msgspec.to_builtins(Settings()))
 
     def test_what_is_exported_is_declared(self) -> None:
         exported = r"(?m)^export (?:async )?(?:class|function|const) (\w+)"
