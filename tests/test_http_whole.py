@@ -1,0 +1,81 @@
+"""The HTTP API in front of the whole server, with a WebSocket client connected."""
+
+import json
+from typing import Any
+
+import treq
+import websockets
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.trial.unittest import TestCase
+
+from tests.running import API_KEY, LocalServer, in_asyncio, token
+
+AUTH = {"Authorization": f"Bearer {API_KEY}"}
+
+
+class WholeServerTest(TestCase):
+    timeout = 60
+
+    async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+        response = await treq.request(
+            method, self.server.api + path, headers=AUTH, persistent=False, timeout=20, **more
+        )
+        return response.code, await response.json()
+
+    async def test_sees_publishes_to_and_disconnects_a_client(self) -> None:
+        self.server = await LocalServer().start(self)
+        client = await in_asyncio(websockets.connect(self.server.ws))
+        self.addCleanup(lambda: in_asyncio(client.close()))
+
+        async def say(**frame: Any) -> Any:
+            await in_asyncio(client.send(json.dumps(frame)))
+            return json.loads(await in_asyncio(client.recv()))
+
+        opened = await say(type="auth", token=token(7))
+        await say(type="subscribe", chat_id=10, id=1)
+
+        _, listed = await self.ask("GET", "/v1/connections?user_id=7&workspace_id=1")
+        self.assertEqual([c["connection_id"] for c in listed["connections"]], [opened["connection_id"]])
+        self.assertEqual(listed["connections"][0]["subscriptions"], 1)
+        self.assertEqual((await self.ask("GET", "/v1/connections?user_id=7"))[1], listed)
+        _, present = await self.ask("GET", "/v1/presence?workspace_id=1&chat_id=10")
+        self.assertEqual(present["users"], [{"user_id": 7, "connections": 1}])
+        self.assertEqual((await self.ask("GET", "/v1/presence?workspace_id=2&chat_id=10"))[1]["users"], [])
+
+        seq = await self.server.publish(10)
+        message = json.loads(await in_asyncio(client.recv()))
+        self.assertEqual((message["type"], message["seq"]), ("chat_message", seq))
+        _, history = await self.ask("GET", "/v1/history?subject=workspace.1.chat.10.messages")
+        self.assertEqual([m["seq"] for m in history["messages"]], [seq])
+
+        other = {"workspace_id": 2, "user_id": 7}
+        self.assertEqual((await self.ask("POST", "/v1/disconnect", json=other))[1], {"closed": 0})
+        same = {"workspace_id": 1, "user_id": 7}
+        self.assertEqual((await self.ask("POST", "/v1/disconnect", json=same))[1], {"closed": 1})
+        await in_asyncio(client.wait_closed())
+        self.assertEqual(client.close_code, 4503)
+
+        families = await self.metrics()
+        self.assertEqual(families["notify_broker_up", ""], 1)
+        self.assertEqual(families["notify_published_total", "ok"], 1)
+        self.assertEqual(families["notify_delivered_total", ""], 1)
+        self.assertEqual(families["notify_delivery_seconds_count", ""], 1)
+        self.assertEqual(families["notify_auth_total", "ok"], 1)
+        self.assertEqual(families["notify_closes_total", "4503"], 1)
+
+    async def test_health_is_the_same_truth_on_both_listeners(self) -> None:
+        self.server = await LocalServer().start(self)
+        code, report = await self.ask("GET", "/health")
+        self.assertEqual((code, report["status"]), (200, "ok"))
+        self.assertEqual(report["listeners"], {"internal": True, "public": True})
+        public = await treq.get(f"{self.server.public}/health", persistent=False)
+        self.assertEqual((public.code, await public.json()), (200, {"status": "ok"}))
+
+    async def metrics(self) -> dict[tuple[str, str], float]:
+        response = await treq.get(f"{self.server.api}/metrics", persistent=False)
+        text = await response.text()
+        return {
+            (sample.name, sample.labels.get("result") or sample.labels.get("code") or ""): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
