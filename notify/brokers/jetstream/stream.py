@@ -102,8 +102,8 @@ class Streams:
     async def ensure(self) -> StreamState:
         """Make, update or check both streams. Raises ``StartError`` where only an operator can help."""
         s = self._settings
-        answer = await self._ensure(s.stream, self._wanted_history, self._required_history)
-        await self._ensure(s.dead_letter_stream, self._wanted_dead, self._required_dead)
+        answer = await self.ensure_stream(s.stream, self._wanted_history, self._required_history)
+        await self.ensure_stream(s.dead_letter_stream, self._wanted_dead, self._required_dead)
         return describe(answer)
 
     async def info(self) -> StreamState:
@@ -205,12 +205,17 @@ class Streams:
             if not any(covers(other, x) for other in have.get("subjects", ()))
         ]
 
-    async def _ensure(
+    async def ensure_stream(
         self,
         name: str,
         wanted: Callable[[dict[str, Any]], dict[str, Any]],
         required: Callable[[dict[str, Any]], list[str]],
     ) -> Any:
+        """Make, update or check one stream; gives what the server says of it.
+
+        ``wanted`` makes the keys that matter from those that there are, ``required`` says what is wrong with a
+        stream that is not ours to change. Raises ``StartError``, ``Unavailable``.
+        """
         try:
             answer = await self.api(f"STREAM.INFO.{name}")
         except ApiError as error:

@@ -1,0 +1,465 @@
+"""Presence over all nodes, in a NATS key-value bucket; the members of this node stay local and synchronous.
+
+A bucket is a stream ``KV_{bucket}``. Each process has a name that no other ever had, its incarnation::
+
+    $KV.{bucket}.node.{incarnation}                          its lease: expires (per-key TTL) unless renewed
+    $KV.{bucket}.at.{incarnation}.{workspace}.{kind}.{id}    who is there: [[user, connections], ...]
+
+An entry counts while the lease of its incarnation lives: a dead node's entries are gone with its lease, all at
+once, whoever removes them later. A question is one batched read of the leases and of the topic's entries. Its own
+entries a node writes until they are acknowledged, and all again when its lease may have run out meanwhile.
+
+Changes are heard as plain messages when a node writes an entry, and as the silence of a node that died. Both may
+be lost, so watched topics are also compared every ``reconcile`` seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from notify.brokers.jetstream import headers
+from notify.brokers.jetstream.connection import Connection, Hooks, Subscription
+from notify.brokers.jetstream.settings import JetStreamSettings, Name
+from notify.brokers.jetstream.stream import ApiError, Streams
+from notify.components import Context
+from notify.config import Duration, Settings, convert
+from notify.errors import StartError, Unavailable
+from notify.identity import Presence
+from notify.interfaces import IRegistry
+from notify.registries.memory import MemoryRegistry
+from notify.registries.memory import MemorySettings as LocalSettings
+from notify.topics import Topic
+
+_SETTLE = 0.05  # seconds for which changes of one topic are gathered
+_AT_ONCE = 64  # entries on their way at once
+_COMPARED = 64  # topics in one comparison; an answer holds 1,024 entries
+_SWEEP = 3600.0  # seconds between searches for entries of nodes that nobody remembers
+_GONE = "60s"  # how long the mark of a removed entry is kept
+_NANO = 10**9
+
+_Entry = list[tuple[int, int]]
+_entry = msgspec.json.Decoder(_Entry)
+
+
+class KVSettings(Settings, frozen=True):
+    """``[registry.jetstream_kv]``. How NATS is reached stands in ``[broker.jetstream]``."""
+
+    bucket: Name = "PRESENCE"
+    #: a node that is silent for so long is gone, and all its clients with it
+    lease: Duration = Duration(15)
+    #: watched topics are compared with the bucket this often
+    reconcile: Duration = Duration(10)
+    #: false: the operator owns the bucket; it is checked, and never changed
+    manage_bucket: bool = True
+
+
+@implementer(IRegistry)
+class JetStreamRegistry(MemoryRegistry):
+    """See :class:`~notify.interfaces.IRegistry` and the module."""
+
+    Settings = KVSettings  # type: ignore[assignment]
+    log = Logger()
+
+    def __init__(self, settings: KVSettings, context: Context) -> None:
+        super().__init__(LocalSettings(), context)
+        if settings.lease < 1 or settings.reconcile < 0.1:
+            raise StartError(
+                "[registry.jetstream_kv] lease must be at least 1s, and reconcile at least 100ms."
+            )
+        table = context.config.broker.tables.get("jetstream", {})
+        broker = convert(table, JetStreamSettings, context.config.source, "broker.jetstream")
+        broker.check()
+        self._kv = settings
+        self._replicas = broker.replicas
+        self._reactor = context.reactor
+        self._metrics = context.metrics
+        self._random = context.random
+        name = f"notify presence {context.node}"
+        self._connection = Connection(broker, context.reactor, context.random, name)
+        self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
+        managed = msgspec.structs.replace(broker, manage_stream=settings.manage_bucket)
+        self._streams = Streams(managed, self._connection, context.random)
+        self._stream = f"KV_{settings.bucket}"
+        self._incarnation = f"{context.random.getrandbits(64):016x}"
+        self._lease = f"$KV.{settings.bucket}.node.{self._incarnation}"
+        self._renewed = 0.0
+        self._dirty: dict[Topic, None] = {}
+        self._written: set[Topic] = set()
+        self._writing = False
+        self._ready = False
+        self._stopped = False
+        self._refused = ""
+        self._started: Deferred[None] | None = None
+        self._working: set[Deferred[None]] = set()
+        self._listening: dict[Topic, Subscription] = {}
+        self._told: dict[Topic, tuple[Any, ...]] = {}
+        self._news: set[Topic] = set()
+        self._telling: Any = None
+        #: when each other incarnation was heard of
+        self._heard: dict[str, float] = {}
+
+    # ------------------------------------------------------------------ IRegistry
+
+    def start(self, changed: Callable[[Topic], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IRegistry`."""
+        self._changed = changed
+        self._started = Deferred()
+        self._connection.subscribe(f"$KV.{self._kv.bucket}.node.*", self._lease_heard)
+        self._connection.start().addErrback(self._failed)
+        return self._started
+
+    def presence(self, topic: Topic) -> Deferred[list[Presence]]:
+        """See :class:`~notify.interfaces.IRegistry`."""
+        if not self._ready:
+            return fail(Unavailable("presence cannot be read: NATS is away"))
+        return Deferred.fromCoroutine(self._presence(topic))
+
+    def watch(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.IRegistry`."""
+        super().watch(topic)
+        if topic not in self._listening:
+
+            def heard(subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+                self._tell_soon(topic)
+
+            self._listening[topic] = self._connection.subscribe(self._entries(topic), heard)
+
+    def unwatch(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.IRegistry`."""
+        super().unwatch(topic)
+        self._told.pop(topic, None)
+        if subscription := self._listening.pop(topic, None):
+            self._connection.unsubscribe(subscription)
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IRegistry`."""
+        return Deferred.fromCoroutine(self._stop())
+
+    def _touch(self, topic: Topic) -> None:
+        super()._touch(topic)
+        self._dirty[topic] = None
+        self._write_soon()
+
+    # ------------------------------------------------------------------ reading
+
+    def _entries(self, topic: Topic) -> str:
+        """Everybody's entries for a topic."""
+        return f"$KV.{self._kv.bucket}.at.*.{topic.workspace_id}.{topic.kind}.{topic.id}"
+
+    async def _read(self, topics: Iterable[Topic]) -> dict[Topic, dict[str, _Entry]]:
+        """The living entries of other nodes for some topics. Raises ``Unavailable``."""
+        subjects = [f"$KV.{self._kv.bucket}.node.*", *(self._entries(topic) for topic in topics)]
+        *replies, end = await self._connection.gather(
+            f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode({"multi_last": subjects})
+        )
+        if headers.status(end.block) not in (204, 404):
+            raise Unavailable(f"presence cannot be read: {headers.description(end.block)}")
+        alive: set[str] = set()
+        found: list[tuple[str, Topic, bytes]] = []
+        for reply in replies:
+            if b"KV-Operation" in reply.block or b"Nats-Marker-Reason" in reply.block:
+                continue
+            parts = headers.text(reply.block, headers.SUBJECT).split(".")[2:]
+            if parts[0] == "node":
+                alive.add(parts[1])
+            elif parts[0] == "at" and len(parts) == 5:
+                kind: Any = parts[3]
+                found.append((parts[1], Topic(int(parts[2]), kind, int(parts[4])), reply.data))
+        alive.discard(self._incarnation)
+        entries: dict[Topic, dict[str, _Entry]] = {}
+        for incarnation, topic, data in found:
+            if incarnation in alive:
+                try:
+                    entries.setdefault(topic, {})[incarnation] = _entry.decode(data)
+                except msgspec.DecodeError:
+                    continue
+        return entries
+
+    async def _presence(self, topic: Topic) -> list[Presence]:
+        users: Counter[int] = Counter()
+        for entry in (await self._read([topic])).get(topic, {}).values():
+            for user, connections in entry:
+                users[user] += connections
+        for one in self.present(topic):
+            users[one.user_id] += one.connections
+        return sorted(Presence(user, connections) for user, connections in users.items() if connections > 0)
+
+    # ------------------------------------------------------------------ hearing of changes
+
+    def _tell_soon(self, *topics: Topic) -> None:
+        # A change is heard a little before it is stored.
+        self._news.update(topics)
+        if self._telling is None and self._news:
+            self._telling = self._reactor.callLater(_SETTLE, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        news, self._news = self._news, set()
+        for topic in news & self._watched:
+            self._changed(topic)
+
+    def _lease_heard(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        incarnation = subject.rpartition(b".")[2].decode()
+        if incarnation == self._incarnation:
+            return
+        if b"KV-Operation" in block:
+            if self._heard.pop(incarnation, None) is not None:
+                self._tell_soon(*self._watched)
+        else:
+            self._heard[incarnation] = self._reactor.seconds()
+
+    async def _compare(self) -> None:
+        """Find what was not heard of."""
+        watched = list(self._watched)
+        for start in range(0, len(watched), _COMPARED):
+            chunk = watched[start : start + _COMPARED]
+            entries = await self._read(chunk)
+            for topic in chunk:
+                now = tuple(sorted((who, tuple(map(tuple, e))) for who, e in entries.get(topic, {}).items()))
+                if topic in self._watched:
+                    before = self._told.get(topic)
+                    self._told[topic] = now
+                    if before is not None and before != now:
+                        self._changed(topic)
+
+    # ------------------------------------------------------------------ writing
+
+    def _write_soon(self) -> None:
+        if self._ready and self._dirty and not self._writing:
+            self._writing = True
+            self._work(self._write())
+
+    async def _write(self) -> None:
+        try:
+            await deferLater(self._reactor, _SETTLE, lambda: None)
+            while self._dirty and self._ready:
+                some = list(self._dirty)[:_AT_ONCE]
+                for topic in some:
+                    del self._dirty[topic]
+                done = await gatherResults([Deferred.fromCoroutine(self._put(topic)) for topic in some])
+                if not all(done):
+                    self._dirty.update((t, None) for t, ok in zip(some, done, strict=True) if not ok)
+                    await deferLater(self._reactor, 0.5, lambda: None)
+        finally:
+            self._writing = False
+
+    async def _put(self, topic: Topic) -> bool:
+        """Write or remove this node's entry for a topic; whether it has been stored."""
+        subject = self._entries(topic).replace("*", self._incarnation)
+        present = self.present(topic)
+        try:
+            if present:
+                body = msgspec.json.encode([(one.user_id, one.connections) for one in present])
+                await self._store(subject, body, {})
+                self._written.add(topic)
+            elif topic in self._written:
+                await self._store(subject, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE})
+                self._written.discard(topic)
+        except Unavailable:
+            return False
+        return True
+
+    async def _store(self, subject: str, body: bytes, fields: dict[str, str]) -> None:
+        reply = await self._connection.request(subject, body, None, fields)
+        try:
+            error = msgspec.json.decode(reply.data).get("error")
+        except (msgspec.DecodeError, AttributeError):
+            error = {"description": "nobody stores it"}
+        if error:
+            raise Unavailable(str(error.get("description")))
+
+    async def _renew(self) -> None:
+        await self._store(self._lease, b"", {"Nats-TTL": f"{max(1, round(self._kv.lease))}s"})
+        now = self._reactor.seconds()
+        if now - self._renewed >= self._kv.lease:
+            # Others may have removed the entries of a node that they had to take for dead.
+            self._dirty.update((topic, None) for topic in self._members)
+            self._written.update(self._members)
+        self._renewed = now
+        self._write_soon()
+
+    # ------------------------------------------------------------------ what nodes leave behind
+
+    async def _purge(self, incarnation: str) -> None:
+        """Remove the entries of a node that is gone."""
+        body = {"filter": f"$KV.{self._kv.bucket}.at.{incarnation}.>"}
+        try:
+            answer = await self._streams.api(f"STREAM.PURGE.{self._stream}", body)
+        except ApiError as error:
+            raise Unavailable(str(error)) from None
+        if purged := answer.get("purged", 0):
+            self._metrics.presence_orphans.inc(purged)
+            self.log.info("removed {count} presence entries of a node that is gone", count=purged)
+
+    async def _bury(self) -> None:
+        """See to nodes that have not been heard of for longer than a lease."""
+        late = self._reactor.seconds() - self._kv.lease - 1
+        silent = [incarnation for incarnation, heard in self._heard.items() if heard < late]
+        if silent:
+            alive = await self._alive()
+            for incarnation in silent:
+                if incarnation in alive:
+                    self._heard[incarnation] = self._reactor.seconds()
+                elif self._heard.pop(incarnation, None) is not None:
+                    await self._purge(incarnation)
+            self._tell_soon(*self._watched)
+
+    async def _alive(self) -> set[str]:
+        subject = f"$KV.{self._kv.bucket}.node.*"
+        *replies, end = await self._connection.gather(
+            f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode({"multi_last": [subject]})
+        )
+        if headers.status(end.block) not in (204, 404):
+            raise Unavailable("leases cannot be read")
+        return {
+            headers.text(reply.block, headers.SUBJECT).rpartition(".")[2]
+            for reply in replies
+            if b"KV-Operation" not in reply.block and b"Nats-Marker-Reason" not in reply.block
+        }
+
+    async def _sweep(self) -> None:
+        """Search the bucket for entries of nodes that nobody alive remembers."""
+        found: set[str] = set()
+        offset = 0
+        while True:
+            body = {"subjects_filter": f"$KV.{self._kv.bucket}.at.>", "offset": offset}
+            try:
+                answer = await self._streams.api(f"STREAM.INFO.{self._stream}", body)
+            except ApiError as error:
+                raise Unavailable(str(error)) from None
+            subjects = answer["state"].get("subjects") or {}
+            found.update(subject.split(".")[3] for subject in subjects)
+            offset += len(subjects)
+            if not subjects or offset >= answer.get("total", 0):
+                break
+        if found:
+            for incarnation in found - await self._alive() - {self._incarnation}:
+                await self._purge(incarnation)
+
+    # ------------------------------------------------------------------ coming up and going down
+
+    def _wanted(self, have: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "subjects": [f"$KV.{self._kv.bucket}.>"],
+            "retention": "limits",
+            "storage": "memory",
+            "discard": "new",
+            "num_replicas": self._replicas,
+            "max_msgs_per_subject": 1,
+            "allow_direct": True,
+            "allow_rollup_hdrs": True,
+            "allow_msg_ttl": True,
+            "deny_delete": True,
+            "subject_delete_marker_ttl": max(1, round(self._kv.lease)) * _NANO,
+        }
+
+    def _required(self, have: dict[str, Any]) -> list[str]:
+        needs = {"max_msgs_per_subject": 1, "allow_direct": True, "allow_msg_ttl": True}
+        return [
+            f"{key} is {have.get(key)!r}, not {value!r}"
+            for key, value in needs.items()
+            if have.get(key) != value
+        ]
+
+    def _up(self) -> None:
+        self._work(self._live())
+
+    async def _live(self) -> None:
+        """One connection's life."""
+        pause = 0.1
+        while True:
+            self._refused = ""
+            try:
+                await self._streams.ensure_stream(self._stream, self._wanted, self._required)
+                self._renewed = -self._kv.lease - 1
+                await self._renew()
+                if self._refused:
+                    raise StartError(self._missing())
+            except (Unavailable, StartError) as error:
+                problem: Exception = StartError(self._missing()) if self._refused else error
+                if isinstance(problem, StartError) and self._started is not None and not self._started.called:
+                    self._started.errback(problem)
+                    return
+                self.log.warn("presence is not to be had yet: {reason}", reason=str(problem))
+                await deferLater(self._reactor, pause, lambda: None)
+                pause = min(2 * pause, 5.0)
+                continue
+            break
+        self._ready = True
+        self._write_soon()
+        self._tell_soon(*self._watched)
+        if self._started is not None and not self._started.called:
+            self._started.callback(None)
+        self._work(self._every(self._kv.lease / 3, self._renew))
+        self._work(self._every(min(self._kv.lease / 3, 1.0), self._bury))
+        self._work(self._every(self._kv.reconcile, self._compare))
+        self._work(self._every(_SWEEP, self._sweep))
+
+    async def _every(self, seconds: float, what: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        while self._ready:
+            try:
+                await what()
+            except Unavailable as error:
+                self.log.debug("presence: {reason}", reason=str(error))
+            await deferLater(self._reactor, seconds * self._random.uniform(0.9, 1.0), lambda: None)
+
+    def _work(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
+        work = Deferred.fromCoroutine(coroutine)
+        self._working.add(work)
+
+        def done(outcome: Any) -> None:
+            self._working.discard(work)
+            error = getattr(outcome, "value", None)
+            if error is not None and not isinstance(error, CancelledError):
+                self.log.failure("presence failed", outcome)
+
+        work.addBoth(done)
+
+    def _missing(self) -> str:
+        return f"NATS does not permit what presence needs: {self._refused}; grant it (docs/jetstream.md, Permissions)."
+
+    def _denied(self, words: str) -> None:
+        self._refused = words
+
+    def _down(self, reason: str) -> None:
+        self._ready = False
+        for work in list(self._working):
+            work.cancel()
+
+    def _failed(self, failure: Any) -> None:
+        if self._started is not None and not self._started.called:
+            self._started.errback(failure)
+        elif not isinstance(failure.value, CancelledError):
+            self.log.failure("presence failed", failure)
+
+    async def _stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        was_ready = self._ready
+        self._down("stopped")
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        if was_ready and self._connection.connected:
+            try:
+                await self._store(self._lease, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE})
+                await self._streams.api(
+                    f"STREAM.PURGE.{self._stream}",
+                    {"filter": f"$KV.{self._kv.bucket}.at.{self._incarnation}.>"},
+                )
+            except (Unavailable, ApiError) as error:
+                self.log.info(
+                    "presence was not withdrawn, and ends with its lease: {reason}", reason=str(error)
+                )
+        await self._connection.stop()
+        if self._started is not None and not self._started.called:
+            self._started.errback(Unavailable("stopped before it was ready"))
