@@ -109,7 +109,7 @@ class Connection:
         finished: Deferred[None] = Deferred()
 
         def ended(outcome: Any) -> None:
-            if not finished.called:
+            if not self._stopping and not finished.called:
                 finished.callback(outcome)
 
         self._runner.addBoth(ended)
@@ -301,11 +301,19 @@ class Connection:
         )
         try:
             await asyncio.wait_for(coming, patience + 1)
+            refuse_old(client.version, url)
         except BaseException:
-            client.sever()
+            await self._discard(client)
             raise
-        refuse_old(client.version, url)
         return client
+
+    async def _discard(self, client: RawClient) -> None:
+        """End a client, whatever state it is in."""
+        try:
+            await asyncio.wait_for(client.close(), 1.0)
+        except (TimeoutError, OSError, nats.errors.Error):
+            pass
+        client.sever()
 
     def _tls(self, url: str) -> ssl.SSLContext | None:
         s = self._settings
@@ -354,11 +362,7 @@ class Connection:
                     "disconnected from NATS at {server}: {reason}", server=self.server, reason=reason
                 )
                 self.hooks.down(reason)
-            try:
-                await asyncio.wait_for(client.close(), 1.0)
-            except (TimeoutError, OSError, nats.errors.Error):
-                pass
-            client.sever()
+            await self._discard(client)
 
     async def _pump(self, client: RawClient, end: asyncio.Event) -> None:
         wake, outgoing = self._wake, self._outgoing

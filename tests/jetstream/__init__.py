@@ -1,0 +1,1 @@
+"""The rooms of the JetStream broker, one by one."""
