@@ -103,7 +103,9 @@ class Metrics:
             "notify_dead_letters", "Dead letters, by result: kept, known, failed.", ["result"], registry=r
         )
         self.presence_orphans = Counter(
-            "notify_presence_orphans", "Presence entries that outlived their node and were removed.", registry=r
+            "notify_presence_orphans",
+            "Presence entries that outlived their node and were removed.",
+            registry=r,
         )
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
         self.drain_left = Gauge(
