@@ -33,7 +33,8 @@ from notify.errors import StartError, Unavailable
 MINIMUM = (2, 11)
 INBOX = "_INBOX_notify"
 _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
-_COMPLAIN_EVERY = 30.0  # seconds between log lines about a server that cannot be reached
+_COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
+_COMPLAINTS = 64  # that are remembered
 
 
 class Reply(NamedTuple):
@@ -92,7 +93,7 @@ class Connection:
         self._asked: set[Callable[[Exception], None]] = set()
         self._next_token = 0
         self._inbox = b""
-        self._complained = -_COMPLAIN_EVERY
+        self._complaints: dict[tuple[str, str], float] = {}
         self._last_error = ""
         self._reason = ""
         self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
@@ -344,7 +345,7 @@ class Connection:
             subscription.live = None
             self._send(partial(self._establish, subscription))
         self.log.info("connected to NATS at {server}", server=self.server)
-        self._complained = -_COMPLAIN_EVERY
+        self._complaints.clear()
         self.hooks.up()
         try:
             await end.wait()
@@ -413,8 +414,10 @@ class Connection:
 
     def _complain(self, url: str, error: str) -> None:
         now = self._reactor.seconds()
-        if now - self._complained >= _COMPLAIN_EVERY:
-            self._complained = now
+        if len(self._complaints) > _COMPLAINTS:
+            self._complaints.clear()
+        if now - self._complaints.get((url, error), -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
+            self._complaints[url, error] = now
             self.log.warn(
                 "cannot connect to NATS at {url}: {error}; trying on", url=redacted(url), error=error
             )
