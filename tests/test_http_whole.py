@@ -8,6 +8,9 @@ import websockets
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import TestCase
 
+from notify.testing import chat_payload
+from notify.topics import chat
+from tests.natsd import NatsServer, until
 from tests.running import API_KEY, LocalServer, in_asyncio, token
 
 AUTH = {"Authorization": f"Bearer {API_KEY}"}
@@ -16,9 +19,14 @@ AUTH = {"Authorization": f"Bearer {API_KEY}"}
 class WholeServerTest(TestCase):
     timeout = 60
 
-    async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+    async def ask(self, method: str, path: str, headers: Any = None, **more: Any) -> tuple[int, Any]:
         response = await treq.request(
-            method, self.server.api + path, headers=AUTH, persistent=False, timeout=20, **more
+            method,
+            self.server.api + path,
+            headers={**AUTH, **(headers or {})},
+            persistent=False,
+            timeout=20,
+            **more,
         )
         return response.code, await response.json()
 
@@ -70,6 +78,46 @@ class WholeServerTest(TestCase):
         self.assertEqual(report["listeners"], {"internal": True, "public": True})
         public = await treq.get(f"{self.server.public}/health", persistent=False)
         self.assertEqual((public.code, await public.json()), (200, {"status": "ok"}))
+
+    async def test_keeps_its_promises_on_jetstream(self) -> None:
+        nats = NatsServer().start()
+        self.addCleanup(nats.remove)
+        await nats.up()
+        server = LocalServer(BROKER__PLUGIN="jetstream", BROKER__JETSTREAM__SERVERS=nats.url)
+        self.server = await server.start(self)
+        topic = chat(1, 10)
+        page = f"/v1/history?subject={topic.subject}&limit=1000"
+        self.assertEqual((await self.ask("GET", page))[1]["messages"], [])
+
+        def message(n: int) -> dict[str, Any]:
+            return {"subject": topic.subject, "payload": json.loads(chat_payload(topic, n))}
+
+        for first in (0, 1000):
+            code, answer = await self.ask(
+                "POST", "/v1/publish", json=[message(first + n) for n in range(1000)]
+            )
+            self.assertEqual((code, answer["accepted"]), (200, 1000))
+        _, one = await self.ask("GET", page)
+        _, two = await self.ask("GET", f"{page}&since={one['next']}")
+        self.assertEqual((one["complete"], two["complete"]), (False, True))
+        seen = [m["payload"]["message_id"] for m in one["messages"] + two["messages"]]
+        self.assertEqual(seen, list(range(2000)))
+
+        first, again = [
+            await self.ask("POST", "/v1/publish", json=message(7), headers={"Idempotency-Key": "k"})
+            for _ in "12"
+        ]
+        self.assertEqual((first[0], first), (200, again))
+        poison = {"subject": topic.subject, "payload": {}}
+        self.assertEqual((await self.ask("POST", "/v1/publish", json=poison))[0], 422)
+
+        nats.kill()
+        await until(lambda: not self.server.service._broker.status().ready)
+        self.assertEqual((await self.ask("POST", "/v1/publish", json=message(8)))[0], 503)
+        self.assertEqual((await self.ask("GET", page))[0], 503)
+        code, report = await self.ask("GET", "/health/ready")
+        self.assertEqual((code, report["status"]), (503, "broker unavailable"))
+        self.assertEqual((await self.metrics())["notify_broker_up", ""], 0)
 
     async def metrics(self) -> dict[tuple[str, str], float]:
         response = await treq.get(f"{self.server.api}/metrics", persistent=False)
