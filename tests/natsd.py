@@ -60,6 +60,8 @@ class NatsServer:
         self.port = free_port() if host == "127.0.0.1" else 4222
         self.monitor = free_port() if host == "127.0.0.1" else 8222
         self.prefix = prefix
+        #: more of its command line
+        self.arguments: tuple[str, ...] = ()
         self.directory = Path(tempfile.mkdtemp(prefix=f"nats-{name}-"))
         self.process: subprocess.Popen[bytes] | None = None
         cluster = ""
@@ -92,7 +94,10 @@ class NatsServer:
         """Start the process, without waiting until it listens."""
         log = open(self.directory / "log", "ab")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*self.prefix, BINARY, "-c", str(self.config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            [*self.prefix, BINARY, "-c", str(self.config), *self.arguments],
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
         )
         log.close()
         return self

@@ -20,6 +20,7 @@ class Republish:
         self._tail = tail
         self._live = ""
         self._skip = 0
+        self._probe: Subscription | None = None
         self._followed: dict[int, int] = {}
         self._subscriptions: dict[int, Subscription] = {}
 
@@ -43,6 +44,12 @@ class Republish:
         """What stands before the subjects of the stream's messages, with the dot."""
         if live != self._live:
             self._live, self._skip = live, len(live)
+            if self._probe is not None:
+                self._connection.unsubscribe(self._probe)
+            # Nothing ever comes here. A server that does not permit it says so at once, before anybody follows.
+            self._probe = self._connection.subscribe(
+                f"{live}notify.probe", lambda subject, reply, data, block: None
+            )
             for subscription in self._subscriptions.values():
                 self._connection.unsubscribe(subscription)
             self._subscriptions.clear()
