@@ -16,7 +16,7 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
-from notify import cli, config, tap
+from notify import cli, config, dev, tap
 from notify.commands.presence import ask
 from notify.commands.terminal import Terminal
 from notify.tokens import issue
@@ -55,6 +55,7 @@ class Server(TestCase):
             **self.settings,
         }
         ready: Deferred[None] = Deferred()
+        self.patch(dev, "instructions", lambda *_: "")
         self.service = tap.build(config.load(None, settings), reactor, lambda shown: ready.callback(None))
         self.service.privilegedStartService()
         self.service.startService()

@@ -222,6 +222,28 @@ class Listen(Server):
         self.assertEqual(await second.ended(), 0)
         self.assertEqual(self.contents(second.out), ["two", "three"])
 
+    async def test_a_count_over_several_chats_leaves_no_message_behind(self) -> None:
+        path = temporary_file(self, b"{}")
+        chats = ("--chat", "10", "--chat", "11", "--chat", "12")
+        first = self.spawn("listen", *chats, "--positions", path)
+        for chat in (10, 11, 12):
+            await self.subscribed(chat)
+            await self.publish("before", chat)
+        await first.until(lambda: first.out.count("\n") == 3)
+        first.signal("TERM")
+        await first.ended()
+        for number in range(3):
+            for chat in (10, 11, 12):
+                await self.publish(f"{chat}-{number}", chat)
+        seen: list[Any] = []
+        for _ in range(9):
+            one = self.spawn("listen", *chats, "--positions", path, "--count", "1")
+            self.assertEqual(await one.ended(), 0)
+            seen += self.contents(one.out)
+        for chat in (10, 11, 12):
+            mine = [content for content in seen if content.startswith(str(chat))]
+            self.assertEqual(mine, [f"{chat}-{number}" for number in range(3)])
+
     async def test_resumes_by_itself_when_its_connection_is_cut(self) -> None:
         url, cut = await self.cut_line()
         process = self.spawn("listen", "--chat", "10", NOTIFY_URL=url)
@@ -262,6 +284,7 @@ class Listen(Server):
             (("--count", "0"), "at least 1"),
             (("--chat", "1", "--since", "1"), "EPOCH:SEQ"),
             (("--positions", temporary_file(self, b"x")), "not a file of positions"),
+            (("--positions", "/nonexistent/positions"), "cannot be used"),
         ):
             result = await self.run_command("listen", *arguments)
             self.assertEqual(result.status, 1)

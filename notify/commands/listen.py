@@ -20,7 +20,16 @@ from notify.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from notify.client import ChatMessage, Loss, Notification, Position, State, Stream, TwistedClient
+    from notify.client import (
+        ChatMessage,
+        FileStore,
+        Loss,
+        Notification,
+        Position,
+        State,
+        Stream,
+        TwistedClient,
+    )
 
 SUMMARY = "print messages as they come"
 DESCRIPTION = """\
@@ -93,17 +102,24 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
-class _Begin:
-    """A store that knows where to begin, and keeps nothing."""
+class _Places:
+    """A store of positions: those to begin after, or those of a file."""
 
-    def __init__(self, positions: dict[str, Position]) -> None:
-        self._positions = positions
+    def __init__(self, begin: Mapping[str, Position], file: FileStore | None = None) -> None:
+        self._begin, self._file = begin, file
+        self._kept: dict[str, Position | None] = {}
 
     def load(self, key: str) -> Position | None:
-        return self._positions.get(key)
+        return self._begin.get(key) if self._file is None else self._file.load(key)
 
     def save(self, positions: Mapping[str, Position]) -> None:
-        pass
+        if self._file is not None:
+            found = {key: self._kept.get(key, position) for key, position in positions.items()}
+            self._file.save({key: position for key, position in found.items() if position is not None})
+
+    def keep(self, chat: int | None, position: Position | None) -> None:
+        """Whatever comes, a stream's place is this."""
+        self._kept["notifications" if chat is None else f"chat:{chat}"] = position
 
 
 class _Listener:
@@ -117,6 +133,7 @@ class _Listener:
         self._ended = False
         #: what ended it, if not the user
         self.error: BaseException | None = None
+        self._places = _places(options)
         first = secret(options, terminal, "token", "token", "NOTIFY_TOKEN")
         path: str | None = options.token_file
 
@@ -131,7 +148,7 @@ class _Listener:
                 url(options, terminal, "NOTIFY_URL", WEBSOCKET_URL),
                 token,
                 reactor=reactor,
-                store=self._store(options),
+                store=self._places,
                 on_state=self._state,
             )
         except ValueError as error:
@@ -157,12 +174,16 @@ class _Listener:
         return ensureDeferred(self._client.close())
 
     async def _read(self, stream: Stream[Any]) -> None:
-        from notify.client import Refused
+        from notify.client import Chat, Refused
 
         try:
             async for message in stream:
-                self._print(message)
                 if self._ended:
+                    # Taken, but not shown: the place in this stream stays before it.
+                    self._places.keep(stream.id if isinstance(stream, Chat) else None, stream.position)
+                    break
+                self._print(message)
+                if self._left == 0:
                     break
         except Refused as error:
             raise CommandError(f"Chat {getattr(stream, 'id', '')} was refused: {error}.") from None
@@ -211,22 +232,25 @@ class _Listener:
         if self._reactor.running:
             self._reactor.stop()
 
-    @staticmethod
-    def _store(options: argparse.Namespace) -> Any:
-        from notify.client import FileStore, Position
 
-        if options.positions is not None:
-            try:
-                return FileStore(options.positions)
-            except (OSError, ValueError) as error:
-                raise CommandError(f"--positions: {error}.") from None
-        if options.since is None:
-            return None
-        match = _SINCE.fullmatch(options.since)
-        if match is None or int(match[2]) >= 2**63:
-            raise CommandError("--since is a position as it was printed: EPOCH:SEQ.")
-        position = Position(match[1], int(match[2]))
-        return _Begin({f"chat:{chat}": position for chat in options.chat})
+def _places(options: argparse.Namespace) -> _Places:
+    """Where to begin. Raises :class:`CommandError`."""
+    from notify.client import FileStore, Position
+
+    if options.positions is not None:
+        try:
+            file = FileStore(options.positions)
+            file.save({})
+        except (OSError, ValueError) as error:
+            raise CommandError(f"--positions {options.positions} cannot be used: {error}.") from None
+        return _Places({}, file)
+    if options.since is None:
+        return _Places({})
+    match = _SINCE.fullmatch(options.since)
+    if match is None or int(match[2]) >= 2**63:
+        raise CommandError("--since is a position as it was printed: EPOCH:SEQ.")
+    position = Position(match[1], int(match[2]))
+    return _Places({f"chat:{chat}": position for chat in options.chat})
 
 
 def _closed(code: int | None, reason: str) -> str:
