@@ -77,6 +77,11 @@ def _load(kind: str, table: PluginTable, source: str) -> tuple[Any, Any]:
     return factory, settings
 
 
+def find(kind: str, config: Config) -> tuple[Any, Any]:
+    """The class that the configuration names for ``kind``, and its settings; nothing is made. Raises ``ConfigError``."""
+    return _load(kind, getattr(config, kind), config.source)
+
+
 def check(config: Config) -> None:
     """Load every plugin that the configuration names and read its settings, making none. Raises ``ConfigError``."""
     for kind in PLUGIN_TABLES:

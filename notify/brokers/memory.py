@@ -17,6 +17,7 @@ from zope.interface import implementer
 from notify.components import Context
 from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
+from notify.findings import Finding, Question, span
 from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Message, Poison, Position, parse_event
 from notify.topics import Topic
@@ -50,6 +51,24 @@ class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
     Settings = MemorySettings
+
+    @staticmethod
+    async def diagnose(settings: MemorySettings, question: Question) -> list[Finding]:
+        """See ``notify/findings.py``."""
+        mend = 'For more than one node, and for messages that outlive the process: [broker] plugin = "jetstream".'
+        found = [Finding("note", "broker", "memory: one node, and a restart loses the history.", mend)]
+        if settings.history_age < question.resume_window:
+            text = f"messages are kept for {span(settings.history_age)}, but clients may be away for {span(question.resume_window)}."
+            mend = "Raise [broker.memory] history_age, or ask with --resume-window."
+            found.append(Finding("fault", "retention", text, mend))
+        elif settings.history_size < question.replay:
+            text = f"a chat keeps {settings.history_size} messages, fewer than one resumption may replay ({question.replay})."
+            mend = "Raise [broker.memory] history_size."
+            found.append(Finding("note", "retention", text, mend))
+        else:
+            text = f"a chat keeps {settings.history_size} messages for {span(settings.history_age)}."
+            found.append(Finding("ok", "retention", text))
+        return found
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:
         self._settings = settings

@@ -15,6 +15,7 @@ Rooms, from the wire up::
     publisher    the window of publishes, retried under the same id
     deadletter   what can be delivered to nobody
     health       the canary, and comparisons every few seconds
+    diagnose     what `notify doctor` asks
 
 Calls go down this list, news comes up it through callables that are handed in. This module puts them together
 and holds the one state that there is: whether the broker can be used.
@@ -33,6 +34,7 @@ from zope.interface import implementer
 from notify.brokers.jetstream.connection import Connection, Hooks
 from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.deadletter import DeadLetters
+from notify.brokers.jetstream.diagnose import diagnose
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader, Stored
@@ -56,6 +58,7 @@ class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
     Settings = JetStreamSettings
+    diagnose = staticmethod(diagnose)
     log = Logger()
 
     def __init__(self, settings: JetStreamSettings, context: Context) -> None:

@@ -1,0 +1,241 @@
+"""What ``notify doctor`` asks of NATS: can it be reached, is it new enough, are the streams and permissions right?
+
+It stores nothing: whether publishing is permitted is found out by a publish that every stream has to refuse.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from random import Random
+from typing import Any
+
+import msgspec
+import nats.errors
+
+from notify.brokers.jetstream.client import RawClient
+from notify.brokers.jetstream.connection import Connection, redacted
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stream import Streams, differences
+from notify.errors import StartError
+from notify.findings import Finding, Level, Question, span
+
+#: seconds by which the clocks of this machine and the servers' may differ
+SKEW = 2.0
+PROBE = "workspace.0.chat.0.messages"
+
+
+async def diagnose(settings: JetStreamSettings, question: Question) -> list[Finding]:
+    """See ``notify/findings.py``."""
+    found: list[Finding] = []
+    asked = False
+    for url in settings.servers:
+        denied: list[str] = []
+        try:
+            settings.check()
+            client = await _connect(settings, url, denied)
+        except StartError as error:
+            found.append(Finding("fault", "broker", str(error), "Do as it says, then ask again."))
+            continue
+        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
+            why = str(error).removeprefix("nats: ") or "no answer in time"
+            mend = "See that it runs, that the address is right, and what its log says of this client."
+            level: Level = "fault" if len(settings.servers) == 1 else "warning"
+            found.append(Finding(level, "broker", f"NATS at {redacted(url)} cannot be reached: {why}.", mend))
+            continue
+        try:
+            found.append(Finding("ok", "broker", f"NATS {client.version} answers at {redacted(url)}."))
+            if not asked:
+                asked = True
+                found += await _examine(client, settings, question, denied)
+        finally:
+            client.sever()
+    if not asked and len(settings.servers) > 1:
+        found.append(Finding("fault", "broker", "no server can be reached.", "Start at least one of them."))
+    return found
+
+
+async def _connect(settings: JetStreamSettings, url: str, denied: list[str]) -> RawClient:
+    connection = Connection(settings, None, Random(), "notify doctor")  # noqa: S311 - nothing is drawn from it
+    connection.hooks.denied = denied.append
+    return await connection._connect(url)
+
+
+async def _api(client: RawClient, call: str, timeout: float) -> dict[str, Any]:
+    reply = await client.request(f"$JS.API.{call}", b"", timeout=timeout)
+    answer: dict[str, Any] = msgspec.json.decode(reply.data)
+    return answer
+
+
+async def _examine(
+    client: RawClient, settings: JetStreamSettings, question: Question, denied: list[str]
+) -> list[Finding]:
+    patience = max(2.0, settings.request_timeout)
+    try:
+        account = await _api(client, "INFO", patience)
+        history = await _api(client, f"STREAM.INFO.{settings.stream}", patience)
+        dead = await _api(client, f"STREAM.INFO.{settings.dead_letter_stream}", patience)
+    except (nats.errors.Error, TimeoutError):
+        await _settle(client)
+        if denied:
+            return [_denied(words) for words in denied]
+        text = "JetStream does not answer: it is off for this account, or has no leader."
+        return [
+            Finding("fault", "broker", text, "Switch it on (`jetstream {}`), or see to the cluster's health.")
+        ]
+    found = _account(account)
+    streams = Streams(settings, client, Random())  # type: ignore[arg-type] # noqa: S311 - asked for its rules alone
+    found += _stream(settings, settings.stream, history, streams._wanted_history, streams._required_history)
+    found += _stream(
+        settings, settings.dead_letter_stream, dead, streams._wanted_dead, streams._required_dead
+    )
+    if "error" not in history:
+        found += retention(settings, history, question)
+        found += _skew(history, time.time())
+        found += _copies(settings, history)
+    return found + await _permissions(client, settings, history, denied, patience)
+
+
+def _account(answer: dict[str, Any]) -> list[Finding]:
+    if error := answer.get("error"):
+        mend = "Switch JetStream on for this account."
+        return [Finding("fault", "broker", f"JetStream refuses: {error.get('description')}.", mend)]
+    most, used = answer.get("limits", {}).get("max_storage", -1), answer.get("storage", 0)
+    if most > 0 and used > 0.9 * most:
+        text = f"the account's storage is nearly full: {used >> 20} of {most >> 20} MiB."
+        mend = "Raise the account's max_storage, or lower max_age or max_bytes of the stream."
+        return [Finding("warning", "broker", text, mend)]
+    return []
+
+
+def _stream(
+    settings: JetStreamSettings, name: str, answer: dict[str, Any], wanted: Any, required: Any
+) -> list[Finding]:
+    check = f"stream {name}"
+    if error := answer.get("error"):
+        if error.get("err_code") == 10059 and settings.manage_stream:
+            return [
+                Finding("note", check, "it does not exist yet: the server makes it when it first starts.")
+            ]
+        mend = "Create it (docs/jetstream.md), or set manage_stream = true."
+        return [Finding("fault", check, f"NATS says: {error.get('description')}.", mend)]
+    have = answer["config"]
+    if wrong := required(have):
+        mend = (
+            "The server mends it at its next start." if settings.manage_stream else "`nats stream edit` it."
+        )
+        level: Level = "warning" if settings.manage_stream else "fault"
+        return [Finding(level, check, f"{'; '.join(wrong)}.", mend)]
+    if settings.manage_stream and (wrong := differences(wanted(have), have)):
+        text = f"it differs from the configuration: {'; '.join(wrong)}."
+        return [Finding("warning", check, text, "Restart the server: it brings the stream up to date.")]
+    return [Finding("ok", check, "its settings are right.")]
+
+
+def retention(settings: JetStreamSettings, history: dict[str, Any], question: Question) -> list[Finding]:
+    """Whether what a client may miss is kept for as long as it may be away."""
+    check, window = "retention", question.resume_window
+    config, state = history["config"], history["state"]
+    age = config.get("max_age", 0) / 1e9
+    if age and age < window:
+        text = f"messages are kept for {span(age)}, but clients may be away for {span(window)}."
+        return [
+            Finding("fault", check, text, "Raise [broker.jetstream] max_age, or ask with --resume-window.")
+        ]
+    kept = _seconds(state.get("last_ts", "")) - _seconds(state.get("first_ts", ""))
+    for key, limit, used in (
+        ("max_bytes", config.get("max_bytes", -1), state.get("bytes", 0)),
+        ("max_messages", config.get("max_msgs", -1), state.get("messages", 0)),
+    ):
+        if limit > 0 and used > 0.9 * limit and kept < window:
+            text = f"the stream is full ({key}) and reaches back {span(kept)} only; clients may be away for {span(window)}."
+            return [Finding("fault", check, text, f"Raise [broker.jetstream] {key}, or take the bound away.")]
+    text = f"messages are kept for {span(age) if age else 'ever'}; clients may be away for {span(window)}."
+    return [Finding("ok", check, text)]
+
+
+def _skew(history: dict[str, Any], now: float) -> list[Finding]:
+    theirs = _seconds(history.get("ts", ""))
+    if theirs and abs(now - theirs) > SKEW:
+        text = f"this machine's clock and the NATS server's differ by {abs(now - theirs):.1f} s."
+        return [Finding("warning", "clock", text, "Run a time service on both.")]
+    return []
+
+
+def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Finding]:
+    cluster, copies = history.get("cluster") or {}, history["config"].get("num_replicas", 1)
+    late = [
+        peer.get("name", "?")
+        for peer in cluster.get("replicas") or ()
+        if peer.get("offline") or not peer.get("current", True)
+    ]
+    if late:
+        text = f"copies on {', '.join(late)} are away or behind."
+        return [
+            Finding("warning", "replicas", text, "See to these servers: one more lost and the stream stops.")
+        ]
+    if copies == 1 and cluster.get("name"):
+        text = "in a cluster, and yet there is one copy of each message: it is gone with its server."
+        return [Finding("warning", "replicas", text, "Set [broker.jetstream] replicas = 3.")]
+    if copies == 1:
+        text = "one copy of each message: NATS syncs it to disk every two minutes unless sync_interval says otherwise."
+        mend = "For messages that survive a power cut: replicas = 3, or sync_interval: always in the NATS server."
+        return [Finding("note", "replicas", text, mend)]
+    return [Finding("ok", "replicas", f"{copies} copies of each message, all current.")]
+
+
+async def _permissions(
+    client: RawClient,
+    settings: JetStreamSettings,
+    history: dict[str, Any],
+    denied: list[str],
+    patience: float,
+) -> list[Finding]:
+    """Try what the server does: hear what is sent on, read history, publish."""
+    dest = ((history.get("config") or {}).get("republish") or {}).get("dest")
+    if dest and settings.delivery == "republish":
+        await client.subscribe(dest)
+    missing = []
+    # Every stream refuses a publish that is meant for another stream, so that nothing is stored.
+    refused = {"Nats-Expected-Stream": "notify-doctor-stores-nothing"}
+    for call, headers in ((PROBE, refused), (f"$JS.API.DIRECT.GET.{settings.stream}", None)):
+        try:
+            body = b"" if headers else b'{"seq":1}'
+            await client.request(call, body, timeout=patience, headers=headers)
+        except nats.errors.NoRespondersError:
+            pass  # no stream, or no such message: told elsewhere
+        except (nats.errors.Error, TimeoutError):
+            missing.append(call)
+    await _settle(client)
+    if denied:
+        return [_denied(words) for words in denied]
+    if missing and "error" not in history:
+        text = f"no answer to: {', '.join(missing)}."
+        return [
+            Finding("warning", "permissions", text, "See what the NATS server's log says of this client.")
+        ]
+    return [Finding("ok", "permissions", "NATS permits what notify needs.")]
+
+
+def _denied(words: str) -> Finding:
+    return Finding(
+        "fault", "permissions", f"NATS says: {words}.", "Grant it (docs/jetstream.md, Permissions)."
+    )
+
+
+async def _settle(client: RawClient) -> None:
+    """Until the server has said what it has to say of all that was sent."""
+    try:
+        await client.flush(2)
+    except (nats.errors.Error, TimeoutError):
+        pass
+
+
+def _seconds(text: str) -> float:
+    """Unix time of an RFC 3339 time stamp with up to nanoseconds; 0 for none, or for NATS's zero time."""
+    try:
+        head, _, fraction = text.removesuffix("Z").partition(".")
+        moment = datetime.fromisoformat(f"{head}+00:00")
+        return max(0.0, moment.timestamp()) + float(f"0.{fraction or 0}")
+    except ValueError:
+        return 0.0

@@ -1,0 +1,71 @@
+"""``notify doctor``: looks at a deployment from the machine that it runs on, and says how to mend what is wrong.
+
+Nothing is started, changed or published. Rooms: ``listeners`` (ports, origins, proxies), ``host`` (files and their
+permissions, limits, clock, systemd unit); brokers and other plugins look after themselves (``notify/findings.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from notify import components
+from notify.config import PLUGIN_TABLES, Config, load
+from notify.doctor import host, listeners
+from notify.errors import StartError
+from notify.findings import Finding, Question
+
+#: seconds that one plugin's own examination may take
+PATIENCE = 30.0
+
+
+class Patient(Struct, frozen=True):
+    """What to look at. ``origin`` and ``host``: whether a page of that origin may connect to that host."""
+
+    file: str | None
+    environ: Mapping[str, str]
+    resume_window: float
+    unit: str = "notify"
+    origin: str = ""
+    host: str = ""
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """Look at everything; faults come as findings, never as exceptions. Runs its own asyncio loop."""
+    check = "configuration"
+    try:
+        config = load(patient.file, patient.environ)
+        components.check(config)
+    except StartError as error:
+        return [Finding("fault", check, str(error), "Mend this first; `notify check-config` tells the same.")]
+    found = [Finding("ok", check, f"{config.source} is good.")]
+    unit = host.read_unit(patient.unit)
+    found += host.files(config, unit)
+    found += listeners.ports(config)
+    found += listeners.origins(config, patient.origin, patient.host)
+    found += host.limits(config, unit)
+    found += host.clock()
+    found += host.drain(config, unit)
+    found += asyncio.run(plugins(config, Question(patient.resume_window, config.limits.replay)))
+    return found
+
+
+async def plugins(config: Config, question: Question) -> list[Finding]:
+    """What the plugins find out about themselves."""
+    found = []
+    for kind in PLUGIN_TABLES:
+        factory, settings = components.find(kind, config)
+        diagnose = getattr(factory, "diagnose", None)
+        if diagnose is None:
+            continue
+        check = f"{kind} {getattr(config, kind).plugin}"
+        try:
+            found += await asyncio.wait_for(diagnose(settings, question), PATIENCE)
+        except TimeoutError:
+            found.append(Finding("fault", check, f"no answer within {PATIENCE:g} s", "See whether it runs."))
+        except Exception as error:
+            text = f"it could not be examined: {type(error).__name__}: {error}"
+            found.append(Finding("fault", check, text, "Look into what the error names."))
+    return found

@@ -1,0 +1,306 @@
+"""The machine: files and their permissions, limits, clock, and the systemd unit that runs the server."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import resource
+import stat
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from notify import components
+from notify.config import PLUGIN_TABLES, Config
+from notify.findings import Finding, span
+
+#: files that a process has open beside its connections
+SPARE = 200
+#: seconds that a stop takes beside the drain: the last publishes, the broker's goodbye
+LAST_WORDS = 10.0
+_SECRET_KEYS = ("secret", "password", "token", "keys")
+
+
+class Unit(Struct, frozen=True):
+    """A systemd service: what it says of itself."""
+
+    name: str
+    type: str
+    user: str
+    files: int
+    stop: float
+
+
+def read_unit(name: str) -> Unit | None:
+    """The unit, or ``None`` where there is no systemd or no such unit."""
+    name = name if name.endswith(".service") else f"{name}.service"
+    wanted = "LoadState,Type,User,LimitNOFILE,TimeoutStopUSec"
+    try:
+        shown = subprocess.run(  # noqa: S603 - the unit's name is one argument, and no shell reads it
+            ["systemctl", "show", f"--property={wanted}", "--", name],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_unit(name, shown)
+
+
+def parse_unit(name: str, shown: str) -> Unit | None:
+    """A unit from what ``systemctl show`` prints."""
+    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    if values.get("LoadState") != "loaded":
+        return None
+    files = values.get("LimitNOFILE", "")
+    return Unit(
+        name,
+        values.get("Type", ""),
+        values.get("User", "") or "root",
+        int(files) if files.isdecimal() else 2**63,
+        parse_span(values.get("TimeoutStopUSec", "")),
+    )
+
+
+def parse_span(text: str) -> float:
+    """Seconds of a time span as systemd writes it: ``1min 30s``; ``infinity``."""
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+    seconds = 0.0
+    for part in text.split():
+        number = part.rstrip("abcdefghijklmnopqrstuvwxyz")
+        unit = part[len(number) :]
+        if unit not in units:
+            return float("inf")
+        seconds += float(number) * units[unit]
+    return seconds
+
+
+# --- files
+
+
+def files(config: Config, unit: Unit | None) -> list[Finding]:
+    """Whether the server's user can read the files that are named, and whether others can read the secret ones."""
+    user = unit.user if unit is not None else pwd.getpwuid(os.geteuid()).pw_name
+    found = []
+    for key, path, secret in named_files(config):
+        try:
+            mode = path.stat().st_mode
+            readable = may_read(path, user)
+        except OSError as error:
+            found.append(
+                Finding(
+                    "fault", "files", f"{key}: {path}: {error.strerror}.", "Create it, or correct the key."
+                )
+            )
+            continue
+        if not readable:
+            mend = f"chgrp {_group(user)} {path} && chmod 640 {path}; the folders above it must be open to that user too."
+            found.append(Finding("fault", "files", f"{key}: user {user} cannot read {path}.", mend))
+        if secret and mode & stat.S_IROTH:
+            found.append(
+                Finding(
+                    "warning",
+                    "files",
+                    f"{key}: everyone on this machine can read {path}, which holds a secret.",
+                    f"chmod o-r {path}",
+                )
+            )
+    return found or [
+        Finding("ok", "files", f"what is named can be read by user {user}, and no secret by everyone.")
+    ]
+
+
+def named_files(config: Config) -> Iterator[tuple[str, Path, bool]]:
+    """The configuration's key, path, and whether it holds a secret, for each file that is named."""
+    if Path(config.source).is_file():
+        yield "the configuration", Path(config.source), _holds_secrets(config)
+    yield from _files_of("api", config.api)
+    for kind in PLUGIN_TABLES:
+        _, settings = components.find(kind, config)
+        yield from _files_of(f"{kind}.{getattr(config, kind).plugin}", settings)
+
+
+def _files_of(table: str, settings: Struct) -> Iterator[tuple[str, Path, bool]]:
+    for field in msgspec.structs.fields(settings):
+        value = getattr(settings, field.name)
+        name = field.name
+        if (
+            isinstance(value, str)
+            and value
+            and (name.endswith("_file") or name in ("tls_ca", "tls_cert", "tls_key"))
+        ):
+            public = name.startswith(("public_", "jwks_")) or name in ("tls_ca", "tls_cert")
+            yield f"{table}.{name}", Path(value), not public
+
+
+def _holds_secrets(config: Config) -> bool:
+    """Whether the file itself has a secret in it, rather than the name of another file."""
+    try:
+        import tomllib
+
+        data: Mapping[str, Any] = tomllib.loads(Path(config.source).read_text())
+    except (OSError, ValueError):
+        return False
+
+    def within(table: Mapping[str, Any]) -> bool:
+        return any(
+            within(value) if isinstance(value, dict) else bool(value) and key in _SECRET_KEYS
+            for key, value in table.items()
+        )
+
+    return within(data)
+
+
+def may_read(path: Path, user: str) -> bool:
+    """Whether a user may read a file, by the permission bits of it and of the folders above it."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        return True
+    if entry.pw_uid == 0:
+        return True
+    groups = set(os.getgrouplist(user, entry.pw_gid))
+
+    def allowed(one: Path, bit: int) -> bool:
+        info = one.stat()
+        if info.st_uid == entry.pw_uid:
+            return bool(info.st_mode & (bit << 6))
+        if info.st_gid in groups:
+            return bool(info.st_mode & (bit << 3))
+        return bool(info.st_mode & bit)
+
+    whole = path.resolve()
+    return allowed(whole, 4) and all(allowed(folder, 1) for folder in whole.parents)
+
+
+def _group(user: str) -> str:
+    try:
+        return str(pwd.getpwnam(user).pw_gid)
+    except KeyError:
+        return user
+
+
+# --- limits
+
+
+def limits(config: Config, unit: Unit | None) -> list[Finding]:
+    """Whether as many connections can be open as are allowed, and whether their queues fit into memory."""
+    allowed = config.limits.max_connections
+    most, where = (
+        (unit.files, f"LimitNOFILE of {unit.name}")
+        if unit is not None
+        else (resource.getrlimit(resource.RLIMIT_NOFILE)[0], "the limit on open files here")
+    )
+    found = []
+    if allowed and allowed + SPARE > most:
+        found.append(
+            Finding(
+                "fault",
+                "file limit",
+                f"max_connections is {allowed}, but {where} is {most}: {max(0, most - SPARE)} connections fit.",
+                f"Set LimitNOFILE={allowed + SPARE} (in systemd: `systemctl edit`), or lower max_connections.",
+            )
+        )
+    elif allowed:
+        found.append(Finding("ok", "file limit", f"{where} lets {allowed} connections in."))
+    elif most < 10_000:
+        found.append(
+            Finding(
+                "warning",
+                "file limit",
+                f"max_connections is 0, no limit, but {where} is {most}: later clients are not even accepted.",
+                f"Set limits.max_connections to {max(1, most - SPARE)} or less, or raise the limit on open files.",
+            )
+        )
+    else:
+        found.append(
+            Finding(
+                "note",
+                "file limit",
+                f"max_connections is 0, no limit; {where} is {most if most < 2**62 else 'infinity'}.",
+                "Set limits.max_connections to what this machine carries: the others are then told when to come back.",
+            )
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.limits.send_queues > memory / 2:
+        found.append(
+            Finding(
+                "warning",
+                "memory",
+                f"limits.send_queues may grow to {config.limits.send_queues >> 20} MiB of this machine's {memory >> 20}.",
+                "Lower it to a quarter of the memory.",
+            )
+        )
+    return found
+
+
+# --- clock
+
+
+class _Timex(ctypes.Structure):
+    """The head of ``struct timex`` (adjtimex(2)); the rest is room for the kernel to fill."""
+
+    _fields_ = [("modes", ctypes.c_uint), ("rest", ctypes.c_char * 400)]
+
+
+def clock_is_synchronised() -> bool | None:
+    """Whether the kernel says that something keeps its clock right; ``None``: it does not tell."""
+    try:
+        state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(_Timex(modes=0)))
+    except (OSError, AttributeError):
+        return None
+    return None if state < 0 else state != 5
+
+
+def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> list[Finding]:
+    """Whether tokens expire when they should."""
+    now = time.time() if now is None else now
+    told = clock_is_synchronised() if synchronised == "ask" else synchronised
+    mend = "Run a time service: `apt install systemd-timesyncd` or chrony; `timedatectl` shows the state."
+    if now < 1_735_689_600:
+        text = f"this machine thinks that it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: every token seems to be new."
+        return [Finding("fault", "clock", text, mend)]
+    if told is False:
+        text = "nothing keeps the clock right: tokens expire early or late, and clients are sent away for it."
+        return [Finding("warning", "clock", text, mend)]
+    if told is None:
+        return [Finding("note", "clock", "whether the clock is kept right cannot be told here.", mend)]
+    return [Finding("ok", "clock", "it is kept right.")]
+
+
+# --- drain
+
+
+def drain(config: Config, unit: Unit | None) -> list[Finding]:
+    """Whether the server is given the time that its drain takes."""
+    takes = config.drain.delay + config.drain.duration + LAST_WORDS
+    check = "drain"
+    if unit is None:
+        return [
+            Finding(
+                "note",
+                check,
+                f"a stop takes up to {span(takes)}, and no systemd unit was found here.",
+                "Whoever stops the server must wait for longer, like terminationGracePeriodSeconds or `docker stop -t`.",
+            )
+        ]
+    if takes <= unit.stop:
+        return [Finding("ok", check, f"it takes up to {span(takes)}; {unit.name} waits {span(unit.stop)}.")]
+    if unit.type.startswith("notify"):
+        text = f"it takes up to {span(takes)}, longer than TimeoutStopSec ({span(unit.stop)}) of {unit.name}; the server asks for more as it goes."
+        return [Finding("ok", check, text)]
+    return [
+        Finding(
+            "fault",
+            check,
+            f"it takes up to {span(takes)}, but {unit.name} is killed after {span(unit.stop)}: clients are cut, not drained.",
+            f"Set TimeoutStopSec={round(takes + 5)}s, or Type=notify, so that the server can ask for more time.",
+        )
+    ]

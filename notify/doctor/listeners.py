@@ -1,0 +1,178 @@
+"""The two listeners: can they be bound, who can reach them, and which pages may connect."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import re
+import socket
+from urllib.parse import urlsplit
+
+from notify.config import Config
+from notify.findings import Finding
+from notify.handshake import origin_allowed
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+class Endpoint:
+    """A Twisted server endpoint, as far as it can be judged from its description."""
+
+    def __init__(self, description: str) -> None:
+        parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", description)]
+        named = dict(part.split("=", 1) for part in parts[1:] if "=" in part)
+        plain = [part for part in parts[1:] if "=" not in part]
+        self.kind = parts[0]
+        self.interface = named.get("interface", "")
+        port = named.get("port", plain[0] if plain else "")
+        self.port = int(port) if port.isdecimal() and self.kind in ("tcp", "tcp6", "ssl") else None
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.kind == "unix" or self.interface.startswith(_LOOPBACK)
+
+    def address(self) -> tuple[socket.AddressFamily, tuple[str, int]]:
+        """What to bind."""
+        six = self.kind == "tcp6" or ":" in self.interface
+        family = socket.AF_INET6 if six else socket.AF_INET
+        return family, (self.interface or ("::" if six else "0.0.0.0"), self.port or 0)  # noqa: S104
+
+
+def ports(config: Config) -> list[Finding]:
+    """Whether both ports are free, or notify's already."""
+    found = []
+    for key in ("public", "internal"):
+        description = getattr(config.listen, key)
+        endpoint, check = Endpoint(description), f"port {key}"
+        if endpoint.kind == "systemd":
+            found.append(Finding("note", check, "systemd hands it over: the .socket unit names its port."))
+        elif endpoint.port is not None:
+            found.append(_port(check, endpoint))
+        if key == "internal" and endpoint.port is not None and not endpoint.local:
+            found.append(
+                Finding(
+                    "warning",
+                    check,
+                    f"'{description}' can be reached from other machines; /metrics and /health need no key there.",
+                    'Bind it to 127.0.0.1 or a private address: internal = "tcp:8081:interface=127.0.0.1".',
+                )
+            )
+    return found
+
+
+def _port(check: str, endpoint: Endpoint) -> Finding:
+    family, address = endpoint.address()
+    shown = f"{address[0]} port {address[1]}"
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return Finding(
+                    "fault",
+                    check,
+                    f"{shown}: only root may bind a port this low.",
+                    "Use a port from 1024 on, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE.",
+                )
+            if error.errno == errno.EADDRINUSE:
+                return _taken(check, endpoint, shown)
+            return Finding(
+                "fault", check, f"{shown}: {error.strerror}.", "Name an address that this machine has."
+            )
+    return Finding("ok", check, f"{shown} is free.")
+
+
+def _taken(check: str, endpoint: Endpoint, shown: str) -> Finding:
+    """Somebody listens: is it notify, and is it well?"""
+    interface = endpoint.interface
+    asked = interface if interface not in ("", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    connection = http.client.HTTPConnection(asked, endpoint.port, timeout=3)
+    try:
+        connection.request("GET", "/health")
+        response = connection.getresponse()
+        health = json.loads(response.read(65536))
+        known = isinstance(health, dict) and ("status" in health or "ready" in health)
+    except (OSError, ValueError, http.client.HTTPException):
+        known, response = False, None
+    finally:
+        connection.close()
+    if not known or response is None:
+        return Finding(
+            "fault",
+            check,
+            f"{shown} is taken by another program.",
+            f"Stop it (`ss -ltnp 'sport = :{endpoint.port}'` names it), or choose another port.",
+        )
+    if response.status != 200:
+        return Finding(
+            "fault",
+            check,
+            f"notify listens at {shown}, and says that it is not ready.",
+            "Ask /health on its internal port why.",
+        )
+    return Finding("ok", check, f"notify listens at {shown}, and is ready.")
+
+
+def origins(config: Config, origin: str, host: str) -> list[Finding]:
+    """Which pages may connect, and whether they can have been meant."""
+    check, listen = "origins", config.listen
+    found = []
+    if "*" in listen.allowed_origins:
+        found.append(
+            Finding(
+                "warning",
+                check,
+                "pages of every site may connect.",
+                "List your own in listen.allowed_origins, unless tokens are out of such pages' reach.",
+            )
+        )
+    elif not listen.allowed_origins:
+        found.append(
+            Finding(
+                "note",
+                check,
+                "only pages of the host that is connected to may connect.",
+                "Where your pages come from another host, list it: allowed_origins = ['https://chat.example'].",
+            )
+        )
+    else:
+        found += [
+            finding for one in listen.allowed_origins if (finding := _malformed(check, one)) is not None
+        ] or [Finding("ok", check, f"{len(listen.allowed_origins)} origins may connect.")]
+    if origin:
+        if origin_allowed(origin, host, listen.allowed_origins):
+            found.append(Finding("ok", check, f"a page of {origin} may connect{f' to {host}' * bool(host)}."))
+        else:
+            found.append(
+                Finding(
+                    "fault",
+                    check,
+                    f"a page of {origin} may not connect{f' to {host}' * bool(host)}.",
+                    f"Add '{origin}' to listen.allowed_origins, scheme and port included.",
+                )
+            )
+    public = Endpoint(listen.public)
+    if public.local and not listen.trusted_proxies:
+        found.append(
+            Finding(
+                "note",
+                "proxies",
+                "the public port is for this machine alone, and no proxy is trusted: every client seems to be the proxy.",
+                "Name the proxy in listen.trusted_proxies; it has to set X-Forwarded-For, and pass Host and Origin on.",
+            )
+        )
+    return found
+
+
+def _malformed(check: str, origin: str) -> Finding | None:
+    parts = urlsplit(origin)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        wrong = "is no origin"
+    elif parts.path or parts.query or parts.fragment:
+        wrong = "has more than scheme, host and port, which no browser sends"
+    else:
+        return None
+    return Finding("fault", check, f"'{origin}' {wrong}.", "Write it like 'https://chat.example'.")
