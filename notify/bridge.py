@@ -40,3 +40,8 @@ def as_deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
 
     task.add_done_callback(done)
     return deferred
+
+
+def run_alone(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Run a coroutine on a loop of its own, for programs without a reactor. Raises ``TimeoutError``."""
+    return asyncio.run(asyncio.wait_for(coroutine, seconds))

@@ -34,7 +34,8 @@ class IPlugin(Interface):
     attribute ``Settings`` (a ``msgspec.Struct`` with ``forbid_unknown_fields``, whose defaults are the
     defaults of the configuration table), that is called ``Class(settings, context)`` with a
     :class:`notify.components.Context` and provides the interface of its kind. It raises
-    :class:`~notify.errors.StartError` where its settings contradict each other or the machine.
+    :class:`~notify.errors.StartError` where its settings contradict each other or the machine. The class
+    may offer ``diagnose`` for ``notify doctor`` (notify/findings.py).
     """
 
     kind = Attribute("'auth', 'broker' or 'registry': the configuration table that may name it")

@@ -6,12 +6,12 @@ permissions, limits, clock, systemd unit); brokers and other plugins look after 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 
 from msgspec import Struct
 
 from notify import components
+from notify.bridge import run_alone
 from notify.config import PLUGIN_TABLES, Config, load
 from notify.doctor import host, listeners
 from notify.errors import StartError
@@ -33,7 +33,7 @@ class Patient(Struct, frozen=True):
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """Look at everything; faults come as findings, never as exceptions. Runs its own asyncio loop."""
+    """Look at everything; faults come as findings, never as exceptions. Not for a thread in which a loop runs."""
     check = "configuration"
     try:
         config = load(patient.file, patient.environ)
@@ -48,11 +48,10 @@ def examine(patient: Patient) -> list[Finding]:
     found += host.limits(config, unit)
     found += host.clock()
     found += host.drain(config, unit)
-    found += asyncio.run(plugins(config, Question(patient.resume_window, config.limits.replay)))
-    return found
+    return found + plugins(config, Question(patient.resume_window, config.limits.replay))
 
 
-async def plugins(config: Config, question: Question) -> list[Finding]:
+def plugins(config: Config, question: Question) -> list[Finding]:
     """What the plugins find out about themselves."""
     found = []
     for kind in PLUGIN_TABLES:
@@ -62,7 +61,7 @@ async def plugins(config: Config, question: Question) -> list[Finding]:
             continue
         check = f"{kind} {getattr(config, kind).plugin}"
         try:
-            found += await asyncio.wait_for(diagnose(settings, question), PATIENCE)
+            found += run_alone(diagnose(settings, question), PATIENCE)
         except TimeoutError:
             found.append(Finding("fault", check, f"no answer within {PATIENCE:g} s", "See whether it runs."))
         except Exception as error:
