@@ -65,7 +65,7 @@ class Webhook(Watched):
     async def setUp(self) -> None:
         self.away = True
         url = await serve(self, self.answer)
-        type(self).settings = {
+        self.settings = {
             **self.settings,
             "NOTIFY_AUTH__WEBHOOK__AUTHENTICATE_URL": url + "authenticate",
             "NOTIFY_AUTH__WEBHOOK__AUTHORIZE_URL": url + "authorize",
@@ -119,7 +119,7 @@ class Rotation(Watched):
     async def setUp(self) -> None:
         self.published: list[Any] = []
         url = await serve(self, lambda request: jwks(*self.published))
-        type(self).settings = {**self.settings, "NOTIFY_AUTH__JWT__JWKS_URL": url}
+        self.settings = {**self.settings, "NOTIFY_AUTH__JWT__JWKS_URL": url}
         await super().setUp()
 
     def signed(self, number: int, kid: str) -> str:
