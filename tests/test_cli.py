@@ -141,6 +141,13 @@ class Publish(Server):
         silent = await self.run_command("publish", "--quiet", stdin=lines)
         self.assertEqual(silent.err, "")
 
+    async def test_stops_in_order_while_more_input_may_come(self) -> None:
+        process = self.spawn("publish", NOTIFY_API_KEY="x" * 20)
+        assert process.transport is not None
+        process.transport.write(chat_line(1))  # type: ignore[attr-defined]
+        self.assertEqual(await process.ended(), 1)
+        self.assertEqual(process.err.count("\n"), 2, process.err)
+
     async def test_lines_are_published_as_they_come(self) -> None:
         process = self.spawn("publish")
         assert process.transport is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ class Terminal:
     @classmethod
     def of_process(cls, environ: Mapping[str, str]) -> Terminal:
         """This process's own."""
-        stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+        # A reader of its own: a thread that still waits in sys.stdin would abort the interpreter at its exit.
+        stdin = os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if sys.stdin is not None else io.BytesIO()
         return cls(stdin, sys.stdout, sys.stderr, environ, sys.stderr is not None and sys.stderr.isatty())
 
     def out(self, line: str) -> None:
