@@ -65,11 +65,11 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 deb: ## dist/notify-server_*.deb, on Debian 12 or 13; what it needs: debhelper and python3-venv
 	packaging/build-deb dist
 
-package-test: ## the Debian package through its life, on a real systemd in a container (root)
-	REQUIRE_ALL=$(REQUIRE_ALL) tests/package/lifecycle
+package-test: env ## the Debian package through its life, on a real systemd in a container (root)
+	$(BIN)/python -m tests.package.lifecycle
 
-image-test: ## the container image: built without a registry, run read-only (root)
-	REQUIRE_ALL=$(REQUIRE_ALL) tests/package/image
+image-test: env ## the container image: built without a registry, run read-only (root)
+	$(BIN)/python -m tests.package.image
 
 proto: ## notify/proto from proto/notify.proto; made by an old protoc, so that any protobuf from 5.26 on can load it
 	$(PYTHON) -m venv build/protoc

@@ -5,6 +5,7 @@ Only this module knows everyone.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
 import sys
@@ -96,6 +97,9 @@ def makeService(options: Options) -> IService:
         )
     except StartError as error:
         raise SystemExit(f"notify: {error}") from None
+    # Ended by a watchdog (SIGABRT) or by a fault in a library, it says where it was.
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)
     # Twisted installs its own handlers when the reactor starts.
     installing: Any = reactor
     installing.callWhenRunning(service.lifecycle.install_signals, installing.callFromThread)
