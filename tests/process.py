@@ -205,7 +205,7 @@ class Client:
             while True:
                 self.socket.recv(seconds)
         except ConnectionClosed as error:
-            close, why = error.rcvd, str(error)
+            close, why = error.rcvd, f"{error} ({error.__cause__!r})"
         if close is None:
             raise AssertionError(f"the server hung up without a close frame: {why}")
         return close.code, json.loads(close.reason or "null")
