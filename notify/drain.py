@@ -30,7 +30,7 @@ STEP = 0.5
 #: seconds between two looks at who has answered the closing handshake
 POLL = 0.05
 #: seconds that clients which do not answer the closing handshake are waited for
-GRACE = 2.0
+GRACE = 2.5
 #: seconds over which clients that were all sent away at once come back
 HURRIED_SPREAD = 5.0
 

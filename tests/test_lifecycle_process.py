@@ -94,6 +94,23 @@ class DrainTests(TestCase):
             self.assertIn("Drained.", server.log())
 
     @in_thread
+    def test_a_client_that_reads_late_still_finds_its_close_frame(self) -> None:
+        with (
+            Server('[drain]\nduration = "0s"\n') as server,
+            socket.create_connection(("127.0.0.1", server.public)) as raw,
+        ):
+            key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            upgrade = "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            raw.sendall(f"GET /ws HTTP/1.1\r\n{upgrade}{key}\r\n".encode())
+            self.assertIn(b"101 Switching Protocols", raw.recv(1000))
+            server.signal(SIGTERM)
+            server.logged("1 of 1 clients left")
+            # What the server must be patient with, not a wait for luck.
+            time.sleep(0.9)
+            frame = raw.recv(1000)
+            self.assertEqual((frame[0], int.from_bytes(frame[2:4], "big")), (0x88, 1012))
+
+    @in_thread
     def test_after_the_delay_nobody_is_accepted(self) -> None:
         with Server('[drain]\nduration = "30s"\n') as server, ExitStack() as stack:
             for number in range(1, 4):
