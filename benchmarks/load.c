@@ -52,7 +52,7 @@ static int waiting;
 static char *host = "127.0.0.1", *reply_prefix, *reply_answer;
 static char headers[4096];
 static int port, ep;
-static uint64_t deliveries, frames, bytes, closed, retries, statuses[600], codes[5000], go_at, ready_at, reset_at;
+static uint64_t deliveries, replayed, frames, bytes, closed, retries, statuses[600], codes[5000], go_at, ready_at, reset_at;
 static histogram latency, lag, admission;
 static double cpu0;
 static uint64_t wait0;
@@ -214,7 +214,7 @@ static void message(conn *c, unsigned char *data, size_t len) {
             record(&latency, t - sent);
             deliveries++;
             c->got++;
-        }
+        } else replayed++;
         p += 18;
     }
 }
@@ -380,9 +380,10 @@ static void stats(void) {
             if (conns[i].got < low) low = conns[i].got;
             if (conns[i].got > high) high = conns[i].got;
         }
-    printf("{\"ready\":%d,\"failed\":%d,\"open\":%d,\"closed\":%llu,\"retries\":%llu,\"deliveries\":%llu,\"frames\":%llu,\"bytes\":%llu"
+    printf("{\"ready\":%d,\"failed\":%d,\"open\":%d,\"closed\":%llu,\"retries\":%llu,\"deliveries\":%llu,\"replayed\":%llu,\"frames\":%llu,\"bytes\":%llu"
            ",\"fewest\":%u,\"most\":%u,\"connect_seconds\":%.4f,\"cpu\":%.4f,\"waited\":%.4f,\"seconds\":%.4f",
            ready_count, failed, open, (unsigned long long)closed, (unsigned long long)retries, (unsigned long long)deliveries,
+           (unsigned long long)replayed,
            (unsigned long long)frames, (unsigned long long)bytes, open ? low : 0, high, (ready_at - go_at) / 1e9, cpu() - cpu0,
            (run_queue_wait() - wait0) / 1e9, (now() - reset_at) / 1e9);
     print_histogram("latency", &latency);
@@ -397,7 +398,7 @@ static void stats(void) {
 static void reset(void) {
     memset(&latency, 0, sizeof latency);
     memset(&lag, 0, sizeof lag);
-    deliveries = frames = bytes = closed = 0;
+    deliveries = replayed = frames = bytes = closed = 0;
     for (int i = 0; i < total; i++) conns[i].got = 0;
     cpu0 = cpu();
     wait0 = run_queue_wait();

@@ -161,7 +161,6 @@ class Publisher:
                 }
             )
         self._socket.sendall(self._request(payloads))
-        self.drain()
 
     def drain(self) -> bytes:
         data = b""
@@ -174,15 +173,17 @@ class Publisher:
         return data
 
     def ask(self, chats: Iterable[int], size: int) -> bytes:
-        """Publish and give what the server answered, which must end within a second."""
+        """Publish and give the whole of what the server answers within a few seconds."""
         self.publish(chats, size)
-        data, until = b"", time.monotonic() + 1
+        data, until = b"", time.monotonic() + 5
         while time.monotonic() < until:
             data += self.drain()
-            if data:
-                break
-            time.sleep(0.01)
-        return data
+            head, end, body = data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            if end and (length is None or len(body) >= int(length[1])):
+                return data
+            time.sleep(0.005)
+        raise Unmeasurable("the server did not answer a publish within 5 s")
 
     def close(self) -> None:
         self._socket.close()

@@ -140,6 +140,7 @@ def pace(
             break  # hopelessly behind: measure what came so far
         chats = list(itertools.islice(turns, batch))
         publisher.publish(chats, size)
+        publisher.drain()
         sent += chats
     return sent
 
@@ -203,6 +204,7 @@ def storm(count: int, live: int) -> Callable[[Server, float], dict[str, Any]]:
             since = server.position(publisher.ask([2], 100)) if server.resumes else None
             for _ in range(10):
                 publisher.publish([2], 100)
+                publisher.drain()
             time.sleep(0.5)
             watchers.reset()
             turns = itertools.repeat(1)
@@ -229,7 +231,7 @@ def storm(count: int, live: int) -> Callable[[Server, float], dict[str, Any]]:
                 "took_s": opened["connect_seconds"],
                 "admission_p50_ms": opened["admission"]["p50"] / 1000,
                 "admission_p99_ms": opened["admission"]["p99"] / 1000,
-                "replayed_each": replayed["deliveries"] / max(1, opened["ready"]),
+                "replayed_each": replayed["replayed"] / max(1, opened["ready"]),
                 "cpu_us": cpu / max(1, opened["ready"]) * 1e6,
                 "calm_p99_ms": calm["latency"]["p99"] / 1000,
                 "p50_ms": stormy["latency"]["p50"] / 1000,

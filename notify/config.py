@@ -111,6 +111,8 @@ class Limits(Settings, frozen=True):
     max_frame: Size = Size(64 * 1024)
     max_connections: Count = 0
     max_connections_per_user: Count = 0
+    #: clients on their way in, between handshake and token; more are sent away with 1013, to come back later
+    max_arriving: Count = 5000
     max_subscriptions: Count = 1000
     #: bytes waiting for one client; past it the client is closed with 4001
     send_queue: Size = Size(1024 * 1024)

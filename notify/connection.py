@@ -90,7 +90,9 @@ class Connection:
         wire: Wire,
         transport: Any,
         queues: SendQueues,
+        direct: Callable[[bytes], int] | None,
     ) -> None:
+        """``direct`` is the plain socket's ``send``, which may be used while the transport holds nothing; or None."""
         self.id = id
         self.peer = peer
         self.identity: Identity | None = None
@@ -107,8 +109,7 @@ class Connection:
         self._held: list[bytes] | None = None  # frames of one turn, to be written at once
         self._open = True
         self._blocked = False
-        direct = getattr(transport, "direct", None)
-        self._direct: Callable[[bytes], int] | None = None if direct is None else direct()
+        self._direct = direct
         # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may go straight to it.
         self._clear = self._direct is not None
 

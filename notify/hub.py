@@ -43,6 +43,7 @@ class Hub:
         self.now = now
         self.random = random
         self.sessions: dict[Session, None] = {}
+        self.arriving = 0  # sessions whose client has not shown a good token yet
 
     def retry_after(self, most: float = 5.0) -> str:
         """A close reason that tells a client when to come back: a time of its own, up to ``most`` seconds."""

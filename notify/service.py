@@ -25,11 +25,12 @@ from notify.config import Drain as DrainSettings
 from notify.config import Duration
 from notify.drain import Drain
 from notify.errors import StartError
+from notify.garbage import Collector
 from notify.health import Health
 from notify.hub import Hub
 from notify.interfaces import IBroker, IRegistry
 from notify.lifecycle import Lifecycle
-from notify.transport import write_through
+from notify.transport import paced
 
 log = Logger()
 
@@ -77,7 +78,8 @@ class Listener:
         if isinstance(results[0], Failure):
             raise StartError(self._why(results[0].value))
         self._port = results[0]
-        write_through(self._port)
+        if self.key == "public":
+            paced(self._port, reactor)
         self._port.stopReading()
 
     def accept(self) -> None:
@@ -131,6 +133,7 @@ class NotifyService(Service):
     ) -> None:
         self._reactor = reactor
         self._hub = hub
+        self._collector = Collector(hub.wheel)
         self._broker = broker
         self._registry = registry
         self._health = health
@@ -167,6 +170,7 @@ class NotifyService(Service):
         """Start; returns at once."""
         super().startService()  # type: ignore[no-untyped-call]
         self._hub.wheel.start()
+        self._collector.start()
         self.internal.accept()
         self._health.listening("internal")
         self.lifecycle.starting()
@@ -218,6 +222,7 @@ class NotifyService(Service):
         await self._registry.stop()
         await self._broker.stop()
         await self._hub.authenticator.stop()
+        self._collector.stop()
         self._hub.wheel.stop()
         self.lifecycle.stopped()
 

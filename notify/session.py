@@ -65,6 +65,7 @@ class Session:
     __slots__ = (
         "_allowance",
         "_allowed_at",
+        "_arrived",
         "_backlog",
         "_busy",
         "_chats",
@@ -84,14 +85,20 @@ class Session:
         self._hub = hub
         self._busy = False  # a frame waits for its answer
         self._working = False  # _work is on the stack
+        self._arrived = False  # it was open once
         self._throttled = False
-        self._backlog: deque[ClientFrame | InvalidFrame] = deque()
+        self._backlog: deque[ClientFrame | InvalidFrame] | None = None  # for a turn, or while one waits
         self._chats: set[int] = set()
         self._invalid = 0
         self._allowance = float(hub.limits.frames_burst)
         self._allowed_at = hub.now()
         self._timeout: Timer | None = None
         self._expiry: Timer | None = None
+
+    @property
+    def identified(self) -> bool:
+        """Whether the client has shown a good token."""
+        return self.state == OPEN
 
     # --- from the transport ---------------------------------------------------------------------------------
 
@@ -101,18 +108,24 @@ class Session:
         hub.sessions[self] = None
         hub.metrics.connections.inc()
         hub.metrics.accepted.inc()
-        if 0 < hub.limits.max_connections < len(hub.sessions):
+        hub.arriving += 1
+        if 0 < hub.limits.max_connections < len(hub.sessions) or 0 < hub.limits.max_arriving < hub.arriving:
             self._close(1013, hub.retry_after())
             return
         self._timeout = hub.wheel.after(hub.limits.auth_timeout, self._timed_out)
 
     def received(self, frames: list[ClientFrame]) -> None:
         """Frames came, in this order."""
-        self._backlog.extend(frames)
+        if self._backlog is None:
+            self._backlog = deque(frames)
+        else:
+            self._backlog.extend(frames)
         self._work()
 
     def invalid(self, fault: InvalidFrame) -> None:
         """Something came that is no frame; it is answered in its turn."""
+        if self._backlog is None:
+            self._backlog = deque()
         self._backlog.append(fault)
         self._work()
 
@@ -122,6 +135,8 @@ class Session:
         if self not in hub.sessions:
             return
         del hub.sessions[self]
+        if not self._arrived:
+            hub.arriving -= 1
         hub.metrics.connections.dec()
         self._end()
         for chat_id in self._chats:
@@ -143,7 +158,9 @@ class Session:
             elif self._within_rate(frame):
                 self._handle(frame)
         self._working = False
-        if self._throttled != (len(self._backlog) > BACKLOG):
+        if not self._backlog:
+            self._backlog = None
+        if self._throttled != (self._backlog is not None and len(self._backlog) > BACKLOG):
             self._throttled = not self._throttled
             self.connection.throttle(self._throttled)
 
@@ -225,6 +242,8 @@ class Session:
         if self.state == CLOSED:
             return
         self.state = OPEN
+        self._arrived = True
+        hub.arriving -= 1
         hub.metrics.auth.labels("ok").inc()
         hub.wheel.cancel(self._timeout)
         self._timeout = None
@@ -418,7 +437,7 @@ class Session:
 
     def _end(self) -> None:
         self.state = CLOSED
-        self._backlog.clear()
+        self._backlog = None
         self._hub.wheel.cancel(self._timeout)
         self._hub.wheel.cancel(self._expiry)
 

@@ -1,10 +1,21 @@
-"""The write-through TCP transport: what the kernel takes at once never waits for a turn of the reactor."""
+"""The listening side of TCP: connections that write through to the socket, and are read from with measure."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
-from twisted.internet import tcp
+from twisted.internet import address, tcp
+
+from notify import poller
+from notify.poller import Poller
+
+#: connections accepted in one turn of the reactor
+ACCEPTS = 32
+#: connections on their way in that are read from in one turn: some milliseconds of work
+ARRIVING = 32
+#: connections read from in one turn otherwise
+SETTLED = 512
 
 
 class WriteThroughServer(tcp.Server):
@@ -12,7 +23,7 @@ class WriteThroughServer(tcp.Server):
 
     What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
     is left for the ordinary way to find and report. A streaming producer is paused as soon as one byte is
-    buffered, and resumed when none is, so that it can go past ``write`` meanwhile: :meth:`direct`.
+    buffered, and resumed when none is, so that it can go past ``write`` meanwhile: :func:`direct`.
     """
 
     def write(self, data: bytes) -> None:
@@ -35,15 +46,91 @@ class WriteThroughServer(tcp.Server):
             data = data[sent:]
         super().write(data)  # type: ignore[no-untyped-call]
 
-    def direct(self) -> Any:
-        """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
-        return None if self.TLS else self.socket.send
-
     def _isSendBufferFull(self) -> bool:
         return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
 
 
-def write_through(port: Any) -> None:
-    """Make a listening port's connections write through, where they are plain TCP."""
-    if getattr(port, "transport", None) is tcp.Server:
+class PolledServer(WriteThroughServer):
+    """A server connection of a :class:`PacedPort`: it arrives behind one poller, and settles behind another."""
+
+    logstr = "client"
+
+    def __init__(
+        self, sock: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
+    ) -> None:
+        # What tcp.Server does, without the two strings for its log that each connection would keep.
+        tcp.Connection.__init__(self, sock, protocol, server.arriving)
+        self.server: Any = server
+        self.client = client
+        self.sessionno = sessionno
+        self.hostname = client[0]
+        if len(client) != 2:
+            self._addressType = address.IPv6Address
+        self.startReading()  # type: ignore[no-untyped-call]
+        self.connected = 1
+
+    def __repr__(self) -> str:
+        return f"<client #{self.sessionno} of {self.server!r}>"
+
+    def settle(self) -> None:
+        """The client is in: it need not queue with those on their way in any more."""
+        arriving: Any = self.reactor
+        settled = self.server.settled
+        if arriving is settled:
+            return
+        reading = arriving.reads(self)
+        arriving.removeReader(self)
+        self.reactor = settled
+        if reading:
+            settled.addReader(self)
+
+
+class PacedPort(tcp.Port):
+    """A listening port that accepts few connections a turn of the reactor.
+
+    Twisted's own takes ever more while more are waiting: after a restart thousands in one turn, and what is
+    already connected waits for all their handshakes. The kernel's queue is the better place for them.
+    """
+
+    transport = PolledServer
+    arriving: Poller
+    settled: Poller
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many connections one turn may accept."""
+        return ACCEPTS
+
+    @numberAccepts.setter
+    def numberAccepts(self, _: int) -> None:
+        """Twisted's own adaption, which is not wanted."""
+
+
+def direct(transport: Any) -> Callable[[bytes], int] | None:
+    """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
+    if isinstance(transport, WriteThroughServer) and not transport.TLS:
+        send: Callable[[bytes], int] = transport.socket.send
+        return send
+    return None
+
+
+def settle(transport: Any) -> None:
+    """Let a transport settle, if it is one that arrives; under TLS it is the one below."""
+    while transport is not None:
+        if isinstance(transport, PolledServer):
+            transport.settle()
+            return
+        transport = vars(transport).get("transport")
+
+
+def paced(port: Any, reactor: Any) -> None:
+    """Make a listening port accept with measure and its connections write through, where it is a TCP port."""
+    if type(port) is not tcp.Port:
+        return
+    port = cast(Any, port)
+    if poller.available():
+        port.__class__ = PacedPort
+        port.arriving = Poller(reactor, ARRIVING)
+        port.settled = Poller(reactor, SETTLED)
+    else:
         port.transport = WriteThroughServer

@@ -24,6 +24,7 @@ from notify.hub import Hub
 from notify.identity import Peer
 from notify.session import Session
 from notify.timers import Timer, Wheel
+from notify.transport import direct, settle
 
 log = Logger()
 
@@ -70,7 +71,7 @@ class ClientProtocol(WebSocketServerProtocol):
 
     connection: Connection | None = None
     _session: Session | None = None
-    _heard = _pinged = False
+    _heard = _pinged = _settled = False
     _ping: Timer | None = None
     _peer: Peer
     _encoding: Encoding
@@ -104,6 +105,9 @@ class ClientProtocol(WebSocketServerProtocol):
                 self._dataReceived(data)
         finally:
             connection.release()
+        if not self._settled and self._session is not None and self._session.identified:
+            self._settled = True
+            settle(self.transport)
 
     def _shake_hands(self, data: bytes) -> None:
         if not self.data:
@@ -177,6 +181,7 @@ class ClientProtocol(WebSocketServerProtocol):
             self,
             self.transport,
             self.factory.queues,
+            direct(self.transport),
         )
         del self._peer, self._encoding
         self._session = session = Session(connection, hub)

@@ -16,17 +16,13 @@ from notify.identity import Peer
 class Transport:
     """A socket that takes ``room`` bytes, and Twisted's buffer behind it, as the write-through transport has them."""
 
-    def __init__(self, room: int = 0, plain: bool = True) -> None:
+    def __init__(self, room: int = 0) -> None:
         self.room = room
-        self.plain = plain
         self.wire = b""
         self.buffer = b""
         self.sends: list[int] = []
         self.producer: Any = None
         self.reading = True
-
-    def direct(self) -> Any:
-        return self.send if self.plain else None
 
     def send(self, data: bytes) -> int:
         taken = data[: self.room]
@@ -87,9 +83,11 @@ class World:
         self.slow += 1
 
     def connect(self, room: int = 0, plain: bool = True) -> tuple[Connection, Transport, Wire]:
-        transport = Transport(room, plain)
+        transport = Transport(room)
         wire = Wire(transport)
-        connection = Connection("c", Peer(""), JSON, 0.0, wire, transport, self.queues)
+        connection = Connection(
+            "c", Peer(""), JSON, 0.0, wire, transport, self.queues, transport.send if plain else None
+        )
         transport.registerProducer(connection, True)
         return connection, transport, wire
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -163,6 +164,23 @@ class Auth(SynchronousTestCase):
         others = [world.client(user_id=user_id) for user_id in (2, 3, 4)]
         self.assertEqual([other.closed and other.closed[0] for other in others], [None, None, 1013])
         self.assertEqual(world.sample("notify_connections"), 4)
+
+    def test_who_comes_while_too_many_are_on_their_way_in_is_told_when_to_come_back(self) -> None:
+        world = World(Limits(max_arriving=2))
+        silent = [world.connect() for _ in range(2)]
+        refused = world.connect()
+        code, reason = refused.connection.closed or (0, "")
+        self.assertEqual(code, 1013)
+        self.assertGreaterEqual(json.loads(reason)["retry_after_ms"], 500)
+        refused.session.closed()
+        silent[0].session.closed()
+        admitted = world.client(user_id=1)
+        self.assertIsNone(admitted.closed)
+        another = world.connect()
+        self.assertIsNone(another.closed)
+        for client in (silent[1], another, admitted):
+            client.session.closed()
+        self.assertEqual(world.hub.arriving, 0)
 
 
 class Expiry(SynchronousTestCase):

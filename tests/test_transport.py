@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.transport import WriteThroughServer, write_through
+from notify.transport import WriteThroughServer, paced
 
 
 class Server(Protocol):
@@ -59,7 +59,7 @@ class WriteThroughTests(TestCase):
 
         made: Deferred[Server] = Deferred()
         port: Any = reactor.listenTCP(0, Factory.forProtocol(lambda: Server(made)), interface="127.0.0.1")  # type: ignore[attr-defined]
-        write_through(port)
+        paced(port, reactor)
         self.addCleanup(port.stopListening)
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -125,5 +125,5 @@ class WriteThroughTests(TestCase):
             transport = object()
 
         port = Other()
-        write_through(port)
+        paced(port, None)
         self.assertIs(port.transport, Other.transport)

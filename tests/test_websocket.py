@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
+import gc
 import json
 import re
+import ssl
+import weakref
+from pathlib import Path
 from typing import Any
 
 import msgspec
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -409,3 +418,89 @@ class Reads(TestCase):
         self.assertEqual(pongs, sum(kind == "ping" for kind, _, _ in messages))
         found = [json.loads(part) for part in re.findall(rb'\{"type":"pong".*?\}', answer)]
         self.assertEqual(found, wanted)
+
+
+class Ends(TestCase):
+    timeout = 30
+
+    async def test_a_connection_that_is_gone_frees_itself_without_a_look_for_cycles(self) -> None:
+        server = await LocalServer().start(self)
+        gc.disable()
+        self.addCleanup(gc.enable)
+        left = []
+        for way in ("close", "vanish", "refused", "kicked"):
+            client = await deferToThread(RawClient, server.ws)
+            given = "bad" if way == "refused" else token()
+            await deferToThread(client.send_json, type="auth", token=given)
+            await deferToThread(client.receive)
+            hub = server.service._hub
+            wires = [session.connection._wire for session in hub.sessions]
+            left += [weakref.ref(thing) for wire in wires for thing in (wire, wire.transport)]
+            del wires[:]
+            if way == "close":
+                await deferToThread(client.send, b"", opcode=8)
+                await deferToThread(client.close_code)
+            elif way == "kicked":
+                [connection] = [session.connection for session in hub.sessions]
+                connection.close(4503, "bye")
+                del connection
+                await deferToThread(client.send, b"", opcode=8)
+                await deferToThread(client.close_code)
+            client.close()
+        from twisted.internet import reactor
+
+        for _ in range(100):
+            if not any(ref() for ref in left):
+                break
+            await deferLater(reactor, 0.02, lambda: None)
+        self.assertGreaterEqual(len(left), 6)
+        self.assertEqual([ref() for ref in left if ref() is not None], [])
+
+
+class Encrypted(TestCase):
+    timeout = 30
+
+    async def test_under_tls_nothing_goes_past_it(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+        now = datetime.datetime.now(datetime.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(1)
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        listen = f"ssl:0:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/cert.pem"
+        server = await LocalServer(LISTEN__PUBLIC=listen).start(self)
+        trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+        url = server.ws.replace("ws://127.0.0.1", "wss://localhost")
+        open_: Deferred[None] = Deferred()
+
+        async def run() -> list[Any]:
+            async with connect(url, ssl=trust) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": token()}))
+                await socket.send(json.dumps({"type": "subscribe", "chat_id": 7, "id": 1}))
+                await socket.recv()
+                await socket.recv()
+                open_.callback(None)
+                return [json.loads(await socket.recv())["content"] for _ in range(20)]
+
+        reading = in_asyncio(run())
+        await open_
+        sent = [str(number) * 20_000 for number in range(20)]
+        for content in sent:
+            await server.publish(7, content)
+        self.assertEqual(await reading, sent)
