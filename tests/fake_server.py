@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -27,8 +28,15 @@ class FakeServer:
         self.port = 0
         self._server: Server | None = None
 
-    async def start(self, port: int = 0) -> None:
-        self._server = await serve(self._serve, "127.0.0.1", port, subprotocols=["notify.v1.json.batch"])  # type: ignore[list-item]
+    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._server = await serve(
+            self._serve,
+            "127.0.0.1",
+            port,
+            subprotocols=["notify.v1.json.batch"],
+            ssl=tls,  # type: ignore[list-item]
+        )
+        self.scheme = "wss" if tls else "ws"
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -38,12 +46,17 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"{self.scheme}://127.0.0.1:{self.port}/ws"
 
     def cut(self) -> None:
         """Drop every connection, without a close frame."""
         for connection in list(self.members):
             connection.transport.abort()
+
+    async def say(self, text: str) -> None:
+        """Send every connection this text, whatever it is."""
+        for connection in list(self.members):
+            await connection.send(text)
 
     async def send_away(self, code: int, reason: str = "") -> None:
         for connection in list(self.members):

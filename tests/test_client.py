@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
@@ -324,6 +326,84 @@ class Behaviour:
                 self.assertEqual(await client.presence(7), [Presence(5, 1)])
                 self.assertEqual(seen, [(7, [Presence(5, 1)])])
                 self.assertGreater(await client.ping(), 0)
+
+        return self.check(scenario)
+
+    def test_what_is_not_of_the_protocol_is_survived(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(on_state=self.heard) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                for text in (
+                    "not JSON",
+                    "17",
+                    '{"type": "chat_message", "chat_id": 7}',
+                    '["x", {"type": []}]',
+                ):
+                    await self.aside(self.server.say(text))
+                await client.ping()
+                self.assertEqual(client.state.name, "connected")
+                broken = {"type": "ok", "expires_at": "soon"}
+                client._machine_id = client.machine._ask("refresh", 0, client._now())
+                client.machine._credentials.offer("T2", client._now(), None)
+                await self.aside(self.server.say(json.dumps({**broken, "id": client._machine_id})))
+                await self.when(client, "waiting")
+                self.assertEqual(client.state.code, 1002)
+                await self.when(client, "connected")
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(chat, 1), ["a"])
+
+        return self.check(scenario)
+
+    def test_a_callback_or_a_store_that_fails_costs_no_message(self: Any) -> Any:
+        class Full(FileStore):
+            full = True
+
+            def save(self, positions: Any) -> None:
+                if self.full:
+                    raise OSError("no space left on device")
+                super().save(positions)
+
+        path = folder(self) / "positions.json"
+        logging.getLogger("notify.client").setLevel(logging.CRITICAL + 1)
+        self.addCleanup(logging.getLogger("notify.client").setLevel, logging.NOTSET)
+
+        def broken(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        async def scenario() -> None:
+            store = Full(path)
+            options = {"on_state": broken, "on_event": broken, "on_presence": broken}
+            client = self.client(store=store, **options)
+            await client.start()
+            chat = client.chat(7, watch_presence=True)
+            await chat.ready()
+            for text in "ab":
+                await self.aside(self.server.publish(7, text))
+            self.assertEqual(await self.take(chat, 2), ["a", "b"])
+            client._save_now()
+            store.full = False
+            await client.close()
+            self.assertEqual(FileStore(path).load("chat:7"), Position("e1", 20))
+
+        return self.check(scenario)
+
+    def test_a_store_that_fails_at_the_end_is_told(self: Any) -> Any:
+        class Full(FileStore):
+            def save(self, positions: Any) -> None:
+                raise OSError("no space left on device")
+
+        path = folder(self) / "positions.json"
+
+        async def scenario() -> None:
+            client = self.client(store=Full(path))
+            await client.start()
+            await client.chat(7).ready()
+            try:
+                await client.close()
+                self.fail("nothing was raised")
+            except OSError:
+                self.assertEqual(client.state.name, "closed")
 
         return self.check(scenario)
 

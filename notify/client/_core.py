@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import random
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ from notify.client import actions as do
 from notify.client._stream import Chat, OnLost, Stream
 from notify.client._wire import Address, Closed, Opened, Text, Wire
 from notify.client.actions import Position, Settings
-from notify.client.machine import Machine
+from notify.client.machine import CLOSE_DEAD, Machine
 from notify.client.values import (
     ChatMessage,
     ClientClosed,
@@ -28,6 +29,8 @@ from notify.client.values import (
     Store,
     Token,
 )
+
+log = logging.getLogger("notify.client")
 
 T = TypeVar("T", bound="Core")
 TokenValue: TypeAlias = str | Token | None
@@ -212,7 +215,7 @@ class Core(ABC):
             await waiter
 
     async def close(self) -> None:
-        """Close for good: streams end, positions are saved, the socket is gone when this returns."""
+        """Close for good: streams end, the socket is gone, positions are saved (raises what the store raises)."""
         for stream in self._streams():
             stream._handled()
         await self._shut()
@@ -296,9 +299,18 @@ class Core(ABC):
             return
         now = self._now()
         for frame in frames if isinstance(frames, list) else (frames,):
-            self.machine.received(frame, now)
+            try:
+                self.machine.received(frame, now)
+            except (ArithmeticError, LookupError, TypeError, ValueError):
+                self._broken(now)
             self._carry_out(timer=False)
         self._arm()
+
+    def _broken(self, now: float) -> None:
+        """What the server sent is not of the protocol: come back later, perhaps to another one."""
+        if self._link is not None:
+            self._link.leave(CLOSE_DEAD, "malformed frame")
+        self.machine.closed(1002, "the server sent a malformed frame", now)
 
     def _carry_out(self, timer: bool = True) -> None:
         """Do what the machine asks for. What that leads to is done by the outermost call, in order."""
@@ -309,8 +321,7 @@ class Core(ABC):
             while self.machine.actions:
                 todo, self.machine.actions = self.machine.actions, []
                 for action in todo:
-                    if self._on_event is not None:
-                        self._on_event(action)
+                    self._tell(self._on_event, action)
                     self._do(action)
         finally:
             self._carrying_out = False
@@ -322,6 +333,14 @@ class Core(ABC):
     def _fire(self, *waiters: Waiter) -> None:
         """Let coroutines go on, once the machine's wishes are carried out: Twisted runs them here and now."""
         self._wake += [lambda waiter=waiter: waiter.fire(None) for waiter in waiters]  # type: ignore[misc]
+
+    def _tell(self, callback: Callable[..., None] | None, *args: Any) -> None:
+        """Call back; what goes wrong there must not stop what is under way here."""
+        if callback is not None:
+            try:
+                callback(*args)
+            except Exception:
+                log.exception("a callback of the program failed")
 
     def _arm(self) -> None:
         due = self.machine.deadline()
@@ -364,8 +383,7 @@ class Core(ABC):
                 if stream is not None:
                     stream._put(Loss(chat, before, after))
             case do.PresenceChanged(chat, users):
-                if self._on_presence is not None:
-                    self._on_presence(chat, msgspec.convert(users, list[Presence]))
+                self._tell(self._on_presence, chat, [Presence(**user) for user in users])
             case do.Done(n):
                 waiter = self._commands.pop(n)
                 self._wake.append(lambda: waiter.fire(action))
@@ -374,11 +392,16 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fail(Refused(code, message)))
 
     def _deliver(self, chat: int | None, frame: do.Frame) -> None:
-        position = {"epoch": frame["epoch"], "seq": frame["seq"]}
-        if chat is None:
-            self.notifications._put(msgspec.convert({**frame, "position": position}, Notification))
-        elif chat in self._chats:
-            self._chats[chat]._put(msgspec.convert({**frame, "position": position}, ChatMessage))
+        whole = {**frame, "position": {"epoch": frame["epoch"], "seq": frame["seq"]}}
+        try:
+            if chat is None:
+                self.notifications._put(msgspec.convert(whole, Notification))
+            elif chat in self._chats:
+                self._chats[chat]._put(msgspec.convert(whole, ChatMessage))
+        except msgspec.ValidationError:
+            log.error(
+                "a message that is not of the protocol was passed over, at position %s", whole["position"]
+            )
 
     def _state(self, action: do.StateChanged) -> None:
         self.state = State(
@@ -392,8 +415,7 @@ class Core(ABC):
             waiters, self._starting = self._starting, []
             self._fire(*waiters)
             self._settled()
-        if self._on_state is not None:
-            self._on_state(self.state)
+        self._tell(self._on_state, self.state)
 
     def _fetch(self, n: int) -> None:
         def done(token: TokenValue) -> None:
@@ -450,21 +472,28 @@ class Core(ABC):
             if self._saver is None:
                 self._saver = self._later(SAVING, self._save_now)
 
-    def _save_now(self) -> None:
-        self._saver = None
+    def _save_now(self, raising: bool = False) -> None:
+        if self._saver is not None:
+            self._saver()
+            self._saver = None
         unsaved, self._unsaved = self._unsaved, {}
-        if unsaved and self._store is not None:
-            self._store.save(unsaved)
+        try:
+            if unsaved and self._store is not None:
+                self._store.save(unsaved)
+        except Exception:
+            # They are saved with the next ones, and again when the client is closed.
+            self._unsaved = {**unsaved, **self._unsaved}
+            if raising:
+                raise
+            log.exception("positions could not be saved")
 
     async def _shut(self) -> None:
         self._event(self.machine.stop)
-        if self._saver is not None:
-            self._saver()
-        self._save_now()
         while self._closing or self.state.name != "closed":
             waiter = self._waiter()
             self._stopping.append(waiter)
             await waiter
+        self._save_now(raising=True)
 
     def _settled(self) -> None:
         waiters, self._stopping = self._stopping, []

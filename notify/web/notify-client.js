@@ -1144,7 +1144,17 @@ export class NotifyClient {
     } catch {
       return;
     }
-    for (const frame of Array.isArray(frames) ? frames : [frames]) this.#event("received", frame);
+    for (const frame of Array.isArray(frames) ? frames : [frames]) {
+      try {
+        this.#machine.received(frame, now());
+      } catch (error) {
+        // Not of the protocol: come back later, perhaps to another server.
+        this.#tell("error", error);
+        this.#leave(CLOSE_DEAD, "malformed frame");
+        this.#machine.closed(1002, "the server sent a malformed frame", now());
+      }
+      this.#carryOut();
+    }
   }
 
   #detach() {
