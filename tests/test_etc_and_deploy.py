@@ -24,7 +24,7 @@ from notify.config import load
 from notify.metrics import Metrics
 from notify.tap import Options
 from tests.process import Client, Server, free_port, token, wait_for
-from tests.tools import need, run
+from tests.tools import program, run
 
 TOP = Path(__file__).parent.parent
 ETC, DEPLOY, DOCS = TOP / "etc", TOP / "deploy", TOP / "docs"
@@ -51,7 +51,7 @@ class TempCase(TestCase):
     def certificate(self) -> tuple[Path, Path]:
         key, pem = self.folder / "tls.key", self.folder / "tls.pem"
         run(
-            need("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
             "-days", "1", "-subj", "/CN=notify.example", "-keyout", key, "-out", pem,
         )  # fmt: skip
         return key, pem
@@ -66,7 +66,7 @@ class EveryFileTests(TestCase):
 
 class HAProxyTests(TempCase):
     def test_haproxy_takes_them_without_a_warning(self) -> None:
-        haproxy = need("haproxy")
+        haproxy = program("haproxy")
         for file in sorted((ETC / "haproxy").glob("*.cfg")):
             text = file.read_text()
             key, pem = self.certificate()
@@ -111,14 +111,14 @@ class NginxTests(TempCase):
 
     def test_nginx_takes_it(self) -> None:
         whole = self.configure(8080, free_port(), free_port())
-        said = run(need("nginx"), "-t", "-c", whole, "-e", self.folder / "error.log")
+        said = run(program("nginx"), "-t", "-c", whole, "-e", self.folder / "error.log")
         self.assertNotIn("warn", said)
 
     def test_a_client_gets_through_it_and_its_log_keeps_the_query_to_itself(self) -> Deferred[None]:
         return deferToThread(self.through)
 
     def through(self) -> None:
-        nginx = need("nginx")
+        nginx = program("nginx")
         plain, tls = free_port(), free_port()
         trusting = '[listen]\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["*"]\n'
         with Server(trusting) as server:
@@ -174,12 +174,12 @@ def rules() -> list[dict[str, Any]]:
 
 class PrometheusTests(TempCase):
     def test_promtool_takes_rules_and_configuration(self) -> None:
-        promtool = need("promtool")
+        promtool = program("promtool")
         run(promtool, "check", "rules", ETC / "prometheus/notify.rules.yaml")
         run(promtool, "check", "config", ETC / "prometheus/prometheus.yaml")
 
     def test_every_alert_fires_for_what_it_is_for(self) -> None:
-        run(need("promtool"), "test", "rules", ETC / "prometheus/notify.rules.test.yaml")
+        run(program("promtool"), "test", "rules", ETC / "prometheus/notify.rules.test.yaml")
         tested = (ETC / "prometheus/notify.rules.test.yaml").read_text()
         for rule in rules():
             self.assertIn(rule["alert"], tested)
@@ -193,7 +193,7 @@ class PrometheusTests(TempCase):
         return deferToThread(self.check_metrics)
 
     def check_metrics(self) -> None:
-        promtool = need("promtool")
+        promtool = program("promtool")
         with Server() as server, server.client(chats=(1,)) as client:
             server.publish(1, "x")
             client.receive()
@@ -207,7 +207,7 @@ class PrometheusTests(TempCase):
         return deferToThread(self.scrape)
 
     def scrape(self) -> None:
-        prometheus = need("prometheus")
+        prometheus = program("prometheus")
         import urllib.parse
         import urllib.request
 
@@ -269,7 +269,7 @@ class RunbookTests(TestCase):
 
 class GrafanaTests(TempCase):
     def test_every_panel_asks_for_metrics_that_the_server_has_in_promql_that_parses(self) -> None:
-        promtool = need("promtool")
+        promtool = program("promtool")
         dashboard = json.loads((ETC / "grafana/notify.json").read_text())
         panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
         expressions = [target["expr"] for panel in panels for target in panel["targets"]]
@@ -316,7 +316,7 @@ def read_settings(text: str, environ: dict[str, str]) -> None:
 class ComposeTests(TestCase):
     def test_podman_compose_takes_it(self) -> None:
         secrets = {"NOTIFY_JWT_SECRET": "x" * 32, "NOTIFY_API_KEY": "y" * 32}
-        said = run(need("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config", environ=secrets)
+        said = run(program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config", environ=secrets)
         services = yaml.safe_load(said[said.index("name:") if "name:" in said else 0 :])["services"]
         self.assertEqual(set(services), {"notify-1", "notify-2", "nats"})
         for name in ("notify-1", "notify-2"):
@@ -328,7 +328,7 @@ class ComposeTests(TestCase):
     def test_without_secrets_it_does_not_start(self) -> None:
         with self.assertRaises(AssertionError):
             run(
-                need("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config",
+                program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config",
                 environ={"NOTIFY_JWT_SECRET": "", "NOTIFY_API_KEY": ""},
             )  # fmt: skip
 
@@ -338,13 +338,13 @@ class KubernetesTests(TempCase):
     VERSIONS = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}  # noqa: RUF012
 
     def render(self) -> list[dict[str, Any]]:
-        said = run(need("kubectl"), "kustomize", DEPLOY / "kubernetes")
+        said = run(program("kubectl"), "kustomize", DEPLOY / "kubernetes")
         (self.folder / "all.yaml").write_text(said)
         return list(yaml.safe_load_all(said))
 
     def test_kustomize_renders_what_a_strict_validator_takes_without_a_warning(self) -> None:
         documents = self.render()
-        said = run(need("kubernetes-validate"), "--strict", self.folder / "all.yaml")
+        said = run(program("kubernetes-validate"), "--strict", self.folder / "all.yaml")
         self.assertNotIn("WARN", said)
         self.assertEqual(said.count(" passed "), len(documents))
         self.assertEqual({document["apiVersion"] for document in documents}, self.VERSIONS)
@@ -383,7 +383,7 @@ class KubernetesTests(TempCase):
 
     def test_nats_server_takes_the_configuration_in_it(self) -> None:
         run(
-            need("nats-server"), "-t", "-c", DEPLOY / "kubernetes/nats.conf",
+            program("nats-server"), "-t", "-c", DEPLOY / "kubernetes/nats.conf",
             environ={"POD_NAME": "nats-0"}, cwd=self.folder,
         )  # fmt: skip
 
@@ -402,7 +402,7 @@ class KubernetesTests(TempCase):
             script = command[-1].replace("/run/secrets/notify/api.keys", str(keys))
             script = script.replace("8081", str(server.internal))
             began = time.monotonic()
-            run(need("python3"), *command[1:-1], script)
+            run(program("python3"), *command[1:-1], script)
             server.process.terminate()
             self.assertEqual(server.process.wait(15), 0)
             self.assertGreater(time.monotonic() - began, 0.9)

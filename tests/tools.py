@@ -1,4 +1,4 @@
-"""Programs that a test needs and a machine may lack."""
+"""What a test needs and a machine may lack."""
 
 from __future__ import annotations
 
@@ -9,20 +9,36 @@ import sys
 from pathlib import Path
 from unittest import SkipTest
 
+ROOT = Path(__file__).parent.parent
+NODE_MODULES = ROOT / "tests" / "js" / "node_modules"
 
-def need(tool: str) -> str:
-    """The path of a program. Skips the test where it is missing; with REQUIRE_ALL=1, fails it."""
-    beside = Path(sys.executable).parent / tool
-    found = (
-        str(beside)
-        if beside.exists()
-        else shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    )
-    if found is None:
+
+def need(found: object, what: str) -> None:
+    """Skip a test, loudly, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
+    if not found:
         if os.environ.get("REQUIRE_ALL") == "1":
-            raise AssertionError(f"{tool} is missing, and REQUIRE_ALL=1 allows no skip")
-        raise SkipTest(f"{tool} is missing")
-    return found
+            raise AssertionError(f"{what}, and REQUIRE_ALL=1 allows no skip")
+        raise SkipTest(what)
+
+
+def program(name: str) -> str:
+    """The path of a program, beside Python, on the path, or among the administrator's."""
+    beside = Path(sys.executable).parent / name
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    found = str(beside) if beside.exists() else shutil.which(name, path=path)
+    need(found, f"{name} is missing")
+    return str(found)
+
+
+def node() -> str:
+    """Where Node is."""
+    return program("node")
+
+
+def node_modules() -> Path:
+    """Where what `make js` installs is."""
+    need((NODE_MODULES / "ws").is_dir(), "tests/js/node_modules is missing: run `make js`")
+    return NODE_MODULES
 
 
 def run(*command: str | Path, environ: dict[str, str] | None = None, cwd: str | Path | None = None) -> str:
