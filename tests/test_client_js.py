@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from notify import __version__
 from notify.client import Settings
-from tests.tools import ROOT, node, node_modules
+from tests.tools import ROOT, node, node_modules, program
 
 WEB = ROOT / "notify" / "web"
 TYPED = """
@@ -63,6 +63,11 @@ class JavaScript(TestCase):
         self.assertEqual((right.returncode, right.stdout), (0, ""))
         wrong = await run(node(), str(compiler), *options, str(folder / "wrong.ts"))
         self.assertIn("'sequence' does not exist", wrong.stdout)
+
+    async def test_npm_would_pack_the_library_and_not_the_demo(self) -> None:
+        done = await run(program("npm"), "pack", "--dry-run", "--json", "--offline", str(WEB))
+        packed = {one["path"] for one in json.loads(done.stdout)[0]["files"]}
+        self.assertEqual(packed, {"notify-client.js", "notify-client.d.ts", "package.json"})
 
     async def test_its_settings_are_those_of_the_python_library(self) -> None:
         show = f"import('{WEB / 'notify-client.js'}').then((m) => console.log(JSON.stringify(m.DEFAULTS)))"

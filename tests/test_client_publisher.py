@@ -7,9 +7,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.client import Position, Publisher, PublishFailed
+from notify.client import Position, Publisher, PublishFailed, TwistedClient
+from tests.running import API_KEY, LocalServer, token
 
 SUBJECT = "workspace.1.chat.7.messages"
 
@@ -174,3 +176,38 @@ class Publishing(TestCase):
     def test_addresses_and_bounds_are_checked(self) -> None:
         self.assertRaises(ValueError, Publisher, "ws://h", "key")
         self.assertRaises(ValueError, Publisher, "http://h", "key", tries=0)
+
+
+class WholeServer(TestCase):
+    """Against the real one."""
+
+    timeout = 60
+
+    async def test_many_messages_arrive_in_order_and_a_repeat_stores_nothing(self) -> None:
+        server = await LocalServer().start(self)
+
+        def publish() -> list[Position]:
+            with Publisher(server.api, API_KEY) as publisher:
+                first = publisher.chat(1, 7, 3, "0", message_id=1, timestamp=2, key="once")
+                again = publisher.chat(1, 7, 3, "0", message_id=1, timestamp=2, key="once")
+                self.assertEqual(first, again)
+                payload = {"chat_id": 7, "workspace_id": 1, "sender_id": 3, "timestamp": 2}
+                numbered = ({**payload, "message_id": n, "content": str(n)} for n in range(1, 800))
+                return [first, *publisher.publish_many((SUBJECT, one) for one in numbered)]
+
+        async with TwistedClient(server.ws, token(1)) as client:
+            chat = client.chat(7)
+            await chat.ready()
+            positions = await deferToThread(publish)
+            got = [await chat.__anext__() for _ in range(800)]
+            self.assertEqual([message.content for message in got], [str(n) for n in range(800)])
+            self.assertEqual([message.position for message in got], positions)
+
+    async def test_a_wrong_key_and_a_wrong_message_are_refused_at_once(self) -> None:
+        server = await LocalServer().start(self)
+        for key, payload, status in (("wrong", {}, 401), (API_KEY, {"chat_id": 8}, 422)):
+            publisher = Publisher(server.api, key)
+            self.addCleanup(publisher.close)
+            publishing = deferToThread(publisher.publish, SUBJECT, payload)
+            error = await self.assertFailure(publishing, PublishFailed)
+            self.assertEqual(error.status, status)
