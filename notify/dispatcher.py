@@ -22,6 +22,7 @@ from notify.interfaces import IBroker, IConnection, IRegistry
 from notify.messages import Message, Position
 from notify.metrics import Metrics
 from notify.topics import Topic
+from notify.tracing import NO_TRACER, Attributes, Span, Tracer
 
 log = Logger()
 
@@ -66,7 +67,8 @@ class Dispatcher:
     """Hands what the broker delivers to the connections that the registry names.
 
     ``soon`` calls a function at the end of the reactor's turn; ``seconds`` is the reactor's clock. ``limit`` and
-    ``max_bytes`` bound one resumption, in messages and encoded bytes.
+    ``max_bytes`` bound one resumption, in messages and encoded bytes. A message that came with a trace gets a span of
+    ``tracer``, from here to the last socket.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class Dispatcher:
         seconds: Callable[[], float],
         limit: int = 1000,
         max_bytes: int = 2**20,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
+        self.tracer = tracer
         self.limit = limit
         self.max_bytes = max_bytes
         self._broker = broker
@@ -127,6 +131,7 @@ class Dispatcher:
         frames: dict[Encoding, bytes] = {}
         prev, feed.last = feed.last, messages[-1].position.seq
         members = list(self._registry.members(feed.topic))
+        spans = [self._span(message, len(members)) for message in messages if message.trace]
         if feed.catching_up:
             members = [one for one in members if not self._hold(feed, one, messages, prev)]
         for connection in members:
@@ -135,11 +140,21 @@ class Dispatcher:
             if frame is None:
                 frame = frames[encoding] = encoding.pack(_encode(encoding, messages, prev))
             connection.write(frame)
+        for span in spans:
+            span.end()
         metrics, now = self._metrics, self._seconds()
         metrics.received.inc(len(messages))
         metrics.delivered.inc(len(messages) * len(members))
         for message in messages:
             metrics.delivery_seconds.observe(now - message.received)
+
+    def _span(self, message: Message, members: int) -> Span:
+        about: Attributes = {
+            "notify.subject": message.topic.subject,
+            "notify.seq": message.position.seq,
+            "notify.members": members,
+        }
+        return self.tracer.span("deliver", message.trace, about)
 
     def _hold(self, feed: Feed, connection: IConnection, messages: list[Message], prev: int) -> bool:
         """Whether a member is not to be written to; what it needs later is kept, what it has is skipped."""

@@ -130,6 +130,7 @@ class NotifyService(Service):
         patience: Callable[[], DrainSettings],
         sockets: Callable[[], int],
         settled: Callable[[], Deferred[None]],
+        flush_traces: Callable[[], None],
     ) -> None:
         self._reactor = reactor
         self._hub = hub
@@ -144,6 +145,7 @@ class NotifyService(Service):
         self.lifecycle = lifecycle
         self._patience = patience
         self._settled = settled
+        self._flush_traces = flush_traces
         self._ready = False
         self._drain = Drain(
             reactor,
@@ -223,6 +225,7 @@ class NotifyService(Service):
         await self._broker.stop()
         await self._hub.authenticator.stop()
         self._collector.stop()
+        self._flush_traces()
         self._hub.wheel.stop()
         self.lifecycle.stopped()
 

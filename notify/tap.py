@@ -21,7 +21,7 @@ from msgspec import structs
 from twisted.application.service import IService
 from twisted.python import usage
 
-from notify import components, dev, logging, reactor
+from notify import components, dev, logging, reactor, tracing
 from notify.config import Config, ConfigError, load
 from notify.demo import demo_routes
 from notify.dispatcher import Dispatcher, end_of_turn
@@ -126,8 +126,16 @@ def build(
     broker: IBroker = components.make("broker", context)
     registry: IRegistry = components.make("registry", context)
     limits = config.limits
+    tracer = tracing.make(config.tracing, context.node)
     dispatcher = Dispatcher(
-        broker, registry, metrics, end_of_turn(reactor), reactor.seconds, limits.replay, limits.send_queue
+        broker,
+        registry,
+        metrics,
+        end_of_turn(reactor),
+        reactor.seconds,
+        limits.replay,
+        limits.send_queue,
+        tracer,
     )
     presence = PresenceWatch(registry, wheel.after)
     hub = Hub(authenticator, dispatcher, registry, presence, metrics, limits, wheel, time.time, random)
@@ -142,6 +150,7 @@ def build(
         keys=keys,
         limits=limits,
         metrics=metrics,
+        tracer=tracer,
     )
     connections = ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor)
     pages = public_site(
@@ -197,6 +206,7 @@ def build(
         lambda: reloader.config.drain,
         lambda: connections.countConnections,
         internal.settled,
+        tracer.stop,
     )
 
 

@@ -105,6 +105,9 @@ class NoTracer:
         """See :class:`Tracer`."""
 
 
+NO_TRACER = NoTracer()
+
+
 class RecordingSpan:
     """A span of OpenTelemetry."""
 
@@ -183,7 +186,7 @@ def make(settings: Tracing, node: str, exporter: SpanExporter | None = None) -> 
     Spans are sent from a thread, in batches. Raises ``ConfigError`` where the package is missing.
     """
     if not settings.endpoint:
-        return NoTracer()
+        return NO_TRACER
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

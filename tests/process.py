@@ -79,7 +79,12 @@ class Server:
         self.file.write_text("".join(f"[{name}]\n{keys}\n" for name, keys in tables.items()))
 
     def __enter__(self) -> Server:
-        with self.log_file.open("wb") as log:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start it, for the first time or again, and wait until it is ready."""
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.argv, "notify", "--config", str(self.file)],
                 stdout=log,
@@ -94,7 +99,14 @@ class Server:
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        return self
+
+    def restart(self, seconds: float = 60) -> None:
+        """Let it drain and end, then start it again."""
+        self.signal(signal.SIGTERM)
+        status = self.process.wait(seconds)
+        if status != 0:
+            raise AssertionError(f"it ended with {status}:\n{self.log()}")
+        self.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -33,7 +33,7 @@ ETC, DEPLOY, DOCS = TOP / "etc", TOP / "deploy", TOP / "docs"
 LOADED = {
     "etc/notify.toml": "test_etc_notify_toml",
     "etc/nats/*.conf": "test_etc_nats",
-    "etc/haproxy/*.cfg": "HAProxyTests",
+    "etc/haproxy/*.cfg": "test_etc_haproxy",
     "etc/nginx/notify.conf": "NginxTests",
     "etc/prometheus/*.yaml": "PrometheusTests",
     "etc/grafana/notify.json": "GrafanaTests",
@@ -62,24 +62,6 @@ class EveryFileTests(TestCase):
         files = [path for folder in (ETC, DEPLOY) for path in folder.rglob("*") if path.is_file()]
         matched = {path for pattern in LOADED for path in TOP.glob(pattern)}
         self.assertEqual([str(path.relative_to(TOP)) for path in files if path not in matched], [])
-
-
-class HAProxyTests(TempCase):
-    def test_haproxy_takes_them_without_a_warning(self) -> None:
-        haproxy = program("haproxy")
-        for file in sorted((ETC / "haproxy").glob("*.cfg")):
-            text = file.read_text()
-            key, pem = self.certificate()
-            both = self.folder / "both.pem"
-            both.write_text(pem.read_text() + key.read_text())
-            for path in set(re.findall(r"crt (\S+)", text)):
-                text = text.replace(path, str(both))
-            # Only root may become another user.
-            text = re.sub(r"(?m)^\s*(user|group|chroot) .*$", "", text)
-            copy = self.folder / file.name
-            copy.write_text(text)
-            said = run(haproxy, "-c", "-f", copy)
-            self.assertNotIn("WARNING", said)
 
 
 class NginxTests(TempCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
+from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -27,8 +28,11 @@ from notify.http.request import Request
 from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.metrics import Metrics
+from notify.tracing import NO_TRACER, Span, Tracer
 
 _log = Logger()
+
+T = TypeVar("T")
 
 #: messages in one request
 MAX_LIST = 1000
@@ -72,10 +76,17 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 
 
 class Publisher:
-    """Publishes through a broker. ``max_payload`` is in bytes."""
+    """Publishes through a broker. ``max_payload`` is in bytes.
 
-    def __init__(self, broker: IBroker, metrics: Metrics, max_payload: int) -> None:
+    Each message is a trace of its own, or a part of the caller's: a span ``publish``, and in it ``broker.publish``
+    until the broker has accepted it, whose context travels with the message.
+    """
+
+    def __init__(
+        self, broker: IBroker, metrics: Metrics, max_payload: int, tracer: Tracer = NO_TRACER
+    ) -> None:
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
+        self._tracer = tracer
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Publish what the request carries.
@@ -108,15 +119,21 @@ class Publisher:
         return together.addCallback(_collect)
 
     def _publish(self, one: Publication, key: str | None, trace: str) -> Deferred[Published]:
-        working = maybeDeferred(self._hand_over, one, key, trace)
+        span = self._tracer.span("publish", trace, root=True)
+        working = maybeDeferred(self._hand_over, one, key, span)
+        working.addBoth(_ended, span)
         return working.addCallbacks(self._count, self._count_failure, callbackArgs=(one.subject,))
 
-    def _hand_over(self, one: Publication, key: str | None, trace: str) -> Deferred[Position]:
+    def _hand_over(self, one: Publication, key: str | None, span: Span) -> Deferred[Position]:
         topic = topic_of(one.subject)
         payload = bytes(one.payload)
         if len(payload) > self._max_payload:
             raise too_large(f"a payload may have at most {self._max_payload} bytes")
-        return self._broker.publish(topic, payload, key, trace)
+        span.set("notify.subject", topic.subject)
+        inner = self._tracer.span("broker.publish", span.traceparent)
+        return maybeDeferred(self._broker.publish, topic, payload, key, inner.traceparent).addBoth(
+            _ended, inner
+        )
 
     def _count(self, position: Position, subject: str) -> Published:
         self._metrics.published.labels("ok").inc()
@@ -136,6 +153,16 @@ class Publisher:
             _log.failure("Failed to publish", failure=failure)
             refused = internal_error()
         return Result(refused.status, error=refused.detail)
+
+
+def _ended(outcome: T, span: Span) -> T:
+    """End a span as its work ended; a failure by its type alone, since its text may quote what a caller sent."""
+    if isinstance(outcome, Failure):
+        span.fail(outcome.type.__name__ if outcome.type else "failed")
+    elif isinstance(outcome, Position):
+        span.set("notify.seq", outcome.seq)
+    span.end()
+    return outcome
 
 
 def _accepted(published: Published) -> Result:

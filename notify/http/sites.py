@@ -22,6 +22,7 @@ from notify.http.request import Request, Route
 from notify.http.server import Site
 from notify.interfaces import IBroker, IConnection, IRegistry
 from notify.metrics import Metrics
+from notify.tracing import NO_TRACER, Tracer
 
 #: bytes of a publish request with the default payload limit
 MAX_BODY = 4 * 2**20
@@ -42,6 +43,7 @@ def internal_site(
     keys: ApiKeys,
     limits: Limits,
     metrics: Metrics,
+    tracer: Tracer = NO_TRACER,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
@@ -62,7 +64,10 @@ def internal_site(
     get, post = b"GET", b"POST"
     routes = {
         b"/v1/publish": Route(
-            {post: Publisher(broker, metrics, limits.max_frame)}, secure=True, max_body=max_body, json=True
+            {post: Publisher(broker, metrics, limits.max_frame, tracer)},
+            secure=True,
+            max_body=max_body,
+            json=True,
         ),
         b"/v1/history": Route({get: HistoryReader(broker)}, secure=True),
         b"/v1/presence": Route({get: PresenceReader(registry)}, secure=True),
