@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from notify import __version__
 from notify.client import Settings
-from tests.tools import ROOT, node, node_modules, program
+from tests.tools import ROOT, node_modules, program
 
 WEB = ROOT / "notify" / "web"
 TYPED = """
@@ -41,7 +41,7 @@ class JavaScript(TestCase):
     timeout = 120
 
     async def test_its_own_tests_pass_and_so_do_all_scenarios(self) -> None:
-        done = await run(node(), "--test", "--test-reporter=tap", "tests/js/")
+        done = await run(program("node"), "--test", "--test-reporter=tap", "tests/js/")
         self.assertEqual(done.returncode, 0, done.stdout[-5000:])
         counts = dict(re.findall(r"^# (\w+) (\d+)$", done.stdout, re.MULTILINE))
         scenarios = json.loads((ROOT / "tests/conformance/scenarios.json").read_text())["scenarios"]
@@ -55,13 +55,13 @@ class JavaScript(TestCase):
         folder = node_modules().parent / "node_modules" / ".typed"
         folder.mkdir(exist_ok=True)
         (folder / "package.json").write_text('{"type": "module"}')
-        program = TYPED % "../../../../notify/web/notify-client.js"
-        (folder / "right.ts").write_text(program)
-        (folder / "wrong.ts").write_text(program.replace("message.position.seq", "message.position.sequence"))
+        typed = TYPED % "../../../../notify/web/notify-client.js"
+        (folder / "right.ts").write_text(typed)
+        (folder / "wrong.ts").write_text(typed.replace("message.position.seq", "message.position.sequence"))
         options = ("--noEmit", "--strict", "--target", "es2022", "--module", "nodenext")
-        right = await run(node(), str(compiler), *options, str(folder / "right.ts"))
+        right = await run(program("node"), str(compiler), *options, str(folder / "right.ts"))
         self.assertEqual((right.returncode, right.stdout), (0, ""))
-        wrong = await run(node(), str(compiler), *options, str(folder / "wrong.ts"))
+        wrong = await run(program("node"), str(compiler), *options, str(folder / "wrong.ts"))
         self.assertIn("'sequence' does not exist", wrong.stdout)
 
     async def test_npm_would_pack_the_library_and_not_the_demo(self) -> None:
@@ -71,7 +71,7 @@ class JavaScript(TestCase):
 
     async def test_its_settings_are_those_of_the_python_library(self) -> None:
         show = f"import('{WEB / 'notify-client.js'}').then((m) => console.log(JSON.stringify(m.DEFAULTS)))"
-        done = await run(node(), "-e", show)
+        done = await run(program("node"), "-e", show)
         self.assertEqual(json.loads(done.stdout), msgspec.to_builtins(Settings()))
 
     def test_what_is_exported_is_declared(self) -> None:

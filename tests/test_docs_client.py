@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from tests.running import API_KEY, LocalServer, token
-from tests.tools import ROOT, node
+from tests.tools import ROOT, program
 
 EXAMPLES = ROOT / "docs" / "examples"
 PRINTED = re.compile(r"<!-- examples/(\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
@@ -104,4 +104,4 @@ class Running(TestCase):
 
     async def test_the_first_program_in_javascript(self) -> None:
         # Node has a WebSocket of its own since 22, and behind this option since 20.10.
-        await self._receives(node(), "--experimental-websocket", str(EXAMPLES / "first.mjs"))
+        await self._receives(program("node"), "--experimental-websocket", str(EXAMPLES / "first.mjs"))

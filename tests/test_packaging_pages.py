@@ -1,36 +1,24 @@
 """The manual page and the completion know what the command line knows, and the programs they are for take them."""
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
 from notify.commands import COMMANDS
 from notify.tap import Options
-
-TOP = Path(__file__).parent.parent
-
-
-def need(*tools: str) -> None:
-    """Skip where a tool is missing; with REQUIRE_ALL=1, fail."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if missing and os.environ.get("REQUIRE_ALL") == "1":
-        raise AssertionError(f"needs {', '.join(missing)}")
-    if missing:
-        raise SkipTest(f"needs {', '.join(missing)}")
+from tests.tools import ROOT, program
 
 
 class PagesTests(TestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
-        subprocess.run([sys.executable, TOP / "packaging/pages.py", self.folder], check=True, cwd=TOP)
+        subprocess.run([sys.executable, ROOT / "packaging/pages.py", self.folder], check=True, cwd=ROOT)
 
     def complete(self, line: str) -> list[str]:
         words = line.split(" ")
@@ -60,20 +48,20 @@ class PagesTests(TestCase):
             self.assertIn(f"\\fB{option}\\fP", page)
 
     def test_both_pages_are_roff_without_a_fault(self) -> None:
-        need("groff")
-        for page in (self.folder / "notify.1", TOP / "debian/notify-server.8"):
+        program("groff")
+        for page in (self.folder / "notify.1", ROOT / "debian/notify-server.8"):
             done = subprocess.run(
                 ["groff", "-man", "-Tutf8", "-ww", "-z", page], text=True, capture_output=True, check=True
             )
             self.assertEqual(done.stderr, "")
 
     def test_the_server_s_page_describes_every_option(self) -> None:
-        page = (TOP / "debian/notify-server.8").read_text().replace("\\-", "-")
+        page = (ROOT / "debian/notify-server.8").read_text().replace("\\-", "-")
         for option in (*Options().longOpt, "help"):
             self.assertIn(f"--{option.rstrip('=')}", page)
 
     def test_completion_of_commands_and_options(self) -> None:
-        need("bash")
+        program("bash")
         self.assertEqual(self.complete("notify pu"), ["publish"])
         self.assertEqual(set(self.complete("notify ")), {*COMMANDS, "--help", "--version"})
         self.assertEqual(self.complete("notify publish --cont"), ["--content"])
@@ -81,7 +69,7 @@ class PagesTests(TestCase):
         self.assertEqual(self.complete("notify-server --co"), ["--config"])
 
     def test_completion_of_files(self) -> None:
-        need("bash")
+        program("bash")
         (self.folder / "a-file").touch()
         for line in ("notify token --config a-", "notify check-config a-", "notify-server --config a-"):
             self.assertEqual(self.complete(line), ["a-file"], line)

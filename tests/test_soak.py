@@ -12,14 +12,14 @@ from twisted.trial.unittest import TestCase
 
 from tests.soak.proxy import ChaosProxy
 from tests.soak.run import Ledger, report
-from tests.tools import ROOT, node, node_modules
+from tests.tools import ROOT, node_modules, program
 
 
 class Soak(TestCase):
     timeout = 200
 
     async def test_every_message_is_handed_over_once_and_in_order(self) -> None:
-        node(), node_modules()
+        program("node"), node_modules()
         command = [sys.executable, "-m", "tests.soak.run", "--seconds", "20", "--seed", "7"]
         command += ["--python", "4", "--javascript", "4"]
         done: Any = await deferToThread(

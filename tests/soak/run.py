@@ -19,7 +19,7 @@ from typing import Any
 from notify.client import AsyncioClient, Loss, Publisher, PublishFailed, Settings, Token
 from notify.tokens import issue
 from tests.soak.proxy import ChaosProxy
-from tests.tools import ROOT, node, node_modules
+from tests.tools import ROOT, node_modules, program
 
 SECRET, KEY = "soak-0123456789abcdef0123456789ab", "soak-key-0123456789"
 CHATS = (1, 2, 3)
@@ -90,7 +90,7 @@ async def javascript_clients(url: str, count: int, ledger: Ledger) -> None:
     """``count`` clients of the JavaScript library in one Node, until cancelled."""
     node_modules()
     process = await asyncio.create_subprocess_exec(
-        *(node(), str(ROOT / "tests" / "js" / "soak.mjs"), url, str(count), str(TOKEN)),
+        *(program("node"), str(ROOT / "tests" / "js" / "soak.mjs"), url, str(count), str(TOKEN)),
         *(",".join(map(str, CHATS)), str(SETTINGS).replace("'", '"')),
         env={**os.environ, "NOTIFY_SECRET": SECRET},
         stdout=asyncio.subprocess.PIPE,
