@@ -32,6 +32,9 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
 _EXTENSIONS = re.compile(r"[A-Za-z0-9_-]+(?:; ?[a-z_]+(?:=[0-9]+)?)*")
+_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ [!-~]+")
+_ANY_HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_TO_ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -68,6 +71,7 @@ def read_request(data: bytes, path: str, most: int) -> Request | None:
         or get("sec-websocket-version") != "13"
         or not _HOST.fullmatch(get("host", ""))
         or not _KEY.fullmatch(key)
+        or get("origin") == ""
         or (extensions and not _EXTENSIONS.fullmatch(extensions))
     ):
         return None
@@ -79,6 +83,19 @@ def read_request(data: bytes, path: str, most: int) -> Request | None:
     return Request(
         headers["host"], get("origin", ""), key, protocols, extensions, get("x-forwarded-for", ""), rest
     )
+
+
+def well_formed(head: bytes) -> bytes | None:
+    """The head of a request, safe for a reader that takes more than it should; None: it is malformed.
+
+    autobahn takes control characters, and some above ASCII, for the ends of lines, folded lines for headers, and
+    skips what is none. A proxy in front may read such a head otherwise, and must not be told one thing and we
+    another (RFC 9112, sections 2.2, 5.1 and 5.2). Bytes above ASCII, which no header of ours has, become ``?``.
+    """
+    first, *lines = head.split(b"\r\n")
+    if not _REQUEST_LINE.fullmatch(first) or not all(map(_ANY_HEADER.fullmatch, lines)):
+        return None
+    return head.translate(_TO_ASCII)
 
 
 def accept(key: str, protocol: str | None) -> bytes:

@@ -116,6 +116,8 @@ class Session:
 
     def received(self, frames: list[ClientFrame]) -> None:
         """Frames came, in this order."""
+        if self.state == CLOSED or (not frames and not self.spend()):
+            return
         if self._backlog is None:
             self._backlog = deque(frames)
         else:
@@ -124,10 +126,27 @@ class Session:
 
     def invalid(self, fault: InvalidFrame) -> None:
         """Something came that is no frame; it is answered in its turn."""
+        if self.state == CLOSED:
+            return
         if self._backlog is None:
             self._backlog = deque()
         self._backlog.append(fault)
         self._work()
+
+    def spend(self) -> bool:
+        """Whether one more frame is within the rate; called for those, too, that are not the session's own.
+
+        Who goes on far over it is closed.
+        """
+        limits, now = self._hub.limits, self._hub.now()
+        if limits.frames_per_second == 0:
+            return True
+        earned = max(0.0, now - self._allowed_at) * limits.frames_per_second
+        self._allowance = min(float(limits.frames_burst), self._allowance + earned) - 1
+        self._allowed_at = now
+        if self._allowance < -limits.frames_burst and self.state != CLOSED:
+            self._close(4504, "rate limit exceeded")
+        return self._allowance >= 0
 
     def closed(self) -> None:
         """The connection is gone. Harmless when called again."""
@@ -188,20 +207,11 @@ class Session:
             self._error("internal", INTERNAL, id, retry=True)
 
     def _within_rate(self, frame: ClientFrame) -> bool:
-        limits, now = self._hub.limits, self._hub.now()
-        if limits.frames_per_second == 0:
+        if self.spend():
             return True
-        earned = max(0.0, now - self._allowed_at) * limits.frames_per_second
-        self._allowance = min(float(limits.frames_burst), self._allowance + earned) - 1
-        self._allowed_at = now
-        if self._allowance >= 0:
-            return True
-        if self._allowance < -limits.frames_burst:
-            self._close(4504, "rate limit exceeded")
-        else:
-            self._error(
-                "rate_limited", f"more than {limits.frames_per_second} frames a second", frame.id, retry=True
-            )
+        if self.state != CLOSED:
+            most = self._hub.limits.frames_per_second
+            self._error("rate_limited", f"more than {most} frames a second", frame.id, retry=True)
         return False
 
     def _refuse_invalid(self, fault: InvalidFrame) -> None:

@@ -9,6 +9,7 @@ was framed once for all receivers and goes past it: see :mod:`notify.connection`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
@@ -18,8 +19,8 @@ from twisted.logger import Logger
 from notify import encodings
 from notify.config import Limits
 from notify.connection import Connection, SendQueues
-from notify.frames import Encoding, InvalidFrame
-from notify.handshake import Network, accept, client_address, origin_allowed, read_request
+from notify.frames import Encoding, InvalidFrame, websocket_frame
+from notify.handshake import Network, accept, client_address, origin_allowed, read_request, well_formed
 from notify.hub import Hub
 from notify.identity import Peer
 from notify.session import Session
@@ -38,6 +39,11 @@ CODES = frozenset((1000, 1001, 1002, 1006, 1007, 1009, 1012, 1013, *range(4000, 
 
 #: first bytes of whole frames (RFC 6455, section 5.2)
 _TEXT, _BINARY, _PONG = 0x81, 0x82, 0x8A
+#: opcodes: the part of a message behind its first, and a pong
+_PART, _PONG_OPCODE = 0x0, 0xA
+
+#: seconds that a connection which is closed may take to send its last bytes
+LINGER = 1.0
 
 
 class _Silent:
@@ -73,6 +79,7 @@ class ClientProtocol(WebSocketServerProtocol):
     _session: Session | None = None
     _heard = _pinged = _settled = False
     _ping: Timer | None = None
+    _lingering: Timer | None = None
     _peer: Peer
     _encoding: Encoding
 
@@ -92,6 +99,8 @@ class ClientProtocol(WebSocketServerProtocol):
         if self.state == self.STATE_CONNECTING:
             self._shake_hands(data)
             return
+        if self.failedByMe or self.state == self.STATE_CLOSED:
+            return  # RFC 6455, section 7.1.7; reading on keeps the kernel from resetting what the client has to get
         self._heard = True
         connection = self.connection
         if connection is None:
@@ -101,7 +110,7 @@ class ClientProtocol(WebSocketServerProtocol):
         try:
             if not self.data and self.current_frame is None and not self.inside_message:
                 data = self._read_whole_frames(data)
-            if data:
+            if data and not self.failedByMe:
                 self._dataReceived(data)
         finally:
             connection.release()
@@ -116,12 +125,16 @@ class ClientProtocol(WebSocketServerProtocol):
             self.openHandshakeTimeoutCall = self.factory._batched_timer.call_later(
                 self.openHandshakeTimeout, self.onOpenHandshakeTimeout
             )
-        if len(self.data) + len(data) > MAX_HANDSHAKE:
-            head = (self.data + data).find(b"\r\n\r\n")
-            if not 0 <= head <= MAX_HANDSHAKE:
-                self.failHandshake("Request Header Fields Too Large", 431)
-                return
-        self._dataReceived(data)
+        data, self.data = self.data + data, b""
+        end = data.find(b"\r\n\r\n")
+        if (end if end >= 0 else len(data)) > MAX_HANDSHAKE:
+            self.failHandshake("Request Header Fields Too Large", 431)
+        elif end < 0:
+            self.data = data
+        elif (head := well_formed(data[:end])) is None:
+            self.failHandshake("Bad Request")
+        else:
+            self._dataReceived(head + data[end:])
 
     def _accept(self, data: bytes) -> bool:
         """Whether this was a handshake as clients send it, whole and acceptable; if so, the connection is open."""
@@ -236,11 +249,55 @@ class ClientProtocol(WebSocketServerProtocol):
         else:
             session.received(frames)
 
+    def onFrameBegin(self) -> None:
+        """The head of a frame came that was not read here."""
+        if self.current_frame.opcode == _PART and self._session is not None:
+            self._session.spend()
+        super().onFrameBegin()
+
+    def onPing(self, payload: bytes) -> None:
+        """A ping came: its pong goes the way of all frames, in order and within the bounds of the queue."""
+        connection, session = self.connection, self._session
+        if connection is not None and session is not None and session.spend():
+            connection.write(websocket_frame(payload, _PONG_OPCODE))
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
+        """The client broke the protocol: tell it, and read nothing more."""
+        self.failedByMe = True
+        self.data = b""
+        self.say_close(code, reason)
+
+    def _protocol_violation(self, reason: str) -> bool:
+        super()._protocol_violation(reason)
+        return True
+
+    def _invalid_payload(self, reason: str) -> bool:
+        super()._invalid_payload(reason)
+        return True
+
+    def sendCloseFrame(
+        self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
+    ) -> None:
+        """Send a Close: what was answered before goes out before it, and nothing behind it."""
+        if self.connection is not None:
+            self.connection.release()
+            self.connection.end()
+        super().sendCloseFrame(code, reasonUtf8, isReply)
+
+    def dropConnection(self, abort: bool = False) -> None:
+        """Close the transport, and not only once the client has taken all: it might never."""
+        super().dropConnection(abort)
+        if not abort and self._lingering is None:
+            self._lingering = self.factory.hub.wheel.after(LINGER, self.transport.abortConnection)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is gone, after a closing handshake or without one."""
         hub = self.factory.hub
         hub.wheel.cancel(self._ping)
-        self._ping = self._session = None
+        hub.wheel.cancel(self._lingering)
+        self._ping = self._lingering = self._session = None
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.end()
@@ -318,13 +375,14 @@ class ConnectionFactory(WebSocketServerFactory):
     def adopt(self, limits: Limits) -> None:
         """Let the connections to come obey these limits."""
         self.setProtocolOptions(
+            versions=[13],
             webStatus=False,
             # Text is checked whole in onMessage: the validator has a state that connections cannot share.
             utf8validateIncoming=False,
             maxMessagePayloadSize=limits.max_frame,
             failByDrop=False,
             openHandshakeTimeout=limits.handshake_timeout,
-            closeHandshakeTimeout=1,
+            closeHandshakeTimeout=LINGER,
             # Ours are checked in onConnect; autobahn's patterns never match an origin without a port.
             allowedOrigins=["*"],
             allowNullOrigin=True,
@@ -347,7 +405,12 @@ def initial_state(factory: Any) -> dict[str, Any]:
     factory.countConnections -= 1
     factory.openHandshakeTimeout = stock.openHandshakeTimeout = patience
     own = ("log", "factory", "is_open", "is_closed")
-    return {name: value for name, value in vars(stock).items() if name not in own}
+    values = {name: value for name, value in vars(stock).items() if name not in own}
+    # What is called without a connection must not become a method of it.
+    return {
+        name: staticmethod(value) if isinstance(value, FunctionType) else value
+        for name, value in values.items()
+    }
 
 
 #: not constant, but safe to share: counters that nobody reads, a validator that is off, a queue for chopped writes
