@@ -162,8 +162,7 @@ class Panel {
       if (this.leftAt !== null) {
         this.count("resumes");
         this.resumed = { after: now() - this.leftAt, from: action.position.seq, caught: 0 };
-        this.resumed.note = this.note("", "good");
-        this.tellResume();
+        this.resumed.note = this.note(this.tellResume(), "good");
         this.leftAt = null;
       } else this.resumed = null;
       this.liveAt = now();
@@ -173,9 +172,9 @@ class Panel {
   }
 
   tellResume() {
-    const { after, from, caught, note } = this.resumed;
+    const { after, from, caught } = this.resumed;
     const what = caught === 0 ? "nothing missed" : `${caught} message${caught > 1 ? "s" : ""} caught up, none lost`;
-    note.textContent = `Back after ${seconds(after)} s, from position ${from}: ${what}`;
+    return `Back after ${seconds(after)} s, from position ${from}: ${what}`;
   }
 
   lost({ before, after }) {
@@ -202,7 +201,7 @@ class Panel {
       this.count("caught");
       if (this.resumed) {
         this.resumed.caught += 1;
-        this.tellResume();
+        this.resumed.note.textContent = this.tellResume();
       }
     } else if (published !== undefined && published >= this.heldUntil) this.latency(now() - published);
     const item = document.createElement("li");

@@ -138,7 +138,11 @@ async def soak(seconds: float, seed: int, python: int, javascript: int, rate: fl
     ledger, published = Ledger(), dict[int, int]()
     with tempfile.TemporaryDirectory() as folder:
         server, ports = await start_server(Path(folder))
-        proxies = [ChaosProxy(port, Random(seed + index)) for index, port in enumerate(ports)]
+        # The publisher has one connection, and waits for each answer: with the clients' troubles little would be said.
+        proxies = [
+            ChaosProxy(ports[0], Random(seed)),
+            ChaosProxy(ports[1], Random(seed + 1), life=15, stall=1),
+        ]
         try:
             for proxy in proxies:
                 proxy.calm = True
