@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
-from notify.client._core import Core, Link, TokenSource, Waiter
+from notify.client._core import Core, TokenSource, Waiter
+from notify.client._link import Link
 
 
 class FutureWaiter:

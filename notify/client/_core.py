@@ -14,8 +14,9 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from notify.client import actions as do
+from notify.client._link import Link
 from notify.client._stream import Chat, OnLost, Stream
-from notify.client._wire import Address, Closed, Opened, Text, Wire
+from notify.client._wire import Address
 from notify.client.actions import Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
 from notify.client.values import (
@@ -36,8 +37,6 @@ T = TypeVar("T", bound="Core")
 TokenValue: TypeAlias = str | Token | None
 TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
 
-#: seconds between a close frame and giving up on the server's
-CLOSING = 2.0
 #: positions are saved this long (seconds) after the first that has changed
 SAVING = 0.2
 
@@ -53,104 +52,6 @@ class Waiter(Protocol):
 
     def __await__(self) -> Generator[Any, Any, Any]:
         """Wait."""
-
-
-class Socket(Protocol):
-    """What a front offers of its transport."""
-
-    def write(self, data: bytes) -> None:
-        """Send."""
-
-    def close(self) -> None:
-        """Close once everything is sent."""
-
-    def abort(self) -> None:
-        """Close at once."""
-
-
-class Link:
-    """One connection, from dialling to its end. Tells the client nothing once it was left."""
-
-    def __init__(self, client: Core) -> None:
-        self._client: Core | None = client
-        self._wire = Wire(client.address)
-        self._socket: Socket | None = None
-        self._give_up: Callable[[], None] | None = None
-        #: set by the front: stops dialling
-        self.cancel: Callable[[], None] = lambda: None
-
-    def connected(self, socket: Socket) -> None:
-        """The transport is there."""
-        self._socket = socket
-        if self._client is None:
-            socket.abort()
-        else:
-            self._flush()
-
-    def data(self, data: bytes) -> None:
-        """Bytes came."""
-        for event in self._wire.feed(data):
-            client = self._client
-            if client is None:
-                break
-            if isinstance(event, Opened):
-                client._event(client.machine.opened)
-            elif isinstance(event, Text):
-                client._text(event.text)
-            elif isinstance(event, Closed):
-                self._client = None
-                client._event(client.machine.closed, event.code, event.reason)
-                self._finish(client)
-        self._flush()
-
-    def lost(self, reason: str) -> None:
-        """The transport is gone, or never came."""
-        if self._give_up is not None:
-            self._give_up()
-        client, self._client = self._client, None
-        self._socket = None
-        if client is not None:
-            client._closing.discard(self)
-            client._event(client.machine.closed, 1006, reason)
-
-    def send(self, frame: do.Frame) -> None:
-        """Send one frame."""
-        self._wire.send(msgspec.json.encode(frame).decode())
-        self._flush()
-
-    def leave(self, code: int, reason: str) -> None:
-        """Close it, and tell the client nothing more."""
-        client, self._client = self._client, None
-        if client is None:
-            return
-        if self._socket is None:
-            self.cancel()
-        else:
-            self._wire.close(code, reason)
-            self._flush()
-            self._finish(client)
-
-    def _finish(self, client: Core) -> None:
-        """Wait for the other side to close, but not for ever."""
-        socket = self._socket
-        if socket is None:
-            return
-        self._flush()
-        client._closing.add(self)
-        cancel = client._later(CLOSING, socket.abort)
-
-        def ended() -> None:
-            cancel()
-            client._closing.discard(self)
-            client._settled()
-
-        self._give_up = ended
-
-    def _flush(self) -> None:
-        if self._socket is not None and self._wire.outgoing:
-            data = bytes(self._wire.outgoing)
-            self._wire.outgoing.clear()
-            self._socket.write(data)
 
 
 class Core(ABC):

@@ -1,10 +1,59 @@
-"""Two parts of the client's state machine: what it knows of its token, and how fast it may send."""
+"""Parts of the client's state machine: what it keeps of each topic and request, its token, how fast it may send."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from notify.client.actions import Settings
+import msgspec
+from msgspec import Struct
+
+from notify.client.actions import Frame, Position, Settings
+
+
+class Topic(Struct):
+    """What the machine keeps of one chat, or of the notifications (``chat`` None)."""
+
+    chat: int | None
+    position: Position | None = None
+    watch: bool = False
+    live: bool = False
+    paused: bool = False
+    #: something was thrown away while paused
+    behind: bool = False
+    #: a message was handed over since the last gap
+    progress: bool = True
+    tries: int = 0
+    request: int | None = None
+
+    def judge(self, frame: Frame) -> Literal["next", "duplicate", "gap"]:
+        """What a message is, seen from the position."""
+        if self.position is None or frame["epoch"] != self.position.epoch:
+            return "gap"
+        if frame["seq"] <= self.position.seq:
+            return "duplicate"
+        return "gap" if frame["prev"] > self.position.seq else "next"
+
+    def advance(self, frame: Frame) -> None:
+        """A message is handed over."""
+        self.position, self.progress, self.tries = Position(frame["epoch"], frame["seq"]), True, 0
+
+
+class Command(Struct):
+    """A presence or ping that someone waits for."""
+
+    frame: Frame
+    deadline: float
+    request: int | None = None
+    sent: float = 0.0
+
+
+class Request(Struct, frozen=True):
+    """A frame that the server has not answered yet."""
+
+    kind: str
+    key: int
+    sent: float
 
 
 class Credentials:
@@ -114,3 +163,21 @@ class Pace:
     def _earn(self, now: float) -> None:
         earned = (now - self._at) * self._settings.rate
         self._allowance, self._at = min(float(self._settings.burst), self._allowance + earned), now
+
+
+def positioned(frame: Frame) -> bool:
+    """Whether a message names its position as it should."""
+    return (
+        isinstance(frame.get("epoch"), str)
+        and isinstance(frame.get("seq"), int)
+        and isinstance(frame.get("prev"), int)
+    )
+
+
+def advice(reason: str) -> float | None:
+    """Seconds of ``{"retry_after_ms": N}``, a close reason's advice; None: there is none."""
+    try:
+        wait = msgspec.json.decode(reason)["retry_after_ms"]
+    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
+        return None
+    return wait / 1000 if isinstance(wait, int | float) and not isinstance(wait, bool) and wait >= 0 else None

@@ -12,7 +12,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from notify.client._core import Core, Link, TokenSource, Waiter
+from notify.client._core import Core, TokenSource, Waiter
+from notify.client._link import Link
 
 
 class DeferredWaiter:

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
-from notify.client._parts import Credentials, Pace
+from notify.client._parts import Command, Credentials, Pace, Request, Topic, advice, positioned
 from notify.client.actions import (
     Action,
     Close,
@@ -44,39 +43,6 @@ MAX_AUTH_TIMEOUTS = 3
 RETRIED = frozenset(("unavailable", "history_unavailable", "rate_limited", "internal"))
 
 NOWHERE = {"epoch": "", "seq": 0}
-
-
-class Topic(Struct):
-    """What the machine keeps of one chat, or of the notifications (``chat`` None)."""
-
-    chat: int | None
-    position: Position | None = None
-    watch: bool = False
-    live: bool = False
-    paused: bool = False
-    #: something was thrown away while paused
-    behind: bool = False
-    #: a message was handed over since the last gap
-    progress: bool = True
-    tries: int = 0
-    request: int | None = None
-
-
-class Command(Struct):
-    """A presence or ping that someone waits for."""
-
-    frame: Frame
-    deadline: float
-    request: int | None = None
-    sent: float = 0.0
-
-
-class Request(Struct, frozen=True):
-    """A frame that the server has not answered yet."""
-
-    kind: str
-    key: int
-    sent: float
 
 
 class Machine:
@@ -223,9 +189,9 @@ class Machine:
         self._heard, self._pong_due = now, None
         kind = frame.get("type")
         chat = frame.get("chat_id")
-        if kind == "chat_message" and _positioned(frame) and isinstance(chat, int):
+        if kind == "chat_message" and positioned(frame) and isinstance(chat, int):
             self._message(chat, frame, now)
-        elif kind == "notification" and _positioned(frame):
+        elif kind == "notification" and positioned(frame):
             self._message(None, frame, now)
         elif kind == "auth_result":
             self._authenticated(frame, now)
@@ -250,7 +216,7 @@ class Machine:
         elif 4500 <= code <= 4999 and not (code == AUTH_TIMEOUT and self._auth_timeouts < MAX_AUTH_TIMEOUTS):
             self._end(code, reason)
         else:
-            self._wait(code, reason, now, _advice(reason))
+            self._wait(code, reason, now, advice(reason))
 
     def online(self, now: float) -> None:
         """The network came back: try at once, or see whether the connection survived."""
@@ -471,15 +437,13 @@ class Machine:
         if topic.paused:
             topic.behind = True
             return
-        last, seq, prev = topic.position, frame["seq"], frame["prev"]
-        if frame["epoch"] == last.epoch and seq <= last.seq:
-            return
-        if frame["epoch"] != last.epoch or prev > last.seq:
-            self._do(GapFound(chat, last.seq, prev))
-            self._fill(topic, now)
-            return
-        topic.position, topic.progress, topic.tries = Position(frame["epoch"], seq), True, 0
-        self._do(Deliver(chat, frame))
+        match topic.judge(frame):
+            case "gap":
+                self._do(GapFound(chat, topic.position.seq, frame["prev"]))
+                self._fill(topic, now)
+            case "next":
+                topic.advance(frame)
+                self._do(Deliver(chat, frame))
 
     def _fill(self, topic: Topic, now: float) -> None:
         """Ask again from the last position. What comes meanwhile is ignored: the answer includes it."""
@@ -571,20 +535,3 @@ class Machine:
 
     def _do(self, action: Action) -> None:
         self.actions.append(action)
-
-
-def _positioned(frame: Frame) -> bool:
-    return (
-        isinstance(frame.get("epoch"), str)
-        and isinstance(frame.get("seq"), int)
-        and isinstance(frame.get("prev"), int)
-    )
-
-
-def _advice(reason: str) -> float | None:
-    """Seconds of ``{"retry_after_ms": N}``, a close reason's advice; None: there is none."""
-    try:
-        wait = msgspec.json.decode(reason)["retry_after_ms"]
-    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
-        return None
-    return wait / 1000 if isinstance(wait, int | float) and not isinstance(wait, bool) and wait >= 0 else None
