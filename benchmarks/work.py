@@ -285,9 +285,9 @@ WORKS: dict[str, Work] = {
         ),
         Work(
             "tens",
-            "5,000 clients in 500 chats of ten, 1,000 messages/s, 50 at once",
+            "5,000 clients in 500 chats of ten, 2,000 messages/s, 100 at once",
             EVERYONE,
-            FanOut(5000, 500, lambda user: (user // 10 + 1,), batch=50, per_second=20),
+            FanOut(5000, 500, lambda user: (user // 10 + 1,), batch=100, per_second=20),
         ),
         Work(
             "fifty",

@@ -92,6 +92,8 @@ class Dispatcher:
         self._seconds = seconds
         self._feeds: dict[Topic, Feed] = {}
         self._due: list[Feed] = []
+        self._counting = False
+        self._received = self._delivered = 0
 
     # --- from the broker ------------------------------------------------------------------------------------
 
@@ -142,11 +144,21 @@ class Dispatcher:
             connection.write(frame)
         for span in spans:
             span.end()
-        metrics, now = self._metrics, self._seconds()
-        metrics.received.inc(len(messages))
-        metrics.delivered.inc(len(messages) * len(members))
+        now, observe = self._seconds(), self._metrics.delivery_seconds.observe
+        self._received += len(messages)
+        self._delivered += len(messages) * len(members)
+        if not self._counting:
+            self._counting = True
+            self._soon(self._count)
         for message in messages:
-            metrics.delivery_seconds.observe(now - message.received)
+            observe(now - message.received)
+
+    def _count(self) -> None:
+        """Tell the metrics once a turn."""
+        self._counting = False
+        self._metrics.received.inc(self._received)
+        self._metrics.delivered.inc(self._delivered)
+        self._received = self._delivered = 0
 
     def _span(self, message: Message, members: int) -> Span:
         about: Attributes = {

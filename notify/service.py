@@ -30,7 +30,7 @@ from notify.health import Health
 from notify.hub import Hub
 from notify.interfaces import IBroker, IRegistry
 from notify.lifecycle import Lifecycle
-from notify.transport import paced
+from notify.transport import paced, write_through
 
 log = Logger()
 
@@ -80,6 +80,8 @@ class Listener:
         self._port = results[0]
         if self.key == "public":
             paced(self._port, reactor)
+        else:
+            write_through(self._port)
         self._port.stopReading()
 
     def accept(self) -> None:

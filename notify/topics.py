@@ -9,6 +9,7 @@ Its name on the broker is a NATS subject (docs/protocol.md, section 2)::
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -36,6 +37,7 @@ class Topic(NamedTuple):
         return f"workspace.{self.workspace_id}.{self.kind}.{self.id}.{_SUFFIX[self.kind]}"
 
     @classmethod
+    @lru_cache(maxsize=16_384)  # a busy chat's subject comes with each of its messages
     def from_subject(cls, subject: str) -> Topic:
         """Parse a subject; its ids are canonical decimals (no sign but ``-``, no leading zero).
 

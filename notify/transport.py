@@ -123,14 +123,18 @@ def settle(transport: Any) -> None:
         transport = vars(transport).get("transport")
 
 
+def write_through(port: Any) -> None:
+    """Make a listening port's connections write through, where it is a TCP port."""
+    if type(port) is tcp.Port:
+        cast(Any, port).transport = WriteThroughServer
+
+
 def paced(port: Any, reactor: Any) -> None:
-    """Make a listening port accept with measure and its connections write through, where it is a TCP port."""
-    if type(port) is not tcp.Port:
-        return
-    port = cast(Any, port)
-    if poller.available():
+    """As :func:`write_through`, and let it accept and read with measure, where this system can."""
+    write_through(port)
+    if type(port) is tcp.Port and poller.available():
+        port = cast(Any, port)
+        del port.transport
         port.__class__ = PacedPort
         port.arriving = Poller(reactor, ARRIVING)
         port.settled = Poller(reactor, SETTLED)
-    else:
-        port.transport = WriteThroughServer

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,6 +28,7 @@ from notify.http.request import Request
 from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.metrics import Metrics
+from notify.topics import Topic
 from notify.tracing import NO_TRACER, Span, Tracer
 
 _log = Logger()
@@ -87,6 +88,7 @@ class Publisher:
     ) -> None:
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
         self._tracer = tracer
+        self._ok = metrics.published.labels("ok")
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Publish what the request carries.
@@ -109,26 +111,60 @@ class Publisher:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        under_way = [
-            self._publish(one, None if key is None else f"{key}:{index}", request.trace)
-            for index, one in enumerate(body)
-        ]
-        together = DeferredList(
-            [working.addCallbacks(_accepted, self._not_accepted) for working in under_way]
-        )
-        return together.addCallback(_collect)
+        return self._publish_list(body, key, request.trace)
+
+    def _publish_list(self, body: list[Publication], key: str | None, trace: str) -> Deferred[Answer]:
+        results: list[Result | None] = [None] * len(body)
+        missing = len(body)
+        under_way: list[Deferred[None]] = []
+
+        def give_up(_: Deferred[Answer]) -> None:
+            for one in under_way:
+                one.cancel()
+
+        together: Deferred[Answer] = Deferred(give_up)
+
+        def settle(result: Result, index: int) -> None:
+            nonlocal missing
+            results[index] = result
+            missing -= 1
+            if not missing:
+                together.callback(_collect([one for one in results if one is not None]))
+
+        def accepted(position: Position, index: int, subject: str) -> None:
+            self._ok.inc()
+            settle(Result(HTTPStatus.OK, subject, position.epoch, position.seq), index)
+
+        def refused(failure: Failure, index: int) -> None:
+            settle(self._not_accepted(self._count_failure(failure)), index)
+
+        for index, one in enumerate(body):
+            working = self._start(one, None if key is None else f"{key}:{index}", trace)
+            under_way.append(working.addCallbacks(accepted, refused, (index, one.subject), {}, (index,)))
+        return together
 
     def _publish(self, one: Publication, key: str | None, trace: str) -> Deferred[Published]:
-        span = self._tracer.span("publish", trace, root=True)
-        working = maybeDeferred(self._hand_over, one, key, span)
-        working.addBoth(_ended, span)
+        working = self._start(one, key, trace)
         return working.addCallbacks(self._count, self._count_failure, callbackArgs=(one.subject,))
 
-    def _hand_over(self, one: Publication, key: str | None, span: Span) -> Deferred[Position]:
+    def _start(self, one: Publication, key: str | None, trace: str) -> Deferred[Position]:
+        if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
+            try:
+                return self._broker.publish(*self._read(one), key, trace)
+            except Exception:
+                return fail()
+        span = self._tracer.span("publish", trace, root=True)
+        return maybeDeferred(self._hand_over, one, key, span).addBoth(_ended, span)
+
+    def _read(self, one: Publication) -> tuple[Topic, bytes]:
         topic = topic_of(one.subject)
         payload = bytes(one.payload)
         if len(payload) > self._max_payload:
             raise too_large(f"a payload may have at most {self._max_payload} bytes")
+        return topic, payload
+
+    def _hand_over(self, one: Publication, key: str | None, span: Span) -> Deferred[Position]:
+        topic, payload = self._read(one)
         span.set("notify.subject", topic.subject)
         inner = self._tracer.span("broker.publish", span.traceparent)
         return maybeDeferred(self._broker.publish, topic, payload, key, inner.traceparent).addBoth(
@@ -136,7 +172,7 @@ class Publisher:
         )
 
     def _count(self, position: Position, subject: str) -> Published:
-        self._metrics.published.labels("ok").inc()
+        self._ok.inc()
         return Published(subject, position.epoch, position.seq)
 
     def _count_failure(self, failure: Failure) -> Failure:
@@ -165,12 +201,7 @@ def _ended(outcome: T, span: Span) -> T:
     return outcome
 
 
-def _accepted(published: Published) -> Result:
-    return Result(HTTPStatus.OK, published.subject, published.epoch, published.seq)
-
-
-def _collect(outcomes: list[tuple[bool, Result]]) -> Answer:
-    results = [result for _, result in outcomes]
+def _collect(results: list[Result]) -> Answer:
     accepted = sum(result.status == HTTPStatus.OK for result in results)
     status = HTTPStatus.OK if accepted == len(results) else HTTPStatus.MULTI_STATUS
     return answer(PublishedList(accepted, results), status)
