@@ -31,8 +31,7 @@ from tests.natsd import pause, until
 class FaultCase(TestCase):
     """A scenario. They take minutes together, and a machine to themselves: ``make faults`` runs them."""
 
-    if not os.environ.get("FAULTS"):
-        skip = "fault scenarios run with FAULTS=1 (make faults)"
+    skip = None if os.environ.get("FAULTS") else "fault scenarios run with FAULTS=1 (make faults)"
 
 
 TABLE = (

@@ -1,0 +1,77 @@
+"""A real HAProxy with etc/haproxy/haproxy.cfg as it is shipped, but for ports and addresses."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.natsd import free_port, until
+
+CONFIG = Path(__file__).parent.parent / "etc" / "haproxy" / "haproxy.cfg"
+BINARY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
+
+
+def missing() -> str:
+    """Why there can be no HAProxy here; empty where there can. With REQUIRE_ALL=1 that is an error."""
+    if BINARY:
+        return ""
+    if os.environ.get("REQUIRE_ALL") == "1":
+        raise AssertionError("haproxy is not installed, and REQUIRE_ALL=1: apt-get install haproxy")
+    return "haproxy is not installed"
+
+
+class HAProxy:
+    """Balances over the nodes at these ports."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self.port = free_port()
+        self.directory = Path(tempfile.mkdtemp(prefix="haproxy-"))
+        text = CONFIG.read_text().replace("bind :80\n", f"bind 127.0.0.1:{self.port}\n")
+        text, count = re.subn(r"    server node\d .*\n", "", text)
+        if count != 3 or f"127.0.0.1:{self.port}" not in text:
+            raise AssertionError("etc/haproxy/haproxy.cfg has other servers or another bind than it had")
+        text += "".join(f"    server node{n} 127.0.0.1:{port}\n" for n, port in enumerate(ports, start=1))
+        text = text.replace("log /dev/log local0", "log stdout format raw local0")
+        text = text.replace("maxconn 100000", "maxconn 2000")
+        self.config = self.directory / "haproxy.cfg"
+        self.config.write_text(text)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def check(self) -> str:
+        """What HAProxy thinks of the shipped file itself; empty: nothing is wrong."""
+        done = subprocess.run(
+            [str(BINARY), "-c", "-q", "-f", str(CONFIG)], capture_output=True, text=True, check=False
+        )
+        return (done.stdout + done.stderr) if done.returncode or done.stderr else ""
+
+    async def start(self) -> HAProxy:
+        """Start it and wait until it listens."""
+        with open(self.directory / "log", "wb") as log:
+            self.process = subprocess.Popen(
+                [str(BINARY), "-db", "-f", str(self.config)], stdout=log, stderr=log
+            )
+        await until(self._listens, 10)
+        return self
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+        except OSError:
+            return False
+        return True
+
+    def log(self) -> bytes:
+        """What it has logged."""
+        return (self.directory / "log").read_bytes()
+
+    def remove(self) -> None:
+        """End it."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+        shutil.rmtree(self.directory, ignore_errors=True)
