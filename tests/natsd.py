@@ -50,6 +50,7 @@ class NatsServer:
         name: str = "n1",
         extra: str = "",
         routes: tuple[int, ...] = (),
+        route_urls: tuple[str, ...] = (),
         cluster_port: int = 0,
         host: str = "127.0.0.1",
         prefix: tuple[str, ...] = (),
@@ -66,7 +67,8 @@ class NatsServer:
         self.process: subprocess.Popen[bytes] | None = None
         cluster = ""
         if cluster_port:
-            urls = ", ".join(f'"nats-route://{host}:{port}"' for port in routes)
+            route_urls = route_urls or tuple(f"nats-route://{host}:{port}" for port in routes)
+            urls = ", ".join(f'"{url}"' for url in route_urls)
             cluster = f"cluster {{ name: test, listen: {host}:{cluster_port}, routes: [{urls}] }}"
         self.config = self.directory / "nats.conf"
         self.write(
@@ -160,7 +162,8 @@ class Cluster:
     def __init__(self, extra: str = "", size: int = 3) -> None:
         ports = tuple(free_port() for _ in range(size))
         self.servers = [
-            NatsServer(f"n{index}", extra, ports, port) for index, port in enumerate(ports, start=1)
+            NatsServer(f"n{index}", extra, ports, cluster_port=port)
+            for index, port in enumerate(ports, start=1)
         ]
 
     @property

@@ -42,6 +42,7 @@ _SETTLE = 0.05  # seconds for which changes of one topic are gathered
 _AT_ONCE = 64  # entries on their way at once
 _COMPARED = 64  # topics in one comparison; an answer holds 1,024 entries
 _SWEEP = 3600.0  # seconds between searches for entries of nodes that nobody remembers
+_PATIENCE = 5  # failures in a row with one server before another is tried
 _GONE = "60s"  # how long the mark of a removed entry is kept
 _NANO = 10**9
 
@@ -374,7 +375,7 @@ class JetStreamRegistry(MemoryRegistry):
 
     async def _live(self) -> None:
         """One connection's life."""
-        pause = 0.1
+        pause, failures = 0.1, 0
         while True:
             self._refused = ""
             try:
@@ -390,7 +391,12 @@ class JetStreamRegistry(MemoryRegistry):
                     return
                 self.log.warn("presence is not to be had yet: {reason}", reason=str(problem))
                 await deferLater(self._reactor, pause, lambda: None)
-                pause = min(2 * pause, 5.0)
+                pause = min(2 * pause, 2.0)
+                failures += 1
+                if failures >= _PATIENCE:
+                    # A server that is cut off from its cluster takes connections, and never becomes of use.
+                    self._reactor.callLater(0, self._connection.abandon, str(problem))
+                    return
                 continue
             break
         self._ready = True
@@ -404,11 +410,17 @@ class JetStreamRegistry(MemoryRegistry):
         self._work(self._every(_SWEEP, self._sweep))
 
     async def _every(self, seconds: float, what: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+        failures = 0
         while self._ready:
             try:
                 await what()
+                failures = 0
             except Unavailable as error:
+                failures += 1
                 self.log.debug("presence: {reason}", reason=str(error))
+                if failures >= _PATIENCE:
+                    self._reactor.callLater(0, self._connection.abandon, str(error))
+                    return
             await deferLater(self._reactor, seconds * self._random.uniform(0.9, 1.0), lambda: None)
 
     def _work(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:

@@ -27,13 +27,6 @@ from notify.testing import chat_payload, make_context
 from notify.topics import Topic, chat
 from tests.natsd import pause, until
 
-
-class FaultCase(TestCase):
-    """A scenario. They take minutes together, and a machine to themselves: ``make faults`` runs them."""
-
-    skip = None if os.environ.get("FAULTS") else "fault scenarios run with FAULTS=1 (make faults)"
-
-
 TABLE = (
     "scenario",
     "published",
@@ -343,6 +336,62 @@ class Verdict:
             f"{self.name}: lost {self.lost}, acknowledged and gone {self.forgotten}, doubled {self.duplicated}, "
             f"out of order {self.disordered}; {'; '.join(self.details)}"
         )
+
+
+class FaultCase(TestCase):
+    """A scenario. They take minutes together, and a machine to themselves: ``make faults`` runs them."""
+
+    skip = None if os.environ.get("FAULTS") else "fault scenarios run with FAULTS=1 (make faults)"
+
+    async def finish(
+        self,
+        name: str,
+        load: Load,
+        followers: list[Follower],
+        broke: float,
+        healed: float,
+        limited: bool = False,
+    ) -> Verdict:
+        """Call when what was broken is whole again: waits, counts, prints, and asserts that nothing is wrong."""
+        brokers = [load.broker, *(follower.broker for follower in followers)]
+        await until(lambda: all(b.status().ready for b in brokers), 40, "everybody is ready again")
+        caught_up = await catch_up(load, followers, healed)
+        await pause(0.5)
+        await load.stop()
+        await until(lambda: all(b.status().ready for b in brokers), 40, "everybody is ready still")
+        verdict = Verdict(name, load, followers)
+        verdict.limited = limited
+        await verdict.wait(load.broker, 40, healed)
+        verdict.judge(
+            max(min((t for t in f.noticed if t >= broke), default=broke) - broke for f in followers),
+            caught_up,
+        )
+        self.assertTrue(verdict.clean, str(verdict))
+        self.assertGreater(verdict.delivered, 100)
+        return verdict
+
+
+async def catch_up(load: Load, followers: list[Follower], since: float) -> float:
+    """The seconds until every follower has what the stream has now, while the load goes on."""
+    newest: dict[Topic, int] = {}
+    while len(newest) < len(load.topics):
+        try:
+            for topic in load.topics:
+                newest[topic] = await load.broker._reader.newest_at_leader(topic.subject)
+        except Unavailable:
+            await pause(0.05)
+    epoch = load.broker._reader.epoch
+
+    def there() -> bool:
+        return all(
+            follower.at[topic].epoch == epoch and follower.at[topic].seq >= newest[topic]
+            for follower in followers
+            for topic in follower.topics
+            if newest[topic]
+        )
+
+    await until(there, 40, "every follower has what there was")
+    return time.monotonic() - since
 
 
 def show() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.faults.harness import FaultCase, Follower, Load, Verdict, make_broker, topics_of
+from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
 from tests.natsd import Cluster, NatsServer, pause, until
 
 
@@ -35,31 +35,13 @@ class ThreeServers(FaultCase):
         info = await self.publisher._streams.api("STREAM.INFO.MESSAGES")
         return self.cluster.named(info["cluster"]["leader"])
 
-    def ready(self) -> bool:
-        return all(f.broker.status().ready for f in self.followers) and self.publisher.status().ready
-
-    async def finish(self, name: str, broke: float, healed: float) -> Verdict:
-        await until(self.ready, 30, "everybody is ready again")
-        await pause(1.0)
-        await self.load.stop()
-        await until(self.ready, 30, "everybody is ready again")
-        verdict = Verdict(name, self.load, self.followers)
-        caught_up = await verdict.wait(self.publisher, 30, healed)
-        noticed = max(
-            min((t for t in f.noticed if t >= broke), default=broke) - broke for f in self.followers
-        )
-        verdict.judge(noticed, caught_up)
-        self.assertTrue(verdict.clean, str(verdict))
-        self.assertEqual(verdict.told, 0)
-        self.assertGreater(verdict.stored, 300)
-        return verdict
-
     async def fault(self, name: str, breaks: Callable[[NatsServer], Awaitable[Any]]) -> None:
         await self.begin()
         leader = await self.leader()
         broke = time.monotonic()
         await breaks(leader)
-        await self.finish(name, broke, time.monotonic())
+        verdict = await self.finish(name, self.load, self.followers, broke, time.monotonic())
+        self.assertEqual(verdict.told, 0)
 
     async def test_leader_killed(self) -> None:
         async def breaks(leader: NatsServer) -> None:

@@ -126,7 +126,15 @@ class Nodes(FaultCase):
             "every client is connected again",
         )
         healed = time.monotonic()
-        await pause(2.0)
+        newest = load.published
+        await until(lambda: load.outcomes["acknowledged"] >= newest, 10)
+        seen = {
+            reader: max(n for n in range(newest) if topics[n % len(topics)] == self.topic(reader))
+            for reader in readers
+        }
+        await until(lambda: all(reader.got and max(reader.got) >= n for reader, n in seen.items()), 30)
+        caught_up = time.monotonic() - healed
+        await pause(1.0)
         await load.stop()
         published = {topic: [] for topic in topics}  # type: ignore[var-annotated]
         for (topic, number), position in load.acknowledged.items():
@@ -140,7 +148,6 @@ class Nodes(FaultCase):
             await until(complete, 30)
         except AssertionError:
             pass
-        caught_up = time.monotonic() - healed
         lost = sum(len(set(wanted[self.topic(r)]) - set(r.got)) for r in readers)
         doubled = sum(sum(n - 1 for n in Counter(r.got).values()) for r in readers)
         disordered = sum(sum(1 for a, b in pairwise(r.got) if b < a) for r in readers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.faults.harness import FaultCase, Follower, Load, Verdict, make_broker, topics_of
+from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
 from tests.natsd import NatsServer, pause, until
 from tests.proxy import Proxy
 
@@ -34,26 +34,6 @@ class SingleServer(FaultCase):
             followers.append(await follower.start())
         return Load(publisher, self.topics, rate).start(), followers
 
-    async def finish(
-        self,
-        name: str,
-        load: Load,
-        followers: list[Follower],
-        broke: float,
-        healed: float,
-        limited: bool = False,
-    ) -> Verdict:
-        await load.stop()
-        verdict = Verdict(name, load, followers)
-        verdict.limited = limited
-        await until(lambda: load.broker.status().ready, 30, "the publisher is ready again")
-        caught_up = await verdict.wait(load.broker, 30, healed)
-        noticed = max(
-            (min((t for t in f.noticed if t >= broke), default=broke) - broke for f in followers), default=0
-        )
-        verdict.judge(noticed, caught_up)
-        return verdict
-
     async def server(self, extra: str = "") -> NatsServer:
         server = NatsServer(extra=extra).start()
         self.addCleanup(server.remove)
@@ -69,10 +49,7 @@ class SingleServer(FaultCase):
         self.assertFalse(followers[0].broker.status().ready)
         await server.start().up()
         healed = time.monotonic()
-        await until(lambda: all(f.broker.status().ready for f in followers), 20)
-        await pause(1.5)
         verdict = await self.finish("single server kill -9", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
         self.assertEqual(verdict.told, 0)
 
     async def test_stream_deleted_and_made_anew(self) -> None:
@@ -83,9 +60,7 @@ class SingleServer(FaultCase):
         await load.broker._streams.api("STREAM.DELETE.MESSAGES")
         healed = time.monotonic()
         await until(lambda: all(all(f.told.values()) for f in followers), 30, "every topic told")
-        await pause(1.0)
         verdict = await self.finish("stream deleted and made anew", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
         self.assertEqual(verdict.told, 2 * len(self.topics))
 
     async def test_connections_cut_by_a_proxy(self) -> None:
@@ -105,7 +80,6 @@ class SingleServer(FaultCase):
             await pause(0.4)
         healed = time.monotonic()
         verdict = await self.finish("connections cut 4 times", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
         self.assertEqual(verdict.told, 0)
 
     async def test_a_connection_that_goes_dead_without_a_word(self) -> None:
@@ -121,7 +95,6 @@ class SingleServer(FaultCase):
         healed = time.monotonic()
         await until(lambda: all(f.broker.status().ready for f in followers), 10)
         verdict = await self.finish("connections stalled", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
         self.assertEqual(verdict.told, 0)
 
     async def test_an_error_that_the_client_does_not_know(self) -> None:
@@ -135,8 +108,7 @@ class SingleServer(FaultCase):
         await until(lambda: all(f.connects == 2 for f in followers), 10, "noticed")
         healed = time.monotonic()
         await until(lambda: all(f.broker.status().ready for f in followers), 10)
-        verdict = await self.finish("unknown -ERR", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
+        await self.finish("unknown -ERR", load, followers, broke, healed)
 
     async def test_no_room_left_on_disk(self) -> None:
         server = await self.server()
@@ -166,8 +138,7 @@ class SingleServer(FaultCase):
         load.content = "hello"
         load.start()
         await pause(0.5)
-        verdict = await self.finish("no room left", load, followers, broke, healed)
-        self.assertTrue(verdict.clean, str(verdict))
+        await self.finish("no room left", load, followers, broke, healed)
 
     async def test_what_a_full_stream_threw_away_is_said_to_be_lost(self) -> None:
         server = await self.server()
@@ -185,5 +156,4 @@ class SingleServer(FaultCase):
         await until(lambda: all(f.broker.status().ready for f in followers), 10)
         await until(lambda: all(all(f.told.values()) for f in followers), 30, "every topic told")
         verdict = await self.finish("a full stream threw away", load, followers, broke, healed, limited=True)
-        self.assertTrue(verdict.clean, str(verdict))
         self.assertEqual(verdict.told, 2 * len(self.topics))

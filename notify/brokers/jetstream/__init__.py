@@ -49,6 +49,7 @@ from notify.messages import Message, Poison, Position
 from notify.topics import Topic
 
 _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
+_PATIENCE = 5  # attempts with one server before another is tried
 _DOUBTS = 4  # attempts for which a stream that is said to be deleted is not believed to be there
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
 
@@ -200,7 +201,7 @@ class JetStreamBroker:
         self._setting_up.addErrback(self._failed)
 
     async def _establish(self) -> None:
-        pause = _PAUSE[0]
+        pause, failures = _PAUSE[0], 0
         while True:
             self._refused = ""
             try:
@@ -225,6 +226,11 @@ class JetStreamBroker:
                     self._reactor, _OPERATOR if isinstance(problem, StartError) else pause, lambda: None
                 )
                 pause = min(2 * pause, _PAUSE[1])
+                failures += 1
+                if failures >= _PATIENCE:
+                    # A server that is cut off from its cluster takes connections, and never becomes of use.
+                    self._reactor.callLater(0, self._connection.abandon, self._detail)
+                    return
                 continue
             break
         self._begin(state)

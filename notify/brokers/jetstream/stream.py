@@ -151,7 +151,7 @@ class Streams:
         wanted = self._limits() | {
             "subjects": [*(x for x in SUBJECTS if not any(covers(o, x) for o in others)), *others],
             "max_age": round(s.max_age * _NANO),
-            "max_bytes": s.max_bytes or -1,
+            "max_bytes": int(s.max_bytes) or -1,
             "max_msgs": s.max_messages or -1,
             "max_msgs_per_subject": -1,
         }
