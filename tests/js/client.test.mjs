@@ -273,3 +273,39 @@ test("what is missing is said at once", () => {
   assert.throws(() => new NotifyClient("ws://h/ws", { WebSocket: class {} }), /token/);
   if (globalThis.WebSocket === undefined) assert.throws(() => new NotifyClient("ws://h/ws", { token: "T" }), /WebSocket/);
 });
+
+test("a page that comes back, or its network, ends the wait at once", async () => {
+  const events = new Map();
+  const fake = { addEventListener: (name, f) => events.set(name, f), removeEventListener: (name) => events.delete(name) };
+  const before = { add: globalThis.addEventListener, remove: globalThis.removeEventListener, document: globalThis.document };
+  Object.assign(globalThis, { ...fake, document: { ...fake, visibilityState: "visible" } });
+  try {
+    for (const name of ["online", "visibilitychange"]) {
+      const slow = { backoff_floor: 60, backoff_base: 60, backoff_cap: 60 };
+      const [client, world] = await connected({ settings: slow });
+      world.cut();
+      assert.equal(client.state.state, "waiting");
+      const again = state(client, "connected");
+      events.get(name)();
+      await again;
+      await client.close();
+      assert.equal(events.size, 0);
+    }
+  } finally {
+    globalThis.addEventListener = before.add;
+    globalThis.removeEventListener = before.remove;
+    globalThis.document = before.document;
+  }
+});
+
+test("a frame that breaks the machine costs the connection, not the client", async () => {
+  const [client, world] = await connected();
+  const errors = [];
+  client.on("error", (error) => errors.push(error));
+  const again = state(client, "connected");
+  world.say({ type: "error", code: { toString: null } });
+  await again;
+  assert.equal(errors.length, 1);
+  assert.deepEqual(world.sockets[0].closed, [3001, "malformed frame"]);
+  await client.close();
+});

@@ -1,53 +1,8 @@
 // The scenarios that the Python client runs too.
-import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Machine } from "../../notify/web/notify-client.js";
+import { play } from "./play.mjs";
 
 const table = JSON.parse(readFileSync(new URL("../conformance/scenarios.json", import.meta.url)));
-const NEAR = 1e-6;
-// Absent in the table: what an action leaves at its default.
-const DEFAULTS = { code: [null, ""], reason: [""], message: [""] };
 
-function plain(action) {
-  const kept = Object.entries(JSON.parse(JSON.stringify(action)))
-    .filter(([key, value]) => !(DEFAULTS[key] ?? []).includes(value));
-  return Object.fromEntries(kept);
-}
-
-function same(a, b) {
-  if (typeof a === "number" && typeof b === "number") return Math.abs(a - b) < NEAR;
-  if (typeof a !== "object" || typeof b !== "object" || a === null || b === null) return a === b;
-  if (Array.isArray(a) !== Array.isArray(b)) return false;
-  const keys = Object.keys(a);
-  return keys.length === Object.keys(b).length && keys.every((key) => key in b && same(a[key], b[key]));
-}
-
-function tell(machine, now, [name, ...args]) {
-  if (name === "subscribe") return machine.subscribe(args[0], now, args[1], args[2]);
-  if (name === "token") return machine.token(args[0], args[1], now, args[2]);
-  const names = { open: "opened", close: "closed", frame: "received", timer: "tick" };
-  return machine[names[name] ?? name](...args, now);
-}
-
-for (const scenario of table.scenarios) {
-  test(scenario.name, () => {
-    let now = 0;
-    const machine = new Machine(scenario.settings, () => scenario.random ?? 0.5, () => (scenario.unix ?? 0) + now);
-    const steps = [...(table.preludes[scenario.after] ?? []), ...scenario.steps];
-    steps.forEach(([at, event, expected], number) => {
-      const where = `step ${number}, ${JSON.stringify(event)} at ${at}`;
-      const due = machine.deadline();
-      if (event[0] === "timer") {
-        assert.ok(due !== null && same(due, at), `${where}: the timer is due at ${due}`);
-        now = due;
-      } else {
-        assert.ok(due === null || due >= at - NEAR, `${where}: a timer was due at ${due}`);
-        now = at;
-      }
-      tell(machine, now, event);
-      const actions = machine.actions.splice(0).map(plain);
-      assert.ok(same(actions, expected), `${where}\n  did: ${JSON.stringify(actions)}\n  not: ${JSON.stringify(expected)}`);
-    });
-  });
-}
+for (const scenario of table.scenarios) test(scenario.name, () => play(scenario, table.preludes));
