@@ -171,6 +171,7 @@ class IConnection(Interface):
     identity = Attribute("Identity | None: who it is, once authenticated")
     encoding = Attribute("Encoding: how its server frames are made; one object serves all connections alike")
     opened = Attribute("float: Unix time in seconds at which it was accepted")
+    queued = Attribute("int: bytes that wait because the client has not taken what came before")
 
     def write(frame: bytes) -> None:
         """Send bytes that ``encoding.pack`` made. Never blocks or raises; drops them once the connection closes.

@@ -55,6 +55,12 @@ NEW, AUTHENTICATING, OPEN, CLOSED = "new", "authenticating", "open", "closed"
 #: frames that may wait in a session before its client is no longer read from
 BACKLOG = 64
 
+#: messages replayed and users listed for one client: at once, and on average. Frames that ask for more wait
+ITEMS_AT_ONCE = 1000
+ITEMS_PER_SECOND = 5000
+#: seconds between looks at whether a client has taken what it asked for
+REST = 0.25
+
 #: an error a client is not told about: its own text goes to the log alone
 INTERNAL = "something went wrong here; try again"
 
@@ -72,6 +78,8 @@ class Session:
         "_expiry",
         "_hub",
         "_invalid",
+        "_owed",
+        "_rest",
         "_throttled",
         "_timeout",
         "_working",
@@ -92,6 +100,8 @@ class Session:
         self._invalid = 0
         self._allowance = float(hub.limits.frames_burst)
         self._allowed_at = hub.now()
+        self._owed = 0.0  # items that were sent lately for frames of the client's
+        self._rest: Timer | None = None  # frames wait until those are worked off
         self._timeout: Timer | None = None
         self._expiry: Timer | None = None
 
@@ -139,11 +149,12 @@ class Session:
         Who goes on far over it is closed.
         """
         limits, now = self._hub.limits, self._hub.now()
+        elapsed, self._allowed_at = max(0.0, now - self._allowed_at), now
+        self._owed = max(0.0, self._owed - elapsed * ITEMS_PER_SECOND)
         if limits.frames_per_second == 0:
             return True
-        earned = max(0.0, now - self._allowed_at) * limits.frames_per_second
+        earned = elapsed * limits.frames_per_second
         self._allowance = min(float(limits.frames_burst), self._allowance + earned) - 1
-        self._allowed_at = now
         if self._allowance < -limits.frames_burst and self.state != CLOSED:
             self._close(4504, "rate limit exceeded")
         return self._allowance >= 0
@@ -170,7 +181,7 @@ class Session:
         if self._working:
             return
         self._working = True
-        while self._backlog and not self._busy and self.state != CLOSED:
+        while self._backlog and not self._busy and self._rest is None and self.state != CLOSED:
             frame = self._backlog.popleft()
             if isinstance(frame, InvalidFrame):
                 self._refuse_invalid(frame)
@@ -213,6 +224,20 @@ class Session:
             most = self._hub.limits.frames_per_second
             self._error("rate_limited", f"more than {most} frames a second", frame.id, retry=True)
         return False
+
+    def _owe(self, items: int) -> None:
+        """A small frame was answered with so many messages or users: past the bound the next frames wait."""
+        self._owed += items
+        if self._owed > ITEMS_AT_ONCE and self._rest is None and self.state != CLOSED:
+            self._rest = self._hub.wheel.after((self._owed - ITEMS_AT_ONCE) / ITEMS_PER_SECOND, self._rested)
+
+    def _rested(self) -> None:
+        self._rest = None
+        if self.connection.queued:
+            # It has not even taken what it asked for before.
+            self._rest = self._hub.wheel.after(REST, self._rested)
+        else:
+            self._work()
 
     def _refuse_invalid(self, fault: InvalidFrame) -> None:
         self._invalid += 1
@@ -271,6 +296,7 @@ class Session:
             id=_given(frame.id),
         )
         self._send(result, joined.bodies)
+        self._owe(len(joined.bodies))
 
     def _refuse(self, failure: Failure, frame: Auth) -> None:
         if not isinstance(failure.value, Unauthorized):
@@ -390,6 +416,7 @@ class Session:
                 frame.chat_id, position.epoch, position.seq, joined.recovered, _given(frame.id)
             )
             self._send(answer, joined.bodies)
+            self._owe(len(joined.bodies))
         if frame.watch_presence:
             self._hub.presence.watch(self.connection, topic)
         else:
@@ -422,9 +449,11 @@ class Session:
             self._error("forbidden", "no such chat, or not yours to see", frame.id)
             return None
         asked: Deferred[list[Presence]] = self._hub.registry.presence(self._topic(frame.chat_id))
-        return asked.addCallback(
-            lambda users: self._send(PresenceList(frame.chat_id, users, _given(frame.id)))
-        )
+        return asked.addCallback(self._tell_presence, frame)
+
+    def _tell_presence(self, users: list[Presence], frame: PresenceQuery) -> None:
+        self._send(PresenceList(frame.chat_id, users, _given(frame.id)))
+        self._owe(len(users))
 
     def _ping(self, frame: Ping) -> None:
         self._send(Pong(_given(frame.id)))
@@ -450,6 +479,7 @@ class Session:
         self._backlog = None
         self._hub.wheel.cancel(self._timeout)
         self._hub.wheel.cancel(self._expiry)
+        self._hub.wheel.cancel(self._rest)
 
 
 def _position(since: Since | None) -> Position | None:

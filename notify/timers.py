@@ -60,6 +60,8 @@ class Wheel:
             timers = self._slots.get(timer.slot)
             if timers is not None:
                 timers.pop(timer, None)
+                if not timers:
+                    del self._slots[timer.slot]
 
     def _turn(self) -> None:
         now = int(self._seconds() / self._tick)

@@ -3,7 +3,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.brokers.memory import OVERHEAD, MemoryBroker, MemorySettings
 from notify.config import Duration, Size
 from notify.errors import HistoryLost
 from notify.interfaces import IBroker
@@ -43,7 +43,7 @@ class MemoryBrokerBounds(TestCase):
         self.failureResultOf(broker.replay(topic, positions[0], 10), HistoryLost)
 
     def test_keeps_no_more_bytes_than_configured_and_drops_the_oldest_anywhere(self) -> None:
-        size = len(chat_payload(chat(1, 1)))
+        size = len(chat_payload(chat(1, 1))) + OVERHEAD
         broker = self.make(history_bytes=Size(2 * size))
         [old] = self.publish(broker, chat(1, 1))
         new = self.publish(broker, chat(1, 2), 2)
@@ -51,6 +51,12 @@ class MemoryBrokerBounds(TestCase):
         self.assertEqual(len(self.successResultOf(broker.replay(chat(1, 2), Position(old.epoch, 1), 10))), 2)
         self.assertEqual(self.successResultOf(broker.replay(chat(1, 2), new[-1], 10)), [])
         self.assertIn(f"2 messages, {2 * size} bytes", broker.status().detail)
+
+    def test_without_a_history_it_keeps_nothing_of_topics_that_nobody_follows(self) -> None:
+        broker = self.make(history_size=0)
+        for n in range(10):
+            self.publish(broker, chat(1, n))
+        self.assertEqual(broker._histories, {})
 
     def test_keeps_nothing_longer_than_configured_while_its_newest_position_still_resumes(self) -> None:
         broker, topic = self.make(history_age=Duration(60)), chat(1, 1)

@@ -434,3 +434,73 @@ class Faults(SynchronousTestCase):
         self.world.hub.limits = Limits(max_subscriptions=1, auth_timeout=Duration(1))
         self.client.send(type="subscribe", chat_id=1)
         self.assertEqual(self.client.ask(type="subscribe", chat_id=2, id=1)["code"], "too_many_subscriptions")
+
+
+class Amplification(SynchronousTestCase):
+    """A frame of a hundred bytes may ask for a megabyte: not again and again at once."""
+
+    def setUp(self) -> None:
+        self.world = World(Limits(frames_per_second=0))
+        self.client = self.world.client()
+
+    def fill(self, chat_id: int, messages: int) -> str:
+        topic = chat(1, chat_id)
+        for n in range(messages):
+            self.world.publish(topic, chat_payload(topic, n))
+        return self.world.broker._epoch
+
+    def answered(self) -> int:
+        return sum(frame["type"] == "subscribed" for frame in self.client.take())
+
+    def test_large_resumptions_are_answered_one_by_one(self) -> None:
+        epoch = self.fill(1, 600)
+        for _ in range(10):
+            self.client.send(type="subscribe", chat_id=1, since={"epoch": epoch, "seq": 0})
+        self.client.send(type="ping")
+        self.assertEqual(self.answered(), 2)
+        seconds = 0.0
+        total = 2
+        while total < 10:
+            self.world.clock.advance(0.25)
+            seconds += 0.25
+            total += (more := self.answered())
+            self.assertLessEqual(more, 4)
+        self.assertGreaterEqual(seconds, 0.5)
+        self.world.clock.pump([0.25] * 8)
+        self.assertEqual(self.client.ask(type="ping"), {"type": "pong"})
+
+    def test_many_small_ones_need_not_wait(self) -> None:
+        for n in range(300):
+            epoch = self.fill(n, 3)
+        for n in range(300):
+            self.client.send(type="subscribe", chat_id=n, since={"epoch": epoch, "seq": 3 * n})
+        self.assertEqual(self.answered(), 300)
+
+    def test_who_has_not_taken_the_last_answer_gets_no_other(self) -> None:
+        epoch = self.fill(1, 600)
+        self.client.connection.queued = 1
+        for _ in range(10):
+            self.client.send(type="subscribe", chat_id=1, since={"epoch": epoch, "seq": 0})
+        self.world.clock.pump([0.25] * 100)
+        self.assertEqual(self.answered(), 2)
+        self.client.connection.queued = 0
+        self.world.clock.pump([0.25] * 2)
+        self.assertGreater(self.answered(), 0)
+
+    def test_nothing_is_left_of_one_that_rests_and_leaves(self) -> None:
+        epoch = self.fill(1, 600)
+        for _ in range(10):
+            self.client.send(type="subscribe", chat_id=1, since={"epoch": epoch, "seq": 0})
+        self.client.leave()
+        self.world.clock.pump([0.25] * 8)
+        self.assertEqual(self.answered(), 2)
+        self.assertEqual(self.world.wheel._slots, {})
+
+    def test_lists_of_users_count_too(self) -> None:
+        for n in range(600):
+            self.world.client(n + 10).send(type="subscribe", chat_id=5)
+        for _ in range(10):
+            self.client.send(type="presence", chat_id=5)
+        self.assertEqual(len(self.client.take()), 2)
+        self.world.clock.pump([0.25] * 40)
+        self.assertEqual(len(self.client.take()), 8)

@@ -41,6 +41,12 @@ class WheelTests(SynchronousTestCase):
         self.wheel.cancel(later)
         self.wheel.cancel(None)
 
+    def test_nothing_is_left_of_a_cancelled_timer(self) -> None:
+        # Tokens for a month expire in slots a month away.
+        for n in range(100):
+            self.wheel.cancel(self.wheel.after(30 * 86400 + n, lambda: None))
+        self.assertEqual(self.wheel._slots, {})
+
     def test_one_that_fails_does_not_stop_the_others(self) -> None:
         def fails() -> None:
             raise ValueError

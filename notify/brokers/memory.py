@@ -22,6 +22,9 @@ from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Message, Poison, Position, parse_event
 from notify.topics import Topic
 
+#: bytes that a kept message takes around its payload
+OVERHEAD = 512
+
 
 class MemorySettings(Settings, frozen=True):
     """``[broker.memory]``."""
@@ -29,7 +32,7 @@ class MemorySettings(Settings, frozen=True):
     #: messages a topic
     history_size: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     history_age: Duration = Duration(7 * 86400)
-    #: payload bytes of all topics together
+    #: bytes of all topics together; each message counts with half a KiB more than its payload
     history_bytes: Size = Size(256 * 2**20)
     #: for how long an idempotency key is remembered
     duplicate_window: Duration = Duration(120)
@@ -108,7 +111,7 @@ class MemoryBroker:
             return succeed(first)
         self._seq += 1
         message = Message(topic, Position(self._epoch, self._seq), event, now, trace)
-        self._keep(message, len(payload), now)
+        self._keep(message, len(payload) + OVERHEAD, now)
         if idempotency_key is not None:
             self._answers[topic, idempotency_key] = message.position
             self._answered.append((now, (topic, idempotency_key)))
@@ -171,6 +174,7 @@ class MemoryBroker:
         self._bytes += size
         if len(history.kept) > self._settings.history_size:
             self._drop_first(history)
+            self._forget_empty(message.topic)
         while self._bytes > self._settings.history_bytes:
             self._drop_oldest()
         if len(self._log) > 2 * self._count + 1000:

@@ -67,6 +67,7 @@ class FakeConnection:
         self.identity = None if user_id is None else Identity(user_id, workspace_id)
         self.encoding = encoding
         self.opened = 0.0
+        self.queued = 0
         self.frames: list[bytes] = []
         self.closed: tuple[int, str] | None = None
         self.throttled = False
