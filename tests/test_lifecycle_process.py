@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.natsd import NatsServer
 from tests.process import KEY, SECRET, Server, token, wait_for
 
 
@@ -150,6 +151,31 @@ class DrainTests(TestCase):
             server.signal(SIGTERM)
             self.assertEqual(server.process.wait(10), 0)
             self.assertGreater(time.monotonic() - began, 1.9)
+
+
+class PublishUnderWayTests(TestCase):
+    timeout = 60
+
+    async def setUp(self) -> None:
+        self.nats = NatsServer().start()
+        self.addCleanup(self.nats.remove)
+        await self.nats.up()
+
+    @in_thread
+    def test_a_drain_waits_for_a_publish_that_the_broker_has_not_answered(self) -> None:
+        config = f'[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{self.nats.url}"]\n'
+        with Server(config + '[drain]\ndelay = "2s"\nduration = "0s"\n') as server:
+            self.nats.pause()
+            answers: list[tuple[int, Any]] = []
+            publishing = threading.Thread(target=lambda: answers.append(server.publish(1, "under way")))
+            publishing.start()
+            server.signal(SIGTERM)
+            server.logged("finishing publishes")
+            self.assertIsNone(server.process.poll())
+            self.nats.resume()
+            publishing.join(20)
+            self.assertEqual([status for status, _ in answers], [200])
+            self.assertEqual(server.process.wait(20), 0)
 
 
 class ReloadTests(TestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from types import TracebackType
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = TOP / "build" / "package-test"
-SUITE = "bookworm"
+SUITE = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
 
 _CLONE_NEWNET = 0x40000000
 
