@@ -41,7 +41,7 @@ setup(
     package_data={"notify": ["py.typed", "web/*"]},
     install_requires=[
         *CLIENT,
-        "autobahn>=24.4.2",
+        "autobahn>=26.10",
         "txaio>=23.1.1",
         "zope.interface>=6.4",
         "twisted[tls]>=24.10",

@@ -194,6 +194,50 @@ class NotifyBatch(Notify):
     headers = ("Sec-WebSocket-Protocol: notify.v1.json.batch",)
 
 
+class NotifyProtobuf(Notify):
+    """notify, `notify.v1.protobuf`."""
+
+    name = "notify (protobuf)"
+    headers = ("Sec-WebSocket-Protocol: notify.v1.protobuf",)
+
+    def plan(self, user: int, chats: Sequence[int], since: dict[str, Any] | None = None) -> str:
+        from notify.proto import notify_pb2 as pb
+
+        frame = pb.ClientFrame()
+        frame.messages.add(auth=pb.Auth(token=token(user)))
+        for chat in chats:
+            frame.messages.add(subscribe=pb.Subscribe(chat_id=chat))
+        last = pb.ClientFrame()
+        last.messages.add(ping=pb.Ping(), id_text="all done")
+        return f"/ws\tX>{frame.SerializeToString().hex()}\tX>{last.SerializeToString().hex()}\t<all done"
+
+
+DEFLATE = (
+    "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+)
+COMPRESSED = """
+[compression]
+enabled = true
+minimum = 0
+"""
+
+
+class NotifyDeflate(Notify):
+    """notify with permessage-deflate."""
+
+    name = "notify (deflate)"
+    headers = (DEFLATE,)
+    extra = COMPRESSED
+
+
+class NotifyBatchDeflate(NotifyBatch):
+    """notify, `notify.v1.json.batch` with permessage-deflate."""
+
+    name = "notify (batch, deflate)"
+    headers = (*NotifyBatch.headers, DEFLATE)
+    extra = COMPRESSED
+
+
 class Floor(Server):
     """A bare loop of ``socket.send``."""
 
@@ -275,9 +319,7 @@ class NodeWsDeflate(NodeWs):
 
     name = "Node ws (deflate)"
     arguments = ("deflate",)
-    headers = (
-        "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover",
-    )
+    headers = (DEFLATE,)
 
 
 class SocketIO(Node):
@@ -398,6 +440,9 @@ SERVERS: dict[str, type[Server]] = {
         Floor,
         Notify,
         NotifyBatch,
+        NotifyProtobuf,
+        NotifyDeflate,
+        NotifyBatchDeflate,
         Autobahn,
         AutobahnBare,
         Nchan,

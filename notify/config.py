@@ -130,6 +130,16 @@ class Limits(Settings, frozen=True):
     ping_timeout: Duration = Duration(20)
 
 
+class Compression(Settings, frozen=True):
+    """``[compression]``: permessage-deflate for the clients that ask for it."""
+
+    enabled: bool = False
+    #: smaller messages are sent as they are
+    minimum: Size = Size(512)
+    #: zlib's: 1 is fast, 9 is small
+    level: Annotated[int, Meta(ge=1, le=9)] = 6
+
+
 class Drain(Settings, frozen=True):
     """``[drain]``: how the server leaves."""
 
@@ -178,6 +188,7 @@ class Config(Settings, frozen=True):
     registry: PluginTable = PluginTable("memory")
     api: Api = Api()
     limits: Limits = Limits()
+    compression: Compression = Compression()
     drain: Drain = Drain()
     log: Log = Log()
     tracing: Tracing = Tracing()

@@ -152,7 +152,7 @@ def build(
         metrics=metrics,
         tracer=tracer,
     )
-    connections = ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor)
+    connections = ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor, config.compression)
     pages = public_site(
         reactor=reactor,
         health=health,

@@ -13,12 +13,18 @@ from types import FunctionType
 from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import (
+    PerMessageDeflate,
+    PerMessageDeflateOffer,
+    PerMessageDeflateOfferAccept,
+)
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.logger import Logger
 
 from notify import encodings
-from notify.config import Limits
+from notify.config import Compression, Limits
 from notify.connection import Connection, SendQueues
+from notify.deflate import WINDOW_BITS
 from notify.frames import Encoding, InvalidFrame, websocket_frame
 from notify.handshake import Network, accept, client_address, origin_allowed, read_request, well_formed
 from notify.hub import Hub
@@ -44,6 +50,9 @@ _PART, _PONG_OPCODE = 0x0, 0xA
 
 #: seconds that a connection which is closed may take to send its last bytes
 LINGER = 1.0
+
+
+NO_COMPRESSION = Compression()
 
 
 class _Silent:
@@ -74,6 +83,7 @@ class ClientProtocol(WebSocketServerProtocol):
     maxMessagePayloadSize: int
     inside_message = False
     current_frame: Any = None
+    _perMessageCompress: Any
 
     connection: Connection | None = None
     _session: Session | None = None
@@ -144,7 +154,7 @@ class ClientProtocol(WebSocketServerProtocol):
         factory = self.factory
         if request.origin and not origin_allowed(request.origin, request.host, factory.allowed_origins):
             return False
-        if request.extensions and factory.compresses:
+        if request.extensions and factory.compression.enabled:
             return False
         name, self._encoding = encodings.choose(request.protocols)
         self._peer = self._make_peer(request.forwarded, request.origin)
@@ -183,7 +193,11 @@ class ClientProtocol(WebSocketServerProtocol):
 
     def onOpen(self) -> None:
         """The handshake is done."""
-        hub = self.factory.hub
+        hub, deflate = self.factory.hub, self._perMessageCompress
+        if deflate is not None:
+            bits, settings = deflate.server_max_window_bits, self.factory.compression
+            self._encoding = encodings.deflated(self._encoding, bits, settings.level, settings.minimum)
+            self._perMessageCompress = _Inflater(True, True, True, bits, 0, None)
         for name in [name for name in self.__dict__ if name.startswith(("http_", "websocket_"))]:
             del self.__dict__[name]
         self.connection = connection = Connection(
@@ -352,6 +366,31 @@ class _Calls:
         return _Call(self._wheel, self._wheel.after(seconds, call))
 
 
+class _Inflater(PerMessageDeflate):
+    """autobahn's side of permessage-deflate: what comes in. It keeps no window between messages."""
+
+    def end_decompress_message(self) -> None:
+        """A message is whole."""
+        super().end_decompress_message()
+        self._decompressor = None
+
+
+def _accept_deflate(offers: Sequence[Any]) -> PerMessageDeflateOfferAccept | None:
+    """Take the first offer that can be kept, without context takeover in either direction (RFC 7692, section 7)."""
+    for offer in offers:
+        if isinstance(offer, PerMessageDeflateOffer):
+            bits = offer.request_max_window_bits or max(WINDOW_BITS)
+            if bits in WINDOW_BITS:
+                return PerMessageDeflateOfferAccept(
+                    offer, request_no_context_takeover=True, no_context_takeover=True, window_bits=bits
+                )
+    return None
+
+
+def _accept_nothing(_: Sequence[Any]) -> None:
+    """Take no offer."""
+
+
 class ConnectionFactory(WebSocketServerFactory):
     """Makes connections. ``allowed_origins`` and ``trusted`` may be replaced while it runs."""
 
@@ -359,14 +398,19 @@ class ConnectionFactory(WebSocketServerFactory):
     noisy = False
 
     def __init__(
-        self, hub: Hub, allowed_origins: Sequence[str], trusted: Sequence[Network], reactor: Any
+        self,
+        hub: Hub,
+        allowed_origins: Sequence[str],
+        trusted: Sequence[Network],
+        reactor: Any,
+        compression: Compression = NO_COMPRESSION,
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self._batched_timer = _Calls(hub.wheel)
         self.hub = hub
         self.allowed_origins = allowed_origins
         self.trusted = trusted
-        self.compresses = False
+        self.compression = compression
         self.queues = SendQueues(
             lambda: hub.limits.send_queue, lambda: hub.limits.send_queues, hub.metrics.slow_clients.inc
         )
@@ -383,6 +427,7 @@ class ConnectionFactory(WebSocketServerFactory):
             failByDrop=False,
             openHandshakeTimeout=limits.handshake_timeout,
             closeHandshakeTimeout=LINGER,
+            perMessageCompressionAccept=_accept_deflate if self.compression.enabled else _accept_nothing,
             # Ours are checked in onConnect; autobahn's patterns never match an origin without a port.
             allowedOrigins=["*"],
             allowNullOrigin=True,

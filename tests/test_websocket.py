@@ -8,6 +8,7 @@ import json
 import re
 import ssl
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -504,3 +505,104 @@ class Encrypted(TestCase):
         for content in sent:
             await server.publish(7, content)
         self.assertEqual(await reading, sent)
+
+
+class Compressed(TestCase):
+    timeout = 30
+
+    async def test_what_both_sides_compress_arrives(self) -> None:
+        server = await LocalServer(COMPRESSION__ENABLED="true", COMPRESSION__MINIMUM="64B").start(self)
+        subscribed: Deferred[None] = Deferred()
+
+        async def run(count: int) -> list[str]:
+            async with connect(server.ws) as socket:
+                await socket.send(json.dumps({"type": "auth", "token": token()}))
+                await socket.send(json.dumps({"type": "subscribe", "chat_id": 7, "id": 1}))
+                await socket.recv()
+                await socket.recv()
+                subscribed.callback(None)
+                return [json.loads(await socket.recv())["content"] for _ in range(count)]
+
+        sent = ["", "short", "long " * 2000, "é€" * 500]
+        reading = in_asyncio(run(len(sent)))
+        await subscribed
+        for content in sent:
+            await server.publish(7, content)
+        self.assertEqual(await reading, sent)
+
+    async def open(self, server: LocalServer, offer: str) -> RawClient:
+        client: RawClient = await deferToThread(RawClient, server.ws, Sec_WebSocket_Extensions=offer)
+        self.addCleanup(client.close)
+        return client
+
+    async def test_it_is_negotiated_only_where_it_can_be_kept(self) -> None:
+        on = await LocalServer(COMPRESSION__ENABLED="true").start(self)
+        off = await LocalServer().start(self)
+        for server, offer, answer in (
+            (on, "permessage-deflate", "permessage-deflate; client_no_context_takeover"),
+            (
+                on,
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=10",
+                "server_no_context_takeover; server_max_window_bits=10; client_no_context_takeover",
+            ),
+            (
+                on,
+                "permessage-deflate; client_max_window_bits",
+                "permessage-deflate; client_no_context_takeover",
+            ),
+            (on, "x-unknown", None),
+            (off, "permessage-deflate", None),
+        ):
+            client = await self.open(server, offer)
+            self.assertEqual(client.status, 101, offer)
+            if answer is None:
+                self.assertNotIn("Extensions", client.head)
+            else:
+                self.assertIn(answer, client.head)
+        refused = await self.open(on, "permessage-deflate; server_max_window_bits=99")
+        self.assertEqual(refused.status, 400)
+
+    async def test_a_bomb_is_not_inflated_beyond_the_frame_limit(self) -> None:
+        server = await LocalServer(COMPRESSION__ENABLED="true", LIMITS__MAX_FRAME="4KiB").start(self)
+        squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+        bomb = (squeeze.compress(b" " * 50_000_000) + squeeze.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        client = await self.open(server, "permessage-deflate")
+        for at in range(0, 3000, 1000):
+            await deferToThread(
+                client.send, bomb[at : at + 1000], opcode=0 if at else 1, fin=False, rsv=0 if at else 0x40
+            )
+        self.assertEqual(await deferToThread(client.close_code), 1009)
+
+    async def test_what_does_not_inflate_closes_with_1007(self) -> None:
+        server = await LocalServer(COMPRESSION__ENABLED="true").start(self)
+        client = await self.open(server, "permessage-deflate")
+        await deferToThread(client.send, b"\xff\xff\xff\xff", rsv=0x40)
+        self.assertEqual(await deferToThread(client.close_code), 1007)
+
+    async def test_a_compressed_frame_without_negotiation_closes_with_1002(self) -> None:
+        server = await LocalServer(COMPRESSION__ENABLED="true").start(self)
+        client = await self.open(server, "")
+        await deferToThread(client.send, b"", rsv=0x40)
+        self.assertEqual(await deferToThread(client.close_code), 1002)
+
+    async def test_one_frame_serves_all_that_negotiated_alike_and_no_window_stays(self) -> None:
+        server = await LocalServer(COMPRESSION__ENABLED="true").start(self)
+        clients = [await self.open(server, "permessage-deflate") for _ in range(2)]
+        plain = await self.open(server, "")
+        squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+        auth = json.dumps({"type": "auth", "token": token()}).encode()
+        for client in clients:
+            squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+            deflated = (squeeze.compress(auth) + squeeze.flush(zlib.Z_SYNC_FLUSH))[:-4]
+            await deferToThread(client.send, deflated, rsv=0x40)
+            opcode, _ = await deferToThread(client.receive)
+            self.assertEqual(opcode, 1)
+        await deferToThread(plain.send, auth)
+        await deferToThread(plain.receive)
+        connections = [session.connection for session in server.service._hub.sessions]
+        encodings = {connection.encoding for connection in connections}
+        self.assertEqual(len(encodings), 2)
+        wires = [connection._wire for connection in connections]
+        self.assertEqual(
+            [wire._perMessageCompress._decompressor for wire in wires if wire._perMessageCompress], [None] * 2
+        )
