@@ -7,10 +7,10 @@ BaseException that Twisted's error handling would let through.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 
 T = TypeVar("T")
 
@@ -42,6 +42,21 @@ def as_deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
     return deferred
 
 
+async def gather(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
+    """What coroutines that await Deferreds return, run at the same time. Raises what the first one to fail raised."""
+    try:
+        return await gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
+    except FirstError as first:
+        first.subFailure.raiseException()
+        raise
+
+
 def run_alone(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
     """Run a coroutine on a loop of its own, for programs without a reactor. Raises ``TimeoutError``."""
-    return asyncio.run(asyncio.wait_for(coroutine, seconds))
+    # Not asyncio.run, which takes away the loop that the reactor has set for this thread.
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(asyncio.wait_for(coroutine, seconds))
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()

@@ -20,11 +20,12 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from notify.bridge import gather
 from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.connection import Connection, Hooks, Subscription
 from notify.brokers.jetstream.settings import JetStreamSettings, Name
@@ -245,7 +246,7 @@ class JetStreamRegistry(MemoryRegistry):
                 some = list(self._dirty)[:_AT_ONCE]
                 for topic in some:
                     del self._dirty[topic]
-                done = await gatherResults([Deferred.fromCoroutine(self._put(topic)) for topic in some])
+                done = await gather(self._put(topic) for topic in some)
                 if not all(done):
                     self._dirty.update((t, None) for t, ok in zip(some, done, strict=True) if not ok)
                     await deferLater(self._reactor, 0.5, lambda: None)

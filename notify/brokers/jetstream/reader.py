@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from notify.bridge import gather
 from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.stream import ApiError, Streams
@@ -106,10 +107,7 @@ class Reader:
                 return Newest(found, up_to)
         if problem != "a replica is behind":
             raise Unavailable(f"newest positions cannot be read: {problem}")
-        numbers = await gatherResults(
-            [Deferred.fromCoroutine(self.newest_at_leader(subject)) for subject in subjects],
-            consumeErrors=True,
-        )
+        numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, at_least)
 
     async def newest_at_leader(self, subject: str) -> int:
