@@ -31,12 +31,13 @@ class Joined(Struct, frozen=True):
     """The answer to a subscription: the topic's newest position, and what the connection has missed.
 
     ``bodies`` are the encoded messages after the position that was asked for, empty unless ``recovered``. Live
-    messages follow right behind them.
+    messages follow right behind them. ``read`` is how many messages were looked at for it, recovered or not.
     """
 
     position: Position
     recovered: bool
     bodies: list[bytes]
+    read: int = 0
 
 
 class _CatchingUp:
@@ -311,6 +312,7 @@ class Dispatcher:
         """Join what was replayed and what was held into one run without a gap, and go live behind it."""
         self._flush(feed)
         reached = messages[-1].position.seq if messages else since.seq
+        read = len(messages)
         if len(messages) <= self.limit:
             held = [message for message in state.held if message.position.seq > reached]
             messages = messages + held
@@ -321,12 +323,12 @@ class Dispatcher:
                 if reached > feed.last:
                     # The broker's history was ahead of its deliveries, which will bring these again.
                     state.skip_to = reached
-                    joined.callback(Joined(Position(feed.epoch, reached), True, bodies))
+                    joined.callback(Joined(Position(feed.epoch, reached), True, bodies, read))
                 else:
-                    self._go_live(feed, connection, joined, True, bodies)
+                    self._go_live(feed, connection, joined, True, bodies, read)
                 return
         self._metrics.replays.labels("too_long").inc()
-        self._go_live(feed, connection, joined)
+        self._go_live(feed, connection, joined, read=read)
 
     def _go_live(
         self,
@@ -335,10 +337,11 @@ class Dispatcher:
         joined: Deferred[Joined],
         recovered: bool = False,
         bodies: list[bytes] | None = None,
+        read: int = 0,
     ) -> None:
         self._flush(feed)
         del feed.catching_up[connection]
-        joined.callback(Joined(Position(feed.epoch, feed.last), recovered, bodies or []))
+        joined.callback(Joined(Position(feed.epoch, feed.last), recovered, bodies or [], read))
 
 
 def _encode(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:

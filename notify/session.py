@@ -55,7 +55,7 @@ NEW, AUTHENTICATING, OPEN, CLOSED = "new", "authenticating", "open", "closed"
 #: frames that may wait in a session before its client is no longer read from
 BACKLOG = 64
 
-#: messages replayed and users listed for one client: at once, and on average. Frames that ask for more wait
+#: messages read and users listed for one client: at once, and on average. Frames that ask for more wait
 ITEMS_AT_ONCE = 1000
 ITEMS_PER_SECOND = 5000
 #: seconds between looks at whether a client has taken what it asked for
@@ -100,7 +100,7 @@ class Session:
         self._invalid = 0
         self._allowance = float(hub.limits.frames_burst)
         self._allowed_at = hub.now()
-        self._owed = 0.0  # items that were sent lately for frames of the client's
+        self._owed = 0.0  # items that the client's frames cost lately
         self._rest: Timer | None = None  # frames wait until those are worked off
         self._timeout: Timer | None = None
         self._expiry: Timer | None = None
@@ -226,7 +226,7 @@ class Session:
         return False
 
     def _owe(self, items: int) -> None:
-        """A small frame was answered with so many messages or users: past the bound the next frames wait."""
+        """A small frame cost so many messages or users: past the bound the next frames wait."""
         self._owed += items
         if self._owed > ITEMS_AT_ONCE and self._rest is None and self.state != CLOSED:
             self._rest = self._hub.wheel.after((self._owed - ITEMS_AT_ONCE) / ITEMS_PER_SECOND, self._rested)
@@ -296,7 +296,7 @@ class Session:
             id=_given(frame.id),
         )
         self._send(result, joined.bodies)
-        self._owe(len(joined.bodies))
+        self._owe(joined.read)
 
     def _refuse(self, failure: Failure, frame: Auth) -> None:
         if not isinstance(failure.value, Unauthorized):
@@ -416,7 +416,7 @@ class Session:
                 frame.chat_id, position.epoch, position.seq, joined.recovered, _given(frame.id)
             )
             self._send(answer, joined.bodies)
-            self._owe(len(joined.bodies))
+        self._owe(joined.read)
         if frame.watch_presence:
             self._hub.presence.watch(self.connection, topic)
         else:

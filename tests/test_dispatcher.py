@@ -173,7 +173,7 @@ class Resumption(SynchronousTestCase):
         self.publish(3)
         self.assertTrue(Member(self.world, "a").subscribe(self.since(1)).joined.recovered)
         long = Member(self.world, "b").subscribe(self.since(0))
-        self.assertEqual(long.joined, Joined(self.since(3), False, []))
+        self.assertEqual(long.joined, Joined(self.since(3), False, [], 3))
         self.assertEqual(self.world.sample("notify_replays_total", outcome="too_long"), 1)
 
     def test_of_more_bytes_than_the_send_queue_holds_is_not_recovered(self) -> None:

@@ -469,6 +469,15 @@ class Amplification(SynchronousTestCase):
         self.world.clock.pump([0.25] * 8)
         self.assertEqual(self.client.ask(type="ping"), {"type": "pong"})
 
+    def test_those_that_turn_out_too_large_count_too(self) -> None:
+        world = World(Limits(frames_per_second=0, replay=500))
+        client = world.client()
+        for n in range(600):
+            world.publish(chat(1, 1), chat_payload(chat(1, 1), n))
+        for _ in range(10):
+            client.send(type="subscribe", chat_id=1, since={"epoch": world.broker._epoch, "seq": 0})
+        self.assertEqual([frame["recovered"] for frame in client.take()], [False] * 2)
+
     def test_many_small_ones_need_not_wait(self) -> None:
         for n in range(300):
             epoch = self.fill(n, 3)
