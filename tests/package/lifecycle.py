@@ -302,13 +302,25 @@ def live(machine: Machine, old: Path, new: Path) -> None:
     )
     machine.call("systemctl", "daemon-reload")
     machine.call("systemctl", "restart", "notify")
+    # A file that never ends being opened: the event loop is stuck in the middle of a reload.
+    keys = machine.root / "etc/notify/api.keys"
+    kept = keys.rename(keys.with_name("api.keys.kept"))
+    machine.call("mkfifo", "--mode=0640", "/etc/notify/api.keys")
+    machine.call("chgrp", "notify", "/etc/notify/api.keys")
     blocked = machine.show("MainPID")
-    machine.call("kill", "-STOP", blocked)
+    machine.call("kill", "-HUP", blocked)
     wait_for("the watchdog", lambda: "Watchdog timeout" in machine.journal(), 30)
+    keys.unlink()
+    kept.rename(keys)
     wait_for("a new process", lambda: machine.show("MainPID") not in (blocked, "0"), 30)
     wait_for("ready again", lambda: installed.health() == 200, 30)
     installed.message_arrives()
     check(machine.show("NRestarts") == "1", "the watchdog ended a blocked process, and it serves again")
+    journal = machine.journal()
+    check(
+        "Fatal Python error: Aborted" in journal and "in read_keys" in journal,
+        "the journal tells where it was stuck",
+    )
     (machine.root / "etc/systemd/system/notify.service.d/test.conf").unlink()
     machine.call("systemctl", "daemon-reload")
 
