@@ -225,12 +225,28 @@ class Behaviour:
             async with self.client(queue=4) as client:
                 chat = client.chat(7)
                 await chat.ready()
-                for number in range(50):
+                for number in range(6):
+                    await self.aside(self.server.publish(7, str(number)))
+                while chat.state != "paused":
+                    await client.ping()
+                held = chat.waiting
+                self.assertLessEqual(held, 6)
+                for number in range(6, 50):
                     await self.aside(self.server.publish(7, str(number)))
                 await client.ping()
-                self.assertEqual(chat.state, "paused")
-                self.assertLessEqual(chat.waiting, 4)
+                self.assertEqual(chat.waiting, held)
                 self.assertEqual(await self.take(chat, 50), [str(number) for number in range(50)])
+
+        return self.check(scenario)
+
+    def test_a_reader_that_keeps_up_is_not_paused_however_much_comes_at_once(self: Any) -> Any:
+        async def scenario() -> None:
+            seen: list[str] = []
+            self.server.history[7] = [str(number) for number in range(1000)]
+            async with self.client(queue=4, on_event=lambda event: seen.append(str(event))) as client:
+                chat = client.chat(7, since=Position("e1", 0))
+                self.assertEqual(len(await self.take(chat, 1000)), 1000)
+            self.assertNotIn("paused", "".join(seen))
 
         return self.check(scenario)
 

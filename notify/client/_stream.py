@@ -40,6 +40,7 @@ class Stream(Generic[M]):
         self._taken: Position | None = None
         self._error: Exception | None = None
         self._paused = False
+        self._measuring: Callable[[], None] | None = None
         self._reading: Waiter | None = None
         self._ready: list[Waiter] = []
 
@@ -90,11 +91,17 @@ class Stream(Generic[M]):
 
     def _put(self, item: M | Loss) -> None:
         self._queue.append(item)
+        if len(self._queue) >= self._client.queue and not self._paused and self._measuring is None:
+            # One read of the socket may bring more than the bound at once: the reader has its turn first.
+            self._measuring = self._client._later(0, self._measure)
+        if self._reading is not None:
+            self._client._fire(self._reading)
+
+    def _measure(self) -> None:
+        self._measuring = None
         if len(self._queue) >= self._client.queue and not self._paused:
             self._paused = True
             self._client._pause(self._key)
-        if self._reading is not None:
-            self._client._fire(self._reading)
 
     def _pop(self) -> M | Loss:
         item = self._queue.popleft()
@@ -121,6 +128,9 @@ class Stream(Generic[M]):
     def _finish(self, state: str, error: Exception | None) -> None:
         if self.state not in ("refused", "closed"):
             self.state, self._error = state, error
+            if self._measuring is not None:
+                self._measuring()
+                self._measuring = None
             self._wake()
             if self._reading is not None:
                 self._client._fire(self._reading)

@@ -753,7 +753,7 @@ export class LocalStorageStore {
 export class Stream {
   state = "subscribing";
   position = null;
-  #hooks; #queue = []; #taken = null; #error = null; #paused = false; #reading = null; #ready = [];
+  #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
 
   constructor(hooks, key, onLost = null) {
     this.#hooks = hooks;
@@ -825,10 +825,17 @@ export class Stream {
   put(item) {
     this.#queue.push(item);
     if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
-      this.#paused = true;
-      this.#hooks.pause(this.key);
+      // One event may bring more than the bound at once: the reader has its turn first.
+      this.#measuring ??= setTimeout(() => this.#measure(), 0);
     }
     this.#reading?.();
+  }
+
+  #measure() {
+    this.#measuring = null;
+    if (this.#queue.length < this.#hooks.bound || this.#paused || this.#over()) return;
+    this.#paused = true;
+    this.#hooks.pause(this.key);
   }
 
   changed(state, position) {

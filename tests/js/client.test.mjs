@@ -121,12 +121,27 @@ test("a slow reader pauses its chat and goes on where it was", async () => {
   const [client, world] = await connected({ queue: 2 });
   const chat = client.chat(7);
   await chat.ready();
-  for (const text of "abc") world.message(7, text);
-  assert.equal(chat.waiting, 2);
+  for (const text of "ab") world.message(7, text);
+  await new Promise((resolve) => setTimeout(resolve, 5));
   assert.equal(chat.state, "paused");
   assert.equal(world.said.at(-1).type, "unsubscribe");
+  world.message(7, "c");
+  assert.equal(chat.waiting, 2);
   assert.deepEqual(await take(chat, 2), ["a", "b"]);
   assert.deepEqual(world.said.at(-1).since, { epoch: "e", seq: 2 });
+  await client.close();
+});
+
+test("a reader that keeps up is not paused, however much comes at once", async () => {
+  const [client, world] = await connected({ queue: 2 });
+  const chat = client.chat(7);
+  await chat.ready();
+  const reading = take(chat, 50);
+  for (let number = 0; number < 50; number++) world.message(7, String(number));
+  assert.equal((await reading).length, 50);
+  await turn();
+  assert.equal(chat.state, "live");
+  assert.ok(!world.said.some((frame) => frame.type === "unsubscribe"));
   await client.close();
 });
 
