@@ -64,7 +64,7 @@ class DrainTests(TestCase):
 
     @in_thread
     def test_clients_are_sent_away_in_steps_each_with_its_own_slot(self) -> None:
-        with Server('[drain]\ndelay = "1s"\nduration = "2s"\n') as server, ExitStack() as stack:
+        with Server('[drain]\ndelay = "3s"\nduration = "2s"\n') as server, ExitStack() as stack:
             clients = [stack.enter_context(server.client(number)) for number in range(1, 25)]
             closes: list[tuple[float, int, int]] = []
 
@@ -77,7 +77,7 @@ class DrainTests(TestCase):
                 thread.start()
             began = time.monotonic()
             server.signal(SIGTERM)
-            wait_for("it is not ready", lambda: not server.ready(), 0.9)
+            wait_for("it is not ready", lambda: not server.ready(), 2)
             with server.client(99) as late:
                 self.assertEqual(server.metric("notify_draining"), 1)
                 self.assertEqual(late.closed()[0], 1012)
@@ -87,9 +87,9 @@ class DrainTests(TestCase):
             self.assertEqual({code for _, code, _ in closes}, {1012})
             self.assertEqual(len(closes), 24)
             first, last = min(closes)[0] - began, max(closes)[0] - began
-            self.assertGreaterEqual(first, 0.99)
+            self.assertGreaterEqual(first, 2.9)
             self.assertGreater(last - first, 1.0)
-            self.assertLess(last, 6)
+            self.assertLess(last, 10)
             self.assertLess(max(slot for _, _, slot in closes), 500)
             self.assertIn("Draining: not ready, 24 clients, still accepting for", server.log())
             self.assertIn("Drained.", server.log())
@@ -114,7 +114,7 @@ class DrainTests(TestCase):
     @in_thread
     def test_after_the_delay_nobody_is_accepted(self) -> None:
         with Server('[drain]\nduration = "30s"\n') as server, ExitStack() as stack:
-            for number in range(1, 4):
+            for number in range(1, 21):
                 stack.enter_context(server.client(number))
 
             def refused() -> bool:
