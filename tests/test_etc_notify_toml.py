@@ -3,7 +3,6 @@
 import re
 import tomllib
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,9 @@ def tables() -> dict[str, type[msgspec.Struct]]:
             continue
         for name, plugin in components.plugins(field.name).items():
             module, _, attribute = plugin.factory.partition(":")
-            if module.startswith("notify.") and _exists(module):
+            if module.startswith("notify."):
                 found[f"{field.name}.{name}"] = getattr(import_module(module), attribute).Settings
     return found
-
-
-def _exists(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def at(data: dict[str, Any], dotted: str) -> Any:
