@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from random import Random
 from typing import Any
 
@@ -12,7 +13,8 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from notify.brokers.jetstream.connection import Connection, Hooks, redacted, refuse_old
+from notify.brokers.jetstream.connection import Connection, Hooks
+from notify.brokers.jetstream.dial import redacted, refuse_old
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.config import Duration
 from notify.errors import StartError, Unavailable
@@ -82,6 +84,20 @@ class Connecting(TestCase):
     def test_an_address_is_shown_without_what_lets_one_in(self) -> None:
         self.assertEqual(redacted("tls://user:secret@host:4222"), "tls://host:4222")
         self.assertEqual(redacted("token@host"), "nats://host")
+
+    async def test_files_that_are_of_no_use_end_the_start(self) -> None:
+        folder = self.mktemp()
+        os.mkdir(folder)
+        path = f"{folder}/file"
+        with open(path, "w") as file:
+            file.write("SUNOTASEED")
+        for key, named in (("nkey_seed_file", "seed of an nkey"), ("tls_ca", "TLS files cannot be used")):
+            started = self.connection("tls://127.0.0.1:1", **{key: path}).start()
+            self.assertIn(named, str(await self.assertFailure(started, StartError)))
+        for key in ("nkey_seed_file", "credentials_file", "tls_ca"):
+            started = self.connection("tls://127.0.0.1:1", **{key: f"{folder}/missing"}).start()
+            error = await self.assertFailure(started, StartError)
+            self.assertIn("No such file", str(error))
 
     async def test_waits_for_a_server_that_is_not_there_yet(self) -> None:
         server = NatsServer()

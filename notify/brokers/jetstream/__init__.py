@@ -4,6 +4,7 @@ Rooms, from the wire up::
 
     settings     [broker.jetstream]
     headers      cheap reading of NATS header blocks
+    dial         credentials, TLS, and which servers are too old
     client       nats-py's client with a short way for messages
     connection   one connection that is there again whatever ended it
     stream       the streams: made, updated, checked; the epoch

@@ -11,7 +11,6 @@ Requests, replies and subscriptions use bytes and raw header blocks (:mod:`notif
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -25,12 +24,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from notify.bridge import as_deferred
-from notify.brokers.jetstream import headers
+from notify.brokers.jetstream import dial, headers
 from notify.brokers.jetstream.client import Handler, RawClient
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import StartError, Unavailable
 
-MINIMUM = (2, 11)
 INBOX = "_INBOX_notify"
 _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
 _COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
@@ -250,7 +248,7 @@ class Connection:
                 client = await self._connect(url)
             except StartError:
                 raise
-            except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
+            except Exception as error:  # nats-py has many ways to say that it could not
                 self._complain(url, self._last_error or str(error) or "no answer in time")
                 await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _BACKOFF[1])
@@ -274,17 +272,6 @@ class Connection:
 
         s = self._settings
         patience = s.connect_timeout
-        options: dict[str, Any] = {}
-        if s.user or s.password:
-            options.update(user=s.user, password=s.password)
-        if s.token:
-            options["token"] = s.token
-        if s.nkey_seed_file:
-            options["nkeys_seed"] = s.nkey_seed_file
-        if s.credentials_file:
-            options["user_credentials"] = s.credentials_file
-        if context := self._tls(url):
-            options["tls"] = context
         coming = client.connect(
             servers=[url],
             name=self._name,
@@ -298,11 +285,11 @@ class Connection:
             error_cb=failed,
             closed_cb=closed,
             lame_duck_mode_cb=lame_duck,
-            **options,
+            **dial.options(s, url),
         )
         try:
             await asyncio.wait_for(coming, patience + 1)
-            refuse_old(client.version, url)
+            dial.refuse_old(client.version, url)
         except BaseException:
             await self._discard(client)
             raise
@@ -316,27 +303,13 @@ class Connection:
             pass
         client.sever()
 
-    def _tls(self, url: str) -> ssl.SSLContext | None:
-        s = self._settings
-        if not (s.tls_ca or s.tls_cert or url.startswith(("tls:", "wss:"))):
-            return None
-        try:
-            context = ssl.create_default_context(cafile=s.tls_ca or None)
-            if s.tls_cert:
-                context.load_cert_chain(s.tls_cert, s.tls_key)
-        except (OSError, ssl.SSLError) as error:
-            raise StartError(
-                f"[broker.jetstream] the TLS files cannot be used: {error.strerror or error}; check tls_ca, tls_cert and tls_key."
-            ) from None
-        return context
-
     async def _serve(self, client: RawClient, url: str) -> None:
         """Use one client until it ends."""
         end, self._wake, self._reason = self._end, asyncio.Event(), ""
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
         self._learn(client)
-        self.server = f"{redacted(url)} ({client.version})"
+        self.server = f"{dial.redacted(url)} ({client.version})"
         client.watch(end.set)
         sender = asyncio.ensure_future(self._pump(client, end))
         self._client = client
@@ -419,24 +392,5 @@ class Connection:
         if now - self._complaints.get((url, error), -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
             self._complaints[url, error] = now
             self.log.warn(
-                "cannot connect to NATS at {url}: {error}; trying on", url=redacted(url), error=error
+                "cannot connect to NATS at {url}: {error}; trying on", url=dial.redacted(url), error=error
             )
-
-
-def refuse_old(version: str, url: str) -> None:
-    """Raise ``StartError`` for a server that is too old, by name and number."""
-    try:
-        numbers = tuple(int(part) for part in version.split("-")[0].split("+")[0].split(".")[:2])
-    except ValueError:
-        numbers = (0, 0)
-    if numbers < MINIMUM:
-        raise StartError(
-            f"the NATS server at {redacted(url)} is nats-server {version or 'of unknown version'}; "
-            f"notify needs {MINIMUM[0]}.{MINIMUM[1]} or newer: upgrade it."
-        )
-
-
-def redacted(url: str) -> str:
-    """An address without what stands before the ``@``."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

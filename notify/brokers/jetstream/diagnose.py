@@ -14,7 +14,8 @@ import msgspec
 import nats.errors
 
 from notify.brokers.jetstream.client import RawClient
-from notify.brokers.jetstream.connection import Connection, redacted
+from notify.brokers.jetstream.connection import Connection
+from notify.brokers.jetstream.dial import redacted
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Streams, differences
 from notify.errors import StartError
