@@ -197,13 +197,13 @@ def latency(mode: str, size: int, seconds: float) -> dict[str, Any]:
         return result
 
 
-def replays(count: int) -> dict[str, Any]:
+def replays(count: int, chats: int) -> dict[str, Any]:
     with Nats() as nats:
-        child = Child("replays", nats.urls, count=count, chats=1000, messages=100_000)
+        child = Child("replays", nats.urls, count=count, chats=chats, messages=100_000)
         child.hear()
         publisher = Publisher(nats.ports[0])
         for start in range(0, 100_000, 500):
-            publisher.send(batch(start, 500, range(1, 2), 1000), True)
+            publisher.send(batch(start, 500, range(1, 2), chats), True)
         child.process.send_signal(10)
         result = child.hear()
         child.end()
@@ -211,7 +211,7 @@ def replays(count: int) -> dict[str, Any]:
 
 
 def foreign(mode: str, rate: int, seconds: float) -> float:
-    """The node's CPU in percent of a core: its own workspace has 50 messages/s, 50 others ``rate`` together."""
+    """The node's CPU in percent of a core: its own workspace has 40 messages/s, 50 others ``rate`` together."""
     with Nats() as nats:
         child = Child("idle", nats.urls, mode=mode, seconds=seconds)
         child.hear()

@@ -114,9 +114,11 @@ async def replays(say: Say, urls: list[str], count: int, chats: int, messages: i
     begin = time.monotonic()
     got = await gatherResults(
         [
-            # From chats many places, so that no two asked for together are the same.
+            # No two are the same.
             made.replay(
-                topics[n % chats], Position(epoch, (each - 51 - n // chats % 10) * chats + n % chats + 1), 50
+                topics[n % chats],
+                Position(epoch, (each - 51 - n // chats % (each - 51)) * chats + n % chats + 1),
+                50,
             )
             for n in range(count)
         ]

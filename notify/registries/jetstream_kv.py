@@ -15,6 +15,7 @@ be lost, so watched topics are also compared every ``reconcile`` seconds.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -47,8 +48,15 @@ _PATIENCE = 5  # failures in a row with one server before another is tried
 _GONE = "60s"  # how long the mark of a removed entry is kept
 _NANO = 10**9
 
+_NO_MESSAGE = 10037
+
 _Entry = list[tuple[int, int]]
 _entry = msgspec.json.Decoder(_Entry)
+
+
+def _is_mark(block: bytes) -> bool:
+    """Whether a message only marks that there is nothing any more."""
+    return b"KV-Operation" in block or b"Nats-Marker-Reason" in block
 
 
 class KVSettings(Settings, frozen=True):
@@ -167,7 +175,7 @@ class JetStreamRegistry(MemoryRegistry):
         alive: set[str] = set()
         found: list[tuple[str, Topic, bytes]] = []
         for reply in replies:
-            if b"KV-Operation" in reply.block or b"Nats-Marker-Reason" in reply.block:
+            if _is_mark(reply.block):
                 continue
             parts = headers.text(reply.block, headers.SUBJECT).split(".")[2:]
             if parts[0] == "node":
@@ -304,28 +312,23 @@ class JetStreamRegistry(MemoryRegistry):
     async def _bury(self) -> None:
         """See to nodes that have not been heard of for longer than a lease."""
         late = self._reactor.seconds() - self._kv.lease - 1
-        silent = [incarnation for incarnation, heard in self._heard.items() if heard < late]
-        if silent:
-            alive = await self._alive()
-            for incarnation in silent:
-                if incarnation in alive:
-                    self._heard[incarnation] = self._reactor.seconds()
-                elif self._heard.pop(incarnation, None) is not None:
-                    await self._purge(incarnation)
-            self._tell_soon(*self._watched)
+        for incarnation in [one for one, heard in self._heard.items() if heard < late]:
+            if await self._lives(incarnation):
+                self._heard[incarnation] = self._reactor.seconds()
+            elif self._heard.pop(incarnation, None) is not None:
+                await self._purge(incarnation)
+                self._tell_soon(*self._watched)
 
-    async def _alive(self) -> set[str]:
-        subject = f"$KV.{self._kv.bucket}.node.*"
-        *replies, end = await self._connection.gather(
-            f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode({"multi_last": [subject]})
-        )
-        if headers.status(end.block) not in (204, 404):
-            raise Unavailable("leases cannot be read")
-        return {
-            headers.text(reply.block, headers.SUBJECT).rpartition(".")[2]
-            for reply in replies
-            if b"KV-Operation" not in reply.block and b"Nats-Marker-Reason" not in reply.block
-        }
+    async def _lives(self, incarnation: str) -> bool:
+        """Whether a node has its lease, as the bucket's leader knows: a replica that is behind must not bury anybody."""
+        subject = f"$KV.{self._kv.bucket}.node.{incarnation}"
+        try:
+            answer = await self._streams.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+        except ApiError as error:
+            if error.number == _NO_MESSAGE:
+                return False
+            raise Unavailable(str(error)) from None
+        return not _is_mark(b64decode(answer["message"].get("hdrs", "")))
 
     async def _sweep(self) -> None:
         """Search the bucket for entries of nodes that nobody alive remembers."""
@@ -342,8 +345,8 @@ class JetStreamRegistry(MemoryRegistry):
             offset += len(subjects)
             if not subjects or offset >= answer.get("total", 0):
                 break
-        if found:
-            for incarnation in found - await self._alive() - {self._incarnation}:
+        for incarnation in found - {self._incarnation}:
+            if incarnation not in self._heard and not await self._lives(incarnation):
                 await self._purge(incarnation)
 
     # ------------------------------------------------------------------ coming up and going down

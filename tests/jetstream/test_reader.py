@@ -179,6 +179,11 @@ class Reading(SynchronousTestCase):
         self.streams.stored = [1, 2, 7]
         self.assertEqual(self.get(reader.newest([SUBJECT], at_least=5)).found, {SUBJECT: 7})
 
+    def test_without_any_replica_the_leader_knows(self) -> None:
+        reader = self.reader(Unavailable("nobody answers"))
+        self.streams.stored = [1, 2, 7]
+        self.assertEqual(self.get(reader.newest([SUBJECT])).found, {SUBJECT: 7})
+
     def test_a_subject_that_surely_has_messages_is_asked_along(self) -> None:
         reader = self.reader([1, 2])
         self.get(reader.newest([SUBJECT]))

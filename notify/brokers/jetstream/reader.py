@@ -105,9 +105,10 @@ class Reader:
                     self._witness = next(iter(found))
                 found = {subject: found[subject] for subject in subjects if subject in found}
                 return Newest(found, up_to)
-        if problem != "a replica is behind":
-            raise Unavailable(f"newest positions cannot be read: {problem}")
-        numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
+        try:
+            numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
+        except Unavailable:
+            raise Unavailable(f"newest positions cannot be read: {problem}") from None
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, at_least)
 
     async def newest_at_leader(self, subject: str) -> int:
@@ -142,7 +143,9 @@ class Reader:
                 await self._pause(attempt)
             leads = attempt >= _ATTEMPTS
             try:
-                page, more = await (self._page_of_leader if leads else self._page)(subject, max(last, 1))
+                wanted = min(_PAGE, limit - len(stored) + 1) if limit else _PAGE
+                read = self._page_of_leader if leads else self._page
+                page, more = await read(subject, max(last, 1), wanted)
             except Unavailable:
                 attempt += 1
                 if attempt >= _ATTEMPTS + _LEADER_ATTEMPTS:
@@ -216,9 +219,9 @@ class Reader:
         if not state.whole or state.first_seq > max(last, checked) + 1:
             raise HistoryLost("messages after the position are gone")
 
-    async def _page(self, subject: str, start: int) -> tuple[list[Stored], bool]:
-        """Some messages from a number on, oldest first, and whether there are more behind them."""
-        request = {"batch": _PAGE, "max_bytes": _PAGE_BYTES, "seq": start, "next_by_subj": subject}
+    async def _page(self, subject: str, start: int, count: int) -> tuple[list[Stored], bool]:
+        """Up to ``count`` messages from a number on, oldest first, and whether there are more behind them."""
+        request = {"batch": count, "max_bytes": _PAGE_BYTES, "seq": start, "next_by_subj": subject}
         *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
         status = headers.status(end.block)
         if status == 404:
@@ -235,10 +238,10 @@ class Reader:
             raise Unavailable("the end of the answer was lost")
         return page, headers.number(end.block, headers.NUM_PENDING) > 0
 
-    async def _page_of_leader(self, subject: str, start: int) -> tuple[list[Stored], bool]:
+    async def _page_of_leader(self, subject: str, start: int, count: int) -> tuple[list[Stored], bool]:
         """Like :meth:`_page`, one by one, from the leader."""
         page: list[Stored] = []
-        while len(page) < _LEADER_PAGE:
+        while len(page) < min(count, _LEADER_PAGE):
             try:
                 answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
             except ApiError as error:
