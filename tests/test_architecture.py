@@ -21,6 +21,7 @@ ONLY = {
 #: rooms that know a kind of plugin, and why
 EXCEPTIONS = {
     ("registries/jetstream_kv.py", "brokers"): "shares the connection with its broker",
+    ("registries/jetstream_bucket.py", "brokers"): "its bucket is a stream",
     ("commands/token.py", "auth"): "signs what the JWT authenticator verifies, with the same keys",
 }
 

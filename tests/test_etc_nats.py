@@ -197,9 +197,9 @@ class ShippedCluster(TestCase):
             while await two.presence(TOPIC) != seen:
                 await pause(0.02)
             if seen:
-                self.assertTrue(await two._lives(one._incarnation))
+                self.assertTrue(await two._bucket.lives(one._incarnation))
                 await one.stop()
-        self.assertFalse(await two._lives(one._incarnation))
+        self.assertFalse(await two._bucket.lives(one._incarnation))
         self.assertEqual((one._refused, two._refused), ("", ""))
 
     async def test_backends_may_publish_and_nothing_else(self) -> None:

@@ -156,7 +156,7 @@ class Nodes(TestCase):
     async def test_entries_of_nodes_that_nobody_remembers_are_found_at_start(self) -> None:
         server = await nats(self)
         one = await self.node(server.url, 1)
-        await one._store("$KV.PRESENCE.at.00ff00ff00ff00ff.1.chat.10", b"[[9,1]]", {})
+        await one._bucket.store("$KV.PRESENCE.at.00ff00ff00ff00ff.1.chat.10", b"[[9,1]]", {})
         self.assertEqual(await one.presence(TOPIC), [])
         two = await self.node(server.url, 2)
         counts = [node._metrics.presence_orphans._value.get for node in (one, two)]

@@ -15,9 +15,8 @@ be lost, so watched topics are also compared every ``reconcile`` seconds.
 
 from __future__ import annotations
 
-from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -27,15 +26,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from notify.bridge import gather
-from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.connection import Connection, Hooks, Subscription
 from notify.brokers.jetstream.settings import JetStreamSettings, Name
-from notify.brokers.jetstream.stream import ApiError, Streams
+from notify.brokers.jetstream.stream import Streams
 from notify.components import Context
 from notify.config import Duration, Settings, convert
 from notify.errors import StartError, Unavailable
 from notify.identity import Presence
 from notify.interfaces import IRegistry
+from notify.registries.jetstream_bucket import Bucket
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as LocalSettings
 from notify.topics import Topic
@@ -45,18 +44,7 @@ _AT_ONCE = 64  # entries on their way at once
 _COMPARED = 64  # topics in one comparison; an answer holds 1,024 entries
 _SWEEP = 3600.0  # seconds between searches for entries of nodes that nobody remembers
 _PATIENCE = 5  # failures in a row with one server before another is tried
-_GONE = "60s"  # how long the mark of a removed entry is kept
-_NANO = 10**9
-
-_NO_MESSAGE = 10037
-
-_Entry = list[tuple[int, int]]
-_entry = msgspec.json.Decoder(_Entry)
-
-
-def _is_mark(block: bytes) -> bool:
-    """Whether a message only marks that there is nothing any more."""
-    return b"KV-Operation" in block or b"Nats-Marker-Reason" in block
+_OPERATOR = 5.0  # seconds between attempts while only an operator can help
 
 
 class KVSettings(Settings, frozen=True):
@@ -88,7 +76,6 @@ class JetStreamRegistry(MemoryRegistry):
         broker = convert(table, JetStreamSettings, context.config.source, "broker.jetstream")
         broker.check()
         self._kv = settings
-        self._replicas = broker.replicas
         self._reactor = context.reactor
         self._metrics = context.metrics
         self._random = context.random
@@ -96,10 +83,15 @@ class JetStreamRegistry(MemoryRegistry):
         self._connection = Connection(broker, context.reactor, context.random, name)
         self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
         managed = msgspec.structs.replace(broker, manage_stream=settings.manage_bucket)
-        self._streams = Streams(managed, self._connection, context.random)
-        self._stream = f"KV_{settings.bucket}"
         self._incarnation = f"{context.random.getrandbits(64):016x}"
-        self._lease = f"$KV.{settings.bucket}.node.{self._incarnation}"
+        self._bucket = Bucket(
+            self._connection,
+            Streams(managed, self._connection, context.random),
+            settings.bucket,
+            broker.replicas,
+            settings.lease,
+            self._incarnation,
+        )
         self._renewed = 0.0
         self._dirty: dict[Topic, None] = {}
         self._written: set[Topic] = set()
@@ -122,7 +114,7 @@ class JetStreamRegistry(MemoryRegistry):
         """See :class:`~notify.interfaces.IRegistry`."""
         self._changed = changed
         self._started = Deferred()
-        self._connection.subscribe(f"$KV.{self._kv.bucket}.node.*", self._lease_heard)
+        self._connection.subscribe(self._bucket.leases, self._lease_heard)
         self._connection.start().addErrback(self._failed)
         return self._started
 
@@ -140,7 +132,7 @@ class JetStreamRegistry(MemoryRegistry):
             def heard(subject: bytes, reply: str, data: bytes, block: bytes) -> None:
                 self._tell_soon(topic)
 
-            self._listening[topic] = self._connection.subscribe(self._entries(topic), heard)
+            self._listening[topic] = self._connection.subscribe(self._bucket.entries(topic), heard)
 
     def unwatch(self, topic: Topic) -> None:
         """See :class:`~notify.interfaces.IRegistry`."""
@@ -158,44 +150,9 @@ class JetStreamRegistry(MemoryRegistry):
         self._dirty[topic] = None
         self._write_soon()
 
-    # ------------------------------------------------------------------ reading
-
-    def _entries(self, topic: Topic) -> str:
-        """Everybody's entries for a topic."""
-        return f"$KV.{self._kv.bucket}.at.*.{topic.workspace_id}.{topic.kind}.{topic.id}"
-
-    async def _read(self, topics: Iterable[Topic]) -> dict[Topic, dict[str, _Entry]]:
-        """The living entries of other nodes for some topics. Raises ``Unavailable``."""
-        subjects = [f"$KV.{self._kv.bucket}.node.*", *(self._entries(topic) for topic in topics)]
-        *replies, end = await self._connection.gather(
-            f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode({"multi_last": subjects})
-        )
-        if headers.status(end.block) not in (204, 404):
-            raise Unavailable(f"presence cannot be read: {headers.description(end.block)}")
-        alive: set[str] = set()
-        found: list[tuple[str, Topic, bytes]] = []
-        for reply in replies:
-            if _is_mark(reply.block):
-                continue
-            parts = headers.text(reply.block, headers.SUBJECT).split(".")[2:]
-            if parts[0] == "node":
-                alive.add(parts[1])
-            elif parts[0] == "at" and len(parts) == 5:
-                kind: Any = parts[3]
-                found.append((parts[1], Topic(int(parts[2]), kind, int(parts[4])), reply.data))
-        alive.discard(self._incarnation)
-        entries: dict[Topic, dict[str, _Entry]] = {}
-        for incarnation, topic, data in found:
-            if incarnation in alive:
-                try:
-                    entries.setdefault(topic, {})[incarnation] = _entry.decode(data)
-                except msgspec.DecodeError:
-                    continue
-        return entries
-
     async def _presence(self, topic: Topic) -> list[Presence]:
         users: Counter[int] = Counter()
-        for entry in (await self._read([topic])).get(topic, {}).values():
+        for entry in (await self._bucket.read([topic])).get(topic, {}).values():
             for user, connections in entry:
                 users[user] += connections
         for one in self.present(topic):
@@ -231,7 +188,7 @@ class JetStreamRegistry(MemoryRegistry):
         watched = list(self._watched)
         for start in range(0, len(watched), _COMPARED):
             chunk = watched[start : start + _COMPARED]
-            entries = await self._read(chunk)
+            entries = await self._bucket.read(chunk)
             for topic in chunk:
                 now = tuple(sorted((who, tuple(map(tuple, e))) for who, e in entries.get(topic, {}).items()))
                 if topic in self._watched:
@@ -263,31 +220,21 @@ class JetStreamRegistry(MemoryRegistry):
 
     async def _put(self, topic: Topic) -> bool:
         """Write or remove this node's entry for a topic; whether it has been stored."""
-        subject = self._entries(topic).replace("*", self._incarnation)
         present = self.present(topic)
+        if not present and topic not in self._written:
+            return True
         try:
-            if present:
-                body = msgspec.json.encode([(one.user_id, one.connections) for one in present])
-                await self._store(subject, body, {})
-                self._written.add(topic)
-            elif topic in self._written:
-                await self._store(subject, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE})
-                self._written.discard(topic)
+            await self._bucket.put(topic, present)
         except Unavailable:
             return False
+        if present:
+            self._written.add(topic)
+        else:
+            self._written.discard(topic)
         return True
 
-    async def _store(self, subject: str, body: bytes, fields: dict[str, str]) -> None:
-        reply = await self._connection.request(subject, body, None, fields)
-        try:
-            error = msgspec.json.decode(reply.data).get("error")
-        except (msgspec.DecodeError, AttributeError):
-            error = {"description": "nobody stores it"}
-        if error:
-            raise Unavailable(str(error.get("description")))
-
     async def _renew(self) -> None:
-        await self._store(self._lease, b"", {"Nats-TTL": f"{max(1, round(self._kv.lease))}s"})
+        await self._bucket.renew()
         now = self._reactor.seconds()
         if now - self._renewed >= self._kv.lease:
             # Others may have removed the entries of a node that they had to take for dead.
@@ -300,79 +247,27 @@ class JetStreamRegistry(MemoryRegistry):
 
     async def _purge(self, incarnation: str) -> None:
         """Remove the entries of a node that is gone."""
-        body = {"filter": f"$KV.{self._kv.bucket}.at.{incarnation}.>"}
-        try:
-            answer = await self._streams.api(f"STREAM.PURGE.{self._stream}", body)
-        except ApiError as error:
-            raise Unavailable(str(error)) from None
-        if purged := answer.get("purged", 0):
-            self._metrics.presence_orphans.inc(purged)
-            self.log.info("removed {count} presence entries of a node that is gone", count=purged)
+        if removed := await self._bucket.remove(incarnation):
+            self._metrics.presence_orphans.inc(removed)
+            self.log.info("removed {count} presence entries of a node that is gone", count=removed)
 
     async def _bury(self) -> None:
         """See to nodes that have not been heard of for longer than a lease."""
         late = self._reactor.seconds() - self._kv.lease - 1
         for incarnation in [one for one, heard in self._heard.items() if heard < late]:
-            if await self._lives(incarnation):
+            if await self._bucket.lives(incarnation):
                 self._heard[incarnation] = self._reactor.seconds()
             elif self._heard.pop(incarnation, None) is not None:
                 await self._purge(incarnation)
                 self._tell_soon(*self._watched)
 
-    async def _lives(self, incarnation: str) -> bool:
-        """Whether a node has its lease, as the bucket's leader knows: a replica that is behind must not bury anybody."""
-        subject = f"$KV.{self._kv.bucket}.node.{incarnation}"
-        try:
-            answer = await self._streams.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
-        except ApiError as error:
-            if error.number == _NO_MESSAGE:
-                return False
-            raise Unavailable(str(error)) from None
-        return not _is_mark(b64decode(answer["message"].get("hdrs", "")))
-
     async def _sweep(self) -> None:
         """Search the bucket for entries of nodes that nobody alive remembers."""
-        found: set[str] = set()
-        offset = 0
-        while True:
-            body = {"subjects_filter": f"$KV.{self._kv.bucket}.at.>", "offset": offset}
-            try:
-                answer = await self._streams.api(f"STREAM.INFO.{self._stream}", body)
-            except ApiError as error:
-                raise Unavailable(str(error)) from None
-            subjects = answer["state"].get("subjects") or {}
-            found.update(subject.split(".")[3] for subject in subjects)
-            offset += len(subjects)
-            if not subjects or offset >= answer.get("total", 0):
-                break
-        for incarnation in found - {self._incarnation}:
-            if incarnation not in self._heard and not await self._lives(incarnation):
+        for incarnation in await self._bucket.incarnations() - {self._incarnation}:
+            if incarnation not in self._heard and not await self._bucket.lives(incarnation):
                 await self._purge(incarnation)
 
     # ------------------------------------------------------------------ coming up and going down
-
-    def _wanted(self, have: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "subjects": [f"$KV.{self._kv.bucket}.>"],
-            "retention": "limits",
-            "storage": "memory",
-            "discard": "new",
-            "num_replicas": self._replicas,
-            "max_msgs_per_subject": 1,
-            "allow_direct": True,
-            "allow_rollup_hdrs": True,
-            "allow_msg_ttl": True,
-            "deny_delete": True,
-            "subject_delete_marker_ttl": max(1, round(self._kv.lease)) * _NANO,
-        }
-
-    def _required(self, have: dict[str, Any]) -> list[str]:
-        needs = {"max_msgs_per_subject": 1, "allow_direct": True, "allow_msg_ttl": True}
-        return [
-            f"{key} is {have.get(key)!r}, not {value!r}"
-            for key, value in needs.items()
-            if have.get(key) != value
-        ]
 
     def _up(self) -> None:
         self._work(self._live())
@@ -383,7 +278,7 @@ class JetStreamRegistry(MemoryRegistry):
         while True:
             self._refused = ""
             try:
-                await self._streams.ensure_stream(self._stream, self._wanted, self._required)
+                await self._bucket.ensure()
                 self._renewed = -self._kv.lease - 1
                 await self._renew()
                 if self._refused:
@@ -394,11 +289,12 @@ class JetStreamRegistry(MemoryRegistry):
                     self._started.errback(problem)
                     return
                 self.log.warn("presence is not to be had yet: {reason}", reason=str(problem))
-                await deferLater(self._reactor, pause, lambda: None)
+                await deferLater(self._reactor, _OPERATOR if self._refused else pause, lambda: None)
                 pause = min(2 * pause, 2.0)
                 failures += 1
-                if failures >= _PATIENCE:
-                    # A server that is cut off from its cluster takes connections, and never becomes of use.
+                if failures >= _PATIENCE or self._refused:
+                    # A subscription that was refused is gone on the server, and is not asked for again by itself. A
+                    # server that is cut off from its cluster takes connections, and never becomes of use.
                     self._reactor.callLater(0, self._connection.abandon, str(problem))
                     return
                 continue
@@ -444,6 +340,8 @@ class JetStreamRegistry(MemoryRegistry):
 
     def _denied(self, words: str) -> None:
         self._refused = words
+        if self._ready:
+            self._connection.abandon(words)
 
     def _down(self, reason: str) -> None:
         self._ready = False
@@ -467,12 +365,8 @@ class JetStreamRegistry(MemoryRegistry):
             self._telling = None
         if was_ready and self._connection.connected:
             try:
-                await self._store(self._lease, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE})
-                await self._streams.api(
-                    f"STREAM.PURGE.{self._stream}",
-                    {"filter": f"$KV.{self._kv.bucket}.at.{self._incarnation}.>"},
-                )
-            except (Unavailable, ApiError) as error:
+                await self._bucket.withdraw()
+            except Unavailable as error:
                 self.log.info(
                     "presence was not withdrawn, and ends with its lease: {reason}", reason=str(error)
                 )

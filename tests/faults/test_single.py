@@ -19,10 +19,12 @@ class SingleServer(FaultCase):
         rate: int = 400,
         deliveries: tuple[str, ...] = ("republish", "consumer"),
         through: str = "",
+        user: str = "",
         **s: object,
     ) -> tuple[Load, list[Follower]]:
         self.topics = topics_of(2, 5)
-        publisher = make_broker((server.url,), "publisher", **s)
+        url = server.url.replace("//", f"//{user}:pw@") if user else server.url
+        publisher = make_broker((url,), "publisher", **s)
         self.addCleanup(publisher.stop)
         await publisher.start(lambda message: None, lambda topic: None)
         followers = []
@@ -34,8 +36,8 @@ class SingleServer(FaultCase):
             followers.append(await follower.start())
         return Load(publisher, self.topics, rate).start(), followers
 
-    async def server(self, extra: str = "") -> NatsServer:
-        server = NatsServer(extra=extra).start()
+    async def server(self, accounts: str = "") -> NatsServer:
+        server = NatsServer(accounts=accounts).start()
         self.addCleanup(server.remove)
         return await server.up()
 
@@ -157,3 +159,27 @@ class SingleServer(FaultCase):
         await until(lambda: all(all(f.told.values()) for f in followers), 30, "every topic told")
         verdict = await self.finish("a full stream threw away", load, followers, broke, healed, limited=True)
         self.assertEqual(verdict.told, 2 * len(self.topics))
+
+    async def test_a_permission_taken_away_and_given_back(self) -> None:
+        def users(denied: str) -> str:
+            deny = (
+                f'permissions: {{ publish: {{ deny: ["{denied}"] }}, subscribe: {{ deny: ["{denied}"] }} }}'
+            )
+            return f"authorization {{ users: [{{user: notify, password: pw, {deny}}}, {{user: back, password: pw}}] }}"
+
+        server = await self.server(users("nothing"))
+        url = server.url.replace("//", "//notify:pw@")
+        load, followers = await self.begin(server, deliveries=("republish",), through=url, user="back")
+        await pause(0.5)
+        broke = time.monotonic()
+        text = server.config.read_text()
+        server.reload(text.replace("nothing", "live.>"))
+        status = followers[0].broker.status
+        await until(lambda: not status().ready and "does not permit" in status().detail, 20, "it says why")
+        await pause(0.5)
+        server.reload(text)
+        healed = time.monotonic()
+        verdict = await self.finish("permission taken away", load, followers, broke, healed)
+        self.assertGreaterEqual(followers[0].connects, 3)
+        filled = followers[0].broker._metrics.broker_filled._value.get()
+        self.assertLess(filled, verdict.delivered, "what came afterwards came live")

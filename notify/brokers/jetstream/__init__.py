@@ -228,8 +228,9 @@ class JetStreamBroker:
                 )
                 pause = min(2 * pause, _PAUSE[1])
                 failures += 1
-                if failures >= _PATIENCE:
-                    # A server that is cut off from its cluster takes connections, and never becomes of use.
+                if failures >= _PATIENCE or self._refused:
+                    # A subscription that was refused is gone on the server, and is not asked for again by itself. A
+                    # server that is cut off from its cluster takes connections, and never becomes of use.
                     self._reactor.callLater(0, self._connection.abandon, self._detail)
                     return
                 continue
@@ -319,7 +320,8 @@ class JetStreamBroker:
         if not self._publisher.denied(words):
             self._refused = words
             if self._ready:
-                self._set_up(self._missing())
+                # Subscriptions that were refused are asked for again by a new connection only.
+                self._connection.abandon(self._missing())
 
     def _poisoned(self, topic: Topic, stored: Stored, reason: str) -> None:
         self._dead.keep(self._reader.epoch, topic.subject, stored.seq, stored.data, reason)
