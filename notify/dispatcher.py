@@ -43,11 +43,13 @@ class Joined(Struct, frozen=True):
 class _CatchingUp:
     """A connection on its way in: live messages are held for it, or skipped up to what it was replayed."""
 
-    __slots__ = ("held", "skip_to")
+    __slots__ = ("held", "seen", "skip_to")
 
-    def __init__(self) -> None:
+    def __init__(self, before: _CatchingUp | None) -> None:
         self.held: list[Message] = []
         self.skip_to: int | None = None
+        # what it was replayed ahead of the deliveries when it asked before
+        self.seen: int = 0 if before is None else before.skip_to or before.seen
 
 
 class Feed:
@@ -195,7 +197,7 @@ class Dispatcher:
         known = self._feeds.get(topic)
         feed = self._feeds[topic] = known or Feed(topic)
         self._flush(feed)
-        state = feed.catching_up[connection] = _CatchingUp()
+        state = feed.catching_up[connection] = _CatchingUp(feed.catching_up.get(connection))
         self._registry.join(connection, topic)
         joined: Deferred[Joined] = Deferred()
 
@@ -340,8 +342,13 @@ class Dispatcher:
         read: int = 0,
     ) -> None:
         self._flush(feed)
-        del feed.catching_up[connection]
-        joined.callback(Joined(Position(feed.epoch, feed.last), recovered, bodies or [], read))
+        state = feed.catching_up[connection]
+        newest = feed.last
+        if state.seen > newest and not recovered:
+            newest = state.skip_to = state.seen
+        else:
+            del feed.catching_up[connection]
+        joined.callback(Joined(Position(feed.epoch, newest), recovered, bodies or [], read))
 
 
 def _encode(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
