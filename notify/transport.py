@@ -10,6 +10,8 @@ from twisted.internet import address, tcp
 from notify import poller
 from notify.poller import Poller
 
+#: connections that may wait in the kernel until they are accepted, as far as net.core.somaxconn lets them
+WAITING = 4096
 #: connections accepted in one turn of the reactor
 ACCEPTS = 32
 #: connections on their way in that are read from in one turn: some milliseconds of work
@@ -138,3 +140,4 @@ def paced(port: Any, reactor: Any) -> None:
         port.__class__ = PacedPort
         port.arriving = Poller(reactor, ARRIVING)
         port.settled = Poller(reactor, SETTLED)
+        port.socket.listen(max(port.backlog, WAITING))

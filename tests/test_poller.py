@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import struct
@@ -54,7 +55,7 @@ class PollerTests(TestCase):
         self.flush = False
         self.waiting: tuple[Any, Deferred[None]] | None = None
         self.port: Any = self.reactor.listenTCP(
-            0, Factory.forProtocol(lambda: Recorder(self)), backlog=1024, interface="127.0.0.1"
+            0, Factory.forProtocol(lambda: Recorder(self)), interface="127.0.0.1"
         )
         transport.paced(self.port, reactor)
         self.clients: list[socket.socket] = []
@@ -151,6 +152,23 @@ class PollerTests(TestCase):
         self.reactor.removeReader(self.port.arriving)
         self.port.arriving.connectionLost(Failure(ConnectionLost()))
         self.assertEqual(len(self.lost), 2)
+
+    async def test_a_crowd_may_wait_in_the_kernel(self) -> None:
+        self.port.stopReading()
+        crowd = []
+        for _ in range(300):
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex(self.port.socket.getsockname())
+            crowd.append(one)
+        self.clients += crowd
+        refused = [one for one in crowd if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)]
+        connected = [
+            one for one in crowd if one.connect_ex(self.port.socket.getsockname()) in (0, errno.EISCONN)
+        ]
+        self.assertEqual((len(connected), refused), (300, []))
+        self.port.startReading()
+        await self.until(lambda: len(self.made) == 300)
 
     async def test_a_turn_accepts_few(self) -> None:
         self.assertEqual(self.port.numberAccepts, transport.ACCEPTS)
