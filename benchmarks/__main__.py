@@ -58,13 +58,21 @@ def main() -> int:
         options.rounds, options.seconds = 2, 3.0
     compile_generator()
 
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     began = time.monotonic()
+    head = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "kernel": platform.release(),
+        "versions": versions(),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+    }
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name in options.works:
         work = WORKS[name]
         servers = [s for s in work.servers if s in SERVERS and s in (options.servers or work.servers)]
         results[name] = {server: [] for server in servers}
-        for number in range(options.rounds):
+        for number in range(min(options.rounds, work.rounds)):
             for server in servers:
                 try:
                     with SERVERS[server]() as running:
@@ -76,15 +84,7 @@ def main() -> int:
                     f"[{time.monotonic() - began:5.0f} s] {name} {number + 1}/{options.rounds} {server}: {brief(figures)}"
                 )
                 sys.stdout.flush()
-    head = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "kernel": platform.release(),
-        "versions": versions(),
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-    }
-    report.write(options.into, head, {name: WORKS[name].title for name in results}, results)
+        report.write(options.into, head, {name: WORKS[name].title for name in results}, results)
     print(f"\n{report.targets(results)}\nwritten to {options.into}/results.md")
     return 0
 

@@ -21,6 +21,11 @@ FAN_OUT: tuple[tuple[str, str, str], ...] = (
 )
 SLOW = (*FAN_OUT, ("memory growth MiB", "memory_growth_mib", ".2f"))
 ENCODED = (*FAN_OUT, ("bytes/delivery", "bytes_per_delivery", ".0f"))
+NEVER_READS = (
+    ("peak growth of memory MiB", "memory_peak_mib", ".2f"),
+    ("CPU us/delivery", "cpu_us", ".2f"),
+    ("p99 ms of the others", "p99_ms", ".2f"),
+)
 IDLE = (
     ("accept CPU us", "accept_us", ".0f"),
     ("memory KiB/connection", "memory_kib", ".2f"),
@@ -43,6 +48,7 @@ COLUMNS = {
     "idle": IDLE,
     "storm": STORM,
     "slow": SLOW,
+    "never-reads": NEVER_READS,
     "encodings": ENCODED,
     "encodings-bursts": ENCODED,
 }
@@ -55,6 +61,8 @@ def good(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def values(rounds: list[dict[str, Any]], key: str) -> list[float]:
     if key == "memory_growth_mib":
         return [each["memory_growth"] / 2**20 for each in good(rounds)]
+    if key == "memory_peak_mib":
+        return [each["memory_peak_growth"] / 2**20 for each in good(rounds)]
     if key == "memory_kib":
         return [each["memory"] / 1024 for each in good(rounds)]
     return [each[key] for each in good(rounds)]
@@ -178,6 +186,10 @@ def targets(all_results: dict[str, Rounds]) -> str:
     if "storm" in all_results and good(all_results["storm"].get("notify", [])):
         p99 = median(all_results["storm"]["notify"], "p99_ms")
         rows.append(("storm of 10,000: p99 of live traffic under 250 ms", f"{p99:.0f} ms", p99 < 250))
+    if "never-reads" in all_results and good(all_results["never-reads"].get("notify", [])):
+        grown = median(all_results["never-reads"]["notify"], "memory_peak_mib")
+        what = "a client that never reads: memory within its bound of 1 MiB over a minute"
+        rows.append((what, f"+{grown:.2f} MiB", grown <= 1.5))
     lines = ["| target | measured | |", "| --- | ---: | --- |"]
     lines += [f"| {what} | {value} | {'reached' if ok else '**not reached**'} |" for what, value, ok in rows]
     return "\n".join(lines) + "\n"
@@ -245,6 +257,19 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
         if name == "idle":
             bars(name, "accept_us", "CPU per accepted client, us", "-accept")
             bars(name, "memory_kib", "memory per connection, KiB", "-memory")
+        elif name == "never-reads":
+            figure, axes = pyplot.subplots(figsize=(8, 3.2))
+            for server, rounds in results[name].items():
+                for each in good(rounds):
+                    samples = each["memory_samples_mib"]
+                    axes.plot([value - samples[3] for value in samples[3:]], label=server)
+            axes.set_xlabel("seconds")
+            axes.set_ylabel("growth of memory, MiB")
+            axes.set_title(titles[name], fontsize=10)
+            axes.legend(fontsize=8)
+            figure.tight_layout()
+            figure.savefig(folder / f"{name}.png", dpi=110)
+            pyplot.close(figure)
         elif name == "storm":
             bars(name, "p99_ms", "p99 of live traffic during the storm, ms")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Work:
     title: str
     servers: Sequence[str]
     run: Callable[[Server, float], dict[str, Any]]
+    #: the most rounds that are worth their time
+    rounds: int = 99
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,34 @@ class FanOut:
             "memory_growth": process.memory(server.pid) - memory,
             **generator(figures),
         }
+
+
+def never_reads(server: Server, _: float) -> dict[str, Any]:
+    """A minute of traffic, 400 KiB/s to each of ten clients, of which one never reads: the server's memory meanwhile."""
+    work = FanOut(10, 1, one_chat, batch=5, per_second=20, size=4096, slow_every=10)
+    samples: list[int] = []
+    over = threading.Event()
+
+    def sample() -> None:
+        while not over.wait(1):
+            samples.append(process.memory(server.pid))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        figures = work(server, 60)
+    finally:
+        over.set()
+        sampler.join()
+    if "error" in figures:
+        return figures
+    # The first seconds are start and clients; then comes the minute.
+    start = samples[3]
+    return {
+        **figures,
+        "memory_peak_growth": max(samples[3:]) - start,
+        "memory_samples_mib": [round(each / 2**20, 2) for each in samples],
+    }
 
 
 def pace(
@@ -276,6 +307,7 @@ WORKS: dict[str, Work] = {
             "One chat of 10,000, 2 messages/s",
             EVERYONE,
             FanOut(10_000, 1, one_chat, batch=1, per_second=2),
+            rounds=2,
         ),
         Work(
             "bursts",
@@ -320,6 +352,13 @@ WORKS: dict[str, Work] = {
             FanOut(500, 1, one_chat, batch=50, per_second=10),
         ),
         Work(
+            "never-reads",
+            "A minute of 100 messages/s of 4 KiB to ten clients, one of which never reads",
+            ("notify", "Node ws"),
+            never_reads,
+            rounds=1,
+        ),
+        Work(
             "idle",
             "5,000 clients connect, authenticate, subscribe and stay idle",
             (*EVERYONE, "Autobahn (handshake)"),
@@ -330,6 +369,7 @@ WORKS: dict[str, Work] = {
             "10,000 clients connect at once and resume, 500 others have 20 messages/s",
             ("notify", "Nchan", "Node ws", "NATS WebSocket", "Socket.IO", "Autobahn"),
             storm(10_000, 500),
+            rounds=2,
         ),
     )
 }
