@@ -166,12 +166,35 @@ class Publishing(SynchronousTestCase):
         self.connection.answer(3, 2, duplicate=True)
         self.assertEqual([self.successResultOf(a) for a in answers], [(1, False), (2, True)])
 
-    def test_while_there_is_no_connection_nothing_is_taken_and_what_waited_is_refused(self) -> None:
-        sent, waiting = self.publish(), self.publish()
+    def test_while_there_is_no_connection_nothing_is_taken_and_what_waits_does_so_within_its_patience(
+        self,
+    ) -> None:
+        sent, waiting, later = self.publish(), self.publish(), self.publish(B)
         self.publisher.close()
-        self.failureResultOf(waiting, Unavailable)
         self.failureResultOf(self.publish(), Unavailable)
-        self.clock.advance(15)
+        self.clock.pump([0.5] * 29)
+        self.assertNoResult(waiting)
+        self.clock.pump([0.5] * 3)
+        self.failureResultOf(sent, Unknown)
+        self.failureResultOf(waiting, Unavailable)
+        self.failureResultOf(later, Unknown)
+        self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
+
+    def test_what_waited_while_there_was_no_connection_goes_out_behind_what_was_sent(self) -> None:
+        self.make(publish_window=1)
+        answers = [self.publish(A), self.publish(A), self.publish(B)]
+        self.publisher.close()
+        self.clock.advance(3)
+        self.publisher.open()
+        for index in (1, 2, 3):
+            self.connection.answer(index, index)
+        self.assertEqual([self.successResultOf(a)[0] for a in answers], [1, 3, 2])
+        self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
+
+    def test_giving_up_answers_all(self) -> None:
+        sent, waiting = self.publish(), self.publish()
+        self.publisher.abort()
+        self.failureResultOf(waiting, Unavailable)
         self.failureResultOf(sent, Unknown)
         self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
 

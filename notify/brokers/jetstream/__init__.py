@@ -172,7 +172,6 @@ class JetStreamBroker:
         self._reader.stop()
         await self._source.stop()
         await self._connection.stop()
-        self._publisher.close()
         self._publisher.abort()
         if self._started is not None and not self._started.called:
             self._started.errback(Unavailable("stopped before it was ready"))
@@ -337,11 +336,16 @@ class JetStreamBroker:
         self._dead.keep(self._reader.epoch, subject, seq, data, reason)
 
     async def _accepted_where(self, seq: int, topic: Topic) -> Position:
-        """Perhaps of another history: ask which."""
-        try:
-            state = await self._streams.info()
-        except Unavailable:
-            raise Unknown("the message was stored, and the stream went away before it said where") from None
+        """Perhaps of another history: ask which, for as long as a publish may take."""
+        patience = self._reactor.seconds() + self._settings.publish_patience
+        while True:
+            try:
+                state = await self._streams.info()
+                break
+            except Unavailable:
+                if self._stopped or self._reactor.seconds() > patience:
+                    raise Unknown("it was stored, and the stream went away before it said where") from None
+                await deferLater(self._reactor, _PAUSE[0], lambda: None)
         if self._ready and state.epoch != self._reader.epoch:
             self._set_up("the stream was made anew")
         return Position(state.epoch, seq)

@@ -22,6 +22,7 @@ from notify.errors import Unavailable, Unknown
 from notify.messages import parse_event
 from notify.topics import Topic
 
+_SWEEP = 0.5  # seconds between looks at what has waited for too long
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
 #: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
 _PASSING = frozenset({10008, 10009, 10158})
@@ -87,6 +88,7 @@ class Publisher:
         self._count = 0
         self._round = 0
         self._idle: list[Deferred[None]] = []
+        self._sweeper: Any = None
         self._open = False
 
     @property
@@ -120,6 +122,9 @@ class Publisher:
     def open(self) -> None:
         """There is a new client: everything on its way is sent again, the oldest first."""
         self._open = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         self._round += 1
         for one in list(self._flying):
             self._cancel(one)
@@ -127,9 +132,9 @@ class Publisher:
         self._fill()
 
     def close(self) -> None:
-        """There is no client. What was sent may have been stored; what was not is refused."""
+        """There is no client. What was sent may have been stored; what was not waits, within its patience."""
         self._open = False
-        self.refuse()
+        self._sweep()
         for one in self._flying:
             one.open = True
             self._cancel(one)
@@ -236,19 +241,43 @@ class Publisher:
             for done in idle:
                 done.callback(None)
 
-    def refuse(self) -> None:
-        """Give up all that was never sent."""
-        waiting = [*self._waiting, *(one for behind in self._behind.values() for one in behind)]
-        self._waiting.clear()
-        self._behind = {topic: deque() for topic in {one.topic for one in self._flying}}
-        self._count -= len(waiting)
-        for one in waiting:
+    def _sweep(self) -> None:
+        """While there is no client: refuse what has waited for too long."""
+        self._sweeper = None
+        if not self._open and self._refuse(self._reactor.seconds()):
+            self._sweeper = self._reactor.callLater(_SWEEP, self._sweep)
+
+    def _refuse(self, until: float) -> bool:
+        """Give up what was never sent and has its deadline by then; whether others still wait."""
+        late = [one for one in self._waiting if one.deadline <= until]
+        for behind in self._behind.values():
+            while behind and behind[0].deadline <= until:
+                late.append(behind.popleft())
+        for one in late:
+            self._count -= 1
+            if one in self._waiting:
+                self._waiting.remove(one)
+                if behind := self._behind[one.topic]:
+                    self._waiting.append(behind.popleft())
+                else:
+                    del self._behind[one.topic]
+        for one in late:
             if not one.answer.called:
                 one.answer.errback(Unavailable("the broker is away: nothing was stored"))
+        if late:
+            self._rest()
+        return bool(self._waiting) or any(self._behind.values())
 
     def abort(self) -> None:
-        """Give up what is on its way."""
+        """Give up everything."""
+        self._open = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        self._refuse(float("inf"))
         for one in list(self._flying):
+            one.open = True
+            self._cancel(one)
             self._give_up(one)
 
     def denied(self, words: str) -> bool:
