@@ -347,9 +347,7 @@ class Session:
             self._send(Ok(frame.id, _expiry(identity)))
         if identity.chats is not None:
             for chat_id in self._chats - identity.chats:
-                topic = self._topic(chat_id)
-                self._hub.dispatcher.leave(self.connection, topic)
-                self._forget_chat(chat_id, topic)
+                self._leave(chat_id)
                 self._error(
                     "forbidden", "the new token does not name this chat: unsubscribed", None, chat_id=chat_id
                 )
@@ -387,7 +385,8 @@ class Session:
         if frame.chat_id not in self._chats and 0 < limit <= len(self._chats):
             self._error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
             return None
-        return self._authorized(frame.chat_id).addCallback(self._join, frame)
+        joining = self._authorized(frame.chat_id).addCallback(self._join, frame)
+        return joining.addErrback(self._not_joined, frame)
 
     def _authorized(self, chat_id: int) -> Deferred[bool]:
         identity = self._identity
@@ -398,11 +397,13 @@ class Session:
         if self.state == CLOSED:
             return None
         if not allowed:
+            self._leave(frame.chat_id)
             self._error("forbidden", "no such chat, or not yours to see", frame.id)
             return None
         topic, resume = self._topic(frame.chat_id), _position(frame.since)
-        joining = self._hub.dispatcher.subscribe(self.connection, topic, resume)
-        return joining.addCallbacks(self._joined, self._not_joined, (frame, topic), {}, (frame, topic))
+        return self._hub.dispatcher.subscribe(self.connection, topic, resume).addCallback(
+            self._joined, frame, topic
+        )
 
     def _joined(self, joined: Joined, frame: Subscribe, topic: Topic) -> None:
         if self.state == CLOSED:
@@ -422,18 +423,20 @@ class Session:
         else:
             self._hub.presence.unwatch(self.connection, topic)
 
-    def _not_joined(self, failure: Failure, frame: Subscribe, topic: Topic) -> Failure:
-        self._forget_chat(frame.chat_id, topic)
+    def _not_joined(self, failure: Failure, frame: Subscribe) -> Failure:
+        # Also where it was subscribed before: an error always means that it is not.
+        if self.state != CLOSED:
+            self._leave(frame.chat_id)
         return failure
 
     def _unsubscribe(self, frame: Unsubscribe) -> None:
-        topic = self._topic(frame.chat_id)
-        self._hub.dispatcher.leave(self.connection, topic)
-        self._forget_chat(frame.chat_id, topic)
+        self._leave(frame.chat_id)
         if frame.id is not None:
             self._send(Ok(frame.id))
 
-    def _forget_chat(self, chat_id: int, topic: Topic) -> None:
+    def _leave(self, chat_id: int) -> None:
+        topic = self._topic(chat_id)
+        self._hub.dispatcher.leave(self.connection, topic)
         self._hub.presence.unwatch(self.connection, topic)
         if chat_id in self._chats:
             self._chats.remove(chat_id)

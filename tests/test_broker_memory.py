@@ -3,6 +3,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
+from notify.brokers import memory
 from notify.brokers.memory import OVERHEAD, MemoryBroker, MemorySettings
 from notify.config import Duration, Size
 from notify.errors import HistoryLost
@@ -94,6 +95,15 @@ class MemoryBrokerBounds(TestCase):
         self.clock.advance(1)
         self.assertNotEqual(self.publish(broker, topic, 1, "key"), [first])
         self.assertEqual(len(broker._answers), 1)
+
+    def test_no_more_keys_are_remembered_than_memory_is_meant_to_hold(self) -> None:
+        self.patch(memory, "MAX_KEYS", 10)
+        broker, topic = self.make(), chat(1, 1)
+        for number in range(50):
+            self.publish(broker, topic, 1, f"key {number}")
+        self.assertLessEqual(len(broker._answers), 11)
+        [last] = self.publish(broker, topic, 1, "key 49")
+        self.assertEqual(last.seq, 50)
 
     def test_a_new_broker_has_a_new_epoch(self) -> None:
         one = MemoryBroker(MemorySettings(), make_context(seed=1))

@@ -290,6 +290,19 @@ class Subscriptions(SynchronousTestCase):
         self.assertEqual(self.client.ask(type="subscribe", chat_id=1, id=2)["type"], "subscribed")
         self.assertIsNone(self.client.closed)
 
+    def test_an_error_ends_a_subscription_that_was_on(self) -> None:
+        for fault in ("away", "forbidden"):
+            self.client.send(type="subscribe", chat_id=1)
+            if fault == "away":
+                self.world.authenticator.away = True
+            else:
+                self.world.authenticator.forbidden = {1}
+            self.assertEqual(self.client.ask(type="subscribe", chat_id=1, id=1)["type"], "error")
+            self.publish(chat(1, 1))
+            self.assertEqual(self.client.take(), [])
+            self.assertEqual(self.world.sample("notify_subscriptions"), 0)
+            self.world.authenticator.away, self.world.authenticator.forbidden = False, set()
+
     def test_a_plugin_that_fails_is_an_internal_error_that_tells_nothing(self) -> None:
         def authorize(identity: Any, topic: Any) -> Any:
             from twisted.internet.defer import fail

@@ -26,6 +26,10 @@ from notify.topics import Topic
 OVERHEAD = 512
 
 
+#: idempotency keys that are remembered, whatever the window: some 300 bytes each
+MAX_KEYS = 500_000
+
+
 class MemorySettings(Settings, frozen=True):
     """``[broker.memory]``."""
 
@@ -183,7 +187,8 @@ class MemoryBroker:
     def _expire(self, now: float) -> None:
         while self._log and self._log[0][0] <= now - self._settings.history_age:
             self._drop_oldest()
-        while self._answered and self._answered[0][0] <= now - self._settings.duplicate_window:
+        window = now - self._settings.duplicate_window
+        while self._answered and (self._answered[0][0] <= window or len(self._answered) > MAX_KEYS):
             del self._answers[self._answered.popleft()[1]]
 
     def _drop_oldest(self) -> None:
