@@ -255,12 +255,11 @@ def main() -> None:
             f"| {mode}, {size} server{'s' * (size > 1)} | {r['p50'] * 1000:.2f} | {r['p99'] * 1000:.2f} |",
             flush=True,
         )
-    r = replays(2000 if arguments.quick else 10_000)
-    print("\n| replays of 50 of 100,000 messages | replays/s |\n| --- | --- |")
-    print(
-        f"| each of another position | {r['different']:,.0f} |\n| all of the same | {r['same']:,.0f} |",
-        flush=True,
-    )
+    print("\n| replays of 50 of 100,000 messages, in | each another, replays/s | all the same, replays/s |")
+    print("| --- | --- | --- |")
+    for chats in (10, 100, 1000):
+        r = replays(1000 if arguments.quick else 4000, chats)
+        print(f"| {chats:,} chats in turn | {r['different']:,.0f} | {r['same']:,.0f} |", flush=True)
     print("\n| traffic of other workspaces | republish, CPU % | consumer, CPU % |\n| --- | --- | --- |")
     for rate in (0, 2000, 10_000):
         figures = [foreign(mode, rate, seconds) for mode in ("republish", "consumer")]

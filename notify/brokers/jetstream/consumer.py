@@ -16,9 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.connection import Connection, Subscription
@@ -67,6 +68,7 @@ class Consumer:
         self._watch: Any = None
         self._advisory: Subscription | None = None
         self._repairing = False
+        self._repair_work: Deferred[None] | None = None
         self._stopped = False
 
     def add(self, topic: Topic) -> None:
@@ -195,7 +197,12 @@ class Consumer:
         if not self._repairing and not self._stopped and self._connection.connected:
             self._repairing = True
             self.log.warn("the consumer is made again: {reason}", reason=reason)
-            Deferred.fromCoroutine(self._repaired())
+            self._repair_work = Deferred.fromCoroutine(self._repaired())
+            self._repair_work.addErrback(self._repair_failed)
+
+    def _repair_failed(self, failure: Failure) -> None:
+        if not isinstance(failure.value, CancelledError):
+            self.log.failure("the consumer could not be made again", failure)
 
     async def _repaired(self) -> None:
         pause = 0.1
@@ -224,6 +231,8 @@ class Consumer:
     async def stop(self) -> None:
         """No more messages; the server forgets the consumer."""
         self._stopped = True
+        if self._repair_work is not None:
+            self._repair_work.cancel()
         if self._watch is not None and self._watch.active():
             self._watch.cancel()
         for subscription in (self._subscription, self._advisory):
