@@ -253,6 +253,10 @@ def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "
 
 
 def _plain(message: str) -> str:
+    if choice := re.search(r"matching regex '\^\((.*)\)\$'", message):
+        return f"it must be one of {choice[1].replace('|', ', ')}"
+    if name := re.search(r"matching regex '\^\[A-Za-z0-9_-\]\{\d,(\d+)\}\$'", message):
+        return f"it may have letters, digits, '_' and '-' only, {name[1]} at most"
     return message[:1].lower() + message[1:].replace("`", "'").replace("'str'", "text")
 
 

@@ -61,9 +61,7 @@ class Progress(Struct, frozen=True):
             case Stage.SERVING:
                 return "Serving."
             case Stage.ANNOUNCED:
-                return (
-                    f"Draining: not ready, {self.left} clients, still accepting for {self.remaining:.0f} s."
-                )
+                return f"Draining: not ready, {self.left} clients, still accepting; {self.remaining:.0f} s to go."
             case Stage.CLOSING:
                 return f"Draining: {self.left} of {self.total} clients left, {self.remaining:.0f} s to go."
             case Stage.FINISHING:

@@ -108,6 +108,9 @@ class Output:
         if self._sampler is not None:
             self._sampler.flush()
         levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
+        if settings.level == "info":
+            # Twisted's own, of the oldest kind: that ports were opened and closed.
+            levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
         for part, name in settings.levels.items():
             level = LogLevel.levelWithName(name)
             for namespace in (f"notify.{part}", part):
@@ -136,7 +139,9 @@ def _level(event: LogEvent) -> str:
 
 
 def _part(event: LogEvent) -> str:
-    return str(event.get("log_namespace") or "-").removeprefix("notify.")
+    name = str(event.get("log_namespace") or "-")
+    # Which room of Twisted's helps nobody, and "twisted" is what [log.levels] calls all of them.
+    return "twisted" if name.startswith("twisted.") else name.removeprefix("notify.")
 
 
 def _traceback(event: LogEvent) -> str:

@@ -67,7 +67,11 @@ class Listener:
         try:
             endpoint = serverFromString(reactor, self.description)  # type: ignore[no-untyped-call]
             listening: Deferred[Any] = endpoint.listen(self._factory)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except OSError as error:
+            raise StartError(
+                f"listen.{self.key}: {error.filename} cannot be read: {error.strerror}."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise StartError(
                 f"listen.{self.key}: '{self.description}' is not a server endpoint: {error}"
             ) from None
@@ -103,7 +107,9 @@ class Listener:
         if isinstance(error, CannotListenError):
             reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
             advice = (
-                "stop the other process or choose another port" if "in use" in reason else "choose another"
+                f"stop the other process or choose another port (here or with NOTIFY_LISTEN__{self.key.upper()})"
+                if "in use" in reason
+                else "choose another"
             )
             return f"listen.{self.key}: '{self.description}' cannot be bound: {reason}; {advice}."
         return f"listen.{self.key}: '{self.description}' cannot be bound: {error}"
@@ -167,8 +173,9 @@ class NotifyService(Service):
             self.internal.bind(self._reactor)
             self.public.bind(self._reactor)
         except StartError as error:
+            log.critical("cannot start: {reason}", reason=str(error))
             _complain(error)
-            raise SystemExit(f"notify: {error}") from None
+            raise SystemExit(1) from None
 
     def startService(self) -> None:
         """Start; returns at once."""

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify import cli
+from notify.client import Publisher
 from notify.commands import COMMANDS
 from notify.commands.progress import Progress
 from notify.commands.publish import read_lines
@@ -131,6 +132,17 @@ class Publish(Server):
         result = await self.run_command("publish", "--chat", "1", "--content", "x" * 70_000)
         self.assertEqual(result.status, 1)
         self.assertIn("not published", result.err)
+
+    async def test_without_an_answer_it_says_that_nothing_is_known(self) -> None:
+        self.patch(
+            Publisher.__init__, "__kwdefaults__", {**(Publisher.__init__.__kwdefaults__ or {}), "tries": 1}
+        )
+        result = await self.run_command(
+            "publish", "--chat", "1", "--content", "x", "--url", "http://127.0.0.1:1"
+        )
+        self.assertEqual(result.status, 1)
+        self.assertIn("It may be published, or not: no answer from the server", result.err)
+        self.assertNotIn("unknown", result.err)
 
     async def test_shows_progress_to_whoever_watches(self) -> None:
         lines = b"".join(chat_line(number) for number in range(20))

@@ -80,6 +80,11 @@ class ConfigTests(SynchronousTestCase):
                 r"'broker.memory.history_age' is wrong: a duration",
             ),
             ("[api]\nkeys = 'abc'", r"'api.keys' is wrong"),
+            ("[log]\nlevel = 'loud'", r"'log.level' is wrong: it must be one of debug, info, warn, error\.$"),
+            (
+                "[server]\nnode = 'a b'",
+                r"'server.node' is wrong: it may have letters, digits, '_' and '-' only, 64 at most",
+            ),
         ):
             self.assertRegex(self.fault(text), pattern)
 

@@ -379,6 +379,17 @@ class Command(TestCase):
             check=False,
         )
 
+    async def test_without_a_key_the_configuration_is_a_fault(self) -> None:
+        done = await self.run_it(NOTIFY_AUTH__JWT__SECRET="")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("FAULT    configuration: No key to verify tokens with", done.stdout)
+        self.assertIn("1 fault, ", done.stdout)
+
+    async def test_api_keys_that_are_none_are_a_fault(self) -> None:
+        done = await self.run_it(NOTIFY_API__KEYS="short")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("FAULT    configuration: the environment: 'api.keys' is wrong", done.stdout)
+
     async def test_a_healthy_deployment_is_0_and_one_at_fault_is_1(self) -> None:
         done = await self.run_it("--resume-window", "1d")
         self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -197,7 +197,9 @@ class DrainTests(TestCase):
         closing = [p for p in server.told if p.stage is Stage.CLOSING]
         self.assertEqual([p.left for p in closing], sorted((p.left for p in closing), reverse=True))
         self.assertEqual(str(closing[0]), "Draining: 100 of 100 clients left, 10 s to go.")
-        self.assertEqual(str(server.told[0]), "Draining: not ready, 100 clients, still accepting for 12 s.")
+        self.assertEqual(
+            str(server.told[0]), "Draining: not ready, 100 clients, still accepting; 12 s to go."
+        )
 
     def test_if_it_breaks_off_the_process_can_still_leave(self) -> None:
         server = Server(1)

@@ -91,7 +91,7 @@ class DrainTests(TestCase):
             self.assertGreater(last - first, 1.0)
             self.assertLess(last, 10)
             self.assertLess(max(slot for _, _, slot in closes), 500)
-            self.assertIn("Draining: not ready, 24 clients, still accepting for", server.log())
+            self.assertIn("Draining: not ready, 24 clients, still accepting;", server.log())
             self.assertIn("Drained.", server.log())
 
     @in_thread

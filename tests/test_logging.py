@@ -28,6 +28,32 @@ class LogCase(TestCase):
         return text.splitlines()
 
 
+class TwistedTests(LogCase):
+    """What Twisted says of itself."""
+
+    def test_its_rooms_are_one_part(self) -> None:
+        self.make()
+        self.logger("twisted.scripts._twistd_unix.UnixAppLogger").info("starting up")
+        (line,) = self.lines()
+        self.assertIn(" info  twisted: starting up", line)
+
+    def test_ports_are_told_from_debug_on_or_where_asked_for(self) -> None:
+        for settings, shown in (
+            ({}, 0),
+            ({"level": "debug"}, 1),
+            ({"levels": {"log_legacy": "info"}}, 1),
+            ({"level": "error"}, 0),
+        ):
+            self.make(**settings)  # type: ignore[arg-type]
+            self.logger("log_legacy").info("(TCP Port 8081 Closed)")
+            self.assertEqual(len(self.lines()), shown, settings)
+
+    def test_its_failures_are_told(self) -> None:
+        self.make()
+        self.logger("log_legacy").critical("Unhandled error")
+        self.assertEqual(len(self.lines()), 1)
+
+
 class FormTests(LogCase):
     def test_text_has_time_level_part_and_message(self) -> None:
         self.make()

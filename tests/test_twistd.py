@@ -125,6 +125,14 @@ class Refusing(TestCase):
         sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC="fax:1")
         self.assertIn("listen.public: 'fax:1' is not a server endpoint", sentence)
 
+    async def test_an_endpoint_whose_key_is_missing(self) -> None:
+        sentence = await self.refused(
+            "notify", "--dev", NOTIFY_LISTEN__PUBLIC="ssl:0:privateKey=/nowhere.key"
+        )
+        self.assertEqual(
+            sentence, "notify: listen.public: /nowhere.key cannot be read: No such file or directory."
+        )
+
     async def test_a_file_that_cannot_be_read(self) -> None:
         sentence = await self.refused("notify", "--config", "/nowhere/notify.toml")
         self.assertIn("/nowhere/notify.toml: cannot be read: No such file", sentence)

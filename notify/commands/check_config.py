@@ -38,7 +38,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         endpoint = getattr(config.listen, name)
         try:
             serverFromString(running, endpoint)  # type: ignore[no-untyped-call]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except OSError as error:
+            raise StartError(
+                f"{config.source}: 'listen.{name}' is wrong: {error.filename} cannot be read: {error.strerror}."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise StartError(
                 f"{config.source}: 'listen.{name}' is wrong: '{endpoint}' is not a server endpoint: {error}."
             ) from None

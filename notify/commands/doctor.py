@@ -60,8 +60,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     faults = sum(finding.level == "fault" for finding in found)
     warnings = sum(finding.level == "warning" for finding in found)
     if not options.json:
-        terminal.out(f"{faults} faults, {warnings} warnings.")
+        terminal.out(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}.")
     return 1 if faults else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _duration(text: str) -> Duration:

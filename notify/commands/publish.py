@@ -154,7 +154,8 @@ def _publish_one(
     try:
         position = publisher.publish(subject, payload, key=options.key)
     except PublishFailed as error:
-        raise CommandError(f"It was not published: {_advice(error)}") from None
+        known = "It may be published, or not" if error.code == "unknown" else "It was not published"
+        raise CommandError(f"{known}: {_advice(error)}") from None
     if not options.quiet:
         terminal.out(_result(subject, position))
     return 0
@@ -167,7 +168,7 @@ def _result(subject: str, position: Position, line: int | None = None) -> str:
 
 def _advice(error: PublishFailed) -> str:
     """What went wrong, and where to look."""
-    text = str(error).rstrip(".")
+    text = str(error).removeprefix("unknown: ").rstrip(".")
     if error.status == HTTPStatus.UNAUTHORIZED:
         return f"{text}: look at the API key."
     if error.status is None:

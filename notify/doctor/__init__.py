@@ -7,8 +7,10 @@ permissions, limits, clock, systemd unit); brokers and other plugins look after 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from random import Random
 
 from msgspec import Struct
+from twisted.internet.task import Clock
 
 from notify import components
 from notify.bridge import run_alone
@@ -16,6 +18,8 @@ from notify.config import PLUGIN_TABLES, Config, load
 from notify.doctor import host, listeners
 from notify.errors import StartError
 from notify.findings import Finding, Question
+from notify.http.keys import read_keys
+from notify.metrics import Metrics
 
 #: seconds that one plugin's own examination may take
 PATIENCE = 30.0
@@ -40,7 +44,12 @@ def examine(patient: Patient) -> list[Finding]:
         components.check(config)
     except StartError as error:
         return [Finding("fault", check, str(error), "Mend this first; `notify check-config` tells the same.")]
-    found = [Finding("ok", check, f"{config.source} is good.")]
+    try:
+        make(config)
+        found = [Finding("ok", check, f"{config.source} is good.")]
+    except StartError as error:
+        mend = "The server does not start with this; `notify check-config` tells the same."
+        found = [Finding("fault", check, str(error), mend)]
     unit = host.read_unit(patient.unit)
     found += host.files(config, unit)
     found += listeners.ports(config)
@@ -49,6 +58,14 @@ def examine(patient: Patient) -> list[Finding]:
     found += host.clock()
     found += host.drain(config, unit)
     return found + plugins(config, Question(patient.resume_window, config.limits.replay))
+
+
+def make(config: Config) -> None:
+    """Make what the configuration names, as a start does, and start none of it. Raises ``StartError``."""
+    context = components.Context(Clock(), Metrics(), Random(0), "doctor", config)  # noqa: S311 - nothing is drawn
+    for kind in PLUGIN_TABLES:
+        components.make(kind, context)
+    read_keys(config.api, config.source)
 
 
 def plugins(config: Config, question: Question) -> list[Finding]:

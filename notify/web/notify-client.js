@@ -879,7 +879,7 @@ export class NotifyClient {
     const { token, store = null, settings = {}, queue = 256, random = Math.random } = options;
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (this.#WebSocket === undefined) {
-      throw new Error("no WebSocket here: give one, for example that of the package 'ws', as options.WebSocket");
+      throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
     }
     if (token === undefined) throw new TypeError("options.token: a token, or a function that gives one");
     this.#url = String(url);

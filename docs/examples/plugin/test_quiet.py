@@ -6,7 +6,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.errors import Unavailable
 from notify.testing import make_context
-from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts import BrokerContract
 from notify.topics import chat
 
 

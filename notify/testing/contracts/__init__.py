@@ -1,1 +1,7 @@
 """What every implementation of an interface must do, as test suites to subclass together with a ``TestCase``."""
+
+from notify.testing.contracts.authenticator import AuthenticatorContract
+from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts.registry import RegistryContract
+
+__all__ = ["AuthenticatorContract", "BrokerContract", "RegistryContract"]
