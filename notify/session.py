@@ -303,7 +303,10 @@ class Session:
             failure.raiseException()
         if self.state != CLOSED:
             log.info(
-                "{connection} is refused: {reason}", connection=self.connection.id, reason=str(failure.value)
+                "{connection} from {peer} is refused: {reason}",
+                connection=self.connection.id,
+                peer=self.connection.peer.host,
+                reason=str(failure.value),
             )
             self._deny(frame)
 

@@ -83,7 +83,7 @@ class Running(TestCase):
         self.addCleanup(reader.stop)
         arriving = reader.line()
         await self._until_present(server, reader)
-        key = {"NOTIFY_API": server.api, "NOTIFY_API_KEY": API_KEY}
+        key = {"NOTIFY_API_URL": server.api, "NOTIFY_API_KEY": API_KEY}
         publisher = Program(key, sys.executable, str(EXAMPLES / "publish.py"))
         self.addCleanup(publisher.stop)
         self.assertRegex(await publisher.line(), r"^\S+ 1$")

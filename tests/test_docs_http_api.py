@@ -44,8 +44,8 @@ class HttpApiPageTest(TestCase):
         self.addCleanup(port.stopListening)
         environment = {
             "PATH": os.environ["PATH"],
-            "NOTIFY": f"http://127.0.0.1:{port.getHost().port}",
-            "KEY": KEY,
+            "NOTIFY_API_URL": f"http://127.0.0.1:{port.getHost().port}",
+            "NOTIFY_API_KEY": KEY,
         }
         examples = re.findall(r"```sh\n(curl.*?)```\n\n```json\n(.*?)```", PAGE, re.DOTALL)
         self.assertEqual(len(examples), PAGE.count("```sh\ncurl"))

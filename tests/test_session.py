@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Duration, Limits
@@ -82,6 +83,13 @@ class Auth(SynchronousTestCase):
         )
         self.assertEqual(client.closed, (4500, "authentication failed"))
         self.assertEqual(world.sample("notify_auth_total", result="refused"), 1)
+
+    def test_the_log_names_the_address_of_who_is_refused_and_not_the_token(self) -> None:
+        with capturedLogs() as events:
+            World().connect().send(type="auth", token="bad-secret")
+        [line] = [text for text in map(formatEvent, events) if text and "is refused" in text]
+        self.assertIn(" from 127.0.0.1 is refused: ", line)
+        self.assertNotIn("bad-secret", line)
 
     def test_a_token_that_has_expired_is_refused(self) -> None:
         client = World().client(expires_in=0)
