@@ -102,6 +102,16 @@ class Pages(SynchronousTestCase):
         rooms |= {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}
         self.assertEqual(named, rooms)
 
+    def test_every_metric_that_is_named_is_counted(self) -> None:
+        code = "".join(path.read_text() for path in (ROOT / "notify").rglob("*.py"))
+        made = set(re.findall(r"\"(notify_\w+)\"", code))
+        named = {
+            name: page for page in pages() for name in re.findall(r"`(notify_[a-z_]+)", page.read_text())
+        }
+        self.assertGreater(len(named), 10)
+        for name, page in named.items():
+            self.assertTrue({name, name.removesuffix("_total")} & made, f"{page.relative_to(ROOT)}: {name}")
+
 
 class Protocol(SynchronousTestCase):
     """The tables of docs/protocol.md against the frames, fields and codes of the code."""
