@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -81,8 +82,10 @@ class Pages(SynchronousTestCase):
         phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
         self.assertEqual(phony, targets())
         shown = subprocess.run(
-            ["make", "help"],
+            ["make", "--no-print-directory", "help"],
             cwd=ROOT,
+            # As from a shell, where the tests themselves run under make.
+            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
             capture_output=True,
             text=True,
             check=True,
