@@ -66,8 +66,13 @@ class Sampler:
         if place not in self._counts and len(self._counts) >= _PLACES:
             self.flush()
         count = self._counts[place] = self._counts.get(place, 0) + 1
-        if count <= self._burst or not self._burst or event.get("log_level") is LogLevel.critical:
+        if count <= self._burst or not self._burst or self._always(event):
             self._observer(event)
+
+    @staticmethod
+    def _always(event: LogEvent) -> bool:
+        # A traceback that the interpreter prints comes line by line, and its last one says the most.
+        return event.get("log_level") is LogLevel.critical or event.get("log_namespace") == "stderr"
 
     def flush(self) -> None:
         """Begin a new window: say what was kept back in the one before."""

@@ -140,4 +140,5 @@ def paced(port: Any, reactor: Any) -> None:
         port.__class__ = PacedPort
         port.arriving = Poller(reactor, ARRIVING)
         port.settled = Poller(reactor, SETTLED)
-        port.socket.listen(max(port.backlog, WAITING))
+        # A socket that was handed over, as by systemd, brings no number.
+        port.socket.listen(max(port.backlog or 0, WAITING))

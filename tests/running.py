@@ -108,14 +108,14 @@ class LocalServer:
 class Twistd(ProcessProtocol):
     """A ``twistd`` of its own; ``output`` is all that it prints, ``ended`` fires with its exit status."""
 
-    def __init__(self, *arguments: str, cwd: Path, **environ: str) -> None:
+    def __init__(self, *arguments: str, cwd: Path, by: tuple[str, ...] = (), **environ: str) -> None:
         from twisted.internet import reactor
 
         self.output = ""
         self.ended: Deferred[int] = Deferred()
         self._waiting: list[tuple[re.Pattern[str], Deferred[re.Match[str]]]] = []
         environment = {**os.environ, **environ}
-        command = [str(BIN / "twistd"), *arguments]
+        command = [*by, str(BIN / "twistd"), *arguments]
         self.process: Any = reactor.spawnProcess(self, command[0], command, environment, str(cwd))  # type: ignore[attr-defined]
 
     def outReceived(self, data: bytes) -> None:

@@ -85,7 +85,9 @@ class Pages(SynchronousTestCase):
             ["make", "--no-print-directory", "help"],
             cwd=ROOT,
             # As from a shell, where the tests themselves run under make.
-            env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))},
+            env={
+                name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+            },
             capture_output=True,
             text=True,
             check=True,

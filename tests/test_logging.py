@@ -178,6 +178,12 @@ class FloodTests(LogCase):
         self.assertEqual(summary["message"], "995 more like this were not logged: bad frame from {peer}")
         self.assertEqual(fresh["message"], "bad frame from 0")
 
+    def test_a_traceback_that_the_interpreter_prints_always_passes(self) -> None:
+        self.make(burst=1)
+        for _ in range(10):
+            self.logger("stderr").error("{log_io}", log_io="  File ...")
+        self.assertEqual(len(self.lines()), 10)
+
     def test_what_is_critical_always_passes(self) -> None:
         self.make(burst=1)
         for _ in range(10):

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,38 @@ class Running(TestCase):
         self.assertIn("Server Shut Down", log.read_text())
 
 
+_HAND_OVER = """
+import os, socket, sys
+one = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=1)
+os.dup2(one.fileno(), 3)
+os.set_inheritable(3, True)
+print("port", one.getsockname()[1], flush=True)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="ws", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Activated(TestCase):
+    timeout = 60
+
+    async def test_a_socket_that_is_handed_over_is_served_and_whoever_waited_on_it_too(self) -> None:
+        server = Twistd(
+            "-n",
+            "--pidfile=",
+            "notify",
+            cwd=Path.cwd(),
+            by=(sys.executable, "-c", _HAND_OVER),
+            NOTIFY_LISTEN__PUBLIC="systemd:domain=INET6:name=ws",
+            NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
+            NOTIFY_AUTH__JWT__SECRET=SECRET,
+        )
+        self.addCleanup(server.kill)
+        port = int((await server.says(r"port (\d+)")).group(1))
+        client = await deferToThread(RawClient, f"ws://[::1]:{port}/ws")
+        self.assertEqual(client.status, 101)
+        client.close()
+
+
 class Refusing(TestCase):
     """What cannot run says why in one plain sentence and leaves with a status that is not 0."""
 
@@ -171,7 +204,6 @@ class Packaging(TestCase):
     def build_and_look(self) -> None:
         import shutil
         import subprocess
-        import sys
 
         root = Path(__file__).parent.parent
         folder = Path(self.mktemp()).resolve()
