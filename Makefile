@@ -71,10 +71,10 @@ package-test: env ## the Debian package through its life, on a real systemd in a
 image-test: env ## the container image: built without a registry, run read-only (root)
 	$(BIN)/python -m tests.package.image
 
-proto: ## notify/proto from proto/notify.proto; made by an old protoc, so that any protobuf from 5.26 on can load it
+proto: ## notify/wire/proto from proto/notify.proto; made by an old protoc, so that any protobuf from 5.26 on can load it
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/python -m pip install --quiet grpcio-tools==1.63.2
-	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/proto --pyi_out=notify/proto notify.proto
+	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/wire/proto --pyi_out=notify/wire/proto notify.proto
 
 clean: ## remove everything that make made
 	rm -rf .venv tests/js/node_modules build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

@@ -71,6 +71,6 @@ setup(
             "types-protobuf",
         ],
     },
-    entry_points={"console_scripts": ["notify = notify.cli:main"]},
+    entry_points={"console_scripts": ["notify = notify.cli.main:main"]},
     zip_safe=False,
 )

@@ -13,13 +13,13 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 
-from notify.bridge import as_deferred
 from notify.brokers.jetstream import JetStreamBroker
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.components import Context
 from notify.config import Config
 from notify.messages import Message, Position
-from notify.metrics import Metrics
+from notify.nats.bridge import as_deferred
+from notify.observe.metrics import Metrics
 from notify.testing import chat_payload
 from notify.topics import chat
 

@@ -201,7 +201,7 @@ class NotifyProtobuf(Notify):
     headers = ("Sec-WebSocket-Protocol: notify.v1.protobuf",)
 
     def plan(self, user: int, chats: Sequence[int], since: dict[str, Any] | None = None) -> str:
-        from notify.proto import notify_pb2 as pb
+        from notify.wire.proto import notify_pb2 as pb
 
         frame = pb.ClientFrame()
         frame.messages.add(auth=pb.Auth(token=token(user)))

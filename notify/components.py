@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 import notify.plugins
 from notify.config import PLUGIN_TABLES, Config, ConfigError, PluginTable, convert
 from notify.interfaces import IAuthenticator, IBroker, IPlugin, IRegistry
-from notify.metrics import Metrics
+from notify.observe.metrics import Metrics
 
 INTERFACES: dict[str, type[Interface]] = {"auth": IAuthenticator, "broker": IBroker, "registry": IRegistry}
 

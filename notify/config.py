@@ -157,7 +157,7 @@ class Log(Settings, frozen=True):
 
     #: debug, info, warn or error
     level: Level = "info"
-    #: other levels for single parts: a table of names like auth, session, "brokers.jetstream" or twisted
+    #: other levels for single parts: a table of names like auth, "core.session", "brokers.jetstream" or twisted
     levels: dict[str, Level] = field(default_factory=dict)
     #: "text", or "json": one object a line
     format: Annotated[str, Meta(pattern="^(text|json)$")] = "text"

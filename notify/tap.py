@@ -21,26 +21,28 @@ from msgspec import structs
 from twisted.application.service import IService
 from twisted.python import usage
 
-from notify import components, dev, logging, reactor, tracing
+from notify import components, dev
 from notify.config import Config, ConfigError, load
-from notify.demo import demo_routes
-from notify.dispatcher import Dispatcher, end_of_turn
+from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.hub import Hub
+from notify.core.presence import PresenceWatch
+from notify.core.timers import Wheel
+from notify.dev.demo import demo_routes
 from notify.errors import StartError
-from notify.handshake import Network, parse_networks
-from notify.health import Health
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.sites import internal_site, public_site
-from notify.hub import Hub
 from notify.interfaces import IAuthenticator, IBroker, IRegistry
-from notify.lifecycle import Lifecycle
-from notify.listener import PublicFactory
-from notify.metrics import Metrics
-from notify.presence import PresenceWatch
-from notify.reload import Reloader
-from notify.service import Listener, NotifyService
-from notify.systemd import Systemd
-from notify.timers import Wheel
-from notify.websocket import ConnectionFactory
+from notify.observe import logging, tracing
+from notify.observe.health import Health
+from notify.observe.metrics import Metrics
+from notify.service import reactor
+from notify.service.lifecycle import Lifecycle
+from notify.service.reload import Reloader
+from notify.service.service import Listener, NotifyService
+from notify.service.systemd import Systemd
+from notify.transport.handshake import Network, parse_networks
+from notify.transport.listener import PublicFactory
+from notify.transport.websocket import ConnectionFactory
 
 #: the demo page's folder
 DEMO = Path(__file__).parent / "web"
@@ -70,7 +72,7 @@ class Options(usage.Options):
             raise SystemExit(f"notify: {error}") from None
         parent = self.parent
         if parent is not None and not any(parent.get(option) for option in ("logger", "logfile", "syslog")):
-            parent["logger"] = "notify.logging.observer"
+            parent["logger"] = "notify.observe.logging.observer"
         logging.configure(self.config.log)
 
     def read(self) -> Config:

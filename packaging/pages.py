@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from notify.cli import make_parser
+from notify.cli.main import make_parser
 
 
 def roff(text: str) -> str:

@@ -16,10 +16,11 @@ from twisted.internet.threads import deferToThread
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import TestCase
 
-from notify import cli, config, dev, tap
-from notify.commands.presence import ask
-from notify.commands.terminal import Terminal
-from notify.tokens import issue
+from notify import config, dev, tap
+from notify.auth.tokens import issue
+from notify.cli import main as cli
+from notify.cli.presence import ask
+from notify.cli.terminal import Terminal
 from tests.auth_tools import SECRET
 
 KEY = "an-api-key-for-tests"
@@ -112,7 +113,7 @@ class Server(TestCase):
         reactor.spawnProcess(  # type: ignore[attr-defined]
             process,
             sys.executable,
-            [sys.executable, "-m", "notify.cli", *arguments],
+            [sys.executable, "-m", "notify.cli.main", *arguments],
             env={**os.environ, **self.environ, **environ},
         )
         self.addCleanup(process.kill)

@@ -15,9 +15,9 @@ from twisted.internet.testing import StringTransport
 
 from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
-from notify.health import Health
 from notify.http import ApiKeys, internal_site
 from notify.interfaces import BrokerStatus
+from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
 from notify.testing import make_context

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from notify.tokens import issue
+from notify.auth.tokens import issue
 
 T = TypeVar("T")
 

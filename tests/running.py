@@ -18,10 +18,10 @@ from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from notify.auth.tokens import issue
 from notify.config import Config, load
-from notify.service import NotifyService
+from notify.service.service import NotifyService
 from notify.tap import build
-from notify.tokens import issue
 
 SECRET = "0123456789abcdef0123456789abcdef"
 API_KEY = "test-key-0123456789"

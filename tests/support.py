@@ -12,18 +12,18 @@ from zope.interface import implementer
 
 from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
-from notify.dispatcher import Dispatcher
+from notify.core.dispatcher import Dispatcher
+from notify.core.hub import Hub
+from notify.core.presence import PresenceWatch
+from notify.core.session import Session
+from notify.core.timers import Wheel
 from notify.errors import Unauthorized, Unavailable
-from notify.hub import Hub
 from notify.identity import Identity, Peer
 from notify.interfaces import IAuthenticator
-from notify.metrics import Metrics
-from notify.presence import PresenceWatch
+from notify.observe.metrics import Metrics
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
-from notify.session import Session
 from notify.testing import FakeConnection, make_context
-from notify.timers import Wheel
 from notify.topics import Topic
 
 NOW = 1_700_000_000.0
@@ -219,7 +219,7 @@ class Client:
         self.raw(self._encode(frame))
 
     def raw(self, payload: bytes) -> None:
-        from notify.frames import InvalidFrame
+        from notify.wire.frames import InvalidFrame
 
         try:
             frames = self.connection.encoding.decode(payload)

@@ -13,13 +13,13 @@ from msgspec import Struct
 from twisted.internet.task import Clock
 
 from notify import components
-from notify.bridge import run_alone
 from notify.config import PLUGIN_TABLES, Config, load
 from notify.doctor import host, listeners
 from notify.errors import StartError
 from notify.findings import Finding, Question
 from notify.http.keys import read_keys
-from notify.metrics import Metrics
+from notify.nats.bridge import run_alone
+from notify.observe.metrics import Metrics
 
 #: seconds that one plugin's own examination may take
 PATIENCE = 30.0

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from notify.config import Config
 from notify.findings import Finding
-from notify.handshake import origin_allowed
+from notify.transport.handshake import origin_allowed
 
 _LOOPBACK = ("127.", "::1", "localhost")
 

@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 
 from notify import __version__
-from notify.health import HealthReport, Live
 from notify.http.answers import REF, ErrorAnswer
 from notify.http.commands import Disconnect, Disconnected, Draining
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, Connections, History, PresenceAnswer
 from notify.messages import ChatMessage, Notification
+from notify.observe.health import HealthReport, Live
 from notify.topics import INT64_MAX, INT64_MIN
 
 _TYPES = (

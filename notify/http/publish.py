@@ -27,9 +27,9 @@ from notify.http.answers import (
 from notify.http.request import Request
 from notify.interfaces import IBroker
 from notify.messages import Position
-from notify.metrics import Metrics
+from notify.observe.metrics import Metrics
+from notify.observe.tracing import NO_TRACER, Span, Tracer
 from notify.topics import Topic
-from notify.tracing import NO_TRACER, Span, Tracer
 
 _log = Logger()
 

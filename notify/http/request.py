@@ -15,10 +15,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from notify import tracing
 from notify.errors import Unknown
 from notify.http.answers import Answer, Refused, bad_request, internal_error, refusal, too_large
 from notify.http.keys import ApiKeys
+from notify.observe import tracing
 
 if TYPE_CHECKING:
     from notify.http.server import Site

@@ -25,7 +25,7 @@ from twisted.web import http
 from notify.http.answers import Answer, Refused, bad_request
 from notify.http.keys import ApiKeys
 from notify.http.request import NO_SUCH_PATH, Request, Route
-from notify.metrics import Metrics
+from notify.observe.metrics import Metrics
 
 _log = Logger()
 

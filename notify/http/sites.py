@@ -11,7 +11,6 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
-from notify.health import Health, HealthReport, Live, PublicHealth
 from notify.http.answers import Answer, answer, encode
 from notify.http.commands import Disconnector, Drainer
 from notify.http.keys import ApiKeys
@@ -21,8 +20,9 @@ from notify.http.reads import ConnectionReader, HistoryReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
 from notify.interfaces import IBroker, IConnection, IRegistry
-from notify.metrics import Metrics
-from notify.tracing import NO_TRACER, Tracer
+from notify.observe.health import Health, HealthReport, Live, PublicHealth
+from notify.observe.metrics import Metrics
+from notify.observe.tracing import NO_TRACER, Tracer
 
 #: bytes of a publish request with the default payload limit
 MAX_BODY = 4 * 2**20

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from notify.brokers.jetstream import headers
-from notify.brokers.jetstream.connection import Connection
 from notify.brokers.jetstream.stream import ApiError, Streams
 from notify.errors import Unavailable
 from notify.identity import Presence
+from notify.nats import headers
+from notify.nats.connection import Connection
 from notify.topics import Topic
 
 _GONE = "60s"  # how long the mark of a removed entry is kept

@@ -25,8 +25,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from notify.bridge import gather
-from notify.brokers.jetstream.connection import Connection, Hooks, Subscription
 from notify.brokers.jetstream.settings import JetStreamSettings, Name
 from notify.brokers.jetstream.stream import Streams
 from notify.components import Context
@@ -34,6 +32,8 @@ from notify.config import Duration, Settings, convert
 from notify.errors import StartError, Unavailable
 from notify.identity import Presence
 from notify.interfaces import IRegistry
+from notify.nats.bridge import gather
+from notify.nats.connection import Connection, Hooks, Subscription
 from notify.registries.jetstream_bucket import Bucket
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as LocalSettings

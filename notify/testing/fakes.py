@@ -11,11 +11,11 @@ from zope.interface import implementer
 
 from notify.components import Context
 from notify.config import Config
-from notify.frames import JSON, Encoding
 from notify.identity import Identity, Peer
 from notify.interfaces import IConnection
-from notify.metrics import Metrics
+from notify.observe.metrics import Metrics
 from notify.topics import Topic
+from notify.wire.frames import JSON, Encoding
 
 
 def make_context(

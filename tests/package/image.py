@@ -14,8 +14,8 @@ from pathlib import Path
 
 from websockets.sync.client import connect
 
+from notify.auth.tokens import issue
 from notify.client.publisher import Publisher
-from notify.tokens import issue
 from tests.package.machine import TOP, base, require, run
 from tests.process import Client, free_port, wait_for
 

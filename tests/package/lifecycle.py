@@ -23,9 +23,9 @@ from typing import Any
 
 from websockets.sync.client import connect
 
+from notify.auth.tokens import issue
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher
-from notify.tokens import issue
 from tests.package.machine import BUILD, TOP, Machine, require, run
 from tests.process import Client, wait_for
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from notify.auth.tokens import issue
 from notify.client import AsyncioClient, Loss, Publisher, PublishFailed, Settings, Token
-from notify.tokens import issue
 from tests.soak.proxy import ChaosProxy
 from tests.tools import ROOT, node_modules, program
 

@@ -32,7 +32,6 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from notify.brokers.jetstream.connection import Connection, Hooks
 from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.deadletter import DeadLetters
 from notify.brokers.jetstream.diagnose import diagnose
@@ -47,6 +46,7 @@ from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Message, Poison, Position
+from notify.nats.connection import Connection, Hooks
 from notify.topics import Topic
 
 _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most

@@ -21,12 +21,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.brokers.jetstream import headers
-from notify.brokers.jetstream.connection import Connection, Subscription
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import SUBJECTS, ApiError, Streams
 from notify.brokers.jetstream.tail import Tail
 from notify.errors import StartError, Unavailable
+from notify.nats import headers
+from notify.nats.connection import Connection, Subscription
 from notify.topics import Topic
 
 _BATCH = 1000  # messages asked for at once; asked again when half of them have come

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from notify.errors import Unavailable
-from notify.metrics import Metrics
+from notify.observe.metrics import Metrics
 
 _REMEMBERED = 4096  # messages that were seen to, so that they are not sent again
 _AT_ONCE = 64  # on their way to the stream; more are counted and logged only

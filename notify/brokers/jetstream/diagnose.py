@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import nats.errors
 
-from notify.brokers.jetstream.client import RawClient
-from notify.brokers.jetstream.connection import Connection
-from notify.brokers.jetstream.dial import redacted
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Streams, differences
 from notify.errors import StartError
 from notify.findings import Finding, Level, Question, span
+from notify.nats.client import RawClient
+from notify.nats.connection import Connection
+from notify.nats.dial import redacted
 
 #: seconds by which the clocks of this machine and the servers' may differ
 SKEW = 2.0

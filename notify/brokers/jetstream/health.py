@@ -15,9 +15,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.brokers.jetstream.connection import Connection
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
+from notify.nats.connection import Connection
 
 _FAILURES = 2  # in a row
 

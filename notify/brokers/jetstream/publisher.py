@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 
-from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable, Unknown
 from notify.messages import parse_event
+from notify.nats import headers
 from notify.topics import Topic
 
 _SWEEP = 0.5  # seconds between looks at what has waited for too long

@@ -17,12 +17,12 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from notify.bridge import gather
-from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.stream import ApiError, Streams
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Message, Poison, Position, parse_event
+from notify.nats import headers
+from notify.nats.bridge import gather
 from notify.topics import Topic
 
 #: subjects in one lookup of newest positions; one place is for the witness

@@ -6,9 +6,9 @@ dropped by their subject, before anything else of them is looked at.
 
 from __future__ import annotations
 
-from notify.brokers.jetstream import headers
-from notify.brokers.jetstream.connection import Connection, Subscription
 from notify.brokers.jetstream.tail import Tail
+from notify.nats import headers
+from notify.nats.connection import Connection, Subscription
 from notify.topics import Topic
 
 

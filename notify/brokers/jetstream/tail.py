@@ -19,11 +19,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.brokers.jetstream import headers
 from notify.brokers.jetstream.reader import LOOKUP, Newest, Stored
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Message, Poison, Position, parse_event
-from notify.metrics import Metrics
+from notify.nats import headers
+from notify.observe.metrics import Metrics
 from notify.topics import Topic
 
 _HELD = 512  # messages held back for one topic; past it they are read from the stream instead

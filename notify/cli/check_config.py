@@ -1,0 +1,52 @@
+"""``notify check-config``: is this configuration usable, plugins and key files included?"""
+
+from __future__ import annotations
+
+import argparse
+
+from notify.cli.terminal import Terminal
+
+SUMMARY = "check a configuration file without starting anything"
+DESCRIPTION = """\
+Read a configuration file and the environment as the server would, plugins' settings and the files they name
+included, and say what is wrong. Nothing is started, bound or connected to. The exit status is 0 where the
+configuration is good, else 1."""
+EXAMPLES = """\
+  notify check-config /etc/notify/notify.toml
+  NOTIFY_LISTEN__PUBLIC=tcp:9000 notify check-config notify.toml"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("file", metavar="FILE", nargs="?", help="the file; without it the environment alone")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Raises ``StartError``, which says what is wrong."""
+    from notify import components, tap
+    from notify.config import load
+    from notify.errors import StartError
+    from notify.service import reactor
+
+    config = load(options.file, terminal.environ)
+    components.check(config)
+    reactor.install()
+    from twisted.internet import reactor as running
+    from twisted.internet.endpoints import serverFromString
+
+    tap.build(config, running)
+    for name in ("public", "internal"):
+        endpoint = getattr(config.listen, name)
+        try:
+            serverFromString(running, endpoint)  # type: ignore[no-untyped-call]
+        except OSError as error:
+            raise StartError(
+                f"{config.source}: 'listen.{name}' is wrong: {error.filename} cannot be read: {error.strerror}."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StartError(
+                f"{config.source}: 'listen.{name}' is wrong: '{endpoint}' is not a server endpoint: {error}."
+            ) from None
+    plugins = ", ".join(f"{kind} {getattr(config, kind).plugin}" for kind in ("auth", "broker", "registry"))
+    terminal.out(f"{config.source} is good: {plugins}; public {config.listen.public}.")
+    return 0

@@ -1,0 +1,75 @@
+"""``notify doctor``: what is wrong with this deployment, and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from notify.cli.terminal import Terminal
+from notify.config import Duration
+
+SUMMARY = "look at a deployment, and say how to mend what is wrong"
+DESCRIPTION = """\
+Look at the configuration and at the machine as the server would find them: files and permissions, ports, origins,
+the limit on open files, clock, the unit's time to stop against the drain; and at the broker: its version, streams,
+retention and permissions. Nothing is started, changed or published. Run it on the server's machine, as root or as
+the server's user. The exit status is 0 where nothing is at fault, else 1."""
+EXAMPLES = """\
+  notify doctor /etc/notify/notify.toml
+  notify doctor /etc/notify/notify.toml --resume-window 7d --origin https://chat.example --host ws.chat.example"""
+
+_MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "fault": "FAULT  "}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", help="the configuration; without it the environment alone"
+    )
+    parser.add_argument(
+        "--resume-window",
+        type=_duration,
+        default=Duration(86400),
+        metavar="TIME",
+        help="how long a client may be away and miss nothing (default: 1d)",
+    )
+    parser.add_argument("--unit", default="notify", metavar="NAME", help="the systemd unit (default: notify)")
+    parser.add_argument("--origin", default="", metavar="ORIGIN", help="may a page of this origin connect?")
+    parser.add_argument("--host", default="", metavar="HOST", help="the host that this page connects to")
+    parser.add_argument("--json", action="store_true", help="one JSON line a finding")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Faults are findings: nothing is raised for them."""
+    import msgspec
+
+    from notify.doctor import Patient, examine
+
+    file = None if options.file is None else os.fspath(Path(options.file))
+    found = examine(
+        Patient(file, terminal.environ, options.resume_window, options.unit, options.origin, options.host)
+    )
+    for finding in found:
+        if options.json:
+            terminal.out(msgspec.json.encode(finding).decode())
+        else:
+            terminal.out(f"{_MARKS[finding.level]}  {finding.check}: {finding.text}")
+            if finding.mend:
+                terminal.out(f"         -> {finding.mend}")
+    faults = sum(finding.level == "fault" for finding in found)
+    warnings = sum(finding.level == "warning" for finding in found)
+    if not options.json:
+        terminal.out(f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}.")
+    return 1 if faults else 0
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _duration(text: str) -> Duration:
+    try:
+        return Duration.parse(float(text) if text.isdecimal() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

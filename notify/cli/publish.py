@@ -1,0 +1,316 @@
+"""``notify publish``: one message from options, or any number as JSON lines, through the HTTP API."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import stat
+import time
+from http import HTTPStatus
+from queue import Empty, Queue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from msgspec import Struct
+
+from notify.cli.progress import Progress
+from notify.cli.terminal import (
+    API_URL,
+    CommandError,
+    Terminal,
+    identifier,
+    secret,
+    secret_options,
+    url,
+    url_option,
+)
+
+if TYPE_CHECKING:
+    from notify.client import Position, Publisher, PublishFailed
+
+SUMMARY = "publish messages through the HTTP API"
+DESCRIPTION = """\
+Publish one chat message (--chat), one notification (--user), or JSON lines from standard input, each of them
+{"subject": "...", "payload": {...}} as docs/protocol.md describes. Lines are sent in order and in batches, each
+under an idempotency key, and tried again where the server is away for a moment. Each message that was accepted
+gives one JSON line with its position. A line that is refused is named with its number, the others go on; the exit
+status is 0 only if every message was accepted."""
+EXAMPLES = """\
+  export NOTIFY_API_KEY=...
+  notify publish --chat 1 --content 'Hello'
+  notify publish --workspace 7 --chat 1 --sender 5 --content 'Hello'
+  notify publish --user 5 --kind mention --data '{"chat_id": 1}'
+  notify publish --api-key-file /etc/notify/key --quiet < messages.jsonl"""
+
+_MOST_LINE = 1024 * 1024
+_AT_ONCE = 500
+#: what is wrong with one message alone; any other error would be the next one's, too
+_OF_ONE = frozenset(
+    (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+)
+
+
+class Line(Struct, frozen=True):
+    """One line of the input: its number, how far into the input it reaches, and either a message or what is wrong."""
+
+    number: int
+    end: int
+    subject: str = ""
+    payload: dict[str, Any] = {}
+    wrong: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument(
+        "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
+    )
+    to = parser.add_mutually_exclusive_group()
+    to.add_argument("--chat", type=identifier, metavar="ID", help="publish a message to this chat")
+    to.add_argument("--user", type=identifier, metavar="ID", help="publish a notification to this user")
+    parser.add_argument("--content", metavar="TEXT", help="the chat message's text")
+    parser.add_argument(
+        "--sender", type=identifier, metavar="ID", help="who sends the chat message (default: 1)"
+    )
+    parser.add_argument("--kind", metavar="TEXT", help="the notification's kind")
+    parser.add_argument("--data", metavar="JSON", help="the notification's data (default: null)")
+    parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
+    parser.add_argument("--timestamp", type=identifier, metavar="SECONDS", help="Unix time (default: now)")
+    parser.add_argument("--key", metavar="TEXT", help="the idempotency key of one message (default: random)")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print no positions")
+    url_option(parser, "the HTTP API's address", "NOTIFY_API_URL", API_URL)
+    secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Raises :class:`CommandError`."""
+    from notify.client import Publisher
+
+    message = _message(options)
+    if message is None and terminal.stdin.isatty():
+        raise CommandError(
+            "There is nothing to publish: use --chat, --user, or JSON lines on standard input."
+        )
+    key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
+    try:
+        publisher = Publisher(url(options, terminal, "NOTIFY_API_URL", API_URL), key)
+    except ValueError as error:
+        raise CommandError(f"--url is wrong: {error}.") from None
+    with publisher:
+        if message is not None:
+            return _publish_one(publisher, message, options, terminal)
+        return _Lines(publisher, options, terminal).run()
+
+
+def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
+    """The one message of the options, or None. Raises :class:`CommandError` for options that do not go together."""
+    chat_only, user_only = ("content", "sender"), ("kind", "data")
+    single = ("id", "timestamp", "key")
+    kind = "chat" if options.chat is not None else "user" if options.user is not None else None
+    strays = {"chat": user_only, "user": chat_only, None: (*chat_only, *user_only, *single)}[kind]
+    for name in strays:
+        if getattr(options, name) is not None:
+            belongs = "--chat" if name in chat_only else "--user" if name in user_only else "--chat or --user"
+            raise CommandError(f"--{name} goes with {belongs}.")
+    if kind is None:
+        return None
+    message_id = secrets.randbits(63) if options.id is None else options.id
+    timestamp = int(time.time()) if options.timestamp is None else options.timestamp
+    common = {"workspace_id": options.workspace, "timestamp": timestamp}
+    if kind == "chat":
+        if options.content is None:
+            raise CommandError("--chat needs the message's text: --content TEXT.")
+        sender = 1 if options.sender is None else options.sender
+        chat = {
+            "message_id": message_id,
+            "chat_id": options.chat,
+            "sender_id": sender,
+            "content": options.content,
+        }
+        return f"workspace.{options.workspace}.chat.{options.chat}.messages", {**chat, **common}
+    if options.kind is None:
+        raise CommandError("--user needs the notification's kind: --kind TEXT.")
+    try:
+        data = json.loads(options.data or "null", parse_constant=_no_constant)
+    except ValueError:
+        raise CommandError("--data is not JSON: text is written '\"text\"'.") from None
+    notification = {
+        "notification_id": message_id,
+        "user_id": options.user,
+        "kind": options.kind,
+        "data": data,
+    }
+    return f"workspace.{options.workspace}.user.{options.user}.notifications", {**notification, **common}
+
+
+def _publish_one(
+    publisher: Publisher, message: tuple[str, dict[str, Any]], options: argparse.Namespace, terminal: Terminal
+) -> int:
+    from notify.client import PublishFailed
+
+    subject, payload = message
+    try:
+        position = publisher.publish(subject, payload, key=options.key)
+    except PublishFailed as error:
+        known = "It may be published, or not" if error.code == "unknown" else "It was not published"
+        raise CommandError(f"{known}: {_advice(error)}") from None
+    if not options.quiet:
+        terminal.out(_result(subject, position))
+    return 0
+
+
+def _result(subject: str, position: Position, line: int | None = None) -> str:
+    found = {"subject": subject, "epoch": position.epoch, "seq": position.seq}
+    return json.dumps(found if line is None else {"line": line, **found})
+
+
+def _advice(error: PublishFailed) -> str:
+    """What went wrong, and where to look."""
+    text = str(error).removeprefix("unknown: ").rstrip(".")
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        return f"{text}: look at the API key."
+    if error.status is None:
+        return f"{text}; is --url right, and does the server run?"
+    return f"{text}."
+
+
+class _Lines:
+    """Publishes JSON lines. A thread reads them, so that what is there is sent at once and in as few requests."""
+
+    def __init__(self, publisher: Publisher, options: argparse.Namespace, terminal: Terminal) -> None:
+        self._publisher = publisher
+        self._quiet = options.quiet
+        self._terminal = terminal
+        self._progress = Progress(terminal.stderr, _size(terminal.stdin), terminal.progress)
+        self._queue: Queue[Line | None] = Queue(maxsize=2 * _AT_ONCE)
+        self._published = self._failed = 0
+
+    def run(self) -> int:
+        """The exit status. Raises :class:`CommandError` where going on makes no sense."""
+        Thread(target=self._read, daemon=True).start()
+        batch: list[Line] | None = self._batch()
+        while batch is not None:
+            for line in batch:
+                if line.wrong:
+                    self._fail(line.number, line.wrong)
+            self._publish([line for line in batch if not line.wrong])
+            if batch:
+                self._progress.update(batch[-1].end, self._published, self._failed)
+            batch = self._batch()
+        self._progress.clear()
+        if self._failed:
+            self._terminal.say(f"notify publish: {self._summary()}")
+        return 1 if self._failed else 0
+
+    def _read(self) -> None:
+        for line in read_lines(self._terminal.stdin):
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def _batch(self) -> list[Line] | None:
+        """What has been read, up to one request's worth, waiting for the first; None at the end."""
+        line = self._queue.get()
+        batch = []
+        while line is not None:
+            batch.append(line)
+            if len(batch) == _AT_ONCE:
+                break
+            try:
+                line = self._queue.get_nowait()
+            except Empty:
+                break
+        else:
+            if not batch:
+                return None
+            self._queue.put(None)
+        return batch
+
+    def _publish(self, lines: list[Line]) -> None:
+        from notify.client import PublishFailed
+
+        while lines:
+            try:
+                positions: list[Position | None] = list(
+                    self._publisher.publish_many([(line.subject, line.payload) for line in lines])
+                )
+                error = None
+            except PublishFailed as failed:
+                positions, error = failed.positions, failed
+            for line, position in zip(lines, positions, strict=False):
+                if position is not None:
+                    self._published += 1
+                    if not self._quiet:
+                        self._terminal.out(_result(line.subject, position, line.number))
+                else:
+                    self._fail(line.number, str(error))
+            if error is not None and error.status not in _OF_ONE:
+                self._progress.clear()
+                raise CommandError(
+                    f"Stopped after line {lines[len(positions) - 1].number}: {_advice(error)} {self._summary()} "
+                    "Publish again what was not published, and what comes after."
+                )
+            lines = lines[len(positions) :]
+
+    def _fail(self, number: int, reason: str) -> None:
+        self._failed += 1
+        self._progress.clear()
+        self._terminal.say(f"line {number}: {reason}")
+
+    def _summary(self) -> str:
+        return f"{self._published:,} published, {self._failed:,} failed."
+
+
+def _size(stream: BinaryIO) -> int | None:
+    """How long the input is, where it is a file."""
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def read_lines(stream: BinaryIO) -> Any:
+    """Each :class:`Line` that is not blank, judged as the server will judge it."""
+    number = end = 0
+    while data := stream.readline(_MOST_LINE + 1):
+        number += 1
+        too_long = len(data) > _MOST_LINE
+        end += len(data)
+        while len(data) > _MOST_LINE and not data.endswith(b"\n"):
+            data = stream.readline(_MOST_LINE + 1)
+            end += len(data)
+        if too_long:
+            yield Line(number, end, wrong=f"longer than {_MOST_LINE} bytes")
+        elif data.strip():
+            yield _parse(number, end, data)
+
+
+def _parse(number: int, end: int, data: bytes) -> Line:
+    import msgspec
+
+    from notify.messages import Poison, parse_event
+    from notify.topics import Topic
+
+    try:
+        found = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", "") or "not readable"
+        return Line(number, end, wrong=f"not JSON: {reason[:1].lower()}{reason[1:]}")
+    if not isinstance(found, dict) or set(found) != {"subject", "payload"}:
+        return Line(number, end, wrong='not of the form {"subject": ..., "payload": {...}}')
+    subject, payload = found["subject"], found["payload"]
+    if not isinstance(subject, str) or not isinstance(payload, dict):
+        return Line(number, end, wrong="subject is not text, or payload is not an object")
+    try:
+        parse_event(Topic.from_subject(subject), msgspec.json.encode(payload))
+    except Poison as error:
+        return Line(number, end, wrong=str(error))
+    except (ValueError, OverflowError, RecursionError) as error:
+        return Line(number, end, wrong=f"subject or payload is not valid: {error}")
+    return Line(number, end, subject, payload)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,396 @@
+"""One connection to a NATS cluster that is there again whatever ended it.
+
+nats-py's own reconnecting is switched off: it keeps half-dead clients, buffers what it cannot send, gives up on
+error texts it does not know, and closes for good when its attempts run out. Here there is one way only: a
+client that ends, for whatever reason, is thrown away, and a new one is made with the next server, for ever.
+``up`` tells the owner that everything on the server's side that belonged to the old client is gone.
+
+Requests, replies and subscriptions use bytes and raw header blocks (:mod:`notify.nats.headers`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from random import Random
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import nats.errors
+from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.errors import StartError, Unavailable
+from notify.nats import dial, headers
+from notify.nats.bridge import as_deferred
+from notify.nats.client import Handler, RawClient
+
+INBOX = "_INBOX_notify"
+_BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
+_COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
+_COMPLAINTS = 64  # that are remembered
+
+
+class Reply(NamedTuple):
+    """One reply to a request: the subject that it came on is of no interest."""
+
+    data: bytes
+    block: bytes
+
+
+class NoResponders(Unavailable):
+    """Nobody listens on the subject of a request: it has certainly not been acted on."""
+
+
+class Subscription:
+    """Interest in a subject, kept over all clients."""
+
+    __slots__ = ("handler", "live", "subject")
+
+    def __init__(self, subject: str, handler: Handler) -> None:
+        self.subject = subject
+        self.handler = handler
+        self.live: Any = None
+
+
+class Hooks(Struct):
+    """What the owner of a connection wants to hear. All are called in the reactor's thread."""
+
+    up: Callable[[], None]
+    down: Callable[[str], None]
+    #: a permission is missing: the server's words
+    denied: Callable[[str], None]
+    #: nats-py dropped messages because a queue of its was full
+    dropped: Callable[[], None]
+
+
+class Connection:
+    """See the module. ``reactor`` is an IReactorTime; time is in seconds."""
+
+    log = Logger()
+
+    def __init__(self, settings: JetStreamSettings, reactor: Any, random: Random, name: str) -> None:
+        self._settings = settings
+        self._reactor = reactor
+        self._random = random
+        self._name = name
+        # Nodes with the same list shall not all meet at its first server.
+        self._servers: deque[str] = deque(random.sample(settings.servers, len(settings.servers)))
+        self._client: RawClient | None = None
+        self._runner: Deferred[None] | None = None
+        self._end = asyncio.Event()
+        self._stopping = False
+        self._subscriptions: set[Subscription] = set()
+        self._outgoing: deque[Callable[[RawClient], Awaitable[Any]]] = deque()
+        self._wake = asyncio.Event()
+        self._replies: dict[bytes, Callable[[Reply], None]] = {}
+        self._asked: set[Callable[[Exception], None]] = set()
+        self._next_token = 0
+        self._inbox = b""
+        self._complaints: dict[tuple[str, str], float] = {}
+        self._last_error = ""
+        self._reason = ""
+        self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
+        self.server = ""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a client that is not known to be dead."""
+        return self._client is not None
+
+    def start(self) -> Deferred[None]:
+        """Connect, and stay so. Errbacks ``StartError`` where no attempt would help; never fires otherwise."""
+        self._runner = as_deferred(self._run())
+        finished: Deferred[None] = Deferred()
+
+        def ended(outcome: Any) -> None:
+            if not self._stopping and not finished.called:
+                finished.callback(outcome)
+
+        self._runner.addBoth(ended)
+        return finished
+
+    async def stop(self) -> None:
+        """Disconnect, and do not come back."""
+        self._stopping = True
+        self._end.set()
+        if self._runner is not None:
+            runner, self._runner = self._runner, None
+            if self._client is None:
+                runner.cancel()
+            else:
+                done: Deferred[None] = Deferred()
+                runner.addBoth(lambda _: done.callback(None))
+                await done
+
+    def abandon(self, reason: str) -> None:
+        """Leave this client, which seems alive but is of no use, for another server."""
+        if self._client is not None:
+            self._reason = reason
+            self._end.set()
+
+    # ------------------------------------------------------------------ what the others use
+
+    def publish(
+        self, subject: str, payload: bytes, reply: str = "", fields: dict[str, str] | None = None
+    ) -> None:
+        """Send one message; it is dropped silently while there is no client. Order is kept."""
+        self._send(lambda client: client.publish(subject, payload, reply, fields))
+
+    def subscribe(self, subject: str, handler: Handler) -> Subscription:
+        """Call ``handler(subject, reply, data, block)`` for each message from now on, over all clients.
+
+        A request made afterwards reaches the server after the subscription does.
+        """
+        subscription = Subscription(subject, handler)
+        self._subscriptions.add(subscription)
+        self._send(partial(self._establish, subscription))
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """No more of that. Messages on their way may still come."""
+        self._subscriptions.discard(subscription)
+
+        async def withdraw(_: RawClient) -> None:
+            if subscription.live is not None:
+                live, subscription.live = subscription.live, None
+                await live.unsubscribe()
+
+        self._send(withdraw)
+
+    def inbox(self) -> str:
+        """A subject of this node's own, for replies that keep coming."""
+        return f"{INBOX}.{self._random.getrandbits(64):016x}.own"
+
+    def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
+        """A token, and a reply subject whose messages go to ``handler`` until ``forget(token)``."""
+        self._next_token += 1
+        token = b"%x" % self._next_token
+        self._replies[token] = handler
+        return token, (self._inbox + token).decode()
+
+    def forget(self, token: bytes) -> None:
+        """No more replies for a token."""
+        self._replies.pop(token, None)
+
+    def request(
+        self, subject: str, payload: bytes, timeout: float | None = None, fields: dict[str, str] | None = None
+    ) -> Deferred[Reply]:
+        """Send a request; fires with its one reply. ``timeout`` in seconds, else the settings'.
+
+        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer.
+        """
+        return self._ask(subject, payload, timeout, fields, lambda got, reply: True).addCallback(
+            lambda got: got[0]
+        )
+
+    def gather(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[list[Reply]]:
+        """Send a request with many replies; fires once one with a status has come, which is the last in the list."""
+        return self._ask(subject, payload, timeout, None, lambda got, reply: headers.status(reply.block) > 0)
+
+    def _ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float | None,
+        fields: dict[str, str] | None,
+        complete: Callable[[list[Reply], Reply], bool],
+    ) -> Deferred[list[Reply]]:
+        if self._client is None:
+            error = Deferred[list[Reply]]()
+            error.errback(Unavailable("not connected to NATS"))
+            return error
+        got: list[Reply] = []
+
+        def arrived(reply: Reply) -> None:
+            got.append(reply)
+            if headers.status(reply.block) == 503 and not reply.data:
+                finish(NoResponders(f"nobody answers on {subject}"))
+            elif complete(got, reply):
+                finish(None)
+            elif call.active():
+                call.reset(patience)  # replies keep coming: only silence is a failure
+
+        def finish(error: Exception | None) -> None:
+            self.forget(token)
+            self._asked.discard(finish)
+            if call.active():
+                call.cancel()
+            if not answer.called:
+                if error is None:
+                    answer.callback(got)
+                else:
+                    answer.errback(error)
+
+        answer: Deferred[list[Reply]] = Deferred(lambda _: finish(CancelledError()))
+        patience = self._settings.request_timeout if timeout is None else timeout
+        token, inbox = self.expect(arrived)
+        call = self._reactor.callLater(
+            patience, lambda: finish(Unavailable(f"no answer from NATS on {subject} in time"))
+        )
+        self._asked.add(finish)
+        self.publish(subject, payload, inbox, fields)
+        return answer
+
+    # ------------------------------------------------------------------ one client after the other
+
+    async def _run(self) -> None:
+        delay = _BACKOFF[0]
+        while not self._stopping:
+            url = self._servers[0]
+            self._servers.rotate(-1)
+            self._end = asyncio.Event()
+            try:
+                client = await self._connect(url)
+            except StartError:
+                raise
+            except Exception as error:  # nats-py has many ways to say that it could not
+                self._complain(url, self._last_error or str(error) or "no answer in time")
+                await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
+                delay = min(delay * 2, _BACKOFF[1])
+                continue
+            delay = _BACKOFF[0]
+            await self._serve(client, url)
+
+    async def _connect(self, url: str) -> RawClient:
+        self._last_error = ""
+        client, end = RawClient(), self._end
+
+        async def failed(error: Exception) -> None:
+            self._classify(error)
+
+        async def closed() -> None:
+            end.set()
+
+        async def lame_duck() -> None:
+            self._reason = "the server is shutting down (lame duck)"
+            end.set()
+
+        s = self._settings
+        patience = s.connect_timeout
+        coming = client.connect(
+            servers=[url],
+            name=self._name,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=patience,  # type: ignore[arg-type] # seconds, fractions too
+            ping_interval=max(1, round(s.canary_interval)),
+            max_outstanding_pings=2,
+            inbox_prefix=INBOX,
+            error_cb=failed,
+            closed_cb=closed,
+            lame_duck_mode_cb=lame_duck,
+            **dial.options(s, url),
+        )
+        try:
+            await asyncio.wait_for(coming, patience + 1)
+            dial.refuse_old(client.version, url)
+        except BaseException:
+            await self._discard(client)
+            raise
+        return client
+
+    async def _discard(self, client: RawClient) -> None:
+        """End a client, whatever state it is in."""
+        try:
+            await asyncio.wait_for(client.close(), 1.0)
+        except (TimeoutError, OSError, nats.errors.Error):
+            pass
+        client.sever()
+
+    async def _serve(self, client: RawClient, url: str) -> None:
+        """Use one client until it ends."""
+        end, self._wake, self._reason = self._end, asyncio.Event(), ""
+        self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
+        self._outgoing.clear()
+        self._learn(client)
+        self.server = f"{dial.redacted(url)} ({client.version})"
+        client.watch(end.set)
+        sender = asyncio.ensure_future(self._pump(client, end))
+        self._client = client
+        self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))
+        for subscription in list(self._subscriptions):
+            subscription.live = None
+            self._send(partial(self._establish, subscription))
+        self.log.info("connected to NATS at {server}", server=self.server)
+        self._complaints.clear()
+        self.hooks.up()
+        try:
+            await end.wait()
+        finally:
+            self._client = None
+            sender.cancel()
+            reason = self._reason or self._last_error or "the connection was lost"
+            for finish in list(self._asked):
+                finish(Unavailable("the connection to NATS was lost"))
+            self._replies.clear()
+            for subscription in self._subscriptions:
+                subscription.live = None
+            if not self._stopping:
+                self.log.warn(
+                    "disconnected from NATS at {server}: {reason}", server=self.server, reason=reason
+                )
+                self.hooks.down(reason)
+            await self._discard(client)
+
+    async def _pump(self, client: RawClient, end: asyncio.Event) -> None:
+        wake, outgoing = self._wake, self._outgoing
+        try:
+            while True:
+                while outgoing:
+                    await outgoing.popleft()(client)
+                wake.clear()
+                await wake.wait()
+        except (OSError, nats.errors.Error) as error:
+            self._reason = str(error) or "sending failed"
+            end.set()
+
+    def _send(self, action: Callable[[RawClient], Awaitable[Any]]) -> None:
+        if self._client is not None:
+            self._outgoing.append(action)
+            self._wake.set()
+
+    async def _establish(self, subscription: Subscription, client: RawClient) -> None:
+        if subscription in self._subscriptions and subscription.live is None:
+            subscription.live = await client.subscribe_raw(subscription.subject, subscription.handler)
+
+    def _route(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        handler = self._replies.get(subject[len(self._inbox) :])
+        if handler is not None:
+            handler(Reply(data, block))
+
+    def _learn(self, client: RawClient) -> None:
+        """Remember the cluster's other servers; those of the configuration are never forgotten."""
+        known = {urlsplit(url).netloc.rpartition("@")[2] for url in self._servers}
+        template = urlsplit(self._settings.servers[0])
+        userinfo, at, _ = template.netloc.rpartition("@")
+        for found in client.discovered_servers:
+            address = found.netloc.rpartition("@")[2]
+            if address not in known and len(self._servers) < 64:
+                known.add(address)
+                self._servers.append(f"{template.scheme}://{userinfo}{at}{address}")
+
+    def _classify(self, error: Exception) -> None:
+        words = str(error).removeprefix("nats: ")
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self.hooks.dropped()
+        elif "permissions violation" in words.lower():
+            self.log.error("NATS refuses what notify needs: {error}", error=words)
+            self.hooks.denied(words)
+        else:
+            self._last_error = words or type(error).__name__
+
+    def _complain(self, url: str, error: str) -> None:
+        now = self._reactor.seconds()
+        if len(self._complaints) > _COMPLAINTS:
+            self._complaints.clear()
+        if now - self._complaints.get((url, error), -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
+            self._complaints[url, error] = now
+            self.log.warn(
+                "cannot connect to NATS at {url}: {error}; trying on", url=dial.redacted(url), error=error
+            )

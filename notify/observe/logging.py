@@ -1,0 +1,217 @@
+"""Where the process's log goes, and in which form.
+
+Text by default: with priorities in front where the journal reads it, with the time where a person does. JSON on
+request, one object a line, with every structured field. Levels by part, and a bound on what one place in the code
+may write, since much of what is logged is caused from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TextIO, cast
+
+import msgspec
+from twisted.logger import (
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from notify.config import Log
+from notify.service.systemd import writes_to_journal
+
+#: syslog(3)'s number of each level
+_PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+#: call sites that are counted at once; a process has far fewer
+_PLACES = 1000
+
+
+class Sampler:
+    """Lets at most ``burst`` events of a place through within ``window`` seconds, and says how many it kept back.
+
+    A place is a namespace, a level and a format: what the code chose, never what the outside did. ``seconds`` gives
+    the time. Critical events always pass.
+    """
+
+    def __init__(
+        self, observer: Callable[[LogEvent], None], burst: int, window: float, seconds: Callable[[], float]
+    ) -> None:
+        self._observer = observer
+        self._burst = burst
+        self._window = window
+        self._seconds = seconds
+        self._ends = 0.0
+        self._counts: dict[tuple[str, str, str], int] = {}
+
+    def __call__(self, event: LogEvent) -> None:
+        """Take an event, and pass it on or not."""
+        now = self._seconds()
+        if now >= self._ends:
+            self.flush()
+            self._ends = now + self._window
+        place = (
+            str(event.get("log_namespace")),
+            _level(event),
+            str(event.get("log_format")),
+        )
+        if place not in self._counts and len(self._counts) >= _PLACES:
+            self.flush()
+        count = self._counts[place] = self._counts.get(place, 0) + 1
+        if count <= self._burst or not self._burst or self._always(event):
+            self._observer(event)
+
+    @staticmethod
+    def _always(event: LogEvent) -> bool:
+        # A traceback that the interpreter prints comes line by line, and its last one says the most.
+        return event.get("log_level") is LogLevel.critical or event.get("log_namespace") == "stderr"
+
+    def flush(self) -> None:
+        """Begin a new window: say what was kept back in the one before."""
+        counts, self._counts = self._counts, {}
+        for (namespace, level, format), count in counts.items():
+            if self._burst and count > self._burst:
+                self._observer(
+                    {
+                        "log_namespace": namespace,
+                        "log_level": LogLevel.levelWithName(level),
+                        "log_time": time.time(),
+                        "log_format": "{kept_back} more like this were not logged: {like}",
+                        "kept_back": count - self._burst,
+                        "like": format,
+                    }
+                )
+
+
+@implementer(ILogObserver)
+class Output:
+    """Writes events to a stream, as the settings say; they can be changed while it runs."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        settings: Log | None = None,
+        journal: bool = False,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream = stream
+        self._journal = journal
+        self._seconds = seconds
+        self._sampler: Sampler | None = None
+        self.configure(settings or Log())
+
+    def configure(self, settings: Log) -> None:
+        """Log as ``settings`` say from now on."""
+        if self._sampler is not None:
+            self._sampler.flush()
+        levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
+        if settings.level == "info":
+            # Twisted's own, of the oldest kind: that ports were opened and closed.
+            levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
+        for part, name in settings.levels.items():
+            level = LogLevel.levelWithName(name)
+            for namespace in (f"notify.{part}", part):
+                levels.setLogLevelForNamespace(namespace, level)
+        form = json_line if settings.format == "json" else journal_lines if self._journal else text_line
+        self._sampler = Sampler(
+            lambda event: self._write(form(event)), settings.burst, settings.window, self._seconds
+        )
+        self._observer = FilteringLogObserver(cast(ILogObserver, self._sampler), [levels])
+
+    def __call__(self, event: LogEvent) -> None:
+        """See :class:`twisted.logger.ILogObserver`."""
+        self._observer(event)
+
+    def _write(self, lines: str) -> None:
+        try:
+            self._stream.write(lines)
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Nobody reads the log any more; the server goes on.
+            pass
+
+
+def _level(event: LogEvent) -> str:
+    return str(getattr(event.get("log_level"), "name", "info"))
+
+
+def _part(event: LogEvent) -> str:
+    name = str(event.get("log_namespace") or "-")
+    # Which room of Twisted's helps nobody, and "twisted" is what [log.levels] calls all of them.
+    return "twisted" if name.startswith("twisted.") else name.removeprefix("notify.")
+
+
+def _traceback(event: LogEvent) -> str:
+    failure = event.get("log_failure")
+    if not isinstance(failure, Failure):
+        return ""
+    # Never "verbose": that prints the values of variables, tokens among them.
+    return str(failure.getTraceback(elideFrameworkCode=True, detail="default")).rstrip()
+
+
+def _message(event: LogEvent) -> str:
+    return "\n".join(filter(None, (formatEvent(event), _traceback(event))))
+
+
+def text_line(event: LogEvent) -> str:
+    """One event for a person at a terminal or a file."""
+    when = datetime.fromtimestamp(event.get("log_time", 0.0)).astimezone().isoformat(" ", "milliseconds")
+    return f"{when} {_level(event):5} {_part(event)}: {_message(event)}\n"
+
+
+def journal_lines(event: LogEvent) -> str:
+    """One event for the journal, which knows the time; each line carries its priority (sd-daemon(3))."""
+    prefix = f"<{_PRIORITY[_level(event)]}>"
+    return "".join(f"{prefix}{line}\n" for line in f"{_part(event)}: {_message(event)}".splitlines())
+
+
+def json_line(event: LogEvent) -> str:
+    """One event as a JSON object: time, level, part, message, and every field that is a plain value."""
+    fields: dict[str, Any] = {
+        key: value
+        for key, value in event.items()
+        if not key.startswith("log_") and isinstance(value, str | int | float | bool | None)
+    }
+    fields |= {
+        "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
+        "level": _level(event),
+        "part": _part(event),
+        "message": formatEvent(event),
+    }
+    if traceback := _traceback(event):
+        fields["traceback"] = traceback
+    # A lone surrogate is not UTF-8, and a log line that cannot be written helps nobody.
+    return msgspec.json.encode(_printable(fields)).decode() + "\n"
+
+
+def _printable(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for key, value in fields.items()
+    }
+
+
+_output: Output | None = None
+
+
+def observer() -> Output:
+    """The log of this process, to its standard output. ``twistd --logger=notify.observe.logging.observer``."""
+    global _output
+    if _output is None:
+        # twistd puts a logging file in the place of sys.stdout.
+        stream = sys.__stdout__ or sys.stdout
+        _output = Output(stream, journal=writes_to_journal(os.environ, stream))
+    return _output
+
+
+def configure(settings: Log) -> None:
+    """Let the log of this process follow ``settings``; before or after twistd has begun to write it."""
+    observer().configure(settings)

@@ -1,0 +1,1 @@
+"""The process: start, readiness, reload, drain, stop, and what systemd is told."""

@@ -1,0 +1,226 @@
+"""What is sent to one client: straight to the socket while it takes everything, through a bounded queue otherwise.
+
+The path of a write is what fan-out costs, so everything that could be in its way is folded into one flag that
+changes when something happens, not when something is written.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from notify.identity import Identity, Peer
+from notify.interfaces import IConnection
+from notify.wire.frames import Encoding
+
+#: bytes that are handed to the transport at once when it has room again
+CHUNK = 64 * 1024
+
+
+class Wire(Protocol):
+    """What a connection needs of the WebSocket below it."""
+
+    def say_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+
+
+class SendQueues:
+    """The bytes that wait for all clients together.
+
+    ``each`` and ``all`` give the bounds in bytes, which may change while the server runs; ``slow`` is called for
+    each connection that is given up.
+    """
+
+    def __init__(self, each: Callable[[], int], all: Callable[[], int], slow: Callable[[], None]) -> None:
+        self.total = 0
+        self.waiting: dict[Connection, None] = {}
+        self._each = each
+        self._all = all
+        self._slow = slow
+
+    def check(self, connection: Connection) -> None:
+        """A connection's queue has grown: give up those that hold too much, itself or whoever holds the most."""
+        if connection.queued > self._each():
+            self._give_up(connection)
+        while self.total > self._all() and self.waiting:
+            self._give_up(max(self.waiting, key=lambda one: one.queued))
+
+    def _give_up(self, connection: Connection) -> None:
+        self._slow()
+        connection.close(4001, "slow consumer")
+
+
+@implementer(IConnection, IPushProducer)
+class Connection:
+    """See :class:`~notify.interfaces.IConnection`.
+
+    While the transport holds bytes that the socket did not take, frames wait here, whole. So the bound is exact,
+    and a slow client's memory is back at once when it is given up.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_clear",
+        "_direct",
+        "_held",
+        "_open",
+        "_queue",
+        "_queues",
+        "_transport",
+        "_wire",
+        "closed",
+        "encoding",
+        "id",
+        "identity",
+        "opened",
+        "peer",
+        "queued",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        peer: Peer,
+        encoding: Encoding,
+        opened: float,
+        wire: Wire,
+        transport: Any,
+        queues: SendQueues,
+        direct: Callable[[bytes], int] | None,
+    ) -> None:
+        """``direct`` is the plain socket's ``send``, which may be used while the transport holds nothing; or None."""
+        self.id = id
+        self.peer = peer
+        self.identity: Identity | None = None
+        self.encoding = encoding
+        self.opened = opened
+        #: bytes that wait here
+        self.queued = 0
+        #: called once when nothing more is sent
+        self.closed: Callable[[], None] | None = None
+        self._wire: Any = wire
+        self._transport: Any = transport
+        self._queues = queues
+        self._queue: deque[bytes] | None = None
+        self._held: list[bytes] | None = None  # frames of one turn, to be written at once
+        self._open = True
+        self._blocked = False
+        self._direct = direct
+        # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may go straight to it.
+        self._clear = self._direct is not None
+
+    def write(self, frame: bytes) -> None:
+        """See :class:`~notify.interfaces.IConnection`."""
+        if self._clear:
+            try:
+                sent = self._direct(frame)  # type: ignore[misc]
+            except OSError:
+                sent = 0  # the transport will find out what is wrong
+            if sent != len(frame):
+                self._clear = False
+                self._transport.write(frame[sent:])
+        elif self._held is not None:
+            self._held.append(frame)
+        elif self._open:
+            self._write_later(frame)
+
+    def _write_later(self, frame: bytes) -> None:
+        if not self._blocked:
+            self._transport.write(frame)
+            return
+        if self._queue is None:
+            self._queue = deque()
+            self._queues.waiting[self] = None
+        self._queue.append(frame)
+        self.queued += len(frame)
+        self._queues.total += len(frame)
+        self._queues.check(self)
+
+    def hold(self) -> None:
+        """Keep what is written until :meth:`release`, to write it at once: for a turn in which much is answered."""
+        if self._clear:
+            self._clear = False
+            self._held = []
+
+    def release(self) -> None:
+        """Write what was held."""
+        held = self._held
+        if held is not None:
+            self._held = None
+            self._clear = not self._blocked
+            if held:
+                self.write(held[0] if len(held) == 1 else b"".join(held))
+
+    def throttle(self, on: bool) -> None:
+        """See :class:`~notify.interfaces.IConnection`."""
+        if self._open:
+            if on:
+                self._transport.pauseProducing()
+            else:
+                self._transport.resumeProducing()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """See :class:`~notify.interfaces.IConnection`. What waits is dropped: the client resumes from what it has."""
+        if not self._open:
+            return
+        self.release()
+        wire, transport = self._wire, self._transport
+        self.end()
+        wire.say_close(code, reason)
+        # A session that paused reading would not see the client's answer.
+        transport.resumeProducing()
+
+    def end(self) -> None:
+        """Nothing more is sent, and nothing is held. Harmless when called again."""
+        if not self._open:
+            return
+        self._open = self._clear = False
+        self._held = self._direct = None
+        self._drop_queue()
+        # With a paused producer the transport would never close.
+        self._transport.unregisterProducer()
+        self._transport = self._wire = None
+        closed, self.closed = self.closed, None
+        if closed is not None:
+            closed()
+
+    # --- the transport's producer ---------------------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """The transport has bytes that the socket did not take. Called again for each write while it has."""
+        self._blocked = True
+        if self._held is None:
+            self._clear = False
+
+    def resumeProducing(self) -> None:
+        """The transport has none any more."""
+        self._blocked = False
+        queue = self._queue
+        while queue and not self._blocked:
+            chunk = [queue.popleft()]
+            size = len(chunk[0])
+            while queue and size + len(queue[0]) <= CHUNK:
+                size += len(queue[0])
+                chunk.append(queue.popleft())
+            self.queued -= size
+            self._queues.total -= size
+            self._transport.write(chunk[0] if len(chunk) == 1 else b"".join(chunk))
+        if not queue:
+            self._drop_queue()
+            if not self._blocked and self._open and self._held is None:
+                self._clear = self._direct is not None
+
+    def stopProducing(self) -> None:
+        """The transport is gone."""
+        self.end()
+
+    def _drop_queue(self) -> None:
+        if self._queue is not None:
+            self._queue = None
+            self._queues.total -= self.queued
+            self.queued = 0
+            del self._queues.waiting[self]

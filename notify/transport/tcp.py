@@ -1,0 +1,144 @@
+"""The listening side of TCP: connections that write through to the socket, and are read from with measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet import address, tcp
+
+from notify.transport import poller
+from notify.transport.poller import Poller
+
+#: connections that may wait in the kernel until they are accepted, as far as net.core.somaxconn lets them
+WAITING = 4096
+#: connections accepted in one turn of the reactor
+ACCEPTS = 32
+#: connections on their way in that are read from in one turn: some milliseconds of work
+ARRIVING = 32
+#: connections read from in one turn otherwise
+SETTLED = 512
+
+
+class WriteThroughServer(tcp.Server):
+    """A server connection whose ``write`` tries the socket first while nothing is buffered.
+
+    What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
+    is left for the ordinary way to find and report. A streaming producer is paused as soon as one byte is
+    buffered, and resumed when none is, so that it can go past ``write`` meanwhile: :func:`direct`.
+    """
+
+    def write(self, data: bytes) -> None:
+        """Send or buffer ``data``; like ``ITransport.write`` it never blocks and never raises for the socket."""
+        if (
+            data
+            and self.connected
+            and not self._tempDataBuffer
+            and len(self.dataBuffer) == self.offset
+            and not self._writeDisconnected
+            and not self.disconnecting
+            and not self.TLS
+        ):
+            try:
+                sent = self.socket.send(data)
+            except OSError:
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        super().write(data)  # type: ignore[no-untyped-call]
+
+    def _isSendBufferFull(self) -> bool:
+        return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
+
+
+class PolledServer(WriteThroughServer):
+    """A server connection of a :class:`PacedPort`: it arrives behind one poller, and settles behind another."""
+
+    logstr = "client"
+
+    def __init__(
+        self, sock: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
+    ) -> None:
+        # What tcp.Server does, without the two strings for its log that each connection would keep.
+        tcp.Connection.__init__(self, sock, protocol, server.arriving)
+        self.server: Any = server
+        self.client = client
+        self.sessionno = sessionno
+        self.hostname = client[0]
+        if len(client) != 2:
+            self._addressType = address.IPv6Address
+        self.startReading()  # type: ignore[no-untyped-call]
+        self.connected = 1
+
+    def __repr__(self) -> str:
+        return f"<client #{self.sessionno} of {self.server!r}>"
+
+    def settle(self) -> None:
+        """The client is in: it need not queue with those on their way in any more."""
+        arriving: Any = self.reactor
+        settled = self.server.settled
+        if arriving is settled:
+            return
+        reading = arriving.reads(self)
+        arriving.removeReader(self)
+        self.reactor = settled
+        if reading:
+            settled.addReader(self)
+
+
+class PacedPort(tcp.Port):
+    """A listening port that accepts few connections a turn of the reactor.
+
+    Twisted's own takes ever more while more are waiting: after a restart thousands in one turn, and what is
+    already connected waits for all their handshakes. The kernel's queue is the better place for them.
+    """
+
+    transport = PolledServer
+    arriving: Poller
+    settled: Poller
+
+    @property
+    def numberAccepts(self) -> int:
+        """How many connections one turn may accept."""
+        return ACCEPTS
+
+    @numberAccepts.setter
+    def numberAccepts(self, _: int) -> None:
+        """Twisted's own adaption, which is not wanted."""
+
+
+def direct(transport: Any) -> Callable[[bytes], int] | None:
+    """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
+    if isinstance(transport, WriteThroughServer) and not transport.TLS:
+        send: Callable[[bytes], int] = transport.socket.send
+        return send
+    return None
+
+
+def settle(transport: Any) -> None:
+    """Let a transport settle, if it is one that arrives; under TLS it is the one below."""
+    while transport is not None:
+        if isinstance(transport, PolledServer):
+            transport.settle()
+            return
+        transport = vars(transport).get("transport")
+
+
+def write_through(port: Any) -> None:
+    """Make a listening port's connections write through, where it is a TCP port."""
+    if type(port) is tcp.Port:
+        cast(Any, port).transport = WriteThroughServer
+
+
+def paced(port: Any, reactor: Any) -> None:
+    """As :func:`write_through`, and let it accept and read with measure, where this system can."""
+    write_through(port)
+    if type(port) is tcp.Port and poller.available():
+        port = cast(Any, port)
+        del port.transport
+        port.__class__ = PacedPort
+        port.arriving = Poller(reactor, ARRIVING)
+        port.settled = Poller(reactor, SETTLED)
+        # A socket that was handed over, as by systemd, brings no number.
+        port.socket.listen(max(port.backlog or 0, WAITING))

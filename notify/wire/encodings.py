@@ -1,0 +1,41 @@
+"""Which encodings there are, and the one instance of each that all connections alike share.
+
+An encoding is made when the first client asks for it: whoever does not use one does not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from notify.wire.deflate import DeflateEncoding
+from notify.wire.frames import JSON, BatchEncoding, Encoding
+
+#: the subprotocols that a client may ask for
+SUBPROTOCOLS = ("notify.v1.json", "notify.v1.json.batch", "notify.v1.protobuf")
+
+
+@cache
+def encoding(subprotocol: str) -> Encoding:
+    """The encoding of one of :data:`SUBPROTOCOLS`."""
+    if subprotocol == JSON.subprotocol:
+        return JSON
+    if subprotocol == BatchEncoding.subprotocol:
+        return BatchEncoding()
+    from notify.wire.protobuf import ProtobufEncoding  # some megabytes that most servers never need
+
+    return ProtobufEncoding()
+
+
+@cache
+def deflated(plain: Encoding, window_bits: int, level: int, minimum: int) -> Encoding:
+    """``plain`` with permessage-deflate: see :class:`~notify.wire.deflate.DeflateEncoding`."""
+    return DeflateEncoding(plain, window_bits, level, minimum)
+
+
+def choose(offered: Sequence[str]) -> tuple[str | None, Encoding]:
+    """The first subprotocol of the client's that is known, and its encoding; JSON and no name without one."""
+    for name in offered:
+        if name in SUBPROTOCOLS:
+            return name, encoding(name)
+    return None, JSON

@@ -1,0 +1,140 @@
+"""Authentication in a whole server: tokens that expire, keys and backends that go away and come back."""
+
+from typing import Any, ClassVar
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+
+from notify.auth.tokens import issue
+from notify.client import ClientClosed, Refused, TwistedClient
+from tests.auth_tools import SECRET, jwk, jwks, private_key, serve
+from tests.cli_tools import Server
+
+
+def now() -> float:
+    return reactor.seconds()  # type: ignore[attr-defined,no-any-return]
+
+
+class Watched(Server):
+    def client(self, token: Any) -> TwistedClient:
+        """A client, whose states are kept with the time of each; ``seen`` waits for one."""
+        self.states: list[tuple[float, Any]] = []
+        self.waiting: list[tuple[Any, Deferred[None]]] = []
+
+        def note(state: Any) -> None:
+            self.states.append((now(), state))
+            for waiting in list(self.waiting):
+                if waiting[0](state):
+                    self.waiting.remove(waiting)
+                    waiting[1].callback(None)
+
+        client = TwistedClient(self.environ["NOTIFY_URL"], token, reactor=reactor, on_state=note)
+        self.addCleanup(lambda: Deferred.fromCoroutine(client.close()))
+        return client
+
+    async def seen(self, wanted: Any) -> None:
+        if not any(wanted(state) for _, state in self.states):
+            done: Deferred[None] = Deferred()
+            self.waiting.append((wanted, done))
+            await done.addTimeout(20, reactor)  # type: ignore[arg-type]
+
+
+class Expiry(Watched):
+    async def test_a_live_connection_is_closed_within_a_second_of_its_tokens_end(self) -> None:
+        # exp is in whole seconds.
+        token = issue(SECRET, 1, 1, 2, now())
+        expires = int(now() + 2)
+        answers = iter([token])
+        client = self.client(lambda: next(answers))
+        await client.start()
+        await self.seen(lambda state: state.code == 4002)
+        [at] = [at for at, state in self.states if state.code == 4002]
+        self.assertGreaterEqual(at, expires)
+        self.assertLess(at, expires + 1)
+
+
+class Webhook(Watched):
+    """A backend decides, and is away at first."""
+
+    settings: ClassVar[dict[str, str]] = {
+        "NOTIFY_AUTH__PLUGIN": "webhook",
+        "NOTIFY_AUTH__WEBHOOK__DENY_TTL": "0s",
+        "NOTIFY_AUTH__WEBHOOK__ALLOW_TTL": "0s",
+    }
+
+    async def setUp(self) -> None:
+        self.away = True
+        url = await serve(self, self.answer)
+        self.settings = {
+            **self.settings,
+            "NOTIFY_AUTH__WEBHOOK__AUTHENTICATE_URL": url + "authenticate",
+            "NOTIFY_AUTH__WEBHOOK__AUTHORIZE_URL": url + "authorize",
+        }
+        await super().setUp()
+
+    def answer(self, request: Any) -> bytes:
+        if self.away:
+            request.setResponseCode(503)
+            return b""
+        if request.path == b"/authenticate":
+            if b"good" not in request.content.read():
+                return b'{"authenticated": false}'
+            return b'{"authenticated": true, "user_id": 5, "workspace_id": 1}'
+        return b'{"allowed": %s}' % (b"true" if b'"chat_id":10,' in request.content.read() else b"false")
+
+    async def test_a_client_comes_in_once_the_backend_answers(self) -> None:
+        client = self.client("good")
+        started = Deferred.fromCoroutine(client.start())
+        await self.seen(lambda state: state.name == "waiting")
+        self.assertFalse(started.called)
+        self.away = False
+        await started
+        self.assertEqual(client.state.user_id, 5)
+
+    async def test_the_backend_says_which_chats(self) -> None:
+        self.away = False
+        client = self.client("good")
+        await client.start()
+        await client.chat(10).ready()
+        with self.assertRaises(Refused) as refusal:
+            await client.chat(11).ready()
+        self.assertEqual(refusal.exception.code, "forbidden")
+
+    async def test_a_token_that_the_backend_refuses_is_final(self) -> None:
+        self.away = False
+        with self.assertRaises(ClientClosed) as end:
+            await self.client("bad").start()
+        self.assertEqual(end.exception.code, 4500)
+
+
+class Rotation(Watched):
+    """Keys from a URL, which is away at first and then rotates."""
+
+    settings: ClassVar[dict[str, str]] = {
+        "NOTIFY_AUTH__JWT__ALGORITHMS": "ES256",
+        "NOTIFY_AUTH__JWT__SECRET": "",
+        "NOTIFY_AUTH__JWT__JWKS_COOLDOWN": "100ms",
+    }
+
+    async def setUp(self) -> None:
+        self.published: list[Any] = []
+        url = await serve(self, lambda request: jwks(*self.published))
+        self.settings = {**self.settings, "NOTIFY_AUTH__JWT__JWKS_URL": url}
+        await super().setUp()
+
+    def signed(self, number: int, kid: str) -> str:
+        return issue(private_key("ES256", number), 1, 1, 600, now(), algorithm="ES256", headers={"kid": kid})
+
+    async def test_clients_come_in_once_there_are_keys_and_after_each_rotation(self) -> None:
+        first = self.client(self.signed(0, "a"))
+        started = Deferred.fromCoroutine(first.start())
+        await self.seen(lambda state: state.name == "waiting")
+        self.published = [jwk("ES256", 0, kid="a")]
+        await started
+        self.published = [jwk("ES256", 1, kid="b")]
+        second = self.client(self.signed(1, "b"))
+        await second.start()
+        self.assertEqual((first.state.name, second.state.name), ("connected", "connected"))
+        with self.assertRaises(ClientClosed) as end:
+            await self.client(self.signed(2, "b")).start()
+        self.assertEqual(end.exception.code, 4500)

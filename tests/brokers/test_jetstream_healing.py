@@ -1,0 +1,92 @@
+"""What the JetStream broker notices and mends by itself, one thing at a time; tests/faults does it under load."""
+
+from __future__ import annotations
+
+from notify.brokers.jetstream.health import Refused
+from notify.config import Duration
+from notify.errors import HistoryLost, Unavailable
+from notify.testing import chat_payload
+from tests.brokers.test_jetstream_streams import TOPIC, ServerCase
+from tests.natsd import until
+
+
+class Healing(ServerCase):
+    async def test_a_stream_that_was_deleted_is_made_anew_and_followers_are_told(self) -> None:
+        for delivery in ("republish", "consumer"):
+            broker, recorder = await self.broker(f"node-{delivery}", delivery=delivery)
+            before = await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+            await broker.follow(TOPIC)
+            await broker._streams.api("STREAM.DELETE.MESSAGES")
+            await until(lambda recorder=recorder: recorder.lost_topics == [TOPIC], 20)
+            await until(lambda broker=broker: broker.status().ready, 20)
+            await self.assertFailure(broker.replay(TOPIC, before, 10), HistoryLost)
+            position = await broker.follow(TOPIC)
+            self.assertNotEqual(position.epoch, before.epoch)
+            after = await broker.publish(TOPIC, chat_payload(TOPIC, 2))
+            await until(lambda recorder=recorder: recorder.messages, 10)
+            self.assertEqual([m.position for m in recorder.messages], [after])
+            await broker.stop()
+
+    async def test_a_consumer_that_was_deleted_is_made_again_and_nothing_is_missed(self) -> None:
+        broker, recorder = await self.broker(delivery="consumer")
+        await broker.follow(TOPIC)
+        await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+        await recorder.wait(1)
+        await broker._streams.api("CONSUMER.DELETE.MESSAGES.notify-node-1")
+        for number in range(2, 7):
+            await broker.publish(TOPIC, chat_payload(TOPIC, number))
+        await recorder.wait(6)
+        self.assertEqual([m.event.message_id for m in recorder.messages], [1, 2, 3, 4, 5, 6])
+        await broker.publish(TOPIC, chat_payload(TOPIC, 7))
+        await recorder.wait(7)
+        self.assertEqual(recorder.lost_topics, [])
+
+    async def test_a_server_that_does_not_store_is_left(self) -> None:
+        broker, _ = await self.broker(canary_interval=Duration(0.1))
+        sing, failures = broker._health.sing, [1, 2]
+
+        async def hoarse() -> None:
+            if failures:
+                failures.pop()
+                raise Unavailable("no answer")
+            await sing()
+
+        self.patch(broker._health, "sing", hoarse)
+        connects = broker._metrics.broker_connects._value.get
+        await until(lambda: connects() == 2 and broker.status().ready, 10)
+
+    async def test_a_server_that_says_why_it_does_not_store_is_waited_for(self) -> None:
+        broker, _ = await self.broker(canary_interval=Duration(0.1))
+        sing, full = broker._health.sing, [True]
+
+        async def hoarse() -> None:
+            if full:
+                raise Refused("NATS cannot store messages: no room")
+            await sing()
+
+        self.patch(broker._health, "sing", hoarse)
+        await until(lambda: not broker.status().ready and "no room" in broker.status().detail, 10)
+        full.clear()
+        await until(lambda: broker.status().ready, 10)
+
+    async def test_what_never_arrived_is_found_by_comparing(self) -> None:
+        broker, recorder = await self.broker(check_interval=Duration(0.2))
+        await broker.follow(TOPIC)
+        [subscription] = broker._source._subscriptions.values()  # type: ignore[union-attr]
+        broker._connection.unsubscribe(subscription)
+        for number in (1, 2, 3):
+            await broker.publish(TOPIC, chat_payload(TOPIC, number))
+        await recorder.wait(3)
+        self.assertEqual([m.event.message_id for m in recorder.messages], [1, 2, 3])
+        self.assertEqual(broker._metrics.broker_filled._value.get(), 3)
+
+    async def test_messages_that_nats_py_had_to_drop_are_looked_for_at_once(self) -> None:
+        broker, recorder = await self.broker(check_interval=Duration(60))
+        await broker.follow(TOPIC)
+        await until(lambda: not broker._health.first, 10)
+        [subscription] = broker._source._subscriptions.values()  # type: ignore[union-attr]
+        broker._connection.unsubscribe(subscription)
+        await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+        broker._connection.hooks.dropped()
+        await recorder.wait(1)
+        self.assertEqual(recorder.messages[0].event.message_id, 1)

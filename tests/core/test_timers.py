@@ -1,0 +1,64 @@
+"""The timer wheel."""
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify.core.timers import Wheel
+
+
+class WheelTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wheel = Wheel(self.clock, tick=0.25)
+        self.wheel.start()
+        self.calls: list[str] = []
+
+    def after(self, seconds: float, name: str) -> object:
+        return self.wheel.after(seconds, lambda: self.calls.append(name))
+
+    def test_calls_never_early_and_at_most_a_tick_late(self) -> None:
+        self.after(1.0, "a")
+        self.clock.pump([0.01] * 99)
+        self.assertEqual(self.calls, [])
+        self.clock.pump([0.01] * 27)
+        self.assertEqual(self.calls, ["a"])
+        self.clock.advance(10)
+        self.assertEqual(self.calls, ["a"])
+
+    def test_a_clock_that_jumps_leaves_nothing_out(self) -> None:
+        for n in range(20):
+            self.after(n, str(n))
+        self.clock.advance(30)
+        self.assertEqual(self.calls, [str(n) for n in range(20)])
+
+    def test_a_cancelled_timer_is_not_called_even_by_one_of_the_same_turn(self) -> None:
+        later = self.after(1, "later")
+        self.wheel.after(1, lambda: self.wheel.cancel(later))
+        other = self.after(1, "other")
+        self.wheel.after(0.1, lambda: self.wheel.cancel(other))
+        self.clock.advance(5)
+        self.assertEqual(self.calls, ["later"])
+        self.wheel.cancel(later)
+        self.wheel.cancel(None)
+
+    def test_nothing_is_left_of_a_cancelled_timer(self) -> None:
+        # Tokens for a month expire in slots a month away.
+        for n in range(100):
+            self.wheel.cancel(self.wheel.after(30 * 86400 + n, lambda: None))
+        self.assertEqual(self.wheel._slots, {})
+
+    def test_one_that_fails_does_not_stop_the_others(self) -> None:
+        def fails() -> None:
+            raise ValueError
+
+        self.wheel.after(1, fails)
+        self.after(1, "a")
+        self.clock.advance(2)
+        self.assertEqual(self.calls, ["a"])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_stopped_it_calls_nothing(self) -> None:
+        self.after(1, "a")
+        self.wheel.stop()
+        self.clock.advance(5)
+        self.assertEqual((self.calls, self.clock.getDelayedCalls()), ([], []))

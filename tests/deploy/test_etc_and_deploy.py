@@ -1,0 +1,395 @@
+"""Every file that is shipped in etc/ and deploy/ is loaded by the program that it is for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+from websockets.sync.client import connect
+
+from notify.config import load
+from notify.observe.metrics import Metrics
+from notify.tap import Options
+from tests.process import Client, Server, free_port, token, wait_for
+from tests.tools import program, run
+
+TOP = Path(__file__).parent.parent.parent
+ETC, DEPLOY, DOCS = TOP / "etc", TOP / "deploy", TOP / "docs"
+
+#: which test loads what; a file that no pattern matches has no test
+LOADED = {
+    "etc/notify.toml": "test_etc_notify_toml",
+    "etc/nats/*.conf": "test_etc_nats",
+    "etc/haproxy/*.cfg": "test_etc_haproxy",
+    "etc/nginx/notify.conf": "NginxTests",
+    "etc/prometheus/*.yaml": "PrometheusTests",
+    "etc/grafana/notify.json": "GrafanaTests",
+    "deploy/docker/Dockerfile": "package/image.py",
+    "deploy/docker/compose.yaml": "ComposeTests",
+    "deploy/kubernetes/*": "KubernetesTests",
+}
+
+
+class TempCase(TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="notify-etc-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def certificate(self) -> tuple[Path, Path]:
+        key, pem = self.folder / "tls.key", self.folder / "tls.pem"
+        run(
+            program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-days", "1", "-subj", "/CN=notify.example", "-keyout", key, "-out", pem,
+        )  # fmt: skip
+        return key, pem
+
+
+class EveryFileTests(TestCase):
+    def test_every_shipped_file_has_a_test_that_loads_it(self) -> None:
+        files = [path for folder in (ETC, DEPLOY) for path in folder.rglob("*") if path.is_file()]
+        matched = {path for pattern in LOADED for path in TOP.glob(pattern)}
+        self.assertEqual([str(path.relative_to(TOP)) for path in files if path not in matched], [])
+
+
+class NginxTests(TempCase):
+    def configure(self, notify: int, plain: int, tls: int) -> Path:
+        key, pem = self.certificate()
+        text = (ETC / "nginx/notify.conf").read_text()
+        for old, new in (
+            ("/etc/nginx/notify.pem", str(pem)),
+            ("/etc/nginx/notify.key", str(key)),
+            ("/var/log/nginx/notify.log", str(self.folder / "access.log")),
+            ("127.0.0.1:8080", f"127.0.0.1:{notify}"),
+            ("listen 80;", f"listen 127.0.0.1:{plain};"),
+            ("listen 443 ssl;", f"listen 127.0.0.1:{tls} ssl;"),
+            ("    listen [::]:80;\n", ""),
+            ("    listen [::]:443 ssl;\n", ""),
+        ):
+            self.assertIn(old, text)
+            text = text.replace(old, new)
+        whole = self.folder / "nginx.conf"
+        folders = "".join(
+            f"{name}_temp_path {self.folder}/{name};\n"
+            for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        whole.write_text(
+            f"daemon off; pid {self.folder}/pid; error_log {self.folder}/error.log;\n"
+            f"events {{ worker_connections 100; }}\nhttp {{\n{folders}{text}\n}}\n"
+        )
+        return whole
+
+    def test_nginx_takes_it(self) -> None:
+        whole = self.configure(8080, free_port(), free_port())
+        said = run(program("nginx"), "-t", "-c", whole, "-e", self.folder / "error.log")
+        self.assertNotIn("warn", said)
+
+    def test_a_client_gets_through_it_and_its_log_keeps_the_query_to_itself(self) -> Deferred[None]:
+        return deferToThread(self.through)
+
+    def through(self) -> None:
+        nginx = program("nginx")
+        plain, tls = free_port(), free_port()
+        trusting = '[listen]\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["*"]\n'
+        with Server(trusting) as server:
+            whole = self.configure(server.public, plain, tls)
+            process = subprocess.Popen([nginx, "-c", str(whole), "-e", str(self.folder / "error.log")])
+            try:
+                context = ssl.create_default_context(cafile=str(self.folder / "tls.pem"))
+                context.check_hostname = False
+
+                def reach() -> bool:
+                    try:
+                        with socket.create_connection(("127.0.0.1", tls), 1):
+                            return True
+                    except OSError:
+                        return False
+
+                wait_for("nginx listens", reach)
+                url = f"wss://127.0.0.1:{tls}/ws?client_id=7&token=in-the-query"
+                with connect(url, ssl=context, close_timeout=1) as connection:
+                    client = Client(connection)
+                    client.send(type="auth", token=token())
+                    self.assertTrue(client.receive()["success"])
+                    client.send(type="subscribe", chat_id=1, id=1)
+                    client.receive()
+                    self.assertEqual(server.publish(1, "through nginx")[0], 200)
+                    self.assertEqual(client.receive()["content"], "through nginx")
+                wait_for("the access log", lambda: "/ws" in (self.folder / "access.log").read_text())
+                self.assertNotIn("in-the-query", (self.folder / "access.log").read_text())
+            finally:
+                process.terminate()
+                process.wait(10)
+
+
+def exported() -> set[str]:
+    """The names of every series that the server can export."""
+    metrics = Metrics()
+    for attribute in vars(metrics).values():
+        names = getattr(attribute, "_labelnames", ())
+        if names and hasattr(attribute, "labels"):
+            attribute.labels(*["x"] * len(names))
+    text = metrics.render().decode()
+    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+def metrics_in(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:notify|process)_[a-z_]+\b", expression))
+
+
+def rules() -> list[dict[str, Any]]:
+    loaded = yaml.safe_load((ETC / "prometheus/notify.rules.yaml").read_text())
+    return [rule for group in loaded["groups"] for rule in group["rules"]]
+
+
+class PrometheusTests(TempCase):
+    def test_promtool_takes_rules_and_configuration(self) -> None:
+        promtool = program("promtool")
+        run(promtool, "check", "rules", ETC / "prometheus/notify.rules.yaml")
+        run(promtool, "check", "config", ETC / "prometheus/prometheus.yaml")
+
+    def test_every_alert_fires_for_what_it_is_for(self) -> None:
+        run(program("promtool"), "test", "rules", ETC / "prometheus/notify.rules.test.yaml")
+        tested = (ETC / "prometheus/notify.rules.test.yaml").read_text()
+        for rule in rules():
+            self.assertIn(rule["alert"], tested)
+
+    def test_alerts_ask_for_metrics_that_the_server_has(self) -> None:
+        known = exported()
+        for rule in rules():
+            self.assertEqual(metrics_in(rule["expr"]) - known, set(), rule["alert"])
+
+    def test_what_a_real_server_exports_is_what_promtool_calls_good(self) -> Deferred[None]:
+        return deferToThread(self.check_metrics)
+
+    def check_metrics(self) -> None:
+        promtool = program("promtool")
+        with Server() as server, server.client(chats=(1,)) as client:
+            server.publish(1, "x")
+            client.receive()
+            status, text = server.http("GET", "/metrics")
+            self.assertEqual(status, 200)
+        done = subprocess.run([promtool, "check", "metrics"], input=text, text=True, capture_output=True)
+        ours = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("notify_")]
+        self.assertEqual([line for line in ours if "_created" not in line], [])
+
+    def test_a_real_prometheus_scrapes_a_real_server_and_no_alert_fires(self) -> Deferred[None]:
+        return deferToThread(self.scrape)
+
+    def scrape(self) -> None:
+        prometheus = program("prometheus")
+        import urllib.parse
+        import urllib.request
+
+        with Server() as server, server.client(chats=(1,)) as client:
+            shutil.copy(ETC / "prometheus/notify.rules.yaml", self.folder)
+            text = (ETC / "prometheus/prometheus.yaml").read_text()
+            text = text.replace("15s", "1s").replace("127.0.0.1:8081", f"127.0.0.1:{server.internal}")
+            (self.folder / "prometheus.yaml").write_text(text)
+            port = free_port()
+            process = subprocess.Popen(
+                [
+                    prometheus,
+                    f"--config.file={self.folder}/prometheus.yaml",
+                    f"--storage.tsdb.path={self.folder}/data",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                    "--log.level=error",
+                ]
+            )
+
+            def ask(query: str) -> list[Any]:
+                url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+                try:
+                    with urllib.request.urlopen(url, timeout=5) as answer:
+                        found: list[Any] = json.load(answer)["data"]["result"]
+                        return found
+                except OSError:
+                    return []
+
+            try:
+                server.publish(1, "x")
+                client.receive()
+                wait_for("the scrape", lambda: ask("notify_delivered_total >= 1"), 30)
+                self.assertEqual(ask('notify_connections{job="notify"}')[0]["value"][1], "1")
+                self.assertEqual(ask('ALERTS{alertstate="firing"}'), [])
+            finally:
+                process.terminate()
+                process.wait(20)
+
+
+class RunbookTests(TestCase):
+    def test_every_alert_has_its_entry_and_every_entry_its_alert(self) -> None:
+        text = (DOCS / "operations/runbook.md").read_text()
+        headings = re.findall(r"(?m)^## (Notify\w+)$", text)
+        self.assertEqual(sorted(headings), sorted(rule["alert"] for rule in rules()))
+
+    def test_every_alert_links_to_its_entry(self) -> None:
+        for rule in rules():
+            self.assertEqual(
+                rule["annotations"]["runbook"], f"docs/operations/runbook.md#{rule['alert'].lower()}"
+            )
+
+    def test_what_the_runbook_names_exists(self) -> None:
+        text = "".join(page.read_text() for page in (DOCS / "operations").glob("*.md"))
+        known = exported()
+        named = {name for name in re.findall(r"`(notify_[a-z_]+)", text) if not name.endswith("_")}
+        families = known | {re.sub("_(total|bucket|count|sum)$", "", name) for name in known}
+        self.assertEqual(named - families, set())
+
+
+class GrafanaTests(TempCase):
+    def test_every_panel_asks_for_metrics_that_the_server_has_in_promql_that_parses(self) -> None:
+        promtool = program("promtool")
+        dashboard = json.loads((ETC / "grafana/notify.json").read_text())
+        panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+        expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+        self.assertGreater(len(expressions), 20)
+        known = exported()
+        for expression in expressions:
+            self.assertEqual(metrics_in(expression) - known, set(), expression)
+        plain = [
+            e.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+")
+            for e in expressions
+        ]
+        made = {
+            "groups": [{"name": "x", "rules": [{"record": "x:y", "expr": e} for e in sorted(set(plain))]}]
+        }
+        (self.folder / "rules.yaml").write_text(yaml.safe_dump(made))
+        run(promtool, "check", "rules", self.folder / "rules.yaml")
+
+    def test_it_has_the_form_of_a_dashboard(self) -> None:
+        dashboard = json.loads((ETC / "grafana/notify.json").read_text())
+        ids = [panel["id"] for panel in dashboard["panels"]]
+        self.assertEqual(len(ids), len(set(ids)))
+        cells = set()
+        for panel in dashboard["panels"]:
+            at = panel["gridPos"]
+            self.assertLessEqual(at["x"] + at["w"], 24)
+            mine = {
+                (x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+            }
+            self.assertEqual(mine & cells, set(), panel["title"])
+            cells |= mine
+        variables = {variable["name"] for variable in dashboard["templating"]["list"]}
+        used = set(re.findall(r"\$(?!__)(\w+)", json.dumps(dashboard)))
+        self.assertEqual(used - variables, set())
+
+
+def read_settings(text: str, environ: dict[str, str]) -> None:
+    """Let the server's own reader have a configuration file and an environment."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(text)
+        file.flush()
+        load(file.name, environ)
+
+
+class ComposeTests(TestCase):
+    def test_podman_compose_takes_it(self) -> None:
+        secrets = {"NOTIFY_JWT_SECRET": "x" * 32, "NOTIFY_API_KEY": "y" * 32}
+        said = run(program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config", environ=secrets)
+        services = yaml.safe_load(said[said.index("name:") if "name:" in said else 0 :])["services"]
+        self.assertEqual(set(services), {"notify-1", "notify-2", "nats"})
+        for name in ("notify-1", "notify-2"):
+            self.assertTrue(services[name]["read_only"])
+            environ = services[name]["environment"]
+            self.assertEqual(environ["NOTIFY_AUTH__JWT__SECRET"], "x" * 32)
+            read_settings("", {key: str(value) for key, value in environ.items()})
+
+    def test_without_secrets_it_does_not_start(self) -> None:
+        with self.assertRaises(AssertionError):
+            run(
+                program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config",
+                environ={"NOTIFY_JWT_SECRET": "", "NOTIFY_API_KEY": ""},
+            )  # fmt: skip
+
+
+class KubernetesTests(TempCase):
+    #: the versions of the kinds that the manifests use; a validator only warns of one that it does not know
+    VERSIONS = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}  # noqa: RUF012
+
+    def render(self) -> list[dict[str, Any]]:
+        said = run(program("kubectl"), "kustomize", DEPLOY / "kubernetes")
+        (self.folder / "all.yaml").write_text(said)
+        return list(yaml.safe_load_all(said))
+
+    def test_kustomize_renders_what_a_strict_validator_takes_without_a_warning(self) -> None:
+        documents = self.render()
+        said = run(program("kubernetes-validate"), "--strict", self.folder / "all.yaml")
+        self.assertNotIn("WARN", said)
+        self.assertEqual(said.count(" passed "), len(documents))
+        self.assertEqual({document["apiVersion"] for document in documents}, self.VERSIONS)
+        kinds = [document["kind"] for document in documents]
+        for kind in (
+            "Deployment",
+            "StatefulSet",
+            "PodDisruptionBudget",
+            "HorizontalPodAutoscaler",
+            "NetworkPolicy",
+        ):
+            self.assertIn(kind, kinds)
+
+    def test_pods_are_not_root_cannot_write_and_have_no_capabilities(self) -> None:
+        for document in self.render():
+            if document["kind"] in ("Deployment", "StatefulSet"):
+                pod = document["spec"]["template"]["spec"]
+                self.assertTrue(pod["securityContext"]["runAsNonRoot"])
+                for container in pod["containers"]:
+                    self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
+                    self.assertEqual(container["securityContext"]["capabilities"]["drop"], ["ALL"])
+                    self.assertIn("preStop", container["lifecycle"])
+                    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                        self.assertIn(probe, container)
+
+    def test_a_pod_has_time_for_its_drain(self) -> None:
+        config = load(str(DEPLOY / "kubernetes/notify.toml"), {})
+        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
+        grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        self.assertGreater(grace, config.drain.delay + config.drain.duration + 15)
+
+    def test_the_server_takes_the_configuration_in_it(self) -> None:
+        from notify import components
+
+        components.check(load(str(DEPLOY / "kubernetes/notify.toml"), {}))
+
+    def test_nats_server_takes_the_configuration_in_it(self) -> None:
+        run(
+            program("nats-server"), "-t", "-c", DEPLOY / "kubernetes/nats.conf",
+            environ={"POD_NAME": "nats-0"}, cwd=self.folder,
+        )  # fmt: skip
+
+    def test_pre_stop_begins_a_drain_that_sigterm_does_not_hurry(self) -> Deferred[None]:
+        return deferToThread(self.pre_stop)
+
+    def pre_stop(self) -> None:
+        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        command = container["lifecycle"]["preStop"]["exec"]["command"]
+        with Server('[drain]\ndelay = "1s"\n') as server:
+            keys = self.folder / "api.keys"
+            from tests.process import KEY
+
+            keys.write_text(f"{KEY}\n")
+            script = command[-1].replace("/run/secrets/notify/api.keys", str(keys))
+            script = script.replace("8081", str(server.internal))
+            began = time.monotonic()
+            run(program("python3"), *command[1:-1], script)
+            server.process.terminate()
+            self.assertEqual(server.process.wait(15), 0)
+            self.assertGreater(time.monotonic() - began, 0.9)
+
+    def test_its_arguments_are_options_of_the_server(self) -> None:
+        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
+        arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        self.assertIn(f"{arguments[0].removeprefix('--')}=", Options().longOpt)

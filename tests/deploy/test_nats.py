@@ -1,0 +1,278 @@
+"""etc/nats as it is shipped: three real servers with TLS and nkey users, and what each user may and may not do."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+from typing import Any
+
+import nats
+import nkeys
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.jetstream import JetStreamBroker
+from notify.brokers.jetstream.reader import Stored
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.config import Config, Duration, PluginTable
+from notify.errors import StartError
+from notify.identity import Presence
+from notify.messages import Position
+from notify.nats.bridge import as_deferred
+from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
+from notify.testing import Recorder, chat_payload, make_context
+from notify.testing.fakes import FakeConnection
+from notify.topics import chat
+from tests.natsd import NatsServer, free_port, pause, until
+
+ETC = Path(__file__).parent.parent.parent / "etc" / "nats"
+TOPIC = chat(1, 10)
+
+
+def certificates(directory: Path) -> None:
+    """A certificate authority, and a certificate for 127.0.0.1 by it."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def make(
+        name: str, key: Any, issuer: str, signer: Any, *extensions: tuple[Any, bool]
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+        )
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        return builder.sign(signer, hashes.SHA256())
+
+    authority, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = make(
+        "test ca", authority, "test ca", authority, (x509.BasicConstraints(ca=True, path_length=None), True)
+    )
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    leaf = make("nats", server, "test ca", authority, (names, False))
+    pem = serialization.Encoding.PEM
+    (directory / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (directory / "server.pem").write_bytes(leaf.public_bytes(pem))
+    (directory / "server-key.pem").write_bytes(
+        server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+class ShippedServer(NatsServer):
+    """A server with the shipped configuration, where only paths and ports are this machine's."""
+
+    def __init__(self, name: str, routes: tuple[int, ...], cluster_port: int, certificates: Path) -> None:
+        super().__init__(name)
+        text = (ETC / "nats.conf").read_text()
+        for old, new in (
+            ('"0.0.0.0:4222"', f'"127.0.0.1:{self.port}"'),
+            ('"127.0.0.1:8222"', f'"127.0.0.1:{self.monitor}"'),
+            ('"0.0.0.0:6222"', f'"127.0.0.1:{cluster_port}"'),
+            ('"/var/lib/nats"', f'"{self.directory}/js"'),
+            ("20GB", "1GB"),
+            ('"/etc/nats/', f'"{certificates}/'),
+        ):
+            if old not in text:
+                raise AssertionError(f"etc/nats/nats.conf has no {old} any more")
+            text = text.replace(old, new)
+        self.write(text)
+        (self.directory / "users.conf").write_text((ETC / "users.conf").read_text())
+        self.arguments = ("-n", name, "--routes", ",".join(f"tls://127.0.0.1:{port}" for port in routes))
+
+
+class ShippedCluster(TestCase):
+    timeout = 90
+
+    async def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        certificates(self.directory)
+        self.seeds = {}
+        for user in ("NOTIFY", "BACKEND", "OPERATOR"):
+            seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+            self.seeds[user] = bytes(seed).decode()
+            (self.directory / user).write_bytes(bytes(seed))
+            os.environ[f"{user}_NKEY"] = nkeys.from_seed(bytearray(seed)).public_key.decode()
+            self.addCleanup(os.environ.pop, f"{user}_NKEY")
+        ports = tuple(free_port() for _ in range(3))
+        self.servers = [
+            ShippedServer(f"nats-{i}", ports, port, self.directory) for i, port in enumerate(ports)
+        ]
+        for server in self.servers:
+            server.start()
+            self.addCleanup(server.remove)
+        for server in self.servers:
+            await server.up()
+
+    def settings(self, **more: Any) -> JetStreamSettings:
+        options: dict[str, Any] = {
+            "servers": tuple(f"tls://127.0.0.1:{server.port}" for server in self.servers),
+            "tls_ca": str(self.directory / "ca.pem"),
+            "nkey_seed_file": str(self.directory / "NOTIFY"),
+            "replicas": 3,
+            "canary_interval": Duration(0.5),
+        }
+        return JetStreamSettings(**(options | more))
+
+    async def broker(self, delivery: str) -> tuple[JetStreamBroker, Recorder]:
+        broker, recorder = (
+            JetStreamBroker(self.settings(delivery=delivery), make_context(reactor)),
+            Recorder(),
+        )
+        self.addCleanup(broker.stop)
+        await broker.start(recorder.deliver, recorder.lost)
+        return broker, recorder
+
+    async def client(self, user: str) -> Any:
+        context = ssl.create_default_context(cafile=str(self.directory / "ca.pem"))
+        errors: list[str] = []
+
+        async def failed(error: Exception) -> None:
+            errors.append(str(error))
+
+        client = await as_deferred(
+            nats.connect(
+                f"tls://127.0.0.1:{self.servers[0].port}",
+                tls=context,
+                nkeys_seed_str=self.seeds[user],
+                error_cb=failed,
+            )
+        )
+        self.addCleanup(lambda: as_deferred(client.close()))
+        return client, errors
+
+    async def test_notify_has_all_that_it_needs_and_no_more(self) -> None:
+        for delivery in ("republish", "consumer"):
+            broker, recorder = await self.broker(delivery)
+            await broker.follow(TOPIC)
+            first = await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+            await recorder.wait(1)
+            self.assertEqual(len(await broker.replay(TOPIC, Position(first.epoch, first.seq - 1), 5)), 1)
+            broker._poisoned(TOPIC, Stored(first.seq, b"not a message", ""), "a test")
+            kept = broker._metrics.dead_letters.labels
+            await until(lambda kept=kept: kept("kept")._value.get() + kept("known")._value.get() == 1, 10)
+            self.assertEqual(broker._refused, "")
+            await broker.stop()
+        client, errors = await self.client("NOTIFY")
+        for forbidden in ("$JS.API.STREAM.DELETE.MESSAGES", "$JS.API.STREAM.PURGE.MESSAGES", "anything"):
+            errors.clear()
+            await as_deferred(client.publish(forbidden, b""))
+            await until(lambda: errors, 10, forbidden)
+            self.assertIn("permissions violation", errors[0])
+        errors.clear()
+        await as_deferred(client.subscribe("workspace.>"))
+        await until(lambda: errors, 10, "subscribing past the stream")
+
+    async def test_presence_has_all_that_it_needs(self) -> None:
+        table = {
+            "servers": [f"tls://127.0.0.1:{server.port}" for server in self.servers],
+            "tls_ca": str(self.directory / "ca.pem"),
+            "nkey_seed_file": str(self.directory / "NOTIFY"),
+            "replicas": 3,
+        }
+        config = Config(broker=PluginTable("jetstream", {"jetstream": table}))
+        one, two = [
+            JetStreamRegistry(KVSettings(lease=Duration(5)), make_context(reactor, config, f"node-{n}", n))
+            for n in (1, 2)
+        ]
+        for registry in (one, two):
+            self.addCleanup(registry.stop)
+            await registry.start(lambda topic: None)
+        two.watch(TOPIC)
+        one.join(FakeConnection(7), TOPIC)
+        for seen in ([Presence(7, 1)], []):
+            # Any replica may answer, and one may be a moment behind.
+            while await two.presence(TOPIC) != seen:
+                await pause(0.02)
+            if seen:
+                self.assertTrue(await two._bucket.lives(one._incarnation))
+                await one.stop()
+        self.assertFalse(await two._bucket.lives(one._incarnation))
+        self.assertEqual((one._refused, two._refused), ("", ""))
+
+    async def test_backends_may_publish_and_nothing_else(self) -> None:
+        broker, recorder = await self.broker("republish")
+        await broker.follow(TOPIC)
+        client, errors = await self.client("BACKEND")
+        reply = await as_deferred(client.request(TOPIC.subject, chat_payload(TOPIC), timeout=5))
+        self.assertIn(b'"seq"', reply.data)
+        await recorder.wait(1)
+        for forbidden in ("$JS.API.STREAM.INFO.MESSAGES", "live.x", "workspace.1.chat.1.other"):
+            errors.clear()
+            await as_deferred(client.publish(forbidden, b""))
+            await until(lambda: errors, 10, forbidden)
+        for forbidden in ("live.>", "workspace.>", "_INBOX_notify.>"):
+            errors.clear()
+            await as_deferred(client.subscribe(forbidden))
+            await until(lambda: errors, 10, forbidden)
+
+    async def test_without_the_right_authority_nobody_connects(self) -> None:
+        broker = JetStreamBroker(self.settings(tls_ca=""), make_context(reactor))
+        self.addCleanup(broker.stop)
+        broker.start(lambda message: None, lambda topic: None).addErrback(lambda failure: None)
+        await until(lambda: broker._connection._complaints, 10)
+        [error] = {error for _, error in broker._connection._complaints}
+        self.assertIn("certificate", error.lower())
+        self.assertFalse(broker.status().ready)
+
+
+class MissingPermissions(TestCase):
+    timeout = 60
+
+    async def refusal(self, needed: str, **settings: Any) -> str:
+        """What notify says at start where its user lacks this line of etc/nats/users.conf."""
+        text = (ETC / "users.conf").read_text()
+        self.assertIn(needed, text)
+        seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+        path = Path(self.mktemp())
+        path.write_bytes(bytes(seed))
+        text = text.replace(needed, "").replace(
+            "$NOTIFY_NKEY", nkeys.from_seed(bytearray(seed)).public_key.decode()
+        )
+        for user in ("BACKEND", "OPERATOR"):
+            other = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+            text = text.replace(f"${user}_NKEY", nkeys.from_seed(bytearray(other)).public_key.decode())
+        server = NatsServer(accounts=text).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        options: dict[str, Any] = {
+            "servers": (server.url,),
+            "nkey_seed_file": str(path),
+            "request_timeout": Duration(0.5),
+        }
+        broker = JetStreamBroker(JetStreamSettings(**(options | settings)), make_context(reactor))
+        self.addCleanup(broker.stop)
+        error = await self.assertFailure(broker.start(lambda message: None, lambda topic: None), StartError)
+        self.assertIn("does not permit", str(error))
+        self.assertFalse(broker.status().ready)
+        return str(error)
+
+    async def test_each_ends_the_start_with_a_sentence_that_names_it(self) -> None:
+        for needed, named in (
+            ('"live.>"', 'subscription to "live.'),
+            ('"$JS.API.STREAM.CREATE.MESSAGES",', 'publish to "$js.api.stream.create.messages"'),
+            (', "canary.MESSAGES.*"', 'publish to "canary.messages.node-1"'),
+            ('"_INBOX_notify.>"', 'subscription to "_inbox_notify.'),
+            ('"$JS.API.STREAM.INFO.MESSAGES",', 'publish to "$js.api.stream.info.messages"'),
+            ('"$JS.EVENT.ADVISORY.STREAM.DELETED.MESSAGES"', "advisory.stream.deleted"),
+        ):
+            self.assertIn(named, await self.refusal(needed), needed)
+
+    async def test_a_consumer_needs_its_own(self) -> None:
+        for needed, named in (
+            ('"$JS.API.CONSUMER.CREATE.MESSAGES.*",', "consumer.create"),
+            ('"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.*",', "consumer.msg.next"),
+        ):
+            self.assertIn(named, await self.refusal(needed, delivery="consumer"), needed)

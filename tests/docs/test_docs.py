@@ -1,0 +1,180 @@
+"""What the pages say of this repository is so: links, targets, rooms, and the tables of the protocol."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+from msgspec import NODEFAULT, structs
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify.core import session
+from notify.transport.websocket import CODES
+from notify.wire import frames
+from tests.tools import ROOT
+
+#: made by installing or running something
+MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_trial_temp"}
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^(?:```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
+TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
+
+
+def pages() -> list[Path]:
+    found = [
+        path for path in ROOT.rglob("*.md") if not any(part in MADE for part in path.relative_to(ROOT).parts)
+    ]
+    return sorted(found)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(page: Path) -> list[str]:
+    """The links of a page that lead nowhere in this repository."""
+    wrong = []
+    for link in LINK.findall(CODE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+            wrong.append(link)
+    return wrong
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+class Pages(SynchronousTestCase):
+    def test_every_link_leads_to_a_file_that_exists(self) -> None:
+        count = 0
+        for page in pages():
+            self.assertEqual(broken(page), [], page.relative_to(ROOT))
+            count += len(LINK.findall(page.read_text()))
+        self.assertGreater(count, 40)
+
+    def test_a_link_that_leads_nowhere_is_seen(self) -> None:
+        folder = Path(self.mktemp()).resolve()
+        folder.mkdir()
+        (folder / "there.md").write_text("# A heading: `one`\n")
+        page = folder / "page.md"
+        page.write_text(
+            "[a](there.md) [b](there.md#a-heading-one) [c](gone.md) [d](there.md#two) [e](https://x/)"
+        )
+        self.assertEqual(broken(page), ["gone.md", "there.md#two"])
+
+    def test_every_make_is_a_target(self) -> None:
+        named = {name: page for page in pages() for name in TARGET.findall(page.read_text())}
+        self.assertLessEqual({"run", "test", "check", "deb", "bench", "faults"}, set(named))
+        for name, page in named.items():
+            self.assertIn(name, targets(), page.relative_to(ROOT))
+
+    def test_every_target_that_is_no_file_is_phony_and_explained(self) -> None:
+        text = (ROOT / "Makefile").read_text()
+        phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
+        self.assertEqual(phony, targets())
+        shown = subprocess.run(
+            ["make", "--no-print-directory", "help"],
+            cwd=ROOT,
+            # As from a shell, where the tests themselves run under make.
+            env={
+                name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        self.assertEqual({line.split()[0] for line in shown.splitlines()}, phony)
+
+    def test_every_room_is_in_the_table_of_the_architecture_and_no_other(self) -> None:
+        table = (ROOT / "ARCHITECTURE.md").read_text().partition("## The rooms")[2].partition("\nArrows")[0]
+        named = {
+            name
+            for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+            for name in re.findall(r"`(.+?)`", row)
+        }
+        here = ROOT / "notify"
+        rooms = {path.stem for path in here.glob("*.py") if not path.stem.startswith("_")}
+        rooms |= {f"{path.name}/" for path in here.iterdir() if path.is_dir() and any(path.glob("[!._]*.*"))}
+        rooms |= {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}
+        self.assertEqual(named, rooms)
+
+    def test_every_metric_that_is_named_is_counted(self) -> None:
+        code = "".join(path.read_text() for path in (ROOT / "notify").rglob("*.py"))
+        made = set(re.findall(r"\"(notify_\w+)\"", code))
+        named = {
+            name: page for page in pages() for name in re.findall(r"`(notify_[a-z_]+)", page.read_text())
+        }
+        self.assertGreater(len(named), 10)
+        for name, page in named.items():
+            self.assertTrue({name, name.removesuffix("_total")} & made, f"{page.relative_to(ROOT)}: {name}")
+
+
+class Protocol(SynchronousTestCase):
+    """The tables of docs/protocol.md against the frames, fields and codes of the code."""
+
+    page = (ROOT / "docs" / "protocol.md").read_text()
+
+    def part(self, heading: str) -> str:
+        return self.page.partition(f"### {heading}\n")[2].partition("\n### ")[0].partition("\n## ")[0]
+
+    def fields(self, heading: str) -> dict[str, set[str]]:
+        """The fields in the tables of a part, by type."""
+        found: dict[str, set[str]] = {}
+        for types, cell in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|(.*)$", self.part(heading), re.MULTILINE):
+            for name in re.findall(r"`(\w+)`", types):
+                found.setdefault(name, set()).update(
+                    re.findall(r"`(\w+)(?::[^`]*)?`", cell.partition("|")[0])
+                )
+        return found
+
+    def test_client_frames_have_the_fields_that_are_listed(self) -> None:
+        listed = self.fields("Client to server")
+        kinds = {kind.__struct_config__.tag: kind for kind in get_args(frames.ClientFrame)}
+        self.assertEqual(set(listed), set(kinds))
+        for tag, kind in kinds.items():
+            fields = {field.encode_name for field in structs.fields(kind)} - {"id"}
+            self.assertEqual(listed[tag], fields, tag)
+
+    def test_what_the_original_protocol_asks_for_is_needed_and_the_rest_is_not(self) -> None:
+        original = self.part("Client to server").partition("Additive:")[0]
+        for kind in get_args(frames.ClientFrame):
+            row = re.search(rf"^\| `{kind.__struct_config__.tag}` \|(.*?)\|", original, re.MULTILINE)
+            if row is not None:
+                needed = {
+                    field.encode_name
+                    for field in structs.fields(kind)
+                    if field.default is NODEFAULT and field.default_factory is NODEFAULT
+                }
+                self.assertEqual(set(re.findall(r"`(\w+)`", row[1])), needed)
+
+    def test_server_frames_have_the_fields_that_are_listed(self) -> None:
+        listed = self.fields("Server to client")
+        kinds = {kind.__struct_config__.tag: kind for kind in get_args(frames.ServerFrame)}
+        self.assertEqual(set(listed), set(kinds))
+        for tag, kind in kinds.items():
+            fields = {field.encode_name for field in structs.fields(kind)} - {"id"}
+            self.assertEqual(listed[tag] - {"id", "since", "refresh"}, fields, tag)
+
+    def test_every_error_code_is_listed(self) -> None:
+        listed = re.search(r"^Error codes: (.*?`internal`)\.", self.page, re.MULTILINE | re.DOTALL)
+        assert listed is not None
+        source = Path(session.__file__).read_text()
+        sent = set(re.findall(r"_error\(\s*\"(\w+)\"", source))
+        # Reserved: clients know it, and no server sends it.
+        self.assertEqual(set(re.findall(r"`(\w+)`", listed[1])), sent | {"history_unavailable"})
+
+    def test_every_close_code_is_listed(self) -> None:
+        rows = re.findall(r"^\| ([\d, ]+) \|", self.part("Close codes"), re.MULTILINE)
+        listed = {int(code) for row in rows for code in row.split(",")}
+        # 1000 is a client's own goodbye, and 1006 is never sent (RFC 6455, section 7.4.1).
+        self.assertEqual(listed - {1002, 1007, 1009}, CODES - {1000, 1002, 1006, 1007, 1009})

@@ -1,1 +1,0 @@
-"""The rooms of the JetStream broker, one by one."""

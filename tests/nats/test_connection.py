@@ -1,0 +1,192 @@
+"""What a connection refuses, forgives and hides; with servers that are not what they should be."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.config import Duration
+from notify.errors import StartError, Unavailable
+from notify.nats.connection import Connection, Hooks
+from notify.nats.dial import redacted, refuse_old
+from tests.natsd import NatsServer, until
+from tests.proxy import Proxy
+
+
+class _OldServer(Protocol):
+    """Says that it is an old nats-server, and answers the first ping."""
+
+    version = "2.10.7"
+    lost = 0
+
+    def connectionMade(self) -> None:
+        info = f'{{"server_id":"x","version":"{self.version}","headers":true,"max_payload":1048576,"jetstream":true}}'
+        self.transport.write(f"INFO {info}\r\n".encode())
+
+    def dataReceived(self, data: bytes) -> None:
+        if b"PING" in data:
+            self.transport.write(b"PONG\r\n")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        type(self).lost += 1
+
+
+class Connecting(TestCase):
+    timeout = 30
+
+    def connection(self, *servers: str, **settings: Any) -> Connection:
+        options: dict[str, Any] = {"servers": servers, "connect_timeout": Duration(1)}
+        made = Connection(JetStreamSettings(**(options | settings)), reactor, Random(1), "test")
+        self.ups = 0
+        self.downs: list[str] = []
+        self.denials: list[str] = []
+
+        def up() -> None:
+            self.ups += 1
+
+        made.hooks = Hooks(up, self.downs.append, self.denials.append, lambda: None)
+        self.addCleanup(lambda: Deferred.fromCoroutine(made.stop()))
+        return made
+
+    async def server(self, extra: str = "") -> NatsServer:
+        server = NatsServer(extra=extra).start()
+        self.addCleanup(server.remove)
+        return await server.up()
+
+    async def test_an_old_server_is_refused_by_name_and_number(self) -> None:
+        _OldServer.lost = 0
+        factory = Factory.forProtocol(_OldServer)
+        factory.noisy = False
+        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        url = f"nats://someone:secret@127.0.0.1:{port.getHost().port}"
+        error = await self.assertFailure(self.connection(url).start(), StartError)
+        self.assertIn("nats-server 2.10.7", str(error))
+        self.assertIn("2.11", str(error))
+        self.assertNotIn("secret", str(error))
+        await until(lambda: _OldServer.lost == 1, 10)
+
+    def test_versions(self) -> None:
+        for good in ("2.11.0", "2.12.1-beta.3", "3.0.0"):
+            refuse_old(good, "nats://x")
+        for bad in ("2.9.25", "2.10.99", "1.4.1", "", "nonsense"):
+            self.assertRaises(StartError, refuse_old, bad, "nats://x")
+
+    def test_an_address_is_shown_without_what_lets_one_in(self) -> None:
+        self.assertEqual(redacted("tls://user:secret@host:4222"), "tls://host:4222")
+        self.assertEqual(redacted("token@host"), "nats://host")
+
+    async def test_files_that_are_of_no_use_end_the_start(self) -> None:
+        folder = self.mktemp()
+        os.mkdir(folder)
+        path = f"{folder}/file"
+        with open(path, "w") as file:
+            file.write("SUNOTASEED")
+        for key, named in (("nkey_seed_file", "seed of an nkey"), ("tls_ca", "TLS files cannot be used")):
+            started = self.connection("tls://127.0.0.1:1", **{key: path}).start()
+            self.assertIn(named, str(await self.assertFailure(started, StartError)))
+        for key in ("nkey_seed_file", "credentials_file", "tls_ca"):
+            started = self.connection("tls://127.0.0.1:1", **{key: f"{folder}/missing"}).start()
+            error = await self.assertFailure(started, StartError)
+            self.assertIn("No such file", str(error))
+
+    async def test_waits_for_a_server_that_is_not_there_yet(self) -> None:
+        server = NatsServer()
+        self.addCleanup(server.remove)
+        connection = self.connection(server.url)
+        connection.start()
+        await self.assertFailure(connection.request("x", b""), Unavailable)
+        server.start()
+        await until(lambda: self.ups == 1, 10)
+
+    async def test_another_server_is_tried_when_one_is_gone(self) -> None:
+        gone, there = NatsServer(), await self.server()
+        self.addCleanup(gone.remove)
+        connection = self.connection(gone.url, there.url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        self.assertIn(str(there.port), connection.server)
+
+    async def test_requests_end_with_the_connection_and_subscriptions_outlive_it(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        connection = self.connection(proxy.url)
+        heard: list[bytes] = []
+        connection.subscribe("greeting", lambda subject, reply, data, block: heard.append(data))
+        quiet = connection.subscribe("silence", lambda subject, reply, data, block: None)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        asked = connection.request("silence", b"", 60)
+        connection.unsubscribe(quiet)
+        proxy.cut()
+        await self.assertFailure(asked, Unavailable)
+        await until(lambda: self.ups == 2, 10)
+        connection.publish("greeting", b"hello")
+        await until(lambda: heard, 10)
+        self.assertEqual((heard, len(self.downs)), ([b"hello"], 1))
+
+    async def test_every_way_in_which_a_client_ends_is_followed_by_a_new_one(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        connection = self.connection(proxy.url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        for number, words in enumerate(
+            (
+                b"-ERR 'Something Entirely New'\r\n",
+                b"-ERR 'Stale Connection'\r\n",
+                b"-ERR 'User Authentication Revoked'\r\n",
+                b"-ERR 'Authorization Violation'\r\n",
+                b"HMSG nonsense\r\n",
+                b'INFO {"ldm": true}\r\n',
+                b"INFO not json\r\n",
+            ),
+            start=2,
+        ):
+            proxy.say(words)
+            await until(lambda number=number: self.ups == number, 10, words.decode())
+        self.assertEqual(len(self.downs), 7)
+
+    async def test_nobody_there_is_known_at_once(self) -> None:
+        connection = self.connection((await self.server()).url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        error = await self.assertFailure(connection.request("nobody.listens", b"", 60), Unavailable)
+        self.assertIn("nobody", str(error))
+
+    async def test_a_missing_permission_is_told(self) -> None:
+        users = (
+            'authorization { users: [{user: a, password: b, permissions: {publish: ["_INBOX_notify.>"]}}] }'
+        )
+        server = await self.server(users)
+        connection = self.connection(server.url, user="a", password="b")
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        connection.publish("forbidden.fruit", b"")
+        await until(lambda: self.denials, 10)
+        self.assertIn('publish to "forbidden.fruit"', self.denials[0])
+
+    async def test_a_wrong_password_is_tried_on_and_never_shown(self) -> None:
+        server = await self.server("authorization { user: a, password: right }")
+        connection = self.connection(server.url, user="a", password="wr0ng-secret")
+        lines: list[str] = []
+        observer = lambda event: lines.append(formatEvent(event))  # noqa: E731
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        connection.start()
+        await until(lambda: any("authorization" in line.lower() for line in lines), 10)
+        self.assertNotIn("wr0ng", "".join(lines))
+        self.assertEqual(self.ups, 0)
+        server.reload(server.config.read_text().replace("right", "wr0ng-secret"))
+        await until(lambda: self.ups == 1, 10)

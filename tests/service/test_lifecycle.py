@@ -1,0 +1,128 @@
+"""Signals, systemd and the log, each told what it should be at the right time; with a moved clock."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from unittest.mock import patch
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from notify.observe.metrics import Metrics
+from notify.service.drain import Progress, Stage
+from notify.service.lifecycle import Lifecycle
+from notify.service.systemd import Systemd
+
+
+class Told(Systemd):
+    """Keeps what systemd would be told."""
+
+    def __init__(self, watchdog: bool = True) -> None:
+        super().__init__({"NOTIFY_SOCKET": "/nowhere", **({"WATCHDOG_USEC": "20000000"} if watchdog else {})})
+        self.said: list[str] = []
+
+    def _send(self, *assignments: str) -> None:
+        self.said.append(" ".join(assignments))
+
+    def take(self) -> list[str]:
+        said, self.said = self.said, []
+        return said
+
+
+class LifecycleTests(TestCase):
+    def setUp(self) -> None:
+        self.make()
+
+    def make(self, watchdog: bool = True) -> None:
+        self.clock = Clock()
+        self.systemd = Told(watchdog)
+        self.metrics = Metrics()
+        self.clients = 0
+        self.life = Lifecycle(self.clock, self.systemd, self.metrics, lambda: self.clients)
+        self.calls: list[str] = []
+        self.life.leave = lambda: self.calls.append("leave")
+        self.life.hurry = lambda: self.calls.append("hurry")
+        self.life.reload = lambda: self.calls.append("reload")
+
+    def test_the_watchdog_is_answered_from_readiness_to_the_end(self) -> None:
+        self.life.starting()
+        self.clock.advance(60)
+        self.assertEqual(self.systemd.take(), ["STATUS=Starting: waiting for the broker."])
+        self.life.ready()
+        self.systemd.take()
+        self.clients = 2
+        self.clock.advance(10)
+        self.assertEqual(self.systemd.take(), ["WATCHDOG=1", "STATUS=Serving 2 clients."])
+        self.life.terminate()
+        self.systemd.take()
+        self.clock.advance(10)
+        self.assertEqual(self.systemd.take(), ["WATCHDOG=1"])
+        self.life.stopped()
+        self.clock.advance(60)
+        self.assertEqual(self.systemd.take(), [])
+
+    def test_without_a_watchdog_nothing_runs(self) -> None:
+        self.make(watchdog=False)
+        self.life.ready()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.life.stopped()
+
+    def test_the_first_signal_leaves_and_each_further_one_hurries(self) -> None:
+        for _ in range(3):
+            self.life.terminate()
+        self.assertEqual(self.calls, ["leave", "hurry", "hurry"])
+
+    def test_a_drain_that_the_api_began_is_not_hurried_by_the_first_signal(self) -> None:
+        self.life.drain()
+        self.life.drain()
+        self.life.terminate()
+        self.assertEqual(self.calls, ["leave"])
+        self.life.terminate()
+        self.assertEqual(self.calls, ["leave", "hurry"])
+
+    def test_a_reload_is_told_and_done_once_ready_again(self) -> None:
+        self.life.ready()
+        self.systemd.take()
+        self.life.hang_up()
+        self.assertEqual(self.calls, ["reload"])
+        self.assertTrue(self.systemd.take()[0].startswith("RELOADING=1 MONOTONIC_USEC="))
+        self.life.ready()
+        self.assertEqual(self.systemd.take(), ["READY=1 STATUS=Serving 0 clients."])
+
+    def test_who_leaves_does_not_reload_and_is_not_ready(self) -> None:
+        self.life.terminate()
+        self.systemd.take()
+        self.life.hang_up()
+        self.life.ready()
+        self.assertEqual((self.calls, self.systemd.take()), (["leave"], []))
+
+    def test_progress_is_in_the_metrics_and_asks_systemd_for_time(self) -> None:
+        self.life.progress(Progress(Stage.CLOSING, 10, 7, 21.0))
+        self.assertEqual(
+            self.systemd.take(),
+            ["STATUS=Draining: 7 of 10 clients left, 21 s to go.", "EXTEND_TIMEOUT_USEC=36000000"],
+        )
+        value = self.metrics.registry.get_sample_value
+        self.assertEqual((value("notify_draining"), value("notify_drain_left")), (1, 7))
+
+    def test_the_log_hears_of_each_stage_and_then_every_five_seconds(self) -> None:
+        with patch("notify.service.lifecycle.log") as log:
+            for _ in range(24):
+                self.life.progress(Progress(Stage.CLOSING, 10, 7, 21.0))
+                self.clock.advance(0.5)
+            self.life.progress(Progress(Stage.FINISHING, 10))
+            self.assertEqual(log.info.call_count, 4)
+
+    def test_signals_reach_the_reactor_s_thread(self) -> None:
+        handlers: dict[int, Callable[..., None]] = {}
+        handed: list[Callable[[], object]] = []
+        with patch("signal.signal", handlers.__setitem__):
+            self.life.install_signals(handed.append)
+        handlers[signal.SIGHUP](signal.SIGHUP, None)
+        handlers[signal.SIGINT](signal.SIGINT, None)
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        self.assertEqual(self.calls, [])
+        for call in handed:
+            call()
+        self.assertEqual(self.calls, ["reload", "leave", "hurry"])

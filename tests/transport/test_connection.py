@@ -1,0 +1,230 @@
+"""The write side of a connection: straight to the socket, held, queued, given up; in order whatever comes between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify.identity import Peer
+from notify.transport.connection import CHUNK, Connection, SendQueues
+from notify.wire.frames import JSON
+
+
+class Transport:
+    """A socket that takes ``room`` bytes, and Twisted's buffer behind it, as the write-through transport has them."""
+
+    def __init__(self, room: int = 0) -> None:
+        self.room = room
+        self.wire = b""
+        self.buffer = b""
+        self.sends: list[int] = []
+        self.producer: Any = None
+        self.reading = True
+
+    def send(self, data: bytes) -> int:
+        taken = data[: self.room]
+        if not taken:
+            raise BlockingIOError
+        self.room -= len(taken)
+        self.wire += taken
+        self.sends.append(len(taken))
+        return len(taken)
+
+    def write(self, data: bytes) -> None:
+        if not self.buffer:
+            try:
+                data = data[self.send(data) :]
+            except BlockingIOError:
+                pass
+        self.buffer += data
+        if self.buffer and self.producer:
+            self.producer.pauseProducing()
+
+    def drain(self, room: int) -> None:
+        self.room += room
+        taken, self.buffer = self.buffer[: self.room], self.buffer[self.room :]
+        self.room -= len(taken)
+        self.wire += taken
+        if not self.buffer and self.producer:
+            self.producer.resumeProducing()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        self.reading = True
+
+
+class Wire:
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.said: list[tuple[int, str]] = []
+
+    def say_close(self, code: int, reason: str) -> None:
+        self.said.append((code, reason))
+        self.transport.write(b"<close>")
+
+
+class World:
+    def __init__(self, each: int = 1000, all: int = 10_000) -> None:
+        self.slow = 0
+        self.queues = SendQueues(lambda: each, lambda: all, self.count)
+
+    def count(self) -> None:
+        self.slow += 1
+
+    def connect(self, room: int = 0, plain: bool = True) -> tuple[Connection, Transport, Wire]:
+        transport = Transport(room)
+        wire = Wire(transport)
+        connection = Connection(
+            "c", Peer(""), JSON, 0.0, wire, transport, self.queues, transport.send if plain else None
+        )
+        transport.registerProducer(connection, True)
+        return connection, transport, wire
+
+
+class WriteTests(SynchronousTestCase):
+    def test_a_frame_goes_straight_to_a_socket_that_takes_it(self) -> None:
+        connection, transport, _ = World().connect(room=100)
+        connection.write(b"one")
+        connection.write(b"two")
+        self.assertEqual((transport.wire, transport.sends), (b"onetwo", [3, 3]))
+
+    def test_what_a_turn_answers_is_one_write(self) -> None:
+        connection, transport, _ = World().connect(room=100)
+        connection.hold()
+        connection.write(b"one")
+        connection.write(b"two")
+        self.assertEqual(transport.wire, b"")
+        connection.release()
+        self.assertEqual((transport.wire, transport.sends), (b"onetwo", [6]))
+        connection.write(b"three")
+        self.assertEqual(transport.wire, b"onetwothree")
+
+    def test_a_blocked_client_gets_everything_in_order_and_in_large_writes(self) -> None:
+        connection, transport, _ = World(each=10**6, all=10**6).connect(room=2)
+        frames = [b"%05d" % number for number in range(1000)]
+        for frame in frames:
+            connection.write(frame)
+        self.assertEqual(connection.queued, 5 * 999)
+        transport.sends.clear()
+        transport.drain(10**6)
+        self.assertEqual(transport.wire, b"".join(frames))
+        self.assertEqual((connection.queued, transport.sends), (0, [4995]))
+        connection.write(b"live")
+        self.assertEqual(transport.wire[-4:], b"live")
+
+    def test_a_long_queue_is_not_copied_to_the_transport_at_once(self) -> None:
+        connection, transport, _ = World(each=10**7, all=10**7).connect()
+        for _ in range(100):
+            connection.write(b"x" * 10_000)
+        transport.drain(10_000 + 1)
+        self.assertLessEqual(len(transport.buffer), CHUNK)
+        self.assertGreater(connection.queued, 900_000)
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["write", "hold", "release", "drain", "control"]), st.integers(0, 40)),
+            max_size=60,
+        ),
+        st.booleans(),
+    )
+    @settings(max_examples=300)
+    def test_order_holds_whatever_happens_between(self, steps: list[tuple[str, int]], plain: bool) -> None:
+        connection, transport, _ = World(each=10**6, all=10**6).connect(room=10, plain=plain)
+        written, controls = [], 0
+        for step, size in steps:
+            if step == "write":
+                frame = b"<" + b"%d," % len(written) * (size // 8 + 1) + b">"
+                written.append(frame)
+                connection.write(frame)
+            elif step == "control":  # a pong of autobahn's goes to the transport, between frames
+                controls += 1
+                transport.write(b"{pong}")
+            elif step == "drain":
+                transport.drain(size)
+            else:
+                getattr(connection, step)()
+        connection.release()
+        while transport.buffer or connection.queued:
+            transport.drain(1000)
+        self.assertEqual(transport.wire.count(b"{pong}"), controls)
+        self.assertEqual(transport.wire.replace(b"{pong}", b""), b"".join(written))
+
+
+class BoundTests(SynchronousTestCase):
+    def test_a_client_over_its_bound_is_closed_and_its_memory_is_back(self) -> None:
+        world = World(each=100)
+        connection, _, wire = world.connect()
+        ended = []
+        connection.closed = lambda: ended.append(True)
+        connection.write(b"x" * 10)  # this one is the transport's
+        for _ in range(10):
+            connection.write(b"x" * 10)
+        self.assertEqual((connection.queued, wire.said), (100, []))
+        connection.write(b"y")
+        self.assertEqual(wire.said, [(4001, "slow consumer")])
+        self.assertEqual((connection.queued, world.queues.total, world.slow), (0, 0, 1))
+        self.assertEqual(ended, [True])
+        connection.write(b"more")
+        connection.close(4000)
+        self.assertEqual((connection.queued, len(wire.said), ended), (0, 1, [True]))
+
+    def test_over_all_bounds_the_one_that_holds_the_most_goes(self) -> None:
+        world = World(each=1000, all=1000)
+        (little, _, little_wire), (much, _, much_wire), (third, _, third_wire) = (
+            world.connect() for _ in range(3)
+        )
+        for one in (little, much, third):
+            one.write(b"first")
+        little.write(b"x" * 100)
+        much.write(b"x" * 700)
+        third.write(b"x" * 201)
+        self.assertEqual((little_wire.said, third_wire.said), ([], []))
+        self.assertEqual(much_wire.said, [(4001, "slow consumer")])
+        self.assertEqual(world.queues.total, 301)
+
+    def test_a_client_that_leaves_gives_its_share_back(self) -> None:
+        world = World()
+        connection, _, wire = world.connect()
+        connection.write(b"first")
+        connection.write(b"second")
+        self.assertEqual(world.queues.total, 6)
+        connection.stopProducing()
+        self.assertEqual((world.queues.total, wire.said, dict(world.queues.waiting)), (0, [], {}))
+
+    def test_what_waits_is_dropped_on_close_and_what_is_held_is_said_first(self) -> None:
+        world = World()
+        connection, transport, _ = world.connect(room=100)
+        connection.hold()
+        connection.write(b"answer")
+        connection.close(4500)
+        self.assertEqual(transport.wire, b"answer<close>")
+        blocked, transport, _ = world.connect(room=1)
+        blocked.write(b"ab")
+        blocked.write(b"never")
+        blocked.close(1012)
+        transport.drain(100)
+        self.assertEqual(transport.wire, b"ab<close>")
+
+    def test_a_throttled_client_is_read_from_again_when_it_is_closed(self) -> None:
+        connection, transport, _ = World().connect(room=100)
+        connection.throttle(True)
+        self.assertFalse(transport.reading)
+        connection.close(1012)
+        self.assertTrue(transport.reading)
+
+    def test_a_closing_transport_is_not_kept_open_by_a_paused_producer(self) -> None:
+        connection, transport, _ = World().connect()
+        connection.write(b"never")
+        connection.close(1012)
+        self.assertIsNone(transport.producer)

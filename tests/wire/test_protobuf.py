@@ -1,0 +1,198 @@
+import tempfile
+from importlib import resources
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET, Raw
+from twisted.trial.unittest import TestCase
+
+from notify.identity import Presence
+from notify.messages import ChatMessage, Message, Notification, Position
+from notify.topics import INT64_MAX, INT64_MIN, chat, user
+from notify.wire import frames
+from notify.wire.frames import InvalidFrame, Since
+from notify.wire.proto import notify_pb2 as pb
+from notify.wire.protobuf import MAX_MESSAGES, ProtobufEncoding
+
+PROTO = Path(__file__).parent.parent.parent / "proto"
+
+encoding = ProtobufEncoding()
+int64 = st.integers(INT64_MIN, INT64_MAX)
+text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def decode(*messages: pb.ClientMessage) -> list[frames.ClientFrame]:
+    return encoding.decode(pb.ClientFrame(messages=messages).SerializeToString())
+
+
+def encode(frame: frames.ServerFrame) -> pb.ServerMessage:
+    (message,) = pb.ServerFrame.FromString(encoding.encode(frame)).messages
+    return message
+
+
+class GeneratedCodeTests(TestCase):
+    def test_is_what_the_proto_file_says(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "set"
+            include = resources.files("grpc_tools") / "_proto"
+            status = protoc.main(
+                [
+                    "",
+                    f"-I{PROTO}",
+                    f"-I{include}",
+                    f"--descriptor_set_out={target}",
+                    str(PROTO / "notify.proto"),
+                ]
+            )
+            self.assertEqual(status, 0)
+            (wanted,) = FileDescriptorSet.FromString(target.read_bytes()).file
+        pending = list(wanted.message_type)
+        while pending:  # names for JSON are not kept in generated code
+            message = pending.pop()
+            pending += message.nested_type
+            for field in message.field:
+                field.ClearField("json_name")
+        found = FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb)
+        self.assertEqual(found, wanted, "run: make proto")
+
+
+class ClientFrameTests(TestCase):
+    def test_each_message_is_read(self) -> None:
+        since = pb.Since(epoch="e", seq=7)
+        found = decode(
+            pb.ClientMessage(auth=pb.Auth(token="t", since=since), id=1),
+            pb.ClientMessage(refresh=pb.Refresh(token="u"), id_text="two"),
+            pb.ClientMessage(subscribe=pb.Subscribe(chat_id=3, since=since, watch_presence=True)),
+            pb.ClientMessage(unsubscribe=pb.Unsubscribe(chat_id=-4)),
+            pb.ClientMessage(presence=pb.PresenceQuery(chat_id=5), id=0),
+            pb.ClientMessage(ping=pb.Ping()),
+        )
+        self.assertEqual(
+            found,
+            [
+                frames.Auth("t", Since("e", 7), 1),
+                frames.Refresh("u", "two"),
+                frames.Subscribe(3, Since("e", 7), True, None),
+                frames.Unsubscribe(-4),
+                frames.PresenceQuery(5, 0),
+                frames.Ping(),
+            ],
+        )
+
+    def test_no_since_is_not_an_empty_one(self) -> None:
+        (without, empty) = decode(
+            pb.ClientMessage(subscribe=pb.Subscribe(chat_id=1)),
+            pb.ClientMessage(subscribe=pb.Subscribe(chat_id=1, since=pb.Since())),
+        )
+        self.assertIsNone(without.since)
+        self.assertEqual(empty.since, Since("", 0))
+
+    def test_an_unknown_message_is_refused_with_its_id(self) -> None:
+        fault = self.assertRaises(InvalidFrame, decode, pb.ClientMessage(id=9))
+        self.assertEqual((str(fault), fault.id), ("unknown message type", 9))
+
+    def test_bytes_that_are_no_frame_are_refused_without_being_quoted(self) -> None:
+        fault = self.assertRaises(InvalidFrame, encoding.decode, b"\xff\xff secret")
+        self.assertNotIn("secret", str(fault))
+
+    def test_text_that_is_not_utf8_is_refused(self) -> None:
+        good = pb.ClientFrame(messages=[pb.ClientMessage(auth=pb.Auth(token="toooken"))]).SerializeToString()
+        self.assertRaises(InvalidFrame, encoding.decode, good.replace(b"toooken", b"to\xff\xfeken"))
+
+    def test_long_ids_and_epochs_are_refused(self) -> None:
+        self.assertRaises(InvalidFrame, decode, pb.ClientMessage(ping=pb.Ping(), id_text="x" * 65))
+        since = pb.Since(epoch="x" * 65)
+        fault = self.assertRaises(
+            InvalidFrame, decode, pb.ClientMessage(subscribe=pb.Subscribe(since=since), id=5)
+        )
+        self.assertEqual(fault.id, 5)
+
+    def test_the_messages_of_one_frame_are_bounded(self) -> None:
+        ping = pb.ClientMessage(ping=pb.Ping())
+        self.assertEqual(len(decode(*[ping] * MAX_MESSAGES)), MAX_MESSAGES)
+        self.assertRaises(InvalidFrame, decode, *[ping] * (MAX_MESSAGES + 1))
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_are_frames_or_refused(self, payload: bytes) -> None:
+        try:
+            found = encoding.decode(payload)
+        except InvalidFrame:
+            return
+        self.assertIsInstance(found, list)
+
+
+class ServerFrameTests(TestCase):
+    @given(int64, int64, int64, text, int64, int64)
+    def test_a_chat_message_arrives_as_it_was(
+        self, chat_id: int, message_id: int, sender: int, content: str, when: int, seq: int
+    ) -> None:
+        event = ChatMessage(message_id, chat_id, 1, sender, content, when)
+        message = Message(chat(1, chat_id), Position("e", seq), event)
+        got = encode(frames.message_frame(message, 5)).chat_message
+        self.assertEqual(
+            (
+                got.chat_id,
+                got.message_id,
+                got.sender_id,
+                got.content,
+                got.timestamp,
+                got.epoch,
+                got.seq,
+                got.prev,
+            ),
+            (chat_id, message_id, sender, content, when, "e", seq, 5),
+        )
+
+    def test_a_notification_arrives_as_it_was(self) -> None:
+        event = Notification(1, 2, 3, "kind", Raw(b'{"a":[1]}'), 4)
+        got = encode(frames.message_frame(Message(user(2, 3), Position("e", 6), event), 5)).notification
+        self.assertEqual(
+            (
+                got.notification_id,
+                got.user_id,
+                got.kind,
+                got.data,
+                got.timestamp,
+                got.epoch,
+                got.seq,
+                got.prev,
+            ),
+            (1, 3, "kind", b'{"a":[1]}', 4, "e", 6, 5),
+        )
+
+    def test_auth_results(self) -> None:
+        refused = encode(frames.AuthResult(False, None, id="x"))
+        self.assertEqual(refused.id_text, "x")
+        self.assertFalse(refused.auth_result.success)
+        self.assertFalse(refused.auth_result.HasField("user_id"))
+        plain = encode(frames.AuthResult(True, 0, "c", None, 25)).auth_result
+        self.assertTrue(plain.HasField("user_id"))
+        self.assertFalse(plain.HasField("expires_at"))
+        self.assertFalse(plain.HasField("recovered"))
+        resumed = encode(frames.AuthResult(True, 7, "c", 99, 25, "e", 0, False)).auth_result
+        self.assertEqual((resumed.expires_at, resumed.epoch, resumed.seq), (99, "e", 0))
+        self.assertTrue(resumed.HasField("recovered"))
+
+    def test_answers(self) -> None:
+        subscribed = encode(frames.Subscribed(0, "", 0, False, 3))
+        self.assertEqual((subscribed.WhichOneof("body"), subscribed.id), ("subscribed", 3))
+        self.assertEqual(encode(frames.Ok(4)).WhichOneof("body"), "ok")
+        self.assertEqual(encode(frames.Pong(UNSET)).WhichOneof("request"), None)
+        self.assertEqual(encode(frames.Pong(0)).WhichOneof("request"), "id")
+        listed = encode(frames.PresenceList(1, [Presence(2, 3)])).presence
+        self.assertEqual([(one.user_id, one.connections) for one in listed.users], [(2, 3)])
+        self.assertEqual(encode(frames.PresenceList(0, [])).WhichOneof("body"), "presence")
+        error = encode(frames.Error("forbidden", "no", 6, True))
+        self.assertEqual(
+            (error.id, error.error.code, error.error.message, error.error.retry), (6, "forbidden", "no", True)
+        )
+
+    def test_bodies_join_to_one_binary_frame(self) -> None:
+        large = frames.Error("internal", "x" * 300)
+        packed = encoding.pack([encoding.encode(frames.Pong(1)), encoding.encode(large)])
+        self.assertEqual(packed[0], 0x82)
+        messages = pb.ServerFrame.FromString(packed[4:]).messages
+        self.assertEqual([one.WhichOneof("body") for one in messages], ["pong", "error"])
