@@ -28,7 +28,7 @@ TEST = [
 OTEL = ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"]
 
 setup(
-    name="notify-server",
+    name="notify-realtime",
     version=about["__version__"],
     description="A real-time notification server: in order, without a gap, across reconnects.",
     long_description=(here / "README.md").read_text(),

@@ -195,7 +195,8 @@ def make(settings: Tracing, node: str, exporter: SpanExporter | None = None) -> 
         from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
     except ImportError:
         raise ConfigError(
-            '[tracing] endpoint needs OpenTelemetry: pip install "notify-server[otel]", or leave it empty.'
+            "[tracing] endpoint needs OpenTelemetry: "
+            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http, or leave it empty."
         ) from None
     provider = TracerProvider(
         resource=Resource.create({"service.name": settings.service, "service.instance.id": node}),

@@ -21,7 +21,7 @@ class LockTests(TestCase):
     def test_every_requirement_is_locked_in_a_version_that_fits(self) -> None:
         versions = locked()
         wrong = []
-        for line in distribution("notify-server").requires or []:
+        for line in distribution("notify-realtime").requires or []:
             requirement = Requirement(line)
             if requirement.marker and not requirement.marker.evaluate({"extra": "otel"}):
                 continue

@@ -23,6 +23,12 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^(?:```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
 
+INSTALL = re.compile(r"\b(?:pip3?|npm|uv|pipx) (?:install|i|add) ([^`&;,#|)\n]*)")
+
+#: what is ours here and, until it is published, somebody else's or nobody's in a registry
+UNPUBLISHED = {"notify", "notify-server", "notify-client"}
+UNPUBLISHED |= set(re.findall(r'^    name="(.+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE))
+
 
 def pages() -> list[Path]:
     found = [
@@ -54,6 +60,13 @@ def targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
+def unpublished(text: str) -> list[str]:
+    """What a text installs from a registry by a name of ours."""
+    words = [word for line in INSTALL.findall(text) for word in line.split()]
+    names = [re.split(r"[\[=<>~!@]", word.strip("\"'"))[0] for word in words]
+    return [name for name in names if name.lower().replace("_", "-") in UNPUBLISHED]
+
+
 class Pages(SynchronousTestCase):
     def test_every_link_leads_to_a_file_that_exists(self) -> None:
         count = 0
@@ -77,6 +90,18 @@ class Pages(SynchronousTestCase):
         self.assertLessEqual({"run", "test", "check", "deb", "bench", "faults"}, set(named))
         for name, page in named.items():
             self.assertIn(name, targets(), page.relative_to(ROOT))
+
+    def test_no_page_installs_a_name_that_is_not_published(self) -> None:
+        texts = [*pages(), ROOT / "etc" / "notify.toml", *(ROOT / "notify").rglob("*.py")]
+        for path in texts:
+            self.assertEqual(unpublished(path.read_text()), [], path.relative_to(ROOT))
+
+    def test_a_name_that_is_not_published_is_seen(self) -> None:
+        text = """`pip install notify-server`, pip install -U "notify_realtime[otel]>=1", `npm install notify-client`,
+            npm i --save notify-client; pip install . && pip install ".[otel]" /src/notify-server, npm ci notify-client"""
+        self.assertEqual(
+            unpublished(text), ["notify-server", "notify_realtime", "notify-client", "notify-client"]
+        )
 
     def test_every_target_that_is_no_file_is_phony_and_explained(self) -> None:
         text = (ROOT / "Makefile").read_text()

@@ -47,7 +47,7 @@ class WithoutTests(TestCase):
     def test_an_endpoint_without_the_package_is_an_error_that_says_what_to_do(self) -> None:
         with patch.dict(sys.modules, {"opentelemetry.sdk.trace": None}):
             error = self.assertRaises(ConfigError, make, Tracing(endpoint="http://127.0.0.1:1"), "n1")
-        self.assertIn("notify-server[otel]", str(error))
+        self.assertIn("pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http", str(error))
 
 
 class WithTests(TestCase):

@@ -7,5 +7,5 @@ setup(
     version="1.0",
     # notify/plugins has no __init__.py here: the file joins notify's own folder of plugins when installed.
     packages=["notify_quiet", "notify.plugins"],
-    install_requires=["notify-server"],
+    install_requires=["notify-realtime"],
 )
