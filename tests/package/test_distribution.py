@@ -1,0 +1,258 @@
+"""What is published: an sdist that is the tree, a wheel with all of notify and nothing else, and metadata that is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from trove_classifiers import classifiers
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.tools import ROOT, need, program, run
+
+#: what a requirement is imported as, where that is not its name
+IMPORTED_AS = {
+    "grpcio-tools": "grpc_tools",
+    "nats-py": "nats",
+    "opentelemetry-api": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter.otlp.proto.http",
+    "opentelemetry-proto": "opentelemetry.proto",
+    "opentelemetry-sdk": "opentelemetry.sdk",
+    "protobuf": "google.protobuf",
+    "pyjwt": "jwt",
+    "python-socketio": "socketio",
+    "pyyaml": "yaml",
+    "zope-interface": "zope.interface",
+}
+
+#: the one module that may need the extra `otel`
+OTEL = "notify/observe/tracing.py"
+
+#: what running the project makes in the tree, planted to be left out
+JUNK = (
+    ".venv/pyvenv.cfg",
+    "build/lib/notify/errors.py",
+    "debian/.tools/bin/pip",
+    "debian/notify-server/usr/bin/notify",
+    "node_modules/ws/index.js",
+    "notify/__pycache__/errors.cpython-311.pyc",
+    "notify/plugins/dropin.cache",
+    "tests/js/node_modules/ws/index.js",
+)
+
+
+def tree() -> list[str]:
+    """The files of the project: all that is here and that .gitignore does not name."""
+    ignored = (ROOT / ".gitignore").read_text().split()
+    patterns = [".git/", *ignored, *(f"**/{line}" for line in ignored)]
+    names = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+    return sorted(name for name in names if not any(_matches(name, pattern) for pattern in patterns))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts = re.escape(pattern.rstrip("/")).replace(r"\*\*/", "(?:.*/)?").replace(r"\*", "[^/]*")
+    return re.fullmatch(f"{parts}(?:/.*)?", name) is not None
+
+
+class Built(NamedTuple):
+    source: frozenset[str]
+    sdist: frozenset[str]
+    wheel: frozenset[str]
+    path: Path
+    metadata: Metadata
+
+
+@cache
+def built() -> Built:
+    """An sdist of the tree, with junk in it, and the wheel that is built from the sdist; once for all tests."""
+    folder = Path(tempfile.mkdtemp(prefix="notify-dist-"))
+    try:
+        source, out = folder / "source", Path.cwd() / "notify-dist"
+        names = tree()
+        for name in names:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+        for name in JUNK:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text("junk")
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
+    finally:
+        shutil.rmtree(folder)
+    (sdist,), (wheel,) = out.glob("*.tar.gz"), out.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        inside = frozenset(m.name.partition("/")[2] for m in archive.getmembers() if m.isfile())
+    with zipfile.ZipFile(wheel) as archive_:
+        info = f"{wheel.name.rsplit('-', 3)[0]}.dist-info"
+        metadata = Metadata.from_email(archive_.read(f"{info}/METADATA"), validate=True)
+        return Built(frozenset(names), inside, frozenset(archive_.namelist()), wheel, metadata)
+
+
+class Artefacts(SynchronousTestCase):
+    def test_the_sdist_is_the_tree(self) -> None:
+        made = {name for name in built().sdist if re.match(r"PKG-INFO$|setup\.cfg$|[^/]+\.egg-info/", name)}
+        self.assertEqual(built().sdist - made, built().source)
+        self.assertIn("proto/notify.proto", built().sdist)
+
+    def test_the_tree_is_what_git_knows(self) -> None:
+        need((ROOT / ".git").exists(), "this is no clone")
+        shown = run(program("git"), "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+        self.assertEqual(set(tree()), {name for name in shown.splitlines() if (ROOT / name).is_file()})
+
+    def test_the_wheel_has_every_file_of_notify_and_nothing_else(self) -> None:
+        info = f"{built().path.name.rsplit('-', 3)[0]}.dist-info/"
+        ours = {name for name in built().source if name.startswith("notify/")}
+        self.assertLessEqual(
+            {"notify/py.typed", "notify/web/index.html", "notify/wire/proto/notify_pb2.pyi"}, ours
+        )
+        self.assertEqual(
+            {name for name in built().wheel if not name.startswith(info)},
+            ours | {"twisted/plugins/notify_plugin.py"},
+        )
+        self.assertIn(f"{info}licenses/LICENSE", built().wheel)
+
+    def test_installed_it_has_the_plugin_and_the_command(self) -> None:
+        target = Path(self.mktemp()).resolve()
+        run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, built().path)
+        shown = run(sys.executable, "-I", "-c", LOOK, target)
+        self.assertEqual(shown.split(), [str(target), "notify", "jwt", "memory"])
+        self.assertTrue((target / "bin" / "notify").exists())
+
+
+#: where notify is, and what Twisted and notify find in it; the editable installation is out of the way
+LOOK = """
+import sys
+sys.path = [sys.argv[1]] + [p for p in sys.path if "__editable__" not in p]
+sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+import notify, os
+from twisted.plugin import getPlugins
+from twisted.application.service import IServiceMaker
+from notify.components import plugins
+print(os.path.dirname(os.path.dirname(notify.__file__)))
+print(*[p.tapname for p in getPlugins(IServiceMaker) if p.tapname == "notify"][:1])
+print(*[n for n in plugins("auth") if n == "jwt"], *[n for n in plugins("broker") if n == "memory"])
+"""
+
+
+class About(SynchronousTestCase):
+    """``built`` has validated the metadata; this is what no validator knows."""
+
+    def test_the_licence_is_an_expression_and_its_text_comes_along(self) -> None:
+        self.assertEqual((built().metadata.license_expression, built().metadata.license), ("MIT", None))
+        self.assertEqual(built().metadata.license_files, ["LICENSE"])
+
+    def test_the_description_is_the_readme(self) -> None:
+        self.assertEqual(built().metadata.description_content_type, "text/markdown")
+        self.assertEqual(
+            (built().metadata.description or "").strip(), (ROOT / "README.md").read_text().strip()
+        )
+
+    def test_every_classifier_exists(self) -> None:
+        self.assertLessEqual(
+            {"Framework :: Twisted", "Typing :: Typed"}, set(built().metadata.classifiers or [])
+        )
+        self.assertEqual(set(built().metadata.classifiers or []) - classifiers, set())
+
+    def test_the_oldest_python_is_the_one_that_is_asked_for(self) -> None:
+        named = re.findall(r"Python :: (3\.\d+)", "\n".join(built().metadata.classifiers or []))
+        oldest = min(named, key=lambda version: int(version[2:]))
+        self.assertEqual(str(built().metadata.requires_python), f">={oldest}")
+
+
+def required(*extras: str) -> dict[str, Requirement]:
+    """What an installation with these extras asks for, by name."""
+    found = {}
+    for requirement in built().metadata.requires_dist or []:
+        marker = requirement.marker
+        if not marker or any(marker.evaluate({"extra": extra}) for extra in extras):
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+def imported(folder: str) -> dict[str, str]:
+    """What the modules of a folder import from elsewhere, and one file that does."""
+    found = {}
+    for name in tree():
+        if not (name.startswith(f"{folder}/") and name.endswith((".py", ".pyi"))):
+            continue
+        for node in ast.walk(ast.parse((ROOT / name).read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            found.update({module: name for module in modules if module.partition(".")[0] not in OURS})
+    return found
+
+
+OURS = {*sys.stdlib_module_names, "notify", "tests", "benchmarks"}
+
+
+def provides(name: str, module: str) -> bool:
+    """Whether a requirement is what a module is imported from."""
+    return f"{module}.".startswith(IMPORTED_AS.get(name, name.replace("-", "_")) + ".")
+
+
+def reasons() -> set[str]:
+    """The requirements with a comment beside them in setup.py."""
+    lines = re.findall(r'^ +"([\w.-]+)\S*",  # \S', (ROOT / "setup.py").read_text(), re.MULTILINE)
+    return {canonicalize_name(line) for line in lines}
+
+
+class Requirements(SynchronousTestCase):
+    def check_imports(self, folder: str, *extras: str) -> dict[str, str]:
+        """Every import of a folder has an entry; the imports."""
+        entries, modules = required(*extras), imported(folder)
+        self.assertTrue(modules)
+        for module, file in modules.items():
+            self.assertTrue(
+                any(provides(name, module) for name in entries), f"{file}: {module} has no entry in setup.py"
+            )
+        return modules
+
+    def check_entries(self, entries: set[str], modules: dict[str, str]) -> None:
+        """Every entry is imported, or says what it is for."""
+        unused = {name for name in entries if not any(provides(name, module) for module in modules)}
+        self.assertEqual(unused - reasons(), set(), "imported nowhere, and no reason beside it")
+
+    def test_notify_and_install_requires(self) -> None:
+        modules = {m: f for m, f in self.check_imports("notify", "otel").items() if f != OTEL}
+        self.check_entries(set(required()), modules)
+        for module, file in modules.items():
+            self.assertTrue(any(provides(name, module) for name in required()), f"{file}: {module}")
+
+    def test_tracing_and_otel(self) -> None:
+        self.check_entries(set(required("otel")) - set(required()), imported("notify/observe"))
+
+    def test_tests_and_test(self) -> None:
+        modules = self.check_imports("tests", "test")
+        self.check_entries(set(required("test")) - set(required("otel")), modules)
+
+    def test_benchmarks_and_bench(self) -> None:
+        modules = self.check_imports("benchmarks", "bench")
+        self.check_entries(set(required("bench")) - set(required()), modules)
+
+    def test_dev_is_test_and_programs(self) -> None:
+        self.assertLess(set(required("test")), set(required("dev")))
+        self.check_entries(set(required("dev")) - set(required("test")), {})
+
+    def test_the_client_alone_needs_what_its_page_installs(self) -> None:
+        page = (ROOT / "docs" / "client.md").read_text()
+        line = re.search(r"^    pip install (.*) && pip install --no-deps \.$", page, re.MULTILINE)
+        assert line is not None
+        modules = {module for module in imported("notify/client") if not module.startswith("twisted.")}
+        self.assertEqual(
+            {name for module in modules for name in required() if provides(name, module)},
+            set(line[1].split()),
+        )
