@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run test faults soak check format bench lock deb package-test image-test proto clean
+.PHONY: help env js run test faults soak check format bench lock news deb package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,6 +61,9 @@ lock: env ## requirements*.lock anew, with the newest versions that fit
 	echo 'setuptools>=69' | $(COMPILE) - >>requirements-build.lock
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+news: env ## what the next release changes, a draft from changes/
+	@$(BIN)/towncrier build --draft
 
 deb: ## dist/notify-server_*.deb, on Debian 12 or 13; what it needs: debhelper and python3-venv
 	packaging/build-deb dist

@@ -39,6 +39,7 @@ TEST = [
     "pyyaml>=6.0",
     "schemathesis>=4.0",
     "setuptools>=77",  # builds without an environment of its own
+    "towncrier>=24.8",  # a program: `make news`
     "treq>=24.9",
     "trove-classifiers",
     "websockets>=13",
