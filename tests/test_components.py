@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
@@ -114,6 +116,22 @@ class ThirdParty(TestCase):
     def test_without_it_its_name_is_unknown(self) -> None:
         config = load(None, {"NOTIFY_BROKER__PLUGIN": "quiet"})
         self.assertRaisesRegex(ConfigError, "unknown plugin 'quiet'", components.check, config)
+
+    def test_it_imports_what_the_page_says_stays_where_it_is(self) -> None:
+        page = (EXAMPLE.parent.parent / "plugins.md").read_text()
+        part = page.partition("## What to import\n")[2].partition("\n## ")[0]
+        named = set(re.findall(r"`(notify\.[\w.]+)`", part))
+        used = {
+            name
+            for path in EXAMPLE.rglob("*.py")
+            for name in re.findall(r"^from (notify\.[\w.]+) import", path.read_text(), re.MULTILINE)
+        }
+        self.assertGreater(len(used), 5)
+        self.assertEqual(
+            {name for name in used if not any(f"{name}.".startswith(f"{n}.") for n in named)}, set()
+        )
+        for name in named:
+            import_module(name)
 
     def test_the_page_quotes_it(self) -> None:
         page = (EXAMPLE.parent.parent / "plugins.md").read_text()

@@ -22,7 +22,7 @@ MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_tri
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^(?:```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
 TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
-
+PATH = re.compile(r"`((?:notify|tests|benchmarks|docs|etc|deploy|debian|packaging|proto)/[\w./-]*\w/?)[`:]")
 INSTALL = re.compile(r"\b(?:pip3?|npm|uv|pipx) (?:install|i|add) ([^`&;,#|)\n]*)")
 
 #: what is ours here and, until it is published, somebody else's or nobody's in a registry
@@ -132,6 +132,12 @@ class Pages(SynchronousTestCase):
         rooms |= {f"{path.name}/" for path in here.iterdir() if path.is_dir() and any(path.glob("[!._]*.*"))}
         rooms |= {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}
         self.assertEqual(named, rooms)
+
+    def test_every_file_of_ours_that_is_named_is_there(self) -> None:
+        named = {name: page for page in pages() for name in PATH.findall(page.read_text())}
+        self.assertGreater(len(named), 20)
+        for name, page in named.items():
+            self.assertTrue((ROOT / name).exists(), f"{page.relative_to(ROOT)}: {name}")
 
     def test_every_metric_that_is_named_is_counted(self) -> None:
         code = "".join(path.read_text() for path in (ROOT / "notify").rglob("*.py"))
