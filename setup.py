@@ -75,6 +75,7 @@ setup(
     package_dir={"": "."},
     packages=[*find_packages(include=["notify", "notify.*"]), "twisted.plugins"],
     package_data={"notify": ["py.typed", "web/**"], "notify.wire.proto": ["*.pyi"]},
+    exclude_package_data={"notify": ["web/client/dist/*"]},  # what `npm pack` makes there
     install_requires=[
         *CLIENT,
         "autobahn>=26.10",
