@@ -85,7 +85,7 @@ class Core(ABC):
         self._token, self._store = token, store
         self._on_state, self._on_presence, self._on_event = on_state, on_presence, on_event
         stored = None if store is None else store.load("notifications")
-        self.machine.topics[None].position = stored
+        self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
         self.notifications: Stream[Notification] = Stream(self, None, None, stored)
         self._chats: dict[int, Chat] = {}

@@ -359,10 +359,10 @@ class Behaviour:
                     await self.aside(self.server.say(text))
                 await client.ping()
                 self.assertEqual(client.state.name, "connected")
-                broken = {"type": "ok", "expires_at": "soon"}
-                client._machine_id = client.machine._ask("refresh", 0, client._now())
                 client.machine._credentials.offer("T2", client._now(), None)
-                await self.aside(self.server.say(json.dumps({**broken, "id": client._machine_id})))
+                offer = client.machine.actions.pop()  # the server never sees it, and answers nonsense
+                broken = {"type": "ok", "id": offer.frame["id"], "expires_at": "soon"}
+                await self.aside(self.server.say(json.dumps(broken)))
                 await self.when(client, "waiting")
                 self.assertEqual(client.state.code, 1002)
                 await self.when(client, "connected")

@@ -1,0 +1,72 @@
+"""What a program asks the server and waits for: docs/client.md, rule 21."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from notify.client.actions import Action, Done, Failed, Frame, Settings
+from notify.client.parts.requests import Refusal, Request, Requests
+
+
+class Command(Struct):
+    """A presence or ping that someone waits for."""
+
+    frame: Frame
+    deadline: float
+    sent: float = 0.0
+
+
+class Commands:
+    """The commands in hand. They outlive connections: one without an answer is sent again on the next."""
+
+    def __init__(self, settings: Settings, requests: Requests, do: Callable[[Action], None]) -> None:
+        self._settings, self._requests, self._do = settings, requests, do
+        self._waiting: dict[int, Command] = {}
+
+    def add(self, n: int, frame: Frame, now: float) -> None:
+        """Ask now, or once connected; ``Done`` or ``Failed`` with this ``n`` is the end of it."""
+        if len(self._waiting) >= self._settings.max_commands:
+            self._do(Failed(n, "busy"))
+            return
+        self._waiting[n] = Command(frame, now + self._settings.command_timeout)
+        if self._requests.ready:
+            self._send(n, now)
+
+    def connected(self, now: float) -> None:
+        """A connection stands."""
+        for n in self._waiting:
+            self._send(n, now)
+
+    def answered(self, request: Request, frame: Frame, now: float) -> None:
+        """The server's answer; nobody waits for it any more where it came too late."""
+        command = self._waiting.pop(request.key, None)
+        if command is not None:
+            self._do(Done(request.key, now - command.sent, frame.get("users")))
+
+    def refused(self, request: Request, refusal: Refusal, now: float) -> None:
+        """The server's refusal."""
+        if self._waiting.pop(request.key, None) is not None:
+            self._do(Failed(request.key, refusal.code, refusal.message))
+
+    def due(self) -> float | None:
+        """When the first takes too long."""
+        return min((command.deadline for command in self._waiting.values()), default=None)
+
+    def tick(self, now: float) -> None:
+        """Fail what has taken too long."""
+        for n in [n for n, command in self._waiting.items() if command.deadline <= now]:
+            del self._waiting[n]
+            self._do(Failed(n, "timeout"))
+
+    def close(self) -> None:
+        """Fail them all."""
+        waiting, self._waiting = self._waiting, {}
+        for n in waiting:
+            self._do(Failed(n, "closed"))
+
+    def _send(self, n: int, now: float) -> None:
+        command = self._waiting[n]
+        command.sent = now
+        self._requests.ask(self, n, command.frame, now)

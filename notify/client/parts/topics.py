@@ -1,0 +1,276 @@
+"""What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from notify.client.actions import (
+    Action,
+    Deliver,
+    Frame,
+    GapFound,
+    Lost,
+    Position,
+    PresenceChanged,
+    Settings,
+    SubscriptionChanged,
+)
+from notify.client.parts.backoff import Backoff
+from notify.client.parts.requests import Refusal, Request, Requests
+
+NOWHERE = {"epoch": "", "seq": 0}
+
+
+class Topic(Struct):
+    """What is kept of one chat, or of the notifications (``chat`` None)."""
+
+    chat: int | None
+    backoff: Backoff
+    position: Position | None = None
+    watch: bool = False
+    live: bool = False
+    paused: bool = False
+    #: something was thrown away while paused
+    behind: bool = False
+    #: a message was handed over since the last gap
+    progress: bool = True
+    #: the id of the subscribe frame that is not answered yet
+    request: int | None = None
+
+    def judge(self, frame: Frame) -> Literal["next", "duplicate", "gap"]:
+        """What a message is, seen from the position."""
+        if self.position is None or frame["epoch"] != self.position.epoch:
+            return "gap"
+        if frame["seq"] <= self.position.seq:
+            return "duplicate"
+        return "gap" if frame["prev"] > self.position.seq else "next"
+
+    def advance(self, frame: Frame) -> None:
+        """A message is handed over."""
+        self.position, self.progress = Position(frame["epoch"], frame["seq"]), True
+        self.backoff.reset()
+
+
+class Topics:
+    """The chats that are wanted, and the notifications, which always are. They outlive connections.
+
+    Chats are subscribed to one by one; notifications come with the connection. So where these have a gap, only a
+    new connection helps, and the methods that find one say so.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        random: Callable[[], float],
+        requests: Requests,
+        do: Callable[[Action], None],
+    ) -> None:
+        self._settings, self._random, self._requests, self._do = settings, random, requests, do
+        self.notifications = Topic(None, Backoff(settings, random))
+        self.chats: dict[int, Topic] = {}
+        # of the present connection
+        self._queue: dict[int, None] = {}  # chats to subscribe to, in order
+        self._retries: dict[int, float] = {}  # and when to queue those again that were refused for now
+        self._unanswered = 0
+
+    def get(self, chat: int | None) -> Topic | None:
+        """A chat's, or None: it is not wanted."""
+        return self.notifications if chat is None else self.chats.get(chat)
+
+    def values(self) -> Iterator[Topic]:
+        """The notifications, and all chats."""
+        yield self.notifications
+        yield from self.chats.values()
+
+    # --- what the program does ------------------------------------------------------------------------------
+
+    def subscribe(self, chat: int, now: float, since: Position | None, watch: bool) -> None:
+        """Want this chat's messages, from now on or those after ``since``. No effect where it is wanted already."""
+        if chat not in self.chats:
+            self.chats[chat] = Topic(chat, Backoff(self._settings, self._random), since, watch)
+            self._do(SubscriptionChanged(chat, "subscribing"))
+            self._want(chat, now)
+
+    def unsubscribe(self, chat: int, now: float) -> None:
+        """Want it no more."""
+        topic = self.chats.pop(chat, None)
+        if topic is not None:
+            self._withdraw(topic, chat, now)
+
+    def pause(self, chat: int | None, now: float) -> None:
+        """Take no more of a topic until it is resumed."""
+        topic = self.get(chat)
+        if topic is not None and not topic.paused:
+            topic.paused = True
+            if chat is not None:
+                self._withdraw(topic, chat, now)
+            self._do(SubscriptionChanged(chat, "paused"))
+
+    def resume(self, chat: int | None, now: float) -> bool:
+        """Go on from the last message that was handed over. Whether that takes a new connection."""
+        topic = self.get(chat)
+        if topic is None or not topic.paused:
+            return False
+        topic.paused = False
+        self._do(SubscriptionChanged(chat, "subscribing"))
+        if chat is not None:
+            self._want(chat, now)
+            return False
+        if topic.live and not topic.behind:
+            self._do(SubscriptionChanged(None, "live", topic.position))
+        return topic.behind
+
+    # --- what happens ---------------------------------------------------------------------------------------
+
+    def since(self) -> Frame:
+        """Where the notifications go on from, for ``auth``: without a place yet, one that asks for it."""
+        position = self.notifications.position
+        return NOWHERE if position is None else msgspec.to_builtins(position)
+
+    def authenticated(self, frame: Frame) -> None:
+        """The server has said where the notifications go on from, unless it keeps none."""
+        if "epoch" in frame:
+            self._settle(self.notifications, frame)
+
+    def connected(self, now: float) -> None:
+        """A connection takes subscriptions."""
+        for chat in self.chats:
+            self._want(chat, now)
+
+    def disconnected(self) -> None:
+        """It is gone."""
+        self._queue.clear()
+        self._retries.clear()
+        self._unanswered = 0
+        for topic in self.values():
+            topic.live, topic.request = False, None
+            topic.backoff.reset()
+
+    def message(self, chat: int | None, frame: Frame, now: float) -> bool:
+        """A message came, with its position. Whether it takes a new connection to have what lies before it."""
+        topic = self.get(chat)
+        if topic is None or not topic.live or topic.position is None:
+            return False
+        if topic.paused:
+            topic.behind = True
+            return False
+        match topic.judge(frame):
+            case "gap":
+                self._do(GapFound(chat, topic.position.seq, frame["prev"]))
+                topic.live = False
+                if chat is None:
+                    return True
+                self._fill(topic, chat, now)
+            case "next":
+                topic.advance(frame)
+                self._do(Deliver(chat, frame))
+        return False
+
+    def presence(self, chat: Any, users: list[Frame]) -> None:
+        """Somebody came to a chat or left it."""
+        if isinstance(chat, int) and chat in self.chats:
+            self._do(PresenceChanged(chat, users))
+
+    def answered(self, request: Request, frame: Frame, now: float) -> None:
+        """The server has subscribed to a chat."""
+        self._unanswered -= 1
+        topic = self.chats.get(request.key)
+        if topic is not None and topic.request == request.id and "epoch" in frame:
+            self._settle(topic, frame)
+        self._pump(now)
+
+    def refused(self, request: Request, refusal: Refusal, now: float) -> None:
+        """The server has not, now or for good."""
+        self._unanswered -= 1
+        topic = self.chats.get(request.key)
+        if topic is not None and topic.request == request.id:
+            topic.request = None
+            if refusal.again:
+                delay = self._retry(topic, request.key, now)
+                self._refuse("waiting", request.key, refusal, delay)
+            else:
+                del self.chats[request.key]
+                self._refuse("refused", request.key, refusal)
+        self._pump(now)
+
+    def withdrawn(self, chat: Any, refusal: Refusal) -> bool:
+        """An error came that nobody asked for. Whether it ends a subscription, to the chat that it names."""
+        if not isinstance(chat, int) or refusal.again or self.chats.pop(chat, None) is None:
+            return False
+        self._refuse("refused", chat, refusal)
+        return True
+
+    def due(self) -> float | None:
+        """When :meth:`tick` is due next."""
+        due = list(self._retries.values())
+        if self._queue and self._unanswered < self._settings.window:
+            due.append(self._requests.pace.next())
+        return min(due, default=None)
+
+    def tick(self, now: float) -> None:
+        """Subscribe to what has waited long enough."""
+        for chat in [chat for chat, at in self._retries.items() if at <= now]:
+            del self._retries[chat]
+            self._want(chat, now)
+        self._pump(now)
+
+    # --- subscribing ----------------------------------------------------------------------------------------
+
+    def _want(self, chat: int, now: float) -> None:
+        topic = self.chats.get(chat)
+        if self._requests.ready and topic is not None and not topic.paused:
+            self._queue[chat] = None
+            self._pump(now)
+
+    def _withdraw(self, topic: Topic, chat: int, now: float) -> None:
+        self._queue.pop(chat, None)
+        self._retries.pop(chat, None)
+        if topic.live or topic.request is not None:
+            self._requests.send({"type": "unsubscribe", "chat_id": chat}, now)
+        topic.live, topic.request = False, None
+
+    def _pump(self, now: float) -> None:
+        """Subscribe to what is wanted, as far as the window and the server's rate limit allow."""
+        while self._queue and self._unanswered < self._settings.window and self._requests.pace.allows(now):
+            chat = next(iter(self._queue))
+            del self._queue[chat]
+            topic = self.chats[chat]
+            frame: Frame = {"type": "subscribe", "chat_id": chat}
+            if topic.position is not None:
+                frame["since"] = msgspec.to_builtins(topic.position)
+            if topic.watch:
+                frame["watch_presence"] = True
+            self._unanswered += 1
+            topic.live, topic.request = False, self._requests.ask(self, chat, frame, now)
+
+    def _settle(self, topic: Topic, answer: Frame) -> None:
+        """The server has answered from where a topic goes on."""
+        newest = Position(answer["epoch"], answer["seq"])
+        if topic.position is None:
+            topic.position = newest
+        elif not answer.get("recovered"):
+            self._do(Lost(topic.chat, topic.position, newest))
+            topic.position = newest
+        topic.live, topic.behind, topic.request = True, False, None
+        if not topic.paused:
+            self._do(SubscriptionChanged(topic.chat, "live", topic.position))
+
+    def _fill(self, topic: Topic, chat: int, now: float) -> None:
+        """Ask again from the last position. What comes meanwhile is ignored: the answer includes it."""
+        if topic.progress:
+            topic.progress = False
+            self._want(chat, now)
+        else:
+            self._retry(topic, chat, now)
+
+    def _retry(self, topic: Topic, chat: int, now: float) -> float:
+        delay = topic.backoff.next()
+        self._retries[chat] = now + delay
+        return delay
+
+    def _refuse(self, state: str, chat: int, refusal: Refusal, delay: float | None = None) -> None:
+        self._do(SubscriptionChanged(chat, state, delay=delay, code=refusal.code, message=refusal.message))
