@@ -7,12 +7,13 @@ import ssl
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
-from notify.client._core import Core, TokenSource, Waiter
+from notify.client._core import Core, TokenSource
 from notify.client._link import Link
+from notify.client._stream import Waiter
 
 
 class FutureWaiter:
-    """A :class:`~notify.client._core.Waiter` for asyncio's coroutines."""
+    """A :class:`~notify.client._stream.Waiter` for asyncio's coroutines."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -8,14 +8,15 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from notify.client import actions as do
 from notify.client._link import Link
-from notify.client._stream import Chat, OnLost, Stream
+from notify.client._saver import Saver
+from notify.client._stream import Chat, OnLost, Stream, Waiter
 from notify.client._wire import Address
 from notify.client.actions import Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
@@ -36,22 +37,6 @@ log = logging.getLogger("notify.client")
 T = TypeVar("T", bound="Core")
 TokenValue: TypeAlias = str | Token | None
 TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
-
-#: positions are saved this long (seconds) after the first that has changed
-SAVING = 0.2
-
-
-class Waiter(Protocol):
-    """An awaitable that is fired once; later calls do nothing."""
-
-    def fire(self, value: Any) -> None:
-        """Succeed."""
-
-    def fail(self, error: Exception) -> None:
-        """Raise in whoever waits."""
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """Wait."""
 
 
 class Core(ABC):
@@ -82,15 +67,16 @@ class Core(ABC):
         self.machine = Machine(settings or Settings(), random, time.time)
         self.state = State()
         self.queue = queue
-        self._token, self._store = token, store
+        self._token = token
         self._on_state, self._on_presence, self._on_event = on_state, on_presence, on_event
-        stored = None if store is None else store.load("notifications")
+        self._saver = Saver(store, self._later)
+        stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
         self.notifications: Stream[Notification] = Stream(self, None, None, stored)
         self._chats: dict[int, Chat] = {}
         self._link: Link | None = None
-        self._closing: set[Link] = set()
+        self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
         self._count = 0
         self._starting: list[Waiter] = []
@@ -98,8 +84,6 @@ class Core(ABC):
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
         self._timer: tuple[float, Callable[[], None]] | None = None
-        self._unsaved: dict[str, Position] = {}
-        self._saver: Callable[[], None] | None = None
 
     # --- for users ------------------------------------------------------------------------------------------
 
@@ -147,8 +131,7 @@ class Core(ABC):
         """
         if chat_id in self._chats:
             raise ValueError(f"chat {chat_id} is subscribed to already")
-        if since is None and self._store is not None:
-            since = self._store.load(f"chat:{chat_id}")
+        since = self._saver.load(chat_id) if since is None else since
         chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
         self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
         return chat
@@ -193,6 +176,9 @@ class Core(ABC):
         call(*args, self._now())
         self._carry_out()
 
+    def _opened(self) -> None:
+        self._event(self.machine.opened)
+
     def _text(self, text: str) -> None:
         try:
             frames = msgspec.json.decode(text)
@@ -206,6 +192,16 @@ class Core(ABC):
                 self._broken(now)
             self._carry_out(timer=False)
         self._arm()
+
+    def _closed(self, code: int, reason: str) -> None:
+        self._event(self.machine.closed, code, reason)
+
+    def _closing(self, link: Link) -> None:
+        self._lingering.add(link)
+
+    def _gone(self, link: Link) -> None:
+        self._lingering.discard(link)
+        self._settled()
 
     def _broken(self, now: float) -> None:
         """What the server sent is not of the protocol: come back later, perhaps to another one."""
@@ -352,13 +348,13 @@ class Core(ABC):
     def _resume(self, chat: int | None) -> None:
         self._event(self.machine.resume, chat)
 
-    def _unsubscribe(self, chat: int, stream: Chat) -> None:
-        if self._chats.get(chat) is stream:
+    def _unsubscribe(self, stream: Chat) -> None:
+        if self._chats.get(stream.id) is stream:
             stream._handled()
-            del self._chats[chat]
+            del self._chats[stream.id]
             stream._queue.clear()
             stream._finish("closed", None)
-            self._event(self.machine.unsubscribe, chat)
+            self._event(self.machine.unsubscribe, stream.id)
 
     async def _ask(self, frame: do.Frame) -> do.Done:
         self._count += 1
@@ -367,34 +363,16 @@ class Core(ABC):
         done: do.Done = await waiter
         return done
 
-    def _save(self, chat: int | None, position: Position) -> None:
-        if self._store is not None:
-            self._unsaved["notifications" if chat is None else f"chat:{chat}"] = position
-            if self._saver is None:
-                self._saver = self._later(SAVING, self._save_now)
-
-    def _save_now(self, raising: bool = False) -> None:
-        if self._saver is not None:
-            self._saver()
-            self._saver = None
-        unsaved, self._unsaved = self._unsaved, {}
-        try:
-            if unsaved and self._store is not None:
-                self._store.save(unsaved)
-        except Exception:
-            # They are saved with the next ones, and again when the client is closed.
-            self._unsaved = {**unsaved, **self._unsaved}
-            if raising:
-                raise
-            log.exception("positions could not be saved")
+    def _keep(self, chat: int | None, position: Position) -> None:
+        self._saver.changed(chat, position)
 
     async def _shut(self) -> None:
         self._event(self.machine.stop)
-        while self._closing or self.state.name != "closed":
+        while self._lingering or self.state.name != "closed":
             waiter = self._waiter()
             self._stopping.append(waiter)
             await waiter
-        self._save_now(raising=True)
+        self._saver.flush()
 
     def _settled(self) -> None:
         waiters, self._stopping = self._stopping, []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-from notify.client._wire import Closed, Opened, Text, Wire
+from notify.client._wire import Address, Closed, Opened, Text, Wire
 from notify.client.actions import Frame
-
-if TYPE_CHECKING:
-    from notify.client._core import Core
 
 #: seconds between a close frame and giving up on the server's
 CLOSING = 2.0
@@ -30,11 +27,37 @@ class Socket(Protocol):
         """Close at once."""
 
 
+class Owner(Protocol):
+    """What a link needs of its client."""
+
+    @property
+    def address(self) -> Address:
+        """Where it leads."""
+
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call after so many seconds, unless the returned function is called first."""
+
+    def _opened(self) -> None:
+        """The connection is open."""
+
+    def _text(self, text: str) -> None:
+        """A message came."""
+
+    def _closed(self, code: int, reason: str) -> None:
+        """The connection is gone, or could not be had."""
+
+    def _closing(self, link: Link) -> None:
+        """Nothing more is told, but the socket is still there."""
+
+    def _gone(self, link: Link) -> None:
+        """Now it is not."""
+
+
 class Link:
     """One connection, from dialling to its end. Tells the client nothing once it was left."""
 
-    def __init__(self, client: Core) -> None:
-        self._client: Core | None = client
+    def __init__(self, client: Owner) -> None:
+        self._client: Owner | None = client
         self._wire = Wire(client.address)
         self._socket: Socket | None = None
         self._give_up: Callable[[], None] | None = None
@@ -56,12 +79,12 @@ class Link:
             if client is None:
                 break
             if isinstance(event, Opened):
-                client._event(client.machine.opened)
+                client._opened()
             elif isinstance(event, Text):
                 client._text(event.text)
             elif isinstance(event, Closed):
                 self._client = None
-                client._event(client.machine.closed, event.code, event.reason)
+                client._closed(event.code, event.reason)
                 self._finish(client)
         self._flush()
 
@@ -72,8 +95,7 @@ class Link:
         client, self._client = self._client, None
         self._socket = None
         if client is not None:
-            client._closing.discard(self)
-            client._event(client.machine.closed, 1006, reason)
+            client._closed(1006, reason)
 
     def send(self, frame: Frame) -> None:
         """Send one frame."""
@@ -92,19 +114,18 @@ class Link:
             self._flush()
             self._finish(client)
 
-    def _finish(self, client: Core) -> None:
+    def _finish(self, client: Owner) -> None:
         """Wait for the other side to close, but not for ever."""
         socket = self._socket
         if socket is None:
             return
         self._flush()
-        client._closing.add(self)
+        client._closing(self)
         cancel = client._later(CLOSING, socket.abort)
 
         def ended() -> None:
             cancel()
-            client._closing.discard(self)
-            client._settled()
+            client._gone(self)
 
         self._give_up = ended
 

@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from notify.client.actions import Position
 from notify.client.values import ChatMessage, HistoryLost, Loss, Notification
 
-if TYPE_CHECKING:
-    from notify.client._core import Core, Waiter
-
 M = TypeVar("M", ChatMessage, Notification)
 OnLost: TypeAlias = Callable[[Loss], Awaitable[Any] | None]
+
+
+class Waiter(Protocol):
+    """An awaitable that is fired once; later calls do nothing."""
+
+    def fire(self, value: Any) -> None:
+        """Succeed."""
+
+    def fail(self, error: Exception) -> None:
+        """Raise in whoever waits."""
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Wait."""
+
+
+class Owner(Protocol):
+    """What a stream needs of its client. ``chat`` None: the notifications."""
+
+    @property
+    def queue(self) -> int:
+        """How many messages may wait for a reader."""
+
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call after so many seconds, unless the returned function is called first."""
+
+    def _waiter(self) -> Waiter:
+        """Something to wait for."""
+
+    def _fire(self, *waiters: Waiter) -> None:
+        """Let those who wait go on, soon."""
+
+    def _pause(self, chat: int | None) -> None:
+        """Bring no more messages."""
+
+    def _resume(self, chat: int | None) -> None:
+        """Bring them again, those that were missed first."""
+
+    def _keep(self, chat: int | None, position: Position) -> None:
+        """The messages up to this position are done with."""
+
+    def _unsubscribe(self, stream: Chat) -> None:
+        """It is not read any more."""
 
 
 class Stream(Generic[M]):
@@ -29,7 +68,7 @@ class Stream(Generic[M]):
     client is closed here, and raises ``ClientClosed`` or ``Refused`` where the server ended it.
     """
 
-    def __init__(self, client: Core, key: int | None, on_lost: OnLost | None, position: Position | None):
+    def __init__(self, client: Owner, key: int | None, on_lost: OnLost | None, position: Position | None):
         self.on_lost = on_lost
         #: ``subscribing``, ``live``, ``waiting``, ``paused``, ``refused`` or ``closed``
         self.state = "subscribing"
@@ -114,7 +153,7 @@ class Stream(Generic[M]):
         if self._taken is not None:
             self.position, self._taken = self._taken, None
         if self.position is not None:
-            self._client._save(self._key, self.position)
+            self._client._keep(self._key, self.position)
 
     def _changed(self, state: str, position: Position | None) -> None:
         self.state = state
@@ -150,5 +189,4 @@ class Chat(Stream[ChatMessage]):
 
     def close(self) -> None:
         """Unsubscribe; what was not read is forgotten."""
-        if self._key is not None:
-            self._client._unsubscribe(self._key, self)
+        self._client._unsubscribe(self)

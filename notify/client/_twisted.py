@@ -12,12 +12,13 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from notify.client._core import Core, TokenSource, Waiter
+from notify.client._core import Core, TokenSource
 from notify.client._link import Link
+from notify.client._stream import Waiter
 
 
 class DeferredWaiter:
-    """A :class:`~notify.client._core.Waiter` for coroutines that Twisted runs."""
+    """A :class:`~notify.client._stream.Waiter` for coroutines that Twisted runs."""
 
     def __init__(self) -> None:
         self._deferred: Deferred[Any] = Deferred()

@@ -397,7 +397,7 @@ class Behaviour:
             for text in "ab":
                 await self.aside(self.server.publish(7, text))
             self.assertEqual(await self.take(chat, 2), ["a", "b"])
-            client._save_now()
+            client._saver._save()
             store.full = False
             await client.close()
             self.assertEqual(FileStore(path).load("chat:7"), Position("e1", 20))

@@ -1,0 +1,59 @@
+"""Positions that outlive the process, saved a moment after they have changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from notify.client.actions import Position
+from notify.client.values import Store
+
+log = logging.getLogger("notify.client")
+
+#: positions are saved this long (seconds) after the first that has changed
+SAVING = 0.2
+
+
+class Saver:
+    """Between the streams and a store, or none. ``later`` calls after so many seconds, unless it is cancelled."""
+
+    def __init__(
+        self, store: Store | None, later: Callable[[float, Callable[[], None]], Callable[[], None]]
+    ) -> None:
+        self._store, self._later = store, later
+        self._unsaved: dict[str, Position] = {}
+        self._cancel: Callable[[], None] | None = None
+
+    def load(self, chat: int | None) -> Position | None:
+        """The stored position of a chat, or of the notifications (None)."""
+        return None if self._store is None else self._store.load(_key(chat))
+
+    def changed(self, chat: int | None, position: Position) -> None:
+        """A message was handled."""
+        if self._store is not None:
+            self._unsaved[_key(chat)] = position
+            if self._cancel is None:
+                self._cancel = self._later(SAVING, self._save)
+
+    def flush(self) -> None:
+        """Save now. Raises what the store raises; then the positions are saved with the next ones."""
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+        unsaved, self._unsaved = self._unsaved, {}
+        if unsaved and self._store is not None:
+            try:
+                self._store.save(unsaved)
+            except Exception:
+                self._unsaved = {**unsaved, **self._unsaved}
+                raise
+
+    def _save(self) -> None:
+        try:
+            self.flush()
+        except Exception:
+            log.exception("positions could not be saved")
+
+
+def _key(chat: int | None) -> str:
+    return "notifications" if chat is None else f"chat:{chat}"
