@@ -1,11 +1,13 @@
 """Clients of a notify server that never lose their place: docs/client.md says how they behave.
 
 ``AsyncioClient`` and ``TwistedClient`` receive; ``Publisher`` publishes over HTTP from code that is neither.
+Stands on msgspec and wsproto alone: Twisted is imported with the first use of ``TwistedClient``.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from notify.client._asyncio import AsyncioClient
 from notify.client._stream import Chat, Stream
-from notify.client._twisted import TwistedClient
 from notify.client.actions import Position, Settings
 from notify.client.publisher import Publisher, PublishFailed
 from notify.client.store import FileStore
@@ -21,6 +23,18 @@ from notify.client.values import (
     Store,
     Token,
 )
+
+if TYPE_CHECKING:
+    from notify.client._twisted import TwistedClient
+else:  # hidden, so that a misspelt name stays an error of types
+
+    def __getattr__(name: str) -> Any:
+        if name == "TwistedClient":
+            from notify.client._twisted import TwistedClient
+
+            return TwistedClient
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AsyncioClient",
