@@ -91,7 +91,7 @@ class Stream(Generic[M]):
     async def ready(self) -> None:
         """Wait until the server has confirmed it. Raises ``Refused`` or ``ClientClosed``."""
         while self.state not in ("live", "paused"):
-            if self.state in ("refused", "closed"):
+            if self._finished:
                 raise self._error or StopAsyncIteration
             waiter = self._client._waiter()
             self._ready.append(waiter)
@@ -117,7 +117,7 @@ class Stream(Generic[M]):
                 if inspect.isawaitable(result):
                     await result
                 self._handled()
-            elif self.state in ("refused", "closed"):
+            elif self._finished:
                 raise self._error or StopAsyncIteration
             else:
                 self._reading = self._client._waiter()
@@ -127,6 +127,10 @@ class Stream(Generic[M]):
                     self._reading = None
 
     # --- called by the client -------------------------------------------------------------------------------
+
+    @property
+    def _finished(self) -> bool:
+        return self.state in ("refused", "closed")
 
     def _put(self, item: M | Loss) -> None:
         self._queue.append(item)
@@ -144,7 +148,7 @@ class Stream(Generic[M]):
 
     def _pop(self) -> M | Loss:
         item = self._queue.popleft()
-        if self._paused and len(self._queue) <= self._client.queue // 2:
+        if self._paused and not self._finished and len(self._queue) <= self._client.queue // 2:
             self._paused = False
             self._client._resume(self._key)
         return item
@@ -165,7 +169,7 @@ class Stream(Generic[M]):
             self._wake()
 
     def _finish(self, state: str, error: Exception | None) -> None:
-        if self.state not in ("refused", "closed"):
+        if not self._finished:
             self.state, self._error = state, error
             if self._measuring is not None:
                 self._measuring()

@@ -239,6 +239,32 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_reader_that_is_behind_when_the_client_ends_reads_what_has_come_and_is_told(self: Any) -> Any:
+        async def scenario() -> None:
+            for key in (7, None):
+                client = self.client(queue=4, on_state=self.heard)
+                await client.start()
+                stream = client.notifications if key is None else client.chat(key)
+                await stream.ready()
+                for number in range(6):
+                    await self.aside(self.server.publish(key, str(number)))
+                while stream.state != "paused":
+                    await client.ping()
+                await self.aside(self.server.publish(key, "not taken any more"))
+                await client.ping()
+                await self.aside(self.server.send_away(4503))
+                await self.when(client, "closed")
+                count, held = 0, stream.waiting
+                try:
+                    async for _ in stream:
+                        count += 1
+                except ClientClosed as error:
+                    self.assertEqual(error.code, 4503)
+                self.assertEqual((count, stream.state), (held, "closed"))
+                self.assertEqual(client.state.name, "closed")
+
+        return self.check(scenario)
+
     def test_a_reader_that_keeps_up_is_not_paused_however_much_comes_at_once(self: Any) -> Any:
         async def scenario() -> None:
             seen: list[str] = []
