@@ -217,7 +217,7 @@ export class Machine {
     topic.paused = false;
     this.#do({ do: "subscription", chat, state: "subscribing" });
     if (chat !== NOTIFICATIONS) this.#want(chat, now);
-    else if (topic.behind) this.#reconnect(CLOSE_GAP, "resync", now);
+    else if (topic.live && topic.behind) this.#reconnect(CLOSE_GAP, "resync", now);
     else if (topic.live) this.#do({ do: "subscription", chat, state: "live", position: topic.position });
   }
 
@@ -608,6 +608,8 @@ export class Machine {
     if (request === null) {
       const chat = frame.chat_id;
       if (isId(chat) && !again && this.topics.delete(chat)) {
+        this.#queue.delete(chat);
+        this.#retries.delete(chat);
         this.#do({ do: "subscription", chat, state: "refused", code, message });
       } else this.#do({ do: "error", code, message });
     } else if (request.kind === "refresh") {
@@ -783,7 +785,7 @@ export class Stream {
     for (;;) {
       if (this.#queue.length > 0) {
         const item = this.#queue.shift();
-        if (this.#paused && this.#queue.length <= this.#hooks.bound / 2) {
+        if (this.#paused && !this.#over() && this.#queue.length <= this.#hooks.bound / 2) {
           this.#paused = false;
           this.#hooks.resume(this.key);
         }

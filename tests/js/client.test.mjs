@@ -132,6 +132,20 @@ test("a slow reader pauses its chat and goes on where it was", async () => {
   await client.close();
 });
 
+test("a reader that is behind when the client ends reads what has come and is told", async () => {
+  const [client, world] = await connected({ queue: 2 });
+  const chat = client.chat(7);
+  await chat.ready();
+  for (const text of "ab") world.message(7, text);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(chat.state, "paused");
+  world.cut(4503);
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  assert.equal(chat.state, "closed");
+  await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === 4503);
+  assert.equal(client.state.state, "closed");
+});
+
 test("a reader that keeps up is not paused, however much comes at once", async () => {
   const [client, world] = await connected({ queue: 2 });
   const chat = client.chat(7);

@@ -122,7 +122,7 @@ class Topics:
             return False
         if topic.live and not topic.behind:
             self._do(SubscriptionChanged(None, "live", topic.position))
-        return topic.behind
+        return topic.live and topic.behind
 
     # --- what happens ---------------------------------------------------------------------------------------
 
@@ -201,6 +201,8 @@ class Topics:
         """An error came that nobody asked for. Whether it ends a subscription, to the chat that it names."""
         if not isinstance(chat, int) or refusal.again or self.chats.pop(chat, None) is None:
             return False
+        self._queue.pop(chat, None)
+        self._retries.pop(chat, None)
         self._refuse("refused", chat, refusal)
         return True
 
