@@ -1,4 +1,4 @@
-import { NotifyClient } from "../../notify/web/notify-client.js";
+import { NotifyClient } from "../../notify/web/client/notify-client.js";
 
 const { NOTIFY_URL, NOTIFY_TOKEN } = process.env;
 const client = new NotifyClient(NOTIFY_URL, { token: NOTIFY_TOKEN });

@@ -1,6 +1,6 @@
 /** The demo page: two clients side by side, and ways to make their life hard. */
 
-import { LocalStorageStore, NotifyClient } from "./notify-client.js";
+import { LocalStorageStore, NotifyClient } from "./client/notify-client.js";
 
 const QUERY = new URLSearchParams(location.search);
 const CHAT = Number(QUERY.get("chat") ?? 1);

@@ -16,7 +16,7 @@ from notify import __version__
 from notify.client import Settings
 from tests.tools import ROOT, node_modules, program
 
-WEB = ROOT / "notify" / "web"
+PACKAGE = ROOT / "notify" / "web" / "client"
 TYPED = """
 import { HistoryLost, LocalStorageStore, NotifyClient } from "%s";
 const token = async () => ({ value: "T", expiresAt: 1.5 });
@@ -56,7 +56,7 @@ class JavaScript(TestCase):
         folder = node_modules().parent / "node_modules" / ".typed"
         folder.mkdir(exist_ok=True)
         (folder / "package.json").write_text('{"type": "module"}')
-        typed = TYPED % "../../../../notify/web/notify-client.js"
+        typed = TYPED % "../../../../notify/web/client/notify-client.js"
         (folder / "right.ts").write_text(typed)
         (folder / "wrong.ts").write_text(typed.replace("message.position.seq", "message.position.sequence"))
         options = ("--noEmit", "--strict", "--target", "es2022", "--module", "nodenext")
@@ -66,24 +66,26 @@ class JavaScript(TestCase):
         self.assertIn("'sequence' does not exist", wrong.stdout)
 
     async def test_npm_would_pack_the_library_and_not_the_demo(self) -> None:
-        done = await run(program("npm"), "pack", "--dry-run", "--json", "--offline", str(WEB))
+        done = await run(program("npm"), "pack", "--dry-run", "--json", "--offline", str(PACKAGE))
         packed = {one["path"] for one in json.loads(done.stdout)[0]["files"]}
         self.assertEqual(packed, {"notify-client.js", "notify-client.d.ts", "package.json"})
 
     async def test_its_settings_are_those_of_the_python_library(self) -> None:
-        show = f"import('{WEB / 'notify-client.js'}').then((m) => console.log(JSON.stringify(m.DEFAULTS)))"
+        show = (
+            f"import('{PACKAGE / 'notify-client.js'}').then((m) => console.log(JSON.stringify(m.DEFAULTS)))"
+        )
         done = await run(program("node"), "-e", show)
         self.assertEqual(json.loads(done.stdout), msgspec.to_builtins(Settings()))
 
     def test_what_is_exported_is_declared(self) -> None:
         exported = r"(?m)^export (?:async )?(?:class|function|const) (\w+)"
-        code = set(re.findall(exported, (WEB / "notify-client.js").read_text()))
-        declared = set(re.findall(exported, (WEB / "notify-client.d.ts").read_text()))
+        code = set(re.findall(exported, (PACKAGE / "notify-client.js").read_text()))
+        declared = set(re.findall(exported, (PACKAGE / "notify-client.d.ts").read_text()))
         self.assertIn("NotifyClient", code)
         self.assertEqual(code, declared)
 
     def test_its_package_is_whole_and_of_our_version(self) -> None:
-        package = json.loads((WEB / "package.json").read_text())
+        package = json.loads((PACKAGE / "package.json").read_text())
         self.assertEqual(package["version"], __version__)
         named = [*package["files"], package["main"], package["types"], *package["exports"]["."].values()]
-        self.assertEqual([name for name in named if not (WEB / name).is_file()], [])
+        self.assertEqual([name for name in named if not (PACKAGE / name).is_file()], [])

@@ -69,6 +69,6 @@ class DemoRoutes(TestCase):
 
     async def test_without_demo_there_is_nothing(self) -> None:
         server = await LocalServer().start(self)
-        for path in ("/demo/token", "/", "/notify-client.js"):
+        for path in ("/demo/token", "/", "/client/notify-client.js"):
             status, _ = await self._get(server.public + path)
             self.assertEqual((path, status), (path, 404))

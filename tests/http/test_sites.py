@@ -55,7 +55,8 @@ class PublicTest(TestCase):
         self.folder = temporary_folder(self)
         (self.folder / "demo").mkdir()
         (self.folder / "secret.txt").write_text("sesame")
-        for name, text in (("index.html", "<p>demo"), ("notify-client.js", "export"), (".hidden", "sesame")):
+        (self.folder / "demo" / "client").mkdir()
+        for name, text in (("index.html", "<p>demo"), ("client/machine.js", "export"), (".hidden", "sesame")):
             (self.folder / "demo" / name).write_text(text)
         os.symlink(self.folder.resolve() / "secret.txt", self.folder / "demo" / "link.txt")
 
@@ -86,7 +87,7 @@ class PublicTest(TestCase):
         )
         self.assertEqual(page["Cache-Control"], "no-cache")
         self.assertEqual(self.get("/index.html", site).body, b"<p>demo")
-        script = self.get("/notify-client.js", site)
+        script = self.get("/client/machine.js", site)
         self.assertEqual((script.body, script["Content-Type"]), (b"export", "text/javascript; charset=utf-8"))
         self.assertEqual(self.get("/index.html", site, "HEAD")["Content-Length"], "7")
         self.assertEqual(self.get("/health", site).json, {"status": "ok"})

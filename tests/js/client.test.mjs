@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, decode, encode,
-} from "../../notify/web/notify-client.js";
+} from "../../notify/web/client/notify-client.js";
 
 const SETTINGS = { backoff_floor: 0.001, backoff_base: 0.002, backoff_cap: 0.004 };
 const turn = () => new Promise((resolve) => setTimeout(resolve, 0));

@@ -1,6 +1,6 @@
 // Plays a scenario on the JavaScript machine; throws where it does anything else than the scenario says.
 import assert from "node:assert/strict";
-import { Machine } from "../../notify/web/notify-client.js";
+import { Machine } from "../../notify/web/client/notify-client.js";
 
 const NEAR = 1e-6;
 // Absent in a scenario: what an action leaves at its default.

@@ -1,7 +1,7 @@
 // Clients for the soak: node soak.mjs URL COUNT TOKEN_SECONDS CHATS SETTINGS; what they see goes to standard output.
 import { createHmac } from "node:crypto";
 import WebSocket from "ws";
-import { NotifyClient } from "../../notify/web/notify-client.js";
+import { NotifyClient } from "../../notify/web/client/notify-client.js";
 
 const [url, count, tokenSeconds, chats, settings] = process.argv.slice(2);
 const user = 5;
