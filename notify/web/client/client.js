@@ -1,0 +1,288 @@
+/** The client: it carries out what the machine asks for, and gives what comes to its readers. */
+
+import { ClientClosed, Refused } from "./errors.js";
+import { chatKey } from "./int64.js";
+import { Link } from "./link.js";
+import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
+import { NOTIFICATIONS } from "./parts/topics.js";
+import { Saver } from "./saver.js";
+import { Stream } from "./stream.js";
+
+const now = () => performance.now() / 1000;
+
+export class NotifyClient {
+  #url; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
+  #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
+  #listeners = new Map(); #settled = []; #awake; #hidden;
+
+  constructor(url, options = {}) {
+    const { token, store = null, settings = {}, queue = 256, random = Math.random } = options;
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    if (this.#WebSocket === undefined) {
+      throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
+    }
+    if (token === undefined) throw new TypeError("options.token: a token, or a function that gives one");
+    this.#url = String(url);
+    this.#token = token;
+    this.#bound = queue;
+    this.#saver = new Saver(store, (error) => this.#tell("error", error));
+    this.#machine = new Machine(settings, random, () => Date.now() / 1000);
+    this.state = { state: "idle" };
+    this.notifications = new Stream(this.#hooks(), NOTIFICATIONS);
+    this.#awake = () => this.online();
+    this.#hidden = () => {
+      if (globalThis.document.visibilityState === "visible") this.online();
+      else this.#saver.flush();
+    };
+  }
+
+  /** `on("state" | "presence" | "event" | "error", listener)`; returns a function that takes it away again. */
+  on(name, listener) {
+    if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
+    this.#listeners.get(name).add(listener);
+    return () => this.#listeners.get(name).delete(listener);
+  }
+
+  /** Connect; resolves once connected, however long it takes. Rejects with ClientClosed where it ends instead. */
+  async start() {
+    if (this.state.state === "closed") throw new Error("a closed client stays closed: make a new one");
+    if (this.state.state === "idle") {
+      const stored = (await this.#saver.load(NOTIFICATIONS)) ?? null;
+      if (this.state.state !== "idle") return this.start();
+      this.#machine.topics.notifications.position = stored;
+      this.notifications.position = stored;
+      globalThis.addEventListener?.("online", this.#awake);
+      globalThis.document?.addEventListener("visibilitychange", this.#hidden);
+      this.#event("start");
+    }
+    while (this.state.state !== "connected") {
+      if (this.state.state === "closed") throw new ClientClosed(this.state.code, this.state.reason);
+      await new Promise((resolve) => this.#settled.push(resolve));
+    }
+  }
+
+  /** Close for good: streams end, positions are saved. */
+  async close() {
+    for (const stream of this.#streams()) stream.handled();
+    this.#event("stop");
+    await this.#saver.flush();
+    await this.#closing;
+  }
+
+  /** Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on. */
+  chat(id, { since = null, watchPresence = false, onLost = null } = {}) {
+    const key = chatKey(id);
+    if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already`);
+    const chat = new Stream(this.#hooks(), key, onLost);
+    this.#chats.set(key, chat);
+    const begin = (position) => {
+      if (this.#chats.get(key) !== chat || chat.state === "closed") return;
+      chat.position = position;
+      this.#event("subscribe", key, position, watchPresence);
+    };
+    const loaded = since ?? this.#saver.load(key);
+    if (since !== null || loaded === undefined) begin(since);
+    else Promise.resolve(loaded).then((stored) => begin(stored ?? null), (error) => {
+      this.#tell("error", error);
+      begin(null);
+    });
+    return chat;
+  }
+
+  /** Who is in a chat, on any node: `[{user_id, connections}]`. */
+  async presence(id) {
+    return (await this.#ask({ type: "presence", chat_id: chatKey(id) })).users ?? [];
+  }
+
+  /** The round trip's seconds. */
+  async ping() {
+    return (await this.#ask({ type: "ping" })).took;
+  }
+
+  /** Tell the client that the network has come back; browsers' own event does so by itself. */
+  online() {
+    this.#event("online");
+  }
+
+  /** Drop the connection as if the network had: for demonstrations and tests. */
+  cut() {
+    if (this.#link?.cut()) this.#event("closed", 1006, "cut");
+  }
+
+  #hooks() {
+    return {
+      bound: this.#bound,
+      pause: (key) => this.#event("pause", key),
+      resume: (key) => this.#event("resume", key),
+      save: (key, position) => this.#saver.save(key, position),
+      close: (stream) => this.#unsubscribe(stream),
+    };
+  }
+
+  #streams() {
+    return [this.notifications, ...this.#chats.values()];
+  }
+
+  #unsubscribe(stream) {
+    if (this.#chats.get(stream.key) !== stream) return;
+    stream.handled();
+    this.#chats.delete(stream.key);
+    stream.finish("closed", null);
+    this.#event("unsubscribe", stream.key);
+  }
+
+  #ask(frame) {
+    this.#count += 1;
+    const n = this.#count;
+    return new Promise((resolve, reject) => {
+      this.#commands.set(n, [resolve, reject]);
+      this.#event("request", n, frame);
+    });
+  }
+
+  // --- the machine
+
+  #event(name, ...args) {
+    // Every event takes `now` last but these two, which have optional arguments behind it.
+    if (name === "subscribe") this.#machine.subscribe(args[0], now(), args[1], args[2]);
+    else if (name === "token") this.#machine.token(args[0], args[1], now(), args[2]);
+    else this.#machine[name](...args, now());
+    this.#carryOut();
+  }
+
+  #carryOut() {
+    if (this.#carryingOut) return;
+    this.#carryingOut = true;
+    try {
+      while (this.#machine.actions.length > 0) {
+        for (const action of this.#machine.actions.splice(0)) {
+          this.#tell("event", action);
+          this.#do(action);
+        }
+      }
+    } finally {
+      this.#carryingOut = false;
+    }
+    this.#arm();
+  }
+
+  #arm() {
+    const due = this.#machine.deadline();
+    if (this.#timer !== null && (due === null || due < this.#timerDue)) {
+      clearTimeout(this.#timer);
+      this.#timer = null;
+    }
+    if (this.#timer === null && due !== null) {
+      this.#timerDue = due;
+      const wait = Math.min(Math.max(0, Math.ceil((due - now()) * 1000)), 2 ** 31 - 1);
+      this.#timer = setTimeout(() => {
+        this.#timer = null;
+        this.#event("tick");
+      }, wait);
+    }
+  }
+
+  #do(action) {
+    switch (action.do) {
+      case "message": return this.#deliver(action);
+      case "send": return this.#link?.send(action.frame);
+      case "open": return this.#open();
+      case "close": return this.#leave(action.code, action.reason);
+      case "token": return void this.#fetch(action.n);
+      case "state": return this.#state(action);
+      case "subscription": return this.#subscription(action);
+      case "lost": {
+        const loss = { chat_id: action.chat, before: action.before, after: action.after };
+        return this.#stream(action.chat)?.put({ loss });
+      }
+      case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
+      case "error": return this.#tell("error", new Refused(action.code, action.message));
+      case "done": return this.#settle(action.n, (resolve) => resolve(action));
+      case "failed": return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message)));
+    }
+  }
+
+  #deliver({ chat, frame }) {
+    const { type: _, epoch, seq, prev: __, ...message } = frame;
+    this.#stream(chat)?.put({ ...message, position: { epoch, seq } });
+  }
+
+  #stream(chat) {
+    return chat === NOTIFICATIONS ? this.notifications : this.#chats.get(chat);
+  }
+
+  #settle(n, how) {
+    const command = this.#commands.get(n);
+    this.#commands.delete(n);
+    how(...command);
+  }
+
+  #subscription({ chat, state, position, code, message }) {
+    const stream = this.#stream(chat);
+    if (state === "refused") {
+      this.#chats.delete(chat);
+      stream?.finish("refused", new Refused(code, message));
+    } else stream?.changed(state, position);
+  }
+
+  #state({ do: _, ...state }) {
+    this.state = state;
+    if (state.state === "closed") {
+      globalThis.removeEventListener?.("online", this.#awake);
+      globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
+      const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);
+      for (const stream of this.#streams()) stream.finish("closed", error);
+    }
+    if (state.state === "closed" || state.state === "connected") {
+      for (const resolve of this.#settled.splice(0)) resolve();
+    }
+    this.#tell("state", state);
+  }
+
+  #tell(name, value) {
+    for (const listener of this.#listeners.get(name) ?? []) {
+      try {
+        listener(value);
+      } catch (error) {
+        console.error(error);
+      }
+    }
+  }
+
+  async #fetch(n) {
+    let token;
+    try {
+      token = typeof this.#token === "function" ? await this.#token() : this.#token;
+    } catch (error) {
+      return this.#event("token_failed", n, String(error?.message ?? error));
+    }
+    const { value, expiresAt } = typeof token === "object" && token !== null ? token : { value: token };
+    this.#event("token", n, value ?? null, expiresAt ?? null);
+  }
+
+  // --- the connection
+
+  #open() {
+    this.#link = new Link(this.#WebSocket, this.#url, {
+      opened: () => this.#event("opened"),
+      frame: (frame) => this.#received(frame),
+      closed: (code, reason) => this.#event("closed", code, reason),
+    });
+  }
+
+  #received(frame) {
+    try {
+      this.#machine.received(frame, now());
+    } catch (error) {
+      // Not of the protocol: come back later, perhaps to another server.
+      this.#tell("error", error);
+      this.#leave(CLOSE_DEAD, "malformed frame");
+      this.#machine.closed(1002, "the server sent a malformed frame", now());
+    }
+    this.#carryOut();
+  }
+
+  #leave(code, reason) {
+    this.#closing = this.#link?.leave(code, reason);
+  }
+}

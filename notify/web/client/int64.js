@@ -1,0 +1,37 @@
+/** 64-bit integers, and JSON with them: those that a Number cannot hold exactly are BigInts. */
+
+const MARK = `\u0000${Math.random().toString(36).slice(2)}:`;
+const WRITTEN_MARK = JSON.stringify(MARK).slice(1, -1);
+const LONG = /\d{16}/;
+const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const MARKED = new RegExp(`"${WRITTEN_MARK.replace(/\\/g, "\\\\")}(-?\\d+)"`, "g");
+
+/** A value from JSON. */
+export function decode(text) {
+  if (!LONG.test(text)) return JSON.parse(text);
+  const marked = text.replace(TOKENS, (token) =>
+    /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${WRITTEN_MARK}${token}"` : token);
+  return JSON.parse(marked, (_, value) =>
+    typeof value === "string" && value.startsWith(MARK) ? BigInt(value.slice(MARK.length)) : value);
+}
+
+/** JSON of a value. */
+export function encode(value) {
+  return JSON.stringify(value, (_, part) => (typeof part === "bigint" ? `${MARK}${part}` : part))
+    .replace(MARKED, "$1");
+}
+
+/** A chat's id as it is compared: a Number where that holds it, else a BigInt. Throws TypeError where it is none. */
+export function chatKey(id) {
+  const key = typeof id === "string" && /^-?\d+$/.test(id) ? BigInt(id) : id;
+  if (typeof key === "bigint" && BigInt.asIntN(64, key) === key) {
+    return Number.isSafeInteger(Number(key)) ? Number(key) : key;
+  }
+  if (Number.isSafeInteger(key)) return key;
+  throw new TypeError("a chat's id is a 64-bit integer; write those beyond 2^53 as a BigInt");
+}
+
+/** Whether a value that came from the server can be an id. */
+export function isId(value) {
+  return Number.isInteger(value) || typeof value === "bigint";
+}

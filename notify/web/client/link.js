@@ -1,0 +1,79 @@
+/** One connection: a WebSocket, from the moment it is made until the client has left it. */
+
+import { decode, encode } from "./int64.js";
+
+const PROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"];
+/** Milliseconds that the other side has to answer a close. */
+const GOODBYE = 2000;
+
+/** Calls `events`: `opened()`, `frame(value)`, `closed(code, reason)`; nothing more once it is left, cut or closed. */
+export class Link {
+  #socket = null; #events;
+
+  constructor(WebSocket, url, events) {
+    this.#events = events;
+    try {
+      this.#socket = new WebSocket(url, PROTOCOLS);
+    } catch (error) {
+      queueMicrotask(() => events.closed(1006, String(error?.message ?? error)));
+      return;
+    }
+    this.#socket.onopen = () => events.opened();
+    this.#socket.onerror = () => {}; // a close event follows, and says more
+    this.#socket.onmessage = ({ data }) => this.#received(data);
+    this.#socket.onclose = ({ code, reason }) => {
+      this.#detach();
+      events.closed(code, reason);
+    };
+  }
+
+  send(frame) {
+    this.#socket?.send(encode(frame));
+  }
+
+  /** Close it; resolves once it is gone. */
+  async leave(code, reason) {
+    const socket = this.#detach();
+    if (socket === null) return;
+    const gone = new Promise((resolve) => {
+      // Node's `ws` would wait long for the other side's close frame.
+      const give = setTimeout(() => {
+        socket.terminate?.();
+        resolve();
+      }, GOODBYE);
+      socket.onclose = () => {
+        clearTimeout(give);
+        resolve();
+      };
+    });
+    socket.close(code, reason);
+    await gone;
+  }
+
+  /** Drop it as if the network had; false: it was gone already. */
+  cut() {
+    const socket = this.#detach();
+    if (socket === null) return false;
+    if (socket.terminate) socket.terminate();
+    else socket.close();
+    return true;
+  }
+
+  #received(data) {
+    if (typeof data !== "string") return;
+    let frames;
+    try {
+      frames = decode(data);
+    } catch {
+      return;
+    }
+    for (const frame of Array.isArray(frames) ? frames : [frames]) this.#events.frame(frame);
+  }
+
+  #detach() {
+    const socket = this.#socket;
+    if (socket !== null) socket.onopen = socket.onmessage = socket.onclose = null;
+    this.#socket = null;
+    return socket;
+  }
+}

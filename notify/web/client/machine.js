@@ -1,0 +1,288 @@
+/**
+ * The client's state machine: events in, actions out. No socket, no clock, no randomness of its own.
+ *
+ * The behaviour is docs/client.md. Every method that tells the machine of an event takes `now`, seconds of any steady
+ * clock, and appends to `actions`; the front carries those out and empties the list. After each call `deadline()` says
+ * when `tick` is due. The tests' scenarios drive this class and its Python twin alike.
+ */
+
+import { isId } from "./int64.js";
+import { AUTH_FAILED, AUTH_TIMEOUT, Attempts, TOKEN_EXPIRED, advice } from "./parts/attempts.js";
+import { Commands } from "./parts/commands.js";
+import { Credentials } from "./parts/credentials.js";
+import { Heartbeat } from "./parts/heartbeat.js";
+import { Requests, refusal } from "./parts/requests.js";
+import { NOTIFICATIONS, Topics } from "./parts/topics.js";
+import { DEFAULTS } from "./settings.js";
+
+/** What the client itself closes a connection with. */
+export const CLOSE_DONE = 1000, CLOSE_GAP = 3000, CLOSE_DEAD = 3001;
+
+/**
+ * One client. `random` gives numbers in [0, 1), `unix` the Unix time in seconds.
+ *
+ * States: idle, connecting, authenticating, connected, waiting, closed. The machine keeps the connection's state and
+ * tells the rooms in parts/ what concerns them; none of those knows the machine, a socket, a clock or its neighbours.
+ */
+export class Machine {
+  settings;
+  state = "idle";
+  actions = [];
+  topics;
+  #wake = null; // when the present state ends by itself
+  #open = false; // there is a connection, or one is being opened
+  #attempts; #requests; #heartbeat; #credentials; #commands;
+
+  constructor(settings, random, unix) {
+    this.settings = { ...DEFAULTS, ...settings };
+    const act = (action) => this.#do(action);
+    this.#attempts = new Attempts(this.settings, random);
+    this.#requests = new Requests(this.settings, act);
+    this.#heartbeat = new Heartbeat(this.settings, this.#requests);
+    this.#credentials = new Credentials(this.settings, random, unix, this.#requests, act);
+    this.#commands = new Commands(this.settings, this.#requests, act);
+    this.topics = new Topics(this.settings, random, this.#requests, act);
+  }
+
+  // --- what the user does
+
+  /** Connect, and stay connected. Does nothing but when idle or closed. */
+  start(now) {
+    if (this.state !== "idle" && this.state !== "closed") return;
+    this.#attempts.start();
+    this.#attempt(now);
+  }
+
+  /** Close for good; commands still waiting fail. */
+  stop(_now) {
+    if (this.state === "closed") return;
+    this.#leave(CLOSE_DONE, "");
+    this.#end(CLOSE_DONE, "");
+  }
+
+  /** Want this chat's messages from now on, or those after `since`. No effect where it is wanted already. */
+  subscribe(chat, now, since = null, watch = false) {
+    this.topics.subscribe(chat, now, since, watch);
+  }
+
+  /** Want it no more. */
+  unsubscribe(chat, now) {
+    this.topics.unsubscribe(chat, now);
+  }
+
+  /** The reader is behind: take no more of this topic until `resume`. */
+  pause(chat, now) {
+    this.topics.pause(chat, now);
+  }
+
+  /** The reader has caught up: go on from the last message that was handed over. */
+  resume(chat, now) {
+    if (this.topics.resume(chat, now)) this.#reconnect(CLOSE_GAP, "resync", now);
+  }
+
+  /** Ask the server something (`presence` or `ping`), now or once connected. Answer: `done` or `failed`. */
+  request(n, frame, now) {
+    if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
+    else this.#commands.add(n, frame, now);
+  }
+
+  // --- what happens
+
+  /** The token callback's answer; null: there is none, the user has signed out. `expiresAt`: Unix time, if known. */
+  token(n, value, now, expiresAt = null) {
+    if (!this.#credentials.fetched(n)) return;
+    if (value === null) {
+      this.#leave(CLOSE_DONE, "");
+      this.#end(null, "no token");
+    } else if (this.state === "connected") this.#credentials.offer(value, now, expiresAt);
+    else {
+      this.#credentials.adopt(value, now, expiresAt);
+      this.#dial(now);
+    }
+  }
+
+  /** The token callback failed; it is called again later. */
+  token_failed(n, reason, now) {
+    if (!this.#credentials.fetched(n)) return;
+    if (this.state === "connected") this.#credentials.notReplaced(now);
+    else this.#wait(null, `no token: ${reason}`, now);
+  }
+
+  /** The connection is open. */
+  opened(now) {
+    if (this.state !== "connecting" || !this.#open) return;
+    this.#wake = now + this.settings.answer_timeout;
+    this.#enter({ state: "authenticating" });
+    this.#requests.pace.start(now);
+    this.#requests.send({ type: "auth", token: this.#credentials.value, since: this.topics.since() }, now);
+  }
+
+  /** The server sent one frame (decoded JSON). What is not understood is ignored. */
+  received(frame, now) {
+    if ((this.state !== "authenticating" && this.state !== "connected") || !isObject(frame)) return;
+    this.#heartbeat.heard(now);
+    const { type, chat_id: chat } = frame;
+    if (type === "chat_message") {
+      if (isId(chat) && positioned(frame)) this.topics.message(chat, frame, now);
+    } else if (type === "notification") {
+      if (positioned(frame) && this.topics.message(NOTIFICATIONS, frame, now)) this.#reconnect(CLOSE_GAP, "gap", now);
+    } else if (type === "auth_result") this.#authenticated(frame, now);
+    else if (type === "error") this.#refused(frame, now);
+    else if (type === "presence" && frame.id === undefined) this.topics.presence(chat, frame.users ?? []);
+    else if (type === "subscribed" || type === "ok" || type === "pong" || type === "presence") {
+      this.#requests.answered(frame, now);
+    }
+  }
+
+  /** The connection is gone, or could not be opened; 1006 where no close frame came. */
+  closed(code, reason, now) {
+    if (!this.#open) return;
+    if (code === TOKEN_EXPIRED || code === AUTH_TIMEOUT) this.#credentials.drop();
+    if (code === AUTH_FAILED) this.#rejected(reason, now);
+    else if (this.#attempts.final(code)) this.#end(code, reason);
+    else this.#wait(code, reason, now, advice(reason));
+  }
+
+  /** The network came back: try at once, or see whether the connection survived. */
+  online(now) {
+    if (this.state === "waiting" && !this.#attempts.advised) this.#attempt(now);
+    else if (this.state === "connected") this.#heartbeat.probe(now);
+  }
+
+  /** When `tick` is due next; null: nothing is waited for. */
+  deadline() {
+    const due = [
+      this.#wake,
+      this.#credentials.fetchDue,
+      this.#credentials.refreshAt,
+      this.#commands.due(),
+      this.#requests.due(),
+      this.#heartbeat.due,
+      this.topics.due(),
+    ].filter((at) => at !== null);
+    return due.length > 0 ? Math.min(...due) : null;
+  }
+
+  /** Time has passed. Harmless when nothing is due. */
+  tick(now) {
+    this.#commands.tick(now);
+    if (past(this.#credentials.fetchDue, now)) {
+      this.token_failed(this.#credentials.fetchNumber, "the callback took too long", now);
+    } else if (past(this.#wake, now)) {
+      if (this.state === "waiting") this.#attempt(now);
+      else this.#reconnect(CLOSE_DEAD, "no answer", now);
+    } else if (this.state === "connected") this.#tickConnected(now);
+  }
+
+  // --- the connection
+
+  #attempt(now) {
+    this.#wake = null;
+    this.#enter({ state: "connecting" });
+    if (this.#credentials.usable(now)) this.#dial(now);
+    else this.#credentials.fetch(now);
+  }
+
+  #dial(now) {
+    this.#wake = now + this.settings.connect_timeout;
+    this.#open = true;
+    this.#do({ do: "open" });
+  }
+
+  #authenticated(frame, now) {
+    if (this.state !== "authenticating") return;
+    if (frame.success !== true) {
+      this.#leave(CLOSE_DONE, "");
+      this.#rejected("", now);
+      return;
+    }
+    this.#wake = null;
+    this.#attempts.connected(now);
+    this.#heartbeat.start(now, frame.ping_interval);
+    this.#credentials.confirmed(now, frame.expires_at ?? null);
+    this.#requests.ready = true;
+    this.#enter({ state: "connected", user_id: frame.user_id, connection_id: frame.connection_id });
+    this.topics.authenticated(frame);
+    this.#commands.connected(now);
+    this.topics.connected(now);
+  }
+
+  #refused(frame, now) {
+    const refused = refusal(frame);
+    if (this.#requests.refused(frame, refused, now) || this.topics.withdrawn(frame.chat_id, refused)) return;
+    this.#do({ do: "error", code: refused.code, message: refused.message });
+  }
+
+  #tickConnected(now) {
+    if (this.#heartbeat.dead(now)) this.#reconnect(CLOSE_DEAD, "no pong", now);
+    else if (past(this.#requests.due(), now)) this.#reconnect(CLOSE_DEAD, "no answer", now);
+    else {
+      if (this.#heartbeat.silent(now)) this.#heartbeat.probe(now);
+      if (past(this.#credentials.refreshAt, now)) this.#credentials.fetch(now);
+      this.topics.tick(now);
+    }
+  }
+
+  /** A token that once was good may have aged: a new one is a change. A new one that is refused ends it. */
+  #rejected(reason, now) {
+    if (this.#credentials.aged) {
+      this.#credentials.drop();
+      this.#wait(AUTH_FAILED, reason, now);
+    } else this.#end(AUTH_FAILED, reason);
+  }
+
+  #reconnect(code, reason, now) {
+    this.#leave(code, reason);
+    this.#wait(null, reason, now);
+  }
+
+  #wait(code, reason, now, advised = null) {
+    this.#forget();
+    const delay = this.#attempts.next(now, advised);
+    this.#wake = now + delay;
+    this.#enter({ state: "waiting", delay, code, reason });
+  }
+
+  #end(code, reason) {
+    this.#forget();
+    this.#credentials.drop();
+    this.#wake = null;
+    this.#enter({ state: "closed", code, reason });
+    this.#commands.close();
+  }
+
+  #leave(code, reason) {
+    if (this.#open) this.#do({ do: "close", code, reason });
+  }
+
+  /** Drop what belonged to the connection; topics and commands outlive it. */
+  #forget() {
+    this.#open = false;
+    this.#requests.forget();
+    this.#heartbeat.stop();
+    this.#credentials.disconnected();
+    this.topics.disconnected();
+  }
+
+  #enter(change) {
+    this.state = change.state;
+    this.#do({ do: "state", ...change });
+  }
+
+  #do(action) {
+    this.actions.push(action);
+  }
+}
+
+function past(due, now) {
+  return due !== null && due <= now;
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Whether a message names its position as it should. */
+function positioned(frame) {
+  return typeof frame.epoch === "string" && Number.isInteger(frame.seq) && Number.isInteger(frame.prev);
+}

@@ -1,0 +1,271 @@
+/** What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17. */
+
+import { Backoff } from "./backoff.js";
+
+/** The key of the notifications among the topics; chats have their ids. */
+export const NOTIFICATIONS = null;
+const NOWHERE = { epoch: "", seq: 0 };
+
+/** What is kept of one chat, or of the notifications. */
+class Topic {
+  live = false;
+  paused = false;
+  /** Something was thrown away while paused. */
+  behind = false;
+  /** A message was handed over since the last gap. */
+  progress = true;
+  /** The id of the subscribe frame that is not answered yet. */
+  request = null;
+
+  constructor(chat, backoff, position = null, watch = false) {
+    this.chat = chat;
+    this.backoff = backoff;
+    this.position = position;
+    this.watch = watch;
+  }
+
+  /** What a message is, seen from the position: "next", "duplicate" or "gap". */
+  judge(frame) {
+    if (frame.epoch !== this.position.epoch) return "gap";
+    if (frame.seq <= this.position.seq) return "duplicate";
+    return frame.prev > this.position.seq ? "gap" : "next";
+  }
+
+  /** A message is handed over. */
+  advance({ epoch, seq }) {
+    this.position = { epoch, seq };
+    this.progress = true;
+    this.backoff.reset();
+  }
+}
+
+/**
+ * The chats that are wanted, and the notifications, which always are. They outlive connections.
+ *
+ * Chats are subscribed to one by one; notifications come with the connection. So where these have a gap, only a
+ * new connection helps, and the methods that find one say so.
+ */
+export class Topics {
+  notifications;
+  chats = new Map();
+  #settings; #random; #requests; #do;
+  // Of the present connection: chats to subscribe to, in order; and when to do so again where it was refused for now.
+  #queue = new Set(); #retries = new Map(); #unanswered = 0;
+
+  constructor(settings, random, requests, act) {
+    this.#settings = settings;
+    this.#random = random;
+    this.#requests = requests;
+    this.#do = act;
+    this.notifications = new Topic(NOTIFICATIONS, new Backoff(settings, random));
+  }
+
+  // --- what the program does
+
+  /** Want this chat's messages, from now on or those after `since`. No effect where it is wanted already. */
+  subscribe(chat, now, since, watch) {
+    if (this.chats.has(chat)) return;
+    this.chats.set(chat, new Topic(chat, new Backoff(this.#settings, this.#random), since, watch));
+    this.#say(chat, "subscribing");
+    this.#want(chat, now);
+  }
+
+  /** Want it no more. */
+  unsubscribe(chat, now) {
+    const topic = this.chats.get(chat);
+    if (this.chats.delete(chat)) this.#withdraw(topic, now);
+  }
+
+  /** Take no more of a topic until it is resumed. */
+  pause(chat, now) {
+    const topic = this.#get(chat);
+    if (topic === undefined || topic.paused) return;
+    topic.paused = true;
+    if (chat !== NOTIFICATIONS) this.#withdraw(topic, now);
+    this.#say(chat, "paused");
+  }
+
+  /** Go on from the last message that was handed over. Whether that takes a new connection. */
+  resume(chat, now) {
+    const topic = this.#get(chat);
+    if (topic === undefined || !topic.paused) return false;
+    topic.paused = false;
+    this.#say(chat, "subscribing");
+    if (chat !== NOTIFICATIONS) this.#want(chat, now);
+    else if (topic.live && !topic.behind) this.#say(chat, "live", { position: topic.position });
+    return topic.live && topic.behind;
+  }
+
+  // --- what happens
+
+  /** Where the notifications go on from, for `auth`: without a place yet, one that asks for it. */
+  since() {
+    return this.notifications.position ?? NOWHERE;
+  }
+
+  /** The server has said where the notifications go on from, unless it keeps none. */
+  authenticated(frame) {
+    if (frame.epoch !== undefined) this.#settle(this.notifications, frame);
+  }
+
+  /** A connection takes subscriptions. */
+  connected(now) {
+    for (const chat of this.chats.keys()) this.#want(chat, now);
+  }
+
+  /** It is gone. */
+  disconnected() {
+    this.#queue.clear();
+    this.#retries.clear();
+    this.#unanswered = 0;
+    for (const topic of [this.notifications, ...this.chats.values()]) {
+      topic.live = false;
+      topic.request = null;
+      topic.backoff.reset();
+    }
+  }
+
+  /** A message came, with its position. Whether it takes a new connection to have what lies before it. */
+  message(chat, frame, now) {
+    const topic = this.#get(chat);
+    if (topic === undefined || !topic.live || topic.position === null) return false;
+    if (topic.paused) {
+      topic.behind = true;
+      return false;
+    }
+    const judged = topic.judge(frame);
+    if (judged === "gap") {
+      this.#do({ do: "gap", chat, last: topic.position.seq, prev: frame.prev });
+      topic.live = false;
+      if (chat === NOTIFICATIONS) return true;
+      this.#fill(topic, now);
+    } else if (judged === "next") {
+      topic.advance(frame);
+      this.#do({ do: "message", chat, frame });
+    }
+    return false;
+  }
+
+  /** Somebody came to a chat or left it. */
+  presence(chat, users) {
+    if (this.chats.has(chat)) this.#do({ do: "presence", chat, users });
+  }
+
+  /** The server has subscribed to a chat. */
+  answered(request, frame, now) {
+    this.#unanswered -= 1;
+    const topic = this.chats.get(request.key);
+    if (topic?.request === request.id && frame.epoch !== undefined) this.#settle(topic, frame);
+    this.#pump(now);
+  }
+
+  /** The server has not, now or for good. */
+  refused(request, { code, message, again }, now) {
+    this.#unanswered -= 1;
+    const chat = request.key, topic = this.chats.get(chat);
+    if (topic?.request === request.id) {
+      topic.request = null;
+      if (again) this.#say(chat, "waiting", { delay: this.#retry(topic, now), code, message });
+      else {
+        this.chats.delete(chat);
+        this.#say(chat, "refused", { code, message });
+      }
+    }
+    this.#pump(now);
+  }
+
+  /** An error came that nobody asked for. Whether it ends a subscription, to the chat that it names. */
+  withdrawn(chat, { code, message, again }) {
+    if (again || !this.chats.delete(chat)) return false;
+    this.#queue.delete(chat);
+    this.#retries.delete(chat);
+    this.#say(chat, "refused", { code, message });
+    return true;
+  }
+
+  /** When `tick` is due next; null: nothing waits. */
+  due() {
+    let due = Infinity;
+    for (const at of this.#retries.values()) due = Math.min(due, at);
+    if (this.#queue.size > 0 && this.#unanswered < this.#settings.window) due = Math.min(due, this.#requests.pace.next());
+    return due === Infinity ? null : due;
+  }
+
+  /** Subscribe to what has waited long enough. */
+  tick(now) {
+    for (const [chat, at] of [...this.#retries]) {
+      if (at > now) continue;
+      this.#retries.delete(chat);
+      this.#want(chat, now);
+    }
+    this.#pump(now);
+  }
+
+  // --- subscribing
+
+  #get(chat) {
+    return chat === NOTIFICATIONS ? this.notifications : this.chats.get(chat);
+  }
+
+  #want(chat, now) {
+    const topic = this.chats.get(chat);
+    if (!this.#requests.ready || topic === undefined || topic.paused) return;
+    this.#queue.add(chat);
+    this.#pump(now);
+  }
+
+  #withdraw(topic, now) {
+    this.#queue.delete(topic.chat);
+    this.#retries.delete(topic.chat);
+    if (topic.live || topic.request !== null) this.#requests.send({ type: "unsubscribe", chat_id: topic.chat }, now);
+    topic.live = false;
+    topic.request = null;
+  }
+
+  /** Subscribe to what is wanted, as far as the window and the server's rate limit allow. */
+  #pump(now) {
+    while (this.#queue.size > 0 && this.#unanswered < this.#settings.window && this.#requests.pace.allows(now)) {
+      const chat = this.#queue.values().next().value;
+      this.#queue.delete(chat);
+      const topic = this.chats.get(chat);
+      const frame = { type: "subscribe", chat_id: chat };
+      if (topic.position !== null) frame.since = topic.position;
+      if (topic.watch) frame.watch_presence = true;
+      this.#unanswered += 1;
+      topic.live = false;
+      topic.request = this.#requests.ask(this, chat, frame, now);
+    }
+  }
+
+  /** The server has answered from where a topic goes on. */
+  #settle(topic, { epoch, seq, recovered }) {
+    const newest = { epoch, seq };
+    if (topic.position === null) topic.position = newest;
+    else if (recovered !== true) {
+      this.#do({ do: "lost", chat: topic.chat, before: topic.position, after: newest });
+      topic.position = newest;
+    }
+    topic.live = true;
+    topic.behind = false;
+    topic.request = null;
+    if (!topic.paused) this.#say(topic.chat, "live", { position: topic.position });
+  }
+
+  /** Ask again from the last position. What comes meanwhile is ignored: the answer includes it. */
+  #fill(topic, now) {
+    if (topic.progress) {
+      topic.progress = false;
+      this.#want(topic.chat, now);
+    } else this.#retry(topic, now);
+  }
+
+  #retry(topic, now) {
+    const delay = topic.backoff.next();
+    this.#retries.set(topic.chat, now + delay);
+    return delay;
+  }
+
+  #say(chat, state, details = {}) {
+    this.#do({ do: "subscription", chat, state, ...details });
+  }
+}

@@ -1,0 +1,121 @@
+import { ClientClosed, HistoryLost } from "./errors.js";
+import { NOTIFICATIONS } from "./parts/topics.js";
+
+/**
+ * `for await (const message of stream)`: each message once and in order, over any number of reconnects. One reader
+ * at a time. A message counts as handled when the reader comes for the next one; then its position is stored.
+ */
+export class Stream {
+  state = "subscribing";
+  position = null;
+  #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
+
+  constructor(hooks, key, onLost = null) {
+    this.#hooks = hooks;
+    this.key = key;
+    this.onLost = onLost;
+  }
+
+  /** Messages that have come and were not read yet. */
+  get waiting() {
+    return this.#queue.length;
+  }
+
+  async ready() {
+    while (this.state !== "live" && this.state !== "paused") {
+      if (this.#over()) throw this.#error ?? new ClientClosed(1000, "");
+      await new Promise((resolve) => this.#ready.push(resolve));
+    }
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  async next() {
+    if (this.#reading !== null) throw new Error("this stream has a reader already");
+    this.handled();
+    for (;;) {
+      if (this.#queue.length > 0) {
+        const item = this.#queue.shift();
+        if (this.#paused && !this.#over() && this.#queue.length <= this.#hooks.bound / 2) {
+          this.#paused = false;
+          this.#hooks.resume(this.key);
+        }
+        if (item.loss === undefined) {
+          this.#taken = item.position;
+          return { done: false, value: item };
+        }
+        this.#taken = item.loss.after;
+        if (this.onLost === null) throw new HistoryLost(item.loss);
+        await this.onLost(item.loss);
+        this.handled();
+      } else if (this.#over()) {
+        if (this.#error !== null) throw this.#error;
+        return { done: true, value: undefined };
+      } else {
+        await new Promise((resolve) => (this.#reading = resolve));
+        this.#reading = null;
+      }
+    }
+  }
+
+  /** The message that was read last is dealt with; `next` and the client's `close` call this. */
+  handled() {
+    if (this.#taken !== null) {
+      this.position = this.#taken;
+      this.#taken = null;
+    }
+    if (this.position !== null) this.#hooks.save(this.key, this.position);
+  }
+
+  /** Unsubscribe; what was not read is forgotten. */
+  close() {
+    this.#queue = [];
+    this.#hooks.close(this);
+  }
+
+  // The client's side.
+
+  put(item) {
+    this.#queue.push(item);
+    if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
+      // One event may bring more than the bound at once: the reader has its turn first.
+      this.#measuring ??= setTimeout(() => this.#measure(), 0);
+    }
+    this.#reading?.();
+  }
+
+  #measure() {
+    this.#measuring = null;
+    if (this.#queue.length < this.#hooks.bound || this.#paused || this.#over()) return;
+    this.#paused = true;
+    this.#hooks.pause(this.key);
+  }
+
+  changed(state, position) {
+    this.state = state;
+    if (state !== "live") return;
+    if (this.position === null && this.#taken === null && this.#queue.length === 0) {
+      this.position = position;
+      if (this.key !== NOTIFICATIONS) this.handled();
+    }
+    this.#wake();
+  }
+
+  finish(state, error) {
+    if (this.#over()) return;
+    this.state = state;
+    this.#error = error;
+    this.#wake();
+    this.#reading?.();
+  }
+
+  #over() {
+    return this.state === "refused" || this.state === "closed";
+  }
+
+  #wake() {
+    for (const resolve of this.#ready.splice(0)) resolve();
+  }
+}
