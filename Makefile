@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run test faults soak check format bench lock news deb package-test image-test proto clean
+.PHONY: help env js run test faults soak check format bench lock news deb npm package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,9 @@ test: env js ## all tests, under pytest and under trial, with branch coverage
 js: $(JS) ## what the tests of the JavaScript client need, where npm is
 
 $(JS): tests/js/package-lock.json
-	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/js; \
-	else echo "npm is missing: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"; fi
+	@what=; if ! command -v npm >/dev/null; then what='npm is missing'; \
+	else npm ci --silent --no-audit --no-fund --prefix tests/js || what='npm could not fetch its packages'; fi; \
+	[ -z "$$what" ] || echo "$$what: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"
 
 faults: env ## what happens when servers, links, disks and nodes fail; prints a table (some minutes)
 	FAULTS=1 $(BIN)/pytest -q -s tests/faults
@@ -68,6 +69,11 @@ news: env ## what the next release changes, a draft from changes/
 deb: ## dist/notify-server_*.deb, on Debian 12 or 13; what it needs: debhelper and python3-venv
 	packaging/build-deb dist
 
+npm: js ## dist/notify-client-*.tgz, the JavaScript client, and dist/notify-client.global.js for a plain script tag
+	mkdir -p dist
+	PATH="$(CURDIR)/tests/js/node_modules/.bin:$$PATH" npm pack --silent --pack-destination dist ./notify/web/client
+	cp notify/web/client/dist/notify-client.global.js dist
+
 package-test: env ## the Debian package through its life, on a real systemd in a container (root)
 	$(BIN)/python -m tests.package.lifecycle
 
@@ -80,4 +86,4 @@ proto: ## notify/wire/proto from proto/notify.proto; made by an old protoc, so t
 	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/wire/proto --pyi_out=notify/wire/proto notify.proto
 
 clean: ## remove everything that make made
-	rm -rf .venv tests/js/node_modules build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf .venv tests/js/node_modules notify/web/client/dist build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

@@ -30,9 +30,9 @@ def program(name: str) -> str:
     return str(found)
 
 
-def node_modules() -> Path:
-    """Where what `make js` installs is."""
-    need((NODE_MODULES / "ws").is_dir(), "tests/js/node_modules is missing: run `make js`")
+def node_modules(package: str = "ws") -> Path:
+    """Where what `make js` installs is, this package for one."""
+    need((NODE_MODULES / package).is_dir(), f"tests/js/node_modules has no {package}: run `make js`")
     return NODE_MODULES
 
 

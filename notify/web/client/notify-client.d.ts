@@ -1,4 +1,7 @@
-/** A client of a notify server that never loses its place. How it behaves is docs/client.md. */
+/**
+ * A client of a notify server that never loses its place. How it behaves is docs/client.md.
+ * These types need no library of browsers' or Node's.
+ */
 
 /** 64-bit ids: a number where it holds them exactly, else a bigint (or their decimal text, going in). */
 export type Id = number | bigint;
@@ -113,7 +116,7 @@ export class Stream<M> implements AsyncIterableIterator<M> {
   onLost: ((loss: Loss) => void | Promise<void>) | null;
   /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
   ready(): Promise<void>;
-  next(): Promise<IteratorResult<M>>;
+  next(): Promise<IteratorResult<M, undefined>>;
   [Symbol.asyncIterator](): this;
   /** The message that was read last is dealt with; reading on says so by itself. */
   handled(): void;
@@ -122,7 +125,7 @@ export class Stream<M> implements AsyncIterableIterator<M> {
 }
 
 export class NotifyClient {
-  constructor(url: string | URL, options: Options);
+  constructor(url: string | { readonly href: string }, options: Options);
   readonly state: State;
   readonly notifications: Stream<Notification>;
   /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
@@ -140,12 +143,15 @@ export class NotifyClient {
   on(name: "presence", listener: (presence: { chat_id: Id; users: Presence[] }) => void): () => void;
   on(name: "error", listener: (error: Error) => void): () => void;
   /** Every action of the machine, for diagnostics. */
-  on(name: "event", listener: (action: { do: string; [key: string]: unknown }) => void): () => void;
+  on(name: "event", listener: (action: Action) => void): () => void;
 }
 
 export class LocalStorageStore implements Store {
-  /** The prefix names the user. */
-  constructor(prefix: string, storage?: Pick<globalThis.Storage, "getItem" | "setItem">);
+  /** The prefix names the user; the storage is `localStorage` where none is given. */
+  constructor(
+    prefix: string,
+    storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void },
+  );
   load(key: string): Position | null;
   save(positions: Readonly<Record<string, Position>>): void;
 }
@@ -164,19 +170,52 @@ export class Refused extends Error {
   readonly code: string;
 }
 
+/** What the machine asks its front to do, or tells it. `chat` null: the notifications. `n` is the fetch's or request's. */
+export type Action =
+  | ({ readonly do: "state" } & State)
+  | { readonly do: "token"; readonly n: number }
+  | { readonly do: "open" }
+  | { readonly do: "send"; readonly frame: Frame }
+  | { readonly do: "close"; readonly code: number; readonly reason: string }
+  | {
+      readonly do: "subscription";
+      readonly chat: Id | null;
+      readonly state: "subscribing" | "live" | "waiting" | "paused" | "refused";
+      /** With `live`: where it goes on from. */
+      readonly position?: Position;
+      /** Seconds until it is tried again, with `waiting`. */
+      readonly delay?: number;
+      /** Why, with `waiting` and `refused`: an error code of the protocol. */
+      readonly code?: string;
+      readonly message?: string;
+    }
+  | { readonly do: "message"; readonly chat: Id | null; readonly frame: Frame }
+  | { readonly do: "gap"; readonly chat: Id | null; readonly last: number; readonly prev: number }
+  | { readonly do: "lost"; readonly chat: Id | null; readonly before: Position; readonly after: Position }
+  | { readonly do: "presence"; readonly chat: Id; readonly users: Presence[] }
+  | { readonly do: "done"; readonly n: number; readonly took: number; readonly users?: Presence[] }
+  | { readonly do: "failed"; readonly n: number; readonly code: string; readonly message?: string }
+  | { readonly do: "error"; readonly code: string; readonly message: string };
+
+/** A frame of the protocol: docs/protocol.md. */
+export type Frame = { readonly type: string; readonly [field: string]: unknown };
+
 /** The state machine apart from sockets and clocks, for fronts of your own. `now` is seconds of a steady clock. */
 export class Machine {
   constructor(settings: Partial<Settings>, random: () => number, unix: () => number);
+  readonly settings: Readonly<Settings>;
   readonly state: State["state"];
   /** What is to be done, in order; empty it. */
-  readonly actions: Array<{ do: string; [key: string]: unknown }>;
+  readonly actions: Action[];
+  /** The notifications' position may be set before `start`. */
+  readonly topics: { readonly notifications: { position: Position | null } };
   start(now: number): void;
   stop(now: number): void;
   subscribe(chat: Id, now: number, since?: Position | null, watch?: boolean): void;
   unsubscribe(chat: Id, now: number): void;
   pause(chat: Id | null, now: number): void;
   resume(chat: Id | null, now: number): void;
-  request(n: number, frame: object, now: number): void;
+  request(n: number, frame: Frame, now: number): void;
   token(n: number, value: string | null, now: number, expiresAt?: number | null): void;
   token_failed(n: number, reason: string, now: number): void;
   opened(now: number): void;

@@ -1,0 +1,107 @@
+// Every thing that the package exports, used as it is meant; and wrongly, where an error is expected.
+import {
+  ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, decode, encode,
+} from "notify-client";
+import type {
+  Action, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Position, Presence, Settings, State, Store,
+  Token,
+} from "notify-client";
+
+const position: Position = { epoch: "e", seq: 1 };
+const ids: Id[] = [7, 9007199254740993n];
+const memory = new Map<string, string>();
+const local = new LocalStorageStore("user-1", {
+  getItem: (key) => memory.get(key) ?? null,
+  setItem: (key, value) => void memory.set(key, value),
+});
+const store: Store = {
+  load: async (key) => local.load(key),
+  save: (positions) => local.save(positions),
+};
+const settings: Partial<Settings> = { backoff_cap: DEFAULTS.backoff_cap / 2 };
+const token: Token = { value: "T", expiresAt: 1.5 };
+class Socket {
+  constructor(readonly url: string, readonly protocols: string[]) {}
+}
+const options: Options = { token: async () => token, store, settings, queue: 10, WebSocket: Socket, random: () => 0.5 };
+
+export async function main(): Promise<string[]> {
+  const texts: string[] = [];
+  const client = new NotifyClient("ws://h/ws", options);
+  const off: () => void = client.on("state", (state: State) => texts.push(state.state, String(state.delay?.toFixed())));
+  client.on("presence", ({ chat_id, users }) => texts.push(`${chat_id} ${users.length}`));
+  client.on("error", (error) => texts.push(error.message));
+  client.on("event", (action: Action) => {
+    if (action.do === "close") texts.push(action.code.toFixed(), action.reason);
+    if (action.do === "subscription" && action.position !== undefined) texts.push(action.position.epoch);
+  });
+  await client.start();
+  const lost = (loss: Loss): void => void texts.push(`${loss.chat_id} ${loss.before.seq} ${loss.after.seq}`);
+  const more: ChatOptions = { since: position, watchPresence: true, onLost: lost };
+  const chat: Stream<ChatMessage> = client.chat(ids[1] ?? "9007199254740993", more);
+  await chat.ready();
+  try {
+    for await (const message of chat) texts.push(message.content, message.position.seq.toFixed());
+    const next: IteratorResult<Notification, undefined> = await client.notifications.next();
+    if (!next.done) texts.push(next.value.kind);
+  } catch (error) {
+    if (error instanceof ClientClosed) texts.push(`${error.code} ${error.reason}`);
+    else if (error instanceof HistoryLost) lost(error.loss);
+    else if (error instanceof Refused) texts.push(error.code);
+  }
+  const users: Presence[] = await client.presence(7);
+  texts.push(`${chat.state} ${chat.waiting} ${chat.position?.seq} ${users[0]?.connections} ${await client.ping()}`);
+  chat.handled();
+  chat.close();
+  client.online();
+  client.cut();
+  off();
+  await client.close();
+  return texts;
+}
+
+export function front(): string {
+  const machine = new Machine(settings, () => 0.5, () => 1000);
+  const ping: Frame = { type: "ping" };
+  machine.topics.notifications.position = position;
+  machine.start(0);
+  machine.token(1, "T", 0, 1060);
+  machine.token_failed(1, "away", 0);
+  machine.opened(0);
+  machine.received(decode('{"type": "pong"}'), 0);
+  machine.subscribe(7, 0, position, true);
+  machine.pause(null, 0);
+  machine.resume(null, 0);
+  machine.unsubscribe(7, 0);
+  machine.request(1, ping, 0);
+  machine.online(0);
+  machine.closed(1006, "", 0);
+  const due: number | null = machine.deadline();
+  if (due !== null) machine.tick(due);
+  machine.stop(machine.settings.ping_interval);
+  return encode(machine.actions.map((action) => action.do)) + machine.state;
+}
+
+export function wrong(client: NotifyClient, machine: Machine, stream: Stream<ChatMessage>): unknown[] {
+  // @ts-expect-error a token is needed
+  const without = new NotifyClient("ws://h/ws", {});
+  // @ts-expect-error no such setting
+  const setting = new NotifyClient("ws://h/ws", { token: "T", settings: { patience: 1 } });
+  // @ts-expect-error no such event
+  client.on("message", () => {});
+  // @ts-expect-error an id is no object
+  client.chat({});
+  // @ts-expect-error the client sets it
+  client.state = { state: "closed" };
+  // @ts-expect-error streams come from a client
+  const own = new Stream();
+  // @ts-expect-error chats have no kind
+  void stream.next().then((result) => !result.done && result.value.kind);
+  // @ts-expect-error `now` is missing
+  machine.tick();
+  // @ts-expect-error DEFAULTS are frozen
+  DEFAULTS.window = 1;
+  // @ts-expect-error a position has a seq
+  const half: Position = { epoch: "e" };
+  return [without, setting, own, half];
+}
