@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
@@ -27,7 +27,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notify.config import Log
-from notify.service.systemd import writes_to_journal
 
 #: syslog(3)'s number of each level
 _PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
@@ -197,6 +196,19 @@ def _printable(fields: dict[str, Any]) -> dict[str, Any]:
         key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
         for key, value in fields.items()
     }
+
+
+def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
+    """Whether what is written to ``stream`` goes to the journal, which takes ``<N>`` in front as the priority.
+
+    ``$JOURNAL_STREAM`` names the journal's device and inode (systemd.exec(5)); a stream that was redirected to a
+    file since then is another one.
+    """
+    try:
+        about = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
 
 
 _output: Output | None = None

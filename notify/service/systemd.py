@@ -9,7 +9,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import TextIO
 
 from twisted.logger import Logger
 
@@ -72,19 +71,6 @@ class Systemd:
                 unix.send("\n".join(assignments).encode())
         except OSError as error:
             self.log.warn("systemd cannot be told: {reason}", reason=error.strerror)
-
-
-def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether what is written to ``stream`` goes to the journal, which takes ``<N>`` in front as the priority.
-
-    ``$JOURNAL_STREAM`` names the journal's device and inode (systemd.exec(5)); a stream that was redirected to a
-    file since then is another one.
-    """
-    try:
-        about = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:

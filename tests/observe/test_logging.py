@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import tempfile
 from typing import Any
 
 from twisted.logger import Logger, LogLevel
@@ -9,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from notify.config import ConfigError, Duration, Log, load
-from notify.observe.logging import Output
+from notify.observe.logging import Output, writes_to_journal
 
 
 class LogCase(TestCase):
@@ -206,3 +208,18 @@ class FloodTests(LogCase):
         self.flood(3)
         self.output.configure(Log())
         self.assertIn("2 more like this", self.lines()[-1])
+
+
+class JournalStreamTests(TestCase):
+    def test_the_stream_that_journal_stream_names_is_the_journal(self) -> None:
+        with tempfile.TemporaryFile("w") as stream, tempfile.TemporaryFile("w") as other:
+            about = os.fstat(stream.fileno())
+            environ = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
+            self.assertTrue(writes_to_journal(environ, stream))
+            self.assertFalse(writes_to_journal(environ, other))
+            self.assertFalse(writes_to_journal({}, stream))
+
+    def test_a_stream_without_a_file_is_not(self) -> None:
+        with tempfile.TemporaryFile("w") as stream:
+            stream.close()
+            self.assertFalse(writes_to_journal({"JOURNAL_STREAM": "1:2"}, stream))

@@ -7,7 +7,7 @@ import tempfile
 
 from twisted.trial.unittest import TestCase
 
-from notify.service.systemd import Systemd, writes_to_journal
+from notify.service.systemd import Systemd
 
 
 class SystemdTests(TestCase):
@@ -74,18 +74,3 @@ class SystemdTests(TestCase):
 
     def test_a_manager_that_is_gone_does_no_harm(self) -> None:
         Systemd({"NOTIFY_SOCKET": "/nowhere/at/all"}).alive()
-
-
-class JournalTests(TestCase):
-    def test_the_stream_that_journal_stream_names_is_the_journal(self) -> None:
-        with tempfile.TemporaryFile("w") as stream, tempfile.TemporaryFile("w") as other:
-            about = os.fstat(stream.fileno())
-            environ = {"JOURNAL_STREAM": f"{about.st_dev}:{about.st_ino}"}
-            self.assertTrue(writes_to_journal(environ, stream))
-            self.assertFalse(writes_to_journal(environ, other))
-            self.assertFalse(writes_to_journal({}, stream))
-
-    def test_a_stream_without_a_file_is_not(self) -> None:
-        with tempfile.TemporaryFile("w") as stream:
-            stream.close()
-            self.assertFalse(writes_to_journal({"JOURNAL_STREAM": "1:2"}, stream))
