@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from msgspec import Struct
@@ -19,9 +19,6 @@ from notify.errors import Unknown
 from notify.http.answers import Answer, Refused, bad_request, internal_error, refusal, too_large
 from notify.http.keys import ApiKeys
 from notify.observe import tracing
-
-if TYPE_CHECKING:
-    from notify.http.server import Site
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
@@ -47,10 +44,33 @@ class Route(Struct, frozen=True):
         return b", ".join(sorted({*self.methods, *([b"HEAD"] if b"GET" in self.methods else [])}))
 
 
+class Server(Protocol):
+    """What a request needs of the site that serves it."""
+
+    reactor: Any
+    routes: Mapping[bytes, Route]
+    keys: ApiKeys | None
+    #: seconds that a handler may take
+    answer_timeout: float
+    new_id: Callable[[], str]
+
+    def begun(self) -> None:
+        """A handler started."""
+
+    def ended(self) -> None:
+        """A handler's request is answered, or its client is gone."""
+
+    def headers(self, answer: Answer, request_id: str) -> Iterable[tuple[bytes, bytes]]:
+        """The headers of an answer."""
+
+    def log_failure(self, request: Request, failure: Failure) -> None:
+        """A handler failed in a way that is ours to mend."""
+
+
 class Request(http.Request):
     """One request; what a handler sees is :attr:`body`, :meth:`parameters`, :meth:`text_header` and :attr:`trace`."""
 
-    site: Site
+    site: Server
     channel: Any
     content: Any
     route: Route | None = None
@@ -107,9 +127,9 @@ class Request(http.Request):
 
     # --- called by the channel
 
-    def begin(self, method: bytes, uri: bytes, version: bytes, length: int | None) -> None:
+    def begin(self, site: Server, method: bytes, uri: bytes, version: bytes, length: int | None) -> None:
         """The headers are here: decide whether the request is worth taking. ``length`` None: chunked."""
-        self.site = site = self.channel.factory
+        self.site = site
         self.method, self.uri, self.clientproto = method, uri, version
         self.received = site.reactor.seconds()
         ids = self.requestHeaders.getRawHeaders(b"X-Request-Id") or []

@@ -136,8 +136,9 @@ class Channel(http.HTTPChannel):
     def allHeadersReceived(self) -> None:
         """Judge the request before its body is taken, and before a client that waits for 100 is told to go on."""
         self._wire = 0
-        request = self.requests[-1]
-        request.begin(self._command, self._path, self._version, self.length)
+        site: Site = self.factory
+        request: Request = self.requests[-1]
+        request.begin(site, self._command, self._path, self._version, self.length)
         waits = request.requestHeaders.hasHeader(b"Expect")
         body = self.length != 0
         if request.refused and body and (waits or self.length is None or self.length > _SMALL_BODY):
