@@ -146,7 +146,7 @@ def build(
         reactor=reactor,
         broker=broker,
         registry=registry,
-        connections=lambda: [session.connection for session in hub.sessions],
+        connections=hub.connections.keys,
         drain=lambda: lifecycle.drain(),
         health=health,
         keys=keys,
@@ -166,7 +166,7 @@ def build(
         else None,
     )
     public = PublicFactory(connections, pages, wheel, lambda: hub.limits.handshake_timeout)
-    lifecycle = Lifecycle(reactor, Systemd(environ or {}), metrics, lambda: len(hub.sessions))
+    lifecycle = Lifecycle(reactor, Systemd(environ or {}), metrics, lambda: len(hub.connections))
 
     async def prepare(wanted: Config) -> Callable[[], None]:
         new_keys = read_keys(wanted.api, wanted.source)

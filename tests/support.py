@@ -204,7 +204,7 @@ class Client:
         import msgspec
 
         self._encode = msgspec.json.encode
-        self.connection = FakeConnection(id=f"c{len(world.hub.sessions)}-{id(self)}")
+        self.connection = FakeConnection(id=f"c{len(world.hub.connections)}-{id(self)}")
         self.session = Session(self.connection, world.hub)
         close = self.connection.close
 

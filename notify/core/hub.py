@@ -1,25 +1,21 @@
-"""What all sessions of a server share."""
+"""What all sessions of a server share: the parts that they call, and who is connected."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING
 
 from notify.config import Limits
 from notify.core.dispatcher import Dispatcher
 from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
-from notify.interfaces import IAuthenticator, IRegistry
+from notify.interfaces import IAuthenticator, IConnection, IRegistry
 from notify.observe.metrics import Metrics
-
-if TYPE_CHECKING:
-    from notify.core.session import Session
 
 
 class Hub:
-    """The parts that a session calls, and the sessions themselves. ``limits`` may be replaced while it runs; ``now`` is Unix time."""
+    """See above. ``limits`` and ``authenticator`` may be replaced while it runs; ``now`` is Unix time."""
 
     def __init__(
         self,
@@ -42,8 +38,36 @@ class Hub:
         self.wheel = wheel
         self.now = now
         self.random = random
-        self.sessions: dict[Session, None] = {}
-        self.arriving = 0  # sessions whose client has not shown a good token yet
+        #: every open connection, and whether its client has arrived: has shown a good token once
+        self.connections: dict[IConnection, bool] = {}
+        #: those that have not
+        self.arriving = 0
+
+    def enter(self, connection: IConnection) -> bool:
+        """A client connects; whether there is room for it, among all and among those on their way in."""
+        self.connections[connection] = False
+        self.arriving += 1
+        self.metrics.connections.inc()
+        self.metrics.accepted.inc()
+        limits = self.limits
+        return not (
+            0 < limits.max_connections < len(self.connections) or 0 < limits.max_arriving < self.arriving
+        )
+
+    def arrive(self, connection: IConnection) -> None:
+        """Its client has shown a good token."""
+        self.connections[connection] = True
+        self.arriving -= 1
+
+    def leave(self, connection: IConnection) -> bool:
+        """A connection is gone; False: it was already."""
+        arrived = self.connections.pop(connection, None)
+        if arrived is None:
+            return False
+        if not arrived:
+            self.arriving -= 1
+        self.metrics.connections.dec()
+        return True
 
     def retry_after(self, most: float = 5.0) -> str:
         """A close reason that tells a client when to come back: a time of its own, up to ``most`` seconds."""

@@ -158,7 +158,7 @@ class NotifyService(Service):
         self._drain = Drain(
             reactor,
             hub.random,
-            lambda: [session.connection for session in hub.sessions],
+            hub.connections.keys,
             sockets,
             public.close,
             self._finish,

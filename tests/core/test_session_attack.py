@@ -117,7 +117,7 @@ class Attack:
             reader.client.leave()
         self.settle()
         world = self.world
-        self.case.assertEqual((world.hub.sessions, world.hub.arriving), ({}, 0))
+        self.case.assertEqual((world.hub.connections, world.hub.arriving), ({}, 0))
         self.case.assertEqual((world.registry._members, world.registry._topics), ({}, {}))
         self.case.assertEqual((world.dispatcher._feeds, world.broker._followed), ({}, set()))
         self.case.assertEqual((world.hub.presence._watchers, world.registry._watched), ({}, set()))

@@ -11,7 +11,7 @@ from typing import get_args
 from msgspec import NODEFAULT, structs
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.core import session
+from notify.core import authentication, chats, session
 from notify.transport.websocket import CODES
 from notify.wire import frames
 from tests.tools import ROOT
@@ -129,7 +129,7 @@ class Pages(SynchronousTestCase):
         }
         here = ROOT / "notify"
         rooms = {path.stem for path in here.glob("*.py") if not path.stem.startswith("_")}
-        rooms |= {f"{path.name}/" for path in here.iterdir() if path.is_dir() and any(path.glob("[!._]*.*"))}
+        rooms |= {f"{path.name}/" for path in here.glob("[!._]*") if any(path.glob("[!._]*.*"))}
         rooms |= {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}
         self.assertEqual(named, rooms)
 
@@ -199,8 +199,8 @@ class Protocol(SynchronousTestCase):
     def test_every_error_code_is_listed(self) -> None:
         listed = re.search(r"^Error codes: (.*?`internal`)\.", self.page, re.MULTILINE | re.DOTALL)
         assert listed is not None
-        source = Path(session.__file__).read_text()
-        sent = set(re.findall(r"_error\(\s*\"(\w+)\"", source))
+        rooms = [Path(room.__file__).read_text() for room in (session, authentication, chats)]
+        sent = {code for room in rooms for code in re.findall(r"\berror\(\s*\"(\w+)\"", room)}
         # Reserved: clients know it, and no server sends it.
         self.assertEqual(set(re.findall(r"`(\w+)`", listed[1])), sent | {"history_unavailable"})
 

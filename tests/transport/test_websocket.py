@@ -435,14 +435,14 @@ class Ends(TestCase):
             await deferToThread(client.send_json, type="auth", token=given)
             await deferToThread(client.receive)
             hub = server.service._hub
-            wires = [session.connection._wire for session in hub.sessions]
+            wires = [connection._wire for connection in hub.connections]
             left += [weakref.ref(thing) for wire in wires for thing in (wire, wire.transport)]
             del wires[:]
             if way == "close":
                 await deferToThread(client.send, b"", opcode=8)
                 await deferToThread(client.close_code)
             elif way == "kicked":
-                [connection] = [session.connection for session in hub.sessions]
+                [connection] = list(hub.connections)
                 connection.close(4503, "bye")
                 del connection
                 await deferToThread(client.send, b"", opcode=8)
@@ -599,7 +599,7 @@ class Compressed(TestCase):
             self.assertEqual(opcode, 1)
         await deferToThread(plain.send, auth)
         await deferToThread(plain.receive)
-        connections = [session.connection for session in server.service._hub.sessions]
+        connections = list(server.service._hub.connections)
         encodings = {connection.encoding for connection in connections}
         self.assertEqual(len(encodings), 2)
         wires = [connection._wire for connection in connections]

@@ -293,7 +293,7 @@ class Floods(SynchronousTestCase):
         self.assertEqual((wire.transport.disconnecting, wire.transport.aborted), (True, False))
         wire.world.clock.pump([0.25] * 8)
         self.assertTrue(wire.transport.aborted)
-        self.assertEqual(wire.world.hub.sessions, {})
+        self.assertEqual(wire.world.hub.connections, {})
 
     def test_who_is_refused_and_stays_is_dropped(self) -> None:
         wire = Wire().feed(head(HANDSHAKE[0], b"nonsense"))

@@ -1,0 +1,49 @@
+"""What one client may spend: frames at a rate, and the messages and users that its frames ask for.
+
+Pure: whoever asks brings the time, in seconds. A clock that was set back earns nothing, and costs nothing.
+"""
+
+from __future__ import annotations
+
+from notify.config import Limits
+
+#: messages read and users listed for one client: at once, and on average. Frames that ask for more wait
+ITEMS_AT_ONCE = 1000
+ITEMS_PER_SECOND = 5000
+
+
+class Allowance:
+    """A token bucket of frames, and a leaky one of items. Limits may change from call to call."""
+
+    __slots__ = ("_at", "_frames", "_owed")
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._at = now
+        self._frames: float = limits.frames_burst
+        self._owed = 0.0
+
+    def spend(self, limits: Limits, now: float) -> bool:
+        """Pay for one frame; whether it is within ``frames_per_second`` and ``frames_burst``."""
+        elapsed = now - self._at
+        if elapsed < 0.0:
+            elapsed = 0.0
+        self._at = now
+        if self._owed:
+            self._owed = max(0.0, self._owed - elapsed * ITEMS_PER_SECOND)
+        rate, burst = limits.frames_per_second, limits.frames_burst
+        if rate == 0:
+            return True
+        frames = self._frames + elapsed * rate
+        if frames > burst:
+            frames = burst
+        self._frames = frames = frames - 1
+        return frames >= 0
+
+    def flooded(self, limits: Limits) -> bool:
+        """Whether the client goes on although it is as far over the rate as it may ever be under it."""
+        return self._frames < -limits.frames_burst
+
+    def owe(self, items: int) -> float:
+        """A small frame cost so many messages or users; the seconds that the next frames have to wait for it."""
+        self._owed += items
+        return max(0.0, (self._owed - ITEMS_AT_ONCE) / ITEMS_PER_SECOND)

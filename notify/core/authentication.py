@@ -1,0 +1,142 @@
+"""Who a client is: ``auth`` and ``refresh`` (docs/protocol.md, section 1), and the time that a token is good for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from notify import topics
+from notify.core import chats
+from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given, position
+from notify.core.dispatcher import Joined
+from notify.errors import Unauthorized
+from notify.identity import Identity
+from notify.wire.frames import Auth, AuthResult, Ok, Refresh
+
+log = Logger()
+
+
+def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
+    """Let a client in with its first token."""
+    if client.state != NEW:
+        client.error("already_authenticated", "use refresh for a new token", frame.id)
+        return None
+    client.state = AUTHENTICATING
+    asked = client.hub.authenticator.authenticate(frame.token, client.connection.peer)
+    asked.addCallbacks(_admit, _refuse, (client, frame), {}, (client, frame))
+    asked.addErrback(_cannot_admit, client, frame)
+    return asked
+
+
+def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | None:
+    hub, connection = client.hub, client.connection
+    if client.state == CLOSED:
+        return None
+    if _expired(identity, hub.now()):
+        _deny(client, frame)
+        return None
+    mine = topics.user(identity.workspace_id, identity.user_id)
+    if 0 < hub.limits.max_connections_per_user <= len(hub.registry.members(mine)):
+        client.close(1013, hub.retry_after())
+        return None
+    connection.identity = identity
+    joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
+    return joining.addCallback(_admitted, client, identity, frame)
+
+
+def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -> None:
+    hub = client.hub
+    if client.state == CLOSED:
+        return
+    client.state = OPEN
+    hub.arrive(client.connection)
+    hub.metrics.auth.labels("ok").inc()
+    _expect_refresh(client, identity)
+    asked = frame.since is not None
+    result = AuthResult(
+        success=True,
+        user_id=identity.user_id,
+        connection_id=client.connection.id,
+        expires_at=_expiry(identity),
+        ping_interval=int(hub.limits.ping_interval),
+        epoch=joined.position.epoch if asked else UNSET,
+        seq=joined.position.seq if asked else UNSET,
+        recovered=joined.recovered if asked else UNSET,
+        id=given(frame.id),
+    )
+    client.send(result, joined.bodies)
+    client.owe(joined.read)
+
+
+def _refuse(failure: Failure, client: Client, frame: Auth) -> None:
+    if not isinstance(failure.value, Unauthorized):
+        failure.raiseException()
+    if client.state != CLOSED:
+        log.info(
+            "{connection} from {peer} is refused: {reason}",
+            connection=client.connection.id,
+            peer=client.connection.peer.host,
+            reason=str(failure.value),
+        )
+        _deny(client, frame)
+
+
+def _deny(client: Client, frame: Auth) -> None:
+    client.hub.metrics.auth.labels("refused").inc()
+    client.send(AuthResult(success=False, user_id=None, id=given(frame.id)))
+    client.close(4500, "authentication failed")
+
+
+def _cannot_admit(failure: Failure, client: Client, frame: Auth) -> None:
+    """Nothing is known against the client: it may come back, to another node perhaps."""
+    if client.state == CLOSED:
+        return
+    client.hub.metrics.auth.labels("unavailable").inc()
+    client.failed(failure, frame.id)
+    client.close(1013, client.hub.retry_after())
+
+
+def refresh(client: Client, frame: Refresh) -> Deferred[Any]:
+    """Go on with a new token of the same user."""
+    asked = client.hub.authenticator.authenticate(frame.token, client.connection.peer)
+    asked.addCallbacks(_refreshed, _not_refreshed, (client, frame), {}, (client,))
+    return asked
+
+
+def _refreshed(identity: Identity, client: Client, frame: Refresh) -> None:
+    current = client.connection.identity
+    if client.state == CLOSED:
+        return
+    if current is None or _expired(identity, client.hub.now()) or not current.same_user(identity):
+        client.close(4500, "authentication failed")
+        return
+    client.connection.identity = identity
+    _expect_refresh(client, identity)
+    if frame.id is not None:
+        client.send(Ok(frame.id, _expiry(identity)))
+    if identity.chats is not None:
+        chats.keep(client, identity.chats)
+
+
+def _not_refreshed(failure: Failure, client: Client) -> None:
+    if not isinstance(failure.value, Unauthorized):
+        failure.raiseException()
+    if client.state != CLOSED:
+        client.close(4500, "authentication failed")
+
+
+def _expect_refresh(client: Client, identity: Identity) -> None:
+    expires_at = identity.expires_at
+    client.expect(None if expires_at is None else max(0.0, expires_at - client.hub.now()))
+
+
+def _expired(identity: Identity, now: float) -> bool:
+    return identity.expires_at is not None and identity.expires_at <= now
+
+
+def _expiry(identity: Identity) -> int | None:
+    return None if identity.expires_at is None else int(identity.expires_at)

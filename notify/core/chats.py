@@ -1,0 +1,134 @@
+"""What a client asks about chats: ``subscribe``, ``unsubscribe`` and ``presence`` (docs/protocol.md, section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from notify import topics
+from notify.core.client import CLOSED, Client, given, position
+from notify.core.dispatcher import Joined
+from notify.identity import Identity, Presence
+from notify.topics import Topic
+from notify.wire.frames import Ok, PresenceList, PresenceQuery, Subscribe, Subscribed, Unsubscribe
+
+
+def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
+    """Send it what the chat gets from now on, and what it missed. Any error means that it is not subscribed."""
+    limit = client.hub.limits.max_subscriptions
+    if frame.chat_id not in client.chats and 0 < limit <= len(client.chats):
+        client.error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
+        return None
+    joining = _authorized(client, frame.chat_id).addCallback(_join, client, frame)
+    return joining.addErrback(_not_joined, client, frame)
+
+
+def _join(allowed: bool, client: Client, frame: Subscribe) -> Deferred[None] | None:
+    if client.state == CLOSED:
+        return None
+    if not allowed:
+        _leave(client, frame.chat_id)
+        client.error("forbidden", "no such chat, or not yours to see", frame.id)
+        return None
+    topic = _topic(client, frame.chat_id)
+    joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
+    return joining.addCallback(_joined, client, frame, topic)
+
+
+def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> None:
+    if client.state == CLOSED:
+        return
+    hub = client.hub
+    if frame.chat_id not in client.chats:
+        client.chats.add(frame.chat_id)
+        hub.metrics.subscriptions.inc()
+    if frame.id is not None or frame.since is not None:
+        at = joined.position
+        answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
+        client.send(answer, joined.bodies)
+    client.owe(joined.read)
+    if frame.watch_presence:
+        hub.presence.watch(client.connection, topic)
+    else:
+        hub.presence.unwatch(client.connection, topic)
+
+
+def _not_joined(failure: Failure, client: Client, frame: Subscribe) -> Failure:
+    # Also where it was subscribed before: an error always means that it is not.
+    if client.state != CLOSED:
+        _leave(client, frame.chat_id)
+    return failure
+
+
+def unsubscribe(client: Client, frame: Unsubscribe) -> None:
+    """Send it no more of a chat."""
+    _leave(client, frame.chat_id)
+    if frame.id is not None:
+        client.send(Ok(frame.id))
+
+
+def presence(client: Client, frame: PresenceQuery) -> Deferred[Any]:
+    """Tell it once who is in a chat."""
+    return _authorized(client, frame.chat_id).addCallback(_ask_presence, client, frame)
+
+
+def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery) -> Deferred[None] | None:
+    if client.state == CLOSED:
+        return None
+    if not allowed:
+        client.error("forbidden", "no such chat, or not yours to see", frame.id)
+        return None
+    asked: Deferred[list[Presence]] = client.hub.registry.presence(_topic(client, frame.chat_id))
+    return asked.addCallback(_tell_presence, client, frame)
+
+
+def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) -> None:
+    client.send(PresenceList(frame.chat_id, users, given(frame.id)))
+    client.owe(len(users))
+
+
+def keep(client: Client, chats: Set[int]) -> None:
+    """A new token names these chats only: end the client's other subscriptions, and tell it."""
+    for chat_id in client.chats - chats:
+        _leave(client, chat_id)
+        client.error(
+            "forbidden", "the new token does not name this chat: unsubscribed", None, chat_id=chat_id
+        )
+
+
+def forget(client: Client) -> None:
+    """A client is gone."""
+    hub = client.hub
+    for chat_id in client.chats:
+        hub.presence.unwatch(client.connection, _topic(client, chat_id))
+    hub.metrics.subscriptions.dec(len(client.chats))
+    client.chats.clear()
+    hub.dispatcher.forget(client.connection)
+
+
+def _leave(client: Client, chat_id: int) -> None:
+    hub, topic = client.hub, _topic(client, chat_id)
+    hub.dispatcher.leave(client.connection, topic)
+    hub.presence.unwatch(client.connection, topic)
+    if chat_id in client.chats:
+        client.chats.remove(chat_id)
+        hub.metrics.subscriptions.dec()
+
+
+def _authorized(client: Client, chat_id: int) -> Deferred[bool]:
+    asked: Deferred[bool] = client.hub.authenticator.authorize(_identity(client), _topic(client, chat_id))
+    return asked.addCallback(lambda allowed: allowed is True)
+
+
+def _topic(client: Client, chat_id: int) -> Topic:
+    return topics.chat(_identity(client).workspace_id, chat_id)
+
+
+def _identity(client: Client) -> Identity:
+    identity: Identity | None = client.connection.identity
+    if identity is None:
+        raise RuntimeError("only an authenticated client gets here")
+    return identity
