@@ -25,20 +25,24 @@ from notify import components, dev
 from notify.config import Config, ConfigError, load
 from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.hub import Hub
+from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
-from notify.http.keys import ApiKeys, read_keys
+from notify.http.keys import ApiKeys, digests, read_keys
 from notify.http.sites import internal_site, public_site
-from notify.interfaces import IAuthenticator, IBroker, IRegistry
+from notify.interfaces import IBroker, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service import reactor
+from notify.service.drain import Drain
+from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
-from notify.service.service import Listener, NotifyService
+from notify.service.service import Listener, NotifyService, Part
+from notify.service.signals import Signals
 from notify.service.systemd import Systemd
 from notify.transport.handshake import Network, parse_networks
 from notify.transport.listener import PublicFactory
@@ -104,7 +108,8 @@ def makeService(options: Options) -> IService:
         faulthandler.enable(sys.__stderr__)
     # Twisted installs its own handlers when the reactor starts.
     installing: Any = reactor
-    installing.callWhenRunning(service.lifecycle.install_signals, installing.callFromThread)
+    signals = Signals(service.lifecycle, service.drain.hurry, service.reloader.reload)
+    installing.callWhenRunning(signals.install, installing.callFromThread)
     return service
 
 
@@ -120,100 +125,103 @@ def build(
     ``show`` is given the instructions of ``--dev``; ``read`` gives the configuration anew, for a reload; ``environ``
     says whether there is a systemd to tell things to.
     """
+    # Parts: what the operator chose, and what everyone uses.
     metrics, random, wheel = Metrics(), SystemRandom(), Wheel(reactor)
     context = components.Context(reactor, metrics, random, node_name(config), config)
-    keys = ApiKeys(read_keys(config.api, config.source))
-    trusted = _trusted_proxies(config)
-    authenticator: IAuthenticator = components.make("auth", context)
+    prepare = partial(in_force, context)
+    live = Live(prepare(config))
     broker: IBroker = components.make("broker", context)
     registry: IRegistry = components.make("registry", context)
-    limits = config.limits
     tracer = tracing.make(config.tracing, context.node)
-    dispatcher = Dispatcher(
-        broker,
-        registry,
-        metrics,
-        end_of_turn(reactor),
-        reactor.seconds,
-        limits.replay,
-        limits.send_queue,
-        tracer,
-    )
+
+    # Core: who gets what.
+    soon = end_of_turn(reactor)
+    dispatcher = Dispatcher(broker, registry, metrics, live, soon, reactor.seconds, tracer)
     presence = PresenceWatch(registry, wheel.after)
-    hub = Hub(authenticator, dispatcher, registry, presence, metrics, limits, wheel, time.time, random)
+    hub = Hub(live, dispatcher, registry, presence, metrics, wheel, time.time, random)
+
+    # What is told of it, and the one way to end it.
     health = Health(broker.status, ("internal", "public"))
-    internal = internal_site(
+    lifecycle = Lifecycle(
+        reactor,
+        Systemd(environ or {}),
+        health,
+        metrics,
+        clients=lambda: len(hub.connections),
+        # Not at once: whoever asked over HTTP gets an answer first.
+        leave=lambda: reactor.callLater(0, reactor.stop),
+    )
+
+    def patience() -> float:
+        return live.now.limits.handshake_timeout
+
+    # Listeners: the API inside; WebSockets, health and the demo page outside.
+    api = internal_site(
         reactor=reactor,
         broker=broker,
         registry=registry,
         connections=hub.connections.keys,
-        drain=lambda: lifecycle.drain(),
+        drain=lifecycle.drain,
         health=health,
-        keys=keys,
-        limits=limits,
+        keys=ApiKeys(lambda: live.now.keys),
+        limits=config.limits,
         metrics=metrics,
         tracer=tracer,
     )
-    connections = ConnectionFactory(hub, config.listen.allowed_origins, trusted, reactor, config.compression)
     pages = public_site(
         reactor=reactor,
         health=health,
         metrics=metrics,
-        timeout=limits.handshake_timeout,
+        timeout=patience,
         demo=DEMO if config.listen.demo else None,
-        demo_routes=demo_routes(partial(_demo_token, config), broker)
+        demo_routes=demo_routes(partial(dev.issue_token, config), broker)
         if config.listen.demo and show
         else None,
     )
-    public = PublicFactory(connections, pages, wheel, lambda: hub.limits.handshake_timeout)
-    lifecycle = Lifecycle(reactor, Systemd(environ or {}), metrics, lambda: len(hub.connections))
+    websockets = ConnectionFactory(hub, reactor, config.compression)
+    front = PublicFactory(websockets, pages, wheel, patience)
+    internal = Listener("internal", config.listen.internal, api, health, api.settled)
+    public = Listener("public", config.listen.public, front, health)
 
-    async def prepare(wanted: Config) -> Callable[[], None]:
-        new_keys = read_keys(wanted.api, wanted.source)
-        new_trusted = _trusted_proxies(wanted)
-        authenticator = components.make("auth", structs.replace(context, config=wanted))
-        await authenticator.start()
-
-        def apply() -> None:
-            before, hub.authenticator = hub.authenticator, authenticator
-            hub.limits = wanted.limits
-            dispatcher.limit, dispatcher.max_bytes = wanted.limits.replay, wanted.limits.send_queue
-            connections.adopt(wanted.limits)
-            connections.allowed_origins, connections.trusted = wanted.listen.allowed_origins, new_trusted
-            pages.timeOut = wanted.limits.handshake_timeout
-            keys.replace(new_keys)
-            logging.configure(wanted.log)
-            before.stop()
-
-        return apply
-
-    reloader = Reloader(config, read or (lambda: config), prepare, lifecycle.ready)
-    lifecycle.reload = reloader.reload
-
-    def announce(service: NotifyService) -> None:
-        if show is not None:
-            ports = service.public.port.getHost(), service.internal.port.getHost()
-            show(dev.instructions(config, *(getattr(port, "port", 0) for port in ports)))
-
-    return NotifyService(
-        reactor,
-        hub,
-        broker,
-        registry,
-        health,
-        Listener("internal", config.listen.internal, internal),
-        Listener("public", config.listen.public, public),
-        announce,
-        lifecycle,
-        lambda: reloader.config.drain,
-        lambda: connections.countConnections,
-        internal.settled,
-        tracer.stop,
+    # The service: start, reload, drain, stop.
+    collector = Collector(wheel)
+    parts = (
+        Part(start=wheel.start, stop=wheel.stop),
+        Part(stop=tracer.stop),
+        Part(start=collector.start, stop=collector.stop),
+        Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
+        Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
+        Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
     )
+    drain = Drain(
+        reactor,
+        random,
+        connections=hub.connections.keys,
+        sockets=lambda: websockets.countConnections,
+        refuse=public.close,
+        finish=internal.close,
+        report=lifecycle.progress,
+    )
+    reloader = Reloader(config, live, read or (lambda: config), prepare, lifecycle.ready)
+
+    def announce() -> None:
+        if show is not None:
+            show(dev.instructions(config, public.number, internal.number))
+
+    return NotifyService(reactor, parts, internal, public, lifecycle, drain, reloader, announce)
 
 
-def _demo_token(config: Config, user_id: int, seconds: float) -> str:
-    return dev.issue_token(config, user_id, seconds=seconds)
+def in_force(context: components.Context, config: Config) -> InForce:
+    """What a configuration puts in force; its authenticator is yet to be started. Raises ``ConfigError``."""
+    return InForce(
+        keys=digests(read_keys(config.api, config.source)),
+        trusted=_trusted_proxies(config),
+        authenticator=components.make("auth", structs.replace(context, config=config)),
+        limits=config.limits,
+        allowed_origins=config.listen.allowed_origins,
+        drain=config.drain,
+        log=config.log,
+    )
 
 
 def node_name(config: Config) -> str:

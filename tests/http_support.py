@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 
 from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
-from notify.http import ApiKeys, internal_site
+from notify.http import ApiKeys, digests, internal_site
 from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
@@ -147,7 +147,7 @@ class Node:
             connections=lambda: self.connections,
             drain=self.drain,
             health=self.health,
-            keys=ApiKeys(keys),
+            keys=ApiKeys(lambda: digests(keys)),
             limits=limits or Limits(),
             metrics=self.metrics,
         )

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from notify.auth.tokens import issue
 from notify.config import Config, load
+from notify.core.hub import Hub
 from notify.service.service import NotifyService
 from notify.tap import build
 
@@ -65,6 +66,13 @@ class LocalServer:
         case.addCleanup(self.service.stopService)
         await ready
         return self
+
+    @property
+    def hub(self) -> Hub:
+        """What the server knows of its clients."""
+        front: Any = self.service.public.factory
+        hub: Hub = front._websocket.hub
+        return hub
 
     @property
     def ws(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -14,6 +15,7 @@ from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
 from notify.core.dispatcher import Dispatcher
 from notify.core.hub import Hub
+from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.session import Session
 from notify.core.timers import Wheel
@@ -134,25 +136,23 @@ class World:
         self.broker = SlowBroker(MemorySettings(**memory), context)
         self.registry = MemoryRegistry(RegistrySettings(), context)
         self.authenticator = TableAuthenticator()
-        limits = limits or Limits()
+        self.live = Live(InForce(self.authenticator, limits or Limits()))
         self.wheel = Wheel(self.clock)
         self.dispatcher = Dispatcher(
             self.broker,
             self.registry,
             self.metrics,
+            self.live,
             self._soon,
             self.clock.seconds,
-            limits.replay,
-            limits.send_queue,
         )
         presence = PresenceWatch(self.registry, self.wheel.after)
         self.hub = Hub(
-            self.authenticator,
+            self.live,
             self.dispatcher,
             self.registry,
             presence,
             self.metrics,
-            limits,
             self.wheel,
             lambda: NOW + self.clock.seconds(),
             Random(1),
@@ -163,6 +163,10 @@ class World:
 
     def _soon(self, call: Callable[[], None]) -> None:
         self.clock.callLater(0, call)
+
+    def reload(self, **changes: Any) -> None:
+        """Put something else in force: fields of ``InForce``."""
+        self.live.now = replace(self.live.now, **changes)
 
     def turn(self) -> None:
         """The end of a reactor turn."""

@@ -26,7 +26,7 @@ def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
         client.error("already_authenticated", "use refresh for a new token", frame.id)
         return None
     client.state = AUTHENTICATING
-    asked = client.hub.authenticator.authenticate(frame.token, client.connection.peer)
+    asked = client.hub.live.now.authenticator.authenticate(frame.token, client.connection.peer)
     asked.addCallbacks(_admit, _refuse, (client, frame), {}, (client, frame))
     asked.addErrback(_cannot_admit, client, frame)
     return asked
@@ -40,7 +40,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         _deny(client, frame)
         return None
     mine = topics.user(identity.workspace_id, identity.user_id)
-    if 0 < hub.limits.max_connections_per_user <= len(hub.registry.members(mine)):
+    if 0 < hub.live.now.limits.max_connections_per_user <= len(hub.registry.members(mine)):
         client.close(1013, hub.retry_after())
         return None
     connection.identity = identity
@@ -62,7 +62,7 @@ def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -
         user_id=identity.user_id,
         connection_id=client.connection.id,
         expires_at=_expiry(identity),
-        ping_interval=int(hub.limits.ping_interval),
+        ping_interval=int(hub.live.now.limits.ping_interval),
         epoch=joined.position.epoch if asked else UNSET,
         seq=joined.position.seq if asked else UNSET,
         recovered=joined.recovered if asked else UNSET,
@@ -102,7 +102,7 @@ def _cannot_admit(failure: Failure, client: Client, frame: Auth) -> None:
 
 def refresh(client: Client, frame: Refresh) -> Deferred[Any]:
     """Go on with a new token of the same user."""
-    asked = client.hub.authenticator.authenticate(frame.token, client.connection.peer)
+    asked = client.hub.live.now.authenticator.authenticate(frame.token, client.connection.peer)
     asked.addCallbacks(_refreshed, _not_refreshed, (client, frame), {}, (client,))
     return asked
 

@@ -18,22 +18,22 @@ from notify.wire.frames import Ok, PresenceList, PresenceQuery, Subscribe, Subsc
 
 def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
     """Send it what the chat gets from now on, and what it missed. Any error means that it is not subscribed."""
-    limit = client.hub.limits.max_subscriptions
+    limit = client.hub.live.now.limits.max_subscriptions
     if frame.chat_id not in client.chats and 0 < limit <= len(client.chats):
         client.error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
         return None
-    joining = _authorized(client, frame.chat_id).addCallback(_join, client, frame)
-    return joining.addErrback(_not_joined, client, frame)
+    topic = _topic(client, frame.chat_id)
+    joining = _authorized(client, topic).addCallback(_join, client, frame, topic)
+    return joining.addErrback(_not_joined, client, topic)
 
 
-def _join(allowed: bool, client: Client, frame: Subscribe) -> Deferred[None] | None:
+def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Deferred[None] | None:
     if client.state == CLOSED:
         return None
     if not allowed:
-        _leave(client, frame.chat_id)
+        _leave(client, topic)
         client.error("forbidden", "no such chat, or not yours to see", frame.id)
         return None
-    topic = _topic(client, frame.chat_id)
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
 
@@ -56,32 +56,33 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
         hub.presence.unwatch(client.connection, topic)
 
 
-def _not_joined(failure: Failure, client: Client, frame: Subscribe) -> Failure:
+def _not_joined(failure: Failure, client: Client, topic: Topic) -> Failure:
     # Also where it was subscribed before: an error always means that it is not.
     if client.state != CLOSED:
-        _leave(client, frame.chat_id)
+        _leave(client, topic)
     return failure
 
 
 def unsubscribe(client: Client, frame: Unsubscribe) -> None:
     """Send it no more of a chat."""
-    _leave(client, frame.chat_id)
+    _leave(client, _topic(client, frame.chat_id))
     if frame.id is not None:
         client.send(Ok(frame.id))
 
 
 def presence(client: Client, frame: PresenceQuery) -> Deferred[Any]:
     """Tell it once who is in a chat."""
-    return _authorized(client, frame.chat_id).addCallback(_ask_presence, client, frame)
+    topic = _topic(client, frame.chat_id)
+    return _authorized(client, topic).addCallback(_ask_presence, client, frame, topic)
 
 
-def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery) -> Deferred[None] | None:
+def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery, topic: Topic) -> Deferred[None] | None:
     if client.state == CLOSED:
         return None
     if not allowed:
         client.error("forbidden", "no such chat, or not yours to see", frame.id)
         return None
-    asked: Deferred[list[Presence]] = client.hub.registry.presence(_topic(client, frame.chat_id))
+    asked: Deferred[list[Presence]] = client.hub.registry.presence(topic)
     return asked.addCallback(_tell_presence, client, frame)
 
 
@@ -93,7 +94,7 @@ def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) 
 def keep(client: Client, chats: Set[int]) -> None:
     """A new token names these chats only: end the client's other subscriptions, and tell it."""
     for chat_id in client.chats - chats:
-        _leave(client, chat_id)
+        _leave(client, _topic(client, chat_id))
         client.error(
             "forbidden", "the new token does not name this chat: unsubscribed", None, chat_id=chat_id
         )
@@ -109,17 +110,17 @@ def forget(client: Client) -> None:
     hub.dispatcher.forget(client.connection)
 
 
-def _leave(client: Client, chat_id: int) -> None:
-    hub, topic = client.hub, _topic(client, chat_id)
+def _leave(client: Client, topic: Topic) -> None:
+    hub = client.hub
     hub.dispatcher.leave(client.connection, topic)
     hub.presence.unwatch(client.connection, topic)
-    if chat_id in client.chats:
-        client.chats.remove(chat_id)
+    if topic.id in client.chats:
+        client.chats.remove(topic.id)
         hub.metrics.subscriptions.dec()
 
 
-def _authorized(client: Client, chat_id: int) -> Deferred[bool]:
-    asked: Deferred[bool] = client.hub.authenticator.authorize(_identity(client), _topic(client, chat_id))
+def _authorized(client: Client, topic: Topic) -> Deferred[bool]:
+    asked: Deferred[bool] = client.hub.live.now.authenticator.authorize(_identity(client), topic)
     return asked.addCallback(lambda allowed: allowed is True)
 
 

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.core.live import Live
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker, IConnection, IRegistry
 from notify.messages import Message, Position
@@ -69,9 +70,9 @@ class Feed:
 class Dispatcher:
     """Hands what the broker delivers to the connections that the registry names.
 
-    ``soon`` calls a function at the end of the reactor's turn; ``seconds`` is the reactor's clock. ``limit`` and
-    ``max_bytes`` bound one resumption, in messages and encoded bytes. A message that came with a trace gets a span of
-    ``tracer``, from here to the last socket.
+    ``soon`` calls a function at the end of the reactor's turn; ``seconds`` is the reactor's clock. One resumption is bound
+    by the limits in force: by ``replay`` messages, and by what may wait for one client. A message that came with a trace
+    gets a span of ``tracer``, from here to the last socket.
     """
 
     def __init__(
@@ -79,18 +80,16 @@ class Dispatcher:
         broker: IBroker,
         registry: IRegistry,
         metrics: Metrics,
+        live: Live,
         soon: Callable[[Callable[[], None]], object],
         seconds: Callable[[], float],
-        limit: int = 1000,
-        max_bytes: int = 2**20,
         tracer: Tracer = NO_TRACER,
     ) -> None:
         self.tracer = tracer
-        self.limit = limit
-        self.max_bytes = max_bytes
         self._broker = broker
         self._registry = registry
         self._metrics = metrics
+        self._live = live
         self._soon = soon
         self._seconds = seconds
         self._feeds: dict[Topic, Feed] = {}
@@ -213,7 +212,7 @@ class Dispatcher:
                 self._metrics.replays.labels("recovered").inc()
                 self._go_live(feed, connection, joined, recovered=True)
             else:
-                replay = self._broker.replay(topic, since, self.limit + 1)
+                replay = self._broker.replay(topic, since, self._live.now.limits.replay + 1)
                 replay.addCallback(replayed, since).addErrback(lost, since)
                 replay.addErrback(failed)
 
@@ -313,14 +312,16 @@ class Dispatcher:
     ) -> None:
         """Join what was replayed and what was held into one run without a gap, and go live behind it."""
         self._flush(feed)
+        limits = self._live.now.limits
         reached = messages[-1].position.seq if messages else since.seq
         read = len(messages)
-        if len(messages) <= self.limit:
+        if len(messages) <= limits.replay:
             held = [message for message in state.held if message.position.seq > reached]
             messages = messages + held
             reached = messages[-1].position.seq if messages else since.seq
-            bodies = _encode(connection.encoding, messages, since.seq) if len(messages) <= self.limit else []
-            if len(messages) <= self.limit and sum(map(len, bodies)) <= self.max_bytes:
+            fits = len(messages) <= limits.replay
+            bodies = _encode(connection.encoding, messages, since.seq) if fits else []
+            if fits and sum(map(len, bodies)) <= limits.send_queue:
                 self._metrics.replays.labels("recovered").inc()
                 if reached > feed.last:
                     # The broker's history was ahead of its deliveries, which will bring these again.

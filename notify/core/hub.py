@@ -6,35 +6,33 @@ import json
 from collections.abc import Callable
 from random import Random
 
-from notify.config import Limits
 from notify.core.dispatcher import Dispatcher
+from notify.core.live import Live
 from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
-from notify.interfaces import IAuthenticator, IConnection, IRegistry
+from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
 
 
 class Hub:
-    """See above. ``limits`` and ``authenticator`` may be replaced while it runs; ``now`` is Unix time."""
+    """See above. ``live`` holds the authenticator and the limits; ``now`` is Unix time."""
 
     def __init__(
         self,
-        authenticator: IAuthenticator,
+        live: Live,
         dispatcher: Dispatcher,
         registry: IRegistry,
         presence: PresenceWatch,
         metrics: Metrics,
-        limits: Limits,
         wheel: Wheel,
         now: Callable[[], float],
         random: Random,
     ) -> None:
-        self.authenticator = authenticator
+        self.live = live
         self.dispatcher = dispatcher
         self.registry = registry
         self.presence = presence
         self.metrics = metrics
-        self.limits = limits
         self.wheel = wheel
         self.now = now
         self.random = random
@@ -49,7 +47,7 @@ class Hub:
         self.arriving += 1
         self.metrics.connections.inc()
         self.metrics.accepted.inc()
-        limits = self.limits
+        limits = self.live.now.limits
         return not (
             0 < limits.max_connections < len(self.connections) or 0 < limits.max_arriving < self.arriving
         )

@@ -79,7 +79,7 @@ class Session:
         self.hub = hub
         self.state = NEW
         self.chats: set[int] = set()
-        self._allowance = Allowance(hub.limits, hub.now())
+        self._allowance = Allowance(hub.live.now.limits, hub.now())
         self._backlog: deque[ClientFrame | InvalidFrame] | None = None  # for a turn, or while one waits
         self._busy = False  # _work is on the stack, or a frame waits for its answer
         self._throttled = False
@@ -97,7 +97,7 @@ class Session:
     def opened(self) -> None:
         """The handshake is done."""
         if self.hub.enter(self.connection):
-            self.expect(self.hub.limits.auth_timeout)
+            self.expect(self.hub.live.now.limits.auth_timeout)
         else:
             self.close(1013, self.hub.retry_after())
 
@@ -125,7 +125,7 @@ class Session:
 
         Who goes on far over it is closed.
         """
-        limits = self.hub.limits
+        limits = self.hub.live.now.limits
         if self._allowance.spend(limits, self.hub.now()):
             return True
         if self._allowance.flooded(limits) and self.state != CLOSED:
@@ -180,12 +180,12 @@ class Session:
     def _refuse(self, fault: InvalidFrame) -> None:
         self._invalid += 1
         self.error("invalid_message", str(fault), fault.id)
-        if self._invalid >= self.hub.limits.max_invalid:
+        if self._invalid >= self.hub.live.now.limits.max_invalid:
             self.close(4502, "too many invalid messages")
 
     def _refuse_over_rate(self, frame: ClientFrame) -> None:
         if self.state != CLOSED:
-            most = self.hub.limits.frames_per_second
+            most = self.hub.live.now.limits.frames_per_second
             self.error("rate_limited", f"more than {most} frames a second", frame.id, retry=True)
 
     def _ping(self, frame: Ping) -> None:

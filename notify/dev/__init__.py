@@ -28,7 +28,7 @@ def configuration(environ: Mapping[str, str]) -> Config:
     return config.load(None, {**made, **environ})
 
 
-def issue_token(settings: Config, user_id: int, workspace_id: int = 1, seconds: float = TOKEN_SECONDS) -> str:
+def issue_token(settings: Config, user_id: int, seconds: float = TOKEN_SECONDS, workspace_id: int = 1) -> str:
     """A token for the server that runs with these settings."""
     secret = settings.auth.tables["jwt"]["secret"]
     return issue(str(secret), user_id, workspace_id, seconds, time.time())

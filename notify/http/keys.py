@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
@@ -37,20 +37,21 @@ def read_keys(api: Api, source: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def digests(keys: Iterable[str]) -> tuple[bytes, ...]:
+    """What is kept of keys: their SHA-256."""
+    return tuple(sha256(key.encode()).digest() for key in keys)
+
+
 class ApiKeys:
-    """The keys in force; :meth:`replace` changes them under a running server."""
+    """Judges requests. ``in_force`` gives the digests of the keys that are good now."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests: tuple[bytes, ...] = ()
-        self.replace(keys)
-
-    def replace(self, keys: Iterable[str]) -> None:
-        """From now on these keys and no others."""
-        self._digests = tuple(sha256(key.encode()).digest() for key in keys)
+    def __init__(self, in_force: Callable[[], Collection[bytes]]) -> None:
+        self._in_force = in_force
 
     def check(self, authorization: bytes | None) -> None:
         """Raise :class:`Refused` unless the header carries a key. Takes as long for a near miss as for a far one."""
-        if not self._digests:
+        known = self._in_force()
+        if not known:
             raise Refused(
                 HTTPStatus.FORBIDDEN,
                 "api_disabled",
@@ -66,7 +67,7 @@ class ApiKeys:
             )
         given = sha256(match[1]).digest()
         # No early end: every key is compared, whichever one matches.
-        if not sum([hmac.compare_digest(given, digest) for digest in self._digests]):
+        if not sum([hmac.compare_digest(given, digest) for digest in known]):
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "unauthorized",

@@ -23,6 +23,8 @@ from notify.observe import tracing
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
 
+_NO_KEYS = ApiKeys(tuple)
+
 #: how metrics and logs name every path that does not exist
 NO_SUCH_PATH = "no_such_path"
 
@@ -152,7 +154,7 @@ class Request(http.Request):
         keys = self.site.keys
         if route.secure if route else keys and (self.path == b"/v1" or self.path.startswith(b"/v1/")):
             given = self.requestHeaders.getRawHeaders(b"Authorization") or []
-            (keys or ApiKeys(())).check(given[0] if len(given) == 1 else None)
+            (keys or _NO_KEYS).check(given[0] if len(given) == 1 else None)
         if route is None:
             raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is nothing at this path")
         self.route = route

@@ -198,7 +198,7 @@ class Site(http.HTTPFactory):
 
     ``keys`` guard the secure routes and every path under ``/v1``. None: nothing is special about ``/v1``, and nobody may
     use a secure route.
-    ``timeout`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may
+    ``timeout()`` is how long a connection may be idle now, and ``answer_timeout`` how long a handler may
     take, in seconds. ``new_id`` makes request ids.
     """
 
@@ -211,16 +211,26 @@ class Site(http.HTTPFactory):
         routes: Mapping[bytes, Route],
         keys: ApiKeys | None,
         metrics: Metrics,
-        timeout: float = 60.0,
+        timeout: Callable[[], float] = lambda: 60.0,
         answer_timeout: float = 30.0,
         new_id: Callable[[], str] = lambda: secrets.token_hex(8),
     ) -> None:
-        super().__init__(timeout=timeout, reactor=reactor)
+        self._timeout = timeout
+        super().__init__(reactor=reactor)
         self.routes, self.keys, self.metrics = routes, keys, metrics
         self.answer_timeout = answer_timeout
         self.new_id = new_id
         self._under_way = 0
         self._waiting: list[Deferred[None]] = []
+
+    @property
+    def timeOut(self) -> float:
+        """What twisted.web asks for."""
+        return self._timeout()
+
+    @timeOut.setter
+    def timeOut(self, _: float | None) -> None:
+        """Twisted's own default, which is not wanted."""
 
     def startFactory(self) -> None:
         """No access log file, and no timer for its dates."""

@@ -88,14 +88,14 @@ def public_site(
     reactor: IReactorTime,
     health: Health,
     metrics: Metrics,
-    timeout: float,
+    timeout: Callable[[], float],
     demo: Path | None = None,
     demo_routes: Mapping[bytes, Route] | None = None,
 ) -> Site:
     """The public listener's site: ``/health``, and the demo page where its folder is given.
 
     Its files are served under ``/``, ``index.html`` also as ``/``; ``demo_routes`` are what that page asks for.
-    ``timeout`` is for an idle connection, in seconds.
+    ``timeout()`` is for an idle connection, in seconds.
     """
 
     def show_health(request: Request) -> Answer:

@@ -1,14 +1,14 @@
-"""What the world outside tells the server to do, and what it is told: signals, systemd, and the watchdog."""
+"""What the world outside is told of the server's life: through systemd, its health, the metrics and the log."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress, Stage
 from notify.service.systemd import Systemd
@@ -22,33 +22,31 @@ _MARGIN = 15.0
 
 
 class Lifecycle:
-    """Stands between the service and the outside.
+    """From the start to the end of one process.
 
-    ``leave`` starts the drain, which ends the process; ``hurry`` shortens it; ``reload`` reads the configuration
-    again. ``clients`` counts them, for the status line. ``clock`` is an ``IReactorTime``.
+    ``clients`` counts them, for the status line. ``leave`` is called once, when the server is told to leave: it stops
+    the service. ``clock`` is an ``IReactorTime``.
     """
 
-    def __init__(self, clock: Any, systemd: Systemd, metrics: Metrics, clients: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        systemd: Systemd,
+        health: Health,
+        metrics: Metrics,
+        clients: Callable[[], int],
+        leave: Callable[[], object],
+    ) -> None:
         self._clock = clock
         self._systemd = systemd
+        self._health = health
         self._metrics = metrics
         self._clients = clients
-        self._leaving = self._signalled = False
+        self._leave = leave
+        self.leaving = False
         self._told: tuple[Stage, float] = (Stage.SERVING, 0.0)
         self._watchdog = LoopingCall(self._alive)
         self._watchdog.clock = clock
-        self.leave: Callable[[], object] = lambda: None
-        self.hurry: Callable[[], object] = lambda: None
-        self.reload: Callable[[], object] = lambda: None
-
-    def install_signals(self, call_from_signal: Callable[[Callable[[], object]], object]) -> None:
-        """Take over SIGTERM, SIGINT and SIGHUP. ``call_from_signal`` hands a call to the reactor's thread."""
-        for number, call in (
-            (signal.SIGTERM, self.terminate),
-            (signal.SIGINT, self.terminate),
-            (signal.SIGHUP, self.hang_up),
-        ):
-            signal.signal(number, lambda *_, call=call: call_from_signal(call))
 
     def starting(self) -> None:
         """The process runs but cannot serve yet."""
@@ -56,37 +54,27 @@ class Lifecycle:
 
     def ready(self) -> None:
         """The server serves, for the first time or after a reload."""
-        if self._leaving:
+        self._health.started()
+        if self.leaving:
             return
         self._systemd.ready(self._status())
         if self._systemd.watchdog_interval is not None and not self._watchdog.running:
             self._watchdog.start(self._systemd.watchdog_interval)
 
-    def terminate(self) -> None:
-        """SIGTERM or SIGINT: leave. Another one: hurry. A drain that the API began is not hurried by the first."""
-        if self._signalled:
-            log.warn("told to stop again: sending away at once whoever is left")
-            self.hurry()
-        self._signalled = True
-        self.drain()
+    def reloading(self) -> None:
+        """A reload begins; :meth:`ready` ends it."""
+        self._systemd.reloading()
 
     def drain(self) -> None:
         """Leave. Harmless when the server does already."""
-        if not self._leaving:
-            self._leaving = True
+        if not self.leaving:
+            self.leaving = True
             self._systemd.stopping("Draining.")
-            self.leave()
-
-    def hang_up(self) -> None:
-        """SIGHUP: reload."""
-        if self._leaving:
-            log.warn("not reloading: the server is stopping")
-            return
-        self._systemd.reloading()
-        self.reload()
+            self._leave()
 
     def progress(self, progress: Progress) -> None:
-        """The drain took a step."""
+        """The drain took a step, the first as soon as it runs."""
+        self._health.drain()
         self._metrics.draining.set(1)
         self._metrics.drain_left.set(progress.left)
         self._systemd.status(str(progress))
@@ -104,7 +92,7 @@ class Lifecycle:
 
     def _alive(self) -> None:
         self._systemd.alive()
-        if not self._leaving:
+        if not self.leaving:
             self._systemd.status(self._status())
 
     def _status(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
@@ -11,11 +11,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.config import Config, PluginTable
+from notify.core.live import InForce, Live
 from notify.errors import StartError
+from notify.observe import logging
 
 log = Logger()
 
-#: tables and keys that are applied live; ``auth`` is made anew as a whole
+#: tables and keys that are applied live: what ``InForce`` is made of; ``auth`` is made anew as a whole
 LIVE = frozenset(
     ("auth", "api", "drain", "limits", "log", "listen.allowed_origins", "listen.trusted_proxies"),
 )
@@ -82,20 +84,22 @@ def _table_differences(old: PluginTable, new: PluginTable, name: str) -> Iterato
 
 
 class Reloader:
-    """Reads the configuration again and applies it: all that can be applied, or, where a part is wrong, nothing.
+    """Reads the configuration again and puts it in force: all that can be, or, where a part is wrong, nothing.
 
-    ``read`` gives the configuration anew. ``prepare`` is given what is to be in force and does all that can fail; what
-    it returns cannot fail, and applies it. Both raise ``StartError``. ``done`` is called after each reload.
+    ``read`` gives the configuration anew. ``prepare`` makes of one what it puts in force, with an authenticator that is
+    yet to be started. Both raise ``StartError``. ``done`` is called after each reload.
     """
 
     def __init__(
         self,
         config: Config,
+        live: Live,
         read: Callable[[], Config],
-        prepare: Callable[[Config], Awaitable[Callable[[], None]]],
+        prepare: Callable[[Config], InForce],
         done: Callable[[], object],
     ) -> None:
         self.config = config
+        self._live = live
         self._read = read
         self._prepare = prepare
         self._done = done
@@ -114,12 +118,15 @@ class Reloader:
             new = self._read()
             found = changes(self.config, new)
             target = merge(self.config, new)
-            apply = await self._prepare(target)
+            wanted = self._prepare(target)
+            await wanted.authenticator.start()
         except StartError as error:
             log.error("not reloaded, everything stays as it is: {reason}", reason=str(error))
             return
-        apply()
+        before, self._live.now = self._live.now, wanted
         self.config = target
+        logging.configure(wanted.log)
+        before.authenticator.stop()
         log.info("reloaded; changed: {keys}", keys=", ".join(found.live) or "no key; secrets were read again")
         if found.restart:
             log.warn("changed, but only a restart applies it: {keys}", keys=", ".join(found.restart))

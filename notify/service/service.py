@@ -1,8 +1,7 @@
 """The server's life: ordered start, readiness, stop.
 
-Start: ports are bound (a fault is known at once), the internal listener answers, then authenticator, broker and
-registry come up, then the public listener accepts. Stop: the drain (drain.py), then registry, broker and
-authenticator.
+Start: ports are bound (a fault is known at once), the internal listener answers, then the parts come up one after
+the other, then the public listener accepts. Stop: the drain (drain.py), then the parts, the last first.
 """
 
 from __future__ import annotations
@@ -10,11 +9,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from msgspec import Struct
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
@@ -23,16 +23,17 @@ from twisted.python.failure import Failure
 
 from notify.config import Drain as DrainSettings
 from notify.config import Duration
-from notify.core.hub import Hub
 from notify.errors import StartError
-from notify.interfaces import IBroker, IRegistry
 from notify.observe.health import Health
 from notify.service.drain import Drain
-from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
+from notify.service.reload import Reloader
 from notify.transport.tcp import paced, write_through
 
 log = Logger()
+
+#: how a server leaves that was never ready
+AT_ONCE = DrainSettings(Duration(0), Duration(0))
 
 _exit_status = 0
 
@@ -53,20 +54,36 @@ def _complain(error: object) -> None:
     print(f"notify: {error}", file=sys.__stderr__, flush=True)
 
 
-class Listener:
-    """A port that is bound early and accepts late."""
+class Part(Struct, frozen=True, kw_only=True):
+    """Something that runs while the server does. What a call returns is waited for, where it can be."""
 
-    def __init__(self, key: str, description: str, factory: IProtocolFactory) -> None:
+    start: Callable[[], object] = lambda: None
+    stop: Callable[[], object]
+
+
+class Listener:
+    """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way."""
+
+    def __init__(
+        self,
+        key: str,
+        description: str,
+        factory: IProtocolFactory,
+        health: Health,
+        settled: Callable[[], Deferred[None]] = lambda: succeed(None),
+    ) -> None:
         self.key = key
         self.description = description
-        self._factory = factory
+        self.factory = factory
+        self._health = health
+        self._settled = settled
         self._port: Any = None
 
     def bind(self, reactor: Any) -> None:
         """Bind, without accepting yet. Raises ``StartError``."""
         try:
             endpoint = serverFromString(reactor, self.description)  # type: ignore[no-untyped-call]
-            listening: Deferred[Any] = endpoint.listen(self._factory)
+            listening: Deferred[Any] = endpoint.listen(self.factory)
         except OSError as error:
             raise StartError(
                 f"listen.{self.key}: {error.filename} cannot be read: {error.strerror}."
@@ -91,6 +108,7 @@ class Listener:
     def accept(self) -> None:
         """Accept connections, those that waited since the port was bound first."""
         self._port.startReading()
+        self._health.listening(self.key)
 
     @property
     def port(self) -> IListeningPort:
@@ -98,10 +116,16 @@ class Listener:
         port: IListeningPort = self._port
         return port
 
+    @property
+    def number(self) -> int:
+        """The TCP port that it listens on; 0: it is no such port."""
+        return getattr(self.port.getHost(), "port", 0)
+
     def close(self) -> Deferred[None]:
-        """Accept no more."""
+        """Accept no more; fires once that is so and all is settled."""
         port, self._port = self._port, None
-        return maybeDeferred(port.stopListening) if port is not None else maybeDeferred(lambda: None)
+        closing = maybeDeferred(port.stopListening) if port is not None else succeed(None)
+        return closing.addCallback(lambda _: self._settled())
 
     def _why(self, error: object) -> str:
         if isinstance(error, CannotListenError):
@@ -116,10 +140,10 @@ class Listener:
 
 
 class NotifyService(Service):
-    """Runs the parts that the composition root made.
+    """Runs what the composition root made.
 
-    ``announce`` is called once the server is ready. ``patience`` gives the times of a drain, ``sockets`` the number of
-    clients that are connected, ``settled`` fires once no request of the API is under way.
+    ``parts`` are started in their order before the public listener accepts, and stopped in the opposite one after the
+    drain. ``announce`` is called once the server is ready.
     """
 
     name = "notify"
@@ -127,45 +151,24 @@ class NotifyService(Service):
     def __init__(
         self,
         reactor: Any,
-        hub: Hub,
-        broker: IBroker,
-        registry: IRegistry,
-        health: Health,
+        parts: Sequence[Part],
         internal: Listener,
         public: Listener,
-        announce: Callable[[NotifyService], None],
         lifecycle: Lifecycle,
-        patience: Callable[[], DrainSettings],
-        sockets: Callable[[], int],
-        settled: Callable[[], Deferred[None]],
-        flush_traces: Callable[[], None],
+        drain: Drain,
+        reloader: Reloader,
+        announce: Callable[[], None],
     ) -> None:
-        self._reactor = reactor
-        self._hub = hub
-        self._collector = Collector(hub.wheel)
-        self._broker = broker
-        self._registry = registry
-        self._health = health
-        self._announce = announce
-        self._starting: Deferred[None] | None = None
         self.internal = internal
         self.public = public
         self.lifecycle = lifecycle
-        self._patience = patience
-        self._settled = settled
-        self._flush_traces = flush_traces
+        self.drain = drain
+        self.reloader = reloader
+        self._reactor = reactor
+        self._parts = parts
+        self._announce = announce
+        self._starting: Deferred[None] | None = None
         self._ready = False
-        self._drain = Drain(
-            reactor,
-            hub.random,
-            hub.connections.keys,
-            sockets,
-            public.close,
-            self._finish,
-            lifecycle.progress,
-        )
-        lifecycle.leave = self._leave
-        lifecycle.hurry = self._drain.hurry
 
     def privilegedStartService(self) -> None:
         """Bind the ports, while the process may still have the right to."""
@@ -180,10 +183,7 @@ class NotifyService(Service):
     def startService(self) -> None:
         """Start; returns at once."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._hub.wheel.start()
-        self._collector.start()
         self.internal.accept()
-        self._health.listening("internal")
         self.lifecycle.starting()
         # There is no running event loop before the reactor's first turn.
         self._reactor.callLater(0, self._start)
@@ -194,18 +194,14 @@ class NotifyService(Service):
             self._starting.addErrback(self._give_up)
 
     async def _bring_up(self) -> None:
-        hub = self._hub
-        await hub.authenticator.start()
-        await self._broker.start(hub.dispatcher.deliver, hub.dispatcher.lost)
-        await self._registry.start(hub.presence.changed)
+        for part in self._parts:
+            await maybeDeferred(part.start)
         self.public.accept()
-        self._health.listening("public")
-        self._health.started()
         log.info("ready: public {public}, internal {internal}", public=self.public.description,
                  internal=self.internal.description)  # fmt: skip
         self._ready = True
         self.lifecycle.ready()
-        self._announce(self)
+        self._announce()
 
     def _give_up(self, failure: Failure) -> None:
         global _exit_status
@@ -227,24 +223,8 @@ class NotifyService(Service):
     async def _bring_down(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
-        self._health.drain()
-        patience = self._patience() if self._ready else DrainSettings(Duration(0), Duration(0))
-        await self._drain.start(patience.delay, patience.duration)
-        await self._registry.stop()
-        await self._broker.stop()
-        await self._hub.authenticator.stop()
-        self._collector.stop()
-        self._flush_traces()
-        self._hub.wheel.stop()
+        patience = self.reloader.config.drain if self._ready else AT_ONCE
+        await self.drain.start(patience.delay, patience.duration)
+        for part in reversed(self._parts):
+            await maybeDeferred(part.stop)
         self.lifecycle.stopped()
-
-    def _leave(self) -> None:
-        # Not at once: whoever asked over HTTP gets an answer first.
-        self._reactor.callLater(0, self._reactor.stop)
-
-    async def _finish_requests(self) -> None:
-        await self.internal.close()
-        await self._settled()
-
-    def _finish(self) -> Deferred[None]:
-        return ensureDeferred(self._finish_requests())

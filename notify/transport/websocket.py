@@ -21,7 +21,7 @@ from autobahn.websocket.compress import (
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.logger import Logger
 
-from notify.config import Compression, Limits
+from notify.config import Compression
 from notify.core.hub import Hub
 from notify.core.session import Session
 from notify.core.timers import Timer, Wheel
@@ -140,7 +140,7 @@ class ClientProtocol(WebSocketServerProtocol):
             if self._accept(data):
                 return
             self.openHandshakeTimeoutCall = self.factory._batched_timer.call_later(
-                self.openHandshakeTimeout, self.onOpenHandshakeTimeout
+                self.factory.hub.live.now.limits.handshake_timeout, self.onOpenHandshakeTimeout
             )
         data, self.data = self.data + data, b""
         end = data.find(b"\r\n\r\n")
@@ -221,7 +221,7 @@ class ClientProtocol(WebSocketServerProtocol):
         self._session = session = Session(connection, hub)
         connection.closed = session.closed
         self.transport.registerProducer(connection, True)
-        self._ping = hub.wheel.after(hub.limits.ping_interval, self._look)
+        self._ping = hub.wheel.after(hub.live.now.limits.ping_interval, self._look)
         session.opened()
 
     # --- from the client ------------------------------------------------------------------------------------
@@ -337,11 +337,11 @@ class ClientProtocol(WebSocketServerProtocol):
             return
         if self._heard:
             self._heard = self._pinged = False
-            wait = hub.limits.ping_interval
+            wait = hub.live.now.limits.ping_interval
         elif not self._pinged:
             self._pinged = True
             self.sendPing()
-            wait = hub.limits.ping_timeout
+            wait = hub.live.now.limits.ping_timeout
         else:
             connection.close(4003, "no pong")
             return
@@ -399,7 +399,7 @@ def _accept_nothing(_: Sequence[Any]) -> None:
 
 
 class ConnectionFactory(WebSocketServerFactory):
-    """Makes connections. ``allowed_origins`` and ``trusted`` may be replaced while it runs."""
+    """Makes connections."""
 
     log = _Silent()
     noisy = False
@@ -407,32 +407,25 @@ class ConnectionFactory(WebSocketServerFactory):
     def __init__(
         self,
         hub: Hub,
-        allowed_origins: Sequence[str],
-        trusted: Sequence[Network],
         reactor: Any,
         compression: Compression = NO_COMPRESSION,
     ) -> None:
         super().__init__(server="", reactor=reactor)
         self._batched_timer = _Calls(hub.wheel)
         self.hub = hub
-        self.allowed_origins = allowed_origins
-        self.trusted = trusted
         self.compression = compression
         self.queues = SendQueues(
-            lambda: hub.limits.send_queue, lambda: hub.limits.send_queues, hub.metrics.slow_clients.inc
+            lambda: hub.live.now.limits.send_queue,
+            lambda: hub.live.now.limits.send_queues,
+            hub.metrics.slow_clients.inc,
         )
-        self.adopt(hub.limits)
-
-    def adopt(self, limits: Limits) -> None:
-        """Let the connections to come obey these limits."""
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,
             # Text is checked whole in onMessage: the validator has a state that connections cannot share.
             utf8validateIncoming=False,
-            maxMessagePayloadSize=limits.max_frame,
+            maxMessagePayloadSize=hub.live.now.limits.max_frame,
             failByDrop=False,
-            openHandshakeTimeout=limits.handshake_timeout,
             closeHandshakeTimeout=LINGER,
             perMessageCompressionAccept=_accept_deflate if self.compression.enabled else _accept_nothing,
             # Ours are checked in onConnect; autobahn's patterns never match an origin without a port.
@@ -440,6 +433,16 @@ class ConnectionFactory(WebSocketServerFactory):
             allowNullOrigin=True,
         )
         self.protocol: Any = type("ClientProtocol", (ClientProtocol,), initial_state(self))
+
+    @property
+    def allowed_origins(self) -> Sequence[str]:
+        """The origins in force."""
+        return self.hub.live.now.allowed_origins
+
+    @property
+    def trusted(self) -> Sequence[Network]:
+        """The proxies in force."""
+        return self.hub.live.now.trusted
 
 
 def initial_state(factory: Any) -> dict[str, Any]:

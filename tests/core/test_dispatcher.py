@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.config import Limits, Size
 from notify.core.dispatcher import Joined
 from notify.errors import Unavailable
 from notify.messages import Position
@@ -169,7 +170,7 @@ class Resumption(SynchronousTestCase):
         self.assertEqual(self.world.sample("notify_replays_total", outcome="lost"), 4)
 
     def test_of_more_than_the_limit_is_not_recovered(self) -> None:
-        self.world.dispatcher.limit = 2
+        self.world.reload(limits=Limits(replay=2))
         self.publish(3)
         self.assertTrue(Member(self.world, "a").subscribe(self.since(1)).joined.recovered)
         long = Member(self.world, "b").subscribe(self.since(0))
@@ -177,7 +178,7 @@ class Resumption(SynchronousTestCase):
         self.assertEqual(self.world.sample("notify_replays_total", outcome="too_long"), 1)
 
     def test_of_more_bytes_than_the_send_queue_holds_is_not_recovered(self) -> None:
-        self.world.dispatcher.max_bytes = 300
+        self.world.reload(limits=Limits(send_queue=Size(300)))
         self.publish(3)
         self.assertTrue(Member(self.world, "a").subscribe(self.since(2)).joined.recovered)
         self.assertFalse(Member(self.world, "b").subscribe(self.since(0)).joined.recovered)

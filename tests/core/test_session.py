@@ -133,7 +133,7 @@ class Faults(SynchronousTestCase):
         self.assertEqual(client.take(), [])
 
     def test_limits_that_are_replaced_hold_from_then_on(self) -> None:
-        self.world.hub.limits = Limits(max_subscriptions=1, auth_timeout=Duration(1))
+        self.world.reload(limits=Limits(max_subscriptions=1, auth_timeout=Duration(1)))
         self.client.send(type="subscribe", chat_id=1)
         self.assertEqual(self.client.ask(type="subscribe", chat_id=2, id=1)["code"], "too_many_subscriptions")
 

@@ -1,7 +1,7 @@
 from twisted.trial.unittest import TestCase
 
 from notify.config import Api, ConfigError
-from notify.http import ApiKeys, read_keys
+from notify.http import ApiKeys, digests, read_keys
 from notify.http.answers import Refused
 from tests.http_support import temporary_folder
 
@@ -35,15 +35,17 @@ class ReadKeysTest(TestCase):
 
 class ApiKeysTest(TestCase):
     def test_any_of_the_keys_is_good_and_the_scheme_has_no_case(self) -> None:
-        keys = ApiKeys([ONE, TWO])
+        keys = ApiKeys(lambda: digests([ONE, TWO]))
         for header in (f"Bearer {ONE}", f"bearer {TWO}", f"BEARER  {ONE}"):
             keys.check(header.encode())
 
     def test_replaced_keys_are_no_good_any_more(self) -> None:
-        keys = ApiKeys([ONE])
-        keys.replace([TWO])
+        good = [ONE]
+        keys = ApiKeys(lambda: digests(good))
+        keys.check(f"Bearer {ONE}".encode())
+        good[:] = [TWO]
         keys.check(f"Bearer {TWO}".encode())
         refused = self.assertRaises(Refused, keys.check, f"Bearer {ONE}".encode())
         self.assertEqual(refused.status, 401)
-        keys.replace([])
+        good.clear()
         self.assertEqual(self.assertRaises(Refused, keys.check, f"Bearer {TWO}".encode()).status, 403)

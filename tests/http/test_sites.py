@@ -62,7 +62,11 @@ class PublicTest(TestCase):
 
     def site(self, **more):
         return public_site(
-            reactor=self.node.clock, health=self.node.health, metrics=self.node.metrics, timeout=10, **more
+            reactor=self.node.clock,
+            health=self.node.health,
+            metrics=self.node.metrics,
+            timeout=lambda: 10,
+            **more,
         )
 
     def get(self, path: str, site=None, method: str = "GET"):

@@ -112,7 +112,7 @@ class WholeServerTest(TestCase):
         self.assertEqual((await self.ask("POST", "/v1/publish", json=poison))[0], 422)
 
         nats.kill()
-        await until(lambda: not self.server.service._broker.status().ready)
+        await until(lambda: not self.server.hub.dispatcher._broker.status().ready)
         self.assertEqual((await self.ask("POST", "/v1/publish", json=message(8)))[0], 503)
         self.assertEqual((await self.ask("GET", page))[0], 503)
         code, report = await self.ask("GET", "/health/ready")

@@ -9,9 +9,12 @@ from unittest.mock import patch
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
+from notify.interfaces import BrokerStatus
+from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress, Stage
 from notify.service.lifecycle import Lifecycle
+from notify.service.signals import Signals
 from notify.service.systemd import Systemd
 
 
@@ -30,7 +33,7 @@ class Told(Systemd):
         return said
 
 
-class LifecycleTests(TestCase):
+class LifeCase(TestCase):
     def setUp(self) -> None:
         self.make()
 
@@ -39,12 +42,19 @@ class LifecycleTests(TestCase):
         self.systemd = Told(watchdog)
         self.metrics = Metrics()
         self.clients = 0
-        self.life = Lifecycle(self.clock, self.systemd, self.metrics, lambda: self.clients)
+        self.health = Health(lambda: BrokerStatus(True, ""), ())
         self.calls: list[str] = []
-        self.life.leave = lambda: self.calls.append("leave")
-        self.life.hurry = lambda: self.calls.append("hurry")
-        self.life.reload = lambda: self.calls.append("reload")
+        self.life = Lifecycle(
+            self.clock,
+            self.systemd,
+            self.health,
+            self.metrics,
+            lambda: self.clients,
+            lambda: self.calls.append("leave"),
+        )
 
+
+class LifecycleTests(LifeCase):
     def test_the_watchdog_is_answered_from_readiness_to_the_end(self) -> None:
         self.life.starting()
         self.clock.advance(60)
@@ -54,7 +64,7 @@ class LifecycleTests(TestCase):
         self.clients = 2
         self.clock.advance(10)
         self.assertEqual(self.systemd.take(), ["WATCHDOG=1", "STATUS=Serving 2 clients."])
-        self.life.terminate()
+        self.life.drain()
         self.systemd.take()
         self.clock.advance(10)
         self.assertEqual(self.systemd.take(), ["WATCHDOG=1"])
@@ -67,35 +77,6 @@ class LifecycleTests(TestCase):
         self.life.ready()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.life.stopped()
-
-    def test_the_first_signal_leaves_and_each_further_one_hurries(self) -> None:
-        for _ in range(3):
-            self.life.terminate()
-        self.assertEqual(self.calls, ["leave", "hurry", "hurry"])
-
-    def test_a_drain_that_the_api_began_is_not_hurried_by_the_first_signal(self) -> None:
-        self.life.drain()
-        self.life.drain()
-        self.life.terminate()
-        self.assertEqual(self.calls, ["leave"])
-        self.life.terminate()
-        self.assertEqual(self.calls, ["leave", "hurry"])
-
-    def test_a_reload_is_told_and_done_once_ready_again(self) -> None:
-        self.life.ready()
-        self.systemd.take()
-        self.life.hang_up()
-        self.assertEqual(self.calls, ["reload"])
-        self.assertTrue(self.systemd.take()[0].startswith("RELOADING=1 MONOTONIC_USEC="))
-        self.life.ready()
-        self.assertEqual(self.systemd.take(), ["READY=1 STATUS=Serving 0 clients."])
-
-    def test_who_leaves_does_not_reload_and_is_not_ready(self) -> None:
-        self.life.terminate()
-        self.systemd.take()
-        self.life.hang_up()
-        self.life.ready()
-        self.assertEqual((self.calls, self.systemd.take()), (["leave"], []))
 
     def test_progress_is_in_the_metrics_and_asks_systemd_for_time(self) -> None:
         self.life.progress(Progress(Stage.CLOSING, 10, 7, 21.0))
@@ -114,11 +95,61 @@ class LifecycleTests(TestCase):
             self.life.progress(Progress(Stage.FINISHING, 10))
             self.assertEqual(log.info.call_count, 4)
 
+    def test_it_leaves_once(self) -> None:
+        self.life.drain()
+        self.life.drain()
+        self.assertEqual((self.calls, self.systemd.take()), (["leave"], ["STOPPING=1 STATUS=Draining."]))
+
+    def test_its_health_is_good_from_readiness_until_the_drain_begins(self) -> None:
+        self.life.starting()
+        self.assertEqual(self.health.report().status, "starting")
+        self.life.ready()
+        self.assertEqual(self.health.report().status, "ok")
+        self.life.progress(Progress(Stage.ANNOUNCED))
+        self.assertEqual(self.health.report().status, "draining")
+
+
+class SignalTests(LifeCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.signals = Signals(
+            self.life, lambda: self.calls.append("hurry"), lambda: self.calls.append("reload")
+        )
+
+    def test_the_first_signal_leaves_and_each_further_one_hurries(self) -> None:
+        for _ in range(3):
+            self.signals.terminate()
+        self.assertEqual(self.calls, ["leave", "hurry", "hurry"])
+
+    def test_a_drain_that_the_api_began_is_not_hurried_by_the_first_signal(self) -> None:
+        self.life.drain()
+        self.life.drain()
+        self.signals.terminate()
+        self.assertEqual(self.calls, ["leave"])
+        self.signals.terminate()
+        self.assertEqual(self.calls, ["leave", "hurry"])
+
+    def test_a_reload_is_told_and_done_once_ready_again(self) -> None:
+        self.life.ready()
+        self.systemd.take()
+        self.signals.hang_up()
+        self.assertEqual(self.calls, ["reload"])
+        self.assertTrue(self.systemd.take()[0].startswith("RELOADING=1 MONOTONIC_USEC="))
+        self.life.ready()
+        self.assertEqual(self.systemd.take(), ["READY=1 STATUS=Serving 0 clients."])
+
+    def test_who_leaves_does_not_reload_and_is_not_ready(self) -> None:
+        self.signals.terminate()
+        self.systemd.take()
+        self.signals.hang_up()
+        self.life.ready()
+        self.assertEqual((self.calls, self.systemd.take()), (["leave"], []))
+
     def test_signals_reach_the_reactor_s_thread(self) -> None:
         handlers: dict[int, Callable[..., None]] = {}
         handed: list[Callable[[], object]] = []
         with patch("signal.signal", handlers.__setitem__):
-            self.life.install_signals(handed.append)
+            self.signals.install(handed.append)
         handlers[signal.SIGHUP](signal.SIGHUP, None)
         handlers[signal.SIGINT](signal.SIGINT, None)
         handlers[signal.SIGTERM](signal.SIGTERM, None)

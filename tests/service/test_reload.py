@@ -1,14 +1,16 @@
 """Which keys change live, and that a reload applies all of them or none."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import TestCase
 
 from notify.config import Config, ConfigError, Drain, Duration, Limits, Listen, Log, PluginTable, Size
+from notify.core.live import InForce, Live
+from notify.observe import logging
 from notify.service.reload import Changes, Reloader, changes, merge
+from tests.support import TableAuthenticator
 
 
 class ChangesTests(TestCase):
@@ -44,24 +46,45 @@ class ChangesTests(TestCase):
         self.assertEqual(changes(merged, new).live, ())
 
 
+class SlowAuthenticator(TableAuthenticator):
+    """Starts when the test says so."""
+
+    def __init__(self, case: ReloaderTests) -> None:
+        super().__init__()
+        self.case = case
+
+    def start(self) -> Deferred[None]:
+        self.case.preparing.append(Deferred())
+        return self.case.preparing[-1]
+
+    def stop(self) -> Deferred[None]:
+        self.case.stopped.append(self)
+        return succeed(None)
+
+
 class ReloaderTests(TestCase):
     def setUp(self) -> None:
         self.next: Config | Exception = Config()
-        self.applied: list[Config] = []
         self.preparing: list[Deferred[None]] = []
+        self.stopped: list[SlowAuthenticator] = []
         self.done = 0
-        self.reloader = Reloader(Config(), self.read, self.prepare, self.finished)
+        self.first = SlowAuthenticator(self)
+        self.live = Live(InForce(self.first))
+        self.reloader = Reloader(Config(), self.live, self.read, self.prepare, self.finished)
+        self.patch(logging, "configure", lambda log: None)
 
     def read(self) -> Config:
         if isinstance(self.next, Exception):
             raise self.next
         return self.next
 
-    async def prepare(self, config: Config) -> Callable[[], Any]:
-        waiting: Deferred[None] = Deferred()
-        self.preparing.append(waiting)
-        await waiting
-        return lambda: self.applied.append(config)
+    def prepare(self, config: Config) -> InForce:
+        return InForce(SlowAuthenticator(self), log=config.log)
+
+    @property
+    def level(self) -> str:
+        """What is in force."""
+        return self.live.now.log.level
 
     def finished(self) -> None:
         self.done += 1
@@ -69,9 +92,9 @@ class ReloaderTests(TestCase):
     def test_nothing_is_applied_before_all_is_prepared(self) -> None:
         self.next = Config(log=Log(level="debug"))
         self.reloader.reload()
-        self.assertEqual((self.applied, self.done), ([], 0))
+        self.assertEqual((self.level, self.stopped, self.done), ("info", [], 0))
         self.preparing.pop().callback(None)
-        self.assertEqual(([c.log.level for c in self.applied], self.done), (["debug"], 1))
+        self.assertEqual((self.level, self.stopped, self.done), ("debug", [self.first], 1))
         self.assertEqual(self.reloader.config.log.level, "debug")
 
     def test_what_cannot_be_read_or_prepared_changes_nothing(self) -> None:
@@ -80,7 +103,8 @@ class ReloaderTests(TestCase):
         self.next = Config(log=Log(level="debug"))
         self.reloader.reload()
         self.preparing.pop().errback(ConfigError("the key is not a key"))
-        self.assertEqual((self.applied, self.done), ([], 2))
+        self.assertEqual((self.level, self.stopped, self.done), ("info", [], 2))
+        self.assertIs(self.live.now.authenticator, self.first)
         self.assertEqual(self.reloader.config, Config())
 
     def test_asked_for_during_a_reload_it_reads_once_more(self) -> None:
@@ -91,8 +115,8 @@ class ReloaderTests(TestCase):
         self.assertEqual(len(self.preparing), 1)
         self.preparing.pop().callback(None)
         self.preparing.pop().callback(None)
-        self.assertEqual((len(self.applied), self.done), (2, 1))
-        self.assertEqual(self.reloader.config.log.level, "warn")
+        self.assertEqual((len(self.stopped), self.done), (2, 1))
+        self.assertEqual((self.level, self.reloader.config.log.level), ("warn", "warn"))
 
     def test_a_fault_of_ours_is_logged_and_does_not_block_the_next(self) -> None:
         self.next = ZeroDivisionError()

@@ -12,7 +12,6 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -137,7 +136,7 @@ class Counting(TestCase):
 
     async def test_connections_are_counted_until_their_sockets_are_gone(self) -> None:
         server = await LocalServer().start(self)
-        sockets = server.service._drain._sockets
+        sockets = server.service.drain._sockets
         self.assertEqual(sockets(), 0)
         client = await deferToThread(RawClient, server.ws)
         refused = await deferToThread(RawClient, server.ws, Origin="https://evil.example")
@@ -299,7 +298,7 @@ class Limits(TestCase):
             await deferToThread(client.send_json, type="subscribe", chat_id=1, id=1)
             await deferToThread(client.receive)
             await deferToThread(client.receive)
-        metrics = server.service._hub.metrics.registry
+        metrics = server.hub.metrics.registry
         count = 0
         while not metrics.get_sample_value("notify_slow_clients_total"):
             await server.publish(1, "x" * 60000)
@@ -321,7 +320,7 @@ class InitialState(TestCase):
         from notify.transport.websocket import ConnectionFactory
         from tests.support import World
 
-        return ConnectionFactory(World().hub, (), (), Clock())
+        return ConnectionFactory(World().hub, Clock())
 
     def test_a_connection_has_everything_that_autobahn_gives_one(self) -> None:
         factory = self.factory()
@@ -343,12 +342,6 @@ class InitialState(TestCase):
         options = {"allowedOrigins", "allowedOriginsPatterns", "versions"}
         self.assertEqual(shared - options, SHARED)
 
-    def test_new_limits_count_for_new_connections(self) -> None:
-        factory = self.factory()
-        self.assertEqual(factory.protocol().maxMessagePayloadSize, 64 * 1024)
-        factory.adopt(msgspec.structs.replace(factory.hub.limits, max_frame=1234))
-        self.assertEqual(factory.protocol().maxMessagePayloadSize, 1234)
-
 
 class Reads(TestCase):
     """However the bytes of a client are cut up, its session gets the same frames."""
@@ -360,7 +353,7 @@ class Reads(TestCase):
         from tests.support import World
 
         world = World()
-        protocol: Any = ConnectionFactory(world.hub, (), (), Clock()).buildProtocol(None)
+        protocol: Any = ConnectionFactory(world.hub, Clock()).buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)
         return protocol, transport
@@ -434,7 +427,7 @@ class Ends(TestCase):
             given = "bad" if way == "refused" else token()
             await deferToThread(client.send_json, type="auth", token=given)
             await deferToThread(client.receive)
-            hub = server.service._hub
+            hub = server.hub
             wires = [connection._wire for connection in hub.connections]
             left += [weakref.ref(thing) for wire in wires for thing in (wire, wire.transport)]
             del wires[:]
@@ -599,7 +592,7 @@ class Compressed(TestCase):
             self.assertEqual(opcode, 1)
         await deferToThread(plain.send, auth)
         await deferToThread(plain.receive)
-        connections = list(server.service._hub.connections)
+        connections = list(server.hub.connections)
         encodings = {connection.encoding for connection in connections}
         self.assertEqual(len(encodings), 2)
         wires = [connection._wire for connection in connections]

@@ -84,7 +84,8 @@ class Wire:
     def __init__(self, trusted: tuple[str, ...] = (), **limits: Any) -> None:
         self.world = World(Limits(max_frame=Size(MOST), **limits))
         self.world.authenticator.tokens["t"] = Identity(7, 1)
-        factory = ConnectionFactory(self.world.hub, (), parse_networks(trusted), Clock())
+        self.world.reload(trusted=parse_networks(trusted))
+        factory = ConnectionFactory(self.world.hub, Clock())
         self.protocol: Any = factory.buildProtocol(None)
         self.transport = Peer()
         self.protocol.makeConnection(self.transport)

@@ -1,0 +1,88 @@
+"""The composition root: what a reload puts in force is obeyed by everyone whom it concerns."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from msgspec import structs
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify.config import Api, Config, Drain, Duration, Limits, Listen, Log, PluginTable
+from notify.core.live import InForce
+from notify.http.answers import Refused
+from notify.observe import logging
+from notify.service.reload import LIVE
+from notify.tap import build, in_force
+from notify.testing import make_context
+
+OLD, NEW = "an-old-key-of-the-api", "a-new-key-of-the-api"
+JWT = {"secret": "0123456789abcdef0123456789abcdef"}
+BEFORE = Config(auth=PluginTable("jwt", {"jwt": JWT}), api=Api((OLD,)))
+
+#: another configuration for each key that is applied live, and what of the value in force it changes
+CHANGES: dict[str, tuple[Config, str]] = {
+    "auth": (
+        structs.replace(BEFORE, auth=PluginTable("jwt", {"jwt": {**JWT, "leeway": 1}})),
+        "authenticator",
+    ),
+    "api": (structs.replace(BEFORE, api=Api((NEW,))), "keys"),
+    "drain": (structs.replace(BEFORE, drain=Drain(Duration(1))), "drain"),
+    "limits": (structs.replace(BEFORE, limits=Limits(handshake_timeout=Duration(9))), "limits"),
+    "log": (structs.replace(BEFORE, log=Log("debug")), "log"),
+    "listen.allowed_origins": (
+        structs.replace(BEFORE, listen=Listen(allowed_origins=("https://a",))),
+        "allowed_origins",
+    ),
+    "listen.trusted_proxies": (
+        structs.replace(BEFORE, listen=Listen(trusted_proxies=("10.0.0.0/8",))),
+        "trusted",
+    ),
+}
+
+
+class WhatIsInForce(SynchronousTestCase):
+    def test_it_is_made_of_the_keys_that_are_applied_live_and_of_no_other(self) -> None:
+        self.assertEqual(set(CHANGES), LIVE)
+        self.assertEqual(
+            {field for _, field in CHANGES.values()}, {field.name for field in structs.fields(InForce)}
+        )
+        context = make_context()
+        before = structs.asdict(in_force(context, BEFORE))
+        for config, changed in CHANGES.values():
+            now = structs.asdict(in_force(context, config))
+            # An authenticator is made anew each time.
+            self.assertEqual(
+                {name for name in now if now[name] != before[name]}, {changed, "authenticator"}, changed
+            )
+
+
+class Reloads(SynchronousTestCase):
+    def test_everyone_obeys_what_is_in_force(self) -> None:
+        logged: list[Log] = []
+        self.patch(logging, "configure", logged.append)
+        after = Config(
+            auth=BEFORE.auth,
+            api=Api((NEW,)),
+            drain=Drain(Duration(1)),
+            limits=Limits(handshake_timeout=Duration(9)),
+            log=Log("debug"),
+            listen=Listen(allowed_origins=("https://a",), trusted_proxies=("10.0.0.0/8",)),
+        )
+        service = build(BEFORE, Clock(), read=lambda: after)
+        front: Any = service.public.factory
+        site: Any = service.internal.factory
+        websockets, pages = front._websocket, front._site
+        authenticator = websockets.hub.live.now.authenticator
+        self.assertEqual((front.patience(), pages.timeOut), (5, 5))
+        site.keys.check(f"Bearer {OLD}".encode())
+        service.reloader.reload()
+        self.assertEqual((front.patience(), pages.timeOut), (9, 9))
+        site.keys.check(f"Bearer {NEW}".encode())
+        self.assertRaises(Refused, site.keys.check, f"Bearer {OLD}".encode())
+        self.assertEqual(websockets.allowed_origins, ("https://a",))
+        self.assertEqual(websockets.trusted, (ip_network("10.0.0.0/8"),))
+        self.assertIsNot(websockets.hub.live.now.authenticator, authenticator)
+        self.assertEqual(service.reloader.config.drain, after.drain)
+        self.assertEqual(logged, [after.log])
