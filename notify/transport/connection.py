@@ -27,6 +27,9 @@ class Wire(Protocol):
     def say_close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
 
+    def gone(self) -> None:
+        """Nothing more is sent through the connection. Called once."""
+
 
 class SendQueues:
     """The bytes that wait for all clients together.
@@ -72,7 +75,6 @@ class Connection:
         "_queues",
         "_transport",
         "_wire",
-        "closed",
         "encoding",
         "id",
         "identity",
@@ -100,8 +102,6 @@ class Connection:
         self.opened = opened
         #: bytes that wait here
         self.queued = 0
-        #: called once when nothing more is sent
-        self.closed: Callable[[], None] | None = None
         self._wire: Any = wire
         self._transport: Any = transport
         self._queues = queues
@@ -183,10 +183,9 @@ class Connection:
         self._drop_queue()
         # With a paused producer the transport would never close.
         self._transport.unregisterProducer()
+        wire = self._wire
         self._transport = self._wire = None
-        closed, self.closed = self.closed, None
-        if closed is not None:
-            closed()
+        wire.gone()
 
     # --- the transport's producer ---------------------------------------------------------------------------
 

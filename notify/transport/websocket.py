@@ -219,7 +219,6 @@ class ClientProtocol(WebSocketServerProtocol):
         )
         del self._peer, self._encoding
         self._session = session = Session(connection, hub)
-        connection.closed = session.closed
         self.transport.registerProducer(connection, True)
         self._ping = hub.wheel.after(hub.live.now.limits.ping_interval, self._look)
         session.opened()
@@ -318,13 +317,19 @@ class ClientProtocol(WebSocketServerProtocol):
         hub = self.factory.hub
         hub.wheel.cancel(self._ping)
         hub.wheel.cancel(self._lingering)
-        self._ping = self._lingering = self._session = None
+        self._ping = self._lingering = None
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.end()
+            self._session = None
             final = self.localCloseCode if self.closedByMe else code or 1000
             hub.metrics.closes.labels(str(final) if final in CODES else "other").inc()
             log.debug("{connection} closed with {code}", connection=connection.id, code=final)
+
+    def gone(self) -> None:
+        """See :class:`~notify.transport.connection.Wire`."""
+        if self._session is not None:
+            self._session.closed()
 
     def say_close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""

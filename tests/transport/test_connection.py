@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -65,13 +66,19 @@ class Transport:
 
 
 class Wire:
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, gone: Callable[[], object] = lambda: None) -> None:
         self.transport = transport
         self.said: list[tuple[int, str]] = []
+        self.ends = 0
+        self._gone = gone
 
     def say_close(self, code: int, reason: str) -> None:
         self.said.append((code, reason))
         self.transport.write(b"<close>")
+
+    def gone(self) -> None:
+        self.ends += 1
+        self._gone()
 
 
 class World:
@@ -165,8 +172,6 @@ class BoundTests(SynchronousTestCase):
     def test_a_client_over_its_bound_is_closed_and_its_memory_is_back(self) -> None:
         world = World(each=100)
         connection, _, wire = world.connect()
-        ended = []
-        connection.closed = lambda: ended.append(True)
         connection.write(b"x" * 10)  # this one is the transport's
         for _ in range(10):
             connection.write(b"x" * 10)
@@ -174,10 +179,10 @@ class BoundTests(SynchronousTestCase):
         connection.write(b"y")
         self.assertEqual(wire.said, [(4001, "slow consumer")])
         self.assertEqual((connection.queued, world.queues.total, world.slow), (0, 0, 1))
-        self.assertEqual(ended, [True])
+        self.assertEqual(wire.ends, 1)
         connection.write(b"more")
         connection.close(4000)
-        self.assertEqual((connection.queued, len(wire.said), ended), (0, 1, [True]))
+        self.assertEqual((connection.queued, len(wire.said), wire.ends), (0, 1, 1))
 
     def test_over_all_bounds_the_one_that_holds_the_most_goes(self) -> None:
         world = World(each=1000, all=1000)

@@ -36,14 +36,13 @@ class Reader:
     def connect(self) -> None:
         world = self.world
         self.transport = Transport(10**6)
-        self.wire = Wire(self.transport)
+        self.wire = Wire(self.transport, lambda: self.session.closed())
         self.connection = Connection(
             f"{self.number}", Peer(""), JSON, 0.0, self.wire, self.transport, self.queues, self.transport.send
         )
         self.transport.registerProducer(self.connection, True)
         world.authenticator.tokens["token"] = Identity(1, 1)
         self.session = Session(self.connection, world.hub)
-        self.connection.closed = self.session.closed
         self.session.opened()
         frames = [json.dumps({"type": "auth", "token": "token"})]
         for chat_id, since in self.since.items():
