@@ -1,4 +1,4 @@
-"""What the server says of its own health: one small object that service.py feeds and the listeners show."""
+"""What the server says of its own health: one small object that the service feeds and the listeners show."""
 
 from __future__ import annotations
 
