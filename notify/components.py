@@ -13,7 +13,7 @@ from zope.interface import Interface, Invalid, implementer
 from zope.interface.verify import verifyObject
 
 import notify.plugins
-from notify.config import PLUGIN_TABLES, Config, ConfigError, PluginTable, convert
+from notify.config import PLUGIN_TABLES, Config, ConfigError, convert
 from notify.interfaces import IAuthenticator, IBroker, IPlugin, IRegistry
 from notify.observe.metrics import Metrics
 
@@ -57,35 +57,34 @@ def plugins(kind: str) -> dict[str, IPlugin]:
     return found
 
 
-def _load(kind: str, table: PluginTable, source: str) -> tuple[Any, Any]:
-    """The class that a table names, and its settings. Raises ``ConfigError``."""
-    known = plugins(kind)
-    for name in (table.plugin, *table.tables):
-        if name not in known:
+def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
+    """The class of a plugin, and its settings; nothing is made. Raises ``ConfigError``.
+
+    ``name`` empty: the one that the configuration names. A plugin that shares the table of another kind's finds it
+    this way, and imports no other kind.
+    """
+    known, table = plugins(kind), getattr(config, kind)
+    for named in (table.plugin, *table.tables):
+        if named not in known:
             raise ConfigError(
-                f"{source}: unknown plugin '{name}' in [{kind}]; known are: {', '.join(sorted(known))}."
+                f"{config.source}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
             )
-    plugin = known[table.plugin]
+    plugin = known[name or table.plugin]
     module, _, attribute = plugin.factory.partition(":")
     try:
         factory = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"{source}: plugin '{plugin.name}' in [{kind}] cannot be loaded: {error}."
+            f"{config.source}: plugin '{plugin.name}' in [{kind}] cannot be loaded: {error}."
         ) from None
-    settings = convert(table.tables.get(plugin.name, {}), factory.Settings, source, f"{kind}.{plugin.name}")
-    return factory, settings
-
-
-def find(kind: str, config: Config) -> tuple[Any, Any]:
-    """The class that the configuration names for ``kind``, and its settings; nothing is made. Raises ``ConfigError``."""
-    return _load(kind, getattr(config, kind), config.source)
+    raw = table.tables.get(plugin.name, {})
+    return factory, convert(raw, factory.Settings, config.source, f"{kind}.{plugin.name}")
 
 
 def check(config: Config) -> None:
     """Load every plugin that the configuration names and read its settings, making none. Raises ``ConfigError``."""
     for kind in PLUGIN_TABLES:
-        _load(kind, getattr(config, kind), config.source)
+        find(kind, config)
 
 
 def make(kind: str, context: Context) -> Any:
@@ -94,7 +93,7 @@ def make(kind: str, context: Context) -> Any:
     Raises ``StartError``: unknown name (the known ones are listed), wrong settings, or not what it claims to be.
     """
     config = context.config
-    factory, settings = _load(kind, getattr(config, kind), config.source)
+    factory, settings = find(kind, config)
     component = factory(settings, context)
     try:
         verifyObject(INTERFACES[kind], component)

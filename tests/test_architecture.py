@@ -11,21 +11,14 @@ ROOT = Path(__file__).parent.parent / "notify"
 
 #: a library, and the only places that may import it
 ONLY = {
-    "nats": ("nats/", "brokers/jetstream/", "registries/jetstream_kv"),
-    "nkeys": ("nats/",),
-    "asyncio": ("nats/", "brokers/jetstream/", "registries/jetstream_kv", "service/reactor.py", "client/"),
     "autobahn": ("transport/",),
     "twisted.web": ("http/", "auth/", "testing/"),
 }
 
 #: rooms that know a kind of plugin, and why
 EXCEPTIONS = {
-    ("registries/jetstream_kv.py", "brokers"): "shares the connection with its broker",
-    ("registries/jetstream_bucket.py", "brokers"): "its bucket is a stream",
     ("cli/token.py", "auth"): "signs what the JWT authenticator verifies, with the same keys",
     ("dev/__init__.py", "auth"): "makes tokens for its own server",
-    ("nats/connection.py", "brokers"): "takes its settings from there",
-    ("nats/dial.py", "brokers"): "takes its settings from there",
 }
 
 #: what the ground floor may import of notify: itself

@@ -13,8 +13,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+#: The private names of nats-py that notify leans on, all of them in this module, and why. setup.py bounds its version,
+#: and tests/nats/test_upstream.py fails by name when one goes.
+PRIVATE = {
+    "Client._process_msg": "the parser calls it with each message: the short way begins there",
+    "Client._subs": "tells whose message it is that came",
+    "Subscription._cb": "tells our own subscriptions, and holds their handler",
+    "Client._reading_task": "its end is the end of the client, told or not",
+    "Client._flusher_task": "as the reading task: without it nothing is sent any more",
+    "Client._ping_interval_task": "as the reading task: without it a dead peer is never found out",
+    "Client._server_info": "has the version as the server gave it; the public one does not take every version",
+    "Client._transport": "the way to the socket",
+    "TcpTransport._io_writer": "nats-py cannot abort a connection: closing waits for what was not sent",
+}
 
 #: called with subject, reply subject, payload and the raw header block
 Handler = Callable[[bytes, str, bytes, bytes], None]
@@ -28,6 +43,17 @@ async def _long_way(handler: Handler, message: Msg) -> None:
         head = f"NATS/1.0 {status} {words}".rstrip() if status else "NATS/1.0"
         block = "\r\n".join([head, *(f"{name}: {value}" for name, value in fields.items()), "", ""])
     handler(message.subject.encode(), message.reply, message.data, block.encode())
+
+
+def words_of(error: Exception) -> str:
+    """What an error says, without what all of nats-py's begin with."""
+    return str(error).removeprefix("nats: ")
+
+
+def missing_permission(error: Exception) -> str:
+    """The server's words where an error says that something is not permitted; empty for any other."""
+    words = words_of(error)
+    return words if "permissions violation" in words.lower() else ""
 
 
 class RawClient(Client):
@@ -70,3 +96,11 @@ class RawClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+    async def end(self) -> None:
+        """Close it, whatever state it is in; within a second, or it is cut."""
+        try:
+            await asyncio.wait_for(self.close(), 1.0)
+        except (TimeoutError, OSError, nats.errors.Error):
+            pass
+        self.sever()

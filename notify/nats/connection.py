@@ -23,13 +23,13 @@ from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import StartError, Unavailable
-from notify.nats import dial, headers
+from notify.nats import headers
 from notify.nats.bridge import as_deferred
-from notify.nats.client import Handler, RawClient
+from notify.nats.client import Handler, RawClient, missing_permission, words_of
+from notify.nats.dial import INBOX, dial, redacted
+from notify.nats.settings import NATSSettings
 
-INBOX = "_INBOX_notify"
 _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
 _COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
 _COMPLAINTS = 64  # that are remembered
@@ -73,7 +73,7 @@ class Connection:
 
     log = Logger()
 
-    def __init__(self, settings: JetStreamSettings, reactor: Any, random: Random, name: str) -> None:
+    def __init__(self, settings: NATSSettings, reactor: Any, random: Random, name: str) -> None:
         self._settings = settings
         self._reactor = reactor
         self._random = random
@@ -257,51 +257,13 @@ class Connection:
             await self._serve(client, url)
 
     async def _connect(self, url: str) -> RawClient:
-        self._last_error = ""
-        client, end = RawClient(), self._end
+        end, self._last_error = self._end, ""
 
-        async def failed(error: Exception) -> None:
-            self._classify(error)
-
-        async def closed() -> None:
-            end.set()
-
-        async def lame_duck() -> None:
+        def lame_duck() -> None:
             self._reason = "the server is shutting down (lame duck)"
             end.set()
 
-        s = self._settings
-        patience = s.connect_timeout
-        coming = client.connect(
-            servers=[url],
-            name=self._name,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=patience,  # type: ignore[arg-type] # seconds, fractions too
-            ping_interval=max(1, round(s.canary_interval)),
-            max_outstanding_pings=2,
-            inbox_prefix=INBOX,
-            error_cb=failed,
-            closed_cb=closed,
-            lame_duck_mode_cb=lame_duck,
-            **dial.options(s, url),
-        )
-        try:
-            await asyncio.wait_for(coming, patience + 1)
-            dial.refuse_old(client.version, url)
-        except BaseException:
-            await self._discard(client)
-            raise
-        return client
-
-    async def _discard(self, client: RawClient) -> None:
-        """End a client, whatever state it is in."""
-        try:
-            await asyncio.wait_for(client.close(), 1.0)
-        except (TimeoutError, OSError, nats.errors.Error):
-            pass
-        client.sever()
+        return await dial(self._settings, url, self._name, self._classify, end.set, lame_duck)
 
     async def _serve(self, client: RawClient, url: str) -> None:
         """Use one client until it ends."""
@@ -309,7 +271,7 @@ class Connection:
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
         self._learn(client)
-        self.server = f"{dial.redacted(url)} ({client.version})"
+        self.server = f"{redacted(url)} ({client.version})"
         client.watch(end.set)
         sender = asyncio.ensure_future(self._pump(client, end))
         self._client = client
@@ -336,7 +298,7 @@ class Connection:
                     "disconnected from NATS at {server}: {reason}", server=self.server, reason=reason
                 )
                 self.hooks.down(reason)
-            await self._discard(client)
+            await client.end()
 
     async def _pump(self, client: RawClient, end: asyncio.Event) -> None:
         wake, outgoing = self._wake, self._outgoing
@@ -376,14 +338,13 @@ class Connection:
                 self._servers.append(f"{template.scheme}://{userinfo}{at}{address}")
 
     def _classify(self, error: Exception) -> None:
-        words = str(error).removeprefix("nats: ")
         if isinstance(error, nats.errors.SlowConsumerError):
             self.hooks.dropped()
-        elif "permissions violation" in words.lower():
+        elif words := missing_permission(error):
             self.log.error("NATS refuses what notify needs: {error}", error=words)
             self.hooks.denied(words)
         else:
-            self._last_error = words or type(error).__name__
+            self._last_error = words_of(error) or type(error).__name__
 
     def _complain(self, url: str, error: str) -> None:
         now = self._reactor.seconds()
@@ -392,5 +353,5 @@ class Connection:
         if now - self._complaints.get((url, error), -_COMPLAIN_EVERY) >= _COMPLAIN_EVERY:
             self._complaints[url, error] = now
             self.log.warn(
-                "cannot connect to NATS at {url}: {error}; trying on", url=dial.redacted(url), error=error
+                "cannot connect to NATS at {url}: {error}; trying on", url=redacted(url), error=error
             )

@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import nkeys
 
-from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import StartError
+from notify.nats.client import RawClient
+from notify.nats.settings import NATSSettings
 
 MINIMUM = (2, 11)
+#: what the reply subjects of all clients begin with, for permissions
+INBOX = "_INBOX_notify"
 
 
-def options(settings: JetStreamSettings, url: str) -> dict[str, Any]:
+async def dial(
+    settings: NATSSettings,
+    url: str,
+    name: str,
+    failed: Callable[[Exception], None],
+    closed: Callable[[], None] = lambda: None,
+    lame_duck: Callable[[], None] = lambda: None,
+) -> RawClient:
+    """A client of one server, logged in, that does not reconnect.
+
+    ``failed`` hears what goes wrong from now on, ``closed`` of the client's end, ``lame_duck`` that the server is about
+    to leave. Raises ``StartError`` where no attempt would help, and what nats-py raises.
+    """
+    client = RawClient()
+
+    async def on_error(error: Exception) -> None:
+        failed(error)
+
+    async def on_close() -> None:
+        closed()
+
+    async def on_lame_duck() -> None:
+        lame_duck()
+
+    patience = settings.connect_timeout
+    coming = client.connect(
+        servers=[url],
+        name=name,
+        allow_reconnect=False,
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0,
+        connect_timeout=patience,  # type: ignore[arg-type] # seconds, fractions too
+        ping_interval=max(1, round(settings.canary_interval)),
+        max_outstanding_pings=2,
+        inbox_prefix=INBOX,
+        error_cb=on_error,
+        closed_cb=on_close,
+        lame_duck_mode_cb=on_lame_duck,
+        **options(settings, url),
+    )
+    try:
+        await asyncio.wait_for(coming, patience + 1)
+        refuse_old(client.version, url)
+    except BaseException:
+        await client.end()
+        raise
+    return client
+
+
+def options(settings: NATSSettings, url: str) -> dict[str, Any]:
     """What nats-py's ``connect`` is told about logging in and TLS. Raises ``StartError``: a file is of no use."""
     s, told = settings, dict[str, Any]()
     if s.user or s.password:
@@ -23,42 +77,44 @@ def options(settings: JetStreamSettings, url: str) -> dict[str, Any]:
     if s.token:
         told["token"] = s.token
     if s.nkey_seed_file:
-        told["nkeys_seed_str"] = _seed(s.nkey_seed_file)
+        told["nkeys_seed_str"] = _seed(s)
     if s.credentials_file:
-        _read(s.credentials_file, "credentials_file")
+        _read(s, "credentials_file")
         told["user_credentials"] = s.credentials_file
     if s.tls_ca or s.tls_cert or url.startswith(("tls:", "wss:")):
         told["tls"] = _context(s)
     return told
 
 
-def _read(path: str, key: str) -> str:
+def _read(settings: NATSSettings, key: str) -> str:
+    path = getattr(settings, key)
     try:
         return Path(path).read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise StartError(f"[broker.jetstream] {key} {path} cannot be read: {reason}.") from None
+        raise StartError(f"[{settings.table}] {key} {path} cannot be read: {reason}.") from None
 
 
-def _seed(path: str) -> str:
-    seed = _read(path, "nkey_seed_file").strip()
+def _seed(settings: NATSSettings) -> str:
+    seed = _read(settings, "nkey_seed_file").strip()
     try:
         nkeys.from_seed(bytearray(seed.encode())).wipe()
     except Exception:
         raise StartError(
-            f"[broker.jetstream] nkey_seed_file {path} does not hold the seed of an nkey (a line like SU...)."
+            f"[{settings.table}] nkey_seed_file {settings.nkey_seed_file} does not hold the seed of an nkey "
+            "(a line like SU...)."
         ) from None
     return seed
 
 
-def _context(s: JetStreamSettings) -> ssl.SSLContext:
+def _context(s: NATSSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=s.tls_ca or None)
         if s.tls_cert:
             context.load_cert_chain(s.tls_cert, s.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise StartError(
-            f"[broker.jetstream] the TLS files cannot be used: {error.strerror or error}; "
+            f"[{s.table}] the TLS files cannot be used: {error.strerror or error}; "
             "check tls_ca, tls_cert and tls_key."
         ) from None
     return context

@@ -11,15 +11,14 @@ from typing import Any
 
 import msgspec
 
-from notify.brokers.jetstream.stream import ApiError, Streams
 from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.nats import headers
 from notify.nats.connection import Connection
+from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream
 from notify.topics import Topic
 
 _GONE = "60s"  # how long the mark of a removed entry is kept
-_NO_MESSAGE = 10037
 _NANO = 10**9
 
 #: one process's users in a topic, and the connections of each
@@ -38,14 +37,14 @@ class Bucket:
     def __init__(
         self,
         connection: Connection,
-        streams: Streams,
+        jetstream: JetStream,
         name: str,
         replicas: int,
         lease: float,
         incarnation: str,
     ) -> None:
         self._connection = connection
-        self._streams = streams
+        self._jetstream = jetstream
         self._root = f"$KV.{name}"
         self._stream = f"KV_{name}"
         self._replicas = replicas
@@ -63,7 +62,7 @@ class Bucket:
 
     async def ensure(self) -> None:
         """Make, update or check the bucket. Raises ``StartError``, too."""
-        await self._streams.ensure_stream(self._stream, self._wanted, self._required)
+        await self._jetstream.ensure_stream(self._stream, self._wanted, self._required)
 
     # ------------------------------------------------------------------ reading
 
@@ -100,9 +99,9 @@ class Bucket:
         """Whether a process has its lease, as the leader knows: a replica that is behind must not bury anybody."""
         subject = f"{self._root}.node.{incarnation}"
         try:
-            answer = await self._streams.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+            answer = await self._jetstream.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
         except ApiError as error:
-            if error.number == _NO_MESSAGE:
+            if error.number == NO_MESSAGE:
                 return False
             raise Unavailable(str(error)) from None
         return not is_mark(b64decode(answer["message"].get("hdrs", "")))
@@ -114,7 +113,7 @@ class Bucket:
         while True:
             body = {"subjects_filter": f"{self._root}.at.>", "offset": offset}
             try:
-                answer = await self._streams.api(f"STREAM.INFO.{self._stream}", body)
+                answer = await self._jetstream.api(f"STREAM.INFO.{self._stream}", body)
             except ApiError as error:
                 raise Unavailable(str(error)) from None
             subjects = answer["state"].get("subjects") or {}
@@ -148,7 +147,7 @@ class Bucket:
         """Remove all entries of a process; gives how many there were."""
         body = {"filter": f"{self._root}.at.{incarnation}.>"}
         try:
-            answer = await self._streams.api(f"STREAM.PURGE.{self._stream}", body)
+            answer = await self._jetstream.api(f"STREAM.PURGE.{self._stream}", body)
         except ApiError as error:
             raise Unavailable(str(error)) from None
         return int(answer.get("purged", 0))

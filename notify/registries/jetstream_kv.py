@@ -19,21 +19,21 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from notify.brokers.jetstream.settings import JetStreamSettings, Name
-from notify.brokers.jetstream.stream import Streams
+from notify import components
 from notify.components import Context
-from notify.config import Duration, Settings, convert
+from notify.config import Duration, Settings
 from notify.errors import StartError, Unavailable
 from notify.identity import Presence
 from notify.interfaces import IRegistry
 from notify.nats.bridge import gather
 from notify.nats.connection import Connection, Hooks, Subscription
+from notify.nats.jetstream import JetStream
+from notify.nats.settings import Name, NATSSettings
 from notify.registries.jetstream_bucket import Bucket
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as LocalSettings
@@ -72,23 +72,22 @@ class JetStreamRegistry(MemoryRegistry):
             raise StartError(
                 "[registry.jetstream_kv] lease must be at least 1s, and reconcile at least 100ms."
             )
-        table = context.config.broker.tables.get("jetstream", {})
-        broker = convert(table, JetStreamSettings, context.config.source, "broker.jetstream")
-        broker.check()
+        nats: NATSSettings
+        _, nats = components.find("broker", context.config, "jetstream")
+        nats.check()
         self._kv = settings
         self._reactor = context.reactor
         self._metrics = context.metrics
         self._random = context.random
         name = f"notify presence {context.node}"
-        self._connection = Connection(broker, context.reactor, context.random, name)
+        self._connection = Connection(nats, context.reactor, context.random, name)
         self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
-        managed = msgspec.structs.replace(broker, manage_stream=settings.manage_bucket)
         self._incarnation = f"{context.random.getrandbits(64):016x}"
         self._bucket = Bucket(
             self._connection,
-            Streams(managed, self._connection, context.random),
+            JetStream(self._connection, nats.request_timeout, manage=settings.manage_bucket),
             settings.bucket,
-            broker.replicas,
+            nats.replicas,
             settings.lease,
             self._incarnation,
         )

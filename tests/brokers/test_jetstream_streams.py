@@ -10,7 +10,6 @@ from twisted.trial.unittest import TestCase
 
 from notify.brokers.jetstream import JetStreamBroker
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.brokers.jetstream.stream import covers
 from notify.config import Duration, Size
 from notify.errors import HistoryLost, StartError, Unavailable
 from notify.messages import Position
@@ -120,18 +119,6 @@ class Streams(ServerCase):
         ):
             error = self.assertRaises(StartError, JetStreamSettings(**wrong).check)
             self.assertIn(named, str(error))
-
-    def test_which_patterns_cover_which(self) -> None:
-        for pattern, subject in (("a.>", "a.b"), ("a.*", "a.b"), ("a.*.c", "a.*.c"), (">", "a.*")):
-            self.assertTrue(covers(pattern, subject), (pattern, subject))
-        for pattern, subject in (
-            ("a.>", "a"),
-            ("a.b", "a.*"),
-            ("a.*", "a.>"),
-            ("a.*", "a.b.c"),
-            ("a.b.c", "a.b"),
-        ):
-            self.assertFalse(covers(pattern, subject), (pattern, subject))
 
 
 class Poisoned(ServerCase):

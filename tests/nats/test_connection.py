@@ -13,11 +13,11 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.config import Duration
 from notify.errors import StartError, Unavailable
 from notify.nats.connection import Connection, Hooks
 from notify.nats.dial import redacted, refuse_old
+from notify.nats.settings import NATSSettings
 from tests.natsd import NatsServer, until
 from tests.proxy import Proxy
 
@@ -45,7 +45,7 @@ class Connecting(TestCase):
 
     def connection(self, *servers: str, **settings: Any) -> Connection:
         options: dict[str, Any] = {"servers": servers, "connect_timeout": Duration(1)}
-        made = Connection(JetStreamSettings(**(options | settings)), reactor, Random(1), "test")
+        made = Connection(NATSSettings(**(options | settings)), reactor, Random(1), "test")
         self.ups = 0
         self.downs: list[str] = []
         self.denials: list[str] = []

@@ -45,6 +45,33 @@ class Contract(RegistryContract, TestCase):
         return make((await nats(self)).url)
 
 
+class Shared(TestCase):
+    """``[broker.jetstream]`` is the registry's, too, whichever broker is in use."""
+
+    def made(self, **table: Any) -> JetStreamRegistry:
+        broker = PluginTable("memory", {"jetstream": table})
+        context = make_context(reactor, Config(broker=broker, source="FILE"))
+        return JetStreamRegistry(KVSettings(), context)
+
+    def test_the_connection_is_the_brokers(self) -> None:
+        registry = self.made(servers=["nats://127.0.0.1:1"], token="secret", replicas=3)
+        self.assertEqual(registry._connection._settings.servers, ("nats://127.0.0.1:1",))
+        self.assertEqual(registry._connection._settings.token, "secret")
+        self.assertEqual(registry._bucket._replicas, 3)
+
+    def test_every_mistake_in_it_is_the_registrys_too(self) -> None:
+        for table, sentence in (
+            ({"serverz": []}, r"^FILE: unknown key 'broker.jetstream.serverz'; known are: servers, .*stream"),
+            ({"replicas": 9}, r"^FILE: 'broker.jetstream.replicas' is wrong: "),
+            ({"servers": []}, r"^\[broker.jetstream\] servers is empty"),
+            ({"tls_cert": "x"}, r"^\[broker.jetstream\] tls_cert and tls_key belong together"),
+            ({"request_timeout": "1ms"}, r"^\[broker.jetstream\] request_timeout must be at least 50ms"),
+            ({"ack_wait": "1ms"}, r"^\[broker.jetstream\] ack_wait must be at least 50ms"),
+            ({"dead_letter_stream": "MESSAGES"}, r"^\[broker.jetstream\] stream and dead_letter_stream"),
+        ):
+            self.assertRegex(str(self.assertRaises(StartError, self.made, **table)), sentence)
+
+
 class Nodes(TestCase):
     timeout = 60
 

@@ -1,15 +1,11 @@
 """The JetStream broker: history that outlives processes, and any number of nodes.
 
-Rooms, from the wire up::
+Rooms, from the bottom up; they stand on those of ``notify/nats``::
 
     settings     [broker.jetstream]
-    headers      cheap reading of NATS header blocks
-    dial         credentials, TLS, and which servers are too old
-    client       nats-py's client with a short way for messages
-    connection   one connection that is there again whatever ended it
-    stream       the streams: made, updated, checked; the epoch
-    reader       newest positions, and what came after a position without a gap
+    stream       the streams: what they have to be like; the epoch
     fair         bounded reads, fair between tenants
+    reader       newest positions, and what came after a position without a gap
     tail         followed topics: what comes next, what is missing, what is lost (no I/O)
     republish    the source of delivery = "republish"
     consumer     the source of delivery = "consumer"
@@ -40,13 +36,14 @@ from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader, Stored
 from notify.brokers.jetstream.republish import Republish
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.brokers.jetstream.stream import ApiError, Streams, StreamState
+from notify.brokers.jetstream.stream import Streams, StreamState
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Message, Poison, Position
 from notify.nats.connection import Connection, Hooks
+from notify.nats.jetstream import ApiError
 from notify.topics import Topic
 
 _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
@@ -73,7 +70,7 @@ class JetStreamBroker:
         )
         self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped)
         self._streams = Streams(settings, self._connection, context.random)
-        self._dead = DeadLetters(self._connection, self._streams.dead_subject, context.metrics)
+        self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         self._reader = Reader(
             self._connection,
             self._streams,
@@ -101,7 +98,7 @@ class JetStreamBroker:
         self._health = Health(
             settings,
             self._connection,
-            self._streams.canary_subject(context.node),
+            self._streams.plan.canary_subject(context.node),
             context.reactor,
             compare=self._compare,
             sick=self._sick,

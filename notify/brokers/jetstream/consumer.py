@@ -22,11 +22,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.brokers.jetstream.stream import SUBJECTS, ApiError, Streams
+from notify.brokers.jetstream.stream import SUBJECTS, Streams
 from notify.brokers.jetstream.tail import Tail
 from notify.errors import StartError, Unavailable
 from notify.nats import headers
 from notify.nats.connection import Connection, Subscription
+from notify.nats.jetstream import STREAM_NOT_FOUND, ApiError
 from notify.topics import Topic
 
 _BATCH = 1000  # messages asked for at once; asked again when half of them have come
@@ -115,7 +116,7 @@ class Consumer:
         try:
             answer = await self._streams.api(call, {"stream_name": s.stream, "config": config})
         except ApiError as error:
-            if error.code >= 500 or error.number == 10059:
+            if error.code >= 500 or error.number == STREAM_NOT_FOUND:
                 raise Unavailable(f"consumer {self.name}: {error}") from None
             raise StartError(f"consumer {self.name} cannot be made: NATS says: {error}.") from None
         have = answer["config"]

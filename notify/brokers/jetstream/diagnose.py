@@ -11,15 +11,15 @@ from random import Random
 from typing import Any
 
 import msgspec
-import nats.errors
 
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.brokers.jetstream.stream import Streams, differences
-from notify.errors import StartError
+from notify.brokers.jetstream.stream import Plan
+from notify.errors import StartError, Unavailable
 from notify.findings import Finding, Level, Question, span
-from notify.nats.client import RawClient
-from notify.nats.connection import Connection
+from notify.nats.connection import NoResponders
 from notify.nats.dial import redacted
+from notify.nats.jetstream import STREAM_NOT_FOUND, differences
+from notify.nats.probe import Probe
 
 #: seconds by which the clocks of this machine and the servers' may differ
 SKEW = 2.0
@@ -31,70 +31,59 @@ async def diagnose(settings: JetStreamSettings, question: Question) -> list[Find
     found: list[Finding] = []
     asked = False
     for url in settings.servers:
-        denied: list[str] = []
+        probe = Probe(settings, url, "notify doctor")
         try:
             settings.check()
-            client = await _connect(settings, url, denied)
+            version = await probe.connect()
         except StartError as error:
             found.append(Finding("fault", "broker", str(error), "Do as it says, then ask again."))
             continue
-        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
-            why = str(error).removeprefix("nats: ") or "no answer in time"
+        except Unavailable as error:
             mend = "See that it runs, that the address is right, and what its log says of this client."
             level: Level = "fault" if len(settings.servers) == 1 else "warning"
-            found.append(Finding(level, "broker", f"NATS at {redacted(url)} cannot be reached: {why}.", mend))
+            text = f"NATS at {redacted(url)} cannot be reached: {error}."
+            found.append(Finding(level, "broker", text, mend))
             continue
         try:
-            found.append(Finding("ok", "broker", f"NATS {client.version} answers at {redacted(url)}."))
+            found.append(Finding("ok", "broker", f"NATS {version} answers at {redacted(url)}."))
             if not asked:
                 asked = True
-                found += await _examine(client, settings, question, denied)
+                found += await _examine(probe, settings, question)
         finally:
-            client.sever()
+            probe.sever()
     if not asked and len(settings.servers) > 1:
         found.append(Finding("fault", "broker", "no server can be reached.", "Start at least one of them."))
     return found
 
 
-async def _connect(settings: JetStreamSettings, url: str, denied: list[str]) -> RawClient:
-    connection = Connection(settings, None, Random(), "notify doctor")  # noqa: S311 - nothing is drawn from it
-    connection.hooks.denied = denied.append
-    return await connection._connect(url)
-
-
-async def _api(client: RawClient, call: str, timeout: float) -> dict[str, Any]:
-    reply = await client.request(f"$JS.API.{call}", b"", timeout=timeout)
-    answer: dict[str, Any] = msgspec.json.decode(reply.data)
+async def _api(probe: Probe, call: str, timeout: float) -> dict[str, Any]:
+    answer: dict[str, Any] = msgspec.json.decode(await probe.request(f"$JS.API.{call}", b"", timeout))
     return answer
 
 
-async def _examine(
-    client: RawClient, settings: JetStreamSettings, question: Question, denied: list[str]
-) -> list[Finding]:
+async def _examine(probe: Probe, settings: JetStreamSettings, question: Question) -> list[Finding]:
     patience = max(2.0, settings.request_timeout)
     try:
-        account = await _api(client, "INFO", patience)
-        history = await _api(client, f"STREAM.INFO.{settings.stream}", patience)
-        dead = await _api(client, f"STREAM.INFO.{settings.dead_letter_stream}", patience)
-    except (nats.errors.Error, TimeoutError):
-        await _settle(client)
-        if denied:
-            return [_denied(words) for words in denied]
+        account = await _api(probe, "INFO", patience)
+        history = await _api(probe, f"STREAM.INFO.{settings.stream}", patience)
+        dead = await _api(probe, f"STREAM.INFO.{settings.dead_letter_stream}", patience)
+    except Unavailable:
+        await probe.settle()
+        if probe.denied:
+            return [_denied(words) for words in probe.denied]
         text = "JetStream does not answer: it is off for this account, or has no leader."
         return [
             Finding("fault", "broker", text, "Switch it on (`jetstream {}`), or see to the cluster's health.")
         ]
     found = _account(account)
-    streams = Streams(settings, client, Random())  # type: ignore[arg-type] # noqa: S311 - asked for its rules alone
-    found += _stream(settings, settings.stream, history, streams._wanted_history, streams._required_history)
-    found += _stream(
-        settings, settings.dead_letter_stream, dead, streams._wanted_dead, streams._required_dead
-    )
+    plan = Plan(settings, Random())  # noqa: S311 - nothing is made of it
+    found += _stream(settings, settings.stream, history, plan.wanted_history, plan.required_history)
+    found += _stream(settings, settings.dead_letter_stream, dead, plan.wanted_dead, plan.required_dead)
     if "error" not in history:
         found += retention(settings, history, question)
         found += _skew(history, time.time())
         found += _copies(settings, history)
-    return found + await _permissions(client, settings, history, denied, patience)
+    return found + await _permissions(probe, settings, history, patience)
 
 
 def _account(answer: dict[str, Any]) -> list[Finding]:
@@ -114,7 +103,7 @@ def _stream(
 ) -> list[Finding]:
     check = f"stream {name}"
     if error := answer.get("error"):
-        if error.get("err_code") == 10059 and settings.manage_stream:
+        if error.get("err_code") == STREAM_NOT_FOUND and settings.manage_stream:
             return [
                 Finding("note", check, "it does not exist yet: the server makes it when it first starts.")
             ]
@@ -186,30 +175,25 @@ def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Findin
 
 
 async def _permissions(
-    client: RawClient,
-    settings: JetStreamSettings,
-    history: dict[str, Any],
-    denied: list[str],
-    patience: float,
+    probe: Probe, settings: JetStreamSettings, history: dict[str, Any], patience: float
 ) -> list[Finding]:
     """Try what the server does: hear what is sent on, read history, publish."""
     dest = ((history.get("config") or {}).get("republish") or {}).get("dest")
     if dest and settings.delivery == "republish":
-        await client.subscribe(dest)
+        await probe.subscribe(dest)
     missing = []
     # Every stream refuses a publish that is meant for another stream, so that nothing is stored.
     refused = {"Nats-Expected-Stream": "notify-doctor-stores-nothing"}
-    for call, headers in ((PROBE, refused), (f"$JS.API.DIRECT.GET.{settings.stream}", None)):
+    for call, fields in ((PROBE, refused), (f"$JS.API.DIRECT.GET.{settings.stream}", None)):
         try:
-            body = b"" if headers else b'{"seq":1}'
-            await client.request(call, body, timeout=patience, headers=headers)
-        except nats.errors.NoRespondersError:
+            await probe.request(call, b"" if fields else b'{"seq":1}', patience, fields)
+        except NoResponders:
             pass  # no stream, or no such message: told elsewhere
-        except (nats.errors.Error, TimeoutError):
+        except Unavailable:
             missing.append(call)
-    await _settle(client)
-    if denied:
-        return [_denied(words) for words in denied]
+    await probe.settle()
+    if probe.denied:
+        return [_denied(words) for words in probe.denied]
     if missing and "error" not in history:
         text = f"no answer to: {', '.join(missing)}."
         return [
@@ -222,14 +206,6 @@ def _denied(words: str) -> Finding:
     return Finding(
         "fault", "permissions", f"NATS says: {words}.", "Grant it (docs/jetstream.md, Permissions)."
     )
-
-
-async def _settle(client: RawClient) -> None:
-    """Until the server has said what it has to say of all that was sent."""
-    try:
-        await client.flush(2)
-    except (nats.errors.Error, TimeoutError):
-        pass
 
 
 def _seconds(text: str) -> float:

@@ -18,11 +18,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from notify.brokers.jetstream.fair import FairQueue
-from notify.brokers.jetstream.stream import ApiError, Streams
+from notify.brokers.jetstream.stream import Streams
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Message, Poison, Position, parse_event
 from notify.nats import headers
 from notify.nats.bridge import gather
+from notify.nats.jetstream import NO_MESSAGE, ApiError
 from notify.topics import Topic
 
 #: subjects in one lookup of newest positions; one place is for the witness
@@ -116,7 +117,7 @@ class Reader:
         try:
             answer = await self._streams.api(self._leader, {"last_by_subj": subject})
         except ApiError as error:
-            if error.code == 404 and error.number == 10037:
+            if error.code == 404 and error.number == NO_MESSAGE:
                 return 0
             raise Unavailable(f"stream: {error}") from None
         return int(answer["message"]["seq"])
@@ -245,7 +246,7 @@ class Reader:
             try:
                 answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
             except ApiError as error:
-                if error.code == 404 and error.number == 10037:
+                if error.code == 404 and error.number == NO_MESSAGE:
                     return page, False
                 raise Unavailable(f"history cannot be read: {error}") from None
             message = answer["message"]

@@ -11,9 +11,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.jetstream.reader import Newest, Reader, Stored
-from notify.brokers.jetstream.stream import ApiError, StreamState
+from notify.brokers.jetstream.stream import StreamState
 from notify.errors import HistoryLost, Unavailable
 from notify.nats.connection import Reply
+from notify.nats.jetstream import ApiError
 from notify.topics import chat
 
 SUBJECT = chat(1, 10).subject

@@ -1,0 +1,142 @@
+"""JetStream's management API over a connection: one call, and a stream made, brought up to date or only checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from notify.errors import StartError, Unavailable
+
+# Numbers of errors that the server gives (nats-server, server/errors.json).
+NO_MESSAGE = 10037
+STREAM_NOT_FOUND = 10059
+_NAME_IN_USE = 10058
+#: the cluster is coming up, or is short of room
+_TAKES_TIME = frozenset({10005, 10008, 10009, 10023, 10047, 10028})
+#: more replicas than a lone server can keep; JetStream is switched off: no time mends that
+_STAYS = frozenset({10074, 10076})
+
+
+class Requests(Protocol):
+    """The part of a connection that is used here."""
+
+    def request(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[Any]: ...  # noqa: D102
+
+
+class ApiError(Exception):
+    """JetStream refused a request. ``code`` is like HTTP's, ``number`` the server's own."""
+
+    def __init__(self, code: int, number: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+        self.number = number
+
+
+class JetStream:
+    """Methods raise ``Unavailable`` where the server cannot be asked now.
+
+    ``patience``: seconds for one request. ``manage`` false: streams are checked, and never changed.
+    """
+
+    log = Logger()
+
+    def __init__(self, connection: Requests, patience: float, *, manage: bool) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._manage = manage
+
+    async def api(self, call: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
+        """One call of the JetStream API; gives the decoded answer, raises :class:`ApiError`."""
+        payload = b"" if body is None else msgspec.json.encode(body)
+        reply = await self._connection.request(f"$JS.API.{call}", payload, timeout)
+        try:
+            answer = msgspec.json.decode(reply.data)
+        except msgspec.DecodeError:
+            raise Unavailable(f"NATS gave no sense for an answer to {call}") from None
+        if error := answer.get("error"):
+            raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
+        return answer
+
+    async def ensure_stream(
+        self,
+        name: str,
+        wanted: Callable[[dict[str, Any]], dict[str, Any]],
+        required: Callable[[dict[str, Any]], list[str]],
+    ) -> Any:
+        """Make, update or check one stream; gives what the server says of it.
+
+        ``wanted`` makes the keys that matter from those that there are, ``required`` says what is wrong with a
+        stream that is not ours to change. Raises ``StartError``, ``Unavailable``.
+        """
+        try:
+            answer = await self.api(f"STREAM.INFO.{name}")
+        except ApiError as error:
+            if error.number != STREAM_NOT_FOUND:
+                raise _translate(name, error) from None
+            if not self._manage:
+                raise StartError(
+                    f"stream {name} does not exist and manage_stream is false: create it (docs/jetstream.md)."
+                ) from None
+            answer = await self._change("CREATE", name, {"name": name} | wanted({}))
+        if self._manage:
+            have = answer["config"]
+            asked = wanted(have)
+            if differences(asked, have):
+                answer = await self._change("UPDATE", name, have | asked)
+            if wrong := differences(asked, answer["config"]):
+                raise StartError(f"stream {name} is not as it was asked for: {'; '.join(wrong)}.")
+        if wrong := required(answer["config"]):
+            raise StartError(
+                f"stream {name} cannot be used: {'; '.join(wrong)}. Change it, then start again."
+            )
+        return answer
+
+    async def _change(self, verb: str, name: str, config: dict[str, Any]) -> Any:
+        try:
+            answer = await self.api(f"STREAM.{verb}.{name}", config, timeout=max(5.0, self._patience))
+        except ApiError as error:
+            if verb == "CREATE" and error.number == _NAME_IN_USE:  # another node was faster
+                return await self.api(f"STREAM.INFO.{name}")
+            raise _translate(name, error) from None
+        self.log.info("stream {name}: {verb}d", name=name, verb=verb.lower())
+        return answer
+
+
+def _translate(name: str, error: ApiError) -> Exception:
+    if (error.code >= 500 and error.number not in _STAYS) or error.number in _TAKES_TIME:
+        return Unavailable(f"stream {name}: {error}")
+    return StartError(f"stream {name} cannot be used: NATS says: {error}.")
+
+
+def differences(asked: dict[str, Any], have: dict[str, Any]) -> list[str]:
+    """What the server made of a configuration, where it is not what was asked for."""
+    wrong = []
+    for key, value in asked.items():
+        other = have.get(key)
+        if key == "subjects":
+            same = sorted(value) == sorted(other or ())
+        elif key == "republish":
+            same = (other or {}).get("dest") == value["dest"]
+        else:
+            same = value == other
+        if not same:
+            wrong.append(f"{key} is {other!r}, not {value!r}")
+    return wrong
+
+
+def covers(pattern: str, subject: str) -> bool:
+    """Whether a pattern matches everything that ``subject``, itself perhaps a pattern, matches."""
+    theirs = subject.split(".")
+    ours = pattern.split(".")
+    for index, part in enumerate(ours):
+        if part == ">":
+            return len(theirs) > index
+        if index >= len(theirs) or theirs[index] == ">":
+            return False
+        if part not in ("*", theirs[index]):
+            return False
+    return len(ours) == len(theirs)

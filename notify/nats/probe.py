@@ -1,0 +1,62 @@
+"""One client of one server, for a few questions from outside (``notify doctor``): nothing is tried twice, or kept up."""
+
+from __future__ import annotations
+
+import nats.errors
+
+from notify.errors import Unavailable
+from notify.nats.client import RawClient, missing_permission, words_of
+from notify.nats.connection import NoResponders
+from notify.nats.dial import dial
+from notify.nats.settings import NATSSettings
+
+
+class Probe:
+    """See the module. For coroutines on an asyncio loop."""
+
+    def __init__(self, settings: NATSSettings, url: str, name: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._name = name
+        self._client: RawClient
+        #: the permissions that were found to be missing so far, in the server's words
+        self.denied: list[str] = []
+
+    async def connect(self) -> str:
+        """Log in; gives the server's version. Raises ``StartError``, and ``Unavailable`` with the reason."""
+        try:
+            self._client = await dial(self._settings, self._url, self._name, self._failed)
+        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
+            raise Unavailable(words_of(error) or "no answer in time") from None
+        return self._client.version
+
+    async def request(
+        self, subject: str, payload: bytes, timeout: float, fields: dict[str, str] | None = None
+    ) -> bytes:
+        """One request; gives its reply's payload. Raises ``Unavailable``, ``NoResponders`` where nobody listens."""
+        try:
+            reply = await self._client.request(subject, payload, timeout=timeout, headers=fields)
+        except nats.errors.NoRespondersError:
+            raise NoResponders(f"nobody answers on {subject}") from None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(words_of(error)) from None
+        return bytes(reply.data)
+
+    async def subscribe(self, subject: str) -> None:
+        """Ask for a subject, to learn whether that is permitted; what comes is dropped."""
+        await self._client.subscribe(subject)
+
+    async def settle(self) -> None:
+        """Until the server has said what it has to say of all that was sent, within two seconds."""
+        try:
+            await self._client.flush(2)
+        except (nats.errors.Error, TimeoutError):
+            pass
+
+    def sever(self) -> None:
+        """Cut the connection."""
+        self._client.sever()
+
+    def _failed(self, error: Exception) -> None:
+        if words := missing_permission(error):
+            self.denied.append(words)
