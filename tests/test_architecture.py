@@ -1,80 +1,386 @@
-"""The arrows between rooms point one way (ARCHITECTURE.md)."""
+"""The walls between the wings (ARCHITECTURE.md) stand, and whatever breaks one is told by name."""
 
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
-ROOT = Path(__file__).parent.parent / "notify"
+from tests.tools import ROOT
 
-#: a library, and the only places that may import it
-ONLY = {
-    "autobahn": ("transport/",),
-    "twisted.web": ("http/", "auth/", "testing/"),
+#: the source of each file by its path below notify/
+Tree = dict[str, str]
+
+
+class Wing(NamedTuple):
+    """``rooms`` stand directly in notify/, as a module or a folder; ``may``: the wings that they may import."""
+
+    rooms: str
+    may: str
+
+
+#: from the ground up: a wing imports itself and wings above it in this table only, so no import runs back up
+WINGS = {
+    "ground": Wing("_version errors topics messages identity findings interfaces", ""),
+    "config": Wing("config", "ground"),
+    "observe": Wing("observe", "ground config"),
+    "wire": Wing("wire", "ground"),
+    "core": Wing("core", "ground config observe wire"),
+    "components": Wing("components plugins", "ground config observe"),
+    "nats": Wing("nats", "ground config"),
+    "auth": Wing("auth", "ground config observe components"),
+    "brokers": Wing("brokers", "ground config observe components nats"),
+    "registries": Wing("registries", "ground config observe components nats"),
+    "transport": Wing("transport", "ground config observe wire core"),
+    "http": Wing("http", "ground config observe wire core"),
+    "service": Wing("service", "ground config observe core transport http"),
+    "dev": Wing("dev", "ground config http"),
+    "tap": Wing("tap", "ground config observe wire core components transport http service dev"),
+    "doctor": Wing("doctor", "ground config observe components nats transport http"),
+    "client": Wing("client", ""),
+    "testing": Wing("testing", "ground config observe wire components"),
+    "cli": Wing("cli", "ground config observe components service tap doctor client"),
 }
 
-#: rooms that know a kind of plugin, and why
+#: the kinds of plugins: reached by name, through ``components``
+KINDS = {"auth", "brokers", "registries"}
+
+#: a library, and the rooms that alone know it
+LIBRARIES = {
+    "autobahn": "transport",
+    "txaio": "transport",
+    "nats": "nats",
+    "nkeys": "nats",
+    "asyncio": "nats service.reactor client._asyncio",
+    "twisted.web": "http auth",
+    "jwt": "auth cli.token",
+    "google.protobuf": "wire",
+}
+
+#: what does input and output, and the pure rooms that do without it but for the part that is named
+IO = "twisted.internet twisted.protocols socket select ssl"
+PURE = {"wire": "", "core": "twisted.internet.defer", "client.machine": "", "client.parts": ""}
+
+#: who looks over a wall at what, and why
 EXCEPTIONS = {
-    ("cli/token.py", "auth"): "signs what the JWT authenticator verifies, with the same keys",
-    ("dev/__init__.py", "auth"): "makes tokens for its own server",
+    ("cli.token", "auth"): "signs what the JWT authenticator verifies, with the same keys and checks",
+    ("dev", "auth.tokens"): "signs the tokens of the demo page",
+    (
+        "core.timers",
+        "twisted.internet.task",
+    ): "a LoopingCall on the clock that is passed in; it brings no reactor",
 }
 
-#: what the ground floor may import of notify: itself
-GROUND = {"topics", "messages", "errors", "identity", "_version"}
+#: what is known to be broken: each line goes with its mend
+STILL_OPEN = {
+    "circle: core.hub, core.session",
+    "circle: http.request, http.server",
+    "observe.logging imports service.systemd: observe may import ground, config",
+}
+
+#: directly in notify/
+MOST_FILES = 12
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+def read(folder: Path) -> Tree:
+    """The Python files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.py")}
+
+
+def module_of(path: str) -> str:
+    """What a file is imported as, below ``notify``; empty for ``notify`` itself."""
+    return path.removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
+
+
+def within(name: str, places: str) -> bool:
+    """Whether a dotted name is one of some places, or inside of one."""
+    return any(name == place or name.startswith(f"{place}.") for place in places.split())
+
+
+def names(node: ast.AST) -> list[str]:
+    """What an import statement names, with the package in front of each name; nothing for other statements."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.module, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def arrows(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
+    """The modules of notify that each one imports, wherever in it and for whatever purpose."""
+    found = {}
+    for module, parsed in modules.items():
+        inner = {name[7:] for node in ast.walk(parsed) for name in names(node) if within(name, "notify")}
+        found[module] = {name if name in modules else name.rpartition(".")[0] for name in inner}
     return found
 
 
-class Arrows(SynchronousTestCase):
+def circles(graph: dict[str, set[str]]) -> Iterator[set[str]]:
+    """The strongly connected components of two and more (Tarjan, 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+
+    def visit(node: str) -> Iterator[set[str]]:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                yield from visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            start = stack.index(node)
+            circle = set(stack[start:])
+            del stack[start:]
+            if len(circle) > 1:
+                yield circle
+
+    for node in sorted(graph):
+        if node not in index:
+            yield from visit(node)
+
+
+def wing_of(module: str) -> str:
+    """The wing in which a module stands; empty for none."""
+    top = module.partition(".")[0]
+    return next((wing for wing, it in WINGS.items() if top in ["", *it.rooms.split()]), "")
+
+
+def loaded(tree: ast.Module) -> Iterator[ast.AST]:
+    """What runs when a module is loaded: everything that is in no function."""
+    todo: list[ast.AST] = [tree]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
+
+
+def broken(tree: Tree, needed: set[tuple[str, str]]) -> Iterator[str]:
+    """What breaks a rule, a sentence each. ``needed`` is told the exceptions that were made."""
+
+    def excepted(module: str, target: str) -> bool:
+        found = {(who, what) for who, what in EXCEPTIONS if who == module and within(target, what)}
+        needed.update(found)
+        return bool(found)
+
+    modules = {module_of(path): ast.parse(source) for path, source in sorted(tree.items())}
+    graph = arrows(modules)
+    for circle in circles(graph):
+        yield f"circle: {', '.join(sorted(circle))}"
+    for module, parsed in modules.items():
+        if not (wing := wing_of(module)):
+            yield f"{module} stands in no wing"
+            continue
+        may = WINGS[wing].may.split()
+        for target in sorted(graph[module]):
+            if wing_of(target) not in (wing, *may) and not excepted(module, target):
+                yield f"{module} imports {target}: {wing} may import {', '.join(may) or 'nothing of notify'}"
+        for name in sorted({name for node in ast.walk(parsed) for name in names(node)}):
+            for library, places in LIBRARIES.items():
+                if within(name, library) and not within(module, places):
+                    yield f"{module} imports {name}: only {places} knows {library}"
+            for place, but in PURE.items():
+                forbidden = within(name, IO) and not within(name, but)
+                if forbidden and within(module, place) and not excepted(module, name):
+                    yield f"{module} imports {name}: {place} does no input and output"
+        if any(within(name, "twisted.internet.reactor") for node in loaded(parsed) for name in names(node)):
+            yield f"{module} imports the reactor when it is loaded"
+    if (count := sum("/" not in path for path in tree)) > MOST_FILES:
+        yield f"{count} files stand directly in notify/"
+
+
+class Walls(SynchronousTestCase):
+    """notify as it is."""
+
     def setUp(self) -> None:
-        self.rooms = {str(path.relative_to(ROOT)): imports(path) for path in ROOT.rglob("*.py")}
+        self.tree = read(ROOT / "notify")
+        self.assertGreater(len(self.tree), 100)
 
-    def test_each_library_stays_in_its_room(self) -> None:
-        for library, places in ONLY.items():
-            for room, names in self.rooms.items():
-                if any(name == library or name.startswith(library + ".") for name in names):
-                    self.assertTrue(room.startswith(places), f"{room} imports {library}")
+    def test_nothing_is_broken_but_what_is_known(self) -> None:
+        self.assertEqual(set(broken(self.tree, set())), STILL_OPEN)
 
-    def test_nobody_imports_a_concrete_plugin_but_its_own_kind(self) -> None:
-        for room, names in self.rooms.items():
-            for kind in ("auth", "brokers", "registries"):
-                if not room.startswith((f"{kind}/", "testing/")):
-                    used = {name for name in names if name.startswith(f"notify.{kind}.")}
-                    if (room, kind) in EXCEPTIONS:
-                        continue
-                    self.assertEqual(used, set(), room)
+    def test_every_exception_is_needed(self) -> None:
+        needed: set[tuple[str, str]] = set()
+        list(broken(self.tree, needed))
+        self.assertEqual(needed, set(EXCEPTIONS))
 
-    def test_the_ground_floor_stands_on_nothing(self) -> None:
-        for room in GROUND:
-            used = {name.split(".")[1] for name in self.rooms[f"{room}.py"] if name.startswith("notify.")}
-            self.assertLessEqual(used, GROUND, room)
+    def test_no_module_brings_the_reactor(self) -> None:
+        # By way of others neither: whoever imports notify can still choose one.
+        program = "import sys; [__import__(name) for name in sys.argv[1:]]; print('twisted.internet.reactor' in sys.modules)"
+        modules = [f"notify.{module_of(path)}".strip(".") for path in self.tree]
+        done = subprocess.run(
+            [sys.executable, "-c", program, *modules], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        self.assertEqual(done.stdout.strip(), "False")
 
-    def test_the_session_knows_no_socket_and_no_reactor(self) -> None:
-        for room in (
-            "core/session.py",
-            "wire/frames.py",
-            "core/dispatcher.py",
-            "core/presence.py",
-            "client/machine.py",
+
+class Table(SynchronousTestCase):
+    """What the table of the wings may not allow."""
+
+    def test_arrows_point_one_way(self) -> None:
+        above: set[str] = set()
+        for name, wing in WINGS.items():
+            self.assertLessEqual(set(wing.may.split()), above, name)
+            above.add(name)
+
+    def test_who_may_import_whom(self) -> None:
+        by = {name: {other for other, wing in WINGS.items() if name in wing.may.split()} for name in WINGS}
+        self.assertEqual(by["cli"], set())
+        self.assertEqual(by["testing"], set())
+        self.assertEqual(by["dev"], {"tap"})
+        self.assertEqual(by["tap"], {"cli"})
+        self.assertEqual(set().union(*(by[kind] for kind in KINDS)), set())
+        self.assertEqual(WINGS["client"].may, "")
+        self.assertEqual(WINGS["ground"].may, "")
+
+
+class MadeUp(SynchronousTestCase):
+    """A tree in order, and what is told when one thing is wrong."""
+
+    good: Tree = {  # noqa: RUF012
+        "__init__.py": "from notify._version import __version__",
+        "_version.py": "",
+        "errors.py": "from notify import __version__",
+        "config.py": "from notify.errors import StartError",
+        "wire/frames.py": "import msgspec\nfrom notify.errors import StartError",
+        "core/hub.py": "",
+        "core/session.py": "from twisted.internet.defer import Deferred\nfrom notify.wire import frames",
+        "core/timers.py": "from twisted.internet.task import LoopingCall",
+        "transport/websocket.py": "import autobahn.twisted\nfrom notify.core.session import Session",
+        "nats/__init__.py": "",
+        "nats/client.py": "import asyncio\nimport nats.errors",
+        "auth/jwt.py": "",
+        "brokers/__init__.py": "from notify.nats.client import Client",
+        "registries/__init__.py": "",
+        "http/__init__.py": "",
+        "service/reactor.py": "import asyncio\ndef install():\n    from twisted.internet import reactor",
+        "service/service.py": "",
+        "dev/__init__.py": "",
+        "tap.py": "from notify import dev",
+        "client/__init__.py": "",
+        "client/_asyncio.py": "import asyncio",
+        "testing/__init__.py": "",
+        "cli/__init__.py": "",
+        "cli/token.py": "from notify.auth.jwt import JWTAuthenticator",
+    }
+
+    def told(self, more: Tree) -> list[str]:
+        """What is told when lines are added to files, or files to the tree."""
+        tree = self.good | {path: f"{self.good.get(path, '')}\n{lines}\n" for path, lines in more.items()}
+        return list(broken(tree, set()))
+
+    def test_one_in_order_is_not_complained_about(self) -> None:
+        self.assertEqual(self.told({}), [])
+
+    def test_an_import_that_runs_back_up(self) -> None:
+        self.assertEqual(
+            self.told({"config.py": "import notify.service.reactor"}),
+            ["config imports service.reactor: config may import ground"],
+        )
+        self.assertEqual(
+            self.told({"errors.py": "from notify.wire import frames"}),
+            [
+                "circle: errors, wire.frames",
+                "errors imports wire.frames: ground may import nothing of notify",
+            ],
+        )
+
+    def test_a_circle_however_it_is_hidden(self) -> None:
+        for back in (
+            "from notify.core.session import Session",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from notify.core.session import Session",
+            "def hidden():\n    from notify.core import session",
+            "class Hidden:\n    def method(self):\n        import notify.core.session",
         ):
-            used = {
-                name for name in self.rooms[room] if name.startswith(("twisted.internet.reactor", "socket"))
-            }
-            self.assertEqual(used, set(), room)
-            self.assertNotIn("notify.transport.websocket", self.rooms[room])
+            told = self.told(
+                {
+                    "core/hub.py": "from notify.core import timers",
+                    "core/session.py": "from notify.core import hub",
+                    "core/timers.py": back,
+                }
+            )
+            self.assertEqual(told, ["circle: core.hub, core.session, core.timers"])
 
-    def test_no_module_imports_the_reactor_when_it_is_loaded(self) -> None:
-        for path in ROOT.rglob("*.py"):
-            for node in ast.parse(path.read_text()).body:
-                if isinstance(node, ast.ImportFrom) and node.module == "twisted.internet":
-                    self.assertNotIn("reactor", [alias.name for alias in node.names], path)
+    def test_two_circles_are_two(self) -> None:
+        told = self.told(
+            {
+                "core/a.py": "from notify.core import b",
+                "core/b.py": "from notify.core import a, c",
+                "core/c.py": "from notify.core import d",
+                "core/d.py": "from notify.core import c",
+            }
+        )
+        self.assertEqual(told, ["circle: core.c, core.d", "circle: core.a, core.b"])
+
+    def test_a_wing_that_knows_what_it_should_not(self) -> None:
+        for path, line, target in (
+            ("brokers/__init__.py", "import notify.registries", "registries"),
+            ("registries/__init__.py", "from notify import brokers", "brokers"),
+            ("nats/__init__.py", "from notify.registries import Registry", "registries"),
+            ("http/__init__.py", "from notify.transport import websocket", "transport.websocket"),
+            ("http/__init__.py", "from notify.auth.jwt import JWTAuthenticator", "auth.jwt"),
+            ("tap.py", "from notify.auth import jwt", "auth.jwt"),
+            ("service/service.py", "from notify import dev", "dev"),
+            ("client/__init__.py", "from notify.errors import StartError", "errors"),
+            ("tap.py", "from notify.testing import make_context", "testing"),
+            ("tap.py", "from notify.cli import COMMANDS", "cli"),
+        ):
+            module = module_of(path)
+            (told,) = self.told({path: line})
+            self.assertIn(f"{module} imports {target}: {wing_of(module)} may import ", told)
+
+    def test_a_library_out_of_its_place(self) -> None:
+        for line, name, places in (
+            ("import autobahn", "autobahn", "transport"),
+            ("from nats.aio import client", "nats.aio.client", "nats"),
+            ("def hidden():\n    import nkeys", "nkeys", "nats"),
+            ("import asyncio", "asyncio", "nats service.reactor client._asyncio"),
+        ):
+            library = name.partition(".")[0]
+            self.assertEqual(
+                self.told({"service/service.py": line}),
+                [f"service.service imports {name}: only {places} knows {library}"],
+            )
+
+    def test_input_and_output_in_a_pure_room(self) -> None:
+        for line, name in (
+            ("from twisted.internet import task", "twisted.internet.task"),
+            (
+                "from twisted.internet.interfaces import IReadDescriptor",
+                "twisted.internet.interfaces.IReadDescriptor",
+            ),
+            ("import socket", "socket"),
+        ):
+            self.assertEqual(
+                self.told({"core/session.py": line}),
+                [f"core.session imports {name}: core does no input and output"],
+            )
+        self.assertEqual(
+            self.told({"wire/frames.py": "from twisted.internet.defer import Deferred"}),
+            ["wire.frames imports twisted.internet.defer.Deferred: wire does no input and output"],
+        )
+
+    def test_the_reactor_when_a_module_is_loaded(self) -> None:
+        for line in (
+            "from twisted.internet import reactor",
+            "import twisted.internet.reactor",
+            "if True:\n    try:\n        from twisted.internet import reactor\n    except ImportError:\n        pass",
+            "class Hidden:\n    from twisted.internet import reactor",
+        ):
+            self.assertEqual(
+                self.told({"http/__init__.py": line}), ["http imports the reactor when it is loaded"]
+            )
+
+    def test_a_file_in_no_wing_and_too_many_of_them(self) -> None:
+        self.assertEqual(self.told({"drawer.py": ""}), ["drawer stands in no wing"])
+        told = self.told({f"drawer{number}.py": "" for number in range(MOST_FILES)})
+        self.assertEqual(told[-1], "17 files stand directly in notify/")
