@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.core import authentication, chats, session
 from notify.transport.websocket import CODES
 from notify.wire import frames
+from tests.test_architecture import WINGS, module_of, read, wing_of
 from tests.tools import ROOT
 
 #: made by installing or running something
@@ -120,19 +122,6 @@ class Pages(SynchronousTestCase):
         ).stdout
         self.assertEqual({line.split()[0] for line in shown.splitlines()}, phony)
 
-    def test_every_room_is_in_the_table_of_the_architecture_and_no_other(self) -> None:
-        table = (ROOT / "ARCHITECTURE.md").read_text().partition("## The rooms")[2].partition("\nArrows")[0]
-        named = {
-            name
-            for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
-            for name in re.findall(r"`(.+?)`", row)
-        }
-        here = ROOT / "notify"
-        rooms = {path.stem for path in here.glob("*.py") if not path.stem.startswith("_")}
-        rooms |= {f"{path.name}/" for path in here.glob("[!._]*") if any(path.glob("[!._]*.*"))}
-        rooms |= {f"{path.parent.name}/" for path in here.glob("*/__init__.py")}
-        self.assertEqual(named, rooms)
-
     def test_every_file_of_ours_that_is_named_is_there(self) -> None:
         named = {name: page for page in pages() for name in PATH.findall(page.read_text())}
         self.assertGreater(len(named), 20)
@@ -148,6 +137,55 @@ class Pages(SynchronousTestCase):
         self.assertGreater(len(named), 10)
         for name, page in named.items():
             self.assertTrue({name, name.removesuffix("_total")} & made, f"{page.relative_to(ROOT)}: {name}")
+
+
+def rooms() -> list[tuple[str, str]]:
+    """Wing and room of every module, but for the version, generated code, and packages that only show their rooms."""
+    found = []
+    for path, source in read(ROOT / "notify").items():
+        makes = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(source).body)
+        if (makes or not path.endswith("__init__.py")) and not path.startswith(("_version", "wire/proto/")):
+            wing = wing_of(module_of(path))
+            room = path.removesuffix(".py").removesuffix("__init__")
+            found.append((wing, room.removeprefix(f"{wing}/") or room))
+    return found
+
+
+class Architecture(SynchronousTestCase):
+    """ARCHITECTURE.md against the tree."""
+
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+
+    def part(self, heading: str) -> str:
+        found = self.page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        self.assertTrue(found, heading)
+        return found
+
+    def test_every_room_is_in_the_table_and_no_other(self) -> None:
+        named, wings, wing = [], [], ""
+        for first, second in re.findall(
+            r"^\| (.*?) ?\| (.*?) ?\| .+ \|$", self.part("The rooms"), re.MULTILINE
+        )[2:]:
+            if first:
+                wing = first.strip("`")
+                wings.append(wing)
+            named += [(wing, room) for room in re.findall(r"`(.+?)`", second)]
+        self.assertEqual(sorted(wings), sorted([*WINGS, "web"]))
+        self.assertEqual(set(rooms()) - set(named), set(), "not in the table")
+        self.assertEqual(set(named) - set(rooms()), set(), "not in the tree")
+        self.assertEqual(len(named), len(set(named)))
+
+    def test_every_wing_is_in_the_picture(self) -> None:
+        picture = self.part("The wings").split("```")[1] + "testing"
+        for wing in WINGS:
+            self.assertRegex(picture, rf"\b{wing}\b")
+
+    def test_the_ways_lead_through_rooms_that_exist(self) -> None:
+        named = re.findall(r"\b([a-z]+/[a-z_]+)\b", self.part("The ways").split("```")[1])
+        self.assertGreater(len(named), 8)
+        for path in named:
+            place = ROOT / "notify" / path
+            self.assertTrue(place.is_dir() or place.with_suffix(".py").exists(), path)
 
 
 class Protocol(SynchronousTestCase):

@@ -1,21 +1,8 @@
 """The JetStream broker: history that outlives processes, and any number of nodes.
 
-Rooms, from the bottom up; they stand on those of ``notify/nats``::
-
-    settings     [broker.jetstream]
-    stream       the streams: what they have to be like; the epoch
-    fair         bounded reads, fair between tenants
-    reader       newest positions, and what came after a position without a gap
-    tail         followed topics: what comes next, what is missing, what is lost (no I/O)
-    republish    the source of delivery = "republish"
-    consumer     the source of delivery = "consumer"
-    publisher    the window of publishes, retried under the same id
-    deadletter   what can be delivered to nobody
-    health       the canary, and comparisons every few seconds
-    diagnose     what `notify doctor` asks
-
-Calls go down this list, news comes up it through callables that are handed in. This module puts them together
-and holds the one state that there is: whether the broker can be used.
+The rooms, from the bottom up, and what each does are in ARCHITECTURE.md; they stand on those of ``notify/nats``.
+Calls go down, news comes up through callables that are handed in. This module puts them together and holds the one
+state that there is: whether the broker can be used.
 """
 
 from __future__ import annotations
