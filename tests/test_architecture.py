@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.tools import ROOT
+from tests.support.programs import ROOT
 
 #: the source of each file by its path below notify/
 Tree = dict[str, str]

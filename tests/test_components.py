@@ -16,7 +16,7 @@ from notify.brokers.memory import MemoryBroker
 from notify.components import Plugin
 from notify.config import Config, ConfigError, PluginTable, load
 from notify.testing import make_context
-from tests.running import SECRET, Twistd
+from tests.support.running import SECRET, Twistd
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "plugin"
 

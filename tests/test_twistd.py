@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.running import SECRET, RawClient, Twistd
+from tests.support.running import SECRET, RawClient, Twistd
 
 FREE = {
     "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",

@@ -18,7 +18,7 @@ from twisted.web.server import Request
 
 from notify.auth.http import Client
 from notify.errors import Unavailable
-from tests.auth_tools import private_pem, serve, temporary_file
+from tests.support.auth import private_pem, serve, temporary_file
 
 
 class Plain(TestCase):

@@ -22,7 +22,7 @@ from notify.config import Duration
 from notify.errors import Unauthorized, Unavailable
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER, AuthenticatorContract
-from tests.auth_tools import (
+from tests.support.auth import (
     RSA_1024,
     SECRET,
     jwk,

@@ -23,7 +23,7 @@ from notify.interfaces import IAuthenticator
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER, AuthenticatorContract
 from notify.topics import INT64_MAX, INT64_MIN, chat, user
-from tests.auth_tools import (
+from tests.support.auth import (
     NOW,
     RSA_1024,
     SECRET,

@@ -7,8 +7,8 @@ from twisted.internet.defer import Deferred
 
 from notify.auth.tokens import issue
 from notify.client import ClientClosed, Refused, TwistedClient
-from tests.auth_tools import SECRET, jwk, jwks, private_key, serve
-from tests.cli_tools import Server
+from tests.support.auth import SECRET, jwk, jwks, private_key, serve
+from tests.support.cli import Server
 
 
 def now() -> float:

@@ -21,7 +21,7 @@ from notify.identity import Identity, Peer
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER, AuthenticatorContract
 from notify.topics import chat, user
-from tests.auth_tools import SECRET, serve, temporary_file, token
+from tests.support.auth import SECRET, serve, temporary_file, token
 
 ME = Identity(1, 2)
 

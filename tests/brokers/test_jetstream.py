@@ -14,7 +14,7 @@ from notify.interfaces import IBroker
 from notify.testing import make_context
 from notify.testing.contracts.broker import BrokerContract
 from notify.topics import Topic
-from tests.natsd import NatsServer
+from tests.support.natsd import NatsServer
 
 
 def make(server: NatsServer, node: str = "node-1", **settings: Any) -> JetStreamBroker:

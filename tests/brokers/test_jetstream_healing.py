@@ -7,7 +7,7 @@ from notify.config import Duration
 from notify.errors import HistoryLost, Unavailable
 from notify.testing import chat_payload
 from tests.brokers.test_jetstream_streams import TOPIC, ServerCase
-from tests.natsd import until
+from tests.support.natsd import until
 
 
 class Healing(ServerCase):

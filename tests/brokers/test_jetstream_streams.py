@@ -16,7 +16,7 @@ from notify.messages import Position
 from notify.testing import Recorder, chat_payload
 from notify.topics import chat
 from tests.brokers.test_jetstream import make
-from tests.natsd import NatsServer, pause, until
+from tests.support.natsd import NatsServer, pause, until
 
 TOPIC = chat(1, 10)
 

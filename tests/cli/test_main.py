@@ -13,8 +13,8 @@ from notify.cli import main as cli
 from notify.cli.progress import Progress
 from notify.cli.publish import read_lines
 from notify.client import Publisher
-from tests.auth_tools import SECRET, temporary_file
-from tests.cli_tools import Server, command
+from tests.support.auth import SECRET, temporary_file
+from tests.support.cli import Server, command
 
 
 def chat_line(number: int, chat: int = 2, **changed: Any) -> bytes:

@@ -8,8 +8,17 @@ from typing import Any
 import jwt
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.auth_tools import SECRET, jwk, jwks, oct_jwk, private_key, private_pem, public_pem, temporary_file
-from tests.cli_tools import Result, command
+from tests.support.auth import (
+    SECRET,
+    jwk,
+    jwks,
+    oct_jwk,
+    private_key,
+    private_pem,
+    public_pem,
+    temporary_file,
+)
+from tests.support.cli import Result, command
 
 
 class Token(SynchronousTestCase):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.process import KEY, Server, token, wait_for
-from tests.tools import ROOT, need, run
+from tests.support.process import KEY, Server, token, wait_for
+from tests.support.programs import ROOT, need, run
 
 EXAMPLES = ROOT / "docs" / "examples"
 #: what the client stands on: two libraries, and what wsproto brings

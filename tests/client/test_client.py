@@ -30,7 +30,7 @@ from notify.client import (
 )
 from notify.client._core import Core
 from notify.client._wire import Address
-from tests.fake_server import FakeServer, from_asyncio
+from tests.support.fake_server import FakeServer, from_asyncio
 
 T = TypeVar("T")
 FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)

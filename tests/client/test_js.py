@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.client import Settings
-from tests.tools import ROOT, program
+from tests.support.programs import ROOT, program
 
 PACKAGE = ROOT / "notify" / "web" / "client"
 

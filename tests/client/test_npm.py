@@ -17,9 +17,9 @@ from urllib.parse import urlencode
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify import __version__
-from tests.browser import Browser
-from tests.process import Server, token
-from tests.tools import ROOT, node_modules, program, run
+from tests.support.browser import Browser
+from tests.support.process import Server, token
+from tests.support.programs import ROOT, node_modules, program, run
 
 PACKAGE = ROOT / "notify" / "web" / "client"
 DECLARED = re.compile(r"(?m)^export (?:class|function|const|interface|type) (\w+)")

@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.client import Position, Publisher, PublishFailed, TwistedClient
-from tests.running import API_KEY, LocalServer, token
+from tests.support.running import API_KEY, LocalServer, token
 
 SUBJECT = "workspace.1.chat.7.messages"
 

@@ -14,8 +14,8 @@ from twisted.trial.unittest import TestCase
 from notify.client import Settings, State, TwistedClient
 from notify.client.actions import Open, Send
 from notify.client.machine import Machine
-from tests.running import LocalServer, token
-from tests.tools import need
+from tests.support.programs import need
+from tests.support.running import LocalServer, token
 
 CLIENTS = 1000
 BUCKET = 0.1

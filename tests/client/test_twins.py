@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.client.actions import FetchToken, Position, Send, Settings
 from notify.client.machine import Machine
-from tests.tools import ROOT, program
+from tests.support.programs import ROOT, program
 
 LIVES, EVENTS = 400, 120
 CODES = (1000, 1006, 1012, 1013, 4000, 4001, 4002, 4004, 4499, 4500, 4501, 4503)

@@ -24,7 +24,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from notify.client import AsyncioClient, ClientClosed, TwistedClient, _wire
 from notify.client._wire import Address, Closed, Opened, Text, Wire
-from tests.fake_server import FakeServer, from_asyncio
+from tests.support.fake_server import FakeServer, from_asyncio
 
 
 class Pair:

@@ -11,7 +11,7 @@ from notify.config import Limits
 from notify.identity import Identity
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
-from tests.support import NOW, World
+from tests.support.world import NOW, World
 
 
 class Auth(SynchronousTestCase):

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.config import Limits
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.support import World
+from tests.support.world import World
 
 
 class Subscriptions(SynchronousTestCase):

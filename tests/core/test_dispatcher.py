@@ -16,7 +16,7 @@ from notify.messages import Position
 from notify.testing import FakeConnection, chat_payload
 from notify.topics import chat
 from notify.wire.encodings import encoding
-from tests.support import World
+from tests.support.world import World
 
 TOPIC = chat(1, 10)
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.config import Limits
 from notify.core import presence
 from notify.errors import Unavailable
-from tests.support import Client, World
+from tests.support.world import Client, World
 
 
 class Watching(SynchronousTestCase):

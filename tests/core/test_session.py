@@ -10,7 +10,7 @@ from notify.config import Duration, Limits
 from notify.identity import Identity
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.support import World
+from tests.support.world import World
 
 
 class Original(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.config import Limits
 from notify.testing import chat_payload
 from notify.topics import Topic, chat
-from tests.support import Client, World
+from tests.support.world import Client, World
 
 WORKSPACES, CHATS = (1, 2), (1, 2, 3)
 

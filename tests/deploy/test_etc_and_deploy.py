@@ -23,8 +23,8 @@ from websockets.sync.client import connect
 from notify.config import load
 from notify.observe.metrics import Metrics
 from notify.tap import Options
-from tests.process import Client, Server, free_port, token, wait_for
-from tests.tools import program, run
+from tests.support.process import Client, Server, free_port, token, wait_for
+from tests.support.programs import program, run
 
 TOP = Path(__file__).parent.parent.parent
 ETC, DEPLOY, DOCS = TOP / "etc", TOP / "deploy", TOP / "docs"
@@ -378,7 +378,7 @@ class KubernetesTests(TempCase):
         command = container["lifecycle"]["preStop"]["exec"]["command"]
         with Server('[drain]\ndelay = "1s"\n') as server:
             keys = self.folder / "api.keys"
-            from tests.process import KEY
+            from tests.support.process import KEY
 
             keys.write_text(f"{KEY}\n")
             script = command[-1].replace("/run/secrets/notify/api.keys", str(keys))

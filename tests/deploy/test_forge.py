@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.tools import ROOT
+from tests.support.programs import ROOT
 
 
 def load(name: str) -> Any:

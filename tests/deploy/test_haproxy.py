@@ -14,8 +14,8 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from tests.haproxy import HAProxy, missing
-from tests.natsd import until
+from tests.support.haproxy import HAProxy, missing
+from tests.support.natsd import until
 
 
 class Node(Resource):

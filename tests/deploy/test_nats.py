@@ -30,7 +30,7 @@ from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
 from notify.testing import Recorder, chat_payload, make_context
 from notify.testing.fakes import FakeConnection
 from notify.topics import chat
-from tests.natsd import NatsServer, free_port, pause, until
+from tests.support.natsd import NatsServer, free_port, pause, until
 
 ETC = Path(__file__).parent.parent.parent / "etc" / "nats"
 TOPIC = chat(1, 10)

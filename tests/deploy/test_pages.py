@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.cli import COMMANDS
 from notify.tap import Options
-from tests.tools import ROOT, program
+from tests.support.programs import ROOT, program
 
 
 class PagesTests(TestCase):

@@ -8,7 +8,7 @@ import treq
 from twisted.trial.unittest import TestCase
 
 from notify.client import Settings, TwistedClient
-from tests.running import LocalServer
+from tests.support.running import LocalServer
 
 
 class DemoRoutes(TestCase):

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.browser import Browser
-from tests.running import Twistd
-from tests.tools import ROOT
+from tests.support.browser import Browser
+from tests.support.programs import ROOT
+from tests.support.running import Twistd
 
 PICTURES = ROOT / "artifacts"
 

@@ -19,8 +19,8 @@ from notify.identity import Identity
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER
 from notify.topics import chat
-from tests.auth_tools import SECRET
-from tests.cli_tools import Process
+from tests.support.auth import SECRET
+from tests.support.cli import Process
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "auth.md"
 

@@ -14,8 +14,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from tests.running import API_KEY, LocalServer, token
-from tests.tools import ROOT, node_modules, program
+from tests.support.programs import ROOT, node_modules, program
+from tests.support.running import API_KEY, LocalServer, token
 
 EXAMPLES = ROOT / "docs" / "examples"
 PRINTED = re.compile(r"<!-- examples/(\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.core import authentication, chats, session
 from notify.transport.websocket import CODES
 from notify.wire import frames
+from tests.support.programs import ROOT
 from tests.test_architecture import WINGS, module_of, read, wing_of
-from tests.tools import ROOT
 
 #: made by installing or running something
 MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_trial_temp"}

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from notify.http.openapi import document
 from notify.testing import FakeConnection
 from notify.topics import chat, user
-from tests.http_support import KEY, Node
+from tests.support.http import KEY, Node
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "http-api.md").read_text("utf-8")
 

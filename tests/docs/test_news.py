@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.tools import ROOT, run
+from tests.support.programs import ROOT, run
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
 TYPES = {kind["directory"]: kind["name"] for kind in SETTINGS["type"]}

@@ -16,8 +16,8 @@ from twisted.trial.unittest import TestCase
 from websockets.sync.client import connect
 
 from notify.config import load
-from tests.process import Client, Server, token
-from tests.tools import program, run
+from tests.support.process import Client, Server, token
+from tests.support.programs import program, run
 
 TOP = Path(__file__).parent.parent.parent
 PAGES = TOP / "docs" / "operations"

@@ -21,9 +21,9 @@ from notify.config import Config, load
 from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
 from notify.findings import Finding, span
-from tests.natsd import NatsServer
-from tests.running import BIN, LocalServer, in_asyncio
-from tests.tools import need
+from tests.support.natsd import NatsServer
+from tests.support.programs import need
+from tests.support.running import BIN, LocalServer, in_asyncio
 
 SECRET = "0123456789abcdef0123456789abcdef"
 GOOD = {

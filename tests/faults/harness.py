@@ -25,7 +25,7 @@ from notify.errors import HistoryLost, Unavailable, Unknown
 from notify.messages import Message, Position
 from notify.testing import chat_payload, make_context
 from notify.topics import Topic, chat
-from tests.natsd import pause, until
+from tests.support.natsd import pause, until
 
 TABLE = (
     "scenario",

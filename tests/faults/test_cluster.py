@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
-from tests.natsd import Cluster, NatsServer, pause, until
+from tests.support.natsd import Cluster, NatsServer, pause, until
 
 
 class ThreeServers(FaultCase):

@@ -14,9 +14,9 @@ from twisted.internet.threads import deferToThread
 from notify.client import TwistedClient
 from notify.topics import chat
 from tests.faults.harness import ROWS, FaultCase, Load, make_broker, show, topics_of
-from tests.haproxy import HAProxy, missing
-from tests.natsd import Cluster, pause, until
-from tests.process import Server, token
+from tests.support.haproxy import HAProxy, missing
+from tests.support.natsd import Cluster, pause, until
+from tests.support.process import Server, token
 
 CLIENTS = 24
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
-from tests.natsd import NatsServer, pause, until
+from tests.support.natsd import NatsServer, pause, until
 
 PREFIX = f"nt{os.getpid() % 10000}"
 BRIDGE = f"{PREFIX}b"

@@ -6,8 +6,8 @@ import signal
 import time
 
 from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
-from tests.natsd import NatsServer, pause, until
-from tests.proxy import Proxy
+from tests.support.natsd import NatsServer, pause, until
+from tests.support.proxy import Proxy
 
 
 class SingleServer(FaultCase):

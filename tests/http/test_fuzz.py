@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.http_support import AUTH, Client, Node, parse_responses, request_bytes
+from tests.support.http import AUTH, Client, Node, parse_responses, request_bytes
 
 TOPIC = chat(1, 10)
 BODY = json.dumps({"subject": TOPIC.subject, "payload": json.loads(chat_payload(TOPIC))}).encode()

@@ -3,7 +3,7 @@ from twisted.trial.unittest import TestCase
 from notify.config import Api, ConfigError
 from notify.http import ApiKeys, digests, read_keys
 from notify.http.answers import Refused
-from tests.http_support import temporary_folder
+from tests.support.http import temporary_folder
 
 ONE, TWO = "1-sixteen-characters", "2-sixteen-characters"
 

@@ -7,7 +7,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from notify.http.openapi import INT64, document
-from tests.http_support import KEY, Node, temporary_folder
+from tests.support.http import KEY, Node, temporary_folder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -82,7 +82,7 @@ class SchemathesisTest(TestCase):
         out, err, status = await getProcessOutputAndValue(
             str(Path(sys.executable).parent / "schemathesis"),
             [
-                f"--config-file={ROOT / 'tests' / 'schemathesis.toml'}",
+                f"--config-file={ROOT / 'tests' / 'http' / 'schemathesis.toml'}",
                 *("run", f"http://127.0.0.1:{port.getHost().port}/openapi.json"),
                 *("--header", f"Authorization: Bearer {KEY}"),
                 *(
@@ -93,7 +93,11 @@ class SchemathesisTest(TestCase):
                     "--no-color",
                 ),
             ],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks"},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "SCHEMATHESIS_HOOKS": "tests.http.schemathesis_hooks",
+            },
             path=str(temporary_folder(self)),
         )
         text = (out + err).decode()

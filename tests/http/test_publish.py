@@ -8,7 +8,7 @@ from notify.errors import Unavailable, Unknown
 from notify.messages import Position
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
-from tests.http_support import AUTH, Client, FakeBroker, Node, request_bytes
+from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
 
 TOPIC = chat(1, 10)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

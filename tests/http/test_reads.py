@@ -6,7 +6,7 @@ from twisted.trial.unittest import TestCase
 from notify.errors import HistoryLost, Unavailable
 from notify.testing import FakeConnection, chat_payload, notification_payload
 from notify.topics import chat, user
-from tests.http_support import AUTH, Client, FakeBroker, Node, request_bytes
+from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
 
 TOPIC = chat(1, 10)
 

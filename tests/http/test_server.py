@@ -8,7 +8,7 @@ from notify.http.answers import answer
 from notify.http.server import Route, Site
 from notify.testing import chat_payload, make_context
 from notify.topics import chat
-from tests.http_support import AUTH, KEY, Client, Node, request_bytes
+from tests.support.http import AUTH, KEY, Client, Node, request_bytes
 
 TOPIC = chat(1, 10)
 BODY = json.dumps({"subject": TOPIC.subject, "payload": json.loads(chat_payload(TOPIC))}).encode()

@@ -5,7 +5,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.http import public_site
 from notify.interfaces import BrokerStatus
-from tests.http_support import Client, FakeBroker, Node, request_bytes, temporary_folder
+from tests.support.http import Client, FakeBroker, Node, request_bytes, temporary_folder
 
 
 class HealthTest(TestCase):

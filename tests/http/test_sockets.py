@@ -10,7 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.http_support import AUTH, Node, parse_responses, request_bytes
+from tests.support.http import AUTH, Node, parse_responses, request_bytes
 
 JSON = {**AUTH, "Content-Type": "application/json"}
 TOPIC = chat(1, 10)

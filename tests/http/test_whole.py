@@ -10,8 +10,8 @@ from twisted.trial.unittest import TestCase
 
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.natsd import NatsServer, until
-from tests.running import API_KEY, LocalServer, in_asyncio, token
+from tests.support.natsd import NatsServer, until
+from tests.support.running import API_KEY, LocalServer, in_asyncio, token
 
 AUTH = {"Authorization": f"Bearer {API_KEY}"}
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 from notify.nats import headers
 from notify.nats.bridge import as_deferred
 from notify.nats.client import RawClient
-from tests.natsd import NatsServer, until
+from tests.support.natsd import NatsServer, until
 
 
 class LongClient(RawClient):

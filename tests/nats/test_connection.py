@@ -18,8 +18,8 @@ from notify.errors import StartError, Unavailable
 from notify.nats.connection import Connection, Hooks
 from notify.nats.dial import redacted, refuse_old
 from notify.nats.settings import NATSSettings
-from tests.natsd import NatsServer, until
-from tests.proxy import Proxy
+from tests.support.natsd import NatsServer, until
+from tests.support.proxy import Proxy
 
 
 class _OldServer(Protocol):

@@ -3,7 +3,7 @@ from twisted.trial.unittest import TestCase
 
 from notify import __version__
 from notify.observe.metrics import Metrics
-from tests.http_support import Client, Node, request_bytes
+from tests.support.http import Client, Node, request_bytes
 
 
 def parse(text: bytes) -> dict:

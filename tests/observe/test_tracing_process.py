@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.natsd import NatsServer
-from tests.process import Server, wait_for
+from tests.support.natsd import NatsServer
+from tests.support.process import Server, wait_for
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 

@@ -27,7 +27,7 @@ from notify.auth.tokens import issue
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher
 from tests.package.machine import BUILD, TOP, Machine, require, run
-from tests.process import Client, wait_for
+from tests.support.process import Client, wait_for
 
 STARTED = time.monotonic()
 

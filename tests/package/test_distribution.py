@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from trove_classifiers import classifiers
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.tools import ROOT, need, program, run
+from tests.support.programs import ROOT, need, program, run
 
 #: what a requirement is imported as, where that is not its name
 IMPORTED_AS = {

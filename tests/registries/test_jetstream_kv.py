@@ -16,8 +16,8 @@ from notify.testing import make_context
 from notify.testing.contracts.registry import RegistryContract
 from notify.testing.fakes import FakeConnection
 from notify.topics import Topic, chat
-from tests.natsd import NatsServer, pause, until
-from tests.proxy import Proxy
+from tests.support.natsd import NatsServer, pause, until
+from tests.support.proxy import Proxy
 
 TOPIC = chat(1, 10)
 

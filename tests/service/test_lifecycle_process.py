@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.natsd import NatsServer
-from tests.process import KEY, SECRET, Server, token, wait_for
+from tests.support.natsd import NatsServer
+from tests.support.process import KEY, SECRET, Server, token, wait_for
 
 
 def in_thread(test: Callable[..., None]) -> Callable[..., Deferred[None]]:

@@ -10,7 +10,7 @@ from notify.config import Config, ConfigError, Drain, Duration, Limits, Listen, 
 from notify.core.live import InForce, Live
 from notify.observe import logging
 from notify.service.reload import Changes, Reloader, changes, merge
-from tests.support import TableAuthenticator
+from tests.support.world import TableAuthenticator
 
 
 class ChangesTests(TestCase):

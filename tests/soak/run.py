@@ -19,7 +19,7 @@ from typing import Any
 from notify.auth.tokens import issue
 from notify.client import AsyncioClient, Loss, Publisher, PublishFailed, Settings, Token
 from tests.soak.proxy import ChaosProxy
-from tests.tools import ROOT, node_modules, program
+from tests.support.programs import ROOT, node_modules, program
 
 SECRET, KEY = "soak-0123456789abcdef0123456789ab", "soak-key-0123456789"
 CHATS = (1, 2, 3)

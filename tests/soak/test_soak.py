@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.soak.proxy import ChaosProxy
 from tests.soak.run import Ledger, report
-from tests.tools import ROOT, node_modules, program
+from tests.support.programs import ROOT, node_modules, program
 
 
 class Soak(TestCase):

@@ -27,7 +27,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from notify.transport.websocket import SHARED, initial_state
-from tests.running import LocalServer, RawClient, in_asyncio, token
+from tests.support.running import LocalServer, RawClient, in_asyncio, token
 
 
 async def original_client(url: str, server: LocalServer) -> list[Any]:
@@ -318,7 +318,7 @@ class InitialState(TestCase):
         from twisted.internet.task import Clock
 
         from notify.transport.websocket import ConnectionFactory
-        from tests.support import World
+        from tests.support.world import World
 
         return ConnectionFactory(World().hub, Clock())
 
@@ -350,7 +350,7 @@ class Reads(TestCase):
         from twisted.internet.task import Clock
 
         from notify.transport.websocket import ConnectionFactory
-        from tests.support import World
+        from tests.support.world import World
 
         world = World()
         protocol: Any = ConnectionFactory(world.hub, Clock()).buildProtocol(None)

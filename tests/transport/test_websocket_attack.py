@@ -15,7 +15,7 @@ from notify.config import Limits, Size
 from notify.identity import Identity
 from notify.transport.handshake import parse_networks
 from notify.transport.websocket import ConnectionFactory
-from tests.support import World
+from tests.support.world import World
 
 MOST = 4096
 

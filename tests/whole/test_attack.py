@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.process import Server, token, wait_for
+from tests.support.process import Server, token, wait_for
 from tests.transport.test_websocket_attack import HANDSHAKE, frame, head
 
 #: in everything that an attacker sends and that nobody may write down

@@ -13,8 +13,8 @@ from typing import Any
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.running import API_KEY, SECRET, RawClient, Twistd, token
-from tests.tools import need
+from tests.support.programs import need
+from tests.support.running import API_KEY, SECRET, RawClient, Twistd, token
 
 COUNT = 5000
 _HANDSHAKE = (

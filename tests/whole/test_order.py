@@ -15,7 +15,7 @@ from notify.testing import chat_payload
 from notify.topics import chat
 from notify.transport.connection import Connection, SendQueues
 from notify.wire.frames import JSON
-from tests.support import World
+from tests.support.world import World
 from tests.transport.test_connection import Transport, Wire
 
 CHATS = 4

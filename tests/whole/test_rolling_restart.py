@@ -19,9 +19,9 @@ from twisted.trial.unittest import TestCase
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher, PublishFailed
 from notify.service.drain import STEP
-from tests.haproxy import HAProxy, missing
-from tests.natsd import NatsServer
-from tests.process import KEY, Server, token
+from tests.support.haproxy import HAProxy, missing
+from tests.support.natsd import NatsServer
+from tests.support.process import KEY, Server, token
 
 NODES, CLIENTS, CHATS = 3, 60, 12
 #: seconds between two messages of a chat

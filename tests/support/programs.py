@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from unittest import SkipTest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NODE_MODULES = ROOT / "tests" / "js" / "node_modules"
 
 

@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.natsd import free_port, until
+from tests.support.natsd import free_port, until
+from tests.support.programs import ROOT
 
-CONFIG = Path(__file__).parent.parent / "etc" / "haproxy" / "haproxy.cfg"
+CONFIG = ROOT / "etc" / "haproxy" / "haproxy.cfg"
 BINARY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
 
 

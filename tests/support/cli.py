@@ -21,7 +21,7 @@ from notify.auth.tokens import issue
 from notify.cli import main as cli
 from notify.cli.presence import ask
 from notify.cli.terminal import Terminal
-from tests.auth_tools import SECRET
+from tests.support.auth import SECRET
 
 KEY = "an-api-key-for-tests"
 

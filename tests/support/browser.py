@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.tools import need
+from tests.support.programs import need
 
 FLAGS = [
     "--headless",
