@@ -100,6 +100,11 @@ class Site(Factory):
 class SitesOwn(Protocol):
     """Answers whatever comes."""
 
+    seen = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.seen += data
+
     def connectionMade(self) -> None:
         transport: Any = self.transport
         transport.write(b"HTTP/1.1 299 the site's\r\n\r\n")
