@@ -366,6 +366,17 @@ class Floods(SynchronousTestCase):
             wire.world.clock.pump([1.0] * 8)
             self.assertFalse(wire.transport.aborted)
 
+    def test_nothing_is_read_of_what_comes_behind_a_fault_or_a_close(self) -> None:
+        for last in (frame(b"{}", 3), frame(b"\xff"), frame(b"x" * (MOST + 1)), frame(b"", 8)):
+            for behind in (frame(b"12", 9) * 50, frame(b"", 8), frame(b'{"type":"ping"}')):
+                for segments in ((last + behind,), (last, behind)):
+                    wire = Wire().feed(head(*HANDSHAKE))
+                    with count_work() as work:
+                        for segment in segments:
+                            wire.protocol.dataReceived(segment)
+                    self.assertLessEqual(work.given, len(last), (last[:9], behind[:9]))
+                    self.assertEqual([one for one, _ in frames(wire.answer)], [0x88])
+
     def test_nothing_is_kept_of_what_comes_behind_the_end(self) -> None:
         wire = Wire(max_invalid=1).feed(head(*HANDSHAKE), frame(b"{}"))
         session = wire.protocol._session
