@@ -31,10 +31,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _REQUEST_LINE = re.compile(r"([!-~]++) ([!-~]++) ([!-~]++)")
 # What is not ASCII was replaced by U+FFFD, and may stand in values.
 _HEADER = re.compile(rf"({TOKEN}):([\t\x20-\x7e\ufffd]*+)")
-_HOST = re.compile(
-    r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?"
-)  # RFC 9110, section 7.2
-_ABSOLUTE = re.compile(r"https?://([^/?]+)(.*)", re.IGNORECASE)
+# Where a port is named it must be one. The rest is compared with an Origin, and matters to nobody else.
+_HOST = re.compile(r"[^:]*|.*\]|.*:[0-9]*")
+_ABSOLUTE = re.compile(r"https?://([^/?@]+)(.*)", re.IGNORECASE)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
 

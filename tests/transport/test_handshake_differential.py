@@ -112,7 +112,7 @@ class Cuts(SynchronousTestCase):
             answers.add(whole[9:12])
             if whole.startswith(b"HTTP/1.1 101"):
                 self.assertEqual(len(frames(whole)), 1, f"seed {seed}")
-        self.assertEqual(answers, {b"101", b"299", b"400", b"403", b"426", b"431", b"505", b""})
+        self.assertEqual(answers, {b"101", b"299", b"400", b"403", b"404", b"426", b"431", b"505", b""})
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
@@ -134,7 +134,6 @@ STRICTER: dict[str, Any] = {
     "RFC 9112, section 5: names are tokens, with the colon at once; values have no control characters": (
         lambda head, lines: not all(re.fullmatch(rb"[!#$%&'*+.^_`|~\w-]+:[^\0-\x08\x0a-\x1f\x7f]*", one) for one in lines[1:])
     ),
-    "RFC 9110, section 7.2: what Host may be": lambda head, lines: re.search(rb"\nHost: (a b|a:80:80)", head),
     "RFC 9110, section 4.2: a path with parameters is another path": lambda head, lines: b"/ws;p" in lines[0],
     "RFC 6455, section 4.2.1: http and https": lambda head, lines: b" ws://" in lines[0],
     "RFC 9110, section 4.2.4: no user in an authority": lambda head, lines: b"u@a" in lines[0],
