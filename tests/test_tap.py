@@ -73,7 +73,7 @@ class Reloads(SynchronousTestCase):
         service = build(BEFORE, Clock(), read=lambda: after)
         front: Any = service.public.factory
         site: Any = service.internal.factory
-        websockets, pages = front._websocket, front._site
+        websockets, pages = front.websocket, front.site
         authenticator = websockets.hub.live.now.authenticator
         self.assertEqual((front.patience(), pages.timeOut), (5, 5))
         site.keys.check(f"Bearer {OLD}".encode())

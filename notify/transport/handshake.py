@@ -1,4 +1,7 @@
-"""The rules of the opening handshake, as pure functions: who may open, how they talk, where they come from."""
+"""The opening handshake, as pure functions: who may open a connection, how it talks, where it comes from.
+
+:func:`judge` alone decides. It sees a whole head, so that an answer cannot depend on how TCP cut the bytes.
+"""
 
 from __future__ import annotations
 
@@ -6,105 +9,178 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
+from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from notify.transport.extensions import TOKEN, Deflate, accept_deflate, parse_offers
+from notify.wire import encodings
+from notify.wire.frames import Encoding
+
 Network = IPv4Network | IPv6Network
 
+#: where clients connect
+PATH = "/ws"
+#: bytes of a head, request line and headers, without the empty line behind it
+MAX_HEAD = 16 * 1024
+
+_END = b"\r\n\r\n"
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
-
-class Request(NamedTuple):
-    """An opening handshake that is in order; ``rest`` are the bytes behind it."""
-
-    host: str
-    origin: str
-    key: str
-    protocols: Sequence[str]
-    extensions: str
-    forwarded: str
-    rest: bytes
-
-
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*)")
+_REQUEST_LINE = re.compile(r"([!-~]++) ([!-~]++) ([!-~]++)")
+# What is not ASCII was replaced by U+FFFD, and may stand in values.
+_HEADER = re.compile(rf"({TOKEN}):([\t\x20-\x7e\ufffd]*+)")
+# Where a port is named it must be one. The rest is compared with an Origin, and matters to nobody else.
+_HOST = re.compile(r"[^:]*|.*\]|.*:[0-9]*")
+_ABSOLUTE = re.compile(r"https?://([^/?@]+)(.*)", re.IGNORECASE)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
-_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[0-9]{1,5})?")
-_QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*")
-_EXTENSIONS = re.compile(r"[A-Za-z0-9_-]+(?:; ?[a-z_]+(?:=[0-9]+)?)*")
-_REQUEST_LINE = re.compile(rb"[!-~]+ [!-~]+ [!-~]+")
-_ANY_HEADER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
-_TO_ASCII = bytes(byte if byte < 128 else ord("?") for byte in range(256))
+_VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
+
+#: headers that say one thing; said twice, a proxy in front may believe the one and we the other
+_ONCE = frozenset(("host", "origin", "sec-websocket-key", "sec-websocket-version"))
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-def read_request(data: bytes, path: str, most: int) -> Request | None:
-    """Read a handshake as clients send it (RFC 6455, section 4.2.1), for ``path`` and of up to ``most`` bytes.
+class Accepted(NamedTuple):
+    """A handshake that opens a connection.
 
-    None for everything else: what is incomplete or wrong, and what is right in an unusual way. So it may be
-    stricter than the RFC, and never laxer.
+    ``answer`` goes to the client. ``deflate`` is what was agreed on compression, if anything; ``origin`` and
+    ``forwarded`` are the headers Origin and X-Forwarded-For, empty where there are none.
     """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    if not end or len(head) > most:
-        return None
-    first, *lines = head.decode("latin-1").split("\r\n")
-    method, _, target = first.partition(" ")
-    target, _, version = target.partition(" ")
-    found, _, query = target.partition("?")
-    if method != "GET" or version != "HTTP/1.1" or found != path or not _QUERY.fullmatch(query):
-        return None
+
+    answer: bytes
+    encoding: Encoding
+    deflate: Deflate | None
+    origin: str
+    forwarded: str
+
+
+class Refused(Exception):  # noqa: N818
+    """A handshake that opens nothing. ``answer`` goes to the client, and quotes nothing of what it sent."""
+
+    def __init__(self, status: HTTPStatus) -> None:
+        super().__init__(status)
+        self.status = status
+        more = _MORE.get(status, "Connection: close\r\n")
+        self.answer = f"HTTP/1.1 {status:d} {status.phrase}\r\nContent-Length: 0\r\n{more}\r\n".encode()
+
+
+_MORE = {
+    HTTPStatus.METHOD_NOT_ALLOWED: "Allow: GET\r\nConnection: close\r\n",
+    # RFC 6455, section 4.2.2; RFC 9110, sections 7.8 and 15.5.22
+    HTTPStatus.UPGRADE_REQUIRED: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: close, Upgrade\r\n",
+}
+
+
+def split_head(data: bytes) -> tuple[bytes, bytes] | None:
+    """A head and what follows it; None: more of it is to come. Raises :class:`Refused` for one that is too long."""
+    end = data.find(_END, 0, MAX_HEAD + len(_END))
+    if end >= 0:
+        return data[:end], data[end + len(_END) :]
+    if len(data) >= MAX_HEAD + len(_END):
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    return None
+
+
+def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accepted:
+    """Whether a client's head opens a connection (RFC 6455, section 4.2). Raises :class:`Refused`.
+
+    ``compress`` is whether permessage-deflate may be agreed on. What is legal is taken, however unusual. What RFC 9112
+    calls malformed (sections 2.2, 5.1 and 5.2: bare CR or LF, folded lines, control characters, names that are no
+    tokens) is refused, for a proxy in front may read it otherwise.
+    """
+    first, *lines = head.decode("ascii", "replace").split("\r\n")
+    request_line = _REQUEST_LINE.fullmatch(first)
+    if request_line is None:
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    headers = _read_headers(lines)
+    method, target, version = request_line.groups()
+    if method != "GET":
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
+    if version != "HTTP/1.1":
+        raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    host = _read_host(target, headers)
+    get = headers.get
+    if "upgrade" not in headers:
+        raise Refused(HTTPStatus.UPGRADE_REQUIRED)
+    if not _names("websocket", headers["upgrade"]) or not _names("upgrade", get("connection", "")):
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    spoken = get("sec-websocket-version", "")
+    if spoken != "13":
+        raise Refused(HTTPStatus.UPGRADE_REQUIRED if _VERSION.fullmatch(spoken) else HTTPStatus.BAD_REQUEST)
+    key, protocols, origin = (
+        get("sec-websocket-key", ""),
+        _split(get("sec-websocket-protocol", "")),
+        get("origin"),
+    )
+    # An empty Origin is none (RFC 6454, section 7), and must not pass for a client that is no browser.
+    if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or origin == "":
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    if origin and not origin_allowed(origin, host, allowed_origins):
+        raise Refused(HTTPStatus.FORBIDDEN)
+    offers = parse_offers(get("sec-websocket-extensions", ""))
+    if offers is None:
+        # RFC 6455, section 9.1: who receives what is not of its grammar must fail the connection; so it is no matter
+        # whether we would take any extension. An offer that is well-formed and not for us is declined.
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    subprotocol, encoding = encodings.choose(protocols)
+    deflate = accept_deflate(offers) if compress else None
+    answer = _accept(key, subprotocol, deflate)
+    return Accepted(answer, encoding, deflate, origin or "", get("x-forwarded-for", ""))
+
+
+def _read_headers(lines: Iterable[str]) -> dict[str, str]:
+    """Headers by their name in lower case. One that comes again goes on with the list (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
     for line in lines:
-        match = _HEADER.fullmatch(line)
-        if match is None:
-            return None
-        name = match[1].lower()
+        header = _HEADER.fullmatch(line)
+        if header is None:
+            raise Refused(HTTPStatus.BAD_REQUEST)
+        name, value = header[1].lower(), header[2].strip(" \t")
         if name in headers:
-            return None
-        headers[name] = match[2].rstrip()
-    get = headers.get
-    key, extensions = get("sec-websocket-key", ""), get("sec-websocket-extensions", "")
-    protocols: tuple[str, ...] = ()
-    if (
-        get("upgrade", "").lower() != "websocket"
-        or "upgrade" not in [one.strip() for one in get("connection", "").lower().split(",")]
-        or get("sec-websocket-version") != "13"
-        or not _HOST.fullmatch(get("host", ""))
-        or not _KEY.fullmatch(key)
-        or get("origin") == ""
-        or (extensions and not _EXTENSIONS.fullmatch(extensions))
-    ):
-        return None
-    if offered := get("sec-websocket-protocol"):
-        names = [name.strip() for name in offered.split(",")]
-        if len(set(names)) != len(names):
-            return None
-        protocols = tuple(names)
-    return Request(
-        headers["host"], get("origin", ""), key, protocols, extensions, get("x-forwarded-for", ""), rest
-    )
+            if name in _ONCE:
+                raise Refused(HTTPStatus.BAD_REQUEST)
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+    return headers
 
 
-def well_formed(head: bytes) -> bytes | None:
-    """The head of a request, safe for a reader that takes more than it should; None: it is malformed.
-
-    autobahn takes control characters, and some above ASCII, for the ends of lines, folded lines for headers, and
-    skips what is none. A proxy in front may read such a head otherwise, and must not be told one thing and we
-    another (RFC 9112, sections 2.2, 5.1 and 5.2). Bytes above ASCII, which no header of ours has, become ``?``.
+def _read_host(target: str, headers: dict[str, str]) -> str:
+    """The host that a request for our path is meant for. A target with an authority overrides the header Host, which
+    must be there all the same (RFC 9112, section 3.2).
     """
-    first, *lines = head.split(b"\r\n")
-    if not _REQUEST_LINE.fullmatch(first) or not all(map(_ANY_HEADER.fullmatch, lines)):
-        return None
-    return head.translate(_TO_ASCII)
+    host = headers.get("host")
+    if host is None or "#" in target:
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    if target[0] != "/" and (absolute := _ABSOLUTE.fullmatch(target)):
+        host, target = absolute.groups()
+    if not _HOST.fullmatch(host):
+        raise Refused(HTTPStatus.BAD_REQUEST)
+    if target.partition("?")[0] != PATH:
+        raise Refused(HTTPStatus.NOT_FOUND)
+    return host
 
 
-def accept(key: str, protocol: str | None) -> bytes:
-    """The answer to a handshake (RFC 6455, section 4.2.2)."""
+def _names(option: str, value: str) -> bool:
+    """Whether a list of options, in whatever case, names this one."""
+    value = value.lower()
+    return value == option or option in _split(value)
+
+
+def _split(value: str) -> list[str]:
+    """The elements of a comma-separated list; empty ones are none (RFC 9110, section 5.6.1.2)."""
+    return [element for one in value.split(",") if (element := one.strip(" \t"))]
+
+
+def _accept(key: str, subprotocol: str | None, deflate: Deflate | None) -> bytes:
+    """The answer of RFC 6455, section 4.2.2."""
     digest = b64encode(sha1((key + _MAGIC).encode()).digest()).decode()  # noqa: S324 - the RFC's choice
-    chosen = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    agreed = f"Sec-WebSocket-Extensions: {deflate.answer}\r\n" if deflate else ""
     return (
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"{chosen}Sec-WebSocket-Accept: {digest}\r\n\r\n"
+        f"{chosen}{agreed}Sec-WebSocket-Accept: {digest}\r\n\r\n"
     ).encode()
 
 

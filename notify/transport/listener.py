@@ -1,10 +1,12 @@
-"""The public port: the first bytes of a connection say whether autobahn or twisted.web goes on with it.
+"""The public port: a connection is a WebSocket's or twisted.web's, and nothing stays of how that was found out.
 
-So a WebSocket connection carries nothing of an HTTP channel with it for the rest of its life.
+The first bytes of a request say which. An opening handshake is read to its end and judged here; so the protocol of a
+WebSocket connection begins with an open one, and carries nothing of HTTP with it for the rest of its life.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,54 +15,100 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from notify.core.timers import Timer, Wheel
-from notify.transport.websocket import PATH
+from notify.transport.handshake import MAX_HEAD, PATH, Refused, judge, split_head
+from notify.transport.websocket import LINGER, ConnectionFactory
 
 _WEBSOCKET = f"GET {PATH}".encode()
 _ENOUGH = len(_WEBSOCKET) + 1
+_ABSOLUTE = re.compile(rb"GET https?://[^/? ]+", re.IGNORECASE)
+_SCHEMES = (b"get http://", b"get https://")
 
 
 def is_websocket(start: bytes) -> bool | None:
     """Whether a request that begins like this is for the WebSocket path; None: too little to tell."""
+    if start[4:5] in (b"h", b"H"):  # a target with an authority (RFC 9112, section 3.2.2)
+        absolute = _ABSOLUTE.match(start)
+        if absolute is None:
+            return None if any(scheme.startswith(start.lower()) for scheme in _SCHEMES) else False
+        if len(start) > MAX_HEAD:
+            return False
+        start = b"GET " + start[absolute.end() :]
     if len(start) < _ENOUGH:
         return None if _WEBSOCKET.startswith(start[: len(_WEBSOCKET)]) else False
     return start.startswith(_WEBSOCKET) and start[_ENOUGH - 1 : _ENOUGH] in (b" ", b"?")
 
 
-class _Undecided(Protocol):
-    """Waits for enough bytes, then gives its transport to the protocol that they call for."""
+class _Arriving(Protocol):
+    """A connection until it is known what it is, then its transport goes to the protocol that goes on with it."""
 
     def __init__(self, factory: PublicFactory, address: Any) -> None:
         self._factory = factory
         self._address = address
         self._start = b""
-        self._timeout: Timer | None = None
+        self._timer: Timer | None = None
+        self._refused = False
 
     def connectionMade(self) -> None:
         """A client connected."""
-        self._timeout = self._factory.wheel.after(self._factory.patience(), self._give_up)
+        self._timer = self._factory.wheel.after(self._factory.patience(), self._give_up)
 
     def dataReceived(self, data: bytes) -> None:
         """The client's first bytes came, or some more of them."""
+        if self._refused:
+            return  # reading on keeps the kernel from resetting what the client has to get
         self._start += data
         choice = is_websocket(self._start)
-        if choice is None:
+        if choice:
+            self._shake_hands()
+        elif choice is False:
+            self._leave_to_site()
+
+    def _shake_hands(self) -> None:
+        websocket, transport = self._factory.websocket, self.transport
+        try:
+            parts = split_head(self._start)
+            if parts is None:
+                return
+            head, rest = parts
+            accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
+        except Refused as refused:
+            self._refuse(refused.answer)
             return
-        self._factory.wheel.cancel(self._timeout)
+        protocol = websocket.open(transport, accepted)
+        self._hand_over(protocol)
+        if rest:
+            protocol.dataReceived(rest)
+
+    def _refuse(self, answer: bytes) -> None:
         transport: Any = self.transport
-        protocol = self._factory.choose(choice).buildProtocol(self._address)
+        self._refused, self._start = True, b""
+        self._factory.wheel.cancel(self._timer)
+        # The transport closes once the client has taken the answer, which may be never.
+        self._timer = self._factory.wheel.after(LINGER, self._give_up)
+        transport.write(answer)
+        transport.loseConnection()
+
+    def _leave_to_site(self) -> None:
+        transport: Any = self.transport
+        protocol: Any = self._factory.site.buildProtocol(self._address)
         if protocol is None:
             transport.loseConnection()
             return
-        # A TLS transport calls its wrappedProtocol, a plain one its protocol.
-        setattr(
-            transport, "wrappedProtocol" if hasattr(transport, "wrappedProtocol") else "protocol", protocol
-        )
+        self._hand_over(protocol)
         protocol.makeConnection(transport)
         protocol.dataReceived(self._start)
 
+    def _hand_over(self, protocol: Any) -> None:
+        self._factory.wheel.cancel(self._timer)
+        # A TLS transport calls its wrappedProtocol, a plain one its protocol.
+        transport: Any = self.transport
+        setattr(
+            transport, "wrappedProtocol" if hasattr(transport, "wrappedProtocol") else "protocol", protocol
+        )
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client left before it said what it wants."""
-        self._factory.wheel.cancel(self._timeout)
+        self._factory.wheel.cancel(self._timer)
 
     def _give_up(self) -> None:
         transport: Any = self.transport
@@ -70,33 +118,33 @@ class _Undecided(Protocol):
 class PublicFactory(Factory):
     """Serves ``websocket`` under its path and ``site`` everywhere else.
 
-    ``patience()`` is how many seconds a client may take to send its first bytes.
+    ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake.
     """
 
     noisy = False
 
     def __init__(
-        self, websocket: IProtocolFactory, site: IProtocolFactory, wheel: Wheel, patience: Callable[[], float]
+        self,
+        websocket: ConnectionFactory,
+        site: IProtocolFactory,
+        wheel: Wheel,
+        patience: Callable[[], float],
     ) -> None:
-        self._websocket = websocket
-        self._site = site
+        self.websocket = websocket
+        self.site = site
         self.wheel = wheel
         self.patience = patience
 
-    def choose(self, websocket: bool) -> IProtocolFactory:
-        """The factory that goes on."""
-        return self._websocket if websocket else self._site
-
     def doStart(self) -> None:
         """The port listens."""
-        self._websocket.doStart()
-        self._site.doStart()
+        self.websocket.doStart()
+        self.site.doStart()
 
     def doStop(self) -> None:
         """The port is closed."""
-        self._websocket.doStop()
-        self._site.doStop()
+        self.websocket.doStop()
+        self.site.doStop()
 
     def buildProtocol(self, addr: Any) -> Any:
         """A client connects."""
-        return _Undecided(self, addr)
+        return _Arriving(self, addr)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet import address, tcp
+from twisted.internet import tcp
 
 from notify.transport import poller
 from notify.transport.poller import Poller
+from notify.transport.upstream import LeanServer
 
 #: connections that may wait in the kernel until they are accepted, as far as net.core.somaxconn lets them
 WAITING = 4096
@@ -20,25 +21,16 @@ ARRIVING = 32
 SETTLED = 512
 
 
-class WriteThroughServer(tcp.Server):
+class WriteThroughServer(LeanServer):
     """A server connection whose ``write`` tries the socket first while nothing is buffered.
 
     What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
-    is left for the ordinary way to find and report. A streaming producer is paused as soon as one byte is
-    buffered, and resumed when none is, so that it can go past ``write`` meanwhile: :func:`direct`.
+    is left for the ordinary way to find and report. A producer that is not paused can go past ``write``: :func:`direct`.
     """
 
     def write(self, data: bytes) -> None:
         """Send or buffer ``data``; like ``ITransport.write`` it never blocks and never raises for the socket."""
-        if (
-            data
-            and self.connected
-            and not self._tempDataBuffer
-            and len(self.dataBuffer) == self.offset
-            and not self._writeDisconnected
-            and not self.disconnecting
-            and not self.TLS
-        ):
+        if data and self.idle():
             try:
                 sent = self.socket.send(data)
             except OSError:
@@ -48,31 +40,14 @@ class WriteThroughServer(tcp.Server):
             data = data[sent:]
         super().write(data)  # type: ignore[no-untyped-call]
 
-    def _isSendBufferFull(self) -> bool:
-        return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
-
 
 class PolledServer(WriteThroughServer):
     """A server connection of a :class:`PacedPort`: it arrives behind one poller, and settles behind another."""
 
-    logstr = "client"
-
     def __init__(
         self, sock: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any
     ) -> None:
-        # What tcp.Server does, without the two strings for its log that each connection would keep.
-        tcp.Connection.__init__(self, sock, protocol, server.arriving)
-        self.server: Any = server
-        self.client = client
-        self.sessionno = sessionno
-        self.hostname = client[0]
-        if len(client) != 2:
-            self._addressType = address.IPv6Address
-        self.startReading()  # type: ignore[no-untyped-call]
-        self.connected = 1
-
-    def __repr__(self) -> str:
-        return f"<client #{self.sessionno} of {self.server!r}>"
+        super().__init__(sock, protocol, client, server, sessionno, server.arriving)
 
     def settle(self) -> None:
         """The client is in: it need not queue with those on their way in any more."""
@@ -110,7 +85,7 @@ class PacedPort(tcp.Port):
 
 def direct(transport: Any) -> Callable[[bytes], int] | None:
     """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
-    if isinstance(transport, WriteThroughServer) and not transport.TLS:
+    if isinstance(transport, WriteThroughServer) and not transport.encrypted:
         send: Callable[[bytes], int] = transport.socket.send
         return send
     return None

@@ -71,7 +71,7 @@ class LocalServer:
     def hub(self) -> Hub:
         """What the server knows of its clients."""
         front: Any = self.service.public.factory
-        hub: Hub = front._websocket.hub
+        hub: Hub = front.websocket.hub
         return hub
 
     @property

@@ -1,0 +1,127 @@
+"""Reads the frames that clients send (RFC 6455, section 5.2), without I/O.
+
+Almost all of them are plain: a whole message of one masked frame, neither compressed nor fragmented. Those, and pongs,
+are read here. Every other frame is somebody else's, and goes there by itself, one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+#: what a frame is: the first byte of a plain one, or none of these
+TEXT, BINARY, PONG, OTHER, UNFINISHED = 0x81, 0x82, 0x8A, 0, -1
+
+#: bytes of an unfinished plain frame that are kept until the rest comes; a larger one is not plain any more
+SMALL = 4096
+
+_FIN, _OPCODE, _PART = 0x80, 0x0F, 0x0
+
+
+class Sink(Protocol):
+    """What is done with frames. Once it is ``deaf``, nothing more is read."""
+
+    deaf: bool
+
+    def message(self, payload: bytes, binary: bool) -> None:
+        """A plain frame: a whole message."""
+
+    def pong(self) -> None:
+        """A plain pong."""
+
+    def part(self) -> None:
+        """Another frame begins, and it continues a message; :meth:`other` follows."""
+
+    def other(self, data: bytes) -> None:
+        """Another frame, or a piece of a large one; its next piece comes before anything else."""
+
+
+class Reader:
+    """One client's frames, however they are cut. Holds no more than an unfinished small frame."""
+
+    __slots__ = ("_fragmented", "_held", "_owed")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._owed = 0  # bytes to come of a frame that began to go to the sink
+        self._fragmented = False  # a message has begun that other frames continue
+
+    def feed(self, data: bytes, most: int, sink: Sink) -> None:
+        """Bytes came. A message of more than ``most`` bytes is not plain."""
+        at = 0
+        if self._owed:
+            at = min(self._owed, len(data))
+            self._owed -= at
+            sink.other(data[:at])
+        elif self._held:
+            data, self._held = self._held + data, b""
+        end = len(data)
+        while at < end and not sink.deaf:
+            what, payload, stop = read_frame(data, at, most)
+            if what == PONG:
+                sink.pong()
+            elif what > 0 and not self._fragmented:
+                sink.message(payload, what == BINARY)
+            elif what == UNFINISHED:
+                self._held = data[at:]
+                return
+            else:
+                self._give(data, at, stop, sink)
+            at = stop
+
+    def _give(self, data: bytes, at: int, stop: int, sink: Sink) -> None:
+        opcode = data[at] & _OPCODE
+        if opcode == _PART:
+            sink.part()
+        if opcode <= 2:
+            self._fragmented = not data[at] & _FIN
+        self._owed = max(0, stop - len(data))
+        sink.other(data[at:stop])
+
+
+def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
+    """The frame that begins at ``at``: what it is, the payload of a plain message, and where the next one begins.
+
+    One that is not plain may end behind the data. Where an ``UNFINISHED`` one ends is not told: it is to be read again
+    with what follows it.
+    """
+    left = len(data) - at
+    if left < 6:
+        return _not_plain(data, at)
+    first, length, start = data[at], data[at + 1] - 128, at + 6
+    if length == 126 and left >= 8:
+        length, start = data[at + 2] << 8 | data[at + 3], at + 8
+        if length < 126:
+            return _not_plain(data, at)
+    elif not 0 <= length < 126:
+        return _not_plain(data, at)
+    stop = start + length
+    if first in (TEXT, BINARY) and length <= most:
+        if stop <= len(data):
+            return first, unmask(data[start - 4 : start], data[start:stop]), stop
+        if length <= SMALL:
+            return UNFINISHED, b"", at
+    elif first == PONG and length < 126:
+        return (PONG, b"", stop) if stop <= len(data) else (UNFINISHED, b"", at)
+    return _not_plain(data, at)
+
+
+def unmask(key: bytes, payload: bytes) -> bytes:
+    """The payload without its mask of four bytes (RFC 6455, section 5.3)."""
+    length = len(payload)
+    mask = int.from_bytes((key * (length // 4 + 1))[:length], "big")
+    return (int.from_bytes(payload, "big") ^ mask).to_bytes(length, "big")
+
+
+def _not_plain(data: bytes, at: int) -> tuple[int, bytes, int]:
+    """A frame that is not plain, or cannot be told to be yet, with its end: known once its whole head is there."""
+    end = len(data)
+    if end - at < 2:
+        return UNFINISHED, b"", at
+    length = data[at + 1] & 0x7F
+    size = 0 if length < 126 else 2 if length == 126 else 8
+    start = at + 2 + size + (data[at + 1] >> 7) * 4
+    if start > end:
+        return UNFINISHED, b"", at
+    if size:
+        length = int.from_bytes(data[at + 2 : at + 2 + size], "big")
+    return OTHER, b"", start + length

@@ -1,0 +1,182 @@
+"""What we lean on in autobahn and Twisted that they do not document is there, and is touched in one place."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket import compress_deflate, protocol
+from twisted.internet import abstract, tcp
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web import http
+
+import notify.http
+import notify.transport
+from notify.transport.upstream import AUTOBAHN, SHARED, TWISTED, OpenProtocol, initial_state
+from notify.transport.websocket import ConnectionFactory
+from tests.support.world import World
+
+#: of twisted.web's ``HTTPChannel``, by ``notify.http.server``
+TWISTED_WEB = {
+    "_respondToBadRequestAndDisconnect": "a malformed request gets an error like any other",
+    "_receivedHeaderSize": "which headers are too large",
+    "_receivedHeaderCount": "and too many",
+    "_transferDecoder": "whether a body comes in",
+    "_command": "a request is judged at the end of its headers",
+    "_path": "the same",
+    "_version": "the same",
+}
+
+LEANED_ON: list[tuple[dict[str, str], tuple[ModuleType, ...]]] = [
+    (AUTOBAHN, (protocol, compress_deflate)),
+    (TWISTED, (abstract, tcp)),
+    (TWISTED_WEB, (http,)),
+]
+
+#: what only a client's end reads
+CLIENTS = {
+    "acceptMaskedServerFrames",
+    "maskClientFrames",
+    "serverConnectionDropTimeout",
+    "serverConnectionDropTimeoutCall",
+}
+
+
+def spoken_of(source: str) -> set[str]:
+    """The names of attributes, methods and class variables in a module."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            for one in node.body:
+                targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def private(source: str) -> set[str]:
+    """The private names in a module that it does not give itself."""
+    used, own = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            used.add(node.attr)
+            mine = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if mine and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            own |= {name for one in node.body for name in defined(one)}
+    return used - own
+
+
+def defined(node: ast.stmt) -> set[str]:
+    """The private names that a statement in the body of a class defines."""
+    if isinstance(node, ast.FunctionDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def of_self(source: str) -> list[ast.Attribute]:
+    """Where a module speaks of ``self.something``."""
+    return [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    ]
+
+
+def modules(package: ModuleType) -> dict[str, str]:
+    """The sources of a package's modules by their names."""
+    [folder] = package.__path__
+    return {path.stem: path.read_text() for path in Path(folder).glob("*.py")}
+
+
+class Names(SynchronousTestCase):
+    def gone(self, names: dict[str, str], sources: list[str]) -> list[str]:
+        there = set().union(*map(spoken_of, sources))
+        return [f"{name} ({why})" for name, why in names.items() if name not in there]
+
+    def test_each_name_is_there(self) -> None:
+        for names, places in LEANED_ON:
+            self.assertEqual(self.gone(names, [inspect.getsource(place) for place in places]), [])
+
+    def test_one_that_is_renamed_is_told(self) -> None:
+        for names, places in LEANED_ON:
+            for name in [*names][::5]:
+                renamed = [re.sub(rf"\b{name}\b", "renamed", inspect.getsource(place)) for place in places]
+                self.assertEqual(self.gone(names, renamed), [f"{name} ({names[name]})"])
+
+    def test_they_are_touched_in_one_place_and_no_others_are(self) -> None:
+        sources = modules(notify.transport)
+        listed = {*AUTOBAHN, *TWISTED}
+        for name, source in sources.items():
+            if name == "upstream":
+                self.assertEqual(private(source) - listed, set(), name)
+                self.assertEqual(listed - spoken_of(source), set(), "listed, and not leaned on")
+            else:
+                self.assertEqual(private(source), set(), name)
+                self.assertEqual({node.attr for node in of_self(source)} & listed, set(), name)
+
+    def test_of_twisted_web_too(self) -> None:
+        sources = modules(notify.http).values()
+        self.assertLessEqual(set().union(*map(private, sources)), {*TWISTED_WEB})
+        self.assertLessEqual({*TWISTED_WEB}, set().union(*map(spoken_of, sources)))
+
+
+class InitialState(SynchronousTestCase):
+    """What stands in for autobahn's own initialisation of each connection."""
+
+    def factory(self) -> Any:
+        return ConnectionFactory(World().hub, Clock())
+
+    def test_a_connection_has_everything_that_autobahn_gives_one(self) -> None:
+        factory = self.factory()
+        stock: Any = WebSocketServerProtocol()
+        stock.factory, stock.peer = factory, ""
+        stock._connectionMade()
+        ours = factory.protocol()
+        missing = [name for name in vars(stock) if not hasattr(ours, name)]
+        self.assertEqual(missing, [])
+        self.assertEqual(vars(ours), {})
+
+    def test_a_connection_has_everything_that_autobahn_reads_of_one(self) -> None:
+        """Its handshake sets some of it, and is not used: whatever is read behind it must come from elsewhere."""
+        ours = self.factory().protocol()
+        todo = ["dataReceived", "other", "connectionLost", "sendPing", "say_close", "onCloseHandshakeTimeout"]
+        done, reads, sets = {"processHandshake", "processProxyConnect"}, set(), set()
+        while todo:
+            name = todo.pop()
+            if name in done:
+                continue
+            done.add(name)
+            for kind in type(ours).__mro__:
+                method = vars(kind).get(name)
+                if not callable(method) or (
+                    not kind.__module__.startswith("autobahn") and kind is not OpenProtocol
+                ):
+                    continue
+                for node in of_self(textwrap.dedent(inspect.getsource(method))):
+                    (sets if isinstance(node.ctx, ast.Store) else reads).add(node.attr)
+            todo += sorted(reads - done)
+        self.assertIn("websocket_version", reads)
+        missing = {name for name in reads - sets - CLIENTS if not hasattr(ours, name)}
+        self.assertEqual(missing, set())
+
+    def test_nothing_that_can_change_is_shared_but_what_is_known_to_be_safe(self) -> None:
+        shared = {
+            name
+            for name, value in initial_state(self.factory()).items()
+            if not (value is None or callable(value) or isinstance(value, bool | int | float | str | bytes))
+        }
+        options = {"allowedOrigins", "allowedOriginsPatterns", "versions"}
+        self.assertEqual(shared - options, SHARED)
