@@ -112,6 +112,12 @@ class SlowBroker(MemoryBroker):
             fail(Unavailable("away")) if self.away else self._answer(lambda: MemoryBroker.follow(self, topic))
         )
 
+    def unfollow(self, topic: Topic) -> None:
+        # "Deliver this topic no more, from now on": nor what was held back until it is followed again.
+        if self.undelivered:
+            self.undelivered = [message for message in self.undelivered if message.topic != topic]
+        super().unfollow(topic)
+
     def replay(self, topic: Topic, after: Any, limit: int) -> Any:
         self.replays += 1
         if self.away:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -113,6 +113,8 @@ class OrderTests(SynchronousTestCase):
             max_size=80,
         )
     )
+    # A topic that is followed anew while messages from before are still on their way.
+    @example([("publish", 1), ("read", 1), ("lag", 0), ("hold", 0), ("publish", 3), ("drop", 1), ("drop", 2)])
     def test_every_chat_of_everyone_is_whole_and_in_order(self, steps: list[tuple[str, int]]) -> None:
         world = World()
         queues = SendQueues(lambda: 10**6, lambda: 10**7, lambda: None)
