@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run test faults soak check format bench lock news deb npm package-test image-test proto clean
+.PHONY: help env js run programs test faults soak check format bench lock news deb npm package-test image-test proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,14 @@ $(STAMP): setup.py notify/_version.py
 run: env ## a server on embedded defaults, with a token and commands to paste
 	$(BIN)/twistd --nodaemon --pidfile= notify --dev
 
+ifdef ALL
+export REQUIRE_ALL := 1
+env js: programs
+endif
+
+programs: ## whatever some tests need beside Python, by apt-get (Debian, root); ALL=1 does this first and skips no test
+	@$(PYTHON) -m tests.support.programs install
+
 test: env js ## all tests, under pytest and under trial, with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q
@@ -31,9 +39,8 @@ test: env js ## all tests, under pytest and under trial, with branch coverage
 js: $(JS) ## what the tests of the JavaScript client need, where npm is
 
 $(JS): tests/js/package-lock.json
-	@what=; if ! command -v npm >/dev/null; then what='npm is missing'; \
-	else npm ci --silent --no-audit --no-fund --prefix tests/js || what='npm could not fetch its packages'; fi; \
-	[ -z "$$what" ] || echo "$$what: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"
+	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/js || \
+	echo "npm could not fetch its packages: tests of the JavaScript client will be skipped (REQUIRE_ALL=1: fail)"; fi
 
 faults: env ## what happens when servers, links, disks and nodes fail; prints a table (some minutes)
 	FAULTS=1 $(BIN)/pytest -q -s tests/faults

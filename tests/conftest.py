@@ -1,12 +1,15 @@
-"""pytest runs the tests in a folder of its own, as trial does: what they write stays out of the tree."""
+"""pytest runs the tests in a folder of its own, as trial does, and ends with what was skipped, a line a reason."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.programs import packages
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +18,18 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("work"))
     yield
     os.chdir(before)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped: list[pytest.TestReport] = terminalreporter.getreports("skipped")
+    if not skipped:
+        return
+    reasons = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)  # type: ignore[index]
+    terminalreporter.section("skipped")
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count:4} {reason}")
+    if any("apt-get install" in reason for reason in reasons):
+        wanted = " ".join(packages())
+        terminalreporter.write_line(
+            f"To skip none of these (Debian, root): make test ALL=1, which installs {wanted}"
+        )

@@ -296,9 +296,13 @@ def read_settings(text: str, environ: dict[str, str]) -> None:
 
 
 class ComposeTests(TestCase):
+    def setUp(self) -> None:
+        self.compose = program("podman-compose")
+        program("podman")
+
     def test_podman_compose_takes_it(self) -> None:
         secrets = {"NOTIFY_JWT_SECRET": "x" * 32, "NOTIFY_API_KEY": "y" * 32}
-        said = run(program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config", environ=secrets)
+        said = run(self.compose, "-f", DEPLOY / "docker/compose.yaml", "config", environ=secrets)
         services = yaml.safe_load(said[said.index("name:") if "name:" in said else 0 :])["services"]
         self.assertEqual(set(services), {"notify-1", "notify-2", "nats"})
         for name in ("notify-1", "notify-2"):
@@ -310,7 +314,7 @@ class ComposeTests(TestCase):
     def test_without_secrets_it_does_not_start(self) -> None:
         with self.assertRaises(AssertionError):
             run(
-                program("podman-compose"), "-f", DEPLOY / "docker/compose.yaml", "config",
+                self.compose, "-f", DEPLOY / "docker/compose.yaml", "config",
                 environ={"NOTIFY_JWT_SECRET": "", "NOTIFY_API_KEY": ""},
             )  # fmt: skip
 

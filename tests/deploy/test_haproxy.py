@@ -14,8 +14,9 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from tests.support.haproxy import HAProxy, missing
+from tests.support.haproxy import HAProxy
 from tests.support.natsd import until
+from tests.support.programs import program
 
 
 class Node(Resource):
@@ -41,9 +42,9 @@ class Node(Resource):
 
 class Balancing(TestCase):
     timeout = 60
-    skip = missing() or None
 
     async def setUp(self) -> None:
+        program("haproxy")
         self.nodes = [Node(f"node{n}") for n in (1, 2, 3)]
         self.ports: list[Any] = []
         for node in self.nodes:

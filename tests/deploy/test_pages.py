@@ -28,7 +28,7 @@ class PagesTests(TestCase):
             f'{function}; printf "%s\\n" "${{COMPREPLY[@]}}"'
         )
         done = subprocess.run(
-            ["bash", "-euc", script], text=True, capture_output=True, check=True, cwd=self.folder
+            [program("bash"), "-euc", script], text=True, capture_output=True, check=True, cwd=self.folder
         )
         return done.stdout.split()
 
@@ -48,10 +48,10 @@ class PagesTests(TestCase):
             self.assertIn(f"\\fB{option}\\fP", page)
 
     def test_both_pages_are_roff_without_a_fault(self) -> None:
-        program("groff")
+        groff = program("groff")
         for page in (self.folder / "notify.1", ROOT / "debian/notify-server.8"):
             done = subprocess.run(
-                ["groff", "-man", "-Tutf8", "-ww", "-z", page], text=True, capture_output=True, check=True
+                [groff, "-man", "-Tutf8", "-ww", "-z", page], text=True, capture_output=True, check=True
             )
             self.assertEqual(done.stderr, "")
 
@@ -61,7 +61,6 @@ class PagesTests(TestCase):
             self.assertIn(f"--{option.rstrip('=')}", page)
 
     def test_completion_of_commands_and_options(self) -> None:
-        program("bash")
         self.assertEqual(self.complete("notify pu"), ["publish"])
         self.assertEqual(set(self.complete("notify ")), {*COMMANDS, "--help", "--version"})
         self.assertEqual(self.complete("notify publish --cont"), ["--content"])
@@ -69,7 +68,6 @@ class PagesTests(TestCase):
         self.assertEqual(self.complete("notify-server --co"), ["--config"])
 
     def test_completion_of_files(self) -> None:
-        program("bash")
         (self.folder / "a-file").touch()
         for line in ("notify token --config a-", "notify check-config a-", "notify-server --config a-"):
             self.assertEqual(self.complete(line), ["a-file"], line)

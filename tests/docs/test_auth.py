@@ -21,6 +21,7 @@ from notify.testing.contracts.authenticator import PEER
 from notify.topics import chat
 from tests.support.auth import SECRET
 from tests.support.cli import Process
+from tests.support.programs import program
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "auth.md"
 
@@ -37,6 +38,8 @@ class AuthPage(TestCase):
         return [block.replace("/etc/notify", self.folder) for block in found]
 
     def shell(self, block: str) -> str:
+        if "openssl" in block:
+            program("openssl")
         done = subprocess.run(
             ["sh", "-euc", block],
             cwd=self.folder,
@@ -97,7 +100,7 @@ class AuthPage(TestCase):
         self.assertEqual((identity.user_id, identity.workspace_id), (1, 7))
 
     async def test_the_webhooks_backend_answers(self) -> None:
-        program = (
+        code = (
             self.blocks("python")[1]
             .replace("9000", "0")
             .replace(
@@ -105,7 +108,7 @@ class AuthPage(TestCase):
             )
         )
         process = Process()
-        path = self.write("backend.py", program)
+        path = self.write("backend.py", code)
         reactor.spawnProcess(process, sys.executable, [sys.executable, path], env=os.environ)  # type: ignore[attr-defined]
         self.addCleanup(process.kill)
         await process.until(lambda: "\n" in process.out)

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.core import authentication, chats, session
 from notify.transport.websocket import CODES
 from notify.wire import frames
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, program
 from tests.test_architecture import WINGS, module_of, read, wing_of
 
 #: made by installing or running something
@@ -110,7 +110,7 @@ class Pages(SynchronousTestCase):
         phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split())
         self.assertEqual(phony, targets())
         shown = subprocess.run(
-            ["make", "--no-print-directory", "help"],
+            [program("make"), "--no-print-directory", "help"],
             cwd=ROOT,
             # As from a shell, where the tests themselves run under make.
             env={

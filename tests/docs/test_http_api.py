@@ -3,17 +3,17 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.trial.unittest import SkipTest, TestCase
+from twisted.trial.unittest import TestCase
 
 from notify.http.openapi import document
 from notify.testing import FakeConnection
 from notify.topics import chat, user
 from tests.support.http import KEY, Node
+from tests.support.programs import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "http-api.md").read_text("utf-8")
 
@@ -33,8 +33,7 @@ class HttpApiPageTest(TestCase):
     async def test_every_command_gives_the_answer_that_is_printed_below_it(self) -> None:
         from twisted.internet import reactor
 
-        if shutil.which("curl") is None:
-            raise SkipTest("needs curl")
+        program("curl")
         node = Node(reactor=reactor)
         node.up()
         connection = FakeConnection(7, 1)

@@ -14,9 +14,10 @@ from twisted.internet.threads import deferToThread
 from notify.client import TwistedClient
 from notify.topics import chat
 from tests.faults.harness import ROWS, FaultCase, Load, make_broker, show, topics_of
-from tests.support.haproxy import HAProxy, missing
+from tests.support.haproxy import HAProxy
 from tests.support.natsd import Cluster, pause, until
 from tests.support.process import Server, token
+from tests.support.programs import program
 
 CLIENTS = 24
 
@@ -64,10 +65,9 @@ class Reader:
 
 class Nodes(FaultCase):
     timeout = 120
-    if not FaultCase.skip:
-        skip = missing() or None
 
     async def test_a_node_killed_with_9_while_its_clients_resume_elsewhere(self) -> None:
+        program("haproxy")
         cluster = Cluster()
         self.addCleanup(cluster.remove)
         await cluster.up()

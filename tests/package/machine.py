@@ -12,6 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from unittest import SkipTest
+
+from tests.support.programs import need, program
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = TOP / "build" / "package-test"
@@ -22,15 +25,14 @@ _CLONE_NEWNET = 0x40000000
 
 def require(*tools: str) -> None:
     """End here, and say so, where root or a tool is missing: a failure if REQUIRE_ALL=1."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    if os.geteuid() != 0:
-        missing.insert(0, "root")
-    if missing:
-        name = Path(sys.argv[0]).name
-        if os.environ.get("REQUIRE_ALL") == "1":
-            sys.exit(f"{name}: FAILED: needs {', '.join(missing)}")
-        print(f"{name}: SKIPPED: needs {', '.join(missing)}", flush=True)
-        sys.exit(0)
+    try:
+        need(os.geteuid() == 0, "only root can do this")
+        for tool in tools:
+            program(tool)
+    except (AssertionError, SkipTest) as missing:
+        name, skipped = Path(sys.argv[0]).name, isinstance(missing, SkipTest)
+        print(f"{name}: {'SKIPPED' if skipped else 'FAILED'}: {missing}", flush=True)
+        sys.exit(0 if skipped else 1)
 
 
 def run(*command: str | Path, **options: object) -> str:

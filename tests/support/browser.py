@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.programs import need
+from tests.support.programs import program
 
 FLAGS = [
     "--headless",
@@ -37,11 +37,10 @@ class Browser:
     """One Chromium with a fresh profile; use it in a ``with``."""
 
     def __init__(self, width: int = 1280, height: int = 900) -> None:
-        driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
-        need(driver and chromium, "chromium or chromedriver is missing: the demo page is not tested")
+        driver, chromium = program("chromedriver"), program("chromium")
         self._profile = tempfile.mkdtemp()
         self._driver = subprocess.Popen(
-            [str(driver), "--port=0"], stdout=subprocess.PIPE, text=True, start_new_session=True
+            [driver, "--port=0"], stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         try:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -11,25 +10,16 @@ import tempfile
 from pathlib import Path
 
 from tests.support.natsd import free_port, until
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, program
 
 CONFIG = ROOT / "etc" / "haproxy" / "haproxy.cfg"
-BINARY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
-
-
-def missing() -> str:
-    """Why there can be no HAProxy here; empty where there can. With REQUIRE_ALL=1 that is an error."""
-    if BINARY:
-        return ""
-    if os.environ.get("REQUIRE_ALL") == "1":
-        raise AssertionError("haproxy is not installed, and REQUIRE_ALL=1: apt-get install haproxy")
-    return "haproxy is not installed"
 
 
 class HAProxy:
     """Balances over the nodes at these ports."""
 
     def __init__(self, ports: list[int]) -> None:
+        self.binary = program("haproxy")
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="haproxy-"))
         text = CONFIG.read_text().replace("bind :80\n", f"bind 127.0.0.1:{self.port}\n")
@@ -46,7 +36,7 @@ class HAProxy:
     def check(self) -> str:
         """What HAProxy thinks of the shipped file itself; empty: nothing is wrong."""
         done = subprocess.run(
-            [str(BINARY), "-c", "-q", "-f", str(CONFIG)], capture_output=True, text=True, check=False
+            [self.binary, "-c", "-q", "-f", str(CONFIG)], capture_output=True, text=True, check=False
         )
         return (done.stdout + done.stderr) if done.returncode or done.stderr else ""
 
@@ -54,7 +44,7 @@ class HAProxy:
         """Start it and wait until it listens."""
         with open(self.directory / "log", "wb") as log:
             self.process = subprocess.Popen(
-                [str(BINARY), "-db", "-f", str(self.config)], stdout=log, stderr=log
+                [self.binary, "-db", "-f", str(self.config)], stdout=log, stderr=log
             )
         await until(self._listens, 10)
         return self

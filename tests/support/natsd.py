@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-BINARY = shutil.which("nats-server") or str(Path(sys.executable).parent / "nats-server")
+from tests.support.programs import program
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -96,7 +95,7 @@ class NatsServer:
         """Start the process, without waiting until it listens."""
         log = open(self.directory / "log", "ab")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*self.prefix, BINARY, "-c", str(self.config), *self.arguments],
+            [*self.prefix, program("nats-server"), "-c", str(self.config), *self.arguments],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,

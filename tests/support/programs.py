@@ -1,4 +1,7 @@
-"""Programs that some tests need beside Python, and running them."""
+"""Programs that some tests need beside Python: which there are, where they come from, and running them.
+
+``python3 -m tests.support.programs`` says what of it this machine lacks, ``python3 -m tests.support.programs install`` installs it.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,67 @@ from unittest import SkipTest
 ROOT = Path(__file__).parent.parent.parent
 NODE_MODULES = ROOT / "tests" / "js" / "node_modules"
 
+#: the Debian package of each program that a test or .ci/run needs, and that a minimal Debian lacks
+PACKAGES = {
+    "bash": "bash",
+    "chromedriver": "chromium-driver",
+    "chromium": "chromium",
+    "curl": "curl",
+    "dh": "debhelper",
+    "dpkg-buildpackage": "dpkg-dev",
+    "g++": "build-essential",
+    "git": "git",
+    "groff": "groff-base",
+    "haproxy": "haproxy",
+    "ip": "iproute2",
+    "kubectl": "kubernetes-client",
+    "lintian": "lintian",
+    "make": "make",
+    "mmdebstrap": "mmdebstrap",
+    "nginx": "nginx-light",
+    "node": "nodejs",
+    "npm": "npm",
+    "openssl": "openssl",
+    "podman": "podman",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "runc": "runc",
+    "systemd-nspawn": "systemd-container",
+}
+
 
 def need(found: object, what: str) -> None:
     """Skip a test, loudly, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
     if not found:
         if os.environ.get("REQUIRE_ALL"):
-            raise AssertionError(f"{what}, and REQUIRE_ALL is set")
+            raise AssertionError(f"{what} (and REQUIRE_ALL is set)")
         raise SkipTest(what)
 
 
+def find(name: str) -> str | None:
+    """Where a program is: in the test environment, in the PATH, or in the sbin beside a bin of the PATH."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    sbin = [str(Path(folder).with_name("sbin")) for folder in path if folder]
+    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), *path, *sbin]))
+
+
+def lack(name: str) -> str:
+    """The sentence that says what is missing, and the command that would change it."""
+    remedy = f"apt-get install {PACKAGES[name]}" if name in PACKAGES else "make env"
+    return f"{name} is missing: {remedy}"
+
+
 def program(name: str) -> str:
-    """The path of a program, from the test environment or the system."""
-    beside = Path(sys.executable).parent / name
-    everywhere = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    found = str(beside) if beside.exists() else shutil.which(name, path=everywhere)
-    need(found, f"{name} is missing")
+    """The path of a program; skips the test where there is none."""
+    found = find(name)
+    need(found, lack(name))
     return str(found)
 
 
 def node_modules(package: str = "ws") -> Path:
     """Where what `make js` installs is, this package for one."""
-    need((NODE_MODULES / package).is_dir(), f"tests/js/node_modules has no {package}: run `make js`")
+    program("npm")
+    need((NODE_MODULES / package).is_dir(), f"tests/js/node_modules has no {package}: make js")
     return NODE_MODULES
 
 
@@ -50,3 +93,31 @@ def run(*command: str | Path, environ: dict[str, str] | None = None, cwd: str | 
     if done.returncode:
         raise AssertionError(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stdout}")
     return done.stdout
+
+
+def packages() -> list[str]:
+    """The Debian packages of the programs that are missing here."""
+    missing = {PACKAGES[name] for name in PACKAGES if not find(name)}
+    # A package without a program of its own: `make env` and `make deb` need it.
+    venv = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
+    return sorted(missing | ({"python3-venv"} if venv.returncode else set()))
+
+
+def install() -> None:
+    """Install what is missing: on Debian, as root."""
+    wanted = packages()
+    if not wanted:
+        return
+    if not shutil.which("apt-get") or os.geteuid():
+        sys.exit(f"only root, on Debian, can do this: apt-get install {' '.join(wanted)}")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *wanted]
+    subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["install"]:
+        install()
+    else:
+        print(*packages())

@@ -19,9 +19,10 @@ from twisted.trial.unittest import TestCase
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher, PublishFailed
 from notify.service.drain import STEP
-from tests.support.haproxy import HAProxy, missing
+from tests.support.haproxy import HAProxy
 from tests.support.natsd import NatsServer
 from tests.support.process import KEY, Server, token
+from tests.support.programs import program
 
 NODES, CLIENTS, CHATS = 3, 60, 12
 #: seconds between two messages of a chat
@@ -118,9 +119,9 @@ class Load:
 
 class RollingRestart(TestCase):
     timeout = 180
-    skip = missing() or None
 
     async def setUp(self) -> None:
+        program("haproxy")
         self.nats = NatsServer().start()
         self.addCleanup(self.nats.remove)
         await self.nats.up()
