@@ -186,6 +186,9 @@ class JetStreamBroker:
 
     async def _establish(self) -> None:
         pause, failures = _PAUSE[0], 0
+        if self._doubts == _DOUBTS:
+            # One that is made while the server still deletes the old one stores messages and answers no publish.
+            await deferLater(self._reactor, pause, lambda: None)
         while True:
             self._refused = ""
             try:
@@ -222,6 +225,7 @@ class JetStreamBroker:
 
     def _begin(self, state: StreamState) -> None:
         anew = bool(self._reader.epoch) and state.epoch != self._reader.epoch
+        self._doomed, self._doubts = "", 0
         self._ready, self._detail = True, f"connected to {self._connection.server}"
         self._metrics.broker_up.set(1)
         self._setting_up = None

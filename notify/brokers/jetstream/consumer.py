@@ -152,6 +152,8 @@ class Consumer:
         )
 
     def _heard(self) -> None:
+        if self._stopped:
+            return  # what was under way when it was told to stop
         if self._watch is not None and self._watch.active():
             self._watch.reset(3 * _HEARTBEAT)
         else:
