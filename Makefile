@@ -31,8 +31,7 @@ programs: ## whatever some tests need beside Python, by apt-get (Debian, root); 
 
 test: env js ## all tests, under pytest and under trial, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q
-	$(BIN)/coverage run $(BIN)/trial --reactor=asyncio tests
+	$(BIN)/python -m tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 

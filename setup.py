@@ -36,6 +36,7 @@ TEST = [
     "podman-compose>=1.3",  # a program
     "pytest>=8.3",
     "pytest-twisted>=1.14",  # pytest's --reactor
+    "pytest-xdist>=3.6",  # pytest's --numprocesses
     "pyyaml>=6.0",
     "schemathesis>=4.0",
     "setuptools>=77",  # builds without an environment of its own

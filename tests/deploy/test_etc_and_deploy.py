@@ -23,7 +23,8 @@ from websockets.sync.client import connect
 from notify.config import load
 from notify.observe.metrics import Metrics
 from notify.tap import Options
-from tests.support.process import Client, Server, free_port, token, wait_for
+from tests.support.ports import free_port
+from tests.support.process import Client, Server, token, wait_for
 from tests.support.programs import program, run
 
 TOP = Path(__file__).parent.parent.parent

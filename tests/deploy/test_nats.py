@@ -30,7 +30,8 @@ from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
 from notify.testing import Recorder, chat_payload, make_context
 from notify.testing.fakes import FakeConnection
 from notify.topics import chat
-from tests.support.natsd import NatsServer, free_port, pause, until
+from tests.support.natsd import NatsServer, pause, until
+from tests.support.ports import free_port
 
 ETC = Path(__file__).parent.parent.parent / "etc" / "nats"
 TOPIC = chat(1, 10)

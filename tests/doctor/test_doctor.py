@@ -22,6 +22,7 @@ from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
 from notify.findings import Finding, span
 from tests.support.natsd import NatsServer
+from tests.support.ports import free_port
 from tests.support.programs import need
 from tests.support.running import BIN, LocalServer, in_asyncio
 
@@ -186,7 +187,7 @@ class Ports(TestCase):
 
     def test_a_free_port_one_that_is_taken_and_one_that_is_no_address_of_ours(self) -> None:
         with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
+            taken.bind(("127.0.0.1", free_port()))
             taken.listen()
             port = taken.getsockname()[1]
             self.assertEqual(self.check(f"tcp:{port}:interface=127.0.0.1"), ["fault"])

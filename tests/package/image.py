@@ -17,7 +17,8 @@ from websockets.sync.client import connect
 from notify.auth.tokens import issue
 from notify.client.publisher import Publisher
 from tests.package.machine import TOP, base, require, run
-from tests.support.process import Client, free_port, wait_for
+from tests.support.ports import free_port
+from tests.support.process import Client, wait_for
 
 BASE = "localhost/notify-test/base:local"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"

@@ -20,7 +20,7 @@ class Soak(TestCase):
 
     async def test_every_message_is_handed_over_once_and_in_order(self) -> None:
         program("node"), node_modules()
-        command = [sys.executable, "-m", "tests.soak.run", "--seconds", "20", "--seed", "7"]
+        command = [sys.executable, "-m", "tests.soak.run", "--seconds", "8", "--seed", "7"]
         command += ["--python", "4", "--javascript", "4"]
         done: Any = await deferToThread(
             subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False

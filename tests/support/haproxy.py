@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.support.natsd import free_port, until
+from tests.support.natsd import until
+from tests.support.ports import free_port
 from tests.support.programs import ROOT, program
 
 CONFIG = ROOT / "etc" / "haproxy" / "haproxy.cfg"

@@ -16,14 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from tests.support.ports import free_port
 from tests.support.programs import program
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody has now. (A server that is killed must come back on its own.)"""
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return int(s.getsockname()[1])
 
 
 def pause(seconds: float) -> Deferred[None]:

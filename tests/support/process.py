@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,20 +23,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from notify.auth.tokens import issue
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 
 TWISTD = Path(sys.executable).parent / "twistd"
 SECRET = "0123456789abcdef0123456789abcdef-not-a-real-secret"
 KEY = "a-key-for-tests-0123456789"
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 20) -> T:

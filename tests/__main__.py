@@ -1,0 +1,66 @@
+"""All tests under both runners, on all cores: ``python -m tests``, with coverage where it runs under coverage.
+
+pytest shares the tests out by itself. trial is started several times, each time with some of the modules: its own
+``--jobs`` loses the asyncio reactor. Both run, whatever the other says; the status is 0 if both are content.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.support.programs import ROOT
+
+BIN = Path(sys.executable).parent
+#: tests wait more than they compute
+JOBS = min(2 * (os.cpu_count() or 1), 8)
+
+
+def modules() -> list[str]:
+    """The names of all test modules."""
+    found = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / "tests").rglob("test_*.py"))
+    return sorted(".".join(path.parts) for path in found if "node_modules" not in path.parts)
+
+
+def run_pytest() -> bool:
+    """All of them, measured; whether they passed."""
+    command = [BIN / "coverage", "run", "-m", "pytest", "-q", f"--numprocesses={JOBS}", "--dist=worksteal"]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def trial(number: int, names: list[str]) -> str:
+    """Run some; all that it said."""
+    command = [BIN / "trial", "--reactor=asyncio", f"--temp-directory=_trial_temp/{number}", *names]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    return done.stdout
+
+
+def run_trial() -> bool:
+    """All of them, a few processes at a time; whether they passed. What failed is shown whole."""
+    began, counts, well = time.monotonic(), Counter[str](), True
+    (ROOT / "_trial_temp").mkdir(exist_ok=True)
+    names = modules()
+    shares = [names[n :: 3 * JOBS] for n in range(3 * JOBS)]
+    with ThreadPoolExecutor(JOBS) as pool:
+        for said in pool.map(trial, range(len(shares)), shares):
+            end = re.search(r"^(PASSED|FAILED)(?: \((.*)\))?\s*\Z", said, re.MULTILINE)
+            if end is None or end[1] != "PASSED":
+                well = False
+                print(said, flush=True)
+            if end is not None:
+                counts.update({what: int(count) for what, count in re.findall(r"(\w+)=(\d+)", end[2] or "")})
+    told = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    print(f"trial: {'PASSED' if well else 'FAILED'}: {told} in {time.monotonic() - began:.0f} s", flush=True)
+    return well
+
+
+if __name__ == "__main__":
+    sys.exit(not all([run_pytest(), run_trial()]))
