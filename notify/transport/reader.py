@@ -14,6 +14,7 @@ TEXT, BINARY, PONG, OTHER, UNFINISHED = 0x81, 0x82, 0x8A, 0, -1
 #: bytes of an unfinished plain frame that are kept until the rest comes; a larger one is not plain any more
 SMALL = 4096
 
+_MESSAGE = (TEXT, BINARY)
 _FIN, _OPCODE, _PART = 0x80, 0x0F, 0x0
 
 
@@ -57,10 +58,10 @@ class Reader:
         end = len(data)
         while at < end and not sink.deaf:
             what, payload, stop = read_frame(data, at, most)
-            if what == PONG:
-                sink.pong()
-            elif what > 0 and not self._fragmented:
+            if what in _MESSAGE and not self._fragmented:
                 sink.message(payload, what == BINARY)
+            elif what == PONG:
+                sink.pong()
             elif what == UNFINISHED:
                 self._held = data[at:]
                 return
@@ -95,7 +96,7 @@ def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
     elif not 0 <= length < 126:
         return _not_plain(data, at)
     stop = start + length
-    if first in (TEXT, BINARY) and length <= most:
+    if first in _MESSAGE and length <= most:
         if stop <= len(data):
             return first, unmask(data[start - 4 : start], data[start:stop]), stop
         if length <= SMALL:
