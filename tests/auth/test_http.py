@@ -1,14 +1,12 @@
 """The bounded HTTP client under the authenticators, over real sockets and real TLS."""
 
-import datetime
 import ipaddress
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -18,7 +16,8 @@ from twisted.web.server import Request
 
 from notify.auth.http import Client
 from notify.errors import Unavailable
-from tests.support.auth import private_pem, serve, temporary_file
+from tests.support.auth import serve
+from tests.support.certificates import Authority
 
 
 class Plain(TestCase):
@@ -108,23 +107,13 @@ class Plain(TestCase):
 class Encrypted(TestCase):
     """TLS: the server's certificate must be good and its own."""
 
-    def certificate(self, host: x509.GeneralName) -> tuple[str, str]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "notify test")])
-        now = datetime.datetime.now(datetime.UTC)
-        made = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([host]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        return temporary_file(self, private_pem(key)), temporary_file(self, made.public_bytes(Encoding.PEM))
+    def certificate(self, host: x509.GeneralName) -> tuple[str, str, str]:
+        """The files of a key, its certificate, and the authority's certificate."""
+        folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        authority = Authority(folder)
+        key, certificate = authority.issue(host)
+        return str(key), str(certificate), str(authority.certificate)
 
     async def listen(self, key: str, certificate: str) -> str:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -161,17 +150,17 @@ class Encrypted(TestCase):
                 os.environ["SSL_CERT_FILE"] = before
 
     async def test_a_certificate_of_a_trusted_authority_for_the_host_is_good(self) -> None:
-        key, certificate = self.certificate(x509.DNSName("localhost"))
-        self.assertEqual(await self.ask(await self.listen(key, certificate), certificate), b"ok")
+        key, certificate, trusted = self.certificate(x509.DNSName("localhost"))
+        self.assertEqual(await self.ask(await self.listen(key, certificate), trusted), b"ok")
 
     async def test_an_unknown_authority_is_not(self) -> None:
-        key, certificate = self.certificate(x509.DNSName("localhost"))
-        _, other = self.certificate(x509.DNSName("localhost"))
+        key, certificate, _ = self.certificate(x509.DNSName("localhost"))
+        *_, other = self.certificate(x509.DNSName("localhost"))
         url = await self.listen(key, certificate)
         await self.assertFailure(Deferred.fromCoroutine(self.ask(url, other)), Unavailable)
 
     async def test_another_hosts_certificate_is_not(self) -> None:
         for host in (x509.DNSName("localhost.example"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))):
-            key, certificate = self.certificate(host)
+            key, certificate, trusted = self.certificate(host)
             url = await self.listen(key, certificate)
-            await self.assertFailure(Deferred.fromCoroutine(self.ask(url, certificate)), Unavailable)
+            await self.assertFailure(Deferred.fromCoroutine(self.ask(url, trusted)), Unavailable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import shutil
 import ssl
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis.strategies import binary, booleans
 from twisted.internet.defer import ensureDeferred
@@ -24,6 +21,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from notify.client import AsyncioClient, ClientClosed, TwistedClient, _wire
 from notify.client._wire import Address, Closed, Opened, Text, Wire
+from tests.support.certificates import Authority
 from tests.support.fake_server import FakeServer, from_asyncio
 
 
@@ -129,57 +127,26 @@ class Frames(TestCase):
         self.assertEqual(closed.code, 1009)
 
 
-class Certificates:
-    """A certificate for 127.0.0.1 that signs itself."""
-
-    def __init__(self, folder: Path) -> None:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(
-                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-            )
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-            .sign(key, hashes.SHA256())
-        )
-        self.certificate, self.key = folder / "cert.pem", folder / "key.pem"
-        self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        self.key.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-
-
 class OverTLS(TestCase):
     timeout = 30
 
-    async def _server(self) -> tuple[FakeServer, Certificates]:
+    async def _server(self) -> tuple[FakeServer, Path]:
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
-        certificates = Certificates(folder)
+        authority = Authority(folder)
+        key, certificate = authority.issue(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificates.certificate, certificates.key)
+        context.load_cert_chain(certificate, key)
         server = FakeServer()
         await from_asyncio(server.start(tls=context))
         self.addCleanup(lambda: from_asyncio(server.stop()))
-        return server, certificates
+        return server, authority.certificate
 
     async def test_twisted(self) -> None:
         from twisted.internet import reactor
 
-        server, certificates = await self._server()
-        root = trustRootFromCertificates([Certificate.loadPEM(certificates.certificate.read_bytes())])
+        server, trusted = await self._server()
+        root = trustRootFromCertificates([Certificate.loadPEM(trusted.read_bytes())])
         endpoint = wrapClientTLS(
             optionsForClientTLS("127.0.0.1", root), HostnameEndpoint(reactor, "127.0.0.1", server.port)
         )
@@ -190,10 +157,10 @@ class OverTLS(TestCase):
             self.assertEqual((await chat.__anext__()).content, "a")
 
     async def test_asyncio(self) -> None:
-        server, certificates = await self._server()
+        server, trusted = await self._server()
 
         async def scenario() -> None:
-            context = ssl.create_default_context(cafile=str(certificates.certificate))
+            context = ssl.create_default_context(cafile=str(trusted))
             async with AsyncioClient(server.url, "T1", tls=context) as client:
                 chat = client.chat(7)
                 await chat.ready()

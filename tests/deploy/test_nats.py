@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
 import os
 import ssl
@@ -12,9 +11,6 @@ from typing import Any
 import nats
 import nkeys
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
@@ -30,45 +26,12 @@ from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
 from notify.testing import Recorder, chat_payload, make_context
 from notify.testing.fakes import FakeConnection
 from notify.topics import chat
+from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer, pause, until
 from tests.support.ports import free_port
 
 ETC = Path(__file__).parent.parent.parent / "etc" / "nats"
 TOPIC = chat(1, 10)
-
-
-def certificates(directory: Path) -> None:
-    """A certificate authority, and a certificate for 127.0.0.1 by it."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def make(
-        name: str, key: Any, issuer: str, signer: Any, *extensions: tuple[Any, bool]
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-        )
-        for extension, critical in extensions:
-            builder = builder.add_extension(extension, critical)
-        return builder.sign(signer, hashes.SHA256())
-
-    authority, server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = make(
-        "test ca", authority, "test ca", authority, (x509.BasicConstraints(ca=True, path_length=None), True)
-    )
-    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    leaf = make("nats", server, "test ca", authority, (names, False))
-    pem = serialization.Encoding.PEM
-    (directory / "ca.pem").write_bytes(ca.public_bytes(pem))
-    (directory / "server.pem").write_bytes(leaf.public_bytes(pem))
-    (directory / "server-key.pem").write_bytes(
-        server.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 class ShippedServer(NatsServer):
@@ -99,7 +62,7 @@ class ShippedCluster(TestCase):
     async def setUp(self) -> None:
         self.directory = Path(self.mktemp()).absolute()
         self.directory.mkdir()
-        certificates(self.directory)
+        Authority(self.directory).issue(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         self.seeds = {}
         for user in ("NOTIFY", "BACKEND", "OPERATOR"):
             seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)

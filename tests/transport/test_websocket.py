@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import gc
 import json
 import re
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -24,6 +21,7 @@ from twisted.trial.unittest import TestCase
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.certificates import Authority
 from tests.support.running import LocalServer, RawClient, in_asyncio, token
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, frame, head
 
@@ -401,29 +399,11 @@ class Encrypted(TestCase):
     async def test_under_tls_nothing_goes_past_it(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-        now = datetime.datetime.now(datetime.UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(1)
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / "key.pem").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        listen = f"ssl:0:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/cert.pem"
+        authority = Authority(folder)
+        key, certificate = authority.issue(x509.DNSName("localhost"))
+        listen = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
         server = await LocalServer(LISTEN__PUBLIC=listen).start(self)
-        trust = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+        trust = ssl.create_default_context(cafile=str(authority.certificate))
         url = server.ws.replace("ws://127.0.0.1", "wss://localhost")
         open_: Deferred[None] = Deferred()
 

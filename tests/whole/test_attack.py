@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import select
@@ -14,16 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.support.certificates import Authority
 from tests.support.process import Server, token, wait_for
 from tests.transport.test_websocket_attack import HANDSHAKE, frame, head
 
@@ -45,31 +42,6 @@ def resident(pid: int) -> int:
 def open_files(server: Server) -> int:
     """How many descriptors a server has open."""
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A key and its certificate, as files."""
-    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "key.pem", folder / "certificate.pem"
-    files[0].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    files[1].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    return files
 
 
 def opened(port: int, user_id: int = 1, window: int = 0) -> socket.socket:
@@ -234,11 +206,12 @@ class Attacks(TestCase):
     def half_open_tls(self) -> None:
         """TLS clients that say nothing, and such as never answer the end."""
         server = Server('[limits]\nhandshake_timeout = "1s"\n')
-        key, certificate = self_signed(server.folder)
+        authority = Authority(server.folder)
+        key, certificate = authority.issue(x509.DNSName("localhost"))
         text = server.file.read_text()
         plain = f"tcp:{server.public}:interface=127.0.0.1"
         server.file.write_text(text.replace(plain, f"ssl{plain[3:]}:privateKey={key}:certKey={certificate}"))
-        anyone = ssl.create_default_context(cafile=str(certificate))
+        anyone = ssl.create_default_context(cafile=str(authority.certificate))
         anyone.check_hostname = False
         with server:
             files = open_files(server)
