@@ -20,7 +20,7 @@ from notify.transport.websocket import LINGER, ConnectionFactory
 
 _WEBSOCKET = f"GET {PATH}".encode()
 _ENOUGH = len(_WEBSOCKET) + 1
-_ABSOLUTE = re.compile(rb"GET https?://[^/? ]+", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"GET https?://[^/? \r\n]+", re.IGNORECASE)
 _SCHEMES = (b"get http://", b"get https://")
 
 
@@ -30,8 +30,8 @@ def is_websocket(start: bytes) -> bool | None:
         absolute = _ABSOLUTE.match(start)
         if absolute is None:
             return None if any(scheme.startswith(start.lower()) for scheme in _SCHEMES) else False
-        if len(start) > MAX_HEAD:
-            return False
+        if absolute.end() > MAX_HEAD:
+            return False  # not len(start): frames may have come behind a whole head
         start = b"GET " + start[absolute.end() :]
     if len(start) < _ENOUGH:
         return None if _WEBSOCKET.startswith(start[: len(_WEBSOCKET)]) else False

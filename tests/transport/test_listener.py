@@ -36,10 +36,13 @@ class Choice(SynchronousTestCase):
             (b"GET http://a.example/health", False),
             (b"GET http://a.example ", False),
             (b"GET http:///ws ", False),
+            (b"GET http://a.example\r\n\r\n", False),
             (b"GET httpx://a/ws ", False),
             (b"GET host/ws ", False),
             (b"GET http://".ljust(MAX_HEAD, b"a"), None),
             (b"GET http://".ljust(MAX_HEAD + 1, b"a"), False),
+            (b"GET http://".ljust(MAX_HEAD + 1, b"a") + b"/ws ", False),
+            (b"GET http://a.example/ws ".ljust(2 * MAX_HEAD, b"a"), True),
         ):
             self.assertIs(is_websocket(start), choice, start[:40])
 
