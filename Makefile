@@ -13,6 +13,7 @@ env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 
 $(STAMP): setup.py notify/_version.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) makes no virtual environments: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -72,7 +73,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 news: env ## what the next release changes, a draft from changes/
 	@$(BIN)/towncrier build --draft
 
-deb: ## dist/notify-server_*.deb, on Debian 12 or 13; what it needs: debhelper and python3-venv
+deb: ## dist/notify-server_*.deb, on Debian 12 or 13
 	packaging/build-deb dist
 
 npm: js ## dist/notify-client-*.tgz, the JavaScript client, and dist/notify-client.global.js for a plain script tag
