@@ -166,6 +166,11 @@ class Refusing(TestCase):
             sentence, "notify: listen.public: /nowhere.key cannot be read: No such file or directory."
         )
 
+    async def test_an_endpoint_whose_key_is_none(self) -> None:
+        endpoint = f"ssl:0:privateKey={__file__}"
+        sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC=endpoint)
+        self.assertIn(f"listen.public: '{endpoint}' is not a server endpoint", sentence)
+
     async def test_a_file_that_cannot_be_read(self) -> None:
         sentence = await self.refused("notify", "--config", "/nowhere/notify.toml")
         self.assertIn("/nowhere/notify.toml: cannot be read: No such file", sentence)

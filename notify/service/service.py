@@ -88,7 +88,7 @@ class Listener:
             raise StartError(
                 f"listen.{self.key}: {error.filename} cannot be read: {error.strerror}."
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # endpoints are plugins, and what pyOpenSSL raises has no base of its own
             raise StartError(
                 f"listen.{self.key}: '{self.description}' is not a server endpoint: {error}"
             ) from None
