@@ -93,8 +93,9 @@ class Running(TestCase):
         log = self.folder / "notify.log"
         await deferToThread(_wait_for, lambda: log.exists() and "ready: public" in log.read_text())
         os.kill(pid, signal.SIGTERM)
+        # twistd removes the file before it writes its last line.
         await deferToThread(_wait_for, lambda: not (self.folder / "notify.pid").exists())
-        self.assertIn("Server Shut Down", log.read_text())
+        await deferToThread(_wait_for, lambda: "Server Shut Down" in log.read_text())
 
 
 _HAND_OVER = """
