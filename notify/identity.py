@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
+
+from notify import ids
+from notify.ids import Id
 
 
 class Peer(Struct, frozen=True):
@@ -20,10 +25,10 @@ class Identity(Struct, frozen=True):
     in ``authorize``.
     """
 
-    user_id: int
-    workspace_id: int
+    user_id: Id
+    workspace_id: Id
     expires_at: float | None = None
-    chats: frozenset[int] | None = None
+    chats: frozenset[Id] | None = None
     claims: tuple[tuple[str, str], ...] = ()
 
     def same_user(self, other: Identity) -> bool:
@@ -31,8 +36,13 @@ class Identity(Struct, frozen=True):
         return (self.user_id, self.workspace_id) == (other.user_id, other.workspace_id)
 
 
-class Presence(Struct, frozen=True, order=True):
+class Presence(Struct, frozen=True):
     """One user who is connected and subscribed to a chat, over all nodes; ``connections`` is at least 1."""
 
-    user_id: int
+    user_id: Id
     connections: int
+
+
+def by_user(present: Iterable[Presence]) -> list[Presence]:
+    """In the order that presence is told in: by user, integers before text."""
+    return sorted(present, key=lambda one: ids.order(one.user_id))

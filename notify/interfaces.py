@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from notify.identity import Identity, Peer, Presence
-from notify.messages import Message, Position
+from notify.messages import Followed, Message, Position
 from notify.topics import Topic
 
 
@@ -93,8 +93,8 @@ class IBroker(Interface):
         Errback :class:`~notify.errors.Unavailable`: not stored. :class:`~notify.errors.Unknown`: cannot be told.
         """
 
-    def follow(topic: Topic) -> Deferred[Position]:
-        """Deliver this topic from now on; fires with its newest position (``seq`` 0: none).
+    def follow(topic: Topic) -> Deferred[Followed]:
+        """Deliver this topic from now on; fires with its newest position (``seq`` 0: none), and the event there.
 
         Every message after that position is delivered once and in order, none of them before the Deferred has
         fired, however often the broker went away meanwhile; or ``lost`` is called.
@@ -169,7 +169,10 @@ class IConnection(Interface):
     id = Attribute("str: unique over all nodes; what a client knows as connection_id")
     peer = Attribute("Peer: where it comes from")
     identity = Attribute("Identity | None: who it is, once authenticated")
-    encoding = Attribute("Encoding: how its server frames are made; one object serves all connections alike")
+    encoding = Attribute(
+        "Encoding: how its server frames are made; one object serves all connections alike. The session "
+        "replaces it once, when it grants features"
+    )
     opened = Attribute("float: Unix time in seconds at which it was accepted")
     queued = Attribute("int: bytes that wait because the client has not taken what came before")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from notify.topics import INT64_MAX, INT64_MIN, Topic
+from notify import ids
+from notify.ids import INT64_MAX, Id, Int64
+from notify.topics import Topic
 
-Int64: TypeAlias = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Seq: TypeAlias = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Epoch: TypeAlias = Annotated[str, Meta(max_length=64)]
 
@@ -32,12 +33,33 @@ class Position(Struct, frozen=True, gc=False):
 class ChatMessage(Struct, frozen=True, gc=False):
     """The payload of a chat message as its publisher gave it; ``timestamp`` is Unix time in seconds."""
 
-    message_id: Int64
-    chat_id: Int64
-    workspace_id: Int64
-    sender_id: Int64
+    message_id: Id
+    chat_id: Id
+    workspace_id: Id
+    sender_id: Id
     content: str
     timestamp: Int64
+
+    @property
+    def topic(self) -> Topic:
+        """The only topic that this payload may be published to."""
+        return Topic(self.workspace_id, "chat", self.chat_id)
+
+
+class ChatEvent(Struct, frozen=True, gc=False):
+    """The payload of what happened in a chat beside its messages: an edit, a deletion, a reaction, a new member.
+
+    ``data`` is any JSON value, kept as the bytes that came; ``refers_to`` is the ``message_id`` of what it is about.
+    """
+
+    message_id: Id
+    chat_id: Id
+    workspace_id: Id
+    sender_id: Id
+    kind: str
+    data: Raw
+    timestamp: Int64
+    refers_to: Id | UnsetType = UNSET
 
     @property
     def topic(self) -> Topic:
@@ -48,9 +70,9 @@ class ChatMessage(Struct, frozen=True, gc=False):
 class Notification(Struct, frozen=True, gc=False):
     """The payload of a user notification; ``data`` is any JSON value, kept as the bytes that came."""
 
-    notification_id: Int64
-    workspace_id: Int64
-    user_id: Int64
+    notification_id: Id
+    workspace_id: Id
+    user_id: Id
     kind: str
     data: Raw
     timestamp: Int64
@@ -61,7 +83,7 @@ class Notification(Struct, frozen=True, gc=False):
         return Topic(self.workspace_id, "user", self.user_id)
 
 
-Event: TypeAlias = ChatMessage | Notification
+Event: TypeAlias = ChatMessage | ChatEvent | Notification
 
 
 class Message(Struct, frozen=True, gc=False):
@@ -79,21 +101,50 @@ class Message(Struct, frozen=True, gc=False):
     trace: str = ""
 
 
-_DECODERS: dict[str, msgspec.json.Decoder[ChatMessage] | msgspec.json.Decoder[Notification]] = {
-    "chat": msgspec.json.Decoder(ChatMessage),
-    "user": msgspec.json.Decoder(Notification),
-}
+class Followed(Struct, frozen=True):
+    """From where a topic is followed: its newest position, and the event there.
+
+    ``event`` is None where there is none (``seq`` 0), or where what there is is no message or cannot be told.
+    """
+
+    position: Position
+    event: Event | None = None
+
+
+class _Told(Struct):
+    """What tells a chat's events from its messages."""
+
+    content: Raw | UnsetType = UNSET
+    kind: Raw | UnsetType = UNSET
+
+
+_chat_message = msgspec.json.Decoder(ChatMessage).decode
+_chat_event = msgspec.json.Decoder(ChatEvent).decode
+_notification = msgspec.json.Decoder(Notification).decode
+_told = msgspec.json.Decoder(_Told).decode
+
+
+def _chat(payload: bytes) -> ChatMessage | ChatEvent:
+    """Most are messages: what tells the two apart is looked for only where it is none."""
+    try:
+        return _chat_message(payload)
+    except msgspec.ValidationError:
+        told = _told(payload)
+        if told.content is not UNSET or told.kind is UNSET:
+            raise
+        return _chat_event(payload)
 
 
 def parse_event(topic: Topic, payload: bytes) -> Event:
     """Parse what was published on ``topic``. Raises :class:`Poison`, whose text never quotes the payload."""
     try:
-        event: Event = _DECODERS[topic.kind].decode(payload)
-        if isinstance(event, Notification):
+        event: Event = _chat(payload) if topic.kind == "chat" else _notification(payload)
+        if not isinstance(event, ChatMessage):
             # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
             msgspec.json.decode(event.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Poison(f"payload is not a valid {topic.kind} message: {error}") from None
+        reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else error
+        raise Poison(f"payload is not a valid {topic.kind} message: {reason}") from None
     if event.topic != topic:
         raise Poison("the ids in the payload are not those of the subject")
     return event

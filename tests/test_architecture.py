@@ -26,7 +26,7 @@ class Wing(NamedTuple):
 
 #: from the ground up: a wing imports itself and wings above it in this table only, so no import runs back up
 WINGS = {
-    "ground": Wing("_version errors topics messages identity findings interfaces", ""),
+    "ground": Wing("_version errors ids topics messages identity findings interfaces", ""),
     "config": Wing("config", "ground"),
     "observe": Wing("observe", "ground config"),
     "wire": Wing("wire", "ground"),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from msgspec import Struct
 
+from notify import ids
 from notify.errors import Unauthorized
 from notify.identity import Identity
-from notify.topics import INT64_MAX, INT64_MIN
+from notify.ids import Id
 
-_DECIMAL = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _LATEST = 2.0**53  # beyond it a float no longer holds every second
 
 
@@ -85,21 +84,21 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and INT64_MIN <= value <= INT64_MAX
-
-
-def _id(claims: dict[str, Any], name: str) -> int:
+def _id(claims: dict[str, Any], name: str) -> Id:
     value = claims.get(name)
-    if name == "sub" and isinstance(value, str) and _DECIMAL.fullmatch(value):
-        value = int(value)
-    if not isinstance(value, int) or not _is_id(value):
-        raise Unauthorized(f"the token's claim '{name}' is missing or not a 64-bit integer")
+    if name == "sub" and isinstance(value, str):
+        # RFC 7519, section 4.1.2: it is text, also where it is an integer.
+        try:
+            return ids.parse(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, int | str) or not ids.valid(value):
+        raise Unauthorized(f"the token's claim '{name}' is missing or not an id: {ids.FORM}")
     return value
 
 
-def _chats(claims: dict[str, Any], name: str) -> frozenset[int]:
+def _chats(claims: dict[str, Any], name: str) -> frozenset[Id]:
     value = claims.get(name)
-    if not isinstance(value, list) or not all(map(_is_id, value)):
-        raise Unauthorized(f"the token's claim '{name}' is missing or not a list of 64-bit integers")
+    if not isinstance(value, list) or not all(map(ids.valid, value)):
+        raise Unauthorized(f"the token's claim '{name}' is missing or not a list of ids: {ids.FORM}")
     return frozenset(value)

@@ -42,7 +42,7 @@ class JWTSettings(Struct, frozen=True, forbid_unknown_fields=True):
     #: what iss must be, and what aud must be or hold; without an audience no token may name one
     issuer: str = ""
     audience: str = ""
-    #: claims that hold 64-bit ids; in "sub" alone the id may be decimal text
+    #: claims that hold the ids, integers or text; in "sub" an integer is text, too
     user_claim: str = "id"
     workspace_claim: str = "workspace_id"
     #: set: the claim that lists the only chats a client may subscribe to

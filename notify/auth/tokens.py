@@ -7,14 +7,17 @@ from typing import Any
 
 import jwt
 
+from notify import ids
+from notify.ids import Id
+
 
 def issue(
     key: Any,
-    user_id: int,
-    workspace_id: int,
+    user_id: Id,
+    workspace_id: Id,
     seconds: float,
     now: float,
-    chats: Collection[int] | None = None,
+    chats: Collection[Id] | None = None,
     algorithm: str = "HS256",
     user_claim: str = "id",
     workspace_claim: str = "workspace_id",
@@ -36,5 +39,5 @@ def issue(
         "exp": int(now + seconds),
     }
     if chats is not None:
-        payload[chats_claim] = sorted(chats)
+        payload[chats_claim] = sorted(chats, key=ids.order)
     return jwt.encode({**payload, **(claims or {})}, key, algorithm, headers=dict(headers or {}))

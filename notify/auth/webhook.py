@@ -35,8 +35,8 @@ from notify.components import Context
 from notify.config import Count, Duration, Size
 from notify.errors import StartError, Unauthorized, Unavailable
 from notify.identity import Identity, Peer
+from notify.ids import Id
 from notify.interfaces import IAuthenticator
-from notify.messages import Int64
 from notify.topics import Topic
 
 _MOST_BYTES = 256 * 1024
@@ -81,10 +81,10 @@ _Text = Annotated[str, Meta(max_length=1024)]
 
 class _Authentication(Struct):
     authenticated: bool
-    user_id: Int64 | None = None
-    workspace_id: Int64 | None = None
+    user_id: Id | None = None
+    workspace_id: Id | None = None
     expires_at: Annotated[float, Meta(ge=0, le=2**53)] | None = None
-    chats: frozenset[Int64] | None = None
+    chats: frozenset[Id] | None = None
     claims: Annotated[dict[_Text, _Text], Meta(max_length=32)] = msgspec.field(default_factory=dict)
 
 

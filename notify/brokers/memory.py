@@ -19,7 +19,7 @@ from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
 from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Message, Poison, Position, parse_event
+from notify.messages import Followed, Message, Poison, Position, parse_event
 from notify.topics import Topic
 
 #: bytes that a kept message takes around its payload
@@ -123,13 +123,16 @@ class MemoryBroker:
             self._deliver(message)
         return succeed(message.position)
 
-    def follow(self, topic: Topic) -> Deferred[Position]:
+    def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         self._followed.add(topic)
         history = self._histories.get(topic)
-        return succeed(Position(self._epoch, history.newest if history else 0))
+        newest = history.newest if history else 0
+        kept = history.kept[-1][0] if history and history.kept else None
+        event = kept.event if kept is not None and kept.position.seq == newest else None
+        return succeed(Followed(Position(self._epoch, newest), event))
 
     def unfollow(self, topic: Topic) -> None:
         """See :class:`~notify.interfaces.IBroker`."""

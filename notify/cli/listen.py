@@ -18,6 +18,7 @@ from notify.cli.terminal import (
     url,
     url_option,
 )
+from notify.ids import Id
 
 if TYPE_CHECKING:
     from notify.client import (
@@ -117,7 +118,7 @@ class _Places:
             found = {key: self._kept.get(key, position) for key, position in positions.items()}
             self._file.save({key: position for key, position in found.items() if position is not None})
 
-    def keep(self, chat: int | None, position: Position | None) -> None:
+    def keep(self, chat: Id | None, position: Position | None) -> None:
         """Whatever comes, a stream's place is this."""
         self._kept["notifications" if chat is None else f"chat:{chat}"] = position
 

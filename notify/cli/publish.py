@@ -21,6 +21,7 @@ from notify.cli.terminal import (
     CommandError,
     Terminal,
     identifier,
+    number,
     secret,
     secret_options,
     url,
@@ -77,7 +78,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", metavar="TEXT", help="the notification's kind")
     parser.add_argument("--data", metavar="JSON", help="the notification's data (default: null)")
     parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
-    parser.add_argument("--timestamp", type=identifier, metavar="SECONDS", help="Unix time (default: now)")
+    parser.add_argument("--timestamp", type=number, metavar="SECONDS", help="Unix time (default: now)")
     parser.add_argument("--key", metavar="TEXT", help="the idempotency key of one message (default: random)")
     parser.add_argument("--quiet", "-q", action="store_true", help="print no positions")
     url_option(parser, "the HTTP API's address", "NOTIFY_API_URL", API_URL)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, TextIO, TypeVar
 
+from notify import ids
 from notify.config import Duration
-from notify.topics import INT64_MAX, INT64_MIN
+from notify.ids import INT64_MAX, INT64_MIN, Id
 
 T = TypeVar("T")
 
@@ -101,7 +102,14 @@ def _type(name: str, parse: Callable[[str], T]) -> Callable[[str], T]:
     return convert
 
 
-def _id(text: str) -> int:
+def _id(text: str) -> Id:
+    try:
+        return ids.parse(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no id: {error}") from None
+
+
+def _number(text: str) -> int:
     try:
         value = int(text)
     except ValueError:
@@ -111,8 +119,10 @@ def _id(text: str) -> int:
     return value
 
 
-#: an id: a signed 64-bit integer
+#: an id: an integer or text
 identifier = _type("identifier", _id)
+#: a signed 64-bit integer
+number = _type("number", _number)
 #: ids with commas between them
 identifiers = _type("identifiers", lambda text: [_id(part) for part in text.split(",") if part.strip()])
 #: a duration like 90s, 12h or 7d, in seconds

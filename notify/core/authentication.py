@@ -15,7 +15,8 @@ from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given,
 from notify.core.dispatcher import Joined
 from notify.errors import Unauthorized
 from notify.identity import Identity
-from notify.wire.frames import Auth, AuthResult, Ok, Refresh
+from notify.wire import encodings
+from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
 
 log = Logger()
 
@@ -44,6 +45,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         client.close(1013, hub.retry_after())
         return None
     connection.identity = identity
+    connection.encoding = encodings.featured(connection.encoding, FEATURES.intersection(frame.features or ()))
     joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
     return joining.addCallback(_admitted, client, identity, frame)
 
@@ -66,6 +68,7 @@ def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -
         epoch=joined.position.epoch if asked else UNSET,
         seq=joined.position.seq if asked else UNSET,
         recovered=joined.recovered if asked else UNSET,
+        features=tuple(sorted(client.connection.encoding.features)) if frame.features else UNSET,
         id=given(frame.id),
     )
     client.send(result, joined.bodies)

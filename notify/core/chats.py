@@ -12,6 +12,7 @@ from notify import topics
 from notify.core.client import CLOSED, Client, given, position
 from notify.core.dispatcher import Joined
 from notify.identity import Identity, Presence
+from notify.ids import Id
 from notify.topics import Topic
 from notify.wire.frames import Ok, PresenceList, PresenceQuery, Subscribe, Subscribed, Unsubscribe
 
@@ -91,7 +92,7 @@ def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) 
     client.owe(len(users))
 
 
-def keep(client: Client, chats: Set[int]) -> None:
+def keep(client: Client, chats: Set[Id]) -> None:
     """A new token names these chats only: end the client's other subscriptions, and tell it."""
     for chat_id in client.chats - chats:
         _leave(client, _topic(client, chat_id))
@@ -124,7 +125,7 @@ def _authorized(client: Client, topic: Topic) -> Deferred[bool]:
     return asked.addCallback(lambda allowed: allowed is True)
 
 
-def _topic(client: Client, chat_id: int) -> Topic:
+def _topic(client: Client, chat_id: Id) -> Topic:
     return topics.chat(_identity(client).workspace_id, chat_id)
 
 

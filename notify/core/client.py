@@ -8,6 +8,7 @@ from msgspec import UNSET
 from twisted.python.failure import Failure
 
 from notify.core.hub import Hub
+from notify.ids import Id
 from notify.interfaces import IConnection
 from notify.messages import Position
 from notify.wire.frames import RequestId, ServerFrame, Since
@@ -22,7 +23,7 @@ class Client(Protocol):
     #: one of the four above; who answers later looks first whether it is closed meanwhile
     state: str
     #: the chats that it is subscribed to
-    chats: set[int]
+    chats: set[Id]
 
     @property
     def connection(self) -> IConnection:
@@ -36,7 +37,7 @@ class Client(Protocol):
         """Send a frame, and encoded ones right behind it."""
 
     def error(
-        self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: int | None = None
+        self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: Id | None = None
     ) -> None:
         """Send an error (docs/protocol.md, Errors)."""
 

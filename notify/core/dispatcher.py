@@ -1,7 +1,8 @@
 """Broker -> registry -> connections: one order for live messages and resumptions, each message encoded once.
 
 A topic that someone here wants has a :class:`Feed`. Messages wait in it until the end of the reactor's turn, are
-linked by ``prev``, encoded once an encoding and written once a member. A connection that is still on its way in
+linked by ``prev``, encoded once an encoding and written once a member. ``prev`` names the message before that this
+kind of receiver was sent: those without the feature ``events`` are not sent a chat's events. A connection that is still on its way in
 is *catching up*: what comes live meanwhile is held for it and handed over behind what was replayed, so that it
 sees every message after its position once and in order.
 """
@@ -19,7 +20,7 @@ from twisted.python.failure import Failure
 from notify.core.live import Live
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker, IConnection, IRegistry
-from notify.messages import Message, Position
+from notify.messages import ChatEvent, Event, Followed, Message, Position
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Attributes, Span, Tracer
 from notify.topics import Topic
@@ -42,26 +43,54 @@ class Joined(Struct, frozen=True):
 
 
 class _CatchingUp:
-    """A connection on its way in: live messages are held for it, or skipped up to what it was replayed."""
+    """A connection on its way in: live messages are held for it, or skipped up to what it was replayed.
 
-    __slots__ = ("held", "seen", "skip_to")
+    ``prev`` is the ``seq`` of the last message that it was replayed, or that it said it has; 0: none.
+    """
+
+    __slots__ = ("held", "prev", "seen", "skip_to")
 
     def __init__(self, before: _CatchingUp | None) -> None:
         self.held: list[Message] = []
         self.skip_to: int | None = None
         # what it was replayed ahead of the deliveries when it asked before
         self.seen: int = 0 if before is None else before.skip_to or before.seen
+        self.prev: int = 0 if before is None else before.prev
+
+
+class _Sent:
+    """The ``seq`` of the last message that each kind of receiver was sent; 0: not known, or none.
+
+    ``everything`` is for those with the feature ``events``.
+    """
+
+    __slots__ = ("everything", "messages")
+
+    def __init__(self) -> None:
+        self.everything = self.messages = 0
+
+    def add(self, event: Event | None, seq: int) -> None:
+        """This was sent to whom it is for; None: to nobody."""
+        if event is not None:
+            self.everything = seq
+            if not isinstance(event, ChatEvent):
+                self.messages = seq
+
+    def to(self, encoding: Encoding) -> int:
+        """What a receiver with this encoding was sent last."""
+        return self.everything if encoding.events else self.messages
 
 
 class Feed:
     """A topic that this node follows, or is about to."""
 
-    __slots__ = ("catching_up", "epoch", "last", "pending", "starting", "topic")
+    __slots__ = ("catching_up", "epoch", "last", "pending", "sent", "starting", "topic")
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
         self.epoch = ""
-        self.last = 0  # the seq of the last message that members have seen
+        self.last = 0  # the seq of the last message of any kind
+        self.sent = _Sent()
         self.pending: list[Message] = []  # delivered in this turn
         self.catching_up: dict[IConnection, _CatchingUp] = {}
         self.starting: list[Deferred[None]] | None = []  # who waits for the broker; None: it follows
@@ -133,22 +162,31 @@ class Dispatcher:
             return
         feed.pending = []
         frames: dict[Encoding, bytes] = {}
-        prev, feed.last = feed.last, messages[-1].position.seq
+        feed.last = messages[-1].position.seq
         members = list(self._registry.members(feed.topic))
         spans = [self._span(message, len(members)) for message in messages if message.trace]
         if feed.catching_up:
-            members = [one for one in members if not self._hold(feed, one, messages, prev)]
+            members = [one for one in members if not self._hold(feed, one, messages)]
+        counts: dict[Encoding, int] = {}
         for connection in members:
             encoding = connection.encoding
             frame = frames.get(encoding)
             if frame is None:
-                frame = frames[encoding] = encoding.pack(_encode(encoding, messages, prev))
-            connection.write(frame)
+                bodies, _ = _encode(encoding, messages, feed.sent.to(encoding))
+                counts[encoding] = len(bodies)
+                frame = frames[encoding] = encoding.pack(bodies) if bodies else b""
+            if frame:
+                connection.write(frame)
+        for message in messages:
+            feed.sent.add(message.event, message.position.seq)
         for span in spans:
             span.end()
         now, observe = self._seconds(), self._metrics.delivery_seconds.observe
         self._received += len(messages)
-        self._delivered += len(messages) * len(members)
+        if len(counts) == 1:
+            self._delivered += next(iter(counts.values())) * len(members)
+        else:
+            self._delivered += sum(counts[connection.encoding] for connection in members)
         if not self._counting:
             self._counting = True
             self._soon(self._count)
@@ -170,7 +208,7 @@ class Dispatcher:
         }
         return self.tracer.span("deliver", message.trace, about)
 
-    def _hold(self, feed: Feed, connection: IConnection, messages: list[Message], prev: int) -> bool:
+    def _hold(self, feed: Feed, connection: IConnection, messages: list[Message]) -> bool:
         """Whether a member is not to be written to; what it needs later is kept, what it has is skipped."""
         state = feed.catching_up.get(connection)
         if state is None:
@@ -182,7 +220,10 @@ class Dispatcher:
         if newer or feed.last >= state.skip_to:
             del feed.catching_up[connection]
         if newer:
-            connection.write(connection.encoding.pack(_encode(connection.encoding, newer, state.skip_to)))
+            encoding = connection.encoding
+            bodies, _ = _encode(encoding, newer, state.prev)
+            if bodies:
+                connection.write(encoding.pack(bodies))
         return True
 
     # --- from the sessions ----------------------------------------------------------------------------------
@@ -267,8 +308,9 @@ class Dispatcher:
     def _start(self, feed: Feed) -> None:
         self._metrics.topics.inc()
 
-        def following(position: Position) -> None:
-            feed.epoch, feed.last = position.epoch, position.seq
+        def following(followed: Followed) -> None:
+            feed.epoch, feed.last = followed.position.epoch, followed.position.seq
+            feed.sent.add(followed.event, feed.last)
             waiting, feed.starting = feed.starting or [], None
             for one in waiting:
                 one.callback(None)
@@ -320,7 +362,9 @@ class Dispatcher:
             messages = messages + held
             reached = messages[-1].position.seq if messages else since.seq
             fits = len(messages) <= limits.replay
-            bodies = _encode(connection.encoding, messages, since.seq) if fits else []
+            bodies: list[bytes] = []
+            if fits:
+                bodies, state.prev = _encode(connection.encoding, messages, since.seq)
             if fits and sum(map(len, bodies)) <= limits.send_queue:
                 self._metrics.replays.labels("recovered").inc()
                 if reached > feed.last:
@@ -352,12 +396,14 @@ class Dispatcher:
         joined.callback(Joined(Position(feed.epoch, newest), recovered, bodies or [], read))
 
 
-def _encode(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
+def _encode(encoding: Encoding, messages: list[Message], prev: int) -> tuple[list[bytes], int]:
+    """The bodies of those messages that are for this kind of receiver, and the ``seq`` of the last one."""
     bodies = []
     for message in messages:
-        bodies.append(encoding.encode(message_frame(message, prev)))
-        prev = message.position.seq
-    return bodies
+        if encoding.events or not isinstance(message.event, ChatEvent):
+            bodies.append(encoding.encode(message_frame(message, prev)))
+            prev = message.position.seq
+    return bodies, prev
 
 
 def end_of_turn(reactor: Any) -> Callable[[Callable[[], None]], object]:

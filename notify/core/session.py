@@ -26,6 +26,7 @@ from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, given
 from notify.core.hub import Hub
 from notify.core.timers import Timer
 from notify.errors import Unavailable
+from notify.ids import Id
 from notify.interfaces import IConnection
 from notify.wire.frames import (
     Auth,
@@ -78,7 +79,7 @@ class Session:
         self.connection = connection
         self.hub = hub
         self.state = NEW
-        self.chats: set[int] = set()
+        self.chats: set[Id] = set()
         self._allowance = Allowance(hub.live.now.limits, hub.now())
         self._backlog: deque[ClientFrame | InvalidFrame] | None = None  # for a turn, or while one waits
         self._busy = False  # _work is on the stack, or a frame waits for its answer
@@ -199,7 +200,7 @@ class Session:
         self.connection.write(encoding.pack([encoding.encode(frame), *(bodies or ())]))
 
     def error(
-        self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: int | None = None
+        self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: Id | None = None
     ) -> None:
         """Send an error (docs/protocol.md, Errors)."""
         self.hub.metrics.errors.labels(code).inc()

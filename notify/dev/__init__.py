@@ -12,6 +12,7 @@ from pathlib import Path
 from notify import config
 from notify.auth.tokens import issue
 from notify.config import Config
+from notify.ids import Id
 
 TOKEN_SECONDS = 24 * 3600.0
 
@@ -28,7 +29,7 @@ def configuration(environ: Mapping[str, str]) -> Config:
     return config.load(None, {**made, **environ})
 
 
-def issue_token(settings: Config, user_id: int, seconds: float = TOKEN_SECONDS, workspace_id: int = 1) -> str:
+def issue_token(settings: Config, user_id: Id, seconds: float = TOKEN_SECONDS, workspace_id: Id = 1) -> str:
     """A token for the server that runs with these settings."""
     secret = settings.auth.tables["jwt"]["secret"]
     return issue(str(secret), user_id, workspace_id, seconds, time.time())

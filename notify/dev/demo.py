@@ -21,8 +21,9 @@ from twisted.internet.defer import Deferred
 from notify import topics
 from notify.http.answers import Answer, Refused, answer, bad_request
 from notify.http.request import Request, Route
+from notify.ids import Id
 from notify.interfaces import IBroker
-from notify.messages import ChatMessage, Int64, Position
+from notify.messages import ChatMessage, Position
 
 WORKSPACE = 1
 #: seconds a token may live
@@ -40,10 +41,10 @@ class DemoToken(Struct, frozen=True):
 class DemoMessage(Struct, frozen=True, forbid_unknown_fields=True):
     """What the page wants to say. ``message_id`` is the page's own, to know its messages again."""
 
-    chat_id: Int64
-    sender_id: Int64
+    chat_id: Id
+    sender_id: Id
     content: Annotated[str, Meta(min_length=1, max_length=2000)]
-    message_id: Int64 | None = None
+    message_id: Id | None = None
 
 
 def demo_routes(

@@ -11,8 +11,8 @@ from msgspec import Struct
 from notify import topics
 from notify.http.answers import Answer, answer, bad_request
 from notify.http.request import Request
+from notify.ids import Id
 from notify.interfaces import IRegistry
-from notify.messages import Int64
 
 DISCONNECTED_BY_OPERATOR = 4503
 
@@ -20,8 +20,8 @@ DISCONNECTED_BY_OPERATOR = 4503
 class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom to disconnect."""
 
-    workspace_id: Int64
-    user_id: Int64
+    workspace_id: Id
+    user_id: Id
 
 
 class Disconnected(Struct, frozen=True):
@@ -50,9 +50,7 @@ class Disconnector:
         try:
             whom = _decode(request.body)
         except msgspec.ValidationError:
-            raise bad_request(
-                "the body must be an object of two integers, workspace_id and user_id"
-            ) from None
+            raise bad_request("the body must be an object of two ids, workspace_id and user_id") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
         connections = list(self._registry.members(topics.user(whom.workspace_id, whom.user_id)))

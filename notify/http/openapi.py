@@ -11,12 +11,13 @@ from notify.http.answers import REF, ErrorAnswer
 from notify.http.commands import Disconnect, Disconnected, Draining
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, Connections, History, PresenceAnswer
-from notify.messages import ChatMessage, Notification
+from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
+from notify.messages import ChatEvent, ChatMessage, Notification
 from notify.observe.health import HealthReport, Live
-from notify.topics import INT64_MAX, INT64_MIN
 
 _TYPES = (
     ChatMessage,
+    ChatEvent,
     Notification,
     Published,
     PublishedList,
@@ -45,9 +46,11 @@ def _int64_pattern() -> str:
 
 
 INT64 = _int64_pattern()
-_CHAT = rf"chat\.{INT64}\.messages"
-_USER = rf"user\.{INT64}\.notifications"
-SUBJECT_PATTERN = rf"^workspace\.{INT64}\.({_CHAT}|{_USER})$"
+#: an id in a subject: an integer, or text that does not look like one
+_SPELT = rf"({INT64}|(?!-?[0-9]+\.){TOKEN})"
+_CHAT = rf"chat\.{_SPELT}\.messages"
+_USER = rf"user\.{_SPELT}\.notifications"
+SUBJECT_PATTERN = rf"^workspace\.{_SPELT}\.({_CHAT}|{_USER})$"
 
 _ERRORS = {
     400: "The request is not of the form that is described here.",
@@ -105,9 +108,22 @@ def _parameter(name: str, where: str, schema: dict[str, Any], text: str, require
     return {"name": name, "in": where, "required": required, "description": text, "schema": schema}
 
 
-def _int64(name: str, text: str, required: bool = True) -> dict[str, Any]:
-    schema = {"type": "integer", "format": "int64", "minimum": INT64_MIN, "maximum": INT64_MAX}
+def _id(name: str, text: str, required: bool = True) -> dict[str, Any]:
+    integer = {"type": "integer", "format": "int64", "minimum": INT64_MIN, "maximum": INT64_MAX}
+    schema = {"anyOf": [integer, {"type": "string", "pattern": TEXT_PATTERN}]}
     return _parameter(name, "query", schema, text, required)
+
+
+def say_int64(schema: Any) -> None:
+    """Every integer here has 64 bits: tell the makers of clients, whose default may be less."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            schema.setdefault("format", "int64")
+        for part in schema.values():
+            say_int64(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            say_int64(part)
 
 
 def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
 
 def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
     secured: list[dict[str, list[str]]] = [{"apiKey": []}]
-    one = [_schema("ChatPublication"), _schema("NotificationPublication")]
+    one = [_schema(f"{kind}Publication") for kind in ("Chat", "ChatEvent", "Notification")]
     many = {"type": "array", "items": _schema("Publication"), "minItems": 1, "maxItems": MAX_LIST}
     ready = {
         "200": _success("Ready.", "HealthReport"),
@@ -210,7 +226,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "Who is connected and subscribed to a chat, on any node",
                 "ask",
                 security=secured,
-                parameters=[_int64("workspace_id", "The chat's workspace."), _int64("chat_id", "The chat.")],
+                parameters=[_id("workspace_id", "The chat's workspace."), _id("chat_id", "The chat.")],
                 responses=_responses(
                     {200: _success("The users.", "PresenceAnswer")}, 400, 401, 403, 408, 413, 500, 503, 504
                 ),
@@ -223,8 +239,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "ask",
                 security=secured,
                 parameters=[
-                    _int64("user_id", "The user."),
-                    _int64("workspace_id", "In this workspace only.", False),
+                    _id("user_id", "The user."),
+                    _id("workspace_id", "In this workspace only.", False),
                 ],
                 responses=_responses(
                     {200: _success("The connections.", "Connections")}, 400, 401, 403, 408, 413, 500
@@ -330,18 +346,25 @@ def _publication(text: str, subject: dict[str, Any], payload: dict[str, Any]) ->
 def document(max_payload: int, max_body: int) -> dict[str, Any]:
     """The OpenAPI 3.1 document; bounds are in bytes."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
+    say_int64(components)
     components["ChatPublication"] = _publication(
         "A chat message; the ids in the payload are those of the subject.",
-        {"type": "string", "pattern": rf"^workspace\.{INT64}\.{_CHAT}$"},
+        {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
         _schema("ChatMessage"),
+    )
+    components["ChatEvent"]["not"] = {"required": ["content"]}
+    components["ChatEventPublication"] = _publication(
+        "What happened in a chat beside its messages; the ids in the payload are those of the subject.",
+        {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
+        _schema("ChatEvent"),
     )
     components["NotificationPublication"] = _publication(
         "A user notification; the ids in the payload are those of the subject.",
-        {"type": "string", "pattern": rf"^workspace\.{INT64}\.{_USER}$"},
+        {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_USER}$"},
         _schema("Notification"),
     )
     components["Publication"] = _publication(
-        "A message of a list. It should be a ChatPublication or NotificationPublication; where it is not, the list "
+        "A message of a list. It should be a ChatPublication, ChatEventPublication or NotificationPublication; where it is not, the list "
         "is accepted and this message gets an error of its own.",
         {"type": "string"},
         {},

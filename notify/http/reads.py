@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
-from notify import topics
+from notify import ids, topics
 from notify.http.answers import REF, Answer, answer, bad_request, encode, topic_of
 from notify.http.request import Request
 from notify.identity import Presence
+from notify.ids import INT64_MAX, Id
 from notify.interfaces import IBroker, IConnection, IRegistry
-from notify.messages import ChatMessage, Message, Notification, Position
-from notify.topics import INT64_MAX, INT64_MIN, Topic
+from notify.messages import ChatEvent, ChatMessage, Message, Notification, Position
+from notify.topics import Topic
 
 #: messages, and bytes of them, that one answer of the history may carry
 MAX_HISTORY, MAX_HISTORY_BYTES = 1000, 4 * 2**20
@@ -26,7 +27,7 @@ MAX_CONNECTIONS = 1000
 
 _EVENT = Meta(
     extra_json_schema={
-        "anyOf": [{"$ref": REF.format(name=kind.__name__)} for kind in (ChatMessage, Notification)]
+        "anyOf": [{"$ref": REF.format(name=kind.__name__)} for kind in (ChatMessage, ChatEvent, Notification)]
     }
 )
 
@@ -59,8 +60,8 @@ class History(Struct, frozen=True):
 class PresenceAnswer(Struct, frozen=True):
     """The users who are connected and subscribed to a chat, on any node."""
 
-    workspace_id: int
-    chat_id: int
+    workspace_id: Id
+    chat_id: Id
     users: list[Presence]
 
 
@@ -68,8 +69,8 @@ class ConnectionItem(Struct, frozen=True):
     """One authenticated connection of this node; ``opened`` and ``expires_at`` are Unix time in seconds."""
 
     connection_id: str
-    workspace_id: int
-    user_id: int
+    workspace_id: Id
+    user_id: Id
     peer: str
     encoding: str
     opened: float
@@ -84,9 +85,7 @@ class Connections(Struct, frozen=True):
     connections: list[ConnectionItem]
 
 
-def integer(
-    parameters: Mapping[str, str], name: str, low: int = INT64_MIN, high: int = INT64_MAX, default: int = 0
-) -> int:
+def integer(parameters: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
     """The integer parameter ``name``, from ``low`` to ``high``. Raises :class:`~notify.http.answers.Refused`."""
     if name not in parameters:
         return default
@@ -94,6 +93,14 @@ def integer(
     if not _INTEGER.fullmatch(text) or not low <= int(text) <= high:
         raise bad_request(f"the query parameter '{name}' must be an integer from {low} to {high}")
     return int(text)
+
+
+def identifier(parameters: Mapping[str, str], name: str) -> Id:
+    """The id that the parameter ``name`` spells. Raises :class:`~notify.http.answers.Refused`."""
+    try:
+        return ids.parse(parameters[name])
+    except ValueError as error:
+        raise bad_request(f"the query parameter '{name}' is wrong: {error}") from None
 
 
 def position(parameters: Mapping[str, str]) -> Position | None:
@@ -146,7 +153,7 @@ class PresenceReader:
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Errback :class:`~notify.errors.Unavailable`."""
         parameters = request.parameters(["workspace_id", "chat_id"])
-        workspace_id, chat_id = integer(parameters, "workspace_id"), integer(parameters, "chat_id")
+        workspace_id, chat_id = identifier(parameters, "workspace_id"), identifier(parameters, "chat_id")
         present = self._registry.presence(topics.chat(workspace_id, chat_id))
         return present.addCallback(lambda users: answer(PresenceAnswer(workspace_id, chat_id, users)))
 
@@ -160,9 +167,9 @@ class ConnectionReader:
     def __call__(self, request: Request) -> Answer:
         """Never fails."""
         parameters = request.parameters(["user_id"], ["workspace_id"])
-        user_id = integer(parameters, "user_id")
+        user_id = identifier(parameters, "user_id")
         if "workspace_id" in parameters:
-            found = list(self._registry.members(topics.user(integer(parameters, "workspace_id"), user_id)))
+            found = list(self._registry.members(topics.user(identifier(parameters, "workspace_id"), user_id)))
         else:
             found = [
                 c for c in self._connections() if c.identity is not None and c.identity.user_id == user_id

@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from notify import ids
 from notify.errors import Unavailable
 from notify.identity import Presence
+from notify.ids import Id
 from notify.nats import headers
 from notify.nats.connection import Connection
 from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream
@@ -22,7 +24,7 @@ _GONE = "60s"  # how long the mark of a removed entry is kept
 _NANO = 10**9
 
 #: one process's users in a topic, and the connections of each
-Entry = list[tuple[int, int]]
+Entry = list[tuple[Id, int]]
 _entry = msgspec.json.Decoder(Entry)
 
 
@@ -84,7 +86,7 @@ class Bucket:
                 alive.add(parts[1])
             elif parts[0] == "at" and len(parts) == 5:
                 kind: Any = parts[3]
-                found.append((parts[1], Topic(int(parts[2]), kind, int(parts[4])), reply.data))
+                found.append((parts[1], Topic(ids.parse(parts[2]), kind, ids.parse(parts[4])), reply.data))
         alive.discard(self._mine)
         entries: dict[Topic, dict[str, Entry]] = {}
         for incarnation, topic, data in found:

@@ -28,7 +28,8 @@ from notify import components
 from notify.components import Context
 from notify.config import Duration, Settings
 from notify.errors import StartError, Unavailable
-from notify.identity import Presence
+from notify.identity import Presence, by_user
+from notify.ids import Id
 from notify.interfaces import IRegistry
 from notify.nats.bridge import gather
 from notify.nats.connection import Connection, Hooks, Subscription
@@ -150,13 +151,13 @@ class JetStreamRegistry(MemoryRegistry):
         self._write_soon()
 
     async def _presence(self, topic: Topic) -> list[Presence]:
-        users: Counter[int] = Counter()
+        users: Counter[Id] = Counter()
         for entry in (await self._bucket.read([topic])).get(topic, {}).values():
             for user, connections in entry:
                 users[user] += connections
         for one in self.present(topic):
             users[one.user_id] += one.connections
-        return sorted(Presence(user, connections) for user, connections in users.items() if connections > 0)
+        return by_user(Presence(user, connections) for user, connections in users.items() if connections > 0)
 
     # ------------------------------------------------------------------ hearing of changes
 

@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from notify.components import Context
 from notify.config import Settings
-from notify.identity import Presence
+from notify.identity import Presence, by_user
 from notify.interfaces import IConnection, IRegistry
 from notify.topics import Topic
 
@@ -81,7 +81,7 @@ class MemoryRegistry:
     def present(self, topic: Topic) -> list[Presence]:
         """Who is in a topic on this node, sorted by user."""
         users = Counter(connection.identity.user_id for connection in self.members(topic))
-        return sorted(Presence(user, connections) for user, connections in users.items())
+        return by_user(Presence(user, connections) for user, connections in users.items())
 
     def watch(self, topic: Topic) -> None:
         """See :class:`~notify.interfaces.IRegistry`."""

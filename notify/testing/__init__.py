@@ -4,7 +4,20 @@ A plugin author subclasses a suite of :mod:`notify.testing.contracts` together w
 the plugin is made; see docs/plugins.md.
 """
 
-from notify.testing.fakes import FakeConnection, chat_payload, make_context, notification_payload
+from notify.testing.fakes import (
+    FakeConnection,
+    chat_payload,
+    event_payload,
+    make_context,
+    notification_payload,
+)
 from notify.testing.recorder import Recorder
 
-__all__ = ["FakeConnection", "Recorder", "chat_payload", "make_context", "notification_payload"]
+__all__ = [
+    "FakeConnection",
+    "Recorder",
+    "chat_payload",
+    "event_payload",
+    "make_context",
+    "notification_payload",
+]

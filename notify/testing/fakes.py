@@ -12,6 +12,7 @@ from zope.interface import implementer
 from notify.components import Context
 from notify.config import Config
 from notify.identity import Identity, Peer
+from notify.ids import Id
 from notify.interfaces import IConnection
 from notify.observe.metrics import Metrics
 from notify.topics import Topic
@@ -39,6 +40,24 @@ def chat_payload(topic: Topic, message_id: int = 1, content: str = "hello", send
     )
 
 
+def event_payload(
+    topic: Topic, message_id: int = 1, kind: str = "edited", data: Any = None, **more: Any
+) -> bytes:
+    """The payload of a valid event in a chat; ``more`` may hold ``refers_to``."""
+    return msgspec.json.encode(
+        {
+            "message_id": message_id,
+            "chat_id": topic.id,
+            "workspace_id": topic.workspace_id,
+            "sender_id": 1,
+            "kind": kind,
+            "data": data,
+            "timestamp": 1_700_000_000,
+            **more,
+        }
+    )
+
+
 def notification_payload(
     topic: Topic, notification_id: int = 1, kind: str = "mention", data: Any = None
 ) -> bytes:
@@ -60,7 +79,7 @@ class FakeConnection:
     """A connection without a socket. ``frames`` holds the payloads of the WebSocket frames it was given."""
 
     def __init__(
-        self, user_id: int | None = None, workspace_id: int = 1, id: str = "c1", encoding: Encoding = JSON
+        self, user_id: Id | None = None, workspace_id: Id = 1, id: str = "c1", encoding: Encoding = JSON
     ) -> None:
         self.id = id
         self.peer = Peer("127.0.0.1")

@@ -33,6 +33,12 @@ def deflated(plain: Encoding, window_bits: int, level: int, minimum: int) -> Enc
     return DeflateEncoding(plain, window_bits, level, minimum)
 
 
+@cache
+def featured(plain: Encoding, features: frozenset[str]) -> Encoding:
+    """``plain`` for connections with these features, some of :data:`~notify.wire.frames.FEATURES`."""
+    return plain.featured(features) if features else plain
+
+
 def choose(offered: Sequence[str]) -> tuple[str | None, Encoding]:
     """The first subprotocol of the client's that is known, and its encoding; JSON and no name without one."""
     for name in offered:

@@ -7,15 +7,28 @@ fields that the contract does not name are ignored, so that newer clients can ta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from notify import ids
 from notify.identity import Presence
-from notify.messages import ChatMessage, Epoch, Int64, Message
+from notify.ids import Id, Int64
+from notify.messages import ChatEvent, ChatMessage, Epoch, Message
 
 RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
+
+
+#: names that a client may list; more than a few are a mistake
+Features: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
+
+#: messages of a chat that are no chat messages: edits, deletions, reactions, changes of members
+EVENTS = "events"
+
+#: what a client can ask for by name
+FEATURES = frozenset((EVENTS,))
 
 
 class InvalidFrame(ValueError):  # noqa: N818
@@ -37,11 +50,15 @@ class Since(Struct, frozen=True):
 
 
 class Auth(Struct, frozen=True, tag="auth"):
-    """Authenticate; with ``since``, replay this user's notifications after it."""
+    """Authenticate; with ``since``, replay this user's notifications after it.
+
+    ``features`` are what the client can take beyond what everyone gets; unknown ones are ignored.
+    """
 
     token: str
     since: Since | None = None
     id: RequestId | None = None
+    features: Features | None = None
 
 
 class Refresh(Struct, frozen=True, tag="refresh"):
@@ -54,7 +71,7 @@ class Refresh(Struct, frozen=True, tag="refresh"):
 class Subscribe(Struct, frozen=True, tag="subscribe"):
     """From now on this chat's messages; with ``since``, those after it first."""
 
-    chat_id: Int64
+    chat_id: Id
     since: Since | None = None
     watch_presence: bool = False
     id: RequestId | None = None
@@ -63,14 +80,14 @@ class Subscribe(Struct, frozen=True, tag="subscribe"):
 class Unsubscribe(Struct, frozen=True, tag="unsubscribe"):
     """No more of this chat."""
 
-    chat_id: Int64
+    chat_id: Id
     id: RequestId | None = None
 
 
 class PresenceQuery(Struct, frozen=True, tag="presence"):
     """Who is in this chat?"""
 
-    chat_id: Int64
+    chat_id: Id
     id: RequestId | None = None
 
 
@@ -86,23 +103,26 @@ ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuer
 
 
 class AuthResult(Struct, frozen=True, tag="auth_result"):
-    """Answers ``auth``. All but the first two fields are there on success only; the last three with ``since``."""
+    """Answers ``auth``. All but the first two fields are there on success only; ``epoch``, ``seq`` and ``recovered``
+    with ``since``, and ``features``, those that are granted, where some were asked for.
+    """
 
     success: bool
-    user_id: int | None
+    user_id: Id | None
     connection_id: str | UnsetType = UNSET
     expires_at: int | UnsetType | None = UNSET
     ping_interval: int | UnsetType = UNSET
     epoch: str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
     recovered: bool | UnsetType = UNSET
+    features: tuple[str, ...] | UnsetType = UNSET
     id: RequestId | UnsetType = UNSET
 
 
 class Subscribed(Struct, frozen=True, tag="subscribed"):
     """Answers ``subscribe``: the chat's newest position, and whether all after ``since`` follows."""
 
-    chat_id: int
+    chat_id: Id
     epoch: str
     seq: int
     recovered: bool
@@ -125,7 +145,7 @@ class Pong(Struct, frozen=True, tag="pong"):
 class PresenceList(Struct, frozen=True, tag="presence"):
     """Who is connected and subscribed to a chat, on any node."""
 
-    chat_id: int
+    chat_id: Id
     users: list[Presence]
     id: RequestId | UnsetType = UNSET
 
@@ -140,15 +160,15 @@ class Error(Struct, frozen=True, tag="error"):
     message: str
     id: RequestId | UnsetType = UNSET
     retry: bool | UnsetType = UNSET
-    chat_id: int | UnsetType = UNSET
+    chat_id: Id | UnsetType = UNSET
 
 
 class ChatMessageFrame(Struct, frozen=True, tag="chat_message"):
     """A chat message and its position."""
 
-    chat_id: int
-    message_id: int
-    sender_id: int
+    chat_id: Id
+    message_id: Id
+    sender_id: Id
     content: str
     timestamp: int
     epoch: str
@@ -156,11 +176,26 @@ class ChatMessageFrame(Struct, frozen=True, tag="chat_message"):
     prev: int
 
 
+class ChatEventFrame(Struct, frozen=True, tag="chat_event"):
+    """What happened in a chat beside its messages, and its position; with the feature ``events`` only."""
+
+    chat_id: Id
+    message_id: Id
+    sender_id: Id
+    kind: str
+    data: Raw
+    timestamp: int
+    epoch: str
+    seq: int
+    prev: int
+    refers_to: Id | UnsetType = UNSET
+
+
 class NotificationFrame(Struct, frozen=True, tag="notification"):
     """A user notification and its position."""
 
-    notification_id: int
-    user_id: int
+    notification_id: Id
+    user_id: Id
     kind: str
     data: Raw
     timestamp: int
@@ -170,11 +205,21 @@ class NotificationFrame(Struct, frozen=True, tag="notification"):
 
 
 ServerFrame: TypeAlias = (
-    AuthResult | Subscribed | Ok | Pong | PresenceList | Error | ChatMessageFrame | NotificationFrame
+    AuthResult
+    | Subscribed
+    | Ok
+    | Pong
+    | PresenceList
+    | Error
+    | ChatMessageFrame
+    | ChatEventFrame
+    | NotificationFrame
 )
 
+MessageFrame: TypeAlias = ChatMessageFrame | ChatEventFrame | NotificationFrame
 
-def message_frame(message: Message, prev: int) -> ChatMessageFrame | NotificationFrame:
+
+def message_frame(message: Message, prev: int) -> MessageFrame:
     """The server frame of a message; ``prev`` is the ``seq`` that its receivers saw before it in the same topic."""
     event, position = message.event, message.position
     if isinstance(event, ChatMessage):
@@ -187,6 +232,19 @@ def message_frame(message: Message, prev: int) -> ChatMessageFrame | Notificatio
             position.epoch,
             position.seq,
             prev,
+        )
+    if isinstance(event, ChatEvent):
+        return ChatEventFrame(
+            event.chat_id,
+            event.message_id,
+            event.sender_id,
+            event.kind,
+            event.data,
+            event.timestamp,
+            position.epoch,
+            position.seq,
+            prev,
+            event.refers_to,
         )
     return NotificationFrame(
         event.notification_id,
@@ -225,6 +283,16 @@ class Encoding:
     subprotocol: str
     #: whether frames are binary; a frame of the other kind is invalid
     binary = False
+    #: what its connections were granted; those of other features have another instance
+    features: frozenset[str] = frozenset()
+    #: whether a chat's events are sent to them
+    events = False
+
+    def featured(self, features: frozenset[str]) -> Encoding:
+        """The same for connections with these features. See :func:`notify.wire.encodings.featured`."""
+        other = copy(self)
+        other.features, other.events = features, EVENTS in features
+        return other
 
     def decode(self, payload: bytes) -> list[ClientFrame]:
         """The frames in one WebSocket message. Raises :class:`InvalidFrame`."""
@@ -266,7 +334,7 @@ def _invalid(payload: bytes, error: Exception) -> InvalidFrame:
         id = None
     if isinstance(error, msgspec.ValidationError):
         # msgspec quotes an unknown tag, which is the client's text.
-        reason = "unknown message type" if str(error).startswith("Invalid value") else str(error)
+        reason = "unknown message type" if str(error).startswith("Invalid value") else ids.explained(error)
     elif isinstance(error, RecursionError):
         reason = "nested too deeply"
     else:

@@ -8,9 +8,12 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from msgspec import UNSET
 
+from notify import ids
+from notify.ids import Id
 from notify.wire.frames import (
     Auth,
     AuthResult,
+    ChatEventFrame,
     ChatMessageFrame,
     ClientFrame,
     Encoding,
@@ -34,8 +37,10 @@ from notify.wire.proto import notify_pb2 as pb
 
 #: messages in one client frame
 MAX_MESSAGES = 1000
-#: characters of a request's id, and of an epoch
+#: characters of a request's id, of an epoch, and of a feature's name
 MAX_TEXT = 64
+#: features that a client may list
+MAX_FEATURES = 64
 
 
 class ProtobufEncoding(Encoding):
@@ -99,14 +104,31 @@ def _since(body: Any, id: RequestId | None) -> Since | None:
     return Since(body.since.epoch, body.since.seq)
 
 
+def _features(body: Any, id: RequestId | None) -> tuple[str, ...] | None:
+    if len(body.features) > MAX_FEATURES or any(len(one) > MAX_TEXT for one in body.features):
+        raise InvalidFrame(f"up to {MAX_FEATURES} features of up to {MAX_TEXT} characters", id)
+    return tuple(body.features) or None
+
+
+def _chat(body: Any, id: RequestId | None) -> Id:
+    """An integer, or the text beside it."""
+    text: str = body.chat_id_text
+    if not text:
+        number: int = body.chat_id
+        return number
+    if body.chat_id or not ids.valid(text):
+        raise InvalidFrame("chat_id_text stands alone, and is text that does not look like an integer", id)
+    return text
+
+
 _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
-    "auth": lambda body, request: Auth(body.token, _since(body, request), request),
+    "auth": lambda body, request: Auth(body.token, _since(body, request), request, _features(body, request)),
     "refresh": lambda body, request: Refresh(body.token, request),
     "subscribe": lambda body, request: Subscribe(
-        body.chat_id, _since(body, request), body.watch_presence, request
+        _chat(body, request), _since(body, request), body.watch_presence, request
     ),
-    "unsubscribe": lambda body, request: Unsubscribe(body.chat_id, request),
-    "presence": lambda body, request: PresenceQuery(body.chat_id, request),
+    "unsubscribe": lambda body, request: Unsubscribe(_chat(body, request), request),
+    "presence": lambda body, request: PresenceQuery(_chat(body, request), request),
     "ping": lambda _, request: Ping(request),
 }
 
@@ -121,59 +143,55 @@ def _set_id(message: Any, id: object) -> None:
         message.id_text = id
 
 
+def _put(body: Any, frame: Any, *names: str) -> None:
+    """Copy these fields, but for those that are absent; text goes into the field ``..._text`` of an id."""
+    for name in names:
+        value = getattr(frame, name)
+        if value is not None and value is not UNSET:
+            setattr(body, f"{name}_text" if name in _IDS and isinstance(value, str) else name, value)
+
+
+_IDS = frozenset(
+    ("user_id", "chat_id", "message_id", "sender_id", "notification_id", "refers_to")
+)  # what may be text
+_PLACE = ("timestamp", "epoch", "seq", "prev")
+
+
 def _auth_result(message: Any, frame: AuthResult) -> None:
     _set_id(message, frame.id)
     body = message.auth_result
-    body.success = frame.success
-    for name in ("user_id", "connection_id", "expires_at", "ping_interval", "epoch", "seq", "recovered"):
-        value = getattr(frame, name)
-        if value is not None and value is not UNSET:
-            setattr(body, name, value)
+    _put(body, frame, "success", "user_id", "connection_id", "expires_at", "ping_interval", "epoch", "seq")
+    _put(body, frame, "recovered")
+    if frame.features is not UNSET:
+        body.features.extend(frame.features)
 
 
 def _chat_message(message: Any, frame: ChatMessageFrame) -> None:
-    message.chat_message.MergeFrom(
-        pb.ChatMessage(
-            chat_id=frame.chat_id,
-            message_id=frame.message_id,
-            sender_id=frame.sender_id,
-            content=frame.content,
-            timestamp=frame.timestamp,
-            epoch=frame.epoch,
-            seq=frame.seq,
-            prev=frame.prev,
-        )
-    )
+    _put(message.chat_message, frame, "chat_id", "message_id", "sender_id", "content", *_PLACE)
+
+
+def _chat_event(message: Any, frame: ChatEventFrame) -> None:
+    body = message.chat_event
+    _put(body, frame, "chat_id", "message_id", "sender_id", "kind", "refers_to", *_PLACE)
+    body.data = bytes(frame.data)
 
 
 def _notification(message: Any, frame: NotificationFrame) -> None:
-    message.notification.MergeFrom(
-        pb.Notification(
-            notification_id=frame.notification_id,
-            user_id=frame.user_id,
-            kind=frame.kind,
-            data=bytes(frame.data),
-            timestamp=frame.timestamp,
-            epoch=frame.epoch,
-            seq=frame.seq,
-            prev=frame.prev,
-        )
-    )
+    body = message.notification
+    _put(body, frame, "notification_id", "user_id", "kind", *_PLACE)
+    body.data = bytes(frame.data)
 
 
 def _subscribed(message: Any, frame: Subscribed) -> None:
     _set_id(message, frame.id)
-    message.subscribed.MergeFrom(
-        pb.Subscribed(chat_id=frame.chat_id, epoch=frame.epoch, seq=frame.seq, recovered=frame.recovered)
-    )
     message.subscribed.SetInParent()
+    _put(message.subscribed, frame, "chat_id", "epoch", "seq", "recovered")
 
 
 def _ok(message: Any, frame: Ok) -> None:
     _set_id(message, frame.id)
     message.ok.SetInParent()
-    if isinstance(frame.expires_at, int):
-        message.ok.expires_at = frame.expires_at
+    _put(message.ok, frame, "expires_at")
 
 
 def _pong(message: Any, frame: Pong) -> None:
@@ -184,21 +202,21 @@ def _pong(message: Any, frame: Pong) -> None:
 def _presence(message: Any, frame: PresenceList) -> None:
     _set_id(message, frame.id)
     message.presence.SetInParent()
-    message.presence.chat_id = frame.chat_id
+    _put(message.presence, frame, "chat_id")
     for user in frame.users:
-        message.presence.users.add(user_id=user.user_id, connections=user.connections)
+        _put(message.presence.users.add(), user, "user_id", "connections")
 
 
 def _error(message: Any, frame: Error) -> None:
     _set_id(message, frame.id)
-    message.error.MergeFrom(pb.Error(code=frame.code, message=frame.message, retry=frame.retry is True))
-    if frame.chat_id is not UNSET:
-        message.error.chat_id = frame.chat_id
+    message.error.SetInParent()
+    _put(message.error, frame, "code", "message", "retry", "chat_id")
 
 
 _WRITERS: dict[type, Callable[[Any, Any], None]] = {
     AuthResult: _auth_result,
     ChatMessageFrame: _chat_message,
+    ChatEventFrame: _chat_event,
     NotificationFrame: _notification,
     Subscribed: _subscribed,
     Ok: _ok,

@@ -19,10 +19,11 @@ from notify.auth.jwt import JWTAuthenticator, JWTSettings
 from notify.config import Duration, Size
 from notify.errors import StartError, Unauthorized
 from notify.identity import Identity
+from notify.ids import INT64_MAX, INT64_MIN
 from notify.interfaces import IAuthenticator
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER, AuthenticatorContract
-from notify.topics import INT64_MAX, INT64_MIN, chat, user
+from notify.topics import chat, user
 from tests.support.auth import (
     NOW,
     RSA_1024,
@@ -194,12 +195,25 @@ class Claims(Case):
             refusal = self.refused(authenticator, raw_token({"alg": "HS256"}, claims(**{name: NOW + 6})))
             self.assertIn(f"not valid yet ({name})", refusal)
 
-    def test_ids_are_64_bit_integers_and_nothing_else(self) -> None:
+    def test_ids_are_64_bit_integers_or_text_that_does_not_look_like_one(self) -> None:
         authenticator = self.make()
         for name in ("id", "workspace_id"):
-            for good in (0, -1, INT64_MAX, INT64_MIN):
+            for good in (0, -1, INT64_MAX, INT64_MIN, "6f1c9a52-2c5e-4b43-9d7e-0f6c4a8d1b2e", "null", "-"):
                 self.accepted(authenticator, token(**{name: good}))
-            for bad in (INT64_MAX + 1, INT64_MIN - 1, 1.0, "1", True, [], {}, "null"):
+            for bad in (
+                INT64_MAX + 1,
+                INT64_MIN - 1,
+                1.0,
+                "1",
+                "-01",
+                True,
+                [],
+                {},
+                "",
+                "a.b",
+                "é",
+                "a" * 65,
+            ):
                 self.assertIn(f"'{name}'", self.refused(authenticator, token(**{name: bad})))
             self.assertIn(f"'{name}'", self.refused(authenticator, token(**{name: None})))
 
@@ -208,12 +222,18 @@ class Claims(Case):
         found = self.accepted(authenticator, token(**{"uid": 7, "https://chat.example/ws": 8}))
         self.assertEqual((found.user_id, found.workspace_id), (7, 8))
 
-    def test_sub_as_the_user_is_decimal_text_or_a_number(self) -> None:
+    def test_sub_as_the_user_is_an_id_as_text_or_a_number(self) -> None:
         authenticator = self.make(user_claim="sub")
-        for good, id in (("42", 42), ("-1", -1), (42, 42), (str(INT64_MAX), INT64_MAX)):
+        for good, id in (
+            ("42", 42),
+            ("-1", -1),
+            (42, 42),
+            (str(INT64_MAX), INT64_MAX),
+            ("auth0-x", "auth0-x"),
+        ):
             found = self.accepted(authenticator, raw_token({"alg": "HS256"}, claims(sub=good)))
             self.assertEqual(found.user_id, id)
-        for bad in ("042", "+1", "1.0", "", "٣", " 1", "-0", True, 1.0, str(INT64_MAX + 1)):
+        for bad in ("042", "+1", "1.0", "", "٣", " 1", "-0", "auth0|x", True, 1.0, str(INT64_MAX + 1)):
             self.refused(authenticator, raw_token({"alg": "HS256"}, claims(sub=bad)))
 
     def test_a_sub_that_is_not_the_user_is_text(self) -> None:

@@ -12,7 +12,7 @@ from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.config import Duration
 from notify.interfaces import IBroker
 from notify.testing import make_context
-from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts import BrokerContract, TextIds
 from notify.topics import Topic
 from tests.support.natsd import NatsServer
 
@@ -40,5 +40,13 @@ class RepublishContract(_Contract, TestCase):
     pass
 
 
+class RepublishWithTextIds(TextIds, RepublishContract):
+    pass
+
+
 class ConsumerContract(_Contract, TestCase):
     delivery = "consumer"
+
+
+class ConsumerWithTextIds(TextIds, ConsumerContract):
+    pass

@@ -20,7 +20,7 @@ class Healing(ServerCase):
             await until(lambda recorder=recorder: recorder.lost_topics == [TOPIC], 20)
             await until(lambda broker=broker: broker.status().ready, 20)
             await self.assertFailure(broker.replay(TOPIC, before, 10), HistoryLost)
-            position = await broker.follow(TOPIC)
+            position = (await broker.follow(TOPIC)).position
             self.assertNotEqual(position.epoch, before.epoch)
             after = await broker.publish(TOPIC, chat_payload(TOPIC, 2))
             await until(lambda recorder=recorder: recorder.messages, 10)

@@ -125,7 +125,7 @@ class Poisoned(ServerCase):
     async def test_it_reaches_nobody_and_is_kept_once_whoever_meets_it(self) -> None:
         one, at_one = await self.broker()
         two, at_two = await self.broker("node-2", delivery="consumer")
-        start = await one.follow(TOPIC)
+        start = (await one.follow(TOPIC)).position
         await two.follow(TOPIC)
         bad = [b"rubbish, and secret", chat_payload(chat(1, 11)), b""]
         await one.publish(TOPIC, chat_payload(TOPIC, 1))
@@ -179,7 +179,7 @@ class Poisoned(ServerCase):
 class Readiness(ServerCase):
     async def test_while_the_server_is_away_it_says_so_and_afterwards_all_is_as_before(self) -> None:
         broker, recorder = await self.broker()
-        position = await broker.follow(TOPIC)
+        position = (await broker.follow(TOPIC)).position
         self.server.kill()
         await until(lambda: not broker.status().ready, 10)
         self.assertIn("away", broker.status().detail)
@@ -231,13 +231,13 @@ class Readiness(ServerCase):
 
         self.patch(broker._connection, "publish", counted)
         positions = await gatherResults([broker.follow(chat(n % 7, n)) for n in range(3000)])
-        self.assertEqual({p.seq for p in positions}, {0})
+        self.assertEqual({p.position.seq for p in positions}, {0})
         # Three lookups; comparisons with the stream may fall into the same time.
         self.assertLess(sent.count("$JS.API.DIRECT.GET.MESSAGES"), 10)
 
     async def test_the_same_replay_asked_for_by_many_is_read_once(self) -> None:
         broker, _ = await self.broker()
-        start = await broker.follow(TOPIC)
+        start = (await broker.follow(TOPIC)).position
         await gatherResults([broker.publish(TOPIC, chat_payload(TOPIC, n)) for n in range(1, 21)])
         reads: list[int] = []
         after = broker._reader.after

@@ -10,7 +10,7 @@ from notify.errors import HistoryLost
 from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.testing import Recorder, chat_payload, make_context
-from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts import BrokerContract, TextIds
 from notify.topics import Topic, chat
 
 
@@ -21,6 +21,10 @@ class MemoryBrokerContract(BrokerContract, TestCase):
 
     async def lose_history(self, broker: IBroker, topic: Topic) -> None:
         self.clock.advance(8 * 86400)
+
+
+class MemoryBrokerWithTextIds(TextIds, MemoryBrokerContract):
+    pass
 
 
 class MemoryBrokerBounds(TestCase):
@@ -71,7 +75,7 @@ class MemoryBrokerBounds(TestCase):
     def test_a_followed_topic_keeps_its_newest_position_when_its_messages_are_gone(self) -> None:
         broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
         [last] = self.publish(broker, topic)
-        self.assertEqual(self.successResultOf(broker.follow(topic)), last)
+        self.assertEqual(self.successResultOf(broker.follow(topic)).position, last)
         self.clock.advance(61)
         self.assertEqual(self.successResultOf(broker.replay(topic, last, 1)), [])
         broker.unfollow(topic)

@@ -148,7 +148,13 @@ class Token(SynchronousTestCase):
         self.assertIn("cannot sign", self.refused(*arguments))
 
     def test_ids_and_durations_are_checked_by_the_command_line(self) -> None:
-        for arguments in (["--user", "x"], ["--user", str(2**63)], ["--user", "1", "--ttl", "soon"], []):
+        for arguments in (
+            ["--user", "x."],
+            ["--user", "-0"],
+            ["--user", str(2**63)],
+            ["--user", "1", "--ttl", "soon"],
+            [],
+        ):
             with redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as end:
                 command("token", *arguments)
             self.assertIn("error: ", said.getvalue())

@@ -13,9 +13,9 @@ from notify.config import Limits, Size
 from notify.core.dispatcher import Joined
 from notify.errors import Unavailable
 from notify.messages import Position
-from notify.testing import FakeConnection, chat_payload
+from notify.testing import FakeConnection, chat_payload, event_payload
 from notify.topics import chat
-from notify.wire.encodings import encoding
+from notify.wire.encodings import encoding, featured
 from tests.support.world import World
 
 TOPIC = chat(1, 10)
@@ -24,9 +24,10 @@ TOPIC = chat(1, 10)
 class Member:
     """A connection that writes the answer to its subscription, as a session does."""
 
-    def __init__(self, world: World, id: str, name: str = "notify.v1.json") -> None:
+    def __init__(self, world: World, id: str, name: str = "notify.v1.json", events: bool = False) -> None:
         self.world = world
-        self.connection = FakeConnection(1, id=id, encoding=encoding(name))
+        made = featured(encoding(name), frozenset(("events",) if events else ()))
+        self.connection = FakeConnection(1, id=id, encoding=made)
         self.joined: Joined | None = None
         self.failed: Any = None
 
@@ -267,6 +268,165 @@ class Resumption(SynchronousTestCase):
         self.world.dispatcher.leave(member.connection, TOPIC)
         self.world.broker.release()
         self.assertEqual((member.joined, member.seqs()), (None, []))
+
+
+class Kinds(SynchronousTestCase):
+    """Events are for those who asked; ``prev`` is what this kind of receiver was sent before."""
+
+    def setUp(self) -> None:
+        self.world = World()
+
+    def message(self) -> int:
+        return self.world.publish(TOPIC, chat_payload(TOPIC))
+
+    def event(self) -> int:
+        return self.world.publish(TOPIC, event_payload(TOPIC, refers_to=1))
+
+    def links(self, member: Member) -> list[tuple[str, int, int]]:
+        return [(f["type"][5:], f["prev"], f["seq"]) for f in member.connection.take()]
+
+    def test_each_kind_has_a_chain_of_its_own(self) -> None:
+        plain, all = Member(self.world, "a").subscribe(), Member(self.world, "b", events=True).subscribe()
+        self.message()
+        self.event()
+        self.world.turn()
+        self.event()
+        self.world.turn()
+        self.message()
+        self.world.turn()
+        self.assertEqual(self.links(plain), [("message", 0, 1), ("message", 1, 4)])
+        self.assertEqual(
+            self.links(all), [("message", 0, 1), ("event", 1, 2), ("event", 2, 3), ("message", 3, 4)]
+        )
+        self.world.clock.advance(0)
+        self.assertEqual(self.world.sample("notify_delivered_total"), 2 + 4)
+
+    def test_a_turn_of_events_alone_writes_nothing_to_others(self) -> None:
+        for name in ("notify.v1.json", "notify.v1.json.batch", "notify.v1.protobuf"):
+            member = Member(self.world, name, name).subscribe()
+            self.event()
+            self.world.turn()
+            self.assertEqual(member.connection.frames, [], name)
+
+    def test_what_was_newest_at_the_follow_is_somebodys_prev_only_if_it_was_for_them(self) -> None:
+        self.message()
+        self.event()
+        plain, all = Member(self.world, "a").subscribe(), Member(self.world, "b", events=True).subscribe()
+        self.assertEqual((plain.joined.position.seq, all.joined.position.seq), (2, 2))
+        self.message()
+        self.world.turn()
+        self.assertEqual(self.links(plain), [("message", 0, 3)])
+        self.assertEqual(self.links(all), [("message", 2, 3)])
+
+    def test_poison_that_is_newest_at_the_follow_is_nobodys_prev(self) -> None:
+        self.message()
+        self.world.broker.poison(TOPIC)
+        member = Member(self.world, "a").subscribe(Position(self.world.broker._epoch, 1))
+        self.assertEqual((member.joined.recovered, member.joined.position.seq), (True, 2))
+        self.message()
+        self.world.turn()
+        self.assertEqual(self.links(member), [("message", 0, 3)])
+
+    def test_a_replay_brings_what_is_for_the_receiver_and_goes_on_from_there(self) -> None:
+        self.message()
+        self.event()
+        self.message()
+        self.event()
+        since = Position(self.world.broker._epoch, 1)
+        plain = Member(self.world, "a").subscribe(since)
+        all = Member(self.world, "b", events=True).subscribe(since)
+        self.assertEqual((plain.joined.position.seq, all.joined.position.seq), (4, 4))
+        self.message()
+        self.world.turn()
+        self.assertEqual(self.links(plain), [("message", 1, 3), ("message", 0, 5)])
+        self.assertEqual(
+            self.links(all), [("event", 1, 2), ("message", 2, 3), ("event", 3, 4), ("message", 4, 5)]
+        )
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        st.lists(
+            st.sampled_from(
+                [
+                    "publish",
+                    "event",
+                    "poison",
+                    "turn",
+                    "join",
+                    "resume",
+                    "leave",
+                    "hold",
+                    "release",
+                    "lag",
+                    "catch up",
+                ]
+            ),
+            max_size=60,
+        ),
+        st.randoms(use_true_random=False),
+    )
+    def test_no_gap_for_any_kind_whatever_the_order(self, steps: list[str], random: Any) -> None:
+        world = World()
+        members: list[tuple[Member, int]] = []
+        kinds: list[str] = [""]
+        left: set[Member] = set()
+        for number, step in enumerate(steps):
+            broker = world.broker
+            match step:
+                case "publish":
+                    world.publish(TOPIC, chat_payload(TOPIC))
+                    kinds.append("chat_message")
+                case "event":
+                    world.publish(TOPIC, event_payload(TOPIC))
+                    kinds.append("chat_event")
+                case "poison":
+                    broker.poison(TOPIC)
+                    kinds.append("")
+                case "turn":
+                    world.turn()
+                case "join":
+                    member = Member(world, f"m{number}", events=random.random() < 0.5)
+                    members.append((member.subscribe(), -1))
+                case "resume":
+                    since = random.randint(0, len(kinds) - 1)
+                    member = Member(world, f"m{number}", events=random.random() < 0.5)
+                    members.append((member.subscribe(Position(broker._epoch, since)), since))
+                case "leave" if members:
+                    member, _ = random.choice(members)
+                    world.dispatcher.leave(member.connection, TOPIC)
+                    left.add(member)
+                case "hold":
+                    broker.held = broker.held if broker.held is not None else []
+                case "release":
+                    broker.release()
+                case "lag":
+                    broker.undelivered = broker.undelivered if broker.undelivered is not None else []
+                case "catch up":
+                    broker.catch_up()
+        world.broker.release()
+        world.broker.catch_up()
+        world.publish(TOPIC, chat_payload(TOPIC))
+        kinds.append("chat_message")
+        world.turn()
+        for member, since in members:
+            if member in left:
+                continue
+            wanted = {"chat_message", "chat_event"} if member.connection.encoding.events else {"chat_message"}
+            start = since if since >= 0 else member.joined.position.seq
+            frames = member.connection.take()
+            self.assertEqual(
+                [(f["seq"], f["type"]) for f in frames],
+                [(seq, kind) for seq, kind in enumerate(kinds) if seq > start and kind in wanted],
+            )
+            # docs/client.md, rule 11: what a client knows is what it was sent, and what the answer said.
+            replayed = [f for f in frames if f["seq"] <= member.joined.position.seq]
+            known = start
+            for f in frames:
+                self.assertTrue(f["prev"] <= known, (f, known))
+                self.assertIn(
+                    f["prev"], {0, start, *(seq for seq, kind in enumerate(kinds) if kind in wanted)}
+                )
+                known = f["seq"] if f in replayed else max(f["seq"], member.joined.position.seq)
 
 
 class AnyOrder(SynchronousTestCase):

@@ -83,7 +83,7 @@ class Follower:
         """Start the broker and follow everything."""
         await self.broker.start(self.deliver, self.lost)
         for topic in self.topics:
-            position = await self.broker.follow(topic)
+            position = (await self.broker.follow(topic)).position
             self.begin[topic] = position.seq
             self.at[topic] = position
             self.live[topic] = True
@@ -124,7 +124,7 @@ class Follower:
     async def _resume(self, topic: Topic) -> None:
         while not self.stopped:
             try:
-                position = await self.broker.follow(topic)
+                position = (await self.broker.follow(topic)).position
                 self.live[topic], self.held[topic] = True, []
                 try:
                     messages = await self.broker.replay(topic, self.at[topic], 100_000)

@@ -132,7 +132,8 @@ class PresenceTest(Base):
             {},
             {"workspace_id": 1},
             {"workspace_id": 1, "chat_id": 2**63},
-            {"workspace_id": 1, "chat_id": "x"},
+            {"workspace_id": 1, "chat_id": "x."},
+            {"workspace_id": "-0", "chat_id": 1},
         ):
             self.assertEqual(self.ask("/v1/presence", **wrong).code, "bad_request")
 
@@ -183,8 +184,8 @@ class ConnectionsTest(Base):
         for wrong in (
             {},
             {"user_id": ""},
-            {"user_id": "null"},
-            {"user_id": 7, "workspace_id": "null"},
+            {"user_id": "a b"},
+            {"user_id": 7, "workspace_id": "é"},
             {"user_id": "07"},
         ):
             self.assertEqual(self.ask("/v1/connections", **wrong).code, "bad_request")

@@ -13,7 +13,7 @@ from notify.identity import Presence
 from notify.interfaces import IRegistry
 from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
 from notify.testing import make_context
-from notify.testing.contracts.registry import RegistryContract
+from notify.testing.contracts import RegistryContract, TextIds
 from notify.testing.fakes import FakeConnection
 from notify.topics import Topic, chat
 from tests.support.natsd import NatsServer, pause, until
@@ -43,6 +43,10 @@ class Contract(RegistryContract, TestCase):
 
     async def make_registry(self) -> IRegistry:
         return make((await nats(self)).url)
+
+
+class ContractWithTextIds(TextIds, Contract):
+    pass
 
 
 class Shared(TestCase):

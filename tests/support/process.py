@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from notify.auth.tokens import issue
+from notify.ids import Id
 from tests.support.ports import free_port
 
 T = TypeVar("T")
@@ -184,7 +185,7 @@ class Server:
             yield client
 
 
-def token(user_id: int = 1, workspace_id: int = 1) -> str:
+def token(user_id: Id = 1, workspace_id: Id = 1) -> str:
     """A token for an hour."""
     return issue(SECRET, user_id, workspace_id, 3600, time.time())
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.brokers.memory import MemoryBroker, MemorySettings, _History
 from notify.config import Limits
 from notify.core.dispatcher import Dispatcher
 from notify.core.hub import Hub
@@ -100,6 +100,12 @@ class SlowBroker(MemoryBroker):
         waiting, self.undelivered = self.undelivered or [], None
         for message in waiting:
             self.now_deliver(message)
+
+    def poison(self, topic: Topic) -> None:
+        """A place in the topic's sequence that holds no valid message, as a broker finds it behind the API's back."""
+        self._seq += 1
+        history = self._histories.setdefault(topic, _History(self._lost_everywhere))
+        history.newest = self._seq
 
     def release(self) -> None:
         held, self.held = self.held or [], None

@@ -10,8 +10,9 @@ from msgspec import UNSET, Raw
 from twisted.trial.unittest import TestCase
 
 from notify.identity import Presence
-from notify.messages import ChatMessage, Message, Notification, Position
-from notify.topics import INT64_MAX, INT64_MIN, chat, user
+from notify.ids import INT64_MAX, INT64_MIN
+from notify.messages import ChatEvent, ChatMessage, Message, Notification, Position
+from notify.topics import chat, user
 from notify.wire import frames
 from notify.wire.frames import InvalidFrame, Since
 from notify.wire.proto import notify_pb2 as pb
@@ -115,6 +116,30 @@ class ClientFrameTests(TestCase):
         self.assertEqual(len(decode(*[ping] * MAX_MESSAGES)), MAX_MESSAGES)
         self.assertRaises(InvalidFrame, decode, *[ping] * (MAX_MESSAGES + 1))
 
+    def test_a_chats_id_may_be_text_which_stands_alone(self) -> None:
+        found = decode(
+            pb.ClientMessage(subscribe=pb.Subscribe(chat_id_text="a-1")),
+            pb.ClientMessage(unsubscribe=pb.Unsubscribe(chat_id_text="b_2")),
+            pb.ClientMessage(presence=pb.PresenceQuery(chat_id_text="c")),
+        )
+        self.assertEqual(
+            found, [frames.Subscribe("a-1"), frames.Unsubscribe("b_2"), frames.PresenceQuery("c")]
+        )
+        for wrong in (
+            pb.Subscribe(chat_id_text="5"),
+            pb.Subscribe(chat_id_text="a.b"),
+            pb.Subscribe(chat_id_text="x" * 65),
+            pb.Subscribe(chat_id=1, chat_id_text="a"),
+        ):
+            fault = self.assertRaises(InvalidFrame, decode, pb.ClientMessage(subscribe=wrong, id=7))
+            self.assertEqual(fault.id, 7)
+
+    def test_features_are_read_and_bounded(self) -> None:
+        [auth] = decode(pb.ClientMessage(auth=pb.Auth(token="t", features=["events", "x"])))
+        self.assertEqual(auth, frames.Auth("t", features=("events", "x")))
+        for wrong in (["x" * 65], ["x"] * 65):
+            self.assertRaises(InvalidFrame, decode, pb.ClientMessage(auth=pb.Auth(token="t", features=wrong)))
+
     @given(st.binary(max_size=200))
     def test_any_bytes_are_frames_or_refused(self, payload: bytes) -> None:
         try:
@@ -162,6 +187,34 @@ class ServerFrameTests(TestCase):
             ),
             (1, 3, "kind", b'{"a":[1]}', 4, "e", 6, 5),
         )
+
+    def test_text_ids_are_in_fields_of_their_own(self) -> None:
+        event = ChatMessage("m-1", "c-1", 1, "u-1", "x", 4)
+        got = encode(frames.message_frame(Message(chat(1, "c-1"), Position("e", 6), event), 5)).chat_message
+        self.assertEqual((got.message_id_text, got.chat_id_text, got.sender_id_text), ("m-1", "c-1", "u-1"))
+        self.assertEqual((got.message_id, got.chat_id, got.sender_id), (0, 0, 0))
+        note = Notification("n-1", 2, "u-1", "kind", Raw(b"null"), 4)
+        told = encode(frames.message_frame(Message(user(2, "u-1"), Position("e", 6), note), 5)).notification
+        self.assertEqual((told.notification_id_text, told.user_id_text), ("n-1", "u-1"))
+        self.assertEqual(encode(frames.Subscribed("c-1", "e", 1, True)).subscribed.chat_id_text, "c-1")
+        listed = encode(frames.PresenceList("c-1", [Presence(1, 1), Presence("u-1", 2)])).presence
+        self.assertEqual([(one.user_id, one.user_id_text) for one in listed.users], [(1, ""), (0, "u-1")])
+        error = encode(frames.Error("forbidden", "no", chat_id="c-1")).error
+        self.assertEqual((error.chat_id_text, error.HasField("chat_id")), ("c-1", False))
+        result = encode(frames.AuthResult(True, "u-1", "c", features=("events",))).auth_result
+        self.assertEqual((result.user_id_text, list(result.features)), ("u-1", ["events"]))
+
+    def test_an_event_arrives_as_it_was(self) -> None:
+        for refers_to, number, text in ((7, 7, ""), ("m-7", 0, "m-7"), (UNSET, 0, ""), (0, 0, "")):
+            event = ChatEvent(1, 2, 3, "u-1", "edited", Raw(b'{"a":[1]}'), 4, refers_to)
+            got = encode(frames.message_frame(Message(chat(3, 2), Position("e", 6), event), 5)).chat_event
+            self.assertEqual(
+                (got.message_id, got.chat_id, got.sender_id_text, got.kind, got.data, got.timestamp),
+                (1, 2, "u-1", "edited", b'{"a":[1]}', 4),
+            )
+            self.assertEqual((got.epoch, got.seq, got.prev), ("e", 6, 5))
+            self.assertEqual((got.refers_to, got.refers_to_text), (number, text))
+            self.assertEqual(got.HasField("refers_to"), isinstance(refers_to, int))
 
     def test_auth_results(self) -> None:
         refused = encode(frames.AuthResult(False, None, id="x"))

@@ -28,7 +28,7 @@ from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Message, Poison, Position
+from notify.messages import Followed, Message, Poison, Position
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
 from notify.topics import Topic
@@ -124,7 +124,7 @@ class JetStreamBroker:
             return fail(error)
         return accepted.addCallback(self._accepted, topic)
 
-    def follow(self, topic: Topic) -> Deferred[Position]:
+    def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""
         if not self._ready:
             return fail(Unavailable(self._detail))

@@ -10,7 +10,7 @@ there: the oldest always go first, so all after it are, too. Or the stream still
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.stream import Streams
 from notify.errors import HistoryLost, Unavailable
-from notify.messages import Message, Poison, Position, parse_event
+from notify.messages import Event, Message, Poison, Position, parse_event
 from notify.nats import headers
 from notify.nats.bridge import gather
 from notify.nats.jetstream import NO_MESSAGE, ApiError
@@ -46,10 +46,24 @@ class Stored(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The newest number of each subject that has messages, and how far into the stream the answer reaches."""
+    """The newest number of each subject that has messages, and how far into the stream the answer reaches.
+
+    ``payloads`` are those of the messages that have these numbers, where they came along.
+    """
 
     found: dict[str, int]
     up_to: int
+    payloads: Mapping[str, bytes] = {}
+
+    def event(self, topic: Topic) -> Event | None:
+        """A topic's newest event; None: there is none, it is poison, or it did not come along."""
+        payload = self.payloads.get(topic.subject)
+        if payload is None:
+            return None
+        try:
+            return parse_event(topic, payload)
+        except Poison:
+            return None
 
 
 class Reader:
@@ -98,14 +112,15 @@ class Reader:
             elif up_to and up_to < at_least:
                 problem = "a replica is behind"
             else:
-                found = {
-                    headers.text(reply.block, headers.SUBJECT): headers.number(reply.block, headers.SEQUENCE)
-                    for reply in replies
-                }
-                if found:
-                    self._witness = next(iter(found))
-                found = {subject: found[subject] for subject in subjects if subject in found}
-                return Newest(found, up_to)
+                answers = {headers.text(reply.block, headers.SUBJECT): reply for reply in replies}
+                if answers:
+                    self._witness = next(iter(answers))
+                known = {subject: answers[subject] for subject in subjects if subject in answers}
+                return Newest(
+                    {one: headers.number(reply.block, headers.SEQUENCE) for one, reply in known.items()},
+                    up_to,
+                    {one: reply.data for one, reply in known.items()},
+                )
         try:
             numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
         except Unavailable:

@@ -7,6 +7,7 @@ dropped by their subject, before anything else of them is looked at.
 from __future__ import annotations
 
 from notify.brokers.jetstream.tail import Tail
+from notify.ids import Id
 from notify.nats import headers
 from notify.nats.connection import Connection, Subscription
 from notify.topics import Topic
@@ -21,8 +22,8 @@ class Republish:
         self._live = ""
         self._skip = 0
         self._probe: Subscription | None = None
-        self._followed: dict[int, int] = {}
-        self._subscriptions: dict[int, Subscription] = {}
+        self._followed: dict[Id, int] = {}
+        self._subscriptions: dict[Id, Subscription] = {}
 
     def add(self, topic: Topic) -> None:
         """A topic is followed."""
@@ -65,7 +66,7 @@ class Republish:
             self._connection.unsubscribe(subscription)
         self._subscriptions.clear()
 
-    def _subscribe(self, workspace: int) -> None:
+    def _subscribe(self, workspace: Id) -> None:
         subject = f"{self._live}workspace.{workspace}.>"
         self._subscriptions[workspace] = self._connection.subscribe(subject, self._arrived)
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.reader import LOOKUP, Newest, Stored
 from notify.errors import HistoryLost, Unavailable
-from notify.messages import Message, Poison, Position, parse_event
+from notify.messages import Followed, Message, Poison, Position, parse_event
 from notify.nats import headers
 from notify.observe.metrics import Metrics
 from notify.topics import Topic
@@ -91,7 +91,7 @@ class State:
         self.held: list[_Held] = []
         #: being looked up or mended: what arrives is held back
         self.busy = True
-        self.joining: Deferred[Position] | None = None
+        self.joining: Deferred[Followed] | None = None
         #: the source may have missed something
         self.doubt = False
 
@@ -133,7 +133,7 @@ class Tail:
 
     # ------------------------------------------------------------------ follow and unfollow
 
-    def follow(self, topic: Topic) -> Deferred[Position]:
+    def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :meth:`notify.interfaces.IBroker.follow`. Those that come together are looked up together."""
         state = State(topic)
         state.joining = Deferred(lambda _: self.unfollow(topic))
@@ -201,7 +201,9 @@ class Tail:
                 state.checked = max(newest.up_to, state.seq)
                 joining, state.joining = state.joining, None
                 if joining is not None and not joining.called:
-                    joining.callback(Position(self._reader.epoch, state.seq))
+                    joining.callback(
+                        Followed(Position(self._reader.epoch, state.seq), newest.event(state.topic))
+                    )
                 if self._current(state):
                     self._settle(state)
         self._looking_up = False

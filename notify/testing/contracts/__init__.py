@@ -2,6 +2,7 @@
 
 from notify.testing.contracts.authenticator import AuthenticatorContract
 from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts.ids import TextIds
 from notify.testing.contracts.registry import RegistryContract
 
-__all__ = ["AuthenticatorContract", "BrokerContract", "RegistryContract"]
+__all__ = ["AuthenticatorContract", "BrokerContract", "RegistryContract", "TextIds"]

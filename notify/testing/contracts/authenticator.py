@@ -8,13 +8,25 @@ from zope.interface.verify import verifyObject
 
 from notify.errors import Unauthorized
 from notify.identity import Identity, Peer
+from notify.ids import INT64_MAX, Id
 from notify.interfaces import IAuthenticator
-from notify.topics import INT64_MAX, chat
+from notify.topics import chat
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as Suite
 else:
     Suite = object
+
+#: users and workspaces, of every form that an id may have
+IDS: tuple[tuple[Id, Id], ...] = (
+    (1, 2),
+    (0, 0),
+    (-5, 7),
+    (INT64_MAX, -INT64_MAX - 1),
+    ("01JD9Z5V8M2Q4W6X7Y8Z9A0B1C", "acme"),
+    ("6f1c9a52-2c5e-4b43-9d7e-0f6c4a8d1b2e", 7),
+    ("a", "_-" * 32),
+)
 
 PEER = Peer("192.0.2.7", "https://chat.example")
 
@@ -42,7 +54,7 @@ class AuthenticatorContract(Suite):
         """A new authenticator, not started; clean up with ``addCleanup``."""
         raise NotImplementedError
 
-    async def make_token(self, user_id: int, workspace_id: int) -> str:
+    async def make_token(self, user_id: Id, workspace_id: Id) -> str:
         """A token that it accepts now for this user. Each call may give another one."""
         raise NotImplementedError
 
@@ -64,7 +76,7 @@ class AuthenticatorContract(Suite):
 
     async def test_says_whose_token_it_is(self) -> None:
         authenticator = await self.started()
-        for user_id, workspace_id in ((1, 2), (0, 0), (-5, 7), (INT64_MAX, -INT64_MAX - 1)):
+        for user_id, workspace_id in IDS:
             identity = await authenticator.authenticate(await self.make_token(user_id, workspace_id), PEER)
             self.assertIsInstance(identity, Identity)
             self.assertEqual((identity.user_id, identity.workspace_id), (user_id, workspace_id))

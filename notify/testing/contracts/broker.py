@@ -9,10 +9,11 @@ from zope.interface.verify import verifyObject
 
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker
-from notify.messages import Poison, Position
-from notify.testing.fakes import chat_payload, notification_payload
+from notify.messages import Poison, Position, parse_event
+from notify.testing.contracts.ids import IntegerIds
+from notify.testing.fakes import chat_payload, event_payload, notification_payload
 from notify.testing.recorder import Recorder
-from notify.topics import Topic, chat, user
+from notify.topics import Topic
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as Suite
@@ -20,7 +21,7 @@ else:
     Suite = object
 
 
-class BrokerContract(Suite):
+class BrokerContract(IntegerIds, Suite):
     """Subclass with a ``TestCase``; say how a broker is made and how its history is thrown away."""
 
     async def make_broker(self) -> IBroker:
@@ -45,10 +46,11 @@ class BrokerContract(Suite):
 
     async def test_delivers_what_is_published_after_the_follow_in_order(self) -> None:
         broker, recorder = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         before = await broker.publish(topic, chat_payload(topic, 1))
-        position = await broker.follow(topic)
-        self.assertEqual(position, before)
+        followed = await broker.follow(topic)
+        self.assertEqual(followed.position, before)
+        self.assertIn(followed.event, (None, parse_event(topic, chat_payload(topic, 1))))
         sent = await gatherResults([broker.publish(topic, chat_payload(topic, n)) for n in range(2, 52)])
         await recorder.wait(50)
         self.assertEqual([m.event.message_id for m in recorder.messages], list(range(2, 52)))
@@ -58,11 +60,11 @@ class BrokerContract(Suite):
 
     async def test_a_topic_without_messages_has_position_zero(self) -> None:
         broker, _ = await self.started()
-        self.assertEqual((await broker.follow(chat(1, 11))).seq, 0)
+        self.assertEqual((await broker.follow(self.chat(1, 11))).position.seq, 0)
 
     async def test_delivers_only_followed_topics_and_keeps_tenants_apart(self) -> None:
         broker, recorder = await self.started()
-        mine, other_chat, other_tenant = chat(1, 10), chat(1, 12), chat(2, 10)
+        mine, other_chat, other_tenant = self.chat(1, 10), self.chat(1, 12), self.chat(2, 10)
         await broker.follow(mine)
         for topic in (other_chat, other_tenant, mine):
             await broker.publish(topic, chat_payload(topic))
@@ -71,23 +73,46 @@ class BrokerContract(Suite):
 
     async def test_unfollow_ends_delivery_and_follow_begins_it_again(self) -> None:
         broker, recorder = await self.started()
-        topic, marker = chat(1, 10), chat(1, 99)
+        topic, marker = self.chat(1, 10), self.chat(1, 99)
         await broker.follow(topic)
         await broker.follow(marker)
         broker.unfollow(topic)
-        broker.unfollow(chat(5, 5))
+        broker.unfollow(self.chat(5, 5))
         missed = await broker.publish(topic, chat_payload(topic, 1))
         await broker.publish(marker, chat_payload(marker, 2))
         await recorder.wait(1)
         self.assertEqual([m.topic for m in recorder.messages], [marker])
-        self.assertEqual(await broker.follow(topic), missed)
+        self.assertEqual((await broker.follow(topic)).position, missed)
         await broker.publish(topic, chat_payload(topic, 3))
         await recorder.wait(2)
         self.assertEqual(recorder.messages[-1].event.message_id, 3)
 
+    async def test_events_have_places_in_their_chats_sequence(self) -> None:
+        broker, recorder = await self.started()
+        topic = self.chat(1, 10)
+        payloads = [
+            chat_payload(topic, 1),
+            event_payload(topic, 2, "edited", {"content": "x"}, refers_to=1),
+            event_payload(topic, 3, "joined", None, refers_to="a-1"),
+        ]
+        before = await broker.publish(topic, payloads[0])
+        await broker.follow(topic)
+        sent = [await broker.publish(topic, payload) for payload in payloads[1:]]
+        await recorder.wait(2)
+        expected = [parse_event(topic, payload) for payload in payloads]
+        self.assertEqual([m.event for m in recorder.messages], expected[1:])
+        self.assertEqual([m.position for m in recorder.messages], sent)
+        replayed = await broker.replay(topic, None, 10)
+        self.assertEqual([m.event for m in replayed], expected)
+        self.assertEqual([m.position for m in replayed], [before, *sent])
+        broker.unfollow(topic)
+        followed = await broker.follow(topic)
+        self.assertEqual(followed.position, sent[-1])
+        self.assertIn(followed.event, (None, expected[-1]))
+
     async def test_notifications_have_topics_of_their_own(self) -> None:
         broker, recorder = await self.started()
-        topic = user(1, 10)
+        topic = self.user(1, 10)
         await broker.follow(topic)
         await broker.publish(topic, notification_payload(topic, 7, data={"a": [1, None]}))
         await recorder.wait(1)
@@ -97,7 +122,7 @@ class BrokerContract(Suite):
 
     async def test_replays_what_came_after_a_position(self) -> None:
         broker, _ = await self.started()
-        topic, noise = chat(1, 10), chat(1, 11)
+        topic, noise = self.chat(1, 10), self.chat(1, 11)
         positions = []
         for n in range(1, 8):
             positions.append(await broker.publish(topic, chat_payload(topic, n)))
@@ -112,11 +137,11 @@ class BrokerContract(Suite):
         self.assertEqual([m.position for m in everything], positions)
         kept = await broker.replay(topic, None, 3)
         self.assertEqual([m.position for m in kept], positions[:3])
-        self.assertEqual(await broker.replay(chat(1, 12), None, 3), [])
+        self.assertEqual(await broker.replay(self.chat(1, 12), None, 3), [])
 
     async def test_replays_from_the_oldest_that_is_kept_without_a_position(self) -> None:
         broker, _ = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         self.assertEqual(await broker.replay(topic, None, 100), [])
         positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 4)]
         self.assertEqual([m.position for m in await broker.replay(topic, None, 100)], positions)
@@ -129,7 +154,7 @@ class BrokerContract(Suite):
 
     async def test_a_position_that_is_not_of_this_history_is_lost(self) -> None:
         broker, _ = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         newest = await broker.publish(topic, chat_payload(topic))
         wrong = (
             Position("another", newest.seq),
@@ -141,7 +166,7 @@ class BrokerContract(Suite):
 
     async def test_a_history_that_is_gone_is_lost(self) -> None:
         broker, _ = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         first = await broker.publish(topic, chat_payload(topic, 1))
         await broker.publish(topic, chat_payload(topic, 2))
         await self.lose_history(broker, topic)
@@ -150,7 +175,7 @@ class BrokerContract(Suite):
 
     async def test_a_repeated_key_stores_nothing_and_gives_the_first_answer(self) -> None:
         broker, recorder = await self.started()
-        topic, other = chat(1, 10), chat(1, 11)
+        topic, other = self.chat(1, 10), self.chat(1, 11)
         await broker.follow(topic)
         first = await broker.publish(topic, chat_payload(topic, 1), "key")
         again = await broker.publish(topic, chat_payload(topic, 1), "key")
@@ -163,16 +188,23 @@ class BrokerContract(Suite):
 
     async def test_refuses_poison_and_stores_nothing(self) -> None:
         broker, _ = await self.started()
-        topic, other = chat(1, 10), chat(1, 11)
+        topic, other = self.chat(1, 10), self.chat(1, 11)
         first = await broker.publish(topic, chat_payload(topic, 1))
-        for payload in (b"", b"secret", b"[]", b"{}", chat_payload(other), notification_payload(user(1, 10))):
+        for payload in (
+            b"",
+            b"secret",
+            b"[]",
+            b"{}",
+            chat_payload(other),
+            notification_payload(self.user(1, 10)),
+        ):
             poison = await self.assertFailure(broker.publish(topic, payload), Poison)
             self.assertNotIn("secret", str(poison))
         self.assertEqual(await broker.replay(topic, first, 10), [])
 
     async def test_a_trace_travels_with_the_message(self) -> None:
         broker, recorder = await self.started()
-        topic, trace = chat(1, 10), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        topic, trace = self.chat(1, 10), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         await broker.follow(topic)
         await broker.publish(topic, chat_payload(topic), None, trace)
         await recorder.wait(1)
@@ -180,8 +212,8 @@ class BrokerContract(Suite):
 
     async def test_a_replay_and_live_messages_together_have_no_gap(self) -> None:
         broker, recorder = await self.started()
-        topic = chat(1, 10)
-        start = await broker.follow(topic)
+        topic = self.chat(1, 10)
+        start = (await broker.follow(topic)).position
         publishes = [broker.publish(topic, chat_payload(topic, n)) for n in range(1, 31)]
         replayed = await broker.replay(topic, start, 1000)
         await gatherResults(publishes)
@@ -192,7 +224,7 @@ class BrokerContract(Suite):
 
     async def test_after_stop_nothing_can_be_asked(self) -> None:
         broker, _ = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         await broker.stop()
         self.assertFalse(broker.status().ready)
         await self.assertFailure(broker.publish(topic, chat_payload(topic)), Unavailable)

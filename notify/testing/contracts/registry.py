@@ -9,8 +9,9 @@ from zope.interface.verify import verifyObject
 
 from notify.identity import Presence
 from notify.interfaces import IRegistry
+from notify.testing.contracts.ids import IntegerIds
 from notify.testing.fakes import FakeConnection
-from notify.topics import Topic, chat
+from notify.topics import Topic
 
 if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as Suite
@@ -18,7 +19,7 @@ else:
     Suite = object
 
 
-class RegistryContract(Suite):
+class RegistryContract(IntegerIds, Suite):
     """Subclass with a ``TestCase``; say how a registry is made."""
 
     async def make_registry(self) -> IRegistry:
@@ -52,7 +53,11 @@ class RegistryContract(Suite):
 
     async def test_says_who_is_first_and_who_is_last(self) -> None:
         registry = await self.started()
-        topic, a, b = chat(1, 10), FakeConnection(1, id="a"), FakeConnection(2, id="b")
+        topic, a, b = (
+            self.chat(1, 10),
+            FakeConnection(self.id_of(1), id="a"),
+            FakeConnection(self.id_of(2), id="b"),
+        )
         self.assertTrue(registry.join(a, topic))
         self.assertFalse(registry.join(b, topic))
         self.assertFalse(registry.join(b, topic))
@@ -64,7 +69,12 @@ class RegistryContract(Suite):
 
     async def test_forgets_a_connection_in_all_its_topics(self) -> None:
         registry = await self.started()
-        one, two, a, b = chat(1, 10), chat(1, 11), FakeConnection(1, id="a"), FakeConnection(2, id="b")
+        one, two, a, b = (
+            self.chat(1, 10),
+            self.chat(1, 11),
+            FakeConnection(self.id_of(1), id="a"),
+            FakeConnection(self.id_of(2), id="b"),
+        )
         for topic in (one, two):
             registry.join(a, topic)
         registry.join(b, two)
@@ -76,21 +86,23 @@ class RegistryContract(Suite):
 
     async def test_keeps_topics_of_different_tenants_apart(self) -> None:
         registry = await self.started()
-        a = FakeConnection(1, 1, id="a")
-        registry.join(a, chat(1, 10))
-        self.assertEqual(list(registry.members(chat(2, 10))), [])
-        self.assertEqual(await registry.presence(chat(2, 10)), [])
+        a = FakeConnection(self.id_of(1), self.id_of(1), id="a")
+        registry.join(a, self.chat(1, 10))
+        self.assertEqual(list(registry.members(self.chat(2, 10))), [])
+        self.assertEqual(await registry.presence(self.chat(2, 10)), [])
 
     async def test_presence_counts_the_connections_of_each_user(self) -> None:
         registry = await self.started()
-        topic = chat(1, 10)
+        topic = self.chat(1, 10)
         for id, user in (("a", 7), ("b", 5), ("c", 7)):
-            registry.join(FakeConnection(user, id=id), topic)
-        self.assertEqual(await registry.presence(topic), [Presence(5, 1), Presence(7, 2)])
+            registry.join(FakeConnection(self.id_of(user), id=id), topic)
+        self.assertEqual(
+            await registry.presence(topic), [Presence(self.id_of(5), 1), Presence(self.id_of(7), 2)]
+        )
 
     async def test_tells_of_changes_in_watched_topics_only(self) -> None:
         registry = await self.started()
-        watched, other, a = chat(1, 10), chat(1, 11), FakeConnection(1, id="a")
+        watched, other, a = self.chat(1, 10), self.chat(1, 11), FakeConnection(self.id_of(1), id="a")
         registry.watch(watched)
         registry.join(a, other)
         registry.join(a, watched)

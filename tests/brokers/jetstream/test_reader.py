@@ -173,7 +173,10 @@ class Reading(SynchronousTestCase):
 
     def test_newest_positions_reach_as_far_as_is_asked(self) -> None:
         reader = self.reader([1, 2], [1, 2, 7])
-        self.assertEqual(self.get(reader.newest([SUBJECT, "other"], at_least=5)), Newest({SUBJECT: 7}, 7))
+        self.assertEqual(
+            self.get(reader.newest([SUBJECT, "other"], at_least=5)),
+            Newest({SUBJECT: 7}, 7, {SUBJECT: b"from a replica"}),
+        )
 
     def test_a_replica_that_stays_behind_is_passed_over(self) -> None:
         reader = self.reader([1, 2])

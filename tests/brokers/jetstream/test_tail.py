@@ -112,7 +112,7 @@ class TailCase(SynchronousTestCase):
     def follow(self, topic: Topic = TOPIC) -> int:
         following = self.tail.follow(topic)
         self.clock.advance(0)
-        return self.successResultOf(following).seq
+        return self.successResultOf(following).position.seq
 
     def live(self, seq: int, last: int, topic: Topic = TOPIC, data: bytes | None = None) -> None:
         state = self.tail.states.get(topic.subject.encode())
@@ -130,7 +130,7 @@ class Following(TailCase):
         following = [self.tail.follow(chat(1, n)) for n in range(1500)]
         self.clock.advance(0)
         self.assertEqual([len(subjects) for subjects in self.stream.lookups], [1023, 477])
-        self.assertEqual({self.successResultOf(one).seq for one in following}, {0})
+        self.assertEqual({self.successResultOf(one).position.seq for one in following}, {0})
 
     def test_nothing_is_delivered_before_the_answer_and_all_that_came_meanwhile_after_it(self) -> None:
         self.stream.put(TOPIC, 3)
@@ -143,7 +143,7 @@ class Following(TailCase):
         self.stream.stored[TOPIC.subject].remove(5)  # the answer was on its way already
         self.assertEqual(self.delivered, [])
         self.stream.answer()
-        self.assertEqual(self.successResultOf(following).seq, 3)
+        self.assertEqual(self.successResultOf(following).position.seq, 3)
         self.assertEqual(self.delivered, [5])
 
     def test_a_broker_that_is_away_means_not_followed(self) -> None:
@@ -171,8 +171,8 @@ class Following(TailCase):
         second = self.tail.follow(TOPIC)
         self.stream.put(TOPIC, 4)
         self.stream.answer()
-        self.assertEqual(self.successResultOf(first).seq, 4)
-        self.assertEqual(self.successResultOf(second).seq, 4)
+        self.assertEqual(self.successResultOf(first).position.seq, 4)
+        self.assertEqual(self.successResultOf(second).position.seq, 4)
         self.live(5, 4)
         self.assertEqual(self.delivered, [5])
 
