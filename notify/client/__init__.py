@@ -12,6 +12,7 @@ from notify.client.actions import Position, Settings
 from notify.client.publisher import Publisher, PublishFailed
 from notify.client.store import FileStore
 from notify.client.values import (
+    ChatEvent,
     ChatMessage,
     ClientClosed,
     HistoryLost,
@@ -39,6 +40,7 @@ else:  # hidden, so that a misspelt name stays an error of types
 __all__ = [
     "AsyncioClient",
     "Chat",
+    "ChatEvent",
     "ChatMessage",
     "ClientClosed",
     "FileStore",

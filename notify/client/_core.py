@@ -16,11 +16,12 @@ import msgspec
 from notify.client import actions as do
 from notify.client._link import Link
 from notify.client._saver import Saver
-from notify.client._stream import Chat, OnLost, Stream, Waiter
+from notify.client._stream import Chat, OnEvent, OnLost, Stream, Waiter
 from notify.client._wire import Address
-from notify.client.actions import Position, Settings
+from notify.client.actions import Id, Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
 from notify.client.values import (
+    ChatEvent,
     ChatMessage,
     ClientClosed,
     Loss,
@@ -30,6 +31,7 @@ from notify.client.values import (
     State,
     Store,
     Token,
+    identifier,
 )
 
 log = logging.getLogger("notify.client")
@@ -45,7 +47,7 @@ class Core(ABC):
     ``token`` is a token, or a callable that gives one (also asynchronously): it is called before the first
     connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
     out. ``store`` keeps positions over restarts. ``queue`` bounds the messages that wait for a reader, per stream.
-    ``on_state`` is told each :class:`State`; ``on_event`` every action of the machine, for diagnostics.
+    ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
     """
 
     def __init__(
@@ -57,8 +59,8 @@ class Core(ABC):
         settings: Settings | None = None,
         queue: int = 256,
         on_state: Callable[[State], None] | None = None,
-        on_presence: Callable[[int, list[Presence]], None] | None = None,
-        on_event: Callable[[do.Action], None] | None = None,
+        on_presence: Callable[[Id, list[Presence]], None] | None = None,
+        on_action: Callable[[do.Action], None] | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
         if queue < 1:
@@ -68,13 +70,13 @@ class Core(ABC):
         self.state = State()
         self.queue = queue
         self._token = token
-        self._on_state, self._on_presence, self._on_event = on_state, on_presence, on_event
+        self._on_state, self._on_presence, self._on_action = on_state, on_presence, on_action
         self._saver = Saver(store, self._later)
         stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
         self.notifications: Stream[Notification] = Stream(self, None, None, stored)
-        self._chats: dict[int, Chat] = {}
+        self._chats: dict[Id, Chat] = {}
         self._link: Link | None = None
         self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
@@ -119,26 +121,32 @@ class Core(ABC):
 
     def chat(
         self,
-        chat_id: int,
+        chat_id: Id,
         *,
         since: Position | None = None,
         watch_presence: bool = False,
         on_lost: OnLost | None = None,
+        on_event: OnEvent | None = None,
     ) -> Chat:
         """Subscribe to a chat, now or as soon as connected, and read it from the returned stream.
 
-        It begins after ``since``, else after the stored position, else with what comes from now on.
+        It begins after ``since``, else after the stored position, else with what comes from now on. ``on_event``
+        needs a client with ``Settings(features=("events",))``.
         """
+        chat_id = identifier(chat_id)
+        if on_event is not None and "events" not in self.machine.settings.features:
+            raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
         if chat_id in self._chats:
             raise ValueError(f"chat {chat_id} is subscribed to already")
         since = self._saver.load(chat_id) if since is None else since
         chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
+        chat.on_event = on_event
         self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
         return chat
 
-    async def presence(self, chat_id: int) -> list[Presence]:
+    async def presence(self, chat_id: Id) -> list[Presence]:
         """Who is in a chat, on any node. Raises ``Refused``."""
-        done = await self._ask({"type": "presence", "chat_id": chat_id})
+        done = await self._ask({"type": "presence", "chat_id": identifier(chat_id)})
         return msgspec.convert(done.users or [], list[Presence])
 
     async def ping(self) -> float:
@@ -218,7 +226,7 @@ class Core(ABC):
             while self.machine.actions:
                 todo, self.machine.actions = self.machine.actions, []
                 for action in todo:
-                    self._tell(self._on_event, action)
+                    self._tell(self._on_action, action)
                     self._do(action)
         finally:
             self._carrying_out = False
@@ -288,13 +296,13 @@ class Core(ABC):
                 waiter = self._commands.pop(n)
                 self._wake.append(lambda: waiter.fail(Refused(code, message)))
 
-    def _deliver(self, chat: int | None, frame: do.Frame) -> None:
+    def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
         whole = {**frame, "position": {"epoch": frame["epoch"], "seq": frame["seq"]}}
         try:
             if chat is None:
                 self.notifications._put(msgspec.convert(whole, Notification))
             elif chat in self._chats:
-                self._chats[chat]._put(msgspec.convert(whole, ChatMessage))
+                self._chats[chat]._put(_from_chat(whole))
         except msgspec.ValidationError:
             log.error(
                 "a message that is not of the protocol was passed over, at position %s", whole["position"]
@@ -336,16 +344,16 @@ class Core(ABC):
 
     # --- streams and commands -------------------------------------------------------------------------------
 
-    def _stream(self, chat: int | None) -> Stream[Any] | None:
+    def _stream(self, chat: Id | None) -> Stream[Any] | None:
         return self.notifications if chat is None else self._chats.get(chat)
 
     def _streams(self) -> list[Stream[Any]]:
         return [self.notifications, *self._chats.values()]
 
-    def _pause(self, chat: int | None) -> None:
+    def _pause(self, chat: Id | None) -> None:
         self._event(self.machine.pause, chat)
 
-    def _resume(self, chat: int | None) -> None:
+    def _resume(self, chat: Id | None) -> None:
         self._event(self.machine.resume, chat)
 
     def _unsubscribe(self, stream: Chat) -> None:
@@ -363,7 +371,7 @@ class Core(ABC):
         done: do.Done = await waiter
         return done
 
-    def _keep(self, chat: int | None, position: Position) -> None:
+    def _keep(self, chat: Id | None, position: Position) -> None:
         self._saver.changed(chat, position)
 
     async def _shut(self) -> None:
@@ -378,3 +386,10 @@ class Core(ABC):
         waiters, self._stopping = self._stopping, []
         self._fire(*waiters)
         self._carry_out()
+
+
+def _from_chat(frame: do.Frame) -> ChatMessage | ChatEvent:
+    """Raises ``msgspec.ValidationError``."""
+    if frame["type"] == "chat_event":
+        return msgspec.convert(frame, ChatEvent)
+    return msgspec.convert(frame, ChatMessage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from notify.client.actions import Position
+from notify.client.actions import Id, Position
 from notify.client.values import Store
 
 log = logging.getLogger("notify.client")
@@ -24,11 +24,11 @@ class Saver:
         self._unsaved: dict[str, Position] = {}
         self._cancel: Callable[[], None] | None = None
 
-    def load(self, chat: int | None) -> Position | None:
+    def load(self, chat: Id | None) -> Position | None:
         """The stored position of a chat, or of the notifications (None)."""
         return None if self._store is None else self._store.load(_key(chat))
 
-    def changed(self, chat: int | None, position: Position) -> None:
+    def changed(self, chat: Id | None, position: Position) -> None:
         """A message was handled."""
         if self._store is not None:
             self._unsaved[_key(chat)] = position
@@ -55,5 +55,5 @@ class Saver:
             log.exception("positions could not be saved")
 
 
-def _key(chat: int | None) -> str:
+def _key(chat: Id | None) -> str:
     return "notifications" if chat is None else f"chat:{chat}"

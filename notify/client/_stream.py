@@ -7,11 +7,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
-from notify.client.actions import Position
-from notify.client.values import ChatMessage, HistoryLost, Loss, Notification
+from notify.client.actions import Id, Position
+from notify.client.values import ChatEvent, ChatMessage, HistoryLost, Loss, Notification
 
 M = TypeVar("M", ChatMessage, Notification)
 OnLost: TypeAlias = Callable[[Loss], Awaitable[Any] | None]
+OnEvent: TypeAlias = Callable[[ChatEvent], Awaitable[Any] | None]
 
 
 class Waiter(Protocol):
@@ -43,13 +44,13 @@ class Owner(Protocol):
     def _fire(self, *waiters: Waiter) -> None:
         """Let those who wait go on, soon."""
 
-    def _pause(self, chat: int | None) -> None:
+    def _pause(self, chat: Id | None) -> None:
         """Bring no more messages."""
 
-    def _resume(self, chat: int | None) -> None:
+    def _resume(self, chat: Id | None) -> None:
         """Bring them again, those that were missed first."""
 
-    def _keep(self, chat: int | None, position: Position) -> None:
+    def _keep(self, chat: Id | None, position: Position) -> None:
         """The messages up to this position are done with."""
 
     def _unsubscribe(self, stream: Chat) -> None:
@@ -64,18 +65,20 @@ class Stream(Generic[M]):
     more from the server until half of it is read, and misses nothing.
 
     ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages; without it the
-    iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. The iteration ends when the
+    iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. ``on_event`` is called (and
+    awaited) in the same way with each :class:`ChatEvent`, where the client has the feature. The iteration ends when the
     client is closed here, and raises ``ClientClosed`` or ``Refused`` where the server ended it.
     """
 
-    def __init__(self, client: Owner, key: int | None, on_lost: OnLost | None, position: Position | None):
+    def __init__(self, client: Owner, key: Id | None, on_lost: OnLost | None, position: Position | None):
         self.on_lost = on_lost
+        self.on_event: OnEvent | None = None
         #: ``subscribing``, ``live``, ``waiting``, ``paused``, ``refused`` or ``closed``
         self.state = "subscribing"
         #: where the reader is: the last message that was handled
         self.position = position
         self._client, self._key = client, key
-        self._queue: deque[M | Loss] = deque()
+        self._queue: deque[M | ChatEvent | Loss] = deque()
         self._taken: Position | None = None
         self._error: Exception | None = None
         self._paused = False
@@ -107,15 +110,18 @@ class Stream(Generic[M]):
         while True:
             if self._queue:
                 item = self._pop()
-                if not isinstance(item, Loss):
+                if isinstance(item, Loss):
+                    self._taken = item.after
+                    if self.on_lost is None:
+                        raise HistoryLost(item)
+                    await _maybe(self.on_lost(item))
+                elif isinstance(item, ChatEvent):
+                    self._taken = item.position
+                    if self.on_event is not None:
+                        await _maybe(self.on_event(item))
+                else:
                     self._taken = item.position
                     return item
-                self._taken = item.after
-                if self.on_lost is None:
-                    raise HistoryLost(item)
-                result = self.on_lost(item)
-                if inspect.isawaitable(result):
-                    await result
                 self._handled()
             elif self._finished:
                 raise self._error or StopAsyncIteration
@@ -132,7 +138,7 @@ class Stream(Generic[M]):
     def _finished(self) -> bool:
         return self.state in ("refused", "closed")
 
-    def _put(self, item: M | Loss) -> None:
+    def _put(self, item: M | ChatEvent | Loss) -> None:
         self._queue.append(item)
         if len(self._queue) >= self._client.queue and not self._paused and self._measuring is None:
             # One read of the socket may bring more than the bound at once: the reader has its turn first.
@@ -146,7 +152,7 @@ class Stream(Generic[M]):
             self._paused = True
             self._client._pause(self._key)
 
-    def _pop(self) -> M | Loss:
+    def _pop(self) -> M | ChatEvent | Loss:
         item = self._queue.popleft()
         if self._paused and not self._finished and len(self._queue) <= self._client.queue // 2:
             self._paused = False
@@ -183,13 +189,19 @@ class Stream(Generic[M]):
         self._client._fire(*waiters)
 
 
+async def _maybe(result: Awaitable[Any] | None) -> None:
+    """Wait for a callback that is asynchronous."""
+    if inspect.isawaitable(result):
+        await result
+
+
 class Chat(Stream[ChatMessage]):
     """One chat's messages: see :class:`Stream`."""
 
     @property
-    def id(self) -> int:
+    def id(self) -> Id:
         """The chat's id."""
-        return cast(int, self._key)
+        return cast(Id, self._key)
 
     def close(self) -> None:
         """Unsubscribe; what was not read is forgotten."""

@@ -11,6 +11,9 @@ from msgspec import Struct
 
 Frame: TypeAlias = dict[str, Any]
 
+#: of a chat, a user or a message: a 64-bit integer, or text like a UUID (docs/protocol.md, Ids)
+Id: TypeAlias = int | str
+
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a client behaves. Times are in seconds."""
@@ -39,6 +42,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: int = 16
     burst: int = 900
     rate: float = 45.0
+    #: what the client can take beyond what everyone gets; ``events`` is the one that it knows
+    features: tuple[str, ...] = ()
 
 
 class Position(Struct, frozen=True):
@@ -82,14 +87,14 @@ class StateChanged(Action, frozen=True, tag="state"):
     delay: float | None = None
     code: int | None = None
     reason: str = ""
-    user_id: int | None = None
+    user_id: Id | None = None
     connection_id: str | None = None
 
 
 class SubscriptionChanged(Action, frozen=True, tag="subscription"):
     """A subscription's state; ``chat`` None: the notifications. ``position`` is where it goes on from."""
 
-    chat: int | None
+    chat: Id | None
     state: str
     position: Position | None = None
     delay: float | None = None
@@ -100,14 +105,14 @@ class SubscriptionChanged(Action, frozen=True, tag="subscription"):
 class Deliver(Action, frozen=True, tag="message"):
     """Hand a message over; ``chat`` None: a notification."""
 
-    chat: int | None
+    chat: Id | None
     frame: Frame
 
 
 class GapFound(Action, frozen=True, tag="gap"):
     """Messages are missing before one with this ``prev``; they are being fetched."""
 
-    chat: int | None
+    chat: Id | None
     last: int
     prev: int
 
@@ -115,7 +120,7 @@ class GapFound(Action, frozen=True, tag="gap"):
 class Lost(Action, frozen=True, tag="lost"):
     """What lies between these positions cannot be had from here: reload it from the backend."""
 
-    chat: int | None
+    chat: Id | None
     before: Position
     after: Position
 
@@ -123,7 +128,7 @@ class Lost(Action, frozen=True, tag="lost"):
 class PresenceChanged(Action, frozen=True, tag="presence"):
     """Who is in a watched chat."""
 
-    chat: int
+    chat: Id
     users: list[Frame]
 
 

@@ -17,6 +17,7 @@ from notify.client.actions import (
     ErrorReceived,
     Failed,
     Frame,
+    Id,
     Open,
     Position,
     Settings,
@@ -67,19 +68,19 @@ class Machine:
             self._leave(CLOSE_DONE, "")
             self._end(CLOSE_DONE, "")
 
-    def subscribe(self, chat: int, now: float, since: Position | None = None, watch: bool = False) -> None:
+    def subscribe(self, chat: Id, now: float, since: Position | None = None, watch: bool = False) -> None:
         """Want this chat's messages from now on, or those after ``since``. No effect where it is wanted already."""
         self.topics.subscribe(chat, now, since, watch)
 
-    def unsubscribe(self, chat: int, now: float) -> None:
+    def unsubscribe(self, chat: Id, now: float) -> None:
         """Want it no more."""
         self.topics.unsubscribe(chat, now)
 
-    def pause(self, chat: int | None, now: float) -> None:
+    def pause(self, chat: Id | None, now: float) -> None:
         """The reader is behind: take no more of this topic until :meth:`resume`."""
         self.topics.pause(chat, now)
 
-    def resume(self, chat: int | None, now: float) -> None:
+    def resume(self, chat: Id | None, now: float) -> None:
         """The reader has caught up: go on from the last message that was handed over."""
         if self.topics.resume(chat, now):
             self._reconnect(CLOSE_GAP, "resync", now)
@@ -123,7 +124,9 @@ class Machine:
         if self.state == "connecting" and self._open:
             self._wake = now + self.settings.answer_timeout
             self._enter("authenticating")
-            auth = {"type": "auth", "token": self._credentials.value, "since": self.topics.since()}
+            auth: Frame = {"type": "auth", "token": self._credentials.value, "since": self.topics.since()}
+            if self.settings.features:
+                auth["features"] = list(self.settings.features)
             self._requests.pace.start(now)
             self._requests.send(auth, now)
 
@@ -134,7 +137,7 @@ class Machine:
         self._heartbeat.heard(now)
         kind = frame.get("type")
         chat = frame.get("chat_id")
-        if kind == "chat_message" and isinstance(chat, int) and _positioned(frame):
+        if kind in ("chat_message", "chat_event") and isinstance(chat, int | str) and _positioned(frame):
             self.topics.message(chat, frame, now)
         elif kind == "notification" and _positioned(frame):
             if self.topics.message(None, frame, now):

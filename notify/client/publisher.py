@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
-from notify.client.actions import Position
+from notify.client.actions import Id, Position
 
 #: statuses after which the same request, with the same key, may succeed
 RETRIED = frozenset(
@@ -111,12 +111,12 @@ class Publisher:
 
     def chat(
         self,
-        workspace_id: int,
-        chat_id: int,
-        sender_id: int,
+        workspace_id: Id,
+        chat_id: Id,
+        sender_id: Id,
         content: str,
         *,
-        message_id: int | None = None,
+        message_id: Id | None = None,
         timestamp: int | None = None,
         key: str | None = None,
     ) -> Position:
@@ -133,12 +133,12 @@ class Publisher:
 
     def notify(
         self,
-        workspace_id: int,
-        user_id: int,
+        workspace_id: Id,
+        user_id: Id,
         kind: str,
         data: Any,
         *,
-        notification_id: int | None = None,
+        notification_id: Id | None = None,
         timestamp: int | None = None,
         key: str | None = None,
     ) -> Position:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
 
-from notify.client.actions import Position
+from notify.client.actions import Id, Position
 
 
 class Token(Struct, frozen=True):
@@ -20,19 +21,35 @@ class Token(Struct, frozen=True):
 class ChatMessage(Struct, frozen=True):
     """A message of a chat. ``timestamp`` is Unix time in seconds, as the publisher gave it."""
 
-    chat_id: int
-    message_id: int
-    sender_id: int
+    chat_id: Id
+    message_id: Id
+    sender_id: Id
     content: str
     timestamp: int
     position: Position
 
 
+class ChatEvent(Struct, frozen=True):
+    """What happened in a chat beside its messages; ``data`` is any JSON value.
+
+    ``refers_to`` is the ``message_id`` of what it is about, where it is about a message.
+    """
+
+    chat_id: Id
+    message_id: Id
+    sender_id: Id
+    kind: str
+    data: Any
+    timestamp: int
+    position: Position
+    refers_to: Id | None = None
+
+
 class Notification(Struct, frozen=True):
     """A notification of the user; ``data`` is any JSON value."""
 
-    notification_id: int
-    user_id: int
+    notification_id: Id
+    user_id: Id
     kind: str
     data: Any
     timestamp: int
@@ -42,7 +59,7 @@ class Notification(Struct, frozen=True):
 class Presence(Struct, frozen=True):
     """One user who is in a chat, over all nodes."""
 
-    user_id: int
+    user_id: Id
     connections: int
 
 
@@ -52,7 +69,7 @@ class Loss(Struct, frozen=True):
     ``chat_id`` None: the user's notifications.
     """
 
-    chat_id: int | None
+    chat_id: Id | None
     before: Position
     after: Position
 
@@ -67,8 +84,32 @@ class State(Struct, frozen=True):
     delay: float | None = None
     code: int | None = None
     reason: str = ""
-    user_id: int | None = None
+    user_id: Id | None = None
     connection_id: str | None = None
+
+
+def identifier(given: Id) -> Id:
+    """An id as the server knows it: text that spells a canonical integer is that integer.
+
+    Raises ``ValueError`` for what is none.
+    """
+    if isinstance(given, str) and _INTEGER.fullmatch(given):
+        number = int(given)
+        if str(number) == given:
+            given = number
+    if isinstance(given, bool) or not (
+        -(2**63) <= given < 2**63
+        if isinstance(given, int)
+        else _TEXT.fullmatch(given) and not _INTEGER.fullmatch(given)
+    ):
+        raise ValueError(
+            "an id is a 64-bit integer, or text of 1 to 64 of A-Z a-z 0-9 _ - that does not look like one"
+        )
+    return given
+
+
+_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+_TEXT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Store(Protocol):

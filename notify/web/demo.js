@@ -80,7 +80,7 @@ class Panel {
     this.client = new NotifyClient(socketUrl, { token: () => this.token(), store, queue: READER_QUEUE });
     this.client.on("state", (state) => this.state(state));
     this.client.on("presence", ({ users }) => this.presence(users));
-    this.client.on("event", (action) => this.action(action));
+    this.client.on("action", (action) => this.action(action));
     this.chat = this.client.chat(CHAT, { watchPresence: true, onLost: (loss) => this.lost(loss) });
     this.client.start().catch(() => {}); // the state says it
     this.read();

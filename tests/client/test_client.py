@@ -269,7 +269,7 @@ class Behaviour:
         async def scenario() -> None:
             seen: list[str] = []
             self.server.history[7] = [str(number) for number in range(1000)]
-            async with self.client(queue=4, on_event=lambda event: seen.append(str(event))) as client:
+            async with self.client(queue=4, on_action=lambda event: seen.append(str(event))) as client:
                 chat = client.chat(7, since=Position("e1", 0))
                 self.assertEqual(len(await self.take(chat, 1000)), 1000)
             self.assertNotIn("paused", "".join(seen))
@@ -415,7 +415,7 @@ class Behaviour:
 
         async def scenario() -> None:
             store = Full(path)
-            options = {"on_state": broken, "on_event": broken, "on_presence": broken}
+            options = {"on_state": broken, "on_action": broken, "on_presence": broken}
             client = self.client(store=store, **options)
             await client.start()
             chat = client.chat(7, watch_presence=True)

@@ -29,10 +29,14 @@ class Life:
 
     def __init__(self, seed: int) -> None:
         self.draw = Random(seed)
-        self.settings = {"window": 2, "burst": 6, "rate": 5.0, "max_commands": 3}
+        self.settings: dict[str, Any] = {"window": 2, "burst": 6, "rate": 5.0, "max_commands": 3}
+        if seed % 2:
+            self.settings["features"] = ["events"]
         self.randoms: list[float] = []
         self.now = 0.0
-        self.machine = Machine(Settings(**self.settings), self._random, lambda: 1000 + self.now)
+        self.machine = Machine(
+            msgspec.convert(self.settings, Settings), self._random, lambda: 1000 + self.now
+        )
         self.token = 0
         self.asked: list[dict[str, Any]] = []
         self.count = 0
@@ -91,7 +95,7 @@ class Life:
         return draw.choice((["online"], ["start"], self.users()))
 
     def users(self) -> list[Any]:
-        draw, chat = self.draw, self.draw.choice((1, 2, 3))
+        draw, chat = self.draw, self.draw.choice((1, 2, "c-3"))
         self.count += 1
         return draw.choice(
             (
@@ -125,7 +129,7 @@ class Life:
                 self.close(),
                 ["online"],
                 ["frame", error],
-                ["frame", {**error, "chat_id": draw.choice((1, 2, 3, None))}],
+                ["frame", {**error, "chat_id": draw.choice((1, 2, "c-3", None))}],
                 ["frame", {"type": "presence", "chat_id": draw.choice((1, 2, 9)), "users": []}],
                 ["frame", {"type": "pong"}],
                 ["frame", draw.choice(({}, [], None, {"type": 7}, {"type": "chat_message", "chat_id": 1}))],
@@ -176,11 +180,13 @@ class Life:
         topic = draw.choice(topics)
         assert topic.position is not None
         seq = topic.position.seq + draw.choice((1, 1, 1, 2, 0, -1))
-        prev = draw.choice((topic.position.seq, topic.position.seq, topic.position.seq, 0, seq - 1))
+        last = topic.position.seq
+        prev = draw.choice((last, last, last, topic.answered, topic.answered + 1, 0, seq - 1))
         place = {"epoch": topic.position.epoch, "seq": seq, "prev": prev}
         if topic.chat is None:
             return ["frame", {"type": "notification", **place}]
-        return ["frame", {"type": "chat_message", "chat_id": topic.chat, **place}]
+        kind = draw.choice(("chat_message", "chat_message", "chat_event"))
+        return ["frame", {"type": kind, "chat_id": topic.chat, **place}]
 
 
 class Twins(TestCase):

@@ -50,6 +50,12 @@ class World {
     this.say({ type: "chat_message", chat_id: chat, message_id: 1, sender_id: 2, content, timestamp: 3, epoch: this.epoch, seq: prev + 1, prev });
   }
 
+  event(chat, kind, refers_to) {
+    const prev = this.seqs.get(chat) ?? 0;
+    this.seqs.set(chat, prev + 1);
+    this.say({ type: "chat_event", chat_id: chat, message_id: 1, sender_id: 2, kind, data: null, timestamp: 3, refers_to, epoch: this.epoch, seq: prev + 1, prev });
+  }
+
   answer(frame) {
     const place = (key) => ({ epoch: this.epoch, seq: this.seqs.get(key) ?? 0, recovered: this.recovered && frame.since !== undefined });
     if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, ...place(null) });
@@ -294,7 +300,21 @@ test("chats of such ids are subscribed to by BigInt or text, and nothing else is
   assert.equal(world.said.at(-1).chat_id, 9007199254740993n);
   world.message(9007199254740993n, "a");
   assert.deepEqual(await take(chat, 1), ["a"]);
-  for (const id of [1.5, "seven", 2 ** 60, 2n ** 64n, null]) assert.throws(() => client.chat(id), TypeError);
+  for (const id of [1.5, "a b", "é", "", "9".repeat(20), "x".repeat(65), 2 ** 60, 2n ** 64n, null]) assert.throws(() => client.chat(id), TypeError);
+  await client.close();
+});
+
+test("a chat's id may be text, and its events come in their places", async () => {
+  const [client, world] = await connected({ settings: { ...SETTINGS, features: ["events"] } });
+  const seen = [];
+  const chat = client.chat("01JD9Z5V8M", { onEvent: async (event) => void seen.push(`${event.kind} ${event.refers_to}`) });
+  await chat.ready();
+  world.message("01JD9Z5V8M", "a");
+  world.event("01JD9Z5V8M", "edited", "m-1");
+  world.message("01JD9Z5V8M", "b");
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  assert.deepEqual(seen, ["edited m-1"]);
+  assert.throws(() => new NotifyClient("ws://h/ws", { token: "T", WebSocket: class {} }).chat(7, { onEvent() {} }), /events/);
   await client.close();
 });
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -43,7 +43,7 @@ class Request(Struct, frozen=True):
 
     id: int
     asker: Asker
-    key: int
+    key: Any
     sent: float
 
 
@@ -64,7 +64,7 @@ class Requests:
         self.pace.spend(now)
         self._do(Send(frame))
 
-    def ask(self, asker: Asker, key: int, frame: Frame, now: float) -> int:
+    def ask(self, asker: Asker, key: Any, frame: Frame, now: float) -> int:
         """Send a frame and remember who asked; gives its id."""
         self._ids += 1
         self._unanswered[self._ids] = Request(self._ids, asker, key, now)

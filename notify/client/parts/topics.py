@@ -13,6 +13,7 @@ from notify.client.actions import (
     Deliver,
     Frame,
     GapFound,
+    Id,
     Lost,
     Position,
     PresenceChanged,
@@ -28,7 +29,7 @@ NOWHERE = {"epoch": "", "seq": 0}
 class Topic(Struct):
     """What is kept of one chat, or of the notifications (``chat`` None)."""
 
-    chat: int | None
+    chat: Id | None
     backoff: Backoff
     position: Position | None = None
     watch: bool = False
@@ -40,6 +41,8 @@ class Topic(Struct):
     progress: bool = True
     #: the id of the subscribe frame that is not answered yet
     request: int | None = None
+    #: the ``seq`` in the answer that made it live: up to there nothing is missing once what was replayed has come
+    answered: int = 0
 
     def judge(self, frame: Frame) -> Literal["next", "duplicate", "gap"]:
         """What a message is, seen from the position."""
@@ -47,7 +50,10 @@ class Topic(Struct):
             return "gap"
         if frame["seq"] <= self.position.seq:
             return "duplicate"
-        return "gap" if frame["prev"] > self.position.seq else "next"
+        known = self.position.seq
+        if frame["seq"] > self.answered:
+            known = max(known, self.answered)
+        return "gap" if frame["prev"] > known else "next"
 
     def advance(self, frame: Frame) -> None:
         """A message is handed over."""
@@ -71,13 +77,13 @@ class Topics:
     ) -> None:
         self._settings, self._random, self._requests, self._do = settings, random, requests, do
         self.notifications = Topic(None, Backoff(settings, random))
-        self.chats: dict[int, Topic] = {}
+        self.chats: dict[Id, Topic] = {}
         # of the present connection
-        self._queue: dict[int, None] = {}  # chats to subscribe to, in order
-        self._retries: dict[int, float] = {}  # and when to queue those again that were refused for now
+        self._queue: dict[Id, None] = {}  # chats to subscribe to, in order
+        self._retries: dict[Id, float] = {}  # and when to queue those again that were refused for now
         self._unanswered = 0
 
-    def get(self, chat: int | None) -> Topic | None:
+    def get(self, chat: Id | None) -> Topic | None:
         """A chat's, or None: it is not wanted."""
         return self.notifications if chat is None else self.chats.get(chat)
 
@@ -88,20 +94,20 @@ class Topics:
 
     # --- what the program does ------------------------------------------------------------------------------
 
-    def subscribe(self, chat: int, now: float, since: Position | None, watch: bool) -> None:
+    def subscribe(self, chat: Id, now: float, since: Position | None, watch: bool) -> None:
         """Want this chat's messages, from now on or those after ``since``. No effect where it is wanted already."""
         if chat not in self.chats:
             self.chats[chat] = Topic(chat, Backoff(self._settings, self._random), since, watch)
             self._do(SubscriptionChanged(chat, "subscribing"))
             self._want(chat, now)
 
-    def unsubscribe(self, chat: int, now: float) -> None:
+    def unsubscribe(self, chat: Id, now: float) -> None:
         """Want it no more."""
         topic = self.chats.pop(chat, None)
         if topic is not None:
             self._withdraw(topic, chat, now)
 
-    def pause(self, chat: int | None, now: float) -> None:
+    def pause(self, chat: Id | None, now: float) -> None:
         """Take no more of a topic until it is resumed."""
         topic = self.get(chat)
         if topic is not None and not topic.paused:
@@ -110,7 +116,7 @@ class Topics:
                 self._withdraw(topic, chat, now)
             self._do(SubscriptionChanged(chat, "paused"))
 
-    def resume(self, chat: int | None, now: float) -> bool:
+    def resume(self, chat: Id | None, now: float) -> bool:
         """Go on from the last message that was handed over. Whether that takes a new connection."""
         topic = self.get(chat)
         if topic is None or not topic.paused:
@@ -150,7 +156,7 @@ class Topics:
             topic.live, topic.request = False, None
             topic.backoff.reset()
 
-    def message(self, chat: int | None, frame: Frame, now: float) -> bool:
+    def message(self, chat: Id | None, frame: Frame, now: float) -> bool:
         """A message came, with its position. Whether it takes a new connection to have what lies before it."""
         topic = self.get(chat)
         if topic is None or not topic.live or topic.position is None:
@@ -172,7 +178,7 @@ class Topics:
 
     def presence(self, chat: Any, users: list[Frame]) -> None:
         """Somebody came to a chat or left it."""
-        if isinstance(chat, int) and chat in self.chats:
+        if isinstance(chat, int | str) and chat in self.chats:
             self._do(PresenceChanged(chat, users))
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
@@ -199,7 +205,7 @@ class Topics:
 
     def withdrawn(self, chat: Any, refusal: Refusal) -> bool:
         """An error came that nobody asked for. Whether it ends a subscription, to the chat that it names."""
-        if not isinstance(chat, int) or refusal.again or self.chats.pop(chat, None) is None:
+        if not isinstance(chat, int | str) or refusal.again or self.chats.pop(chat, None) is None:
             return False
         self._queue.pop(chat, None)
         self._retries.pop(chat, None)
@@ -222,13 +228,13 @@ class Topics:
 
     # --- subscribing ----------------------------------------------------------------------------------------
 
-    def _want(self, chat: int, now: float) -> None:
+    def _want(self, chat: Id, now: float) -> None:
         topic = self.chats.get(chat)
         if self._requests.ready and topic is not None and not topic.paused:
             self._queue[chat] = None
             self._pump(now)
 
-    def _withdraw(self, topic: Topic, chat: int, now: float) -> None:
+    def _withdraw(self, topic: Topic, chat: Id, now: float) -> None:
         self._queue.pop(chat, None)
         self._retries.pop(chat, None)
         if topic.live or topic.request is not None:
@@ -257,11 +263,12 @@ class Topics:
         elif not answer.get("recovered"):
             self._do(Lost(topic.chat, topic.position, newest))
             topic.position = newest
+        topic.answered = newest.seq
         topic.live, topic.behind, topic.request = True, False, None
         if not topic.paused:
             self._do(SubscriptionChanged(topic.chat, "live", topic.position))
 
-    def _fill(self, topic: Topic, chat: int, now: float) -> None:
+    def _fill(self, topic: Topic, chat: Id, now: float) -> None:
         """Ask again from the last position. What comes meanwhile is ignored: the answer includes it."""
         if topic.progress:
             topic.progress = False
@@ -269,10 +276,10 @@ class Topics:
         else:
             self._retry(topic, chat, now)
 
-    def _retry(self, topic: Topic, chat: int, now: float) -> float:
+    def _retry(self, topic: Topic, chat: Id, now: float) -> float:
         delay = topic.backoff.next()
         self._retries[chat] = now + delay
         return delay
 
-    def _refuse(self, state: str, chat: int, refusal: Refusal, delay: float | None = None) -> None:
+    def _refuse(self, state: str, chat: Id, refusal: Refusal, delay: float | None = None) -> None:
         self._do(SubscriptionChanged(chat, state, delay=delay, code=refusal.code, message=refusal.message))

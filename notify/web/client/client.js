@@ -36,7 +36,7 @@ export class NotifyClient {
     };
   }
 
-  /** `on("state" | "presence" | "event" | "error", listener)`; returns a function that takes it away again. */
+  /** `on("state" | "presence" | "action" | "error", listener)`; returns a function that takes it away again. */
   on(name, listener) {
     if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
     this.#listeners.get(name).add(listener);
@@ -69,11 +69,17 @@ export class NotifyClient {
     await this.#closing;
   }
 
-  /** Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on. */
-  chat(id, { since = null, watchPresence = false, onLost = null } = {}) {
+  /**
+   * Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on.
+   * `onEvent` needs a client with `settings: { features: ["events"] }`.
+   */
+  chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null } = {}) {
     const key = chatKey(id);
+    if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
+      throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
+    }
     if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already`);
-    const chat = new Stream(this.#hooks(), key, onLost);
+    const chat = new Stream(this.#hooks(), key, onLost, onEvent);
     this.#chats.set(key, chat);
     const begin = (position) => {
       if (this.#chats.get(key) !== chat || chat.state === "closed") return;
@@ -156,7 +162,7 @@ export class NotifyClient {
     try {
       while (this.#machine.actions.length > 0) {
         for (const action of this.#machine.actions.splice(0)) {
-          this.#tell("event", action);
+          this.#tell("action", action);
           this.#do(action);
         }
       }
@@ -193,7 +199,7 @@ export class NotifyClient {
       case "subscription": return this.#subscription(action);
       case "lost": {
         const loss = { chat_id: action.chat, before: action.before, after: action.after };
-        return this.#stream(action.chat)?.put({ loss });
+        return this.#stream(action.chat)?.put("loss", loss);
       }
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
@@ -203,8 +209,8 @@ export class NotifyClient {
   }
 
   #deliver({ chat, frame }) {
-    const { type: _, epoch, seq, prev: __, ...message } = frame;
-    this.#stream(chat)?.put({ ...message, position: { epoch, seq } });
+    const { type, epoch, seq, prev: _, ...message } = frame;
+    this.#stream(chat)?.put(type === "chat_event" ? "event" : "message", { ...message, position: { epoch, seq } });
   }
 
   #stream(chat) {

@@ -21,17 +21,22 @@ export function encode(value) {
     .replace(MARKED, "$1");
 }
 
-/** A chat's id as it is compared: a Number where that holds it, else a BigInt. Throws TypeError where it is none. */
+/**
+ * A chat's id as it is compared: an integer is a Number where that holds it, else a BigInt; text that spells one is
+ * that integer, and other text is itself. Throws TypeError where it is none.
+ */
 export function chatKey(id) {
+  if (typeof id === "string" && /^[A-Za-z0-9_-]{1,64}$/.test(id) && !/^-?[0-9]+$/.test(id)) return id;
   const key = typeof id === "string" && /^-?\d+$/.test(id) ? BigInt(id) : id;
   if (typeof key === "bigint" && BigInt.asIntN(64, key) === key) {
     return Number.isSafeInteger(Number(key)) ? Number(key) : key;
   }
   if (Number.isSafeInteger(key)) return key;
-  throw new TypeError("a chat's id is a 64-bit integer; write those beyond 2^53 as a BigInt");
+  throw new TypeError(
+    "a chat's id is a 64-bit integer (beyond 2^53 a BigInt), or text of 1 to 64 of A-Z a-z 0-9 _ -");
 }
 
 /** Whether a value that came from the server can be an id. */
 export function isId(value) {
-  return Number.isInteger(value) || typeof value === "bigint";
+  return Number.isInteger(value) || typeof value === "bigint" || typeof value === "string";
 }

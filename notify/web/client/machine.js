@@ -114,7 +114,9 @@ export class Machine {
     this.#wake = now + this.settings.answer_timeout;
     this.#enter({ state: "authenticating" });
     this.#requests.pace.start(now);
-    this.#requests.send({ type: "auth", token: this.#credentials.value, since: this.topics.since() }, now);
+    const auth = { type: "auth", token: this.#credentials.value, since: this.topics.since() };
+    if (this.settings.features.length > 0) auth.features = this.settings.features;
+    this.#requests.send(auth, now);
   }
 
   /** The server sent one frame (decoded JSON). What is not understood is ignored. */
@@ -122,7 +124,7 @@ export class Machine {
     if ((this.state !== "authenticating" && this.state !== "connected") || !isObject(frame)) return;
     this.#heartbeat.heard(now);
     const { type, chat_id: chat } = frame;
-    if (type === "chat_message") {
+    if (type === "chat_message" || type === "chat_event") {
       if (isId(chat) && positioned(frame)) this.topics.message(chat, frame, now);
     } else if (type === "notification") {
       if (positioned(frame) && this.topics.message(NOTIFICATIONS, frame, now)) this.#reconnect(CLOSE_GAP, "gap", now);

@@ -3,8 +3,11 @@
  * These types need no library of browsers' or Node's.
  */
 
-/** 64-bit ids: a number where it holds them exactly, else a bigint (or their decimal text, going in). */
-export type Id = number | bigint;
+/**
+ * Of a chat, a user or a message: an integer, a number where that holds it exactly and else a bigint; or text like a
+ * UUID. Going in, text that spells an integer is that integer.
+ */
+export type Id = number | bigint | string;
 
 export interface Position {
   readonly epoch: string;
@@ -18,6 +21,19 @@ export interface ChatMessage {
   readonly content: string;
   /** Unix time in seconds, as the publisher gave it. */
   readonly timestamp: number;
+  readonly position: Position;
+}
+
+/** What happened in a chat beside its messages: an edit, a deletion, a reaction, a change of members. */
+export interface ChatEvent {
+  readonly chat_id: Id;
+  readonly message_id: Id;
+  readonly sender_id: Id;
+  readonly kind: string;
+  readonly data: unknown;
+  readonly timestamp: number;
+  /** The message_id of what it is about, where it is about a message. */
+  readonly refers_to?: Id;
   readonly position: Position;
 }
 
@@ -62,7 +78,7 @@ export interface Store {
   save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
 }
 
-/** Seconds, but for the last four. */
+/** Seconds, but for the last five. */
 export interface Settings {
   backoff_floor: number;
   backoff_base: number;
@@ -80,6 +96,8 @@ export interface Settings {
   window: number;
   burst: number;
   rate: number;
+  /** What the client can take beyond what everyone gets: `events`. */
+  features: readonly string[];
 }
 
 export const DEFAULTS: Readonly<Settings>;
@@ -103,6 +121,8 @@ export interface ChatOptions {
   watchPresence?: boolean;
   /** Called, and awaited, in the place of messages that were lost; without it reading throws HistoryLost. */
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
+  /** Called, and awaited, with each event in its place between the messages; needs the feature `events`. */
+  onEvent?: ((event: ChatEvent) => void | Promise<void>) | null;
 }
 
 /** `for await (const message of stream)`: each message once and in order. One reader at a time. */
@@ -114,6 +134,7 @@ export class Stream<M> implements AsyncIterableIterator<M> {
   /** Messages that have come and were not read yet. */
   readonly waiting: number;
   onLost: ((loss: Loss) => void | Promise<void>) | null;
+  onEvent: ((event: ChatEvent) => void | Promise<void>) | null;
   /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
   ready(): Promise<void>;
   next(): Promise<IteratorResult<M, undefined>>;
@@ -131,8 +152,8 @@ export class NotifyClient {
   /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
   start(): Promise<void>;
   close(): Promise<void>;
-  chat(id: Id | string, options?: ChatOptions): Stream<ChatMessage>;
-  presence(id: Id | string): Promise<Presence[]>;
+  chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
+  presence(id: Id): Promise<Presence[]>;
   /** The round trip's seconds. */
   ping(): Promise<number>;
   /** Say that the network has come back; browsers' own event does so by itself. */
@@ -143,7 +164,7 @@ export class NotifyClient {
   on(name: "presence", listener: (presence: { chat_id: Id; users: Presence[] }) => void): () => void;
   on(name: "error", listener: (error: Error) => void): () => void;
   /** Every action of the machine, for diagnostics. */
-  on(name: "event", listener: (action: Action) => void): () => void;
+  on(name: "action", listener: (action: Action) => void): () => void;
 }
 
 export class LocalStorageStore implements Store {

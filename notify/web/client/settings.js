@@ -1,4 +1,4 @@
-/** The client's numbers, each with the rule that it belongs to: docs/client.md. Seconds, but for the last four. */
+/** The client's numbers, each with the rule that it belongs to: docs/client.md. Seconds, but for the last five. */
 export const DEFAULTS = Object.freeze({
   // A retry waits a random time between the floor and min(cap, base * 2 ** tries).
   backoff_floor: 0.1,
@@ -18,4 +18,6 @@ export const DEFAULTS = Object.freeze({
   window: 16,
   burst: 900,
   rate: 45,
+  // What the client can take beyond what everyone gets; `events` is the one that it knows.
+  features: Object.freeze([]),
 });

@@ -10,10 +10,11 @@ export class Stream {
   position = null;
   #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
 
-  constructor(hooks, key, onLost = null) {
+  constructor(hooks, key, onLost = null, onEvent = null) {
     this.#hooks = hooks;
     this.key = key;
     this.onLost = onLost;
+    this.onEvent = onEvent;
   }
 
   /** Messages that have come and were not read yet. */
@@ -37,18 +38,16 @@ export class Stream {
     this.handled();
     for (;;) {
       if (this.#queue.length > 0) {
-        const item = this.#queue.shift();
+        const [kind, item] = this.#queue.shift();
         if (this.#paused && !this.#over() && this.#queue.length <= this.#hooks.bound / 2) {
           this.#paused = false;
           this.#hooks.resume(this.key);
         }
-        if (item.loss === undefined) {
-          this.#taken = item.position;
-          return { done: false, value: item };
-        }
-        this.#taken = item.loss.after;
-        if (this.onLost === null) throw new HistoryLost(item.loss);
-        await this.onLost(item.loss);
+        this.#taken = kind === "loss" ? item.after : item.position;
+        if (kind === "message") return { done: false, value: item };
+        if (kind === "event") await this.onEvent?.(item);
+        else if (this.onLost === null) throw new HistoryLost(item);
+        else await this.onLost(item);
         this.handled();
       } else if (this.#over()) {
         if (this.#error !== null) throw this.#error;
@@ -77,8 +76,9 @@ export class Stream {
 
   // The client's side.
 
-  put(item) {
-    this.#queue.push(item);
+  /** `kind` is "message", "event" or "loss". */
+  put(kind, item) {
+    this.#queue.push([kind, item]);
     if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
       // One event may bring more than the bound at once: the reader has its turn first.
       this.#measuring ??= setTimeout(() => this.#measure(), 0);

@@ -3,12 +3,12 @@ import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, decode, encode,
 } from "notify-client";
 import type {
-  Action, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Position, Presence, Settings, State, Store,
+  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Position, Presence, Settings, State, Store,
   Token,
 } from "notify-client";
 
 const position: Position = { epoch: "e", seq: 1 };
-const ids: Id[] = [7, 9007199254740993n];
+const ids: Id[] = [7, 9007199254740993n, "01JD9Z5V8M2Q4W6X7Y8Z9A0B1C"];
 const memory = new Map<string, string>();
 const local = new LocalStorageStore("user-1", {
   getItem: (key) => memory.get(key) ?? null,
@@ -31,13 +31,14 @@ export async function main(): Promise<string[]> {
   const off: () => void = client.on("state", (state: State) => texts.push(state.state, String(state.delay?.toFixed())));
   client.on("presence", ({ chat_id, users }) => texts.push(`${chat_id} ${users.length}`));
   client.on("error", (error) => texts.push(error.message));
-  client.on("event", (action: Action) => {
+  client.on("action", (action: Action) => {
     if (action.do === "close") texts.push(action.code.toFixed(), action.reason);
     if (action.do === "subscription" && action.position !== undefined) texts.push(action.position.epoch);
   });
   await client.start();
   const lost = (loss: Loss): void => void texts.push(`${loss.chat_id} ${loss.before.seq} ${loss.after.seq}`);
-  const more: ChatOptions = { since: position, watchPresence: true, onLost: lost };
+  const happened = (event: ChatEvent): void => void texts.push(event.kind, `${event.refers_to}`);
+  const more: ChatOptions = { since: position, watchPresence: true, onLost: lost, onEvent: happened };
   const chat: Stream<ChatMessage> = client.chat(ids[1] ?? "9007199254740993", more);
   await chat.ready();
   try {

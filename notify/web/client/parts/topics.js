@@ -16,6 +16,8 @@ class Topic {
   progress = true;
   /** The id of the subscribe frame that is not answered yet. */
   request = null;
+  /** The `seq` in the answer that made it live: up to there nothing is missing once what was replayed has come. */
+  answered = 0;
 
   constructor(chat, backoff, position = null, watch = false) {
     this.chat = chat;
@@ -28,7 +30,8 @@ class Topic {
   judge(frame) {
     if (frame.epoch !== this.position.epoch) return "gap";
     if (frame.seq <= this.position.seq) return "duplicate";
-    return frame.prev > this.position.seq ? "gap" : "next";
+    const answers = frame.seq > this.answered && this.answered > this.position.seq;
+    return frame.prev > (answers ? this.answered : this.position.seq) ? "gap" : "next";
   }
 
   /** A message is handed over. */
@@ -245,6 +248,7 @@ export class Topics {
       this.#do({ do: "lost", chat: topic.chat, before: topic.position, after: newest });
       topic.position = newest;
     }
+    topic.answered = seq;
     topic.live = true;
     topic.behind = false;
     topic.request = null;
