@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test faults soak check format bench lock news deb npm package-test image-test proto clean
+.PHONY: help env js run programs test faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -86,6 +86,9 @@ package-test: env ## the Debian package through its life, on a real systemd in a
 
 image-test: env ## the container image: built without a registry, run read-only (root)
 	$(BIN)/python -m tests.package.image
+
+asyncapi: env ## docs/asyncapi.yaml from the frames
+	$(BIN)/python packaging/asyncapi.py docs/asyncapi.yaml
 
 proto: ## notify/wire/proto from proto/notify.proto; made by an old protoc, so that any protobuf from 5.26 on can load it
 	$(PYTHON) -m venv build/protoc

