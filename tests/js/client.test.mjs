@@ -300,7 +300,7 @@ test("chats of such ids are subscribed to by BigInt or text, and nothing else is
   assert.equal(world.said.at(-1).chat_id, 9007199254740993n);
   world.message(9007199254740993n, "a");
   assert.deepEqual(await take(chat, 1), ["a"]);
-  for (const id of [1.5, "a b", "é", "", "9".repeat(20), "x".repeat(65), 2 ** 60, 2n ** 64n, null]) assert.throws(() => client.chat(id), TypeError);
+  for (const id of [1.5, "007", "-0", "+5", "a b", "é", "", "9".repeat(20), "x".repeat(65), 2 ** 60, 2n ** 64n, null]) assert.throws(() => client.chat(id), TypeError);
   await client.close();
 });
 

@@ -22,12 +22,12 @@ export function encode(value) {
 }
 
 /**
- * A chat's id as it is compared: an integer is a Number where that holds it, else a BigInt; text that spells one is
- * that integer, and other text is itself. Throws TypeError where it is none.
+ * A chat's id as it is compared: an integer is a Number where that holds it, else a BigInt; text that spells one,
+ * canonically, is that integer, and other text is itself. Throws TypeError where it is none.
  */
 export function chatKey(id) {
   if (typeof id === "string" && /^[A-Za-z0-9_-]{1,64}$/.test(id) && !/^-?[0-9]+$/.test(id)) return id;
-  const key = typeof id === "string" && /^-?\d+$/.test(id) ? BigInt(id) : id;
+  const key = typeof id === "string" && /^(?:0|-?[1-9]\d*)$/.test(id) ? BigInt(id) : id;
   if (typeof key === "bigint" && BigInt.asIntN(64, key) === key) {
     return Number.isSafeInteger(Number(key)) ? Number(key) : key;
   }
