@@ -220,6 +220,26 @@ class Readiness(ServerCase):
         replay = broker.replay(TOPIC, Position(first.epoch, 0), 10)
         await self.assertFailure(replay, HistoryLost)
 
+    async def test_deleting_the_newest_message_of_a_followed_topic_takes_nothing_from_its_followers(
+        self,
+    ) -> None:
+        broker, recorder = await self.broker()
+        await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+        second = await broker.publish(TOPIC, chat_payload(TOPIC, 2))
+        await broker.publish(chat(1, 11), chat_payload(chat(1, 11), 1))
+        await broker.follow(TOPIC)
+        await broker._streams.api("STREAM.MSG.DELETE.MESSAGES", {"seq": second.seq})
+        await broker.publish(TOPIC, chat_payload(TOPIC, 3))
+        await until(lambda: recorder.messages or recorder.lost_topics)
+        self.assertEqual(([m.event.message_id for m in recorder.messages], recorder.lost_topics), ([3], []))
+        # So it is with all that a topic had, as when a chat is purged.
+        await broker._streams.api("STREAM.PURGE.MESSAGES", {"filter": TOPIC.subject})
+        await broker.publish(TOPIC, chat_payload(TOPIC, 4))
+        await until(lambda: len(recorder.messages) > 1 or recorder.lost_topics)
+        self.assertEqual(
+            ([m.event.message_id for m in recorder.messages], recorder.lost_topics), ([3, 4], [])
+        )
+
     async def test_thousands_of_follows_at_once_are_a_few_requests(self) -> None:
         broker, _ = await self.broker()
         sent: list[str] = []

@@ -145,11 +145,13 @@ class Reader:
         checked: int = 0,
         at_least: int = 0,
         limit: int = 0,
+        successor: int = 0,
     ) -> list[Stored]:
         """All messages of a subject after ``seq``, or the first ``limit``, complete up to number ``at_least``.
 
-        ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``. Raises ``HistoryLost`` where that cannot be shown to be
-        all, ``Unavailable``.
+        ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``.
+        ``successor``: a message before which, when it was stored, the subject had nothing newer than ``seq``. Raises
+        ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
         """
         stored: list[Stored] = []
         last, attempt = seq or 0, 0
@@ -168,7 +170,8 @@ class Reader:
                     raise
                 continue
             if not proven and not (page and page[0].seq == last):
-                await self._prove(last, checked)
+                # A lower number stands before the successor where the message at ``seq`` was deleted.
+                await self._prove(max(last, checked), whole=bool(page) and page[0].seq == successor)
             fresh = [message for message in page if message.seq > last]
             if fresh:
                 stored += fresh
@@ -228,11 +231,12 @@ class Reader:
                 return messages[:limit]
             seq = stored[-1].seq
 
-    async def _prove(self, last: int, checked: int) -> None:
+    async def _prove(self, known: int, whole: bool) -> None:
+        """Nothing is missing up to ``known``; ``whole``: and from there on nothing can be but what aged out."""
         state = await self._streams.info()
         if state.epoch != self.epoch:
             raise HistoryLost("the history was made anew")
-        if not state.whole or state.first_seq > max(last, checked) + 1:
+        if not (whole or state.whole) or state.first_seq > known + 1:
             raise HistoryLost("messages after the position are gone")
 
     async def _page(self, subject: str, start: int, count: int) -> tuple[list[Stored], bool]:

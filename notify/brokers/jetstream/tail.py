@@ -39,7 +39,14 @@ class Reads(Protocol):
 
     async def newest(self, subjects: list[str], since: int = 1, at_least: int = 0) -> Newest: ...  # noqa: D102
     async def after(  # noqa: D102
-        self, subject: str, seq: int, *, checked: int = 0, at_least: int = 0, limit: int = 0
+        self,
+        subject: str,
+        seq: int,
+        *,
+        checked: int = 0,
+        at_least: int = 0,
+        limit: int = 0,
+        successor: int = 0,
     ) -> list[Stored]: ...
 
 
@@ -304,9 +311,14 @@ class Tail:
         pause = _PAUSE[0]
         while self._current(state):
             state.doubt = False
+            successor = next((one.seq for one in state.held if 0 <= one.last <= state.seq < one.seq), 0)
             try:
                 stored = await self._reader.after(
-                    state.subject, state.seq, checked=state.checked, at_least=state.wanted
+                    state.subject,
+                    state.seq,
+                    checked=state.checked,
+                    at_least=state.wanted,
+                    successor=successor,
                 )
             except HistoryLost as error:
                 self.log.warn("lost {subject}: {reason}", subject=state.subject, reason=str(error))

@@ -29,6 +29,7 @@ class FakeStream:
     def __init__(self) -> None:
         self.stored: dict[str, list[int]] = {}
         self.first = 1
+        self.holes = False
         self.away = False
         self.stale = 0
         self.waiting: list[Deferred[None]] | None = None
@@ -58,13 +59,23 @@ class FakeStream:
         return Newest({s: n for s, n in last.items() if n >= since}, max([0, *(n for n in last.values())]))
 
     async def after(
-        self, subject: str, seq: int, *, checked: int = 0, at_least: int = 0, limit: int = 0
+        self,
+        subject: str,
+        seq: int,
+        *,
+        checked: int = 0,
+        at_least: int = 0,
+        limit: int = 0,
+        successor: int = 0,
     ) -> list[Stored]:
         self.reads.append((subject, seq))
         await self._wait()
         if self.away:
             raise Unavailable("away")
         if self.first > max(seq, checked) + 1 and seq not in self.stored.get(subject, []):
+            raise HistoryLost("gone")
+        after = [n for n in self.stored.get(subject, []) if n > seq]
+        if self.holes and after[:1] != [successor]:
             raise HistoryLost("gone")
         return [Stored(n, payload(n), "") for n in self.stored.get(subject, []) if n > seq]
 
@@ -232,6 +243,16 @@ class Gaps(TailCase):
         self.assertEqual((self.delivered, self.lost), ([], [TOPIC]))
         self.live(10, 9)
         self.assertEqual((self.delivered, self.source.topics), ([], []))
+
+    def test_a_deleted_message_is_no_gap(self) -> None:
+        self.stream.put(TOPIC, 3)
+        self.stream.put(TOPIC, 5)
+        self.follow()
+        self.stream.stored[TOPIC.subject].remove(5)
+        self.stream.holes = True
+        self.send(7, 3)
+        self.send(8, 7)
+        self.assertEqual((self.delivered, self.lost), ([7, 8], []))
 
     def test_a_read_is_tried_until_the_stream_can_be_read_again(self) -> None:
         self.follow()
