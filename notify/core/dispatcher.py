@@ -363,13 +363,14 @@ class Dispatcher:
             reached = messages[-1].position.seq if messages else since.seq
             fits = len(messages) <= limits.replay
             bodies: list[bytes] = []
+            prev = since.seq
             if fits:
-                bodies, state.prev = _encode(connection.encoding, messages, since.seq)
+                bodies, prev = _encode(connection.encoding, messages, since.seq)
             if fits and sum(map(len, bodies)) <= limits.send_queue:
                 self._metrics.replays.labels("recovered").inc()
                 if reached > feed.last:
                     # The broker's history was ahead of its deliveries, which will bring these again.
-                    state.skip_to = reached
+                    state.skip_to, state.prev = reached, prev
                     joined.callback(Joined(Position(feed.epoch, reached), True, bodies, read))
                 else:
                     self._go_live(feed, connection, joined, True, bodies, read)

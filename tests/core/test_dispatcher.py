@@ -215,6 +215,23 @@ class Resumption(SynchronousTestCase):
         self.assertEqual(member.seqs(), [1, 2, 3, 4, 5])
         self.assertEqual(other.seqs(), [1, 2, 3, 4, 5])
 
+    def test_a_resumption_that_was_too_large_leaves_nothing_of_it_in_prev(self) -> None:
+        Member(self.world, "other").subscribe()
+        self.publish(1)
+        self.world.turn()
+        self.world.broker.undelivered = []
+        self.publish(1)
+        member = Member(self.world, "a").subscribe(self.since(0))
+        self.assertEqual((member.joined.recovered, member.joined.position.seq), (True, 2))
+        member.connection.take()
+        self.publish(3)
+        self.world.reload(limits=Limits(send_queue=Size(300)))
+        member.subscribe(self.since(0))
+        self.assertEqual((member.joined.recovered, member.joined.position.seq), (False, 2))
+        self.world.broker.catch_up()
+        self.world.turn()
+        self.assertEqual([(f["prev"], f["seq"]) for f in member.connection.take()], [(2, 3), (3, 4), (4, 5)])
+
     def test_a_member_may_resume_again_to_fill_a_gap(self) -> None:
         member = Member(self.world, "a").subscribe()
         self.publish(2)
