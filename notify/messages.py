@@ -49,7 +49,8 @@ class ChatMessage(Struct, frozen=True, gc=False):
 class ChatEvent(Struct, frozen=True, gc=False):
     """The payload of what happened in a chat beside its messages: an edit, a deletion, a reaction, a new member.
 
-    ``data`` is any JSON value, kept as the bytes that came; ``refers_to`` is the ``message_id`` of what it is about.
+    ``data`` is any JSON value, kept as the bytes that came; ``refers_to`` is the ``message_id`` of what it is about,
+    absent or null where it is about none.
     """
 
     message_id: Id
@@ -59,7 +60,7 @@ class ChatEvent(Struct, frozen=True, gc=False):
     kind: str
     data: Raw
     timestamp: Int64
-    refers_to: Id | UnsetType = UNSET
+    refers_to: Id | UnsetType | None = UNSET
 
     @property
     def topic(self) -> Topic:

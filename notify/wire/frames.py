@@ -244,7 +244,7 @@ def message_frame(message: Message, prev: int) -> MessageFrame:
             position.epoch,
             position.seq,
             prev,
-            event.refers_to,
+            UNSET if event.refers_to is None else event.refers_to,
         )
     return NotificationFrame(
         event.notification_id,
