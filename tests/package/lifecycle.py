@@ -45,17 +45,28 @@ def check(condition: object, what: str) -> None:
 # --- building -------------------------------------------------------------------------------------------------
 
 
+def archive(folder: Path) -> Path:
+    """The source archive, made and unpacked."""
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, TOP)
+    (made,) = folder.glob("*.tar.gz")
+    run("tar", "-C", folder, "-xf", made)
+    return folder / made.name.removesuffix(".tar.gz")
+
+
 def build() -> tuple[Path, Path]:
-    """The package, built twice for comparison, and a next version of it; checked by lintian."""
+    """The package, built from the source archive and from here for comparison, and a next version; checked by lintian."""
     with tempfile.TemporaryDirectory() as work:
         outs = []
-        for place in ("one", "another/deeper/path"):
+        for place, tree in (("one", archive(Path(work) / "source")), ("another/deeper/path", TOP)):
             out = Path(work) / "out" / place
-            run(TOP / "packaging/build-deb", out, Path(work) / place)
+            run(tree / "packaging/build-deb", out, Path(work) / place)
             outs.append(out)
         old, other = (next(out.glob("*.deb")) for out in outs)
         same = [hashlib.sha256(deb.read_bytes()).hexdigest() for deb in (old, other)]
-        check(same[0] == same[1], f"built in two paths it is the same, bit by bit: {same[0][:16]}")
+        check(
+            same[0] == same[1],
+            f"built from the source archive and here it is the same, bit by bit: {same[0][:16]}",
+        )
         report = run(
             "lintian", "--fail-on=error,warning", "--tag-display-limit=0", *outs[0].glob("*.changes")
         )
