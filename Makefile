@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-lowest faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ test: env js ## all tests, under pytest and under trial, with branch coverage
 	$(BIN)/python -m tests
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
+
+test-debian13: ## most tests, and the Debian package, on Debian 13 with Python 3.13 (root; SUITE=forky: another one)
+	packaging/debian13 $(SUITE)
 
 test-lowest: env ## most tests with the lowest versions of the libraries that setup.py allows
 	$(BIN)/python -m pip install --quiet uv
