@@ -28,10 +28,9 @@ def references(part: Any) -> set[str]:
 
 
 class Description(SynchronousTestCase):
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.document: Any = yaml.safe_load(FILE.read_text())
-        cls.messages: dict[str, Any] = cls.document["components"]["messages"]
+    def setUp(self) -> None:
+        self.document: Any = yaml.safe_load(FILE.read_text())
+        self.messages: dict[str, Any] = self.document["components"]["messages"]
 
     def validator(self, message: str) -> Any:
         schema = {**self.messages[message]["payload"], "components": self.document["components"]}

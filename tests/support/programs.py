@@ -23,6 +23,7 @@ PACKAGES = {
     "curl": "curl",
     "dh": "debhelper",
     "dpkg-buildpackage": "dpkg-dev",
+    "find": "findutils",
     "g++": "build-essential",
     "git": "git",
     "go": "golang-go",
@@ -42,6 +43,7 @@ PACKAGES = {
     "promtool": "prometheus",
     "runc": "runc",
     "systemd-nspawn": "systemd-container",
+    "tar": "tar",
 }
 
 
