@@ -23,7 +23,7 @@ MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_tri
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^(?:```.*?^```|~~~.*?^~~~)", re.MULTILINE | re.DOTALL)
-TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z-]*)", re.MULTILINE)
+TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 PATH = re.compile(r"`((?:notify|tests|benchmarks|docs|etc|deploy|debian|packaging|proto)/[\w./-]*\w/?)[`:]")
 INSTALL = re.compile(r"\b(?:pip3?|npm|uv|pipx) (?:install|i|add) ([^`&;,#|)\n]*)")
 
@@ -59,7 +59,7 @@ def broken(page: Path) -> list[str]:
 
 
 def targets() -> set[str]:
-    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def unpublished(text: str) -> list[str]:

@@ -35,17 +35,17 @@ PLAIN = (
 
 class Archive(SynchronousTestCase):
     def setUp(self) -> None:
-        if (TOP / ".git").exists():
-            program("git")
+        # What copies the tree here, and the little that the machine of who unpacks it has.
+        copying = ("git",) if (TOP / ".git").exists() else ()
+        found = {name: program(name) for name in (*copying, *PLAIN, "make")}
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.tree = self.folder / "notify"
         subprocess.run([TOP / "packaging/copy-tree", self.tree], check=True)
-        # The machine of who unpacks it has little.
         self.programs = self.folder / "bin"
         self.programs.mkdir()
         for name in (*PLAIN, "make"):
-            (self.programs / name).symlink_to(program(name))
+            (self.programs / name).symlink_to(found[name])
 
     def have(self, name: str, does: str) -> None:
         """Put a program into PATH: a shell script."""
