@@ -6,7 +6,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.protocol import Factory
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import Logger, LogLevel
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Request
@@ -190,6 +190,8 @@ class Authorize(Case):
         webhook = await self.make(authorize_url=True)
         self.backend.held = []
         asked = webhook.authorize(ME, chat(2, 10))
+        while not self.backend.held:  # the question has arrived
+            await deferLater(reactor, 0.01)
         await webhook.stop()
         error = await self.assertFailure(asked, Unavailable)
         self.assertIn("stopping", str(error))
