@@ -119,16 +119,17 @@ async def replays(say: Say, urls: list[str], count: int, chats: int, messages: i
                 topics[n % chats],
                 Position(epoch, (each - 51 - n // chats % (each - 51)) * chats + n % chats + 1),
                 50,
+                2**20,
             )
             for n in range(count)
         ]
     )
     different = count / (time.monotonic() - begin)
-    if {len(one) for one in got} != {50}:
+    if {len(one.messages) for one in got} != {50}:
         raise AssertionError("a replay had not 50 messages")
     begin = time.monotonic()
     await gatherResults(
-        [made.replay(topics[0], Position(epoch, (each - 51) * chats + 1), 50) for _ in range(count)]
+        [made.replay(topics[0], Position(epoch, (each - 51) * chats + 1), 50, 2**20) for _ in range(count)]
     )
     say(different=different, same=count / (time.monotonic() - begin))
     await deferLater(reactor, 60, lambda: None)

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from notify.identity import Identity, Peer, Presence
-from notify.messages import Followed, Message, Position
+from notify.messages import Followed, Message, Position, Replayed
 from notify.topics import Topic
 
 
@@ -108,13 +108,19 @@ class IBroker(Interface):
         Not called before the Deferred of its :meth:`follow` has fired.
         """
 
-    def replay(topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
-        """Give the first ``limit`` messages after a position, oldest first, without a gap.
+    def replay(
+        topic: Topic, after: Position | None, limit: int, size: int, whole: bool = False
+    ) -> Deferred[Replayed]:
+        """Give the first messages after a position, oldest first, without a gap.
 
-        ``None`` is before the oldest message that is kept, and never lost.
+        At most ``limit`` (1 or more) of them, and at most ``size`` bytes of payloads, but at least one message.
+        ``None`` is before the oldest message that is kept, and never lost. The topic need not be followed.
 
-        Fewer than ``limit`` reach to what was newest, or delivered, when called, or further. The topic need not
-        be followed.
+        ``more``: there are others behind them. Without it they reach to what was newest, or delivered, when called,
+        or further. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
+        with no messages and ``more``.
+
+        Cancelling the Deferred gives the read up.
         Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
         newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.
         """

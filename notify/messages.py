@@ -15,6 +15,10 @@ Seq: TypeAlias = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Epoch: TypeAlias = Annotated[str, Meta(max_length=64)]
 
 
+#: bytes that a kept message takes around its payload
+OVERHEAD = 512
+
+
 class Poison(ValueError):  # noqa: N818 - it is what the field calls such a message
     """A payload that does not parse, or whose ids are not those of its subject. Says why, without its content."""
 
@@ -92,7 +96,7 @@ class Message(Struct, frozen=True, gc=False):
 
     A message has a valid event: brokers skip poison. ``received`` is the reactor's time (seconds) at which this
     node first had the message, for the delivery latency. ``trace`` is a W3C ``traceparent`` that came with it,
-    or empty.
+    or empty. ``size`` is how many bytes its payload has.
     """
 
     topic: Topic
@@ -100,6 +104,14 @@ class Message(Struct, frozen=True, gc=False):
     event: Event
     received: float = 0.0
     trace: str = ""
+    size: int = 0
+
+
+class Replayed(Struct, frozen=True):
+    """The first messages after a position, oldest first, without a gap; ``more``: there are others behind them."""
+
+    messages: list[Message]
+    more: bool
 
 
 class Followed(Struct, frozen=True):

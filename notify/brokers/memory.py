@@ -19,12 +19,8 @@ from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
 from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Followed, Message, Poison, Position, parse_event
+from notify.messages import OVERHEAD, Followed, Message, Poison, Position, Replayed, parse_event
 from notify.topics import Topic
-
-#: bytes that a kept message takes around its payload
-OVERHEAD = 512
-
 
 #: idempotency keys that are remembered, whatever the window: some 300 bytes each
 MAX_KEYS = 500_000
@@ -43,12 +39,12 @@ class MemorySettings(Settings, frozen=True):
 
 
 class _History:
-    """One topic's kept messages with their sizes, oldest first, and the number of the last one that is gone."""
+    """One topic's kept messages, oldest first, and the number of the last one that is gone."""
 
     __slots__ = ("kept", "lost", "newest")
 
     def __init__(self, lost: int) -> None:
-        self.kept: deque[tuple[Message, int]] = deque()
+        self.kept: deque[Message] = deque()
         self.lost = lost
         self.newest = 0
 
@@ -114,8 +110,8 @@ class MemoryBroker:
         if idempotency_key is not None and (first := self._answers.get((topic, idempotency_key))):
             return succeed(first)
         self._seq += 1
-        message = Message(topic, Position(self._epoch, self._seq), event, now, trace)
-        self._keep(message, len(payload) + OVERHEAD, now)
+        message = Message(topic, Position(self._epoch, self._seq), event, now, trace, len(payload))
+        self._keep(message, now)
         if idempotency_key is not None:
             self._answers[topic, idempotency_key] = message.position
             self._answered.append((now, (topic, idempotency_key)))
@@ -130,7 +126,7 @@ class MemoryBroker:
         self._followed.add(topic)
         history = self._histories.get(topic)
         newest = history.newest if history else 0
-        kept = history.kept[-1][0] if history and history.kept else None
+        kept = history.kept[-1] if history and history.kept else None
         event = kept.event if kept is not None and kept.position.seq == newest else None
         return succeed(Followed(Position(self._epoch, newest), event))
 
@@ -139,25 +135,32 @@ class MemoryBroker:
         self._followed.discard(topic)
         self._forget_empty(topic)
 
-    def replay(self, topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
+    def replay(
+        self, topic: Topic, after: Position | None, limit: int, size: int, whole: bool = False
+    ) -> Deferred[Replayed]:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         self._expire(self._seconds())
         history = self._histories.get(topic) or _History(self._lost_everywhere)
-        if after is None:
-            return succeed([message for message, _ in history.kept][:limit])
-        if after.epoch != self._epoch:
+        if after is not None and after.epoch != self._epoch:
             return fail(HistoryLost("the position is of another epoch"))
-        if not history.lost <= after.seq <= max(history.newest, history.lost):
+        if after is not None and not history.lost <= after.seq <= max(history.newest, history.lost):
             return fail(HistoryLost("the position is not within what is kept"))
         newer = []
-        for message, _ in reversed(history.kept):  # a resumption wants few of many
-            if message.position.seq <= after.seq:
+        for message in reversed(history.kept):  # a resumption wants few of many
+            if after is not None and message.position.seq <= after.seq:
                 break
             newer.append(message)
         newer.reverse()
-        return succeed(newer[:limit])
+        fit = 0
+        for message in newer[:limit]:
+            size -= message.size
+            if size < 0 and fit:
+                break
+            fit += 1
+        more = fit < len(newer)
+        return succeed(Replayed([] if more and whole else newer[:fit], more))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -170,15 +173,15 @@ class MemoryBroker:
         self._deliver = None
         return succeed(None)
 
-    def _keep(self, message: Message, size: int, now: float) -> None:
+    def _keep(self, message: Message, now: float) -> None:
         history = self._histories.get(message.topic)
         if history is None:
             history = self._histories[message.topic] = _History(self._lost_everywhere)
-        history.kept.append((message, size))
+        history.kept.append(message)
         history.newest = message.position.seq
         self._log.append((now, message.topic, message.position.seq))
         self._count += 1
-        self._bytes += size
+        self._bytes += message.size + OVERHEAD
         if len(history.kept) > self._settings.history_size:
             self._drop_first(history)
             self._forget_empty(message.topic)
@@ -197,7 +200,7 @@ class MemoryBroker:
     def _drop_oldest(self) -> None:
         _, topic, seq = self._log.popleft()
         history = self._histories.get(topic)
-        if history is not None and history.kept and history.kept[0][0].position.seq == seq:
+        if history is not None and history.kept and history.kept[0].position.seq == seq:
             self._drop_first(history)
             self._forget_empty(topic)
 
@@ -206,10 +209,10 @@ class MemoryBroker:
         return history is not None and history.lost < seq
 
     def _drop_first(self, history: _History) -> None:
-        message, size = history.kept.popleft()
+        message = history.kept.popleft()
         history.lost = message.position.seq
         self._count -= 1
-        self._bytes -= size
+        self._bytes -= message.size + OVERHEAD
 
     def _forget_empty(self, topic: Topic) -> None:
         history = self._histories.get(topic)

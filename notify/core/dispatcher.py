@@ -253,8 +253,8 @@ class Dispatcher:
                 self._metrics.replays.labels("recovered").inc()
                 self._go_live(feed, connection, joined, recovered=True)
             else:
-                replay = self._broker.replay(topic, since, self._live.now.limits.replay + 1)
-                replay.addCallback(replayed, since).addErrback(lost, since)
+                replay = self._broker.replay(topic, since, self._live.now.limits.replay + 1, 2**62)
+                replay.addCallback(lambda found: replayed(found.messages, since)).addErrback(lost, since)
                 replay.addErrback(failed)
 
         def replayed(messages: list[Message], since: Position) -> None:

@@ -10,12 +10,12 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 
 from notify import ids, topics
-from notify.http.answers import REF, Answer, answer, bad_request, encode, topic_of
+from notify.http.answers import REF, Answer, answer, bad_request, topic_of
 from notify.http.request import Request
 from notify.identity import Presence
 from notify.ids import INT64_MAX, Id
 from notify.interfaces import IBroker, IConnection, IRegistry
-from notify.messages import ChatEvent, ChatMessage, Message, Notification, Position
+from notify.messages import ChatEvent, ChatMessage, Notification, Position, Replayed
 from notify.topics import Topic
 
 #: messages, and bytes of them, that one answer of the history may carry
@@ -126,22 +126,18 @@ class HistoryReader:
         topic = topic_of(parameters["subject"])
         since = position(parameters)
         limit = integer(parameters, "limit", 1, MAX_HISTORY, DEFAULT_HISTORY)
-        # One more than asked for tells whether there are more.
-        messages = self._broker.replay(topic, since, limit + 1)
-        return messages.addCallback(self._answer, topic, since, limit)
+        replayed = self._broker.replay(topic, since, limit, MAX_HISTORY_BYTES)
+        return replayed.addCallback(self._answer, topic, since)
 
     @staticmethod
-    def _answer(messages: list[Message], topic: Topic, since: Position | None, limit: int) -> Answer:
-        items: list[HistoryItem] = []
-        size = 0
-        for message in messages[:limit]:
-            size += len(encode(message.event))
-            if items and size > MAX_HISTORY_BYTES:
-                break
-            items.append(HistoryItem(message.position.epoch, message.position.seq, message.event))
-        last = messages[len(items) - 1].position if items else since
+    def _answer(replayed: Replayed, topic: Topic, since: Position | None) -> Answer:
+        items = [
+            HistoryItem(message.position.epoch, message.position.seq, message.event)
+            for message in replayed.messages
+        ]
+        last = replayed.messages[-1].position if items else since
         following = None if last is None else f"{last.epoch}:{last.seq}"
-        return answer(History(topic.subject, items, following, len(items) == len(messages)))
+        return answer(History(topic.subject, items, following, not replayed.more))
 
 
 class PresenceReader:

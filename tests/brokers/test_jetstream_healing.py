@@ -19,7 +19,7 @@ class Healing(ServerCase):
             await broker._streams.api("STREAM.DELETE.MESSAGES")
             await until(lambda recorder=recorder: recorder.lost_topics == [TOPIC], 20)
             await until(lambda broker=broker: broker.status().ready, 20)
-            await self.assertFailure(broker.replay(TOPIC, before, 10), HistoryLost)
+            await self.assertFailure(broker.replay(TOPIC, before, 10, 10**6), HistoryLost)
             position = (await broker.follow(TOPIC)).position
             self.assertNotEqual(position.epoch, before.epoch)
             after = await broker.publish(TOPIC, chat_payload(TOPIC, 2))

@@ -135,8 +135,8 @@ class Poisoned(ServerCase):
         await gatherResults([at_one.wait(2), at_two.wait(2)])
         for recorder in (at_one, at_two):
             self.assertEqual([m.event.message_id for m in recorder.messages], [1, 2])
-        replayed = await one.replay(TOPIC, start, 2)
-        self.assertEqual([m.event.message_id for m in replayed], [1, 2])
+        replayed = await one.replay(TOPIC, start, 2, 10**6)
+        self.assertEqual([m.event.message_id for m in replayed.messages], [1, 2])
 
         def results() -> list[float]:
             return [
@@ -185,7 +185,7 @@ class Readiness(ServerCase):
         self.assertIn("away", broker.status().detail)
         self.assertEqual(broker._metrics.broker_up._value.get(), 0)
         await self.assertFailure(broker.follow(chat(1, 11)), Unavailable)
-        await self.assertFailure(broker.replay(TOPIC, position, 1), Unavailable)
+        await self.assertFailure(broker.replay(TOPIC, position, 1, 10**6), Unavailable)
         await self.assertFailure(broker.publish(TOPIC, chat_payload(TOPIC)), Unavailable)
         await self.server.start().up()
         await until(lambda: broker.status().ready, 10)
@@ -217,7 +217,7 @@ class Readiness(ServerCase):
         # Delivered, or said to be lost: never silently wrong.
         told = [m.event.message_id for m in recorder.messages] == [2] or recorder.lost_topics == [TOPIC]
         self.assertTrue(told)
-        replay = broker.replay(TOPIC, Position(first.epoch, 0), 10)
+        replay = broker.replay(TOPIC, Position(first.epoch, 0), 10, 10**6)
         await self.assertFailure(replay, HistoryLost)
 
     async def test_deleting_the_newest_message_of_a_followed_topic_takes_nothing_from_its_followers(
@@ -268,7 +268,7 @@ class Readiness(ServerCase):
 
         self.patch(broker._reader, "after", counted)
         answers = await gatherResults(
-            [broker.replay(TOPIC, Position(start.epoch, 1), 100) for _ in range(500)]
+            [broker.replay(TOPIC, Position(start.epoch, 1), 100, 10**6) for _ in range(500)]
         )
-        self.assertEqual({len(answer) for answer in answers}, {19})
+        self.assertEqual({len(answer.messages) for answer in answers}, {19})
         self.assertEqual(len(reads), 1)

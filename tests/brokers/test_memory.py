@@ -3,8 +3,9 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
+from notify import messages
 from notify.brokers import memory
-from notify.brokers.memory import OVERHEAD, MemoryBroker, MemorySettings
+from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Duration, Size
 from notify.errors import HistoryLost
 from notify.interfaces import IBroker
@@ -43,18 +44,19 @@ class MemoryBrokerBounds(TestCase):
     def test_keeps_no_more_messages_a_topic_than_configured(self) -> None:
         broker, topic = self.make(history_size=3), chat(1, 1)
         positions = self.publish(broker, topic, 5)
-        kept = self.successResultOf(broker.replay(topic, positions[1], 10))
+        kept = self.successResultOf(broker.replay(topic, positions[1], 10, 10**6)).messages
         self.assertEqual([m.position for m in kept], positions[2:])
-        self.failureResultOf(broker.replay(topic, positions[0], 10), HistoryLost)
+        self.failureResultOf(broker.replay(topic, positions[0], 10, 10**6), HistoryLost)
 
     def test_keeps_no_more_bytes_than_configured_and_drops_the_oldest_anywhere(self) -> None:
-        size = len(chat_payload(chat(1, 1))) + OVERHEAD
+        size = len(chat_payload(chat(1, 1))) + messages.OVERHEAD
         broker = self.make(history_bytes=Size(2 * size))
         [old] = self.publish(broker, chat(1, 1))
         new = self.publish(broker, chat(1, 2), 2)
-        self.failureResultOf(broker.replay(chat(1, 1), Position(old.epoch, 0), 10), HistoryLost)
-        self.assertEqual(len(self.successResultOf(broker.replay(chat(1, 2), Position(old.epoch, 1), 10))), 2)
-        self.assertEqual(self.successResultOf(broker.replay(chat(1, 2), new[-1], 10)), [])
+        self.failureResultOf(broker.replay(chat(1, 1), Position(old.epoch, 0), 10, 10**6), HistoryLost)
+        kept = self.successResultOf(broker.replay(chat(1, 2), Position(old.epoch, 1), 10, 10**6)).messages
+        self.assertEqual(len(kept), 2)
+        self.assertEqual(self.successResultOf(broker.replay(chat(1, 2), new[-1], 10, 10**6)).messages, [])
         self.assertIn(f"2 messages, {2 * size} bytes", broker.status().detail)
 
     def test_without_a_history_it_keeps_nothing_of_topics_that_nobody_follows(self) -> None:
@@ -67,17 +69,18 @@ class MemoryBrokerBounds(TestCase):
         broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
         first, last = self.publish(broker, topic, 2)
         self.clock.advance(60)
-        self.failureResultOf(broker.replay(topic, first, 10), HistoryLost)
-        self.assertEqual(self.successResultOf(broker.replay(topic, last, 10)), [])
+        self.failureResultOf(broker.replay(topic, first, 10, 10**6), HistoryLost)
+        self.assertEqual(self.successResultOf(broker.replay(topic, last, 10, 10**6)).messages, [])
         [new] = self.publish(broker, topic)
-        self.assertEqual([m.position for m in self.successResultOf(broker.replay(topic, last, 10))], [new])
+        newer = self.successResultOf(broker.replay(topic, last, 10, 10**6)).messages
+        self.assertEqual([m.position for m in newer], [new])
 
     def test_a_followed_topic_keeps_its_newest_position_when_its_messages_are_gone(self) -> None:
         broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
         [last] = self.publish(broker, topic)
         self.assertEqual(self.successResultOf(broker.follow(topic)).position, last)
         self.clock.advance(61)
-        self.assertEqual(self.successResultOf(broker.replay(topic, last, 1)), [])
+        self.assertEqual(self.successResultOf(broker.replay(topic, last, 1, 10**6)).messages, [])
         broker.unfollow(topic)
         self.assertEqual(broker._histories, {})
 

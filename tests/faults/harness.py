@@ -127,7 +127,7 @@ class Follower:
                 position = (await self.broker.follow(topic)).position
                 self.live[topic], self.held[topic] = True, []
                 try:
-                    messages = await self.broker.replay(topic, self.at[topic], 100_000)
+                    messages = (await self.broker.replay(topic, self.at[topic], 100_000, 2**30)).messages
                 except HistoryLost:
                     self.told[topic].append((self.at[topic], position))
                     self.at[topic] = position

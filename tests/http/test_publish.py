@@ -24,7 +24,7 @@ class PublishTest(TestCase):
         self.node = Node()
 
     def history(self, topic=TOPIC) -> list:
-        return self.successResultOf(self.node.broker.replay(topic, None, 1000))
+        return self.successResultOf(self.node.broker.replay(topic, None, 1000, 10**6)).messages
 
     def test_answers_the_position_of_one_message(self) -> None:
         response = self.node.publish(message())

@@ -32,7 +32,7 @@ class Base(TestCase):
         return request_bytes("POST", path, None, {**JSON, "Transfer-Encoding": "chunked"})
 
     def published(self) -> int:
-        return len(self.successResultOf(self.node.broker.replay(TOPIC, None, 100)))
+        return len(self.successResultOf(self.node.broker.replay(TOPIC, None, 100, 10**6)).messages)
 
     def assert_hung_up(self) -> None:
         """The client is told, then ignored, and then cut off."""

@@ -124,11 +124,11 @@ class SlowBroker(MemoryBroker):
             self.undelivered = [message for message in self.undelivered if message.topic != topic]
         super().unfollow(topic)
 
-    def replay(self, topic: Topic, after: Any, limit: int) -> Any:
+    def replay(self, topic: Topic, after: Any, limit: int, size: int, whole: bool = False) -> Any:
         self.replays += 1
         if self.away:
             return fail(Unavailable("away"))
-        return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit))
+        return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit, size, whole))
 
     def _answer(self, ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
         if self.held is None:

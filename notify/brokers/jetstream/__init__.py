@@ -28,7 +28,7 @@ from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Followed, Message, Poison, Position
+from notify.messages import Followed, Message, Poison, Position, Replayed
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
 from notify.topics import Topic
@@ -134,14 +134,17 @@ class JetStreamBroker:
         """See :class:`~notify.interfaces.IBroker`."""
         self._tail.unfollow(topic)
 
-    def replay(self, topic: Topic, after: Position | None, limit: int) -> Deferred[list[Message]]:
+    def replay(
+        self, topic: Topic, after: Position | None, limit: int, size: int, whole: bool = False
+    ) -> Deferred[Replayed]:
         """See :class:`~notify.interfaces.IBroker`."""
         if not self._ready:
             return fail(Unavailable(self._detail))
         if after is not None and (after.epoch != self._reader.epoch or after.seq < 0):
             return fail(HistoryLost("the position is of another history"))
         seq = None if after is None else after.seq
-        return self._reader.replay(topic, seq, limit, self._tail.position(topic))
+        read = self._reader.replay(topic, seq, limit + 1, self._tail.position(topic))
+        return read.addCallback(_bounded, limit, size)
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -346,3 +349,13 @@ class JetStreamBroker:
             self._newest_accepted = max(self._newest_accepted, seq)
             self._tail.accepted(topic, seq)
         return Position(self._reader.epoch, seq)
+
+
+def _bounded(messages: list[Message], limit: int, size: int) -> Replayed:
+    fit = 0
+    for message in messages[:limit]:
+        size -= message.size
+        if size < 0 and fit:
+            break
+        fit += 1
+    return Replayed(messages[:fit], fit < len(messages))

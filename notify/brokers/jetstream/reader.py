@@ -226,7 +226,9 @@ class Reader:
                 except Poison as error:
                     self._poison(topic, one, str(error))
                 else:
-                    messages.append(Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace))
+                    messages.append(
+                        Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
+                    )
             if len(stored) < wanted or len(messages) >= limit:
                 return messages[:limit]
             seq = stored[-1].seq

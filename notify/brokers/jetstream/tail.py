@@ -249,7 +249,8 @@ class Tail:
         except Poison as error:
             self._poison(state.topic, Stored(seq, data, trace), str(error))
         else:
-            self.deliver(Message(state.topic, Position(self._reader.epoch, seq), event, received, trace))
+            position = Position(self._reader.epoch, seq)
+            self.deliver(Message(state.topic, position, event, received, trace, len(data)))
 
     # ------------------------------------------------------------------ mending
 

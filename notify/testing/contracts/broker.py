@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import CancelledError, gatherResults
 from zope.interface.verify import verifyObject
 
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker
-from notify.messages import Poison, Position, parse_event
+from notify.messages import Poison, Position, Replayed, parse_event
 from notify.testing.contracts.ids import IntegerIds
 from notify.testing.fakes import chat_payload, event_payload, notification_payload
 from notify.testing.recorder import Recorder
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from twisted.trial.unittest import TestCase as Suite
 else:
     Suite = object
+
+
+#: bytes, more than any replay here has
+SIZE = 2**20
 
 
 class BrokerContract(IntegerIds, Suite):
@@ -102,7 +106,7 @@ class BrokerContract(IntegerIds, Suite):
         expected = [parse_event(topic, payload) for payload in payloads]
         self.assertEqual([m.event for m in recorder.messages], expected[1:])
         self.assertEqual([m.position for m in recorder.messages], sent)
-        replayed = await broker.replay(topic, None, 10)
+        replayed = (await broker.replay(topic, None, 10, SIZE)).messages
         self.assertEqual([m.event for m in replayed], expected)
         self.assertEqual([m.position for m in replayed], [before, *sent])
         broker.unfollow(topic)
@@ -127,27 +131,87 @@ class BrokerContract(IntegerIds, Suite):
         for n in range(1, 8):
             positions.append(await broker.publish(topic, chat_payload(topic, n)))
             await broker.publish(noise, chat_payload(noise, n))
-        replayed = await broker.replay(topic, positions[1], 100)
-        self.assertEqual([m.event.message_id for m in replayed], [3, 4, 5, 6, 7])
-        self.assertEqual([m.position for m in replayed], positions[2:])
-        limited = await broker.replay(topic, positions[1], 2)
-        self.assertEqual([m.position for m in limited], positions[2:4])
-        self.assertEqual(await broker.replay(topic, positions[-1], 100), [])
-        everything = await broker.replay(topic, Position(positions[0].epoch, 0), 100)
-        self.assertEqual([m.position for m in everything], positions)
-        kept = await broker.replay(topic, None, 3)
-        self.assertEqual([m.position for m in kept], positions[:3])
-        self.assertEqual(await broker.replay(self.chat(1, 12), None, 3), [])
+        replayed = await broker.replay(topic, positions[1], 100, SIZE)
+        self.assertEqual([m.event.message_id for m in replayed.messages], [3, 4, 5, 6, 7])
+        self.assertEqual(([m.position for m in replayed.messages], replayed.more), (positions[2:], False))
+        self.assertEqual(await broker.replay(topic, positions[-1], 100, SIZE), Replayed([], False))
+        everything = await broker.replay(topic, Position(positions[0].epoch, 0), 100, SIZE)
+        self.assertEqual([m.position for m in everything.messages], positions)
+        kept = await broker.replay(topic, None, 3, SIZE)
+        self.assertEqual([m.position for m in kept.messages], positions[:3])
+        self.assertEqual(await broker.replay(self.chat(1, 12), None, 3, SIZE), Replayed([], False))
+
+    async def test_a_replay_is_bounded_in_messages_and_tells_whether_there_are_more(self) -> None:
+        broker, _ = await self.started()
+        topic = self.chat(1, 10)
+        positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 6)]
+        for limit, expected, more in ((1, [2], True), (3, [2, 3, 4], True), (4, [2, 3, 4, 5], False)):
+            replayed = await broker.replay(topic, positions[0], limit, SIZE)
+            self.assertEqual([m.event.message_id for m in replayed.messages], expected)
+            self.assertEqual(replayed.more, more)
+
+    async def test_a_replay_is_bounded_in_bytes_but_gives_at_least_one_message(self) -> None:
+        broker, _ = await self.started()
+        topic = self.chat(1, 10)
+        payloads = [chat_payload(topic, n, "x" * 1000) for n in range(1, 5)]
+        positions = [await broker.publish(topic, payload) for payload in payloads]
+        size = len(payloads[0])
+        for bound, expected, more in (
+            (0, [2], True),
+            (2 * size - 1, [2], True),
+            (2 * size, [2, 3], True),
+            (3 * size, [2, 3, 4], False),
+        ):
+            replayed = await broker.replay(topic, positions[0], 100, bound)
+            self.assertEqual([m.event.message_id for m in replayed.messages], expected, bound)
+            self.assertEqual(replayed.more, more, bound)
+
+    async def test_where_a_part_is_of_no_use_it_may_be_left_out_but_never_told_as_all(self) -> None:
+        broker, _ = await self.started()
+        topic = self.chat(1, 10)
+        positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 6)]
+        size = len(chat_payload(topic, 1))
+        for limit, bound in ((3, SIZE), (100, size)):
+            cut = await broker.replay(topic, positions[0], limit, bound, whole=True)
+            self.assertTrue(cut.more)
+            self.assertEqual([m.position for m in cut.messages], positions[1 : 1 + len(cut.messages)])
+        fits = await broker.replay(topic, positions[0], 4, 4 * size, whole=True)
+        self.assertEqual(([m.position for m in fits.messages], fits.more), (positions[1:], False))
+
+    async def test_a_replay_that_is_given_up_disturbs_no_other(self) -> None:
+        broker, _ = await self.started()
+        topic = self.chat(1, 10)
+        positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 4)]
+        given_up = broker.replay(topic, positions[0], 100, SIZE)
+        other = broker.replay(topic, positions[0], 100, SIZE)
+        given_up.addErrback(lambda failure: failure.trap(CancelledError))
+        given_up.cancel()
+        self.assertEqual([m.position for m in (await other).messages], positions[1:])
+        await given_up
+
+    async def test_a_message_says_how_large_its_payload_is(self) -> None:
+        broker, recorder = await self.started()
+        topic = self.chat(1, 10)
+        payloads = [chat_payload(topic, n, "é" * 10**n) for n in range(4)]
+        await broker.follow(topic)
+        for payload in payloads:
+            await broker.publish(topic, payload)
+        await recorder.wait(4)
+        self.assertEqual([m.size for m in recorder.messages], [len(payload) for payload in payloads])
+        replayed = await broker.replay(topic, None, 10, SIZE)
+        self.assertEqual([m.size for m in replayed.messages], [len(payload) for payload in payloads])
 
     async def test_replays_from_the_oldest_that_is_kept_without_a_position(self) -> None:
         broker, _ = await self.started()
         topic = self.chat(1, 10)
-        self.assertEqual(await broker.replay(topic, None, 100), [])
+        self.assertEqual(await broker.replay(topic, None, 100, SIZE), Replayed([], False))
         positions = [await broker.publish(topic, chat_payload(topic, n)) for n in range(1, 4)]
-        self.assertEqual([m.position for m in await broker.replay(topic, None, 100)], positions)
-        self.assertEqual([m.position for m in await broker.replay(topic, None, 2)], positions[:2])
+        kept = (await broker.replay(topic, None, 100, SIZE)).messages
+        self.assertEqual([m.position for m in kept], positions)
+        kept = (await broker.replay(topic, None, 2, SIZE)).messages
+        self.assertEqual([m.position for m in kept], positions[:2])
         await self.lose_history(broker, topic)
-        kept = await broker.replay(topic, None, 100)
+        kept = (await broker.replay(topic, None, 100, SIZE)).messages
         self.assertEqual(
             [m.position for m in kept], [p for p in positions if p in {m.position for m in kept}]
         )
@@ -162,7 +226,7 @@ class BrokerContract(IntegerIds, Suite):
             Position(newest.epoch, -1),
         )
         for position in wrong:
-            await self.assertFailure(broker.replay(topic, position, 10), HistoryLost)
+            await self.assertFailure(broker.replay(topic, position, 10, SIZE), HistoryLost)
 
     async def test_a_history_that_is_gone_is_lost(self) -> None:
         broker, _ = await self.started()
@@ -170,8 +234,8 @@ class BrokerContract(IntegerIds, Suite):
         first = await broker.publish(topic, chat_payload(topic, 1))
         await broker.publish(topic, chat_payload(topic, 2))
         await self.lose_history(broker, topic)
-        await self.assertFailure(broker.replay(topic, first, 10), HistoryLost)
-        self.assertEqual(await broker.replay(topic, None, 10), [])
+        await self.assertFailure(broker.replay(topic, first, 10, SIZE), HistoryLost)
+        self.assertEqual(await broker.replay(topic, None, 10, SIZE), Replayed([], False))
 
     async def test_a_repeated_key_stores_nothing_and_gives_the_first_answer(self) -> None:
         broker, recorder = await self.started()
@@ -200,7 +264,7 @@ class BrokerContract(IntegerIds, Suite):
         ):
             poison = await self.assertFailure(broker.publish(topic, payload), Poison)
             self.assertNotIn("secret", str(poison))
-        self.assertEqual(await broker.replay(topic, first, 10), [])
+        self.assertEqual(await broker.replay(topic, first, 10, SIZE), Replayed([], False))
 
     async def test_a_trace_travels_with_the_message(self) -> None:
         broker, recorder = await self.started()
@@ -215,7 +279,7 @@ class BrokerContract(IntegerIds, Suite):
         topic = self.chat(1, 10)
         start = (await broker.follow(topic)).position
         publishes = [broker.publish(topic, chat_payload(topic, n)) for n in range(1, 31)]
-        replayed = await broker.replay(topic, start, 1000)
+        replayed = (await broker.replay(topic, start, 1000, SIZE)).messages
         await gatherResults(publishes)
         await recorder.wait(30)
         live = [m.position.seq for m in recorder.messages]
@@ -229,4 +293,4 @@ class BrokerContract(IntegerIds, Suite):
         self.assertFalse(broker.status().ready)
         await self.assertFailure(broker.publish(topic, chat_payload(topic)), Unavailable)
         await self.assertFailure(broker.follow(topic), Unavailable)
-        await self.assertFailure(broker.replay(topic, Position("x", 0), 1), Unavailable)
+        await self.assertFailure(broker.replay(topic, Position("x", 0), 1, SIZE), Unavailable)
