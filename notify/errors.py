@@ -19,5 +19,9 @@ class Unknown(Exception):  # noqa: N818
     """No answer came in time: the message may have been stored or not. Repeat with the same idempotency key."""
 
 
+class TooLarge(Exception):  # noqa: N818
+    """The broker can never take a message of this size; nothing was done. The text says the size and the limit."""
+
+
 class HistoryLost(Exception):  # noqa: N818
     """The messages after a position cannot be given without a gap: too old, too new, or of another epoch."""

@@ -90,6 +90,7 @@ class IBroker(Interface):
         A key that was used for this topic within the broker's window stores nothing and gives the first answer.
         Messages published in order by one caller, without waiting, keep that order.
         Errback :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored.
+        Errback :class:`~notify.errors.TooLarge`: no message of this size can be stored, now or later.
         Errback :class:`~notify.errors.Unavailable`: not stored. :class:`~notify.errors.Unknown`: cannot be told.
         """
 

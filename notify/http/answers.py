@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Struct, field
 
-from notify.errors import HistoryLost, Unavailable, Unknown
+from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown
 from notify.messages import Poison
 from notify.topics import Topic
 
@@ -99,6 +99,8 @@ def refusal(error: BaseException) -> Refused | None:
         return error
     if isinstance(error, Poison):
         return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_message", str(error))
+    if isinstance(error, TooLarge):
+        return too_large(str(error))
     if isinstance(error, Unavailable):
         return Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,

@@ -103,4 +103,5 @@ class RawClient(Client):
             await asyncio.wait_for(self.close(), 1.0)
         except (TimeoutError, OSError, nats.errors.Error):
             pass
-        self.sever()
+        finally:
+            self.sever()

@@ -20,10 +20,11 @@ from urllib.parse import urlsplit
 
 import nats.errors
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from notify.errors import StartError, Unavailable
+from notify.errors import StartError, TooLarge, Unavailable
 from notify.nats import headers
 from notify.nats.bridge import as_deferred
 from notify.nats.client import Handler, RawClient, missing_permission, words_of
@@ -31,6 +32,7 @@ from notify.nats.dial import INBOX, dial, redacted
 from notify.nats.settings import NATSSettings
 
 _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
+_PROVEN = 10.0  # seconds after which a client was worth its connection: the next attempt needs no waiting
 _COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
 _COMPLAINTS = 64  # that are remembered
 
@@ -96,11 +98,20 @@ class Connection:
         self._reason = ""
         self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
         self.server = ""
+        self._max_payload = 0
 
     @property
     def connected(self) -> bool:
         """Whether there is a client that is not known to be dead."""
         return self._client is not None
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes in one message, headers included; as last told while there is no client.
+
+        0 before the first connection.
+        """
+        return self._max_payload if self._client is None else self._client.max_payload
 
     def start(self) -> Deferred[None]:
         """Connect, and stay so. Errbacks ``StartError`` where no attempt would help; never fires otherwise."""
@@ -138,7 +149,11 @@ class Connection:
     def publish(
         self, subject: str, payload: bytes, reply: str = "", fields: dict[str, str] | None = None
     ) -> None:
-        """Send one message; it is dropped silently while there is no client. Order is kept."""
+        """Send one message; it is dropped silently while there is no client. Order is kept.
+
+        Raises ``TooLarge`` for one over :attr:`max_payload`, which the server would answer by closing the connection.
+        """
+        headers.check_size(payload, fields, self.max_payload)
         self._send(lambda client: client.publish(subject, payload, reply, fields))
 
     def subscribe(self, subject: str, handler: Handler) -> Subscription:
@@ -182,7 +197,8 @@ class Connection:
     ) -> Deferred[Reply]:
         """Send a request; fires with its one reply. ``timeout`` in seconds, else the settings'.
 
-        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer.
+        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer. Errback ``TooLarge``
+        for more than :attr:`max_payload`.
         """
         return self._ask(subject, payload, timeout, fields, lambda got, reply: True).addCallback(
             lambda got: got[0]
@@ -201,9 +217,11 @@ class Connection:
         complete: Callable[[list[Reply], Reply], bool],
     ) -> Deferred[list[Reply]]:
         if self._client is None:
-            error = Deferred[list[Reply]]()
-            error.errback(Unavailable("not connected to NATS"))
-            return error
+            return fail(Unavailable("not connected to NATS"))
+        try:
+            headers.check_size(payload, fields, self.max_payload)
+        except TooLarge as error:
+            return fail(error)
         got: list[Reply] = []
 
         def arrived(reply: Reply) -> None:
@@ -233,7 +251,15 @@ class Connection:
             patience, lambda: finish(Unavailable(f"no answer from NATS on {subject} in time"))
         )
         self._asked.add(finish)
-        self.publish(subject, payload, inbox, fields)
+
+        async def send(client: RawClient) -> None:
+            try:
+                await client.publish(subject, payload, inbox, fields)
+            except Exception as error:
+                finish(Unavailable(f"asking NATS on {subject} failed: {words_of(error)}"))
+                raise
+
+        self._send(send)
         return answer
 
     # ------------------------------------------------------------------ one client after the other
@@ -250,11 +276,19 @@ class Connection:
                 raise
             except Exception as error:  # nats-py has many ways to say that it could not
                 self._complain(url, self._last_error or str(error) or "no answer in time")
-                await asyncio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, _BACKOFF[1])
-                continue
-            delay = _BACKOFF[0]
-            await self._serve(client, url)
+            else:
+                began = self._reactor.seconds()
+                await self._serve(client, url)
+                if self._reactor.seconds() - began >= _PROVEN:
+                    delay = _BACKOFF[0]
+                    continue
+            await self._rest(delay * self._random.uniform(0.5, 1.0))
+            delay = min(delay * 2, _BACKOFF[1])
+
+    async def _rest(self, seconds: float) -> None:
+        if not self._stopping:
+            rested = deferLater(self._reactor, seconds, lambda: None)
+            await rested.asFuture(asyncio.get_running_loop())
 
     async def _connect(self, url: str) -> RawClient:
         end, self._last_error = self._end, ""
@@ -267,6 +301,9 @@ class Connection:
 
     async def _serve(self, client: RawClient, url: str) -> None:
         """Use one client until it ends."""
+        if self._stopping:  # a cancellation is lost where it comes together with the client
+            await client.end()
+            return
         end, self._wake, self._reason = self._end, asyncio.Event(), ""
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
@@ -281,11 +318,11 @@ class Connection:
             self._send(partial(self._establish, subscription))
         self.log.info("connected to NATS at {server}", server=self.server)
         self._complaints.clear()
-        self.hooks.up()
         try:
+            self.hooks.up()
             await end.wait()
         finally:
-            self._client = None
+            self._client, self._max_payload = None, client.max_payload
             sender.cancel()
             reason = self._reason or self._last_error or "the connection was lost"
             for finish in list(self._asked):
@@ -302,15 +339,18 @@ class Connection:
 
     async def _pump(self, client: RawClient, end: asyncio.Event) -> None:
         wake, outgoing = self._wake, self._outgoing
-        try:
-            while True:
-                while outgoing:
+        while True:
+            while outgoing:
+                try:
                     await outgoing.popleft()(client)
-                wake.clear()
-                await wake.wait()
-        except (OSError, nats.errors.Error) as error:
-            self._reason = str(error) or "sending failed"
-            end.set()
+                except Exception as error:
+                    if isinstance(error, OSError) or not client.is_connected:
+                        self._reason = words_of(error) or "sending failed"
+                        end.set()
+                        return
+                    self.log.failure("one message to NATS failed")  # its own fault: the others go on
+            wake.clear()
+            await wake.wait()
 
     def _send(self, action: Callable[[RawClient], Awaitable[Any]]) -> None:
         if self._client is not None:

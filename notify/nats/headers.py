@@ -6,6 +6,10 @@ fields behind those of the publisher, so the last occurrence is the server's: no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from notify.errors import TooLarge
+
 SEQUENCE = b"\r\nNats-Sequence: "
 LAST_SEQUENCE = b"\r\nNats-Last-Sequence: "
 UP_TO_SEQUENCE = b"\r\nNats-UpTo-Sequence: "
@@ -56,3 +60,19 @@ def trace(block: bytes) -> str:
 def description(block: bytes) -> str:
     """The words behind a status."""
     return block[13 : block.find(b"\r")].decode("utf-8", "replace").strip()
+
+
+def size(payload: bytes, fields: Mapping[str, str] | None) -> int:
+    """Bytes of a message as servers count them against ``max_payload``: the payload, and the block nats-py makes."""
+    if fields is None:
+        return len(payload)
+    lines = sum(
+        len(name.strip().encode()) + len(value.strip().encode()) + 4 for name, value in fields.items()
+    )
+    return len(payload) + len(b"NATS/1.0\r\n\r\n") + lines
+
+
+def check_size(payload: bytes, fields: Mapping[str, str] | None, most: int) -> None:
+    """Raise :class:`~notify.errors.TooLarge` for a message of more than ``most`` bytes; 0: the limit is not known."""
+    if 0 < most < (needed := size(payload, fields)):
+        raise TooLarge(f"NATS takes at most {most} bytes, headers included, and the message has {needed}")

@@ -4,7 +4,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import TestCase
 
 from notify.config import Limits
-from notify.errors import Unavailable, Unknown
+from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import Position
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
@@ -151,7 +151,11 @@ class PublishTest(TestCase):
         self.assertEqual(node.publish(message(content="x" * 100)).status, 200)
 
     def test_says_what_the_broker_says(self) -> None:
-        for error, status, code in ((Unavailable("x"), 503, "unavailable"), (Unknown("x"), 504, "unknown")):
+        for error, status, code in (
+            (Unavailable("x"), 503, "unavailable"),
+            (Unknown("x"), 504, "unknown"),
+            (TooLarge("x"), 413, "too_large"),
+        ):
             node = Node(broker=FakeBroker(lambda error=error: fail(error)))
             response = node.publish(message())
             self.assertEqual((response.status, response.code), (status, code))

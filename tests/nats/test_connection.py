@@ -6,15 +6,18 @@ import os
 from random import Random
 from typing import Any
 
+import nats.errors
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from notify.config import Duration
-from notify.errors import StartError, Unavailable
+from notify.errors import StartError, TooLarge, Unavailable
+from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
 from notify.nats.dial import redacted, refuse_old
 from notify.nats.settings import NATSSettings
@@ -40,12 +43,25 @@ class _OldServer(Protocol):
         type(self).lost += 1
 
 
+class _Dropping(_OldServer):
+    """Lets everyone in, and hangs up."""
+
+    version = "2.12.8"
+    greeted = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if b"PING" in data:
+            type(self).greeted += 1
+            self.transport.loseConnection()
+
+
 class Connecting(TestCase):
     timeout = 30
 
-    def connection(self, *servers: str, **settings: Any) -> Connection:
+    def connection(self, *servers: str, clock: Any = reactor, **settings: Any) -> Connection:
         options: dict[str, Any] = {"servers": servers, "connect_timeout": Duration(1)}
-        made = Connection(NATSSettings(**(options | settings)), reactor, Random(1), "test")
+        made = Connection(NATSSettings(**(options | settings)), clock, Random(1), "test")
         self.ups = 0
         self.downs: list[str] = []
         self.denials: list[str] = []
@@ -157,6 +173,81 @@ class Connecting(TestCase):
             proxy.say(words)
             await until(lambda number=number: self.ups == number, 10, words.decode())
         self.assertEqual(len(self.downs), 7)
+
+    async def test_what_is_too_large_ends_no_connection(self) -> None:
+        connection = self.connection((await self.server("max_payload: 64KB")).url)
+        self.assertEqual(connection.max_payload, 0)
+        connection.subscribe("echo", lambda subject, reply, data, block: connection.publish(reply, data[:3]))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        most = connection.max_payload
+        self.assertEqual(most, 65536)
+        room = most - headers.size(b"", {"A": "b"})
+        self.assertEqual((await connection.request("echo", b"x" * room, fields={"A": "b"})).data, b"xxx")
+        self.assertRaises(TooLarge, connection.publish, "echo", b"x" * (room + 1), "", {"A": "b"})
+        for asked in (connection.request, connection.gather):
+            error = await self.assertFailure(asked("echo", b"x" * (most + 1)), TooLarge)
+            self.assertIn("65536", str(error))
+        self.assertEqual((await connection.request("echo", b"x" * most)).data, b"xxx")
+        self.assertEqual((self.ups, self.downs), (1, []))
+
+    async def test_the_fault_of_one_message_is_its_own(self) -> None:
+        connection = self.connection((await self.server()).url)
+        connection.subscribe("echo", lambda subject, reply, data, block: connection.publish(reply, data))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        await self.assertFailure(connection.request("not a subject", b"", 60), Unavailable)
+        await self.assertFailure(connection.request("echo", b"", 60, {"not a name": "x"}), Unavailable)
+        connection.publish("not a subject", b"")
+        self.assertEqual((await connection.request("echo", b"x")).data, b"x")
+        self.assertEqual((self.ups, self.downs), (1, []))
+        self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 3)
+
+    async def test_a_smaller_limit_is_learnt_with_the_next_connection_at_the_latest(self) -> None:
+        server = await self.server("max_payload: 64KB")
+        connection = self.connection(server.url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        server.reload(server.config.read_text().replace("64KB", "32KB"))
+        await until(lambda: "Reloaded: max_payload" in server.log(), 10)
+        for _ in range(2):
+            try:
+                connection.publish("a", b"x" * 40_000)
+            except TooLarge:
+                break
+            await until(lambda: self.ups == 2, 10)
+        else:
+            self.fail("the limit was not learnt")
+        self.assertEqual(connection.max_payload, 32768)
+
+    async def test_a_server_that_hangs_up_at_once_is_tried_again_ever_more_slowly(self) -> None:
+        _Dropping.greeted = 0
+        factory = Factory.forProtocol(_Dropping)
+        factory.noisy = False
+        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        clock = Clock()
+        connection = self.connection(f"nats://127.0.0.1:{port.getHost().port}", clock=clock)
+        connection.start()
+        for count in range(1, 11):
+            await until(lambda: clock.getDelayedCalls(), 10)
+            self.assertEqual(_Dropping.greeted, count)
+            clock.advance(clock.getDelayedCalls()[0].getTime() - clock.seconds())
+        self.assertGreater(clock.seconds(), 6)
+        self.assertLess(clock.seconds(), 16)
+
+    async def test_a_client_that_lived_is_followed_by_the_next_at_once(self) -> None:
+        server = await self.server()
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        clock = Clock()
+        connection = self.connection(proxy.url, clock=clock)
+        connection.start()
+        for number in range(1, 4):
+            await until(lambda number=number: self.ups == number, 10)
+            clock.advance(10)
+            proxy.cut()
+        await until(lambda: self.ups == 4, 10)
 
     async def test_nobody_there_is_known_at_once(self) -> None:
         connection = self.connection((await self.server()).url)

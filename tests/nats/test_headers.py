@@ -1,7 +1,11 @@
 """Reading header blocks."""
 
+from typing import Any
+
+from nats.aio.client import Client
 from twisted.trial.unittest import TestCase
 
+from notify.errors import TooLarge
 from notify.nats import headers
 
 BLOCK = (
@@ -31,6 +35,28 @@ class Headers(TestCase):
         self.assertEqual(headers.number(block, headers.NUM_PENDING), 3)
         self.assertEqual(headers.status(b"NATS/1.0 503\r\n\r\n"), 503)
         self.assertEqual((headers.status(BLOCK), headers.status(b"")), (0, 0))
+
+    async def test_the_size_is_what_nats_py_puts_on_the_wire(self) -> None:
+        wrote: list[bytes] = []
+
+        class Recorded(Client):
+            is_connected = True  # type: ignore[assignment]
+
+            async def _send_command(self, cmd: Any, priority: bool = False) -> None:
+                wrote.append(bytes(cmd))
+
+        client = Recorded()
+        for payload in (b"", b"x" * 1000):
+            for fields in (None, {}, {"A": "b"}, {"Nats-Msg-Id": " é\r\n ", " B ": "  c d", "C": ""}):
+                await client.publish("a.b", payload, "r", fields)
+                told = int(wrote.pop().partition(b"\r\n")[0].split()[-1])
+                self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
+
+    def test_a_message_may_be_as_large_as_the_limit(self) -> None:
+        needed = headers.size(b"abc", {"A": "b"})
+        headers.check_size(b"abc", {"A": "b"}, needed)
+        headers.check_size(b"abc", {"A": "b"}, 0)
+        self.assertRaises(TooLarge, headers.check_size, b"abc", {"A": "b"}, needed - 1)
 
     def test_a_trace_has_the_form_of_one_or_is_none(self) -> None:
         def block(value: bytes) -> bytes:

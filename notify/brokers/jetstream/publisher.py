@@ -17,7 +17,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.errors import Unavailable, Unknown
+from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import parse_event
 from notify.nats import headers
 from notify.topics import Topic
@@ -26,6 +26,8 @@ _SWEEP = 0.5  # seconds between looks at what has waited for too long
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
 #: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
 _PASSING = frozenset({10008, 10009, 10158})
+_OVER_MAX_MSG_SIZE = 10054
+_SEALED = 10109
 
 
 class _Error(Struct):
@@ -90,6 +92,7 @@ class Publisher:
         self._idle: list[Deferred[None]] = []
         self._sweeper: Any = None
         self._open = False
+        self._sending = False
 
     @property
     def pending(self) -> int:
@@ -108,6 +111,10 @@ class Publisher:
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
             fields["traceparent"] = trace
+        try:
+            headers.check_size(payload, fields, self._connection.max_payload)
+        except TooLarge:
+            return fail()
         one = _Publish(topic, payload, fields)
         one.deadline = self._reactor.seconds() + self._settings.publish_patience
         self._count += 1
@@ -126,9 +133,14 @@ class Publisher:
             self._sweeper.cancel()
             self._sweeper = None
         self._round += 1
-        for one in list(self._flying):
-            self._cancel(one)
-            self._attempt(one)
+        self._sending = True  # what is settled meanwhile makes room for what waits: that goes out behind
+        try:
+            for one in list(self._flying):
+                if one in self._flying:
+                    self._cancel(one)
+                    self._attempt(one)
+        finally:
+            self._sending = False
         self._fill()
 
     def close(self) -> None:
@@ -157,10 +169,16 @@ class Publisher:
         return f"{topic.workspace_id}.{topic.kind}.{topic.id}.{digest}"
 
     def _fill(self) -> None:
-        while self._open and self._waiting and len(self._flying) < self._window:
-            one = self._waiting.popleft()
-            self._flying[one] = None
-            self._attempt(one)
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            while self._open and self._waiting and len(self._flying) < self._window:
+                one = self._waiting.popleft()
+                self._flying[one] = None
+                self._attempt(one)
+        finally:
+            self._sending = False
 
     def _attempt(self, one: _Publish) -> None:
         one.call = None
@@ -171,7 +189,11 @@ class Publisher:
         if one.round != self._round:  # replies find their way by connection
             one.round = self._round
             one.token, one.reply = self._connection.expect(lambda reply: self._replied(one, reply))
-        self._connection.publish(one.topic.subject, one.payload, one.reply, one.fields)
+        try:
+            self._connection.publish(one.topic.subject, one.payload, one.reply, one.fields)
+        except TooLarge as error:  # this server takes less than the one before
+            self._settle(one, Unknown(str(error)) if one.open else error)
+            return
         one.call = self._reactor.callLater(min(left, self._settings.request_timeout), self._timed_out, one)
 
     def _timed_out(self, one: _Publish) -> None:
@@ -196,10 +218,18 @@ class Publisher:
         elif ack.error is not None and ack.error.err_code in _PASSING:
             self._again(one)
         elif ack.error is not None:
-            words = ack.error.description
-            self._settle(
-                one, Unknown(words) if one.open else Unavailable(f"the message was not stored: {words}")
+            self._settle(one, Unknown(ack.error.description) if one.open else self._refused(one, ack.error))
+
+    def _refused(self, one: _Publish, error: _Error) -> Exception:
+        stream = self._settings.stream
+        if error.err_code == _OVER_MAX_MSG_SIZE:
+            needed = headers.size(one.payload, one.fields)
+            return TooLarge(
+                f"the message has {needed} bytes, headers included, over max_msg_size of the stream {stream}"
             )
+        if error.err_code == _SEALED:
+            return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
+        return Unavailable(f"the message was not stored: {error.description}")
 
     def _again(self, one: _Publish) -> None:
         self._cancel(one)

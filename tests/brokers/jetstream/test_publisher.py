@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.config import Duration
-from notify.errors import Unavailable, Unknown
+from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import Poison
+from notify.nats import headers
 from notify.nats.connection import Reply
 from notify.testing import chat_payload
 from notify.topics import Topic, chat
@@ -27,6 +28,7 @@ class FakeConnection:
     def __init__(self) -> None:
         self.sent: list[tuple[str, dict[str, str], str]] = []
         self.handlers: dict[bytes, Callable[[Reply], None]] = {}
+        self.max_payload = 0
 
     def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
         token = b"%d" % len(self.handlers)
@@ -37,6 +39,7 @@ class FakeConnection:
         self.handlers[token] = lambda reply: None
 
     def publish(self, subject: str, payload: bytes, reply: str = "", fields: Any = None) -> None:
+        headers.check_size(payload, fields, self.max_payload)
         self.sent.append((subject, fields, reply))
 
     def answer(self, index: int, seq: int = 0, block: bytes = b"", **more: Any) -> None:
@@ -85,6 +88,54 @@ class Publishing(SynchronousTestCase):
     def test_poison_is_refused_and_not_sent(self) -> None:
         self.assertRaises(Poison, self.publisher.publish, A, b"{}", None, "")
         self.assertEqual(self.connection.sent, [])
+
+    def test_what_the_server_never_takes_is_refused_unsent_and_the_next_goes_on(self) -> None:
+        self.publish()
+        needed = headers.size(chat_payload(A), self.connection.sent[0][1])
+        self.connection.answer(0, 1)
+        self.connection.max_payload = needed - 1
+        error = str(self.failureResultOf(self.publish(), TooLarge).value)
+        self.assertIn(f"at most {needed - 1} bytes", error)
+        self.assertIn(f"has {needed}", error)
+        self.assertEqual((len(self.connection.sent), self.publisher.pending), (1, 0))
+        self.connection.max_payload = needed
+        answer = self.publish()
+        self.connection.answer(1, 2)
+        self.assertEqual(self.successResultOf(answer), (2, False))
+
+    def test_what_a_later_server_never_takes_is_settled_at_once(self) -> None:
+        self.make(publish_window=1, publish_queue=5000)
+        topics = [chat(1, n) for n in range(2000)]
+        sent, *waiting = [self.publish(topic) for topic in topics]
+        self.publisher.close()
+        self.connection.max_payload = 10
+        self.publisher.open()
+        self.failureResultOf(sent, Unknown)
+        for answer in waiting:
+            self.failureResultOf(answer, TooLarge)
+        self.assertEqual((len(self.connection.sent), self.publisher.pending), (1, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_is_settled_while_all_is_sent_again_lets_nothing_overtake(self) -> None:
+        self.make(publish_window=2)
+        first, second, third = chat(1, 1), chat(1, 2), chat(1, 3)
+        large = self.publisher.publish(first, chat_payload(first, content="x" * 1000), None, "")
+        self.publish(second)
+        self.publish(third)
+        self.publisher.close()
+        self.connection.max_payload = 1000
+        self.publisher.open()
+        self.assertEqual([s for s, _, _ in self.connection.sent[2:]], [second.subject, third.subject])
+        self.failureResultOf(large, Unknown)
+
+    def test_the_streams_own_bound_and_its_seal_are_told_in_words(self) -> None:
+        for number, kind, words in (
+            (10054, TooLarge, "max_msg_size of the stream MESSAGES"),
+            (10109, Unavailable, "the stream MESSAGES is sealed"),
+        ):
+            answer = self.publish()
+            self.connection.answer(-1, error={"code": 400, "err_code": number, "description": "x"})
+            self.assertIn(words, str(self.failureResultOf(answer, kind).value))
 
     def test_one_topic_waits_for_its_own_and_topics_do_not_wait_for_each_other(self) -> None:
         answers = [self.publish(A), self.publish(A), self.publish(B)]
