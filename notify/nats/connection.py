@@ -200,13 +200,26 @@ class Connection:
         Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer. Errback ``TooLarge``
         for more than :attr:`max_payload`.
         """
-        return self._ask(subject, payload, timeout, fields, lambda got, reply: True).addCallback(
-            lambda got: got[0]
-        )
+        return self._ask(subject, payload, timeout, fields, lambda _: True).addCallback(lambda got: got[0])
 
-    def gather(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[list[Reply]]:
-        """Send a request with many replies; fires once one with a status has come, which is the last in the list."""
-        return self._ask(subject, payload, timeout, None, lambda got, reply: headers.status(reply.block) > 0)
+    def gather(
+        self, subject: str, payload: bytes, timeout: float | None = None, limit: int | None = None
+    ) -> Deferred[list[Reply]]:
+        """Send a request with many replies; fires once one with a status has come, which is the last in the list.
+
+        ``timeout``: seconds without a reply. ``limit``: bytes of all replies, headers included.
+        Errback as :meth:`request`, and ``Unavailable`` for more than the limit.
+        """
+        size = 0
+
+        def complete(reply: Reply) -> bool:
+            nonlocal size
+            size += len(reply.data) + len(reply.block)
+            if limit is not None and size > limit:
+                raise Unavailable(f"NATS sent more than {limit} bytes on {subject}")
+            return headers.status(reply.block) > 0
+
+        return self._ask(subject, payload, timeout, None, complete)
 
     def _ask(
         self,
@@ -214,7 +227,7 @@ class Connection:
         payload: bytes,
         timeout: float | None,
         fields: dict[str, str] | None,
-        complete: Callable[[list[Reply], Reply], bool],
+        complete: Callable[[Reply], bool],
     ) -> Deferred[list[Reply]]:
         if self._client is None:
             return fail(Unavailable("not connected to NATS"))
@@ -228,7 +241,13 @@ class Connection:
             got.append(reply)
             if headers.status(reply.block) == 503 and not reply.data:
                 finish(NoResponders(f"nobody answers on {subject}"))
-            elif complete(got, reply):
+                return
+            try:
+                last = complete(reply)
+            except Unavailable as error:
+                finish(error)
+                return
+            if last:
                 finish(None)
             elif call.active():
                 call.reset(patience)  # replies keep coming: only silence is a failure

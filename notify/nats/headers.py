@@ -40,8 +40,12 @@ def text(block: bytes, field: bytes) -> str:
 
 
 def status(block: bytes) -> int:
-    """The status of a reply without content (204, 404, 503, ...); 0 for a plain message."""
-    if block[8:9] != b" ":
+    """The status of a reply of the server's own (204, 404, 503, ...); 0 for a message.
+
+    What has a number in a stream is a message of it, whatever its first line says: some servers since 2.11 store a
+    publisher's, ``NATS/1.0 204 x`` for one, and give it back.
+    """
+    if block[8:9] != b" " or SEQUENCE in block:
         return 0
     try:
         return int(block[9:12])

@@ -256,6 +256,41 @@ class Connecting(TestCase):
         error = await self.assertFailure(connection.request("nobody.listens", b"", 60), Unavailable)
         self.assertIn("nobody", str(error))
 
+    async def answering(self, *blocks: bytes) -> Connection:
+        """A connection, and somebody who answers each question on ``ask`` with these header blocks."""
+
+        def answer(subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+            frames = [
+                b"HMSG %s 1 %d %d\r\n%s\r\n" % (reply.encode(), len(one), len(one) + 5, one + b"hello")
+                for one in blocks
+            ]
+            asker.say(b"".join(frames))
+
+        asker = Proxy((await self.server()).port)
+        self.addCleanup(asker.stop)
+        connection = self.connection(asker.url)
+        connection.subscribe("ask", answer)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        return connection
+
+    async def test_a_message_of_a_stream_never_ends_a_batch(self) -> None:
+        stored = b"NATS/1.0 %s x\r\nNats-Sequence: 4\r\n\r\n"
+        end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\n\r\n"
+        connection = await self.answering(stored % b"204", stored % b"503", end)
+        replies = await connection.gather("ask", b"")
+        self.assertEqual([reply.block for reply in replies], [stored % b"204", stored % b"503", end])
+
+    async def test_a_batch_of_more_than_its_limit_is_given_up(self) -> None:
+        stored = b"NATS/1.0\r\nNats-Sequence: 4\r\n\r\n"
+        end = b"NATS/1.0 204 EOB\r\n\r\n"
+        connection = await self.answering(*[stored] * 100, end)
+        size = 100 * (len(stored) + 5) + len(end) + 5
+        self.assertEqual(len(await connection.gather("ask", b"", limit=size)), 101)
+        error = await self.assertFailure(connection.gather("ask", b"", limit=size - 1), Unavailable)
+        self.assertIn(f"more than {size - 1} bytes", str(error))
+        self.assertEqual((connection._replies, self.downs), ({}, []))
+
     async def test_a_missing_permission_is_told(self) -> None:
         users = (
             'authorization { users: [{user: a, password: b, permissions: {publish: ["_INBOX_notify.>"]}}] }'

@@ -58,6 +58,13 @@ class Headers(TestCase):
         headers.check_size(b"abc", {"A": "b"}, 0)
         self.assertRaises(TooLarge, headers.check_size, b"abc", {"A": "b"}, needed - 1)
 
+    def test_what_has_a_number_in_a_stream_is_a_message_whatever_its_first_line_says(self) -> None:
+        for line in (b" 204 x", b" 404", b" 503 No Responders"):
+            block = b"NATS/1.0" + line + b"\r\nNats-Stream: M\r\nNats-Sequence: 6\r\n\r\n"
+            self.assertEqual(headers.status(block), 0)
+        end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 0\r\nNats-Last-Sequence: 9\r\n\r\n"
+        self.assertEqual(headers.status(end), 204)
+
     def test_a_trace_has_the_form_of_one_or_is_none(self) -> None:
         def block(value: bytes) -> bytes:
             return b"NATS/1.0\r\ntraceparent: " + value + b"\r\n\r\n"
