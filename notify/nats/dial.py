@@ -16,6 +16,8 @@ from notify.nats.client import RawClient
 from notify.nats.settings import NATSSettings
 
 MINIMUM = (2, 11)
+#: batched direct gets beside publishes lock up a stream of these, until they are restarted; 2.12.2 was mended
+HANGING = frozenset({(2, 12, 0), (2, 12, 1)})
 #: what the reply subjects of all clients begin with, for permissions
 INBOX = "_INBOX_notify"
 
@@ -62,7 +64,7 @@ async def dial(
     )
     try:
         await asyncio.wait_for(coming, patience + 1)
-        refuse_old(client.version, url)
+        refuse_unfit(client.version, url)
     except BaseException:
         await client.end()
         raise
@@ -120,12 +122,17 @@ def _context(s: NATSSettings) -> ssl.SSLContext:
     return context
 
 
-def refuse_old(version: str, url: str) -> None:
-    """Raise ``StartError`` for a server that is too old, by name and number."""
+def refuse_unfit(version: str, url: str) -> None:
+    """Raise ``StartError`` for a server that is too old, or hangs, by name and number."""
     try:
-        numbers = tuple(int(part) for part in version.split("-")[0].split("+")[0].split(".")[:2])
+        numbers = tuple(int(part) for part in version.split("-")[0].split("+")[0].split("."))
     except ValueError:
         numbers = (0, 0)
+    if numbers in HANGING:
+        raise StartError(
+            f"the NATS server at {redacted(url)} is nats-server {version}, which hangs when history is read while "
+            "messages are published: install 2.12.8 or newer (2.12.2 at least, or 2.11)."
+        )
     if numbers < MINIMUM:
         raise StartError(
             f"the NATS server at {redacted(url)} is nats-server {version or 'of unknown version'}; "

@@ -21,7 +21,7 @@ from notify.config import Config, load
 from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
 from notify.findings import Finding, span
-from tests.support.natsd import NatsServer
+from tests.support.natsd import Greeter, NatsServer, listening
 from tests.support.ports import free_port
 from tests.support.programs import need
 from tests.support.running import BIN, LocalServer, in_asyncio
@@ -286,6 +286,16 @@ class JetStream(TestCase):
                 await client.close()
 
         return in_asyncio(run())
+
+    async def test_a_server_that_hangs_is_named_with_what_to_install(self) -> None:
+        class Hanging(Greeter):
+            version = "2.12.0"
+
+        found = await self.found(f"nats://{listening(self, Hanging)}")
+        (fault,) = [f for f in found if f.check == "broker"]
+        self.assertEqual(fault.level, "fault")
+        self.assertIn("is nats-server 2.12.0, which hangs", fault.text)
+        self.assertIn("install 2.12.8", fault.text)
 
     async def test_a_new_server_is_well(self) -> None:
         server = await self.server()

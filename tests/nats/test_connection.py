@@ -9,7 +9,7 @@ from typing import Any
 import nats.errors
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -19,31 +19,20 @@ from notify.config import Duration
 from notify.errors import StartError, TooLarge, Unavailable
 from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
-from notify.nats.dial import redacted, refuse_old
+from notify.nats.dial import redacted, refuse_unfit
 from notify.nats.settings import NATSSettings
-from tests.support.natsd import NatsServer, until
+from tests.support.natsd import Greeter, NatsServer, listening, until
 from tests.support.proxy import Proxy
 
 
-class _OldServer(Protocol):
-    """Says that it is an old nats-server, and answers the first ping."""
-
-    version = "2.10.7"
+class _OldServer(Greeter):
     lost = 0
-
-    def connectionMade(self) -> None:
-        info = f'{{"server_id":"x","version":"{self.version}","headers":true,"max_payload":1048576,"jetstream":true}}'
-        self.transport.write(f"INFO {info}\r\n".encode())
-
-    def dataReceived(self, data: bytes) -> None:
-        if b"PING" in data:
-            self.transport.write(b"PONG\r\n")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         type(self).lost += 1
 
 
-class _Dropping(_OldServer):
+class _Dropping(Greeter):
     """Lets everyone in, and hangs up."""
 
     version = "2.12.8"
@@ -80,11 +69,7 @@ class Connecting(TestCase):
 
     async def test_an_old_server_is_refused_by_name_and_number(self) -> None:
         _OldServer.lost = 0
-        factory = Factory.forProtocol(_OldServer)
-        factory.noisy = False
-        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        url = f"nats://someone:secret@127.0.0.1:{port.getHost().port}"
+        url = f"nats://someone:secret@{listening(self, _OldServer)}"
         error = await self.assertFailure(self.connection(url).start(), StartError)
         self.assertIn("nats-server 2.10.7", str(error))
         self.assertIn("2.11", str(error))
@@ -92,10 +77,29 @@ class Connecting(TestCase):
         await until(lambda: _OldServer.lost == 1, 10)
 
     def test_versions(self) -> None:
-        for good in ("2.11.0", "2.12.1-beta.3", "3.0.0"):
-            refuse_old(good, "nats://x")
-        for bad in ("2.9.25", "2.10.99", "1.4.1", "", "nonsense"):
-            self.assertRaises(StartError, refuse_old, bad, "nats://x")
+        for good in ("2.11.0", "2.11.11", "2.12.2", "2.12.10", "2.14.0-beta.3", "3.0.0"):
+            refuse_unfit(good, "nats://x")
+        for bad in (
+            "2.9.25",
+            "2.10.99",
+            "1.4.1",
+            "",
+            "nonsense",
+            "2.12.0",
+            "2.12.1",
+            "2.12.1-beta.3",
+            "2.12.0+x",
+        ):
+            self.assertRaises(StartError, refuse_unfit, bad, "nats://x")
+
+    async def test_a_server_that_hangs_is_refused_with_what_to_install(self) -> None:
+        class Hanging(Greeter):
+            version = "2.12.1"
+
+        url = f"nats://{listening(self, Hanging)}"
+        error = await self.assertFailure(self.connection(url).start(), StartError)
+        self.assertIn("nats-server 2.12.1, which hangs", str(error))
+        self.assertIn("install 2.12.8 or newer", str(error))
 
     def test_an_address_is_shown_without_what_lets_one_in(self) -> None:
         self.assertEqual(redacted("tls://user:secret@host:4222"), "tls://host:4222")
@@ -222,12 +226,8 @@ class Connecting(TestCase):
 
     async def test_a_server_that_hangs_up_at_once_is_tried_again_ever_more_slowly(self) -> None:
         _Dropping.greeted = 0
-        factory = Factory.forProtocol(_Dropping)
-        factory.noisy = False
-        port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
         clock = Clock()
-        connection = self.connection(f"nats://127.0.0.1:{port.getHost().port}", clock=clock)
+        connection = self.connection(f"nats://{listening(self, _Dropping)}", clock=clock)
         connection.start()
         for count in range(1, 11):
             await until(lambda: clock.getDelayedCalls(), 10)

@@ -14,7 +14,9 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
 
 from tests.support.ports import free_port
 from tests.support.programs import program
@@ -33,6 +35,29 @@ async def until(condition: Any, timeout: float = 20.0, what: str = "") -> float:
             raise AssertionError(f"not within {timeout} s: {what or condition}")
         await pause(0.02)
     return time.monotonic() - start
+
+
+class Greeter(Protocol):
+    """Says which nats-server it is, and answers pings: enough to log in."""
+
+    version = "2.10.7"
+
+    def connectionMade(self) -> None:
+        info = f'{{"server_id":"x","version":"{self.version}","headers":true,"max_payload":1048576,"jetstream":true}}'
+        self.transport.write(f"INFO {info}\r\n".encode())
+
+    def dataReceived(self, data: bytes) -> None:
+        if b"PING" in data:
+            self.transport.write(b"PONG\r\n")
+
+
+def listening(case: TestCase, protocol: type[Greeter]) -> str:
+    """Serve a :class:`Greeter` until the test is over; gives host and port."""
+    factory = Factory.forProtocol(protocol)
+    factory.noisy = False
+    port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    case.addCleanup(port.stopListening)
+    return f"127.0.0.1:{port.getHost().port}"
 
 
 class NatsServer:
