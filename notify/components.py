@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from importlib import import_module
 from random import Random
 from typing import Any
@@ -36,7 +38,8 @@ class Context(Struct, frozen=True):
     """What every plugin is given besides its settings.
 
     ``node`` is this process's name, unique among the nodes and stable over restarts where the operator set it.
-    ``random`` is the source of all randomness, ``reactor`` of all time.
+    ``random`` is the source of all randomness, ``reactor`` of all durations, by a clock that nobody sets and that begins
+    anywhere; ``now`` gives the time of day, in seconds since 1970, for what is compared with a date.
     """
 
     reactor: Any
@@ -44,6 +47,7 @@ class Context(Struct, frozen=True):
     random: Random
     node: str
     config: Config
+    now: Callable[[], float] = time.time
 
 
 def plugins(kind: str) -> dict[str, IPlugin]:

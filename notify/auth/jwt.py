@@ -71,7 +71,7 @@ class JWTAuthenticator:
 
     def __init__(self, settings: JWTSettings, context: Context, table: str = "auth.jwt") -> None:
         """Raises ``StartError``. ``table`` is where the settings stand in the configuration, for its texts."""
-        self._clock = context.reactor
+        self._clock, self._now = context.reactor, context.now
         self._table = table
         self._algorithms = _algorithms(settings, table)
         self._types = frozenset(type.lower().removeprefix("application/") for type in settings.token_types)
@@ -124,7 +124,7 @@ class JWTAuthenticator:
         if not any(key.verify(token.algorithm, token.signed, token.signature) for key in candidates):
             raise Unauthorized("the token's signature is wrong")
         found = jws.unique_object(token.payload, "payload")
-        return claims.identity(found, self._rules, self._clock.seconds())
+        return claims.identity(found, self._rules, self._now())
 
     def _make_source(self, settings: JWTSettings, context: Context) -> KeySource:
         table, algorithms = self._table, self._algorithms

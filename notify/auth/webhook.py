@@ -133,7 +133,7 @@ class WebhookAuthenticator:
     def __init__(self, settings: WebhookSettings, context: Context) -> None:
         """Raises ``StartError`` where the settings contradict each other or a key is missing."""
         self._settings = settings
-        self._clock = context.reactor
+        self._clock, self._now = context.reactor, context.now
         self._count = context.metrics.webhook
         if not (settings.authorize_url or settings.authenticate_url):
             raise StartError("[auth.webhook] asks nobody: set authorize_url, authenticate_url, or both.")
@@ -192,9 +192,8 @@ class WebhookAuthenticator:
             _Authentication,
             lambda answer: answer.authenticated,
         )
-        now = self._clock.seconds()
         if not answer.authenticated:
-            return _Refused(), now + self._settings.deny_ttl
+            return _Refused(), self._clock.seconds() + self._settings.deny_ttl
         if answer.user_id is None or answer.workspace_id is None:
             raise Unavailable("the webhook's answer has no user_id or no workspace_id")
         identity = Identity(
@@ -204,8 +203,10 @@ class WebhookAuthenticator:
             answer.chats,
             tuple(sorted(answer.claims.items())),
         )
-        until = now + self._settings.allow_ttl
-        return identity, until if answer.expires_at is None else min(until, answer.expires_at)
+        good: float = self._settings.allow_ttl
+        if answer.expires_at is not None:
+            good = min(good, answer.expires_at - self._now())
+        return identity, self._clock.seconds() + good
 
     async def _ask_authorization(self, identity: Identity, topic: Topic) -> tuple[bool, float]:
         question = {
@@ -266,7 +267,7 @@ class WebhookAuthenticator:
     def _let_in(self, answer: Identity | _Refused) -> Identity:
         if isinstance(answer, _Refused):
             raise Unauthorized("the webhook refused the token")
-        if answer.expires_at is not None and answer.expires_at <= self._clock.seconds():
+        if answer.expires_at is not None and answer.expires_at <= self._now():
             raise Unauthorized("the token has expired, says the webhook")
         return answer
 

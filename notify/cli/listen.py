@@ -89,12 +89,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Raises :class:`CommandError`."""
     from twisted.internet import reactor
 
+    from notify.service.reactor import steady
+
     if options.count is not None and options.count < 1:
         raise CommandError("--count is at least 1.")
     if options.no_notifications and not options.chat:
         raise CommandError(
             "There is nothing to listen to: name a chat with --chat, or leave out --no-notifications."
         )
+    steady(reactor)
     listener = _Listener(options, terminal, reactor)
     reactor.callWhenRunning(listener.start)
     reactor.run()

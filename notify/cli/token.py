@@ -191,9 +191,7 @@ def _check(settings: JWTSettings, token: str) -> None:
     from notify.identity import Peer
     from notify.observe.metrics import Metrics
 
-    clock = Clock()
-    clock.advance(time.time())
-    context = Context(clock, Metrics(), Random(), "cli", Config())  # noqa: S311 - nothing here is random
+    context = Context(Clock(), Metrics(), Random(), "cli", Config())  # noqa: S311 - nothing here is random
     results: list[Any] = []
     JWTAuthenticator(settings, context).authenticate(token, Peer("127.0.0.1")).addBoth(results.append)
     error = getattr(results[0], "value", None)

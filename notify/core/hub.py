@@ -15,7 +15,7 @@ from notify.observe.metrics import Metrics
 
 
 class Hub:
-    """See above. ``live`` holds the authenticator and the limits; ``now`` is Unix time."""
+    """See above. ``live`` holds the authenticator and the limits; ``now`` is Unix time, for dates: durations are the wheel's."""
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ class Session:
         self.hub = hub
         self.state = NEW
         self.chats: set[Id] = set()
-        self._allowance = Allowance(hub.live.now.limits, hub.now())
+        self._allowance = Allowance(hub.live.now.limits, hub.wheel.seconds())
         self._backlog: deque[ClientFrame | InvalidFrame] | None = None  # for a turn, or while one waits
         self._busy = False  # _work is on the stack, or a frame waits for its answer
         self._throttled = False
@@ -127,7 +127,7 @@ class Session:
         Who goes on far over it is closed.
         """
         limits = self.hub.live.now.limits
-        if self._allowance.spend(limits, self.hub.now()):
+        if self._allowance.spend(limits, self.hub.wheel.seconds()):
             return True
         if self._allowance.flooded(limits) and self.state != CLOSED:
             self.close(4504, "rate limit exceeded")

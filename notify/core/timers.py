@@ -30,9 +30,10 @@ class Wheel:
 
     def __init__(self, clock: Any, tick: float = 0.25) -> None:
         self._tick = tick
-        self._seconds = clock.seconds
+        #: of the clock, for durations
+        self.seconds: Callable[[], float] = clock.seconds
         self._slots: dict[int, dict[Timer, None]] = {}
-        self._done = int(self._seconds() / tick)
+        self._done = int(self.seconds() / tick)
         self._loop = LoopingCall(self._turn)
         self._loop.clock = clock
 
@@ -48,7 +49,7 @@ class Wheel:
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call ``call`` once, no sooner than in ``seconds``."""
-        slot = int((self._seconds() + seconds) / self._tick) + 1
+        slot = int((self.seconds() + seconds) / self._tick) + 1
         timer = Timer(call, slot)
         self._slots.setdefault(slot, {})[timer] = None
         return timer
@@ -64,7 +65,7 @@ class Wheel:
                     del self._slots[timer.slot]
 
     def _turn(self) -> None:
-        now = int(self._seconds() / self._tick)
+        now = int(self.seconds() / self._tick)
         for slot in range(self._done + 1, now + 1):
             for timer in self._slots.pop(slot, ()):
                 call, timer.call = timer.call, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from random import Random
 from typing import Any
 
@@ -22,8 +23,10 @@ from notify.wire.frames import JSON, Encoding
 def make_context(
     reactor: Any = None, config: Config | None = None, node: str = "node-1", seed: int = 1
 ) -> Context:
-    """A context for a component under test; without a reactor it gets a ``Clock``."""
-    return Context(reactor or Clock(), Metrics(), Random(seed), node, config or Config())  # noqa: S311
+    """A context for a component under test; without a reactor it gets a ``Clock``. A ``Clock`` is the time of day, too."""
+    clock = reactor or Clock()
+    now = clock.seconds if isinstance(clock, Clock) else time.time
+    return Context(clock, Metrics(), Random(seed), node, config or Config(), now)  # noqa: S311
 
 
 def chat_payload(topic: Topic, message_id: int = 1, content: str = "hello", sender_id: int = 1) -> bytes:

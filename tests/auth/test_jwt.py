@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
@@ -164,6 +165,12 @@ class Claims(Case):
         self.accepted(authenticator, token(exp=NOW + 1))
         for exp in (NOW, NOW - 1, 0):
             self.assertIn("expired", self.refused(authenticator, token(exp=exp)))
+
+    def test_the_time_of_day_counts_and_not_what_measures_durations(self) -> None:
+        context = msgspec.structs.replace(make_context(Clock()), now=self.clock.seconds)
+        authenticator = JWTAuthenticator(JWTSettings(secret=SECRET), context)
+        self.accepted(authenticator, token(exp=NOW + 1))
+        self.assertIn("expired", self.refused(authenticator, token(exp=NOW)))
 
     def test_the_leeway_lets_no_token_live_longer(self) -> None:
         self.assertIn("expired", self.refused(self.make(leeway=Duration(60)), token(exp=NOW)))

@@ -320,6 +320,18 @@ class Authenticate(Case):
         await webhook.authorize(await self.ask(webhook), chat(2, 10))
         self.assertEqual(self.backend.asked[1]["claims"], {"a": "1", "b": "2"})
 
+    async def test_an_answer_is_remembered_by_a_clock_that_need_not_be_the_time_of_day(self) -> None:
+        webhook = await self.make(authenticate_url=True, allow_ttl=Duration(60))
+        webhook._now = lambda: 1000.0
+        self.backend.answer = {
+            "authenticated": True, "user_id": 1, "workspace_id": 2, "expires_at": 1010.0,
+        }  # fmt: skip
+        for _ in range(2):
+            await self.ask(webhook)
+        self.assertEqual(len(self.backend.asked), 1)
+        webhook._now = lambda: 1010.0
+        await self.assertFailure(webhook.authenticate("t", PEER), Unauthorized)
+
     async def test_a_refusal_is_remembered_and_asked_again_later(self) -> None:
         webhook = await self.make(authenticate_url=True)
         self.backend.answer = {"authenticated": False}

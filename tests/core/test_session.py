@@ -109,6 +109,14 @@ class Faults(SynchronousTestCase):
             client.send(type="ping")
         self.assertEqual(client.closed[0], 4504)
 
+    def test_the_rate_is_not_measured_by_the_time_of_day(self) -> None:
+        world = World(Limits(frames_per_second=10, frames_burst=20))
+        client = world.connect()
+        for step in range(20):
+            world.hub.now = lambda step=step: 1e9 + 3600 * step  # type: ignore[misc]
+            client.send(type="ping")
+        self.assertEqual(client.ask(type="ping", id=1)["code"], "rate_limited")
+
     def test_a_session_that_waits_is_no_longer_read_from(self) -> None:
         self.world.authenticator.held = []
         for n in range(100):

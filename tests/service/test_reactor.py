@@ -1,0 +1,123 @@
+"""The clock of the reactor that notify installs, in processes of their own."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from notify.service.reactor import steady
+from tests.support.process import Server, wait_for
+
+#: begins a program whose time of day is moved by ``step(seconds)``
+STEPPED = """
+import time
+offset, real = [0.0], time.time
+time.time = lambda: real() + offset[0]
+def step(seconds):
+    offset[0] += seconds
+"""
+
+TIMERS = """
+import sys
+if sys.argv[1] == "asked":
+    from twisted.internet import asyncioreactor
+    asyncioreactor.install()
+from notify.service import reactor
+reactor.install()
+from twisted.internet import reactor
+from twisted.internet.task import LoopingCall
+
+told, pending = [], []
+loop = LoopingCall(lambda: told.append("tick"))
+
+def after():
+    del told[:]
+    step(float(sys.argv[2]))
+    reactor.callLater(0.1, told.append, "new")
+    pending[1].reset(0.2)
+
+def end():
+    print(told.count("tick"), [word for word in told if word != "tick"])
+    reactor.stop()
+
+pending.append(reactor.callLater(0.3, told.append, "old"))
+pending.append(reactor.callLater(60, told.append, "sooner"))
+pending.append(reactor.callLater(0.7, end))
+pending[2].delay(0.1)
+loop.start(0.05)
+reactor.callLater(0.1, after)
+reactor.run()
+"""
+
+TWISTD = """
+import os, signal, sys
+signal.signal(signal.SIGUSR2, lambda *_: step(-120))
+from twisted.scripts.twistd import run
+sys.argv[0] = "twistd"
+sys.exit(run())
+"""
+
+
+class SteadyClock(TestCase):
+    timeout = 60
+
+    def run_timers(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", STEPPED + TIMERS, *arguments], capture_output=True, text=True, timeout=20
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout
+
+    def test_timers_go_on_when_the_time_of_day_is_set(self) -> None:
+        for reactor in ("ours", "asked"):
+            for seconds in ("-120", "3600"):
+                ticks, _, words = self.run_timers(reactor, seconds).partition(" ")
+                self.assertEqual(words.strip(), "['new', 'old', 'sooner']")
+                self.assertGreater(int(ticks), 4)
+                self.assertLess(int(ticks), 20)
+
+    def test_the_watchdog_is_told_that_the_server_lives_when_the_time_of_day_is_set_back(self) -> Any:
+        return deferToThread(self.whole)
+
+    def whole(self) -> None:
+        from signal import SIGUSR2
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        ):
+            address = str(Path(folder) / "notify")
+            manager.bind(address)
+            manager.settimeout(10)
+            argv = [sys.executable, "-c", STEPPED + TWISTD, "--nodaemon", "--pidfile="]
+            environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+            with Server(environ=environ, argv=argv) as server:
+                wait_for("alive", lambda: manager.recv(4096) == b"WATCHDOG=1")
+                server.signal(SIGUSR2)
+                manager.setblocking(False)
+                try:
+                    while True:
+                        manager.recv(4096)
+                except BlockingIOError:
+                    manager.settimeout(10)
+                for _ in range(5):
+                    wait_for("alive", lambda: manager.recv(4096) == b"WATCHDOG=1")
+                server.publish(1, "after")
+
+
+class Pending(SynchronousTestCase):
+    def test_a_reactor_with_timers_keeps_the_clock_that_they_were_planned_by(self) -> None:
+        busy, idle = Clock(), Clock()
+        busy.callLater(1, lambda: None)
+        steady(busy)
+        steady(idle)
+        self.assertEqual(busy.seconds(), 0)
+        self.assertGreater(idle.seconds(), 0)
