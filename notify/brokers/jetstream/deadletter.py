@@ -6,19 +6,28 @@ many nodes meet a bad message, and however often, it is kept once. Its payload i
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
+from collections import OrderedDict, deque
+from typing import Any, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from notify.errors import Unavailable
+from notify.errors import TooLarge, Unavailable
 from notify.observe.metrics import Metrics
 
 _REMEMBERED = 4096  # messages that were seen to, so that they are not sent again
-_AT_ONCE = 64  # on their way to the stream; more are counted and logged only
+_AT_ONCE = 64  # on their way to the stream; more wait
+_HELD = 1024  # on their way and waiting; what is over that is left to whoever meets it next
+_HELD_BYTES = 8 << 20  # of their payloads
 _WRONG_LAST_SEQUENCE = (10071, 10164)
+
+
+class _Letter(NamedTuple):
+    where: tuple[str, int]
+    subject: str
+    payload: bytes
+    fields: dict[str, str]
 
 
 class DeadLetters:
@@ -31,12 +40,20 @@ class DeadLetters:
         self._subject = subject
         self._metrics = metrics
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._sending = 0
+        self._waiting: deque[_Letter] = deque()
+        self._workers = 0
+        self._held = self._held_bytes = 0
 
     def keep(self, epoch: str, subject: str, seq: int, payload: bytes, reason: str) -> None:
-        """Count, log and keep one message. ``reason`` must not quote the payload."""
+        """Count, log and keep one message. ``reason`` must not quote the payload.
+
+        Where too many wait, nothing is done but count it as failed: it is kept when it is met again.
+        """
         where = (epoch, seq)
         if where in self._seen:
+            return
+        if self._held and (self._held >= _HELD or self._held_bytes + len(payload) > _HELD_BYTES):
+            self._metrics.dead_letters.labels("failed").inc()
             return
         self._seen[where] = None
         if len(self._seen) > _REMEMBERED:
@@ -45,10 +62,6 @@ class DeadLetters:
         self.log.warn(
             "dead letter: {subject} number {seq}: {reason}", subject=subject, seq=seq, reason=reason
         )
-        if self._sending >= _AT_ONCE:
-            self._metrics.dead_letters.labels("failed").inc()
-            return
-        self._sending += 1
         fields = {
             "Nats-Expected-Last-Subject-Sequence": "0",
             "Notify-Reason": reason[:500],
@@ -56,24 +69,41 @@ class DeadLetters:
             "Notify-Sequence": str(seq),
             "Notify-Epoch": epoch,
         }
-        Deferred.fromCoroutine(self._store(f"{self._subject}.{epoch}.{seq}", payload, fields, where))
+        self._waiting.append(_Letter(where, f"{self._subject}.{epoch}.{seq}", payload, fields))
+        self._held += 1
+        self._held_bytes += len(payload)
+        if self._workers < _AT_ONCE:
+            self._workers += 1
+            Deferred.fromCoroutine(self._work())
 
-    async def _store(
-        self, subject: str, payload: bytes, fields: dict[str, str], where: tuple[str, int]
-    ) -> None:
-        result = "failed"
+    async def _work(self) -> None:
+        """Store what waits, one after the other."""
         try:
-            reply = await self._connection.request(subject, payload, None, fields)
-            answer = msgspec.json.decode(reply.data)
-            error = answer.get("error")
-            if error is None:
-                result = "kept"
-            elif error.get("err_code") in _WRONG_LAST_SEQUENCE:
-                result = "known"
-        except (Unavailable, msgspec.DecodeError):
-            pass
+            while self._waiting:
+                letter = self._waiting.popleft()
+                result = "failed"
+                try:
+                    result = await self._store(letter)
+                finally:
+                    self._held -= 1
+                    self._held_bytes -= len(letter.payload)
+                    if result == "failed":
+                        self._seen.pop(letter.where, None)  # whoever meets it next tries again
+                    self._metrics.dead_letters.labels(result).inc()
         finally:
-            self._sending -= 1
-        if result == "failed":
-            self._seen.pop(where, None)  # whoever meets it next tries again
-        self._metrics.dead_letters.labels(result).inc()
+            self._workers -= 1
+
+    async def _store(self, letter: _Letter) -> str:
+        subject, payload, fields = letter.subject, letter.payload, letter.fields
+        try:
+            try:
+                reply = await self._connection.request(subject, payload, None, fields)
+            except TooLarge:  # these headers are longer than its own were: the message itself is where it was
+                fields = {**fields, "Notify-Size": str(len(payload))}
+                reply = await self._connection.request(subject, b"", None, fields)
+            error = msgspec.json.decode(reply.data).get("error")
+        except (TooLarge, Unavailable, msgspec.DecodeError):
+            return "failed"
+        if error is None:
+            return "kept"
+        return "known" if error.get("err_code") in _WRONG_LAST_SEQUENCE else "failed"
