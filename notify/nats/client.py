@@ -91,6 +91,12 @@ class RawClient(Client):
         """The server's version as it gave it; empty where it gave none."""
         return str(self._server_info.get("version", ""))
 
+    @property
+    def ended_by(self) -> str:
+        """The server's or nats-py's words on why it ended; empty where there are none."""
+        error = self.last_error
+        return "" if error is None or missing_permission(error) else words_of(error)
+
     def sever(self) -> None:
         """Cut the connection at once, whatever waits to be written: the other end may be gone for ever."""
         writer = getattr(self._transport, "_io_writer", None)

@@ -32,7 +32,7 @@ from notify.nats.dial import INBOX, dial, redacted
 from notify.nats.settings import NATSSettings
 
 _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
-_PROVEN = 10.0  # seconds after which a client was worth its connection: the next attempt needs no waiting
+_PROVEN = 3.0  # seconds after which a client was worth its connection: the next attempt needs no waiting
 _COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
 _COMPLAINTS = 64  # that are remembered
 
@@ -343,7 +343,7 @@ class Connection:
         finally:
             self._client, self._max_payload = None, client.max_payload
             sender.cancel()
-            reason = self._reason or self._last_error or "the connection was lost"
+            reason = self._reason or self._last_error or client.ended_by or "the connection was lost"
             for finish in list(self._asked):
                 finish(Unavailable("the connection to NATS was lost"))
             self._replies.clear()

@@ -177,6 +177,7 @@ class Connecting(TestCase):
             proxy.say(words)
             await until(lambda number=number: self.ups == number, 10, words.decode())
         self.assertEqual(len(self.downs), 7)
+        self.assertIn("something entirely new", self.downs[0])
 
     async def test_what_is_too_large_ends_no_connection(self) -> None:
         connection = self.connection((await self.server("max_payload: 64KB")).url)
