@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from random import Random
 from typing import Any
@@ -18,6 +19,7 @@ from twisted.trial.unittest import TestCase
 from notify.config import Duration
 from notify.errors import StartError, TooLarge, Unavailable
 from notify.nats import headers
+from notify.nats.client import RawClient
 from notify.nats.connection import Connection, Hooks
 from notify.nats.dial import redacted, refuse_unfit
 from notify.nats.settings import NATSSettings
@@ -249,6 +251,26 @@ class Connecting(TestCase):
             clock.advance(10)
             proxy.cut()
         await until(lambda: self.ups == 4, 10)
+
+    async def test_stopping_cuts_a_client_that_is_still_being_closed(self) -> None:
+        connection = self.connection((await self.server()).url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        client = connection._client
+        assert client is not None
+        closing, severed = asyncio.Event(), asyncio.Event()
+
+        async def never() -> None:
+            closing.set()
+            await asyncio.Event().wait()
+
+        self.patch(client, "close", never)
+        self.patch(client, "sever", severed.set)
+        connection.abandon("it is of no use")
+        await until(closing.is_set, 10)
+        await connection.stop()
+        await until(severed.is_set, 0.5)
+        await RawClient.close(client)
 
     async def test_nobody_there_is_known_at_once(self) -> None:
         connection = self.connection((await self.server()).url)
