@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from signal import SIGUSR2
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -88,8 +89,6 @@ class SteadyClock(TestCase):
         return deferToThread(self.whole)
 
     def whole(self) -> None:
-        from signal import SIGUSR2
-
         with (
             tempfile.TemporaryDirectory() as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
