@@ -39,15 +39,19 @@ class ApiError(Exception):
 class JetStream:
     """Methods raise ``Unavailable`` where the server cannot be asked now.
 
-    ``patience``: seconds for one request. ``manage`` false: streams are checked, and never changed.
+    ``patience``: seconds for one request. ``manage`` false: streams are checked, and never changed; ``key`` is its
+    name in the configuration.
     """
 
     log = Logger()
 
-    def __init__(self, connection: Requests, patience: float, *, manage: bool) -> None:
+    def __init__(
+        self, connection: Requests, patience: float, *, manage: bool, key: str = "manage_stream"
+    ) -> None:
         self._connection = connection
         self._patience = patience
         self._manage = manage
+        self._key = key
 
     async def api(self, call: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
         """One call of the JetStream API; gives the decoded answer, raises :class:`ApiError`."""
@@ -79,7 +83,7 @@ class JetStream:
                 raise _translate(name, error) from None
             if not self._manage:
                 raise StartError(
-                    f"stream {name} does not exist and manage_stream is false: create it (docs/jetstream.md)."
+                    f"stream {name} does not exist and {self._key} is false: create it (docs/jetstream.md)."
                 ) from None
             answer = await self._change("CREATE", name, {"name": name} | wanted({}))
         if self._manage:

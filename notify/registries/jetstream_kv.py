@@ -86,7 +86,9 @@ class JetStreamRegistry(MemoryRegistry):
         self._incarnation = f"{context.random.getrandbits(64):016x}"
         self._bucket = Bucket(
             self._connection,
-            JetStream(self._connection, nats.request_timeout, manage=settings.manage_bucket),
+            JetStream(
+                self._connection, nats.request_timeout, manage=settings.manage_bucket, key="manage_bucket"
+            ),
             settings.bucket,
             nats.replicas,
             settings.lease,

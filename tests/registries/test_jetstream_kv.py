@@ -198,7 +198,7 @@ class Nodes(TestCase):
         registry = make(server.url, 3, manage_bucket=False)
         self.addCleanup(registry.stop)
         error = await self.assertFailure(registry.start(lambda topic: None), StartError)
-        self.assertIn("KV_PRESENCE does not exist", str(error))
+        self.assertIn("KV_PRESENCE does not exist and manage_bucket is false", str(error))
 
     def test_a_lease_is_at_least_a_second(self) -> None:
         self.assertRaises(StartError, make, "nats://127.0.0.1:1", lease=0.5)
