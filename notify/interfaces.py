@@ -158,7 +158,10 @@ class IRegistry(Interface):
         """The topics that a connection is in. Valid and unchangeable like :meth:`members`."""
 
     def presence(topic: Topic) -> Deferred[list[Presence]]:
-        """Who is in a topic on any node, sorted by user. Errback :class:`~notify.errors.Unavailable`."""
+        """Who is in a chat on any node, sorted by user. Errback :class:`~notify.errors.Unavailable`.
+
+        Of a user's own topic, which nobody can ask for, other nodes need not know.
+        """
 
     def watch(topic: Topic) -> None:
         """Call ``changed`` for this topic from now on. Calls do not nest."""

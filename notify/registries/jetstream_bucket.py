@@ -6,8 +6,9 @@ All methods raise ``Unavailable`` where the server cannot be asked now, or does 
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -16,21 +17,80 @@ from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.ids import Id
 from notify.nats import headers
-from notify.nats.connection import Connection
+from notify.nats.connection import Connection, Reply
 from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream
 from notify.topics import Topic
 
-_GONE = "60s"  # how long the mark of a removed entry is kept
+#: parts of one entry, at most
+PARTS = 64
+
+_GONE = "60s"  # how long the mark of a removed part is kept
 _NANO = 10**9
+_ANSWER = 4 * 2**20  # bytes of one answer; what it has no room for is asked for next
+_UNKNOWN = 2**20  # bytes of a message where the server does not say: its default
+_FIELDS = 256  # bytes that headers may take of that
+_ATTEMPTS = 3  # to read what changes while it is read
+
+# What JetStream says of a message whose Nats-Expected-Last-Subject-Sequence is not so (nats-server, server/errors.json).
+_WRONG_LAST = frozenset({10071, 10164})
+
+_NUMBERS = {str(number): number for number in range(1, PARTS)}
 
 #: one process's users in a topic, and the connections of each
-Entry = list[tuple[Id, int]]
-_entry = msgspec.json.Decoder(Entry)
+Entry = dict[Id, int]
+_part = msgspec.json.Decoder(list[tuple[Id, int]])
+
+
+class _Refused(Unavailable):
+    """The server does not store a message. ``number`` is its error's."""
+
+    def __init__(self, number: int, words: str) -> None:
+        super().__init__(words)
+        self.number = number
+
+
+class _Key(NamedTuple):
+    incarnation: str
+    topic: Topic
+    part: int
 
 
 def is_mark(block: bytes) -> bool:
     """Whether a message only marks that there is nothing any more."""
     return b"KV-Operation" in block or b"Nats-Marker-Reason" in block
+
+
+def split(present: Sequence[Presence], room: int) -> tuple[list[bytes], int]:
+    """The parts of an entry, each of at most ``room`` bytes, and how many users found no place in :data:`PARTS` of them.
+
+    Nobody present: no parts. A user's part depends on the user and on the number of parts alone, a power of two. So
+    a change touches one part, and a reader who meets two numbers of parts sees users twice, and misses nobody.
+    """
+    whole = [(one.user_id, one.connections) for one in present]
+    bodies = [msgspec.json.encode(whole)] if whole else []
+    if not whole or len(bodies[0]) <= room:
+        return bodies, 0
+    count = 2
+    while count < PARTS and count * room < len(bodies[0]):
+        count *= 2
+    while True:
+        parts: list[list[tuple[Id, int]]] = [[] for _ in range(count)]
+        for one in whole:
+            parts[crc32(str(one[0]).encode()) % count].append(one)
+        bodies = [msgspec.json.encode(part) for part in parts]
+        if all(len(body) <= room for body in bodies):
+            return bodies, 0
+        if count == PARTS:
+            break
+        count *= 2
+    left_out = 0
+    for number, part in enumerate(parts):
+        while len(bodies[number]) > room:
+            keep = len(part) * room // len(bodies[number])
+            left_out += len(part) - keep
+            del part[keep:]
+            bodies[number] = msgspec.json.encode(part)
+    return bodies, left_out
 
 
 class Bucket:
@@ -52,50 +112,65 @@ class Bucket:
         self._replicas = replicas
         self._seconds = max(1, round(lease))
         self._mine = incarnation
+        self._max_msg_size = 0
+        #: the highest sequence number that was acknowledged to this process
+        self.newest = 0
 
     @property
     def leases(self) -> str:
         """Everybody's leases, as a subject."""
         return f"{self._root}.node.*"
 
-    def entries(self, topic: Topic) -> str:
-        """Everybody's entries for a topic, as a subject."""
-        return f"{self._root}.at.*.{topic.workspace_id}.{topic.kind}.{topic.id}"
+    @property
+    def room(self) -> int:
+        """How many bytes a part may have: what the server, and the bucket, take in one message."""
+        limits = [self._connection.max_payload or _UNKNOWN]
+        if self._max_msg_size > 0:
+            limits.append(self._max_msg_size)
+        return max(min(limits) - _FIELDS, _FIELDS)
+
+    def entries(self, topic: Topic, incarnation: str = "*") -> str:
+        """The first parts of everybody's entries for a topic, as a subject. They are written last."""
+        return f"{self._root}.at.{incarnation}.{topic.workspace_id}.{topic.kind}.{topic.id}"
 
     async def ensure(self) -> None:
         """Make, update or check the bucket. Raises ``StartError``, too."""
-        await self._jetstream.ensure_stream(self._stream, self._wanted, self._required)
+        answer = await self._jetstream.ensure_stream(self._stream, self._wanted, self._required)
+        self._max_msg_size = answer["config"].get("max_msg_size", 0)
 
     # ------------------------------------------------------------------ reading
 
     async def read(self, topics: Iterable[Topic]) -> dict[Topic, dict[str, Entry]]:
         """The entries of other processes whose leases live, by topic and process."""
-        subjects = [self.leases, *(self.entries(topic) for topic in topics)]
-        *replies, end = await self._connection.gather(
-            f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode({"multi_last": subjects})
-        )
-        if headers.status(end.block) not in (204, 404):
-            raise Unavailable(f"presence cannot be read: {headers.description(end.block)}")
         alive: set[str] = set()
-        found: list[tuple[str, Topic, bytes]] = []
-        for reply in replies:
-            if is_mark(reply.block):
-                continue
-            parts = headers.text(reply.block, headers.SUBJECT).split(".")[2:]
-            if parts[0] == "node":
-                alive.add(parts[1])
-            elif parts[0] == "at" and len(parts) == 5:
-                kind: Any = parts[3]
-                found.append((parts[1], Topic(ids.parse(parts[2]), kind, ids.parse(parts[4])), reply.data))
+        found: list[tuple[_Key, bytes]] = []
+        for reply in await self._last([self.leases, *self._parts(topics, "*")]):
+            subject = headers.text(reply.block, headers.SUBJECT)
+            if subject.startswith(f"{self._root}.node."):
+                alive.add(subject.rpartition(".")[2])
+            elif key := self._key(subject):
+                found.append((key, reply.data))
         alive.discard(self._mine)
         entries: dict[Topic, dict[str, Entry]] = {}
-        for incarnation, topic, data in found:
-            if incarnation in alive:
+        for key, data in found:
+            if key.incarnation in alive:
                 try:
-                    entries.setdefault(topic, {})[incarnation] = _entry.decode(data)
+                    part = _part.decode(data)
                 except msgspec.DecodeError:
                     continue
+                entry = entries.setdefault(key.topic, {}).setdefault(key.incarnation, {})
+                for user, connections in part:
+                    entry[user] = max(connections, entry.get(user, 0))
         return entries
+
+    async def own(self, topics: Collection[Topic]) -> dict[Topic, dict[int, bytes]]:
+        """The parts of this process's own entries for some topics, as they are stored."""
+        found: dict[Topic, dict[int, bytes]] = {topic: {} for topic in topics}
+        if topics:
+            for reply in await self._last(self._parts(topics, self._mine)):
+                if key := self._key(headers.text(reply.block, headers.SUBJECT)):
+                    found[key.topic][key.part] = reply.data
+        return found
 
     async def lives(self, incarnation: str) -> bool:
         """Whether a process has its lease, as the leader knows: a replica that is behind must not bury anybody."""
@@ -108,36 +183,131 @@ class Bucket:
             raise Unavailable(str(error)) from None
         return not is_mark(b64decode(answer["message"].get("hdrs", "")))
 
+    async def last_sequence(self) -> int:
+        """The number of the message that was stored last."""
+        try:
+            answer = await self._jetstream.api(f"STREAM.INFO.{self._stream}")
+        except ApiError as error:
+            raise Unavailable(str(error)) from None
+        return int(answer["state"]["last_seq"])
+
     async def incarnations(self) -> set[str]:
         """All processes that have entries, living or not."""
+        return {subject.split(".")[3] for subject in await self._subjects(f"{self._root}.at.>")}
+
+    async def topics(self) -> set[Topic]:
+        """The topics of this process's own entries, and of those that were removed a while ago."""
+        keys = map(self._key, await self._subjects(f"{self._root}.at.{self._mine}.>"))
+        return {key.topic for key in keys if key}
+
+    async def _subjects(self, pattern: str) -> set[str]:
         found: set[str] = set()
         offset = 0
         while True:
-            body = {"subjects_filter": f"{self._root}.at.>", "offset": offset}
+            body = {"subjects_filter": pattern, "offset": offset}
             try:
                 answer = await self._jetstream.api(f"STREAM.INFO.{self._stream}", body)
             except ApiError as error:
                 raise Unavailable(str(error)) from None
             subjects = answer["state"].get("subjects") or {}
-            found.update(subject.split(".")[3] for subject in subjects)
+            found.update(subjects)
             offset += len(subjects)
             if not subjects or offset >= answer.get("total", 0):
                 return found
 
+    async def _last(self, subjects: list[str]) -> list[Reply]:
+        """The last message of each subject that any of these matches, without marks: all of them.
+
+        The server gives at most 1,024, or none (413); then they are asked for in halves.
+        """
+        replies: list[Reply] = []
+        since, attempts = 0, _ATTEMPTS
+        while True:
+            body = msgspec.json.encode({"multi_last": subjects, "seq": since, "max_bytes": _ANSWER})
+            if len(body) > self.room and len(subjects) > 1:
+                return await self._halves(subjects)
+            *some, end = await self._connection.gather(f"$JS.API.DIRECT.GET.{self._stream}", body)
+            status, words = headers.status(end.block), headers.description(end.block)
+            if status == 413:
+                return await self._halves(subjects)
+            if status == 404 and words == "No Results":
+                return replies
+            if status == 404 and attempts:
+                attempts -= 1  # one of them expired while the answer was put together, which ends it
+                continue
+            if status != 204:
+                raise Unavailable(f"presence cannot be read: {words}")
+            replies += (reply for reply in some if not is_mark(reply.block))
+            if not headers.number(end.block, headers.NUM_PENDING):
+                return replies
+            if not some:
+                raise Unavailable("presence cannot be read: NATS sends less than it has")
+            since = headers.number(some[-1].block, headers.SEQUENCE) + 1
+
+    async def _halves(self, subjects: list[str]) -> list[Reply]:
+        if len(subjects) == 1:
+            stem, _, wildcard = subjects[0].rpartition(".")
+            if wildcard != ">":
+                raise Unavailable("presence cannot be read: more than 1,024 nodes are there, or were")
+            subjects = [f"{stem}.{number}" for number in range(1, PARTS)]
+        middle = len(subjects) // 2
+        return await self._last(subjects[:middle]) + await self._last(subjects[middle:])
+
+    def _parts(self, topics: Iterable[Topic], incarnation: str) -> list[str]:
+        first = [self.entries(topic, incarnation) for topic in topics]
+        return [subject for one in first for subject in (one, f"{one}.>")]
+
+    def _key(self, subject: str) -> _Key | None:
+        """What an entry's subject names; ``None``: it is none of ours."""
+        at, *rest = subject.removeprefix(f"{self._root}.").split(".")
+        if at != "at" or len(rest) not in (4, 5):
+            return None
+        incarnation, workspace, kind, id, *part = rest
+        number = _NUMBERS.get(part[0]) if part else 0
+        try:
+            named: Any = kind
+            topic = Topic(ids.parse(workspace), named, ids.parse(id))
+        except ValueError:
+            return None
+        return None if number is None else _Key(incarnation, topic, number)
+
     # ------------------------------------------------------------------ writing
 
-    async def put(self, topic: Topic, present: list[Presence]) -> None:
-        """Store this process's entry for a topic; nobody: mark that there is none."""
-        subject = self.entries(topic).replace("*", self._mine)
-        if present:
-            body = msgspec.json.encode([(one.user_id, one.connections) for one in present])
-            await self.store(subject, body, {})
-        else:
-            await self.store(subject, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE})
+    async def put(self, topic: Topic, bodies: list[bytes], had: int) -> None:
+        """Store this process's entry for a topic in parts; none: mark that there is no entry.
 
-    async def renew(self) -> None:
-        """Extend this process's lease."""
-        await self.store(f"{self._root}.node.{self._mine}", b"", {"Nats-TTL": f"{self._seconds}s"})
+        ``had``: how many parts may be there. The first part is written last: others listen for it.
+        """
+        first = self.entries(topic, self._mine)
+
+        async def mark(number: int) -> None:
+            await self.store(
+                f"{first}.{number}" if number else first, b"", {"KV-Operation": "DEL", "Nats-TTL": _GONE}
+            )
+
+        for number in range(len(bodies) - 1, 0, -1):
+            await self.store(f"{first}.{number}", bodies[number], {})
+        if bodies:
+            await self.store(first, bodies[0], {})
+        for number in range(had - 1, len(bodies) - 1, -1):
+            await mark(number)
+        if bodies and had > len(bodies):
+            await self.store(first, bodies[0], {})
+
+    async def renew(self, last: int = 0) -> int:
+        """Extend this process's lease; gives its sequence number.
+
+        ``last``: the number that it must have had until now, 0: any. Gives 0, and stores nothing, where it is not so.
+        """
+        fields = {"Nats-TTL": f"{self._seconds}s"}
+        if last:
+            fields["Nats-Expected-Last-Subject-Sequence"] = str(last)
+        try:
+            return await self.store(f"{self._root}.node.{self._mine}", b"", fields)
+        except _Refused as error:
+            if last and error.number in _WRONG_LAST:
+                return 0
+            raise
 
     async def withdraw(self) -> None:
         """End this process's lease, and remove its entries."""
@@ -145,24 +315,33 @@ class Bucket:
         await self.store(f"{self._root}.node.{self._mine}", b"", mark)
         await self.remove(self._mine)
 
-    async def remove(self, incarnation: str) -> int:
-        """Remove all entries of a process; gives how many there were."""
-        body = {"filter": f"{self._root}.at.{incarnation}.>"}
+    async def remove(self, incarnation: str, before: int = 0) -> int:
+        """Remove the entries of a process whose numbers are below ``before``, 0: all; gives how many parts there were."""
+        body: dict[str, Any] = {"filter": f"{self._root}.at.{incarnation}.>"}
+        if before:
+            body["seq"] = before
         try:
             answer = await self._jetstream.api(f"STREAM.PURGE.{self._stream}", body)
         except ApiError as error:
             raise Unavailable(str(error)) from None
         return int(answer.get("purged", 0))
 
-    async def store(self, subject: str, body: bytes, fields: dict[str, str]) -> None:
-        """Store one message."""
+    async def remove_own(self, before: int) -> int:
+        """Remove this process's entries whose numbers are below ``before``."""
+        return await self.remove(self._mine, before)
+
+    async def store(self, subject: str, body: bytes, fields: dict[str, str]) -> int:
+        """Store one message; gives its sequence number."""
         reply = await self._connection.request(subject, body, None, fields)
         try:
-            error = msgspec.json.decode(reply.data).get("error")
+            answer = msgspec.json.decode(reply.data)
+            error, sequence = answer.get("error"), int(answer.get("seq", 0))
         except (msgspec.DecodeError, AttributeError):
-            error = {"description": "nobody stores it"}
+            raise Unavailable("nobody stores it") from None
         if error:
-            raise Unavailable(str(error.get("description")))
+            raise _Refused(int(error.get("err_code", 0)), str(error.get("description")))
+        self.newest = max(self.newest, sequence)
+        return sequence
 
     # ------------------------------------------------------------------ the stream that the bucket is
 

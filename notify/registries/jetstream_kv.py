@@ -2,15 +2,17 @@
 
 A bucket is a stream ``KV_{bucket}``. Each process has a name that no other ever had, its incarnation::
 
-    $KV.{bucket}.node.{incarnation}                          its lease: expires (per-key TTL) unless renewed
-    $KV.{bucket}.at.{incarnation}.{workspace}.{kind}.{id}    who is there: [[user, connections], ...]
+    $KV.{bucket}.node.{incarnation}                            its lease: expires (per-key TTL) unless renewed
+    $KV.{bucket}.at.{incarnation}.{workspace}.chat.{id}        who is there: [[user, connections], ...]
+    $KV.{bucket}.at.{incarnation}.{workspace}.chat.{id}.{n}    more of them, n from 1, where one message cannot hold all
 
 An entry counts while the lease of its incarnation lives: a dead node's entries are gone with its lease, all at
-once, whoever removes them later. A question is one batched read of the leases and of the topic's entries. Its own
-entries a node writes until they are acknowledged, and all again when its lease may have run out meanwhile.
+once, whoever removes them later. A question is one batched read of the leases and of the topic's entries. Users'
+notifications have no entries: nobody can ask who is there.
 
 Changes are heard as plain messages when a node writes an entry, and as the silence of a node that died. Both may
-be lost, so watched topics are also compared every ``reconcile`` seconds.
+be lost, so watched topics are also compared every ``reconcile`` seconds, and so are a node's own entries
+(:mod:`notify.registries.jetstream_own`).
 """
 
 from __future__ import annotations
@@ -31,18 +33,17 @@ from notify.errors import StartError, Unavailable
 from notify.identity import Presence, by_user
 from notify.ids import Id
 from notify.interfaces import IRegistry
-from notify.nats.bridge import gather
-from notify.nats.connection import Connection, Hooks, Subscription
+from notify.nats.connection import Connection, Hooks, NoResponders, Subscription
 from notify.nats.jetstream import JetStream
 from notify.nats.settings import Name, NATSSettings
 from notify.registries.jetstream_bucket import Bucket
+from notify.registries.jetstream_own import SETTLE, OwnEntries
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as LocalSettings
 from notify.topics import Topic
 
-_SETTLE = 0.05  # seconds for which changes of one topic are gathered
-_AT_ONCE = 64  # entries on their way at once
-_COMPARED = 64  # topics in one comparison; an answer holds 1,024 entries
+_COMPARED = 64  # watched topics in one comparison, at most
+_ENTRIES = 512  # in one answer, as far as can be foreseen: NATS gives 1,024, or none
 _SWEEP = 3600.0  # seconds between searches for entries of nodes that nobody remembers
 _PATIENCE = 5  # failures in a row with one server before another is tried
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
@@ -54,7 +55,7 @@ class KVSettings(Settings, frozen=True):
     bucket: Name = "PRESENCE"
     #: a node that is silent for so long is gone, and all its clients with it
     lease: Duration = Duration(15)
-    #: watched topics are compared with the bucket this often
+    #: watched topics, and this node's own entries, are compared with the bucket this often
     reconcile: Duration = Duration(10)
     #: false: the operator owns the bucket; it is checked, and never changed
     manage_bucket: bool = True
@@ -94,17 +95,14 @@ class JetStreamRegistry(MemoryRegistry):
             settings.lease,
             self._incarnation,
         )
-        self._renewed = 0.0
-        self._dirty: dict[Topic, None] = {}
-        self._written: set[Topic] = set()
-        self._writing = False
+        self._own = OwnEntries(self._bucket, self.present, self._chats, self._work, context.reactor)
         self._ready = False
         self._stopped = False
         self._refused = ""
         self._started: Deferred[None] | None = None
         self._working: set[Deferred[None]] = set()
         self._listening: dict[Topic, Subscription] = {}
-        self._told: dict[Topic, tuple[Any, ...]] = {}
+        self._told: dict[Topic, int] = {}
         self._news: set[Topic] = set()
         self._telling: Any = None
         #: when each other incarnation was heard of
@@ -149,14 +147,16 @@ class JetStreamRegistry(MemoryRegistry):
 
     def _touch(self, topic: Topic) -> None:
         super()._touch(topic)
-        self._dirty[topic] = None
-        self._write_soon()
+        if topic.kind == "chat":
+            self._own.touch(topic)
+
+    def _chats(self) -> list[Topic]:
+        return [topic for topic in self._members if topic.kind == "chat"]
 
     async def _presence(self, topic: Topic) -> list[Presence]:
         users: Counter[Id] = Counter()
         for entry in (await self._bucket.read([topic])).get(topic, {}).values():
-            for user, connections in entry:
-                users[user] += connections
+            users.update(entry)
         for one in self.present(topic):
             users[one.user_id] += one.connections
         return by_user(Presence(user, connections) for user, connections in users.items() if connections > 0)
@@ -167,7 +167,7 @@ class JetStreamRegistry(MemoryRegistry):
         # A change is heard a little before it is stored.
         self._news.update(topics)
         if self._telling is None and self._news:
-            self._telling = self._reactor.callLater(_SETTLE, self._tell)
+            self._telling = self._reactor.callLater(SETTLE, self._tell)
 
     def _tell(self) -> None:
         self._telling = None
@@ -188,85 +188,53 @@ class JetStreamRegistry(MemoryRegistry):
     async def _compare(self) -> None:
         """Find what was not heard of."""
         watched = list(self._watched)
-        for start in range(0, len(watched), _COMPARED):
-            chunk = watched[start : start + _COMPARED]
+        step = max(1, min(_COMPARED, _ENTRIES // (1 + len(self._heard))))
+        for start in range(0, len(watched), step):
+            chunk = watched[start : start + step]
             entries = await self._bucket.read(chunk)
             for topic in chunk:
-                now = tuple(sorted((who, tuple(map(tuple, e))) for who, e in entries.get(topic, {}).items()))
+                now = hash(frozenset((w, frozenset(e.items())) for w, e in entries.get(topic, {}).items()))
                 if topic in self._watched:
                     before = self._told.get(topic)
                     self._told[topic] = now
                     if before is not None and before != now:
                         self._changed(topic)
 
-    # ------------------------------------------------------------------ writing
-
-    def _write_soon(self) -> None:
-        if self._ready and self._dirty and not self._writing:
-            self._writing = True
-            self._work(self._write())
-
-    async def _write(self) -> None:
-        try:
-            await deferLater(self._reactor, _SETTLE, lambda: None)
-            while self._dirty and self._ready:
-                some = list(self._dirty)[:_AT_ONCE]
-                for topic in some:
-                    del self._dirty[topic]
-                done = await gather(self._put(topic) for topic in some)
-                if not all(done):
-                    self._dirty.update((t, None) for t, ok in zip(some, done, strict=True) if not ok)
-                    await deferLater(self._reactor, 0.5, lambda: None)
-        finally:
-            self._writing = False
-
-    async def _put(self, topic: Topic) -> bool:
-        """Write or remove this node's entry for a topic; whether it has been stored."""
-        present = self.present(topic)
-        if not present and topic not in self._written:
-            return True
-        try:
-            await self._bucket.put(topic, present)
-        except Unavailable:
-            return False
-        if present:
-            self._written.add(topic)
-        else:
-            self._written.discard(topic)
-        return True
-
     async def _renew(self) -> None:
-        await self._bucket.renew()
-        now = self._reactor.seconds()
-        if now - self._renewed >= self._kv.lease:
-            # Others may have removed the entries of a node that they had to take for dead.
-            self._dirty.update((topic, None) for topic in self._members)
-            self._written.update(self._members)
-        self._renewed = now
-        self._write_soon()
+        try:
+            await self._own.renew()
+        except NoResponders:
+            # Nobody has the bucket: it was deleted, or its servers are electing a leader.
+            await self._bucket.ensure()
+            await self._own.renew()
 
     # ------------------------------------------------------------------ what nodes leave behind
 
-    async def _purge(self, incarnation: str) -> None:
-        """Remove the entries of a node that is gone."""
-        if removed := await self._bucket.remove(incarnation):
+    async def _purge(self, incarnation: str) -> bool:
+        """Remove the entries of a node that is gone; whether it is."""
+        # A node may come back right after it was found dead: what it writes then is above this number.
+        last = await self._bucket.last_sequence()
+        if await self._bucket.lives(incarnation):
+            return False
+        if removed := await self._bucket.remove(incarnation, last + 1):
             self._metrics.presence_orphans.inc(removed)
             self.log.info("removed {count} presence entries of a node that is gone", count=removed)
+        return True
 
     async def _bury(self) -> None:
         """See to nodes that have not been heard of for longer than a lease."""
         late = self._reactor.seconds() - self._kv.lease - 1
         for incarnation in [one for one, heard in self._heard.items() if heard < late]:
-            if await self._bucket.lives(incarnation):
+            if not await self._purge(incarnation):
                 self._heard[incarnation] = self._reactor.seconds()
-            elif self._heard.pop(incarnation, None) is not None:
-                await self._purge(incarnation)
+            elif self._heard.get(incarnation, late) < late:
+                del self._heard[incarnation]
                 self._tell_soon(*self._watched)
 
     async def _sweep(self) -> None:
         """Search the bucket for entries of nodes that nobody alive remembers."""
         for incarnation in await self._bucket.incarnations() - {self._incarnation}:
-            if incarnation not in self._heard and not await self._bucket.lives(incarnation):
+            if incarnation not in self._heard:
                 await self._purge(incarnation)
 
     # ------------------------------------------------------------------ coming up and going down
@@ -281,8 +249,7 @@ class JetStreamRegistry(MemoryRegistry):
             self._refused = ""
             try:
                 await self._bucket.ensure()
-                self._renewed = -self._kv.lease - 1
-                await self._renew()
+                await self._own.renew()
                 if self._refused:
                     raise StartError(self._missing())
             except (Unavailable, StartError) as error:
@@ -302,13 +269,14 @@ class JetStreamRegistry(MemoryRegistry):
                 continue
             break
         self._ready = True
-        self._write_soon()
+        self._own.up()
         self._tell_soon(*self._watched)
         if self._started is not None and not self._started.called:
             self._started.callback(None)
         self._work(self._every(self._kv.lease / 3, self._renew))
         self._work(self._every(min(self._kv.lease / 3, 1.0), self._bury))
         self._work(self._every(self._kv.reconcile, self._compare))
+        self._work(self._every(self._kv.reconcile, self._own.compare))
         self._work(self._every(_SWEEP, self._sweep))
 
     async def _every(self, seconds: float, what: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
@@ -317,7 +285,7 @@ class JetStreamRegistry(MemoryRegistry):
             try:
                 await what()
                 failures = 0
-            except Unavailable as error:
+            except (Unavailable, StartError) as error:
                 failures += 1
                 self.log.debug("presence: {reason}", reason=str(error))
                 if failures >= _PATIENCE:
@@ -347,6 +315,7 @@ class JetStreamRegistry(MemoryRegistry):
 
     def _down(self, reason: str) -> None:
         self._ready = False
+        self._own.down()
         for work in list(self._working):
             work.cancel()
 

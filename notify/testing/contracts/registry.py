@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
-from notify.identity import Presence
+from notify.identity import Presence, by_user
 from notify.interfaces import IRegistry
 from notify.testing.contracts.ids import IntegerIds
 from notify.testing.fakes import FakeConnection
@@ -99,6 +99,21 @@ class RegistryContract(IntegerIds, Suite):
         self.assertEqual(
             await registry.presence(topic), [Presence(self.id_of(5), 1), Presence(self.id_of(7), 2)]
         )
+
+    async def test_presence_of_a_crowd_is_whole(self) -> None:
+        registry = await self.started()
+        topic = self.chat(1, 10)
+        users = by_user(Presence(self.id_of(number), 1) for number in range(1, 2001))
+        for one in users:
+            registry.join(FakeConnection(one.user_id, id=str(one.user_id)), topic)
+        self.assertEqual(await registry.presence(topic), users)
+
+    async def test_a_users_own_topic_has_members_like_a_chat(self) -> None:
+        registry = await self.started()
+        topic, a = self.user(1, 7), FakeConnection(self.id_of(7), self.id_of(1), id="a")
+        self.assertTrue(registry.join(a, topic))
+        self.assertEqual(set(registry.members(topic)), {a})
+        self.assertEqual(registry.forget(a), [topic])
 
     async def test_tells_of_changes_in_watched_topics_only(self) -> None:
         registry = await self.started()
