@@ -238,10 +238,13 @@ class Bucket:
             if status != 204:
                 raise Unavailable(f"presence cannot be read: {words}")
             replies += (reply for reply in some if not is_mark(reply.block))
-            if not headers.number(end.block, headers.NUM_PENDING):
-                return replies
-            if not some:
+            pending = headers.number(end.block, headers.NUM_PENDING)
+            if not some and pending and not since:
                 raise Unavailable("presence cannot be read: NATS sends less than it has")
+            # nats-server 2.11 counts one too few where it cuts an answer: a large one is asked on, too.
+            large = sum(len(reply.data) for reply in some) > _ANSWER // 2
+            if not some or not (pending or large):
+                return replies
             since = headers.number(some[-1].block, headers.SEQUENCE) + 1
 
     async def _halves(self, subjects: list[str]) -> list[Reply]:

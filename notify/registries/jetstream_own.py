@@ -64,9 +64,7 @@ class OwnEntries:
         self._reactor = reactor
         self._ready = False
         self._lease = 0  # the number of the last renewal
-        self._older = (
-            0  # entries with numbers below it are none of ours any more, once all these are written:
-        )
+        self._older = 0  # entries with lower numbers are to be removed, once all these are written:
         self._rewriting: set[Topic] = set()
         self._dirty: dict[Topic, None] = {}
         self._written: dict[Topic, int] = {}  # how many parts of an entry may be there
@@ -111,8 +109,10 @@ class OwnEntries:
     async def compare(self) -> None:
         """Find entries that the bucket lacks, has otherwise, or has for nothing; some of them each time."""
         if self._older and not self._rewriting:
-            await self._bucket.remove_own(self._older)
-            self._older = 0
+            older = self._older
+            await self._bucket.remove_own(older)
+            if older == self._older:
+                self._older = 0
         if not self._compared:
             self._compared = list({*self._topics(), *await self._bucket.topics()})
         some = self._compared[-COMPARED:]
@@ -121,9 +121,8 @@ class OwnEntries:
         for topic in some:
             bodies, _ = split(self._present(topic), self._bucket.room)
             if found[topic] != dict(enumerate(bodies)):
-                self._written[topic] = max(
-                    self._written.get(topic, 0), *(part + 1 for part in found[topic]), 0
-                )
+                if found[topic]:
+                    self._written[topic] = max(self._written.get(topic, 0), max(found[topic]) + 1)
                 self._dirty[topic] = None
         self._write_soon()
 

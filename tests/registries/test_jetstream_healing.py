@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from random import Random
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from notify.errors import Unavailable
@@ -14,6 +17,7 @@ from notify.testing.fakes import FakeConnection
 from notify.topics import Topic, chat, user
 from tests.registries.test_jetstream_kv import make, nats
 from tests.support.natsd import Cluster, NatsServer, pause
+from tests.support.proxy import Proxy
 
 TOPIC, OTHER = chat(1, 10), chat(1, 11)
 
@@ -192,3 +196,111 @@ class Healing(TestCase):
             await pause(0.02)
         await one._own.compare()
         self.assertEqual(await one._bucket.topics(), {TOPIC})
+
+
+class Churn(TestCase):
+    """Users come and go on three nodes while one thing after another goes wrong; then it must be right soon."""
+
+    timeout = 120
+
+    async def setUp(self) -> None:
+        self.random = Random(7)
+        self.server = NatsServer(extra="max_payload: 2KB").start()
+        self.addCleanup(self.server.remove)
+        await self.server.up()
+        self.proxies = [Proxy(self.server.port) for _ in range(3)]
+        self.nodes = []
+        for seed, proxy in enumerate(self.proxies, start=1):
+            self.addCleanup(proxy.stop)
+            node = make(proxy.url, seed, lease=1)
+            self.addCleanup(node.stop)
+            await node.start(lambda topic: None)
+            self.nodes.append(node)
+        self.topics = [chat(1, number) for number in range(30)]
+        self.users = [
+            [FakeConnection(self.random.randrange(300), id=f"{node}-{number}") for number in range(300)]
+            for node in range(3)
+        ]
+
+    async def churn(self) -> None:
+        self.busy = True
+        while self.busy:
+            for _ in range(30):
+                node = self.random.randrange(3)
+                user = self.random.choice(self.users[node])
+                topic = self.random.choice([TOPIC, *self.topics])
+                turn = self.random.choice("jjjjlls")
+                if turn == "j":
+                    self.nodes[node].join(user, topic)
+                elif turn == "l":
+                    self.nodes[node].leave(user, topic)
+                else:
+                    self.nodes[node].forget(user)
+            await pause(0.02)
+
+    async def api(self, call: str) -> None:
+        await self.nodes[0]._bucket._jetstream.api(f"{call}.KV_PRESENCE")
+
+    async def emptied(self) -> None:
+        await self.api("STREAM.PURGE")
+
+    async def deleted(self) -> None:
+        await self.api("STREAM.DELETE")
+
+    async def restarted(self) -> None:
+        self.server.kill()
+        await self.server.start().up()
+
+    async def stopped_for_longer_than_a_lease(self) -> None:
+        self.server.pause()
+        await pause(2.5)
+        self.server.resume()
+
+    async def one_node_cut_off_for_longer_than_a_lease(self) -> None:
+        self.proxies[1].stall()
+        await pause(2.5)
+        self.proxies[1].stall(False)
+
+    async def all_connections_reset(self) -> None:
+        for proxy in self.proxies:
+            proxy.cut()
+
+    async def wrong(self) -> str:
+        """What is not as it should be now; empty: nothing."""
+        for topic in self.topics:
+            users = Counter(
+                connection.identity.user_id
+                for node in self.nodes
+                for connection in node.members(topic)
+                if isinstance(connection, FakeConnection) and connection.identity
+            )
+            expected = by_user(Presence(*item) for item in users.items())
+            for number, node in enumerate(self.nodes):
+                try:
+                    found = await node.presence(topic)
+                except Unavailable as error:
+                    return str(error)
+                if found != expected:
+                    return f"node {number} sees {len(found)} of {len(expected)} in {topic.subject}"
+        return ""
+
+    async def test_presence_is_right_in_the_end(self) -> None:
+        for fault in (
+            self.emptied,
+            self.deleted,
+            self.restarted,
+            self.stopped_for_longer_than_a_lease,
+            self.one_node_cut_off_for_longer_than_a_lease,
+            self.all_connections_reset,
+        ):
+            churning = Deferred.fromCoroutine(self.churn())
+            await pause(0.3)
+            await fault()
+            self.busy = False
+            await churning
+            wrong = "not looked"
+            for _ in range(100):
+                if not (wrong := await self.wrong()):
+                    break
+                await pause(0.1)
+            self.assertEqual(wrong, "", fault.__name__)

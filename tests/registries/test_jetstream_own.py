@@ -184,6 +184,8 @@ class Own(SynchronousTestCase):
         self.settle()
         self.bucket.go_back(copy)
         self.do(self.own.renew)
+        self.assertEqual(self.said("not as it was left"), 1)
+        self.assertIn(0, self.bucket.parts[B])
         self.do(self.own.compare)
         self.right()
 
