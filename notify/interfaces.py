@@ -35,7 +35,8 @@ class IPlugin(Interface):
     defaults of the configuration table), that is called ``Class(settings, context)`` with a
     :class:`notify.components.Context` and provides the interface of its kind. It raises
     :class:`~notify.errors.StartError` where its settings contradict each other or the machine. The class
-    may offer ``diagnose`` for ``notify doctor`` (notify/findings.py).
+    may offer ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
+    ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs.
     """
 
     kind = Attribute("'auth', 'broker' or 'registry': the configuration table that may name it")

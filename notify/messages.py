@@ -96,7 +96,7 @@ class Message(Struct, frozen=True, gc=False):
 
     A message has a valid event: brokers skip poison. ``received`` is the reactor's time (seconds) at which this
     node first had the message, for the delivery latency. ``trace`` is a W3C ``traceparent`` that came with it,
-    or empty. ``size`` is how many bytes its payload has.
+    or empty. ``size`` is that of its payload in bytes.
     """
 
     topic: Topic
@@ -107,13 +107,6 @@ class Message(Struct, frozen=True, gc=False):
     size: int = 0
 
 
-class Replayed(Struct, frozen=True):
-    """The first messages after a position, oldest first, without a gap; ``more``: there are others behind them."""
-
-    messages: list[Message]
-    more: bool
-
-
 class Followed(Struct, frozen=True):
     """From where a topic is followed: its newest position, and the event there.
 
@@ -122,6 +115,13 @@ class Followed(Struct, frozen=True):
 
     position: Position
     event: Event | None = None
+
+
+class Replayed(Struct, frozen=True):
+    """Messages that follow a position; ``more``: there are others behind them."""
+
+    messages: list[Message]
+    more: bool
 
 
 class _Told(Struct):

@@ -26,6 +26,7 @@ PRIVATE = {
     "Client._reading_task": "its end is the end of the client, told or not",
     "Client._flusher_task": "as the reading task: without it nothing is sent any more",
     "Client._ping_interval_task": "as the reading task: without it a dead peer is never found out",
+    "Client._process_info": "called when the cluster's servers come and go",
     "Client._server_info": "has the version as the server gave it; the public one does not take every version",
     "Client._transport": "the way to the socket",
     "TcpTransport._io_writer": "nats-py cannot abort a connection: closing waits for what was not sent",
@@ -57,7 +58,9 @@ def missing_permission(error: Exception) -> str:
 
 
 class RawClient(Client):
-    """See the module."""
+    """See the module. ``changed`` is called when the server told of a change in its cluster."""
+
+    changed: Callable[[], None] = staticmethod(lambda: None)
 
     async def subscribe_raw(self, subject: str, handler: Handler) -> Any:
         """Subscribe; ``handler`` is called in the reading task: it must neither block nor raise."""
@@ -70,6 +73,11 @@ class RawClient(Client):
             callback.args[0](subject, reply.decode() if reply else "", data, headers or b"")
         elif subscription is not None:
             await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        await super()._process_info(info, initial_connection)
+        if not initial_connection:
+            self.changed()
 
     def watch(self, ended: Callable[[], None]) -> None:
         """Call ``ended`` when a task without which the client is of no use ends, for whatever reason.

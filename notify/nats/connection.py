@@ -68,6 +68,8 @@ class Hooks(Struct):
     denied: Callable[[str], None]
     #: nats-py dropped messages because a queue of its was full
     dropped: Callable[[], None]
+    #: a server of the cluster has come or gone
+    changed: Callable[[], None] = lambda: None
 
 
 class Connection:
@@ -329,6 +331,7 @@ class Connection:
         self._learn(client)
         self.server = f"{redacted(url)} ({client.version})"
         client.watch(end.set)
+        client.changed = lambda: self.hooks.changed()
         sender = asyncio.ensure_future(self._pump(client, end))
         self._client = client
         self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))

@@ -99,6 +99,22 @@ class Metrics:
         self.broker_lost = Counter(
             "notify_broker_lost", "Followed topics whose continuity could not be shown.", registry=r
         )
+        self.broker_faults = Gauge(
+            "notify_broker_faults",
+            "What keeps the broker from being of full use, as its status says.",
+            registry=r,
+        )
+        self.history_holes = Gauge(
+            "notify_history_holes", "Numbers inside the stream that no message has any more.", registry=r
+        )
+        self.history_epochs = Counter(
+            "notify_history_epochs", "Times the history was found to be another one.", registry=r
+        )
+        self.audit_failures = Counter(
+            "notify_audit_failures",
+            "Copies of the stream that were found to lack what their leader has.",
+            registry=r,
+        )
         self.dead_letters = Counter(
             "notify_dead_letters", "Dead letters, by result: kept, known, failed.", ["result"], registry=r
         )

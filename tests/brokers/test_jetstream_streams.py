@@ -254,21 +254,3 @@ class Readiness(ServerCase):
         self.assertEqual({p.position.seq for p in positions}, {0})
         # Three lookups; comparisons with the stream may fall into the same time.
         self.assertLess(sent.count("$JS.API.DIRECT.GET.MESSAGES"), 10)
-
-    async def test_the_same_replay_asked_for_by_many_is_read_once(self) -> None:
-        broker, _ = await self.broker()
-        start = (await broker.follow(TOPIC)).position
-        await gatherResults([broker.publish(TOPIC, chat_payload(TOPIC, n)) for n in range(1, 21)])
-        reads: list[int] = []
-        after = broker._reader.after
-
-        async def counted(subject: str, seq: int | None, **more: Any) -> Any:
-            reads.append(1)
-            return await after(subject, seq, **more)
-
-        self.patch(broker._reader, "after", counted)
-        answers = await gatherResults(
-            [broker.replay(TOPIC, Position(start.epoch, 1), 100, 10**6) for _ in range(500)]
-        )
-        self.assertEqual({len(answer.messages) for answer in answers}, {19})
-        self.assertEqual(len(reads), 1)

@@ -314,9 +314,23 @@ class JetStream(TestCase):
         before = await self.with_client(server, messages)
         found = await self.found(server.url)
         self.assertEqual([f for f in found if f.level in ("fault", "warning") and f.check != "clock"], [])
-        for check in ("stream MESSAGES", "stream MESSAGES_DEAD", "permissions", "retention"):
+        for check in ("stream MESSAGES", "stream MESSAGES_DEAD", "permissions", "retention", "holes"):
             self.assertEqual((check, levels(found, check)), (check, ["ok"]))
         self.assertEqual(await self.with_client(server, messages), before)
+
+    async def test_numbers_that_are_missing_inside_the_stream(self) -> None:
+        server = await self.server()
+        await self.made(server)
+
+        async def lack(js: Any) -> None:
+            last = await js.publish("workspace.1.chat.1.messages", b"1")
+            await js.publish("workspace.1.chat.1.messages", b"2")
+            await js.delete_msg("MESSAGES", last.seq)
+
+        await self.with_client(server, lack)
+        [finding] = [f for f in await self.found(server.url) if f.check == "holes"]
+        self.assertEqual(finding.level, "warning")
+        self.assertIn("1 numbers are missing", finding.text)
 
     async def test_retention_and_settings_that_differ(self) -> None:
         server = await self.server()

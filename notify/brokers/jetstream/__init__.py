@@ -15,10 +15,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.deadletter import DeadLetters
 from notify.brokers.jetstream.diagnose import diagnose
+from notify.brokers.jetstream.epoch import new_epoch
 from notify.brokers.jetstream.health import Health
+from notify.brokers.jetstream.history import History, Memory, Record, place
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader, Stored
 from notify.brokers.jetstream.republish import Republish
@@ -37,6 +40,8 @@ _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
 _PATIENCE = 5  # attempts with one server before another is tried
 _DOUBTS = 4  # attempts for which a stream that is said to be deleted is not believed to be there
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
+_SURE = 1.0  # seconds after which a stream that seems to have gone back is looked at again
+_AGAIN = 0.5  # seconds between comparisons while the copies of the stream are not trusted
 
 
 @implementer(IBroker)
@@ -45,6 +50,7 @@ class JetStreamBroker:
 
     Settings = JetStreamSettings
     diagnose = staticmethod(diagnose)
+    new_epoch = staticmethod(new_epoch)
     log = Logger()
 
     def __init__(self, settings: JetStreamSettings, context: Context) -> None:
@@ -55,13 +61,23 @@ class JetStreamBroker:
         self._connection = Connection(
             settings, context.reactor, context.random, f"notify {context.node}".strip()
         )
-        self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped)
+        self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped, self._changed)
         self._streams = Streams(settings, self._connection, context.random)
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
+        memory = Memory(place(settings.state_directory, settings.stream), context.reactor)
+        self._history = History(
+            self._streams,
+            self._connection,
+            settings.dead_letter_stream,
+            context.random,
+            memory,
+            context.metrics,
+        )
+        self._audit = Audit(self._connection, self._streams, context.reactor, context.metrics)
         self._reader = Reader(
             self._connection,
             self._streams,
-            settings.stream,
+            self._audit,
             context.reactor,
             settings.replay_reads,
             self._poisoned,
@@ -96,7 +112,7 @@ class JetStreamBroker:
         self._ready = False
         self._detail = "not started"
         self._refused = ""
-        self._newest_accepted = 0
+        self._faults: tuple[str, ...] = ()
         self._doomed, self._doubts = "", 0
 
     # ------------------------------------------------------------------ IBroker
@@ -122,7 +138,7 @@ class JetStreamBroker:
             accepted = self._publisher.publish(topic, payload, idempotency_key, trace)
         except Poison as error:
             return fail(error)
-        return accepted.addCallback(self._accepted, topic)
+        return accepted.addCallback(self._accepted, topic, self._tail.highest)
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -143,12 +159,14 @@ class JetStreamBroker:
         if after is not None and (after.epoch != self._reader.epoch or after.seq < 0):
             return fail(HistoryLost("the position is of another history"))
         seq = None if after is None else after.seq
-        read = self._reader.replay(topic, seq, limit + 1, self._tail.position(topic))
-        return read.addCallback(_bounded, limit, size)
+        return self._reader.replay(topic, seq, limit, size, whole, lambda: self._tail.position(topic))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
-        return BrokerStatus(self._ready, self._detail)
+        troubles = [*self._faults, self._audit.problem]
+        if self._health.shared:
+            troubles.append("another node has the name of this one")
+        return BrokerStatus(self._ready, "; ".join([self._detail, *filter(None, troubles)]))
 
     async def _stop(self) -> None:
         if self._publisher.pending:
@@ -196,7 +214,7 @@ class JetStreamBroker:
             self._refused = ""
             try:
                 state = await self._streams.ensure()
-                if state.epoch == self._doomed and self._doubts:
+                if state.created == self._doomed and self._doubts:
                     self._doubts -= 1
                     raise Unavailable("the stream is being deleted")
                 self._source.use(state.live)
@@ -204,6 +222,8 @@ class JetStreamBroker:
                 await self._health.sing()
                 if self._refused:
                     raise StartError(self._missing())
+                state, record = await self._recognised()
+                await self._audit.compare(state)
             except (StartError, Unavailable, ApiError) as error:
                 problem: Exception = error
                 if self._refused:
@@ -224,19 +244,35 @@ class JetStreamBroker:
                     return
                 continue
             break
-        self._begin(state)
+        self._begin(state, record)
 
-    def _begin(self, state: StreamState) -> None:
-        anew = bool(self._reader.epoch) and state.epoch != self._reader.epoch
+    async def _recognised(self) -> tuple[StreamState, Record]:
+        """The stream's state, and which history it holds. Raises ``Unavailable``."""
+        seen = self._tail.highest
+        state = await self._streams.info()
+        if self._history.went_back(state, seen):
+            # A leader that was cut off may describe an old state for a moment.
+            await deferLater(self._reactor, _SURE, lambda: None)
+            await self._health.sing()
+            state = await self._streams.info()
+        record = await self._history.recognise(state, seen)
+        if record.epoch != self._reader.epoch:
+            self._audit.forget()
+        return state, record
+
+    def _begin(self, state: StreamState, record: Record) -> None:
+        anew = bool(self._reader.epoch) and record.epoch != self._reader.epoch
         self._doomed, self._doubts = "", 0
         self._ready, self._detail = True, f"connected to {self._connection.server}"
         self._metrics.broker_up.set(1)
         self._setting_up = None
         if anew:
-            self.log.error("the stream {name} was made anew: all history is lost", name=self._settings.stream)
-            self._newest_accepted = 0
+            self.log.error(
+                "the stream {name} holds another history: clients are told", name=self._settings.stream
+            )
             gone = self._tail.forget_all()
-        self._reader.epoch = state.epoch
+        self._reader.epoch, self._reader.created = record.epoch, state.created
+        self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
         self._health.watch()
         if anew:
@@ -277,18 +313,36 @@ class JetStreamBroker:
     # ------------------------------------------------------------------ news from the rooms
 
     async def _compare(self) -> None:
-        """Is it the same stream, and is every followed topic up to date? Raises ``Unavailable``."""
+        """Is it the same history, sound, and every followed topic up to date? Raises ``Unavailable``."""
+        seen = self._tail.highest
         state = await self._streams.info()
-        if state.epoch != self._reader.epoch:
+        republishes = self._settings.delivery == "republish"
+        if not await self._history.current(state, seen):
             # Not from here: it ends the comparison.
-            self._reactor.callLater(0, self._set_up, "the stream was made anew")
+            self._reactor.callLater(0, self._set_up, "the stream holds another history")
             return
+        if republishes and not state.live and self._settings.manage_stream:
+            self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
+            return
+        self._complain(state.faults)
+        await self._audit.compare(state)
         self._source.use(state.live)
-        await self._tail.check(0.0 if self._health.first else 0.25)
+        first = self._health.first
+        await self._tail.check(0.0 if first else 0.25, cut=first)
+        if not self._audit.trusted:
+            self._reactor.callLater(_AGAIN, self._health.compare_soon)
+
+    def _complain(self, faults: tuple[str, ...]) -> None:
+        """The stream was changed by somebody: tell the operator, once."""
+        if faults != self._faults:
+            for fault in faults:
+                self.log.error("stream {name}: {fault}", name=self._settings.stream, fault=fault)
+            self._faults = faults
+            self._metrics.broker_faults.set(len(faults))
 
     def _deleted(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
         # For a moment the server may still describe the stream as if nothing had happened.
-        self._doomed, self._doubts = self._reader.epoch, _DOUBTS
+        self._doomed, self._doubts = self._reader.created, _DOUBTS
         self._set_up("the stream was deleted")
 
     def _suspect(self) -> None:
@@ -296,6 +350,10 @@ class JetStreamBroker:
 
     def _dropped(self) -> None:
         self._tail.doubt()
+        self._health.compare_soon()
+
+    def _changed(self) -> None:
+        self._audit.unsettle()
         self._health.compare_soon()
 
     def _sick(self, reason: str, isolated: bool) -> None:
@@ -326,27 +384,23 @@ class JetStreamBroker:
             subject, data = "", b""
         self._dead.keep(self._reader.epoch, subject, seq, data, reason)
 
-    async def _accepted_where(self, seq: int, topic: Topic) -> Position:
-        """Perhaps of another history: ask which, for as long as a publish may take."""
+    async def _accepted_where(self, seq: int) -> Position:
+        """Perhaps of another history: wait until it is known which, for as long as a publish may take."""
         patience = self._reactor.seconds() + self._settings.publish_patience
-        while True:
-            try:
-                state = await self._streams.info()
-                break
-            except Unavailable:
-                if self._stopped or self._reactor.seconds() > patience:
-                    raise Unknown("it was stored, and the stream went away before it said where") from None
-                await deferLater(self._reactor, _PAUSE[0], lambda: None)
-        if self._ready and state.epoch != self._reader.epoch:
-            self._set_up("the stream was made anew")
-        return Position(state.epoch, seq)
+        while not self._ready:
+            if self._stopped or self._reactor.seconds() > patience:
+                raise Unknown("it was stored, and the stream went away before it said where")
+            await deferLater(self._reactor, _PAUSE[0], lambda: None)
+        return Position(self._reader.epoch, seq)
 
-    def _accepted(self, outcome: tuple[int, bool], topic: Topic) -> Any:
+    def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int) -> Any:
         seq, duplicate = outcome
-        if not self._ready or (not duplicate and seq < self._newest_accepted - self._settings.publish_window):
-            return Deferred.fromCoroutine(self._accepted_where(seq, topic))
+        if self._ready and not duplicate and seq <= highest:
+            # Numbers that were known to exist when it was sent are given again.
+            self._set_up("the stream has gone back")
+        if not self._ready:
+            return Deferred.fromCoroutine(self._accepted_where(seq))
         if not duplicate:
-            self._newest_accepted = max(self._newest_accepted, seq)
             self._tail.accepted(topic, seq)
         return Position(self._reader.epoch, seq)
 

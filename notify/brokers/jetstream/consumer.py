@@ -119,6 +119,8 @@ class Consumer:
             if error.code >= 500 or error.number == STREAM_NOT_FOUND:
                 raise Unavailable(f"consumer {self.name}: {error}") from None
             raise StartError(f"consumer {self.name} cannot be made: NATS says: {error}.") from None
+        # The number of the next delivery: one that does not come first shows that others were missed.
+        self._next = int((answer.get("delivered") or {}).get("consumer_seq", 0)) + 1
         have = answer["config"]
         for key in ("ack_policy", "ack_wait", "max_deliver", "filter_subjects", "inactive_threshold"):
             if have.get(key) != config[key]:
@@ -132,7 +134,7 @@ class Consumer:
             self._connection.unsubscribe(self._subscription)
         self._inbox = self._connection.inbox()
         self._subscription = self._connection.subscribe(self._inbox, self._arrived)
-        self._next = self._asked = 0
+        self._asked = 0
         # Deliveries between the last one that came and the first one to come may have been lost on the way.
         self._tail.doubt()
         self._ask(_BATCH)
@@ -171,7 +173,7 @@ class Consumer:
             )
         except (IndexError, ValueError):
             return
-        if number != self._next and self._next:
+        if number != self._next:
             self._tail.doubt()
         self._next = number + 1
         self._asked -= 1

@@ -23,6 +23,8 @@ from notify.nats.probe import Probe
 
 #: seconds by which the clocks of this machine and the servers' may differ
 SKEW = 2.0
+#: what a server of ours does not change in a stream, by the first words of the fault
+_NOT_OURS = ("it", "allow_msg_ttl", "retention")
 PROBE = "workspace.0.chat.0.messages"
 
 
@@ -83,6 +85,7 @@ async def _examine(probe: Probe, settings: JetStreamSettings, question: Question
         found += retention(settings, history, question)
         found += _skew(history, time.time())
         found += _copies(settings, history)
+        found += _holes(history)
     return found + await _permissions(probe, settings, history, patience)
 
 
@@ -111,10 +114,11 @@ def _stream(
         return [Finding("fault", check, f"NATS says: {error.get('description')}.", mend)]
     have = answer["config"]
     if wrong := required(have):
+        mends = settings.manage_stream and not any(one.split()[0] in _NOT_OURS for one in wrong)
         mend = (
-            "The server mends it at its next start." if settings.manage_stream else "`nats stream edit` it."
+            "The server mends it at its next start." if mends else "`nats stream edit` it, or make it anew."
         )
-        level: Level = "warning" if settings.manage_stream else "fault"
+        level: Level = "warning" if mends else "fault"
         return [Finding(level, check, f"{'; '.join(wrong)}.", mend)]
     if settings.manage_stream and (wrong := differences(wanted(have), have)):
         text = f"it differs from the configuration: {'; '.join(wrong)}."
@@ -152,6 +156,18 @@ def _skew(history: dict[str, Any], now: float) -> list[Finding]:
     return []
 
 
+def _holes(history: dict[str, Any]) -> list[Finding]:
+    state = history["state"]
+    if not state.get("messages"):
+        return []
+    missing = state["last_seq"] - state["first_seq"] + 1 - state["messages"]
+    if not missing:
+        return [Finding("ok", "holes", "no number is missing inside the stream.")]
+    text = f"{missing} numbers are missing inside the stream: deleted or purged by somebody, or lost by NATS."
+    mend = "Who resumes over one is told so. Where nobody deleted anything: docs/operations/runbook.md."
+    return [Finding("warning", "holes", text, mend)]
+
+
 def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Finding]:
     cluster, copies = history.get("cluster") or {}, history["config"].get("num_replicas", 1)
     late = [
@@ -184,9 +200,14 @@ async def _permissions(
     missing = []
     # Every stream refuses a publish that is meant for another stream, so that nothing is stored.
     refused = {"Nats-Expected-Stream": "notify-doctor-stores-nothing"}
-    for call, fields in ((PROBE, refused), (f"$JS.API.DIRECT.GET.{settings.stream}", None)):
+    record = f"$JS.API.STREAM.MSG.GET.{settings.dead_letter_stream}"
+    for call, body, fields in (
+        (PROBE, b"", refused),
+        (f"$JS.API.DIRECT.GET.{settings.stream}", b'{"seq":1}', None),
+        (record, b'{"seq":1}', None),
+    ):
         try:
-            await probe.request(call, b"" if fields else b'{"seq":1}', patience, fields)
+            await probe.request(call, body, patience, fields)
         except NoResponders:
             pass  # no stream, or no such message: told elsewhere
         except Unavailable:

@@ -1,13 +1,12 @@
-"""Bounded concurrency that is fair between tenants, and work that is done once for all who ask for the same."""
+"""Bounded concurrency that is fair between tenants."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail
-from twisted.python.failure import Failure
 
 from notify.errors import Unavailable
 
@@ -15,88 +14,105 @@ T = TypeVar("T")
 
 
 class _Job(Generic[T]):
-    """One piece of work and all who wait for it."""
+    """One piece of work, and who waits for it."""
 
-    __slots__ = ("running", "waiting", "what", "work")
+    __slots__ = ("key", "mine", "running", "work")
 
-    def __init__(self, what: Hashable, work: Callable[[], Deferred[T]]) -> None:
-        self.what = what
+    def __init__(self, key: Hashable, work: Callable[[], Deferred[T]], mine: Deferred[T]) -> None:
+        self.key = key
         self.work = work
-        self.waiting: list[Deferred[T]] = []
+        self.mine = mine
         self.running: Deferred[T] | None = None
 
 
 class FairQueue(Generic[T]):
-    """Runs ``width`` pieces of work at once; the others wait, each ``key`` (a tenant) in a line of its own.
+    """Runs ``width`` pieces of work at once, a quarter of them for one ``key`` (a tenant); the others wait.
 
-    The lines take turns: ten thousand jobs of one tenant delay another's first by no more than those that run.
-    Jobs with the same ``what`` that wait or run are one job. ``bound`` is how many may wait.
+    Each key has a line of its own, and the lines take turns: ten thousand jobs of one tenant delay another's first by no
+    more than those that run. ``bound`` is how many may wait.
     """
 
     def __init__(self, width: int, bound: int) -> None:
         self._width = width
+        self._share = max(1, width // 4)
         self._bound = bound
         self._lines: dict[Hashable, deque[_Job[T]]] = {}
         self._turns: deque[Hashable] = deque()
-        self._jobs: dict[Hashable, _Job[T]] = {}
+        self._running: dict[_Job[T], None] = {}
+        self._busy: Counter[Hashable] = Counter()
         self.waiting = 0
-        self.running = 0
 
-    def do(self, key: Hashable, what: Hashable, work: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Fires with what ``work()`` gave. Cancelling gives up the place; work that nobody waits for is not begun.
+    @property
+    def running(self) -> int:
+        """How many are being worked on."""
+        return len(self._running)
+
+    def do(self, key: Hashable, work: Callable[[], Deferred[T]]) -> Deferred[T]:
+        """Fires with what ``work()`` gave. Cancelling gives up the place, or ends the work.
 
         Errback ``Unavailable``: too many wait.
         """
-        job = self._jobs.get(what)
-        if job is None:
-            if self.waiting >= self._bound:
-                return fail(Unavailable("too many reads of history wait already"))
-            job = self._jobs[what] = _Job(what, work)
-            line = self._lines.get(key)
-            if line is None:
-                line = self._lines[key] = deque()
+        if self.waiting >= self._bound:
+            return fail(Unavailable("too many reads of history wait already"))
+        job = _Job(key, work, Deferred(lambda _: self._give_up(job)))
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = deque()
+            if self._busy[key] < self._share:
                 self._turns.append(key)
-            line.append(job)
-            self.waiting += 1
-        mine: Deferred[T] = Deferred(job.waiting.remove)
-        job.waiting.append(mine)
+        line.append(job)
+        self.waiting += 1
         self._next()
-        return mine
+        return job.mine
 
     def _next(self) -> None:
-        while self.running < self._width and self._turns:
+        while len(self._running) < self._width and self._turns:
             key = self._turns.popleft()
             line = self._lines[key]
             job = line.popleft()
-            if line:
-                self._turns.append(key)
-            else:
-                del self._lines[key]
             self.waiting -= 1
-            if not job.waiting:
-                self._jobs.pop(job.what, None)
-                continue
-            self.running += 1
+            self._busy[key] += 1
+            if not line:
+                del self._lines[key]
+            elif self._busy[key] < self._share:
+                self._turns.append(key)
+            self._running[job] = None
             job.running = job.work()
             job.running.addBoth(self._done, job)
 
-    def _done(self, outcome: T | Failure, job: _Job[T]) -> None:
-        self.running -= 1
-        self._jobs.pop(job.what, None)
-        waiting, job.waiting = job.waiting, []
-        for one in waiting:
-            one.callback(outcome)  # a Failure makes it an errback
+    def _done(self, outcome: Any, job: _Job[T]) -> None:
+        if self._running.pop(job, job) is not None:
+            return
+        key = job.key
+        self._busy[key] -= 1
+        if key in self._lines and self._busy[key] == self._share - 1:
+            self._turns.append(key)
+        if not self._busy[key]:
+            del self._busy[key]
+        if not job.mine.called:
+            job.mine.callback(outcome)  # a Failure makes it an errback
         self._next()
+
+    def _give_up(self, job: _Job[T]) -> None:
+        if job.running is not None:
+            job.running.cancel()
+        elif (line := self._lines.get(job.key)) and job in line:
+            line.remove(job)
+            self.waiting -= 1
+            if not line:
+                del self._lines[job.key]
+                if job.key in self._turns:
+                    self._turns.remove(job.key)
 
     def stop(self) -> None:
         """Errback ``Unavailable`` to all, and end what runs."""
+        waiting = [job for line in self._lines.values() for job in line]
         self._turns.clear()
         self._lines.clear()
         self.waiting = 0
-        for job in list(self._jobs.values()):
-            waiting, job.waiting = job.waiting, []
-            for one in waiting:
-                one.errback(Unavailable("the broker is stopping"))
+        for job in [*waiting, *self._running]:
+            if not job.mine.called:
+                job.mine.errback(Unavailable("the broker is stopping"))
+        for job in list(self._running):
             if job.running is not None:
                 job.running.cancel()
-        self._jobs.clear()

@@ -2,10 +2,13 @@
 
 A client of a server that was cut off from its cluster stays connected, hears nothing, and reads what is stale.
 Only storing something, which takes a majority of the replicas, tells the difference.
+
+Each canary names the one before it. Where another has been stored meanwhile, another node sings under this node's name.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -20,6 +23,9 @@ from notify.errors import Unavailable
 from notify.nats.connection import Connection
 
 _FAILURES = 2  # in a row
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_RIVALS = 2  # strange canaries within so many of one's own that they are no accident
+_WITHIN = 6
 
 
 class Refused(Unavailable):
@@ -53,17 +59,36 @@ class Health:
         self._working: list[Deferred[None]] = []
         self._soon: Deferred[None] | None = None
         self._hurry = False
+        self._last = 0  # the number of the canary that was stored last; 0: not known
+        self._strange: deque[bool] = deque(maxlen=_WITHIN)
         #: no comparison has been made since :meth:`watch`
         self.first = True
 
+    @property
+    def shared(self) -> bool:
+        """Whether another node has the name of this one."""
+        return sum(self._strange) >= _RIVALS
+
     async def sing(self) -> None:
         """Have the server store something. Raises ``Unavailable``; :class:`Refused` where it says that it cannot."""
-        reply = await self._connection.request(self._canary, b"")
+        last, self._last = self._last, 0
+        fields = {"Nats-Expected-Last-Subject-Sequence": str(last)} if last else None
+        reply = await self._connection.request(self._canary, b"", None, fields)
         try:
-            error = msgspec.json.decode(reply.data).get("error")
-        except (msgspec.DecodeError, AttributeError):
+            answer = msgspec.json.decode(reply.data)
+            error = answer.get("error")
+            self._last = int(answer.get("seq", 0))
+        except (msgspec.DecodeError, AttributeError, TypeError, ValueError):
             error = {"description": "nobody stores it"}
-        if error:
+        strange = bool(error) and error.get("err_code") in _WRONG_LAST_SEQUENCE
+        if last:
+            shared = self.shared
+            self._strange.append(strange)
+            if self.shared and not shared:
+                self.log.error("another node has the name of this one: give each its own ([server] node)")
+        if strange:
+            await self.sing()
+        elif error:
             raise Refused(f"NATS cannot store messages: {error.get('description', 'no reason given')}")
 
     def watch(self) -> None:

@@ -1,10 +1,13 @@
 """Reads of the history: newest positions, and what came after a position, proven to be without a gap.
 
-Direct gets are answered by any replica, from its own copy: quick, and perhaps stale. So an answer that is
-behind what is known to exist is asked for again, and in the end the leader is asked, whose answer counts.
+Direct gets are answered by any replica, from its own copy: quick, and perhaps stale, or short of a message that it can
+not read any more. So an answer that is behind what is known to exist, or that ends before as many messages came as the
+copy itself has counted, is asked for again, and in the end the leader is asked, whose answer counts. While the
+:class:`~notify.brokers.jetstream.audit.Audit` does not trust the copies only the leader is asked.
 
-That nothing is missing after a position is shown in one of two ways. The message at the position is still
-there: the oldest always go first, so all after it are, too. Or the stream still has every number after it.
+That nothing is missing after a position takes two things. The oldest always go first: so while the message at the
+position is there, or the stream begins before it, nothing after it has aged out. And no number in between may be
+missing inside the stream: whose message it was, nobody can tell any more.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.fair import FairQueue
-from notify.brokers.jetstream.stream import Streams
+from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.stream import Streams, StreamState
 from notify.errors import HistoryLost, Unavailable
-from notify.messages import Event, Message, Poison, Position, parse_event
+from notify.messages import Event, Message, Poison, Position, Replayed, parse_event
 from notify.nats import headers
 from notify.nats.bridge import gather
 from notify.nats.jetstream import NO_MESSAGE, ApiError
@@ -28,9 +33,10 @@ from notify.topics import Topic
 
 #: subjects in one lookup of newest positions; one place is for the witness
 LOOKUP = 1023
-_PAGE = 256  # messages in one batched read
-_PAGE_BYTES = 4 * 2**20
-_LEADER_PAGE = 32
+#: messages in one batched read, and bytes of them
+PAGE = 512
+PAGE_BYTES = 2**20
+_FRAMING = 64  # bytes of a message that the server may count beside its subject, headers and payload
 _ATTEMPTS = 3  # with any replica, before the leader is asked
 _LEADER_ATTEMPTS = 2
 _DELAY = 0.02  # seconds before the second attempt; doubles
@@ -43,6 +49,22 @@ class Stored(NamedTuple):
     seq: int
     data: bytes
     trace: str
+
+
+class Page(NamedTuple):
+    """Messages of a subject, and how many more there are behind them at least.
+
+    ``counted`` is how many there are after the position that was asked for, by the count of the copy that answered.
+    """
+
+    stored: list[Stored]
+    pending: int
+    counted: int = 0
+
+    @property
+    def promised(self) -> int:
+        """How many the copy that answered has counted behind these."""
+        return max(0, self.counted - len(self.stored))
 
 
 class Newest(NamedTuple):
@@ -73,59 +95,83 @@ class Reader:
         self,
         connection: Any,
         streams: Streams,
-        stream: str,
+        audit: Audit,
         reactor: Any,
         reads: int,
         poison: Callable[[Topic, Stored, str], None],
     ) -> None:
         self._connection = connection
         self._streams = streams
-        self._direct = f"$JS.API.DIRECT.GET.{stream}"
-        self._leader = f"STREAM.MSG.GET.{stream}"
+        self._audit = audit
+        self._direct = f"$JS.API.DIRECT.GET.{streams.name}"
+        self._leader = f"STREAM.MSG.GET.{streams.name}"
         self._reactor = reactor
         self._poison = poison
-        self._queue: FairQueue[list[Message]] = FairQueue(reads, _QUEUE)
+        self._queue: FairQueue[Replayed] = FairQueue(reads, _QUEUE)
         self._witness = ""
-        self.epoch = ""
+        #: of the history, and the time of the stream's creation
+        self.epoch = self.created = ""
+
+    @property
+    def holes(self) -> Holes:
+        """The numbers that are missing inside the stream."""
+        return self._audit.holes
 
     async def newest(self, subjects: Sequence[str], since: int = 1, at_least: int = 0) -> Newest:
         """The newest numbers of up to ``LOOKUP`` subjects, of those that are ``since`` or more.
 
         The answer reaches to number ``at_least`` of the stream. Raises ``Unavailable``.
         """
-        # A subject that surely has messages makes the server say how far its answer reaches.
-        asked = [*subjects, self._witness] if self._witness else list(subjects)
-        body = msgspec.json.encode({"multi_last": asked, "seq": since})
-        problem = ""
-        for attempt in range(_ATTEMPTS):
+        problem = self._audit.problem
+        for attempt in range(_ATTEMPTS if self._audit.trusted else 0):
             if attempt:
                 await self._pause(attempt)
             try:
-                *replies, end = await self._connection.gather(self._direct, body)
+                found = await self._newest(subjects, since)
             except Unavailable as error:
                 problem = str(error)
                 continue
-            status = headers.status(end.block)
-            up_to = headers.number(end.block, headers.UP_TO_SEQUENCE)
-            if status not in (204, 404):
-                problem = headers.description(end.block) or f"status {status}"
-            elif up_to and up_to < at_least:
-                problem = "a replica is behind"
-            else:
-                answers = {headers.text(reply.block, headers.SUBJECT): reply for reply in replies}
-                if answers:
-                    self._witness = next(iter(answers))
-                known = {subject: answers[subject] for subject in subjects if subject in answers}
-                return Newest(
-                    {one: headers.number(reply.block, headers.SEQUENCE) for one, reply in known.items()},
-                    up_to,
-                    {one: reply.data for one, reply in known.items()},
-                )
+            if not found.up_to and since == 1 and at_least:
+                # Nothing at all, and nothing that says how far that reaches.
+                state = await self._streams.info()
+                if state.first_seq > at_least:
+                    return Newest({}, state.last_seq)
+            elif not found.up_to or found.up_to >= at_least:
+                return found
+            problem = "a replica is behind"
         try:
             numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, at_least)
+
+    async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
+        """As :meth:`newest`, from the copy that answers, however far that reaches."""
+        found: dict[str, int] = {}
+        payloads: dict[str, bytes] = {}
+        reached = 0
+        while True:
+            rest = [subject for subject in subjects if subject not in found]
+            # A subject that surely has messages makes the server say how far its answer reaches.
+            asked = [*rest, self._witness] if self._witness else rest
+            request = {"multi_last": asked, "seq": since, "max_bytes": self._page_bytes(PAGE_BYTES)}
+            *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
+            if headers.status(end.block) not in (204, 404):
+                raise Unavailable(headers.description(end.block) or f"status {headers.status(end.block)}")
+            up_to = headers.number(end.block, headers.UP_TO_SEQUENCE)
+            reached = min(reached, up_to) if reached else up_to
+            answers = {headers.text(reply.block, headers.SUBJECT): reply for reply in replies}
+            if answers:
+                self._witness = next(iter(answers))
+            new = {subject: answers[subject] for subject in rest if subject in answers}
+            found |= {
+                subject: headers.number(reply.block, headers.SEQUENCE) for subject, reply in new.items()
+            }
+            payloads |= {subject: reply.data for subject, reply in new.items()}
+            if not headers.number(end.block, headers.NUM_PENDING):
+                return Newest(found, reached, payloads)
+            if not new:
+                raise Unavailable("the answer does not get on")
 
     async def newest_at_leader(self, subject: str) -> int:
         """The newest number of one subject, 0 for none, as the stream's leader has it. Raises ``Unavailable``."""
@@ -144,54 +190,58 @@ class Reader:
         *,
         checked: int = 0,
         at_least: int = 0,
-        limit: int = 0,
+        promised: int = 0,
         successor: int = 0,
-    ) -> list[Stored]:
-        """All messages of a subject after ``seq``, or the first ``limit``, complete up to number ``at_least``.
+        limit: int = PAGE,
+        size: int = PAGE_BYTES,
+    ) -> Page:
+        """The first messages of a subject after ``seq``: about ``limit``, of about ``size`` bytes, but one where there is one.
 
-        ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``.
-        ``successor``: a message before which, when it was stored, the subject had nothing newer than ``seq``. Raises
-        ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
+        ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``. Without others
+        behind them they are complete up to number ``at_least``. So many as are ``promised`` are known to be there, by
+        the page before. ``successor``: a message before which, when it was stored, the subject had nothing newer than
+        ``seq``: what is missing from in between was deleted. Raises ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
         """
-        stored: list[Stored] = []
-        last, attempt = seq or 0, 0
-        proven = seq is None
-        while True:
-            if attempt:
+        last = seq or 0
+        problem: Exception = Unavailable("history cannot be read")
+        for attempt in range(0 if self._audit.trusted else _ATTEMPTS, _ATTEMPTS + _LEADER_ATTEMPTS):
+            if attempt % _ATTEMPTS:
                 await self._pause(attempt)
             leads = attempt >= _ATTEMPTS
             try:
-                wanted = min(_PAGE, limit - len(stored) + 1) if limit else _PAGE
                 read = self._page_of_leader if leads else self._page
-                page, more = await read(subject, max(last, 1), wanted)
-            except Unavailable:
-                attempt += 1
-                if attempt >= _ATTEMPTS + _LEADER_ATTEMPTS:
-                    raise
+                page = await read(subject, last, limit + 1, size)
+            except Unavailable as error:
+                problem = error
                 continue
-            if not proven and not (page and page[0].seq == last):
-                # A lower number stands before the successor where the message at ``seq`` was deleted.
-                await self._prove(max(last, checked), whole=bool(page) and page[0].seq == successor)
-            fresh = [message for message in page if message.seq > last]
-            if fresh:
-                stored += fresh
-                last, proven = fresh[-1].seq, False
-            if limit and len(stored) >= limit:
-                return stored[:limit]
-            if more:
-                continue
-            if last >= at_least:
-                return stored
-            if leads:
-                raise HistoryLost("a message that was stored is gone")
-            attempt += 1
+            fresh = [message for message in page.stored if message.seq > last]
+            reached = fresh[-1].seq if fresh else last
+            promised = max(promised, page.counted)
+            if (page.pending and not fresh) or len(fresh) + page.pending < promised:
+                problem = HistoryLost("a message that was stored cannot be read")
+            elif not page.pending and reached < at_least:
+                problem = HistoryLost("a message that was stored is gone")
+            else:
+                if seq is not None:
+                    there = bool(page.stored) and page.stored[0].seq == last
+                    begin = successor if fresh and fresh[0].seq == successor else 0
+                    end = max(reached, 0 if page.pending else at_least)
+                    await self._prove(there, max(last, checked), begin, end)
+                return Page(fresh, page.pending, page.counted)
+        raise problem
 
     def replay(
-        self, topic: Topic, seq: int | None, limit: int, newest: int | None
-    ) -> Deferred[list[Message]]:
+        self,
+        topic: Topic,
+        seq: int | None,
+        limit: int,
+        size: int,
+        whole: bool,
+        newest: Callable[[], int | None],
+    ) -> Deferred[Replayed]:
         """See :meth:`notify.interfaces.IBroker.replay`. ``newest``: the topic's newest number, where it is known."""
-        work = lambda: Deferred.fromCoroutine(self._replay(topic, seq, limit, newest))  # noqa: E731
-        return self._queue.do(topic.workspace_id, (topic, seq, limit), work)
+        work = lambda: Deferred.fromCoroutine(self._replay(topic, seq, limit, size, whole, newest))  # noqa: E731
+        return self._queue.do(topic.workspace_id, work)
 
     async def at(self, seq: int) -> tuple[str, bytes]:
         """Subject and payload of one message of the stream. Raises ``HistoryLost``, ``Unavailable``."""
@@ -210,71 +260,151 @@ class Reader:
         """How many replays wait for their turn."""
         return self._queue.waiting
 
-    async def _replay(self, topic: Topic, seq: int | None, limit: int, newest: int | None) -> list[Message]:
+    async def _replay(
+        self,
+        topic: Topic,
+        seq: int | None,
+        limit: int,
+        size: int,
+        whole: bool,
+        newest: Callable[[], int | None],
+    ) -> Replayed:
         subject = topic.subject
-        if newest is None or (seq or 0) > newest:
-            newest = await self.newest_at_leader(subject)
-        if seq is not None and not 0 <= seq <= newest:
-            raise HistoryLost("the position is newer than the newest, or its message is gone")
+        # Asked now, not when the read began to wait: whoever shares an answer may know of more by then.
+        reach = newest()
+        if reach is None or (seq or 0) > reach:
+            reach = await self.newest_at_leader(subject)
+        if seq is not None and seq > reach:
+            await self._prove_silent(seq)
+            return Replayed([], False)
         messages: list[Message] = []
+        looked = taken = promised = 0
+        place = seq
         while True:
-            wanted = max(limit - len(messages), 1)
-            stored = await self.after(subject, seq, at_least=newest, limit=wanted)
-            for one in stored:
-                try:
-                    event = parse_event(topic, one.data)
-                except Poison as error:
-                    self._poison(topic, one, str(error))
-                else:
-                    messages.append(
-                        Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
-                    )
-            if len(stored) < wanted or len(messages) >= limit:
-                return messages[:limit]
-            seq = stored[-1].seq
+            # Poison counts for those who want all or nothing, or else it costs them without a bound.
+            room = max(limit - (looked if whole else len(messages)), 1)
+            page = await self.after(
+                subject,
+                place,
+                at_least=reach,
+                promised=promised,
+                limit=min(room, PAGE),
+                size=min(max(size - taken, 0), PAGE_BYTES),
+            )
+            promised = page.promised
+            if whole and looked + len(page.stored) + page.pending > limit:
+                return Replayed([], True)
+            for one in page.stored:
+                if messages and (len(messages) == limit or taken + len(one.data) > size):
+                    return Replayed([] if whole else messages, True)
+                looked += 1
+                taken += len(one.data)
+                if message := self._parse(topic, one):
+                    messages.append(message)
+            if not page.pending:
+                break
+            place = page.stored[-1].seq
+            if len(messages) == limit:
+                return Replayed(messages, True)
+        end = page.stored[-1].seq if page.stored else place
+        if seq is not None and self.holes.between(end or 0):
+            # The newest of the topic may have been there.
+            raise HistoryLost("messages are missing inside the stream after the position")
+        return Replayed(messages, False)
 
-    async def _prove(self, known: int, whole: bool) -> None:
-        """Nothing is missing up to ``known``; ``whole``: and from there on nothing can be but what aged out."""
+    def _parse(self, topic: Topic, one: Stored) -> Message | None:
+        try:
+            event = parse_event(topic, one.data)
+        except Poison as error:
+            self._poison(topic, one, str(error))
+            return None
+        return Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
+
+    async def _prove(self, there: bool, known: int, begin: int, end: int) -> None:
+        """Nothing has aged out behind ``known``, and nothing is missing between it, or ``begin``, and ``end``.
+
+        ``there``: a message that is not newer than ``known`` is there.
+        """
+        if not there:
+            state = await self._state()
+            if state.first_seq > known + 1:
+                raise HistoryLost("messages after the position are gone")
+        if self.holes.between(max(known, begin), end):
+            raise HistoryLost("messages are missing inside the stream after the position")
+
+    async def _prove_silent(self, seq: int) -> None:
+        """There was nothing after ``seq``, the message of which is gone or was never there."""
+        state = await self._state()
+        if seq > state.last_seq:
+            raise HistoryLost("the position is newer than the newest")
+        if state.first_seq > seq + 1 or self.holes.between(seq):
+            raise HistoryLost("messages after the position may be gone")
+
+    async def _state(self) -> StreamState:
         state = await self._streams.info()
-        if state.epoch != self.epoch:
+        if state.created != self.created:
             raise HistoryLost("the history was made anew")
-        if not (whole or state.whole) or state.first_seq > known + 1:
-            raise HistoryLost("messages after the position are gone")
+        await self._audit.learn(state)
+        return state
 
-    async def _page(self, subject: str, start: int, count: int) -> tuple[list[Stored], bool]:
-        """Up to ``count`` messages from a number on, oldest first, and whether there are more behind them."""
-        request = {"batch": count, "max_bytes": _PAGE_BYTES, "seq": start, "next_by_subj": subject}
+    def _page_bytes(self, size: int) -> int:
+        """The bound in bytes of one batch: the server sends nothing where its first message is over it."""
+        return int(max(size, 2 * self._connection.max_payload + 4096))
+
+    async def _page(self, subject: str, last: int, count: int, size: int) -> Page:
+        """Up to ``count`` messages from number ``last`` on, oldest first, of about ``size`` bytes."""
+        bound = self._page_bytes(size)
+        request = {"batch": count, "max_bytes": bound, "seq": max(last, 1), "next_by_subj": subject}
         *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
         status = headers.status(end.block)
         if status == 404:
-            return [], False
+            return Page([], 0)
         if status != 204:
             raise Unavailable(f"history cannot be read: {headers.description(end.block) or status}")
-        page, previous = [], 0
+        page, previous, taken = list[Stored](), 0, 0
         for reply in replies:
             if headers.number(reply.block, headers.LAST_SEQUENCE) != previous:
                 raise Unavailable("a part of the answer was lost")
             previous = headers.number(reply.block, headers.SEQUENCE)
             page.append(Stored(previous, reply.data, headers.trace(reply.block)))
+            taken += len(reply.data) + len(reply.block) + len(subject) + _FRAMING
         if headers.number(end.block, headers.LAST_SEQUENCE) != previous:
             raise Unavailable("the end of the answer was lost")
-        return page, headers.number(end.block, headers.NUM_PENDING) > 0
+        pending = headers.number(end.block, headers.NUM_PENDING)
+        counted = sum(1 for one in page if one.seq > last) + pending
+        if len(page) < count and taken + self._connection.max_payload < bound:
+            # Neither bound ended the answer: there is no more that this copy can read, whatever it has counted.
+            pending = 0
+        return Page(page, pending, counted)
 
-    async def _page_of_leader(self, subject: str, start: int, count: int) -> tuple[list[Stored], bool]:
-        """Like :meth:`_page`, one by one, from the leader."""
+    async def _page_of_leader(self, subject: str, last: int, count: int, size: int) -> Page:
+        """Like :meth:`_page`, one by one, from the leader.
+
+        The leader does not say how many there are: the count of any copy must do.
+        """
+        start, counted = max(last, 1), 0
+        try:
+            request = {"batch": 1, "seq": start, "next_by_subj": subject}
+            first, *_ = await self._connection.gather(self._direct, msgspec.json.encode(request))
+            if number := headers.number(first.block, headers.SEQUENCE):
+                counted = headers.number(first.block, headers.NUM_PENDING) + (number > last)
+        except Unavailable:
+            pass
         page: list[Stored] = []
-        while len(page) < min(count, _LEADER_PAGE):
+        taken = 0
+        while len(page) < count and (taken <= size or len(page) < 2):
             try:
                 answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
             except ApiError as error:
                 if error.code == 404 and error.number == NO_MESSAGE:
-                    return page, False
+                    return Page(page, 0, counted)
                 raise Unavailable(f"history cannot be read: {error}") from None
             message = answer["message"]
             block = b64decode(message.get("hdrs", ""))
             page.append(Stored(message["seq"], b64decode(message.get("data", "")), headers.trace(block)))
             start = message["seq"] + 1
-        return page, True
+            taken += len(page[-1].data)
+        return Page(page, max(1, counted - sum(1 for one in page if one.seq > last)), counted)
 
     async def _pause(self, attempt: int) -> None:
         await deferLater(self._reactor, _DELAY * 2 ** (attempt - 1), lambda: None)

@@ -33,6 +33,9 @@ class JetStreamSettings(NATSSettings, frozen=True):
     dead_letter_stream: Name = "MESSAGES_DEAD"
     dead_letter_age: Duration = Duration(30 * 86400)
 
+    #: where a node remembers over restarts how far the stream reached; empty: systemd's ($STATE_DIRECTORY), or nowhere
+    state_directory: str = ""
+
     #: how long a publish is tried before its outcome is called unknown; within the duplicate window
     publish_patience: Duration = Duration(15)
     #: publishes on their way to the server at once, and those that may wait behind them

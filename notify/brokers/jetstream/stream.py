@@ -5,7 +5,7 @@ plain message on ``{live_prefix}.{token}.{subject}`` (``republish``). The token 
 what a later stream of the same name sends on is never taken for this one's. The second stream keeps dead
 letters, and the canary's last word of each node.
 
-A stream's epoch is the time of its creation.
+Which history it holds, and what its epoch is, tells :mod:`~notify.brokers.jetstream.history`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
@@ -27,15 +28,21 @@ _NANO = 10**9
 class StreamState(Struct, frozen=True):
     """The history stream as its leader describes it.
 
-    ``whole`` says that nothing from the middle is gone: all numbers from ``first_seq`` to ``last_seq`` are there.
-    ``live`` is what stands before the subjects of messages that are sent on, with the dot; empty: none are.
+    ``created`` is the time of its creation in digits. ``copies``: on how many servers it is; ``lagging``: one of them is
+    behind, or away; ``cluster`` changes with the leader, and when a copy comes or goes. ``missing``: how many numbers from ``first_seq`` to
+    ``last_seq`` no message has. ``live`` is what stands before the subjects of messages that are sent on, with the
+    dot; empty: none are. ``faults`` says what keeps it from being of full use.
     """
 
-    epoch: str
+    created: str
     first_seq: int
     last_seq: int
-    whole: bool
+    missing: int
     live: str
+    copies: int = 1
+    lagging: bool = False
+    cluster: str = ""
+    faults: tuple[str, ...] = ()
 
 
 class Plan:
@@ -49,6 +56,11 @@ class Plan:
     def dead_subject(self) -> str:
         """What stands before ``{epoch}.{seq}`` in the subject of a dead letter."""
         return f"dead.{self._settings.stream}"
+
+    @property
+    def history_subject(self) -> str:
+        """Where it is kept which history the stream holds."""
+        return f"{self.dead_subject}.history"
 
     def canary_subject(self, node: str) -> str:
         """Where a node's canary sings."""
@@ -117,6 +129,13 @@ class Plan:
         if self._settings.delivery == "republish" and not self._sends_on(have):
             prefix = self._settings.live_prefix
             wrong.append(f"republish does not send > on to {prefix}.> or {prefix}.TOKEN.>")
+        if have.get("sealed"):
+            wrong.append("it is sealed: nothing can be stored")
+        if have.get("allow_msg_ttl"):
+            # What expires out of the middle leaves holes that nobody can tell from losses.
+            wrong.append("allow_msg_ttl is on: messages could expire out of their order")
+        if have.get("max_msgs_per_subject", -1) > 0:
+            wrong.append("max_msgs_per_subject is set: messages would go out of their order")
         return wrong
 
     def required_dead(self, have: dict[str, Any]) -> list[str]:
@@ -135,52 +154,78 @@ class Streams(JetStream):
     def __init__(self, settings: JetStreamSettings, connection: Requests, random: Random) -> None:
         super().__init__(connection, settings.request_timeout, manage=settings.manage_stream)
         self._settings = settings
+        self.name = settings.stream
         self.plan = Plan(settings, random)
         self._asking: list[Deferred[StreamState]] | None = None
+        self._next: list[Deferred[StreamState]] = []
 
     async def ensure(self) -> StreamState:
         """Make, update or check both streams. Raises ``StartError`` where only an operator can help."""
         s = self._settings
         answer = await self.ensure_stream(s.stream, self.plan.wanted_history, self.plan.required_history)
         await self.ensure_stream(s.dead_letter_stream, self.plan.wanted_dead, self.plan.required_dead)
-        return describe(answer)
+        return self._describe(answer)
 
     async def info(self) -> StreamState:
-        """How the history stream is now, from its leader. Many callers at once share one request."""
-        mine: Deferred[StreamState] = Deferred()
-        if self._asking is not None:
-            self._asking.append(mine)
-            return await mine
-        waiting = self._asking = []
+        """How the history stream is, from its leader, at some time after the call.
+
+        Those who ask while a question is under way share the next one: what that one says may be too old for them.
+        """
+        mine: Deferred[StreamState] = Deferred(lambda _: None)
+        self._next.append(mine)
+        if self._asking is None:
+            self._ask()
+        return await mine
+
+    async def look(self) -> StreamState:
+        """As :meth:`info`, for one who asks alone."""
+        return self._describe(await self._info())
+
+    async def deleted(self) -> list[int]:
+        """The numbers that are missing inside the stream, from its leader. Raises ``Unavailable``."""
+        answer = await self._info({"deleted_details": True})
+        return [int(number) for number in answer["state"].get("deleted") or ()]
+
+    def _ask(self) -> None:
+        self._asking, self._next = self._next, []
+        Deferred.fromCoroutine(self._info()).addBoth(self._answered)
+
+    def _answered(self, outcome: Any) -> None:
+        waiting, self._asking = self._asking or [], None
+        if self._next:
+            self._ask()
+        if not isinstance(outcome, Failure):
+            outcome = self._describe(outcome)
+        for one in waiting:
+            if not one.called:
+                one.callback(outcome)  # a Failure makes it an errback
+
+    async def _info(self, body: dict[str, Any] | None = None) -> Any:
         try:
-            answer = await self.api(f"STREAM.INFO.{self._settings.stream}")
-            state = describe(answer)
+            return await self.api(f"STREAM.INFO.{self.name}", body)
         except ApiError as error:
-            failure = Unavailable(f"stream {self._settings.stream}: {error}")
-            self._asking = None
-            for other in waiting:
-                other.errback(failure)
-            raise failure from None
-        except Exception as error:
-            self._asking = None
-            for other in waiting:
-                other.errback(error)
-            raise
-        self._asking = None
-        for other in waiting:
-            other.callback(state)
-        return state
+            raise Unavailable(f"stream {self.name}: {error}") from None
+
+    def _describe(self, answer: dict[str, Any]) -> StreamState:
+        """The state in an answer to STREAM.INFO, CREATE or UPDATE."""
+        state, config = answer["state"], answer["config"]
+        dest = (config.get("republish") or {}).get("dest", "")
+        first, last, kept = state["first_seq"], state["last_seq"], state["messages"]
+        cluster = answer.get("cluster") or {}
+        replicas = cluster.get("replicas") or ()
+        signs = sorted(f"{one.get('name')}{'+' if _is_well(one) else '-'}" for one in replicas)
+        return StreamState(
+            created="".join(character for character in answer["created"] if character.isdecimal()),
+            first_seq=max(first, 1),
+            last_seq=last,
+            missing=last - first + 1 - kept if kept else 0,
+            live=dest.removesuffix(">"),
+            copies=1 + len(replicas),
+            lagging=not all(_is_well(one) for one in replicas),
+            cluster=" ".join([cluster.get("leader", ""), *signs]) if replicas else "",
+            faults=tuple(self.plan.required_history(config)),
+        )
 
 
-def describe(answer: dict[str, Any]) -> StreamState:
-    """The state in an answer to STREAM.INFO, CREATE or UPDATE."""
-    state, config = answer["state"], answer["config"]
-    dest = (config.get("republish") or {}).get("dest", "")
-    first, last, kept = state["first_seq"], state["last_seq"], state["messages"]
-    return StreamState(
-        epoch="".join(character for character in answer["created"] if character.isdecimal()),
-        first_seq=max(first, 1),
-        last_seq=last,
-        whole=kept == 0 or last - first + 1 == kept,
-        live=dest.removesuffix(">"),
-    )
+def _is_well(replica: dict[str, Any]) -> bool:
+    return bool(replica.get("current")) and not replica.get("offline")

@@ -1,8 +1,7 @@
 """Followed topics: where each one is, what comes next, and what to do when something is missing.
 
 A source (:mod:`republish`, :mod:`consumer`) hands over what arrives, at most once and perhaps with holes. Each
-message says which one came before it in its topic; where that is not the one that was delivered last, the
-topic is mended: what arrives is held back, what is missing is read from the stream, and then it goes on. The
+message says which one came before it in its topic; where that is not the one that was delivered last, the topic is mended: what arrives is held back, what is missing is read from the stream, and then it goes on. The
 same happens where a comparison with the stream shows that something has not come at all. Where the stream can
 no longer show that nothing is missing, the topic is lost, and said to be.
 
@@ -19,7 +18,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.brokers.jetstream.reader import LOOKUP, Newest, Stored
+from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.reader import LOOKUP, Newest, Page, Stored
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Followed, Message, Poison, Position, parse_event
 from notify.nats import headers
@@ -27,6 +27,8 @@ from notify.observe.metrics import Metrics
 from notify.topics import Topic
 
 _HELD = 512  # messages held back for one topic; past it they are read from the stream instead
+_HELD_BYTES = 32 * 2**20  # of all topics together
+_BEHIND = 10_000  # messages that a topic may be behind; past it, it is lost
 _MENDING = 32  # topics that are mended at once
 _PAUSE = (0.05, 2.0)  # seconds before a read that failed is tried again: first, most
 _GRACE = 0.25  # seconds that a message which the stream has may still be on its way
@@ -37,6 +39,8 @@ class Reads(Protocol):
 
     epoch: str
 
+    @property
+    def holes(self) -> Holes: ...  # noqa: D102
     async def newest(self, subjects: list[str], since: int = 1, at_least: int = 0) -> Newest: ...  # noqa: D102
     async def after(  # noqa: D102
         self,
@@ -45,9 +49,9 @@ class Reads(Protocol):
         *,
         checked: int = 0,
         at_least: int = 0,
-        limit: int = 0,
+        promised: int = 0,
         successor: int = 0,
-    ) -> list[Stored]: ...
+    ) -> Page: ...
 
 
 class Source(Protocol):
@@ -130,6 +134,7 @@ class Tail:
         self._working: set[Deferred[Any]] = set()
         self._behind: list[tuple[State, int]] = []
         self._grace: Any = None
+        self._held = 0  # bytes that are held back
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -169,6 +174,7 @@ class Tail:
 
     def accepted(self, topic: Topic, seq: int) -> None:
         """The stream has taken a message of this node's."""
+        self.highest = max(self.highest, seq)
         state = self.states.get(topic.subject.encode())
         if state is not None:
             state.accepted = max(state.accepted, seq)
@@ -178,7 +184,7 @@ class Tail:
         if self.states.get(key) is not state:
             return False
         del self.states[key]
-        state.held = []
+        self._release(state)
         self.source.remove(state.topic)
         return True
 
@@ -208,9 +214,9 @@ class Tail:
                 state.checked = max(newest.up_to, state.seq)
                 joining, state.joining = state.joining, None
                 if joining is not None and not joining.called:
-                    joining.callback(
-                        Followed(Position(self._reader.epoch, state.seq), newest.event(state.topic))
-                    )
+                    # A message of this topic may have been where a number is missing: it begins behind it.
+                    begin = self._reader.holes.newest(state.seq, state.checked) or state.seq
+                    joining.callback(Followed(Position(self._reader.epoch, begin), newest.event(state.topic)))
                 if self._current(state):
                     self._settle(state)
         self._looking_up = False
@@ -225,17 +231,28 @@ class Tail:
         if seq > self.highest:
             self.highest = seq
         position = state.seq
-        if not state.busy and seq > position and (last == position or (last < 0 and not state.doubt)):
+        if not state.busy and seq > position and self._follows_on(state, last):
             self._emit(state, seq, data, headers.trace(block), self._seconds())
         elif state.busy or seq > position:
-            if len(state.held) >= _HELD:
-                state.held.clear()
-            state.held.append(_Held(seq, last, data, block, self._seconds()))
+            if len(state.held) >= _HELD or self._held + len(data) > _HELD_BYTES:
+                self._release(state)
+            else:
+                state.held.append(_Held(seq, last, data, block, self._seconds()))
+                self._held += len(data)
             state.wanted = max(state.wanted, seq)
             if not state.busy:
                 self._mend(state)
         elif seq > state.read and last >= 0:
             self._suspect()
+
+    def _follows_on(self, state: State, last: int) -> bool:
+        """Whether a message that is newer than what was delivered is the next one; ``last`` came before it."""
+        return last == state.seq or (last < 0 and not state.doubt)
+
+    def _release(self, state: State) -> None:
+        """Hold nothing of a topic any more."""
+        self._held -= sum(len(one.data) for one in state.held)
+        state.held = []
 
     def doubt(self) -> None:
         """The source may have missed messages of any topic."""
@@ -262,21 +279,24 @@ class Tail:
         if state.wanted > state.seq:
             self._mend(state)
         else:
-            state.held, state.busy = [], False
+            self._release(state)
+            state.busy = False
 
     def _let_go(self, state: State) -> None:
         """Deliver what was held back, up to the first that does not follow on."""
-        held, state.held = state.held, []
+        held = state.held
+        self._release(state)
         follows = False
         for index, one in enumerate(held):
             if not self._current(state):
                 return
             if one.seq > state.seq:
-                if one.last != state.seq and (one.last >= 0 or not follows or state.doubt):
+                # A source that cannot tell: what came behind another was held back behind it, too.
+                if one.last != state.seq and (one.last >= 0 or state.doubt or not follows):
                     state.held = held[index:] + state.held
+                    self._held += sum(len(one.data) for one in held[index:])
                     return
                 self._emit(state, one.seq, one.data, headers.trace(one.block), one.received)
-            # What comes behind it was held back behind it, too.
             follows = True
 
     def _mend(self, state: State) -> None:
@@ -309,18 +329,22 @@ class Tail:
         work.addBoth(done)
 
     async def _read(self, state: State) -> None:
-        pause = _PAUSE[0]
+        pause, promised = _PAUSE[0], 0
         while self._current(state):
             state.doubt = False
             successor = next((one.seq for one in state.held if 0 <= one.last <= state.seq < one.seq), 0)
             try:
-                stored = await self._reader.after(
+                page = await self._reader.after(
                     state.subject,
                     state.seq,
                     checked=state.checked,
                     at_least=state.wanted,
+                    promised=promised,
                     successor=successor,
                 )
+                promised = page.promised
+                if page.pending > _BEHIND:
+                    raise HistoryLost(f"{page.pending} messages behind")
             except HistoryLost as error:
                 self.log.warn("lost {subject}: {reason}", subject=state.subject, reason=str(error))
                 self._lose(state)
@@ -329,7 +353,7 @@ class Tail:
                 await (deferLater(self._reactor, pause, lambda: None) if self._online else self._wait())
                 pause = min(pause * 2, _PAUSE[1])
                 continue
-            for one in stored:
+            for one in page.stored:
                 if one.seq > state.seq and self._current(state):
                     self._metrics.broker_filled.inc()
                     self._emit(state, one.seq, one.data, one.trace, self._seconds())
@@ -337,9 +361,12 @@ class Tail:
                 return
             state.read = max(state.read, state.seq)
             self._let_go(state)
-            if self._current(state) and state.wanted <= state.seq:
-                state.held, state.busy = [], False
+            if self._current(state) and state.wanted <= state.seq and not page.pending:
+                self._release(state)
+                state.busy = False
                 return
+            # One page and no more a turn: those who receive it need theirs.
+            await deferLater(self._reactor, 0, lambda: None)
 
     def _lose(self, state: State) -> None:
         if self._drop(state):
@@ -348,10 +375,11 @@ class Tail:
 
     # ------------------------------------------------------------------ comparing with the stream
 
-    async def check(self, grace: float = _GRACE) -> None:
+    async def check(self, grace: float = _GRACE, cut: bool = False) -> None:
         """Compare every followed topic with the stream, and mend those that are behind. Raises ``Unavailable``.
 
-        ``grace``: seconds that messages which the stream has may still be on their way.
+        ``grace``: seconds that messages which the stream has may still be on their way. ``cut``: nothing was heard for a
+        while, so that a number which is missing from then may be of any topic.
         """
         states = [state for state in self.states.values() if state.joining is None]
         for start in range(0, len(states), LOOKUP):
@@ -361,7 +389,10 @@ class Tail:
             behind = []
             for state in chunk:
                 seq = newest.found.get(state.subject, 0)
-                if seq > state.seq:
+                if cut and self._current(state) and self._reader.holes.between(max(state.checked, state.seq)):
+                    self.log.warn("lost {subject}: a number is missing", subject=state.subject)
+                    self._lose(state)
+                elif seq > state.seq:
                     behind.append((state, seq))
                 elif not state.busy:
                     state.checked = max(state.checked, newest.up_to)

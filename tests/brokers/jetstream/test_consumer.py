@@ -34,6 +34,7 @@ class FakeStreams:
     def __init__(self) -> None:
         self.made: Deferred[Any] = Deferred()
         self.calls: list[str] = []
+        self.delivered = 0
 
     async def api(self, call: str, body: Any = None, timeout: float = 0) -> Any:
         self.calls.append(call)
@@ -41,12 +42,18 @@ class FakeStreams:
             return await succeed({})
         config = body["config"]
         await self.made
-        return {"config": config}
+        return {"config": config, "delivered": {"consumer_seq": self.delivered}}
 
 
 class FakeTail:
+    """Counts how often it was told to doubt."""
+
+    def __init__(self) -> None:
+        self.doubts = self.highest = 0
+        self.states: dict[bytes, object] = {}
+
     def doubt(self) -> None:
-        pass
+        self.doubts += 1
 
 
 class Stopping(SynchronousTestCase):
@@ -86,3 +93,30 @@ class Stopping(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(consumer.stop()))
         self.assertEqual(clock.getDelayedCalls(), [])
         self.assertEqual(streams.calls[-1], "CONSUMER.DELETE.MESSAGES.notify-node")
+
+
+class Missing(SynchronousTestCase):
+    """Deliveries are numbered from the consumer's beginning: the first that is not the next shows a loss."""
+
+    def deliveries(self, already: int, *numbers: int) -> int:
+        """How often a consumer that had so many deliveries before doubts those with these numbers."""
+        clock, streams, tail = Clock(), FakeStreams(), FakeTail()
+        streams.delivered = already
+        made: Any = (JetStreamSettings(), FakeConnection(), streams, tail, clock, "node", lambda *_: None)
+        consumer = Consumer(*made)
+        streams.made.callback(None)
+        self.successResultOf(Deferred.fromCoroutine(consumer.ready()))
+        tail.doubts = 0
+        for number in numbers:
+            consumer._arrived(b"s", f"$JS.ACK.MESSAGES.notify-node.1.{number}.{number}.0.0", b"", b"")
+        self.successResultOf(Deferred.fromCoroutine(consumer.stop()))
+        return tail.doubts
+
+    def test_the_first_delivery_of_a_new_consumer_has_number_one(self) -> None:
+        self.assertEqual(self.deliveries(0, 1, 2, 3), 0)
+        self.assertEqual(self.deliveries(0, 2, 3), 1)
+
+    def test_one_that_was_there_goes_on_behind_what_it_delivered(self) -> None:
+        self.assertEqual(self.deliveries(40, 41, 42), 0)
+        self.assertEqual(self.deliveries(40, 42), 1)
+        self.assertEqual(self.deliveries(40, 41, 43, 44), 1)

@@ -1,5 +1,7 @@
 """The fair queue."""
 
+from random import Random
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -9,16 +11,17 @@ from notify.errors import Unavailable
 
 class Fairness(SynchronousTestCase):
     def setUp(self) -> None:
-        self.queue: FairQueue[str] = FairQueue(2, 10)
+        self.queue: FairQueue[str] = FairQueue(8, 10)
         self.running: list[tuple[str, Deferred[str]]] = []
+        self.cancelled: list[str] = []
 
     def ask(self, key: str, what: str) -> Deferred[str]:
         def work() -> Deferred[str]:
-            done: Deferred[str] = Deferred()
+            done: Deferred[str] = Deferred(lambda _: self.cancelled.append(what))
             self.running.append((what, done))
             return done
 
-        return self.queue.do(key, what, work)
+        return self.queue.do(key, work)
 
     def finish(self, index: int = 0) -> None:
         what, done = self.running.pop(index)
@@ -27,55 +30,52 @@ class Fairness(SynchronousTestCase):
     def names(self) -> list[str]:
         return [what for what, _ in self.running]
 
-    def test_no_more_run_at_once_than_allowed(self) -> None:
+    def test_one_tenant_has_a_quarter_of_the_places(self) -> None:
         for n in range(4):
             self.ask("a", f"a{n}")
         self.assertEqual((self.names(), self.queue.waiting), (["a0", "a1"], 2))
-        self.finish()
-        self.assertEqual((self.names(), self.queue.waiting), (["a1", "a2"], 1))
-
-    def test_tenants_take_turns_however_many_one_of_them_asks_for(self) -> None:
-        for n in range(6):
-            self.ask("a", f"a{n}")
         self.ask("b", "b0")
-        self.ask("c", "c0")
+        self.assertEqual(self.names(), ["a0", "a1", "b0"])
+        self.finish()
+        self.assertEqual((self.names(), self.queue.waiting), (["a1", "b0", "a2"], 1))
+
+    def test_no_more_run_at_once_than_allowed_and_tenants_take_turns(self) -> None:
+        self.queue = FairQueue(2, 10)  # a quarter is one place at least
+        for n in range(4):
+            self.ask("a", f"a{n}")
+        for key in "bc":
+            self.ask(key, f"{key}0")
         order = []
         while self.running:
+            self.assertLessEqual(len(self.running), 2)
             order.append(self.running[0][0])
             self.finish()
-        self.assertEqual(order, ["a0", "a1", "a2", "b0", "c0", "a3", "a4", "a5"])
+        self.assertEqual(order, ["a0", "b0", "c0", "a1", "a2", "a3"])
+        self.assertEqual((self.queue.waiting, self.queue.running), (0, 0))
 
-    def test_the_same_read_is_done_once_for_all(self) -> None:
-        answers = [self.ask("a", "x"), self.ask("a", "x")]
-        self.assertEqual(self.names(), ["x"])
-        answers.append(self.ask("a", "x"))
-        self.finish()
-        self.assertEqual([self.successResultOf(answer) for answer in answers], ["X"] * 3)
-        self.ask("a", "x")
-        self.assertEqual(self.names(), ["x"])
-
-    def test_a_failure_is_everybodys_and_the_next_is_run(self) -> None:
-        first, second = self.ask("a", "x"), self.ask("a", "x")
-        self.ask("a", "y")
-        self.ask("a", "z")
+    def test_each_gets_its_answer_and_a_failure_makes_room(self) -> None:
+        first, second, third = (self.ask("a", what) for what in "xyz")
         self.running.pop(0)[1].errback(ZeroDivisionError())
         self.failureResultOf(first, ZeroDivisionError)
-        self.failureResultOf(second, ZeroDivisionError)
         self.assertEqual(self.names(), ["y", "z"])
+        self.finish()
+        self.assertEqual(self.successResultOf(second), "Y")
+        self.assertNoResult(third)
 
-    def test_who_gives_up_does_not_disturb_the_others(self) -> None:
-        first, second = self.ask("a", "x"), self.ask("a", "x")
+    def test_who_gives_up_ends_what_runs_and_makes_room(self) -> None:
+        first, _, third = (self.ask("a", what) for what in "xyz")
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        self.finish()
-        self.assertEqual(self.successResultOf(second), "X")
+        self.assertEqual((self.cancelled, self.queue.running, self.queue.waiting), (["x"], 2, 0))
+        self.assertNoResult(third)
 
-    def test_work_that_nobody_waits_for_any_more_is_not_begun(self) -> None:
+    def test_who_gives_up_while_waiting_is_never_begun(self) -> None:
         self.ask("a", "x")
         self.ask("a", "y")
         unwanted = self.ask("a", "unwanted")
         unwanted.cancel()
         self.failureResultOf(unwanted, CancelledError)
+        self.assertEqual(self.queue.waiting, 0)
         self.ask("a", "z")
         self.finish()
         self.assertEqual(self.names(), ["y", "z"])
@@ -85,8 +85,29 @@ class Fairness(SynchronousTestCase):
             self.ask("a", f"a{n}")
         self.failureResultOf(self.ask("b", "one more"), Unavailable)
 
-    def test_stopping_answers_all(self) -> None:
+    def test_stopping_answers_all_and_ends_what_runs(self) -> None:
         answers = [self.ask("a", f"a{n}") for n in range(4)]
         self.queue.stop()
         for answer in answers:
             self.failureResultOf(answer, Unavailable)
+        self.assertEqual(self.cancelled, ["a0", "a1"])
+
+    def test_any_order_of_asking_giving_up_and_finishing_keeps_the_bounds_and_ends(self) -> None:
+        for seed in range(200):
+            self.setUp()
+            random, asked = Random(seed), list[Deferred[str]]()
+            for n in range(60):
+                choice = random.random()
+                if choice < 0.5:
+                    asked.append(self.ask(random.choice("abc"), str(n)))
+                    asked[-1].addErrback(lambda failure: failure.trap(CancelledError, Unavailable))
+                elif choice < 0.7 and asked:
+                    random.choice(asked).cancel()
+                    self.running = [(what, done) for what, done in self.running if not done.called]
+                elif self.running:
+                    self.finish(random.randrange(len(self.running)))
+                self.assertLessEqual(self.queue.running, 8)
+            while self.running:
+                self.finish()
+            self.assertEqual((self.queue.running, self.queue.waiting), (0, 0), f"seed {seed}")
+            self.assertEqual([one.called for one in asked], [True] * len(asked))

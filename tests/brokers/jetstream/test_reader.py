@@ -10,11 +10,15 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.brokers.jetstream.reader import Newest, Reader, Stored
+from notify.brokers.jetstream.audit import Audit
+from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.reader import Newest, Page, Reader
 from notify.brokers.jetstream.stream import StreamState
 from notify.errors import HistoryLost, Unavailable
 from notify.nats.connection import Reply
 from notify.nats.jetstream import ApiError
+from notify.observe.metrics import Metrics
+from notify.testing import chat_payload
 from notify.topics import chat
 
 SUBJECT = chat(1, 10).subject
@@ -23,10 +27,16 @@ SUBJECT = chat(1, 10).subject
 class FakeStreams:
     """The leader, who knows everything."""
 
+    name = "MESSAGES"
+
     def __init__(self) -> None:
         self.stored: list[int] = []
-        self.state = StreamState("e1", 1, 100, True, "live.x.")
+        self.state = StreamState("1", 1, 100, 0, "live.x.")
+        self.holes: list[int] = []
         self.away = False
+
+    async def deleted(self) -> list[int]:
+        return self.holes
 
     async def info(self) -> StreamState:
         return self.state
@@ -42,10 +52,16 @@ class FakeStreams:
 
 
 class FakeReplica:
-    """Answers direct gets from a script: what it has, or an error, one for each request; the last goes on."""
+    """Answers direct gets from a script: what it has, or an error, one for each request; the last goes on.
+
+    ``unreadable`` are numbers that it counts and cannot read.
+    """
+
+    max_payload = 2**20
 
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
+        self.unreadable: set[int] = set()
         self.asked: list[dict[str, Any]] = []
 
     def gather(self, subject: str, payload: bytes) -> Deferred[list[Reply]]:
@@ -61,36 +77,52 @@ class FakeReplica:
             replies = [self.message(n, 0, s) for s, n in found.items() if n >= request["seq"]]
             end = b"NATS/1.0 204 EOB\r\nNats-UpTo-Sequence: %d\r\n\r\n" % max(have, default=0)
             return succeed([*replies, Reply(b"", end if have else b"NATS/1.0 404 No Results\r\n\r\n")])
-        wanted = [n for n in have if n >= request["seq"]]
-        page, rest = wanted[: request["batch"]], wanted[request["batch"] :]
+        counted = [n for n in have if n >= request["seq"]]
+        wanted = [n for n in counted if n not in self.unreadable]
+        page, pending = wanted[: request["batch"]], len(counted)
         replies, last = [], 0
         for n in page:
-            replies.append(self.message(n, last))
+            pending -= 1
+            replies.append(self.message(n, last, pending=pending))
             last = n
-        end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-Last-Sequence: %d\r\n\r\n" % (
-            len(rest),
-            last,
-        )
+        end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-Last-Sequence: %d\r\n\r\n" % (pending, last)
         return succeed([*replies, Reply(b"", end if page else b"NATS/1.0 404 Message Not Found\r\n\r\n")])
 
     @staticmethod
-    def message(n: int, last: int, subject: str = SUBJECT) -> Reply:
+    def message(n: int, last: int, subject: str = SUBJECT, pending: int = 0) -> Reply:
         block = (
-            f"NATS/1.0\r\nNats-Subject: {subject}\r\nNats-Sequence: {n}\r\nNats-Last-Sequence: {last}\r\n\r\n"
+            f"NATS/1.0\r\nNats-Subject: {subject}\r\nNats-Sequence: {n}\r\n"
+            f"Nats-Num-Pending: {pending}\r\nNats-Last-Sequence: {last}\r\n\r\n"
         )
         return Reply(b"from a replica", block.encode())
 
 
-class Reading(SynchronousTestCase):
+class ReadingCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.streams, self.clock = FakeStreams(), Clock()
 
-    def reader(self, *script: Any) -> Reader:
+    def reader(self, *script: Any, trusted: bool = True) -> Reader:
         self.replica = FakeReplica(*script)
         streams: Any = self.streams
-        reader = Reader(self.replica, streams, "MESSAGES", self.clock, 4, lambda topic, stored, reason: None)
-        reader.epoch = "e1"
+        self.audit = Audit(self.replica, streams, self.clock, Metrics())
+        if trusted:
+            self.audit._good = 24
+        self.poison: list[int] = []
+        reader = Reader(
+            self.replica,
+            streams,
+            self.audit,
+            self.clock,
+            4,
+            lambda topic, stored, reason: self.poison.append(stored.seq),
+        )
+        reader.epoch, reader.created = "e1", "1"
         return reader
+
+    def hole(self, *numbers: int) -> None:
+        self.streams.holes = list(numbers)
+        self.streams.state = msgspec.structs.replace(self.streams.state, missing=len(numbers))
+        self.audit.holes = Holes(numbers)
 
     def get(self, coroutine: Any) -> Any:
         answer = Deferred.fromCoroutine(coroutine)
@@ -102,36 +134,94 @@ class Reading(SynchronousTestCase):
         self.clock.pump([0.1] * 20)
         self.failureResultOf(answer, kind)
 
-    def seqs(self, stored: list[Stored]) -> list[int]:
-        return [one.seq for one in stored]
+    def seqs(self, page: Page) -> list[int]:
+        return [one.seq for one in page.stored]
 
+
+class Reading(ReadingCase):
     def test_all_that_came_after_a_message_that_is_still_there(self) -> None:
         reader = self.reader([2, 5, 9])
-        self.streams.state = msgspec.structs.replace(self.streams.state, first_seq=2, whole=False)
+        self.streams.state = msgspec.structs.replace(self.streams.state, first_seq=2)
         self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 2))), [5, 9])
 
     def test_a_long_history_comes_in_pages(self) -> None:
         reader = self.reader(list(range(1, 1001)))
-        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1))), list(range(2, 1001)))
-        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1, limit=300))), list(range(2, 302)))
-        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, None, limit=2))), [1, 2])
+        page = self.get(reader.after(SUBJECT, 1))
+        self.assertEqual((self.seqs(page), page.pending), (list(range(2, 514)), 487))
+        page = self.get(reader.after(SUBJECT, 513, promised=page.promised))
+        self.assertEqual((self.seqs(page), page.pending), (list(range(514, 1001)), 0))
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, None, limit=2))), [1, 2, 3])
 
-    def test_a_message_that_is_gone_is_no_matter_while_the_stream_has_every_number_after_it(self) -> None:
+    def test_a_message_that_is_gone_is_no_matter_while_the_stream_begins_before_it(self) -> None:
         reader = self.reader([5, 9])
         self.streams.state = msgspec.structs.replace(self.streams.state, first_seq=4)
         self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 3))), [5, 9])
         self.error(reader.after(SUBJECT, 2), HistoryLost)
         self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 2, checked=3))), [5, 9])
 
-    def test_holes_in_the_stream_prove_nothing(self) -> None:
-        reader = self.reader([5, 9])
-        self.streams.state = msgspec.structs.replace(self.streams.state, whole=False)
-        self.error(reader.after(SUBJECT, 3), HistoryLost)
+    def test_a_number_that_is_missing_matters_where_it_is_in_between(self) -> None:
+        for last in (3, 5):  # that message is gone, or there
+            reader = self.reader([5, 9])
+            self.hole(2, 4, 10)
+            if last == 3:
+                self.error(reader.after(SUBJECT, last), HistoryLost)
+                self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, last, checked=4))), [5, 9])
+                self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, last, successor=5))), [5, 9])
+            else:
+                self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, last))), [9])
+                self.hole(2, 7)
+                self.error(reader.after(SUBJECT, last), HistoryLost)
 
     def test_a_stream_made_anew_proves_nothing(self) -> None:
         reader = self.reader([5, 9])
-        self.streams.state = msgspec.structs.replace(self.streams.state, epoch="e2")
+        self.streams.state = msgspec.structs.replace(self.streams.state, created="2")
         self.error(reader.after(SUBJECT, 0), HistoryLost)
+
+    def test_a_message_that_a_copy_counts_and_cannot_read_is_asked_of_others(self) -> None:
+        for unreadable in (2, 3, 4):
+            reader = self.reader([1, 2, 3, 4])
+            self.replica.unreadable = {unreadable}
+            self.streams.stored = [1, 2, 3, 4]
+            self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1))), [2, 3, 4])
+            self.assertEqual(len(self.replica.asked), 4)  # three copies, and a count for the leader
+            # The leader cannot read it either, and does not say so.
+            self.streams.stored.remove(unreadable)
+            self.error(reader.after(SUBJECT, 1), HistoryLost)
+
+    def test_what_one_page_promised_the_next_must_bring(self) -> None:
+        reader = self.reader(list(range(1, 601)))
+        self.replica.unreadable = {100}
+        self.streams.stored = [n for n in range(1, 601) if n != 100]
+        page = self.get(reader.after(SUBJECT, 1))
+        self.assertEqual(
+            (len(page.stored), page.promised), (512, 87)
+        )  # the hundredth is counted, and missing
+        self.error(reader.after(SUBJECT, page.stored[-1].seq, promised=page.promised), HistoryLost)
+
+    def test_an_answer_that_does_not_get_on_is_a_failed_attempt(self) -> None:
+        reader = self.reader([1, 2])
+        self.replica.unreadable = {2}
+        self.streams.stored = [1, 2]
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1))), [2])
+        self.streams.away = True
+        self.error(reader.after(SUBJECT, 1), Unavailable)
+
+    def test_while_the_copies_are_not_trusted_the_leader_is_asked(self) -> None:
+        reader = self.reader([1, 3], trusted=False)
+        self.streams.stored = [1, 2, 3]
+        page = self.get(reader.after(SUBJECT, 1))
+        self.assertEqual(self.seqs(page), [2, 3])
+        self.assertEqual({one.data for one in page.stored}, {b"from the leader"})
+        self.assertEqual(self.get(reader.newest([SUBJECT])).found, {SUBJECT: 3})
+
+    def test_the_bound_in_bytes_leaves_room_for_two_of_the_largest(self) -> None:
+        reader = self.reader([1, 2])
+        self.replica.max_payload = 8 * 2**20
+        self.get(reader.after(SUBJECT, 1, size=1000))
+        self.assertGreater(self.replica.asked[-1]["max_bytes"], 2 * 8 * 2**20)
+        self.replica.max_payload = 1000
+        self.get(reader.after(SUBJECT, 1, size=10_000))
+        self.assertEqual(self.replica.asked[-1]["max_bytes"], 10_000)
 
     def test_a_replica_that_is_behind_is_asked_again(self) -> None:
         reader = self.reader([1, 2], [1, 2], [1, 2, 3])
@@ -143,7 +233,7 @@ class Reading(SynchronousTestCase):
             self.streams.stored = [1, 2, 3]
             got = self.get(reader.after(SUBJECT, 1, at_least=3))
             self.assertEqual(self.seqs(got), [2, 3])
-            self.assertEqual(got[-1].data, b"from the leader")
+            self.assertEqual(got.stored[-1].data, b"from the leader")
 
     def test_what_even_the_leader_does_not_have_is_lost(self) -> None:
         reader = self.reader([1, 2])
@@ -193,3 +283,113 @@ class Reading(SynchronousTestCase):
         self.get(reader.newest([SUBJECT]))
         self.assertEqual(self.get(reader.newest(["silent"])), Newest({}, 2))
         self.assertEqual(self.replica.asked[-1]["multi_last"], ["silent", SUBJECT])
+
+    def test_an_answer_that_is_too_long_is_asked_for_in_parts(self) -> None:
+        reader = self.reader([])
+        subjects = [chat(1, n).subject for n in range(3)]
+        answers = [["0 1", "1 2"], ["2 7"]]
+
+        def gather(subject: str, payload: bytes) -> Deferred[list[Reply]]:
+            self.replica.asked.append(msgspec.json.decode(payload))
+            got = [one.split() for one in answers.pop(0)]
+            replies = [self.replica.message(int(n), 0, chat(1, int(i)).subject) for i, n in got]
+            end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-UpTo-Sequence: 9\r\n\r\n" % len(answers)
+            return succeed([*replies, Reply(b"", end)])
+
+        self.replica.gather = gather  # type: ignore[method-assign]
+        self.assertEqual(self.get(reader.newest(subjects)).found, dict(zip(subjects, [1, 2, 7], strict=True)))
+        self.assertEqual(self.replica.asked[1]["multi_last"], [subjects[2], subjects[0]])
+
+
+class Replaying(ReadingCase):
+    """What a broker's ``replay`` says."""
+
+    def replay(
+        self, reader: Reader, seq: int | None, limit: int = 100, size: int = 10**6, **more: Any
+    ) -> Any:
+        options: dict[str, Any] = {"whole": False, "newest": lambda: None} | more
+        return reader.replay(chat(1, 10), seq, limit, size, **options)
+
+    def answer(self, *arguments: Any, **more: Any) -> tuple[list[int], bool]:
+        answer = self.replay(*arguments, **more)
+        self.clock.pump([0.1] * 20)
+        replayed = self.successResultOf(answer)
+        return [message.position.seq for message in replayed.messages], replayed.more
+
+    def lost(self, *arguments: Any, **more: Any) -> None:
+        answer = self.replay(*arguments, **more)
+        self.clock.pump([0.1] * 20)
+        self.failureResultOf(answer, HistoryLost)
+
+    def history(self, *have: int, **more: Any) -> Reader:
+        self.streams.stored = list(have)
+        reader = self.reader(list(have), **more)
+        message = self.replica.message
+
+        def whole(n: int, *rest: Any, **options: Any) -> Reply:
+            return message(n, *rest, **options)._replace(data=chat_payload(chat(1, 10), n))
+
+        self.replica.message = whole  # type: ignore[method-assign]
+        return reader
+
+    def test_it_reaches_to_the_newest_or_says_that_there_are_more(self) -> None:
+        reader = self.history(1, 2, 3, 4)
+        self.assertEqual(self.answer(reader, 1), ([2, 3, 4], False))
+        self.assertEqual(self.answer(reader, 1, 3), ([2, 3, 4], False))
+        self.assertEqual(self.answer(reader, 1, 2), ([2, 3], True))
+        self.assertEqual(self.answer(reader, None, 2), ([1, 2], True))
+        self.assertEqual(self.answer(reader, 4), ([], False))
+
+    def test_it_is_bounded_in_bytes_and_gives_one_at_least(self) -> None:
+        reader, one = self.history(1, 2, 3, 4), len(chat_payload(chat(1, 10), 1))
+        self.assertEqual(self.answer(reader, 1, 100, 2 * one), ([2, 3], True))
+        self.assertEqual(self.answer(reader, 1, 100, 1), ([2], True))
+
+    def test_who_wants_all_or_nothing_costs_no_more_than_the_first_page(self) -> None:
+        reader = self.history(*range(1, 2000))
+        self.assertEqual(self.answer(reader, 1, 1000, whole=True), ([], True))
+        self.assertEqual(len(self.replica.asked), 1)
+        one = len(chat_payload(chat(1, 10), 1))
+        self.assertEqual(self.answer(reader, 1900, 1000, 5 * one, whole=True), ([], True))
+        self.assertEqual(self.answer(reader, 1990, 9, whole=True), (list(range(1991, 2000)), False))
+
+    def test_poison_counts_for_those_who_want_all_and_leads_nobody_else_astray(self) -> None:
+        reader = self.history(*range(1, 50))
+        message = self.replica.message
+
+        def poisoned(n: int, *rest: Any, **options: Any) -> Reply:
+            return message(n, *rest, **options)._replace(
+                data=b"rubbish" if n < 40 else chat_payload(chat(1, 10), n)
+            )
+
+        self.replica.message = poisoned  # type: ignore[method-assign]
+        self.assertEqual(self.answer(reader, 1, 20, whole=True), ([], True))
+        self.assertEqual(self.answer(reader, 1, 3), ([40, 41, 42], True))
+        self.assertEqual(self.poison[:3], [2, 3, 4])
+
+    def test_what_is_newest_is_asked_when_the_read_begins(self) -> None:
+        reader = self.history(1, 2, 3)
+        known = [3]
+        self.assertEqual(self.answer(reader, 1, newest=lambda: known[0]), ([2, 3], False))
+        known[0] = 9
+        self.lost(reader, 1, newest=lambda: known[0])  # nobody has it
+
+    def test_a_position_whose_message_is_gone_is_whole_where_nothing_can_have_come_after_it(self) -> None:
+        reader = self.history(2, 5)
+        self.assertEqual(self.answer(reader, 50), ([], False))
+        self.lost(reader, 101)
+        self.streams.state = msgspec.structs.replace(self.streams.state, first_seq=60)
+        self.assertEqual(self.answer(reader, 59), ([], False))
+        self.lost(reader, 58)
+        self.hole(70)
+        self.lost(reader, 65)
+        self.assertEqual(self.answer(reader, 70), ([], False))
+
+    def test_a_replay_over_a_number_that_is_missing_is_lost_wherever_it_is(self) -> None:
+        for hole in (3, 8):
+            reader = self.history(1, 2, 5)
+            self.hole(hole)
+            self.lost(reader, 1)
+            self.assertEqual(self.answer(reader, None), ([1, 2, 5], False))
+        self.hole(1)
+        self.assertEqual(self.answer(reader, 2), ([5], False))

@@ -9,7 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.brokers.jetstream.reader import Newest, Stored
+from notify.brokers.jetstream import tail
+from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.reader import Newest, Page, Stored
 from notify.brokers.jetstream.tail import Tail
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Message
@@ -29,7 +31,8 @@ class FakeStream:
     def __init__(self) -> None:
         self.stored: dict[str, list[int]] = {}
         self.first = 1
-        self.holes = False
+        self.holes = Holes()
+        self.page = 1_000_000
         self.away = False
         self.stale = 0
         self.waiting: list[Deferred[None]] | None = None
@@ -65,9 +68,9 @@ class FakeStream:
         *,
         checked: int = 0,
         at_least: int = 0,
-        limit: int = 0,
+        promised: int = 0,
         successor: int = 0,
-    ) -> list[Stored]:
+    ) -> Page:
         self.reads.append((subject, seq))
         await self._wait()
         if self.away:
@@ -75,9 +78,11 @@ class FakeStream:
         if self.first > max(seq, checked) + 1 and seq not in self.stored.get(subject, []):
             raise HistoryLost("gone")
         after = [n for n in self.stored.get(subject, []) if n > seq]
-        if self.holes and after[:1] != [successor]:
+        begin = max(seq, checked, successor if after[:1] == [successor] else 0)
+        if after and self.holes.between(begin, after[-1]):
             raise HistoryLost("gone")
-        return [Stored(n, payload(n), "") for n in self.stored.get(subject, []) if n > seq]
+        page, of = after[: self.page], OTHER if subject == OTHER.subject else TOPIC
+        return Page([Stored(n, payload(n, of), "") for n in page], len(after) - len(page), len(after))
 
 
 class FakeSource:
@@ -249,7 +254,7 @@ class Gaps(TailCase):
         self.stream.put(TOPIC, 5)
         self.follow()
         self.stream.stored[TOPIC.subject].remove(5)
-        self.stream.holes = True
+        self.stream.holes = Holes([5, 6])
         self.send(7, 3)
         self.send(8, 7)
         self.assertEqual((self.delivered, self.lost), ([7, 8], []))
@@ -286,7 +291,84 @@ class Gaps(TailCase):
         for seq in range(2, 1200):
             self.send(seq, seq - 1)
         self.stream.answer()
+        self.clock.pump([0] * 3)
         self.assertEqual(self.delivered, list(range(1, 1200)))
+        self.assertEqual(self.tail._held, 0)
+
+    def test_the_bytes_that_are_held_back_have_a_bound_over_all_topics(self) -> None:
+        self.patch(tail, "_HELD_BYTES", 1000)
+        self.follow()
+        self.follow(OTHER)
+        self.stream.put(TOPIC, 1)
+        self.stream.put(OTHER, 2)
+        self.stream.waiting = []
+        for seq in range(4, 40, 2):
+            self.send(seq, seq - 2 if seq > 4 else 1)
+            self.stream.put(OTHER, seq + 1)
+            self.live(seq + 1, seq - 1 if seq > 4 else 2, OTHER)
+            self.assertLessEqual(self.tail._held, 1000)
+        self.stream.answer()
+        self.clock.pump([0] * 3)
+        self.assertEqual(sorted(self.delivered), [1, 2, *range(4, 40)])
+        self.assertEqual(self.tail._held, 0)
+
+    def test_a_long_gap_is_mended_page_by_page_one_a_turn(self) -> None:
+        self.follow()
+        self.stream.page = 10
+        for seq in range(1, 36):
+            self.stream.put(TOPIC, seq)
+        self.send(36, 35)
+        self.assertEqual(self.delivered, list(range(1, 11)))
+        self.clock.advance(0)
+        self.assertEqual(self.delivered, list(range(1, 37)))
+
+    def test_a_topic_that_is_too_far_behind_is_lost(self) -> None:
+        self.patch(tail, "_BEHIND", 20)
+        self.follow()
+        self.stream.page = 10
+        for seq in range(1, 32):
+            self.stream.put(TOPIC, seq)
+        self.send(32, 31)
+        self.assertEqual((self.delivered, self.lost), ([], [TOPIC]))
+
+    def test_a_number_that_is_missing_elsewhere_takes_nothing_from_a_topic(self) -> None:
+        self.follow(OTHER)
+        self.stream.put(OTHER, 6)
+        self.live(6, 0, OTHER)
+        self.follow()
+        self.stream.holes = Holes([4])  # of any topic; what is known to be checked reaches past it
+        self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
+        self.stream.put(TOPIC, 7)
+        self.send(8, 7)
+        self.assertEqual((self.delivered, self.lost), ([6, 7, 8], []))
+
+    def test_a_number_that_is_missing_inside_a_gap_is_told_to_that_topic_alone(self) -> None:
+        self.follow(OTHER)
+        self.follow()
+        self.stream.holes = Holes([4])
+        self.stream.put(TOPIC, 5)
+        self.send(8, 5)
+        self.stream.put(OTHER, 9)
+        self.live(9, 0, OTHER)
+        self.assertEqual((self.delivered, self.lost), ([9], [TOPIC]))
+
+    def test_a_number_that_went_missing_while_nothing_was_heard_may_be_of_any_topic(self) -> None:
+        self.follow()
+        self.stream.holes = Holes([4])
+        self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
+        self.assertEqual(self.lost, [])
+        self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0, cut=True)))
+        self.assertEqual(self.lost, [TOPIC])
+
+    def test_a_topic_that_may_have_lost_its_newest_begins_behind_that(self) -> None:
+        self.stream.put(TOPIC, 3)
+        self.stream.put(OTHER, 9)
+        self.stream.holes = Holes([2, 5])
+        following = [self.tail.follow(TOPIC), self.tail.follow(OTHER)]
+        self.clock.advance(0)
+        self.assertEqual([self.successResultOf(one).position.seq for one in following], [5, 9])
+        self.send(10, 3)
+        self.assertEqual((self.delivered, self.stream.reads), ([10], []))
 
     def test_poison_is_skipped_and_reported(self) -> None:
         self.follow()

@@ -1,0 +1,142 @@
+"""Is anything missing inside the stream, and have its copies all that their leader has?
+
+A replica can lose messages from its middle (a damaged block, a store put back) and go on as if nothing had happened.
+Any copy may answer a read, and nothing in the answer says which. So the numbers are compared, again and again: the
+leader says which it has, and a batched read of everything with one message in it says how many the copy has that
+answered. Where one has fewer, or the cluster has changed and not all of them are likely to have been asked since, reads
+of the history go to the leader.
+
+What neither shows, a message that a copy counts and cannot read, the reader finds (:mod:`reader`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.stream import Streams, StreamState
+from notify.errors import Unavailable
+from notify.nats import headers
+from notify.observe.metrics import Metrics
+
+_MOST = 50_000  # holes that are known one by one
+_ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
+_USUAL = 3  # samples of one comparison
+_PAUSE = 0.05  # seconds after a sample that was short, before the next
+
+
+class Audit:
+    """See the module. ``holes``: what the leader lacks, as last seen."""
+
+    log = Logger()
+
+    def __init__(self, connection: Any, streams: Streams, reactor: Any, metrics: Metrics) -> None:
+        self._connection = connection
+        self._streams = streams
+        self._direct = f"$JS.API.DIRECT.GET.{streams.name}"
+        self._reactor = reactor
+        self._metrics = metrics
+        self._known = 0  # how many holes the leader had
+        self._good = 0  # samples in a row
+        self._enough = _ENOUGH
+        self._cluster = ""
+        self.holes = Holes()
+        #: what is wrong with a copy; empty: nothing is known to be
+        self.problem = ""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether any copy may be read from."""
+        return self._good >= self._enough
+
+    def unsettle(self) -> None:
+        """A server has come or gone: its copy may have changed."""
+        self._good = 0
+
+    def forget(self) -> None:
+        """The history is another one."""
+        self._known, self._good, self.holes = 0, 0, Holes()
+        self._metrics.history_holes.set(0)
+
+    async def learn(self, state: StreamState) -> None:
+        """Bring ``holes`` up to date with what the leader says. Raises ``Unavailable``."""
+        if state.cluster != self._cluster:
+            self._cluster = state.cluster
+            self.unsettle()
+        if state.missing == 0:
+            if self._known:
+                self._known, self.holes = 0, Holes()
+                self._metrics.history_holes.set(0)
+            return
+        if state.missing > _MOST:
+            self.holes = Holes(up_to=state.last_seq)
+        elif state.missing != self.holes.count(state.first_seq, state.last_seq):
+            self.holes = Holes(await self._streams.deleted())
+        if state.missing > self._known:
+            self.log.warn(
+                "{count} numbers are missing inside the stream {name}: deleted, or lost by NATS",
+                count=state.missing,
+                name=self._streams.name,
+            )
+        self._known = state.missing
+        self._metrics.history_holes.set(state.missing)
+
+    async def compare(self, state: StreamState) -> None:
+        """Compare the copies that answer with their leader. Raises ``Unavailable``."""
+        await self.learn(state)
+        self._enough = _ENOUGH if state.copies > 1 else 1
+        for _ in range(max(_USUAL, self._enough - self._good) if state.copies > 1 else 1):
+            short = await self._short()
+            if short:
+                # A copy may be a moment behind: that is no fault of it.
+                await deferLater(self._reactor, _PAUSE, lambda: None)
+                short = await self._short()
+            if short:
+                self._complain(short, state.lagging)
+                self._good = 0
+                return
+            self._good += 1
+        self.problem = ""
+
+    def _complain(self, short: int, lagging: bool) -> None:
+        before, self.problem = self.problem, "a copy of the stream is behind its leader"
+        if not lagging:
+            self.problem = f"a copy of the stream lacks messages that its leader has: {short} or more"
+            if not before.startswith("a copy of the stream lacks"):
+                self._metrics.audit_failures.inc()
+        if before != self.problem:
+            self.log.error(
+                "{problem}; history is read from the leader, message by message", problem=self.problem
+            )
+
+    async def _short(self) -> int:
+        """How many messages the copy that answers now lacks at least."""
+        state = await self._streams.info()
+        await self.learn(state)
+        first, last = state.first_seq, state.last_seq
+        if first > last or state.missing > _MOST:
+            return 0
+        at, have = await self._count(first)
+        if at != first:
+            # The oldest may have expired meanwhile: at the leader, too?
+            first = (await self._streams.info()).first_seq
+            if first > last:
+                return 0
+            if not at or at > first:
+                return at - first if at else 1
+        return max(0, last - first + 1 - self.holes.count(first, last) - have)
+
+    async def _count(self, start: int) -> tuple[int, int]:
+        """The first message of the copy that answers from a number on, and how many there are with it."""
+        request = {"batch": 1, "seq": start, "next_by_subj": ">"}
+        *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
+        if replies:
+            block = replies[0].block
+            return headers.number(block, headers.SEQUENCE), 1 + headers.number(block, headers.NUM_PENDING)
+        if headers.status(end.block) != 404:
+            raise Unavailable(f"the stream cannot be counted: {headers.description(end.block)}")
+        return 0, 0

@@ -1,0 +1,205 @@
+"""Which history the stream holds: an epoch of its own for each, and proof that it has not gone back.
+
+A stream that was made anew has another time of creation. One that lost its newest messages (a power loss, a store
+put back) keeps that, and gives their numbers to others: whoever has seen them would wait for ever. So the highest
+number that was ever seen is kept in two places, each of which may be lost with the stream: in the stream of dead letters,
+and in a file of each node. A stream whose last number is below it begins a new epoch, and every client is told.
+
+The record in the stream of dead letters decides for all nodes: who replaces it names the one that it replaces.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from twisted.logger import Logger
+
+from notify.brokers.jetstream.stream import Streams, StreamState
+from notify.errors import Unavailable
+from notify.nats.jetstream import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
+from notify.observe.metrics import Metrics
+
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_ATTEMPTS = 5
+
+
+class Record(Struct, frozen=True):
+    """One history: the time at which its stream was created, its epoch, and the highest number that was seen.
+
+    Of two records of one stream that with the higher ``generation`` is the later.
+    """
+
+    created: str
+    epoch: str
+    generation: int = 1
+    seen: int = 0
+
+
+class Memory:
+    """A node's own record, in a file that outlives it. ``path`` None: it is forgotten with the process."""
+
+    log = Logger()
+
+    def __init__(self, path: Path | None, reactor: Any) -> None:
+        self._path = path
+        self._reactor = reactor
+        self.record: Record | None = None
+        if path is not None:
+            try:
+                self.record = msgspec.json.decode(path.read_bytes(), type=Record)
+            except FileNotFoundError:
+                pass
+            except (OSError, msgspec.DecodeError) as error:
+                self.log.warn("{path} cannot be used: {error}", path=str(path), error=str(error))
+
+    def keep(self, record: Record) -> None:
+        """Remember a record; the file follows."""
+        if record != self.record:
+            self.record = record
+            if self._path is not None:
+                self._reactor.callInThread(_write, self._path, msgspec.json.encode(record))
+
+
+def _write(path: Path, data: bytes) -> None:
+    new = path.with_suffix(".new")
+    try:
+        with open(new, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        Memory.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
+
+
+def place(configured: str, stream: str) -> Path | None:
+    """Where a node's record is: in the directory that is configured, or that systemd gives ($STATE_DIRECTORY)."""
+    directory = configured or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(directory) / f"history-{stream}.json" if directory else None
+
+
+class History:
+    """See the module. ``record`` is what this node goes by; None: nothing yet."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        streams: Streams,
+        connection: Any,
+        dead_letter_stream: str,
+        random: Random,
+        memory: Memory,
+        metrics: Metrics,
+    ) -> None:
+        self._streams = streams
+        self._connection = connection
+        self._stored_in = f"STREAM.MSG.GET.{dead_letter_stream}"
+        self._subject = streams.plan.history_subject
+        self._random = random
+        self._memory = memory
+        self._metrics = metrics
+        self.record: Record | None = memory.record
+
+    async def recognise(self, state: StreamState, seen: int = 0) -> Record:
+        """The record of the history that a stream holds, a new one where it is none that is known.
+
+        ``seen``: the highest number that this node knew of before ``state`` was asked for. Raises ``Unavailable``.
+        """
+        for _ in range(_ATTEMPTS):
+            stored, at = await self.stored()
+            known = [one for one in (stored, self.record) if one is not None and one.created == state.created]
+            if self.record is not None and self.record in known:
+                known.append(msgspec.structs.replace(self.record, seen=max(seen, self.record.seen)))
+            record = self._judge(state, known)
+            if record == stored or await self._store(record, at):
+                self._adopt(record)
+                return record
+        raise Unavailable("it cannot be agreed upon which history the stream holds")
+
+    def _judge(self, state: StreamState, known: list[Record]) -> Record:
+        latest = max((one.generation for one in known), default=0)
+        current = [one for one in known if one.generation == latest]
+        seen = max((one.seen for one in current), default=0)
+        if len({one.epoch for one in current}) == 1 and seen <= state.last_seq:
+            return msgspec.structs.replace(current[0], seen=state.last_seq)
+        if current:
+            self.log.error(
+                "the stream {name} has gone back: number {seen} was seen, and {last} is its last; a new epoch begins",
+                name=self._streams.name,
+                seen=seen,
+                last=state.last_seq,
+            )
+        return self._new(state, latest)
+
+    async def renew(self, state: StreamState) -> Record:
+        """A new epoch, whatever is known of the stream. Raises ``Unavailable``."""
+        for _ in range(_ATTEMPTS):
+            stored, at = await self.stored()
+            record = self._new(state, 0 if stored is None else stored.generation)
+            if await self._store(record, at):
+                return record
+        raise Unavailable("the record of the history is being changed by others")
+
+    def _new(self, state: StreamState, generation: int) -> Record:
+        return Record(state.created, f"{self._random.getrandbits(64):016x}", generation + 1, state.last_seq)
+
+    def went_back(self, state: StreamState, seen: int = 0) -> bool:
+        """Whether the stream that this node knows lacks its newest numbers. ``seen`` as in :meth:`recognise`."""
+        mine = self.record
+        return mine is not None and mine.created == state.created and max(seen, mine.seen) > state.last_seq
+
+    async def current(self, state: StreamState, seen: int) -> bool:
+        """Whether the history is the one that this node goes by. Remembers how far it reaches. Raises ``Unavailable``."""
+        mine = self.record
+        if mine is None or mine.created != state.created or self.went_back(state, seen):
+            return False
+        stored, at = await self.stored()
+        if stored is None or (stored.created, stored.epoch) != (mine.created, mine.epoch):
+            return False
+        record = msgspec.structs.replace(mine, seen=state.last_seq)
+        if stored.seen < record.seen:
+            await self._store(record, at)  # another node may be faster: then it is known as well
+        self._adopt(record)
+        return True
+
+    def _adopt(self, record: Record) -> None:
+        if self.record is not None and self.record.epoch != record.epoch:
+            self._metrics.history_epochs.inc()
+        self.record = record
+        self._memory.keep(record)
+
+    async def stored(self) -> tuple[Record | None, int]:
+        """The record that all nodes share, and its number in the stream of dead letters; None, 0: there is none."""
+        try:
+            answer = await self._streams.api(self._stored_in, {"last_by_subj": self._subject})
+        except ApiError as error:
+            if error.number in (NO_MESSAGE, STREAM_NOT_FOUND):
+                return None, 0
+            raise Unavailable(f"the record of the history cannot be read: {error}") from None
+        message = answer["message"]
+        try:
+            record = msgspec.json.decode(b64decode(message.get("data", "")), type=Record)
+        except msgspec.DecodeError:
+            record = None
+        return record, int(message["seq"])
+
+    async def _store(self, record: Record, at: int) -> bool:
+        """Put a record in the place of the one with number ``at``; False: somebody else was faster."""
+        fields = {"Nats-Expected-Last-Subject-Sequence": str(at)}
+        reply = await self._connection.request(self._subject, msgspec.json.encode(record), None, fields)
+        try:
+            error = msgspec.json.decode(reply.data).get("error")
+        except (msgspec.DecodeError, AttributeError):
+            error = {"description": "nobody stores it"}
+        if not error:
+            return True
+        if error.get("err_code") in _WRONG_LAST_SEQUENCE:
+            return False
+        raise Unavailable(f"the record of the history cannot be stored: {error.get('description')}")

@@ -1,0 +1,172 @@
+"""Which history a stream holds, as many nodes see it; without NATS."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify.brokers.jetstream.history import History, Memory, Record, place
+from notify.brokers.jetstream.stream import StreamState
+from notify.errors import Unavailable
+from notify.nats.connection import Reply
+from notify.nats.jetstream import ApiError
+from notify.observe.metrics import Metrics
+
+
+class FakeStore:
+    """The one message in the stream of dead letters; ``faster`` writes one before the next is stored."""
+
+    name = "MESSAGES"
+
+    class plan:  # noqa: N801
+        history_subject = "dead.MESSAGES.history"
+
+    def __init__(self) -> None:
+        self.data, self.seq = b"", 0
+        self.faster: list[Record] = []
+
+    async def api(self, call: str, body: Any) -> Any:
+        if not self.seq:
+            raise ApiError(404, 10037, "no message found")
+        return {"message": {"seq": self.seq, "data": base64.b64encode(self.data).decode()}}
+
+    def request(self, subject: str, data: bytes, timeout: Any, fields: dict[str, str]) -> Deferred[Reply]:
+        if self.faster:
+            self.put(self.faster.pop())
+        if fields["Nats-Expected-Last-Subject-Sequence"] != str(self.seq):
+            return succeed(
+                Reply(b'{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}', b"")
+            )
+        self.data, self.seq = data, self.seq + 1
+        return succeed(Reply(b'{"seq":%d}' % self.seq, b""))
+
+    def put(self, record: Record) -> None:
+        self.data, self.seq = msgspec.json.encode(record), self.seq + 1
+
+
+class Threads:
+    """A reactor whose threads are done at once."""
+
+    def callInThread(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
+
+
+def state(last: int, created: str = "2026") -> StreamState:
+    return StreamState(created, 1, last, 0, "live.")
+
+
+class Recognising(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.store: Any = FakeStore()
+        self.nodes = 0
+
+    def node(self, path: Path | None = None) -> History:
+        self.nodes += 1
+        memory = Memory(path, Threads())
+        return History(self.store, self.store, "MESSAGES_DEAD", Random(self.nodes), memory, Metrics())
+
+    def recognise(self, node: History, last: int, seen: int = 0, created: str = "2026") -> str:
+        return self.successResultOf(Deferred.fromCoroutine(node.recognise(state(last, created), seen))).epoch
+
+    def current(self, node: History, last: int, seen: int = 0, created: str = "2026") -> bool:
+        return self.successResultOf(Deferred.fromCoroutine(node.current(state(last, created), seen)))
+
+    def test_all_nodes_agree_and_a_new_process_does_too(self) -> None:
+        one, two = self.node(), self.node()
+        epoch = self.recognise(one, 5)
+        self.assertEqual(self.recognise(two, 9), epoch)
+        self.assertTrue(self.current(one, 12))
+        self.assertEqual(self.recognise(self.node(), 12), epoch)
+
+    def test_a_stream_that_was_made_anew_is_another(self) -> None:
+        one = self.node()
+        epoch = self.recognise(one, 5)
+        self.assertFalse(self.current(one, 50, created="2027"))
+        self.assertNotEqual(self.recognise(one, 50, created="2027"), epoch)
+
+    def test_a_stream_that_has_gone_back_is_another_whoever_has_seen_more(self) -> None:
+        path = Path(self.mktemp())
+        path.mkdir()
+        seen_here, seen_there, remembered = self.node(), self.node(), self.node(path / "h.json")
+        epoch = self.recognise(seen_here, 100)
+        for node in (seen_there, remembered):
+            self.assertEqual(self.recognise(node, 120), epoch)
+        before = self.store.data, self.store.seq
+        for last, seen, node in (
+            (100, 110, seen_here),  # heard live, and not compared yet
+            (110, 0, seen_there),
+            (119, 0, self.node(path / "h.json")),  # a new process, with the file of the old one
+            (119, 0, self.node()),  # with nothing, but the record beside the stream
+        ):
+            self.store.data, self.store.seq = before
+            if node is not seen_here and node.record is not None:
+                # The record beside the stream has gone back as well.
+                self.store.put(Record("2026", epoch, 1, 50))
+            self.assertNotEqual(self.recognise(node, last, seen), epoch)
+
+    def test_those_who_were_not_there_find_the_new_epoch(self) -> None:
+        one, two = self.node(), self.node()
+        epoch = self.recognise(one, 100)
+        self.assertEqual(self.recognise(two, 100), epoch)
+        new = self.recognise(one, 105, seen=110)
+        self.assertNotEqual(new, epoch)
+        self.assertFalse(self.current(two, 106))
+        self.assertEqual(self.recognise(two, 106), new)
+        self.assertTrue(self.current(two, 106))
+
+    def test_a_record_that_is_gone_is_written_again(self) -> None:
+        one = self.node()
+        epoch = self.recognise(one, 5)
+        self.store.data, self.store.seq = b"", 0
+        self.assertFalse(self.current(one, 6))
+        self.assertEqual(self.recognise(one, 6), epoch)
+        self.assertEqual(self.recognise(self.node(), 6), epoch)
+        self.store.put(Record("2026", "an older one", 0, 1))  # gone back, or a node that slept
+        self.assertFalse(self.current(one, 6))
+        self.assertEqual(self.recognise(one, 6), epoch)
+
+    def test_two_that_contradict_each_other_are_both_given_up(self) -> None:
+        one = self.node()
+        epoch = self.recognise(one, 5)
+        self.store.put(Record("2026", "other", 1, 3))
+        self.assertNotIn(self.recognise(one, 6), (epoch, "other"))
+
+    def test_another_node_that_is_faster_decides(self) -> None:
+        one = self.node()
+        self.store.faster = [Record("2026", "theirs", 1, 3)]
+        self.assertEqual(self.recognise(one, 5), "theirs")
+        self.store.faster = [Record("2026", "theirs", 1, n) for n in range(20)]
+        self.failureResultOf(Deferred.fromCoroutine(self.node().recognise(state(50))), Unavailable)
+
+    def test_an_operator_begins_a_new_epoch_by_a_record_of_a_later_generation(self) -> None:
+        one = self.node()
+        self.recognise(one, 5)
+        self.store.put(Record("2026", "new", 2, 5))
+        self.assertFalse(self.current(one, 6))
+        self.assertEqual(self.recognise(one, 6), "new")
+
+    def test_rubbish_in_either_place_is_no_record(self) -> None:
+        path = Path(self.mktemp())
+        path.write_bytes(b"{")
+        one = self.node(path)
+        self.store.data, self.store.seq = b"[]", 7
+        self.assertEqual(self.recognise(self.node(), 5), self.recognise(one, 5))
+        self.assertEqual(msgspec.json.decode(path.read_bytes(), type=Record), one.record)
+
+    def test_the_file_is_where_it_is_configured_or_where_systemd_says(self) -> None:
+        self.patch(place.__globals__["os"], "environ", {"STATE_DIRECTORY": "/var/lib/notify/a:/other"})
+        self.assertEqual(place("", "M"), Path("/var/lib/notify/a/history-M.json"))
+        self.assertEqual(place("/state", "M"), Path("/state/history-M.json"))
+        self.patch(place.__globals__["os"], "environ", {})
+        self.assertIsNone(place("", "M"))
+
+    def test_a_directory_that_cannot_be_written_is_told_and_stops_nothing(self) -> None:
+        one = self.node(Path("/nonexistent/history-M.json"))
+        self.recognise(one, 5)
+        self.assertTrue(self.current(one, 6))
