@@ -28,6 +28,7 @@ from notify.errors import HistoryLost, Unavailable
 from notify.messages import Event, Message, Poison, Position, Replayed, parse_event
 from notify.nats import headers
 from notify.nats.bridge import gather
+from notify.nats.connection import Connection, Reply
 from notify.nats.jetstream import NO_MESSAGE, ApiError
 from notify.topics import Topic
 
@@ -93,7 +94,7 @@ class Reader:
 
     def __init__(
         self,
-        connection: Any,
+        connection: Connection,
         streams: Streams,
         audit: Audit,
         reactor: Any,
@@ -155,7 +156,7 @@ class Reader:
             # A subject that surely has messages makes the server say how far its answer reaches.
             asked = [*rest, self._witness] if self._witness else rest
             request = {"multi_last": asked, "seq": since, "max_bytes": self._page_bytes(PAGE_BYTES)}
-            *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
+            *replies, end = await self._ask(request)
             if headers.status(end.block) not in (204, 404):
                 raise Unavailable(headers.description(end.block) or f"status {headers.status(end.block)}")
             up_to = headers.number(end.block, headers.UP_TO_SEQUENCE)
@@ -355,7 +356,7 @@ class Reader:
         """Up to ``count`` messages from number ``last`` on, oldest first, of about ``size`` bytes."""
         bound = self._page_bytes(size)
         request = {"batch": count, "max_bytes": bound, "seq": max(last, 1), "next_by_subj": subject}
-        *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
+        *replies, end = await self._ask(request)
         status = headers.status(end.block)
         if status == 404:
             return Page([], 0)
@@ -385,7 +386,7 @@ class Reader:
         start, counted = max(last, 1), 0
         try:
             request = {"batch": 1, "seq": start, "next_by_subj": subject}
-            first, *_ = await self._connection.gather(self._direct, msgspec.json.encode(request))
+            first, *_ = await self._ask(request)
             if number := headers.number(first.block, headers.SEQUENCE):
                 counted = headers.number(first.block, headers.NUM_PENDING) + (number > last)
         except Unavailable:
@@ -405,6 +406,11 @@ class Reader:
             start = message["seq"] + 1
             taken += len(page[-1].data)
         return Page(page, max(1, counted - sum(1 for one in page if one.seq > last)), counted)
+
+    def _ask(self, request: dict[str, Any]) -> Deferred[list[Reply]]:
+        """A direct get, of any copy; more than was asked for is not taken."""
+        limit = 2 * request.get("max_bytes", self._page_bytes(PAGE_BYTES))
+        return self._connection.gather(self._direct, msgspec.json.encode(request), limit=limit)
 
     async def _pause(self, attempt: int) -> None:
         await deferLater(self._reactor, _DELAY * 2 ** (attempt - 1), lambda: None)

@@ -64,7 +64,7 @@ class FakeReplica:
         self.unreadable: set[int] = set()
         self.asked: list[dict[str, Any]] = []
 
-    def gather(self, subject: str, payload: bytes) -> Deferred[list[Reply]]:
+    def gather(self, subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
         request = msgspec.json.decode(payload)
         self.asked.append(request)
         have = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -108,8 +108,9 @@ class ReadingCase(SynchronousTestCase):
         if trusted:
             self.audit._good = 24
         self.poison: list[int] = []
+        replica: Any = self.replica
         reader = Reader(
-            self.replica,
+            replica,
             streams,
             self.audit,
             self.clock,
@@ -251,7 +252,7 @@ class Reading(ReadingCase):
         gather = self.replica.gather
         broken = [True]
 
-        def with_a_hole(subject: str, payload: bytes) -> Deferred[list[Reply]]:
+        def with_a_hole(subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
             answer = gather(subject, payload)
             if broken.pop() if broken else False:
                 answer.addCallback(lambda replies: [replies[0], *replies[2:]])
@@ -289,7 +290,7 @@ class Reading(ReadingCase):
         subjects = [chat(1, n).subject for n in range(3)]
         answers = [["0 1", "1 2"], ["2 7"]]
 
-        def gather(subject: str, payload: bytes) -> Deferred[list[Reply]]:
+        def gather(subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
             self.replica.asked.append(msgspec.json.decode(payload))
             got = [one.split() for one in answers.pop(0)]
             replies = [self.replica.message(int(n), 0, chat(1, int(i)).subject) for i, n in got]
