@@ -39,15 +39,17 @@ def port() -> int:
 
 
 class Nats:
-    """One nats-server, or a cluster of them, for as long as the context lasts."""
+    """One nats-server, or a cluster of them, for as long as the context lasts; ``config`` in NATS's own format."""
 
-    def __init__(self, size: int = 1) -> None:
+    def __init__(self, size: int = 1, config: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-nats-"))
+        (self.folder / "nats.conf").write_text(config)
         self.ports = [port() for _ in range(size)]
         routes = [port() for _ in range(size)]
         self.processes = []
         for n, (client, route) in enumerate(zip(self.ports, routes, strict=True)):
-            command = [SERVER, "-js", "-sd", f"{self.folder}/{n}", "-a", "127.0.0.1", "-p", str(client)]
+            command = [SERVER, "-c", f"{self.folder}/nats.conf", "-js", "-sd", f"{self.folder}/{n}"]
+            command += ["-a", "127.0.0.1", "-p", str(client)]
             if size > 1:
                 urls = ",".join(f"nats://127.0.0.1:{r}" for r in routes)
                 command += ["-n", f"n{n}", "-cluster_name", "bench", "-cluster", f"nats://127.0.0.1:{route}"]

@@ -40,6 +40,7 @@ LOADED = {
     "etc/grafana/notify.json": "GrafanaTests",
     "deploy/docker/Dockerfile": "package/image.py",
     "deploy/docker/compose.yaml": "ComposeTests",
+    "deploy/docker/nats.conf": "NATSTests",
     "deploy/kubernetes/*": "KubernetesTests",
 }
 
@@ -318,6 +319,22 @@ class ComposeTests(TestCase):
                 self.compose, "-f", DEPLOY / "docker/compose.yaml", "config",
                 environ={"NOTIFY_JWT_SECRET": "", "NOTIFY_API_KEY": ""},
             )  # fmt: skip
+
+
+class NATSTests(TempCase):
+    """The rest of what is said of NATS: test_nats.py runs etc/nats, KubernetesTests asks of the manifests."""
+
+    def test_nats_server_takes_the_configuration_of_compose(self) -> None:
+        path = DEPLOY / "docker/nats.conf"
+        run(program("nats-server"), "-t", "-c", path, cwd=self.folder)
+        nats = yaml.safe_load((DEPLOY / "docker/compose.yaml").read_text())["services"]["nats"]
+        self.assertIn(f"./{path.name}:{nats['command'][1]}:ro", nats["volumes"])
+
+    def test_every_shipped_server_has_a_message_on_disk_before_it_acknowledges_it(self) -> None:
+        files = [path for folder in (ETC, DEPLOY) for path in folder.rglob("nats.conf")]
+        self.assertEqual(len(files), 3)
+        for path in files:
+            self.assertRegex(path.read_text(), r"(?m)^  sync_interval: always$", path)
 
 
 class KubernetesTests(TempCase):
