@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -58,6 +58,20 @@ def make_broker(urls: tuple[str, ...], node: str, **settings: Any) -> JetStreamB
     return JetStreamBroker(JetStreamSettings(**(defaults | settings)), context)
 
 
+class Got(NamedTuple):
+    """A message reached a client: where it stands, and its id, which is its number in the load."""
+
+    position: Position
+    number: Any
+
+
+class Told(NamedTuple):
+    """A client was told that history was lost: where it goes on, and when it was told (monotonic seconds)."""
+
+    position: Position
+    when: float
+
+
 class Follower:
     """A node with a client for each topic: follows, and on ``lost`` resumes where it was, as a client does."""
 
@@ -66,6 +80,8 @@ class Follower:
         self.topics = topics
         self.begin: dict[Topic, int] = {}
         self.got: dict[Topic, list[tuple[str, int]]] = {topic: [] for topic in topics}
+        #: what its client saw, in order: see ``promise.py``
+        self.story: dict[Topic, list[Got | Told]] = {topic: [] for topic in topics}
         #: positions after which a client was told to reload, and where it goes on
         self.told: dict[Topic, list[tuple[Position, Position]]] = {topic: [] for topic in topics}
         self.at: dict[Topic, Position] = {}
@@ -111,6 +127,7 @@ class Follower:
     def _got(self, message: Message) -> None:
         self.got[message.topic].append((message.position.epoch, message.position.seq))
         self.at[message.topic] = message.position
+        self.story[message.topic].append(Got(message.position, message.event.message_id))
 
     def lost(self, topic: Topic) -> None:
         """Continuity is lost: reconnect and resume."""
@@ -130,6 +147,7 @@ class Follower:
                     messages = (await self.broker.replay(topic, self.at[topic], 100_000, 2**30)).messages
                 except HistoryLost:
                     self.told[topic].append((self.at[topic], position))
+                    self.story[topic].append(Told(position, time.monotonic()))
                     self.at[topic] = position
                     messages = []
                 finally:
@@ -161,6 +179,8 @@ class Load:
         self.topics = topics
         self.published = 0
         self.acknowledged: dict[tuple[Topic, int], Position] = {}
+        #: monotonic seconds
+        self.accepted_at: dict[tuple[Topic, int], float] = {}
         self.outcomes: Counter[str] = Counter()
         self.pending = 0
         self.content = "hello"
@@ -194,6 +214,7 @@ class Load:
         self.pending -= 1
         self.outcomes["acknowledged"] += 1
         self.acknowledged[topic, number] = position
+        self.accepted_at[topic, number] = time.monotonic()
 
     def _failed(self, failure: Any) -> None:
         self.pending -= 1
