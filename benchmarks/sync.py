@@ -19,6 +19,7 @@ from statistics import median
 
 import nats
 from nats.aio.client import Client
+from nats.errors import Error
 
 from benchmarks.jetstream import CONTENT, PAYLOAD, Nats
 
@@ -31,11 +32,16 @@ async def create(client: Client, replicas: int) -> None:
     """Make the stream, as soon as the cluster is able to."""
     stream = {"name": "BENCH", "subjects": ["workspace.>"], "num_replicas": replicas, "storage": "file"}
     for _ in range(100):
-        answer = await client.request("$JS.API.STREAM.CREATE.BENCH", json.dumps(stream).encode(), timeout=5)
+        try:
+            answer = await client.request(
+                "$JS.API.STREAM.CREATE.BENCH", json.dumps(stream).encode(), timeout=1
+            )
+        except Error:
+            continue  # no leader yet, so no answer
         if "error" not in json.loads(answer.data):
             return
         await asyncio.sleep(0.1)
-    raise RuntimeError(f"no stream: {answer.data.decode()}")
+    raise RuntimeError("the servers make no stream")
 
 
 async def publish(client: Client, inflight: int, seconds: float) -> tuple[float, float]:

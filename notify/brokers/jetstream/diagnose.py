@@ -185,7 +185,7 @@ def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Findin
         return [Finding("warning", "replicas", text, "Set [broker.jetstream] replicas = 3.")]
     if copies == 1:
         text = "one copy of each message: NATS syncs it to disk every two minutes unless sync_interval says otherwise."
-        mend = "For messages that survive a power cut: replicas = 3, or sync_interval: always in the NATS server."
+        mend = "For messages that survive a power cut: sync_interval: always in the NATS server (docs/guarantees.md)."
         return [Finding("note", "replicas", text, mend)]
     return [Finding("ok", "replicas", f"{copies} copies of each message, all current.")]
 
