@@ -19,6 +19,7 @@ from tests.support.natsd import pause
 
 _PATIENCE = 100  # attempts of one resumption, a tenth of a second apart
 _LIMIT = 100_000
+_SIZE = 2**30
 
 
 def uncovered(load: Load, follower: Follower, topic: Topic) -> list[int]:
@@ -131,13 +132,13 @@ async def resume_everywhere(
 async def _resume(broker: JetStreamBroker, topic: Topic, after: Position) -> list[Got] | None:
     for _ in range(_PATIENCE):
         try:
-            messages = await broker.replay(topic, after, _LIMIT)
+            replayed = await broker.replay(topic, after, _LIMIT, _SIZE)
         except HistoryLost:
             return None
         except Unavailable:
             await pause(0.1)
         else:
-            return [Got(each.position, each.event.message_id) for each in messages]
+            return [Got(each.position, each.event.message_id) for each in replayed.messages]
     raise AssertionError(f"no answer to a resumption of {topic}")
 
 

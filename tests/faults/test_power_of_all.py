@@ -67,7 +67,7 @@ class PowerOfAll(FaultCase):
         self.addCleanup(nats.remove)
         await nats.up()
         broker = f'[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{nats.url}"]\n'
-        self.node = Server(f'{broker}canary_interval = "500ms"\n[server]\nnode = "node-1"\n')
+        self.node = Server(f'{broker}canary_interval = "500ms"\ncheck_interval = "500ms"\n[server]\nnode = "node-1"\n')
         self.addCleanup(self.node.__exit__, None, None, None)
         state = self.node.folder / "state"
         state.mkdir()
@@ -78,7 +78,7 @@ class PowerOfAll(FaultCase):
         await pause(1.0)
         synced = disks.remember(nats)
         await deferToThread(self.publish, LOST)
-        await pause(2.0)  # what was seen is written down now and then
+        await pause(2.0)  # what was seen is written down every check_interval
 
         self.node.signal(signal.SIGKILL)
         nats.kill(signal.SIGKILL)
