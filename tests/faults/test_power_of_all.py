@@ -67,7 +67,9 @@ class PowerOfAll(FaultCase):
         self.addCleanup(nats.remove)
         await nats.up()
         broker = f'[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{nats.url}"]\n'
-        self.node = Server(f'{broker}canary_interval = "500ms"\ncheck_interval = "500ms"\n[server]\nnode = "node-1"\n')
+        self.node = Server(
+            f'{broker}canary_interval = "500ms"\ncheck_interval = "500ms"\n[server]\nnode = "node-1"\n'
+        )
         self.addCleanup(self.node.__exit__, None, None, None)
         state = self.node.folder / "state"
         state.mkdir()
