@@ -16,6 +16,9 @@ UP_TO_SEQUENCE = b"\r\nNats-UpTo-Sequence: "
 NUM_PENDING = b"\r\nNats-Num-Pending: "
 SUBJECT = b"\r\nNats-Subject: "
 TRACEPARENT = b"\r\ntraceparent: "
+#: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``
+AFTER = "Notify-After"
+_AFTER = f"\r\n{AFTER}: ".encode()
 
 
 def number(block: bytes, field: bytes) -> int:
@@ -59,6 +62,16 @@ def trace(block: bytes) -> str:
         return ""
     value = text(block, TRACEPARENT)
     return value if len(value) == 55 and value.isascii() and value.replace("-", "").isalnum() else ""
+
+
+def after(block: bytes, epoch: str) -> int:
+    """The number that ``Notify-After`` names; 0 where there is none of this epoch."""
+    start = block.find(_AFTER)
+    if start < 0:
+        return 0
+    start += len(_AFTER)
+    named, _, seq = block[start : block.find(b"\r", start)].decode("ascii", "replace").rpartition(".")
+    return int(seq) if named == epoch and seq.isdecimal() and len(seq) < 20 else 0
 
 
 def description(block: bytes) -> str:

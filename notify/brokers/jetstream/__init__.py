@@ -7,11 +7,12 @@ state that there is: whether the broker can be used.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -40,8 +41,9 @@ _PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
 _PATIENCE = 5  # attempts with one server before another is tried
 _DOUBTS = 4  # attempts for which a stream that is said to be deleted is not believed to be there
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
+_NEWEST = 65_536  # topics whose newest number is remembered though nobody here follows them
+_REMEMBER = 0.25  # seconds after which a number that was seen is in this node's own record
 _SURE = 1.0  # seconds after which a stream that seems to have gone back is looked at again
-_AGAIN = 0.5  # seconds between comparisons while the copies of the stream are not trusted
 
 
 @implementer(IBroker)
@@ -65,6 +67,9 @@ class JetStreamBroker:
         self._streams = Streams(settings, self._connection, context.random)
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         memory = Memory(place(settings.state_directory, settings.stream), context.reactor)
+        self._lasts = memory.lasts
+        self._remembering = LoopingCall(self._remember)
+        self._remembering.clock = context.reactor
         self._history = History(
             self._streams,
             self._connection,
@@ -98,6 +103,7 @@ class JetStreamBroker:
             self._source = Republish(self._connection, self._tail)
         self._tail.source = self._source
         self._publisher = Publisher(settings, self._connection, context.reactor, context.random)
+        self._publisher.after = self._after
         self._health = Health(
             settings,
             self._connection,
@@ -113,6 +119,8 @@ class JetStreamBroker:
         self._detail = "not started"
         self._refused = ""
         self._faults: tuple[str, ...] = ()
+        #: numbers of this node's own publishes, the latest at the end
+        self._newest: OrderedDict[Topic, int] = OrderedDict()
         self._doomed, self._doubts = "", 0
 
     # ------------------------------------------------------------------ IBroker
@@ -172,6 +180,9 @@ class JetStreamBroker:
         if self._publisher.pending:
             await self._publisher.drain()
         self._end()
+        if self._remembering.running:
+            self._remember()
+            self._remembering.stop()
         self._detail = "stopped"
         self._tail.stop()
         self._reader.stop()
@@ -271,10 +282,13 @@ class JetStreamBroker:
                 "the stream {name} holds another history: clients are told", name=self._settings.stream
             )
             gone = self._tail.forget_all()
+            self._newest.clear()
         self._reader.epoch, self._reader.created = record.epoch, state.created
         self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
         self._health.watch()
+        if self._lasts and not self._remembering.running:
+            self._remembering.start(_REMEMBER)
         if anew:
             for topic in gone:
                 self._tail.lost(topic)
@@ -312,25 +326,31 @@ class JetStreamBroker:
 
     # ------------------------------------------------------------------ news from the rooms
 
-    async def _compare(self) -> None:
-        """Is it the same history, sound, and every followed topic up to date? Raises ``Unavailable``."""
+    async def _compare(self) -> bool:
+        """Is it the same history, sound, and every followed topic up to date? Gives whether to ask again soon.
+
+        Raises ``Unavailable``.
+        """
         seen = self._tail.highest
         state = await self._streams.info()
         republishes = self._settings.delivery == "republish"
         if not await self._history.current(state, seen):
             # Not from here: it ends the comparison.
             self._reactor.callLater(0, self._set_up, "the stream holds another history")
-            return
+            return False
         if republishes and not state.live and self._settings.manage_stream:
             self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
-            return
+            return False
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)
         first = self._health.first
         await self._tail.check(0.0 if first else 0.25, cut=first)
-        if not self._audit.trusted:
-            self._reactor.callLater(_AGAIN, self._health.compare_soon)
+        return not self._audit.trusted
+
+    def _remember(self) -> None:
+        if self._ready:
+            self._history.remember(self._tail.highest)
 
     def _complain(self, faults: tuple[str, ...]) -> None:
         """The stream was changed by somebody: tell the operator, once."""
@@ -393,6 +413,11 @@ class JetStreamBroker:
             await deferLater(self._reactor, _PAUSE[0], lambda: None)
         return Position(self._reader.epoch, seq)
 
+    def _after(self, topic: Topic) -> str:
+        """A message that is before the next one of a topic, as this node knows."""
+        seq = max(self._newest.get(topic, 0), self._tail.position(topic) or 0)
+        return f"{self._reader.epoch}.{seq}" if seq and self._ready else ""
+
     def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int) -> Any:
         seq, duplicate = outcome
         if self._ready and not duplicate and seq <= highest:
@@ -402,6 +427,10 @@ class JetStreamBroker:
             return Deferred.fromCoroutine(self._accepted_where(seq))
         if not duplicate:
             self._tail.accepted(topic, seq)
+            self._newest[topic] = seq
+            self._newest.move_to_end(topic)
+            if len(self._newest) > _NEWEST:
+                self._newest.popitem(last=False)
         return Position(self._reader.epoch, seq)
 
 

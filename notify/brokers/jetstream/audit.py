@@ -26,6 +26,7 @@ from notify.observe.metrics import Metrics
 _MOST = 50_000  # holes that are known one by one
 _ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
 _USUAL = 3  # samples of one comparison
+_SETTLE = 10.0  # seconds after a change of the cluster in which not every copy may answer yet
 _PAUSE = 0.05  # seconds after a sample that was short, before the next
 
 
@@ -42,6 +43,7 @@ class Audit:
         self._metrics = metrics
         self._known = 0  # how many holes the leader had
         self._good = 0  # samples in a row
+        self._changed = -_SETTLE
         self._enough = _ENOUGH
         self._cluster = ""
         self.holes = Holes()
@@ -54,8 +56,9 @@ class Audit:
         return self._good >= self._enough
 
     def unsettle(self) -> None:
-        """A server has come or gone: its copy may have changed."""
+        """A server has come or gone: its copy may have changed, and may not answer yet."""
         self._good = 0
+        self._changed = self._reactor.seconds()
 
     def forget(self) -> None:
         """The history is another one."""
@@ -65,8 +68,9 @@ class Audit:
     async def learn(self, state: StreamState) -> None:
         """Bring ``holes`` up to date with what the leader says. Raises ``Unavailable``."""
         if state.cluster != self._cluster:
+            if self._cluster:
+                self.unsettle()
             self._cluster = state.cluster
-            self.unsettle()
         if state.missing == 0:
             if self._known:
                 self._known, self.holes = 0, Holes()
@@ -89,7 +93,10 @@ class Audit:
         """Compare the copies that answer with their leader. Raises ``Unavailable``."""
         await self.learn(state)
         self._enough = _ENOUGH if state.copies > 1 else 1
-        for _ in range(max(_USUAL, self._enough - self._good) if state.copies > 1 else 1):
+        if state.lagging:
+            self.unsettle()
+        usual = _USUAL if state.copies > 1 else 1
+        for _ in range(max(usual, self._enough - self._good) if self._settled() else usual):
             short = await self._short()
             if short:
                 # A copy may be a moment behind: that is no fault of it.
@@ -99,8 +106,11 @@ class Audit:
                 self._complain(short, state.lagging)
                 self._good = 0
                 return
-            self._good += 1
-        self.problem = ""
+            self._good += self._settled()
+        self.problem = "a copy of the stream is behind its leader, or away" if state.lagging else ""
+
+    def _settled(self) -> bool:
+        return bool(self._reactor.seconds() - self._changed >= _SETTLE)
 
     def _complain(self, short: int, lagging: bool) -> None:
         before, self.problem = self.problem, "a copy of the stream is behind its leader"

@@ -23,6 +23,7 @@ from notify.errors import Unavailable
 from notify.nats.connection import Connection
 
 _FAILURES = 2  # in a row
+_AGAIN = 0.5  # seconds until a comparison that is wanted soon
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _RIVALS = 2  # strange canaries within so many of one's own that they are no accident
 _WITHIN = 6
@@ -35,7 +36,7 @@ class Refused(Unavailable):
 class Health:
     """See the module.
 
-    ``compare`` does a comparison, and raises ``Unavailable`` where it cannot. ``sick(reason, isolated)`` is called
+    ``compare`` does a comparison, gives whether another is wanted soon, and raises ``Unavailable`` where it cannot. ``sick(reason, isolated)`` is called
     when the server is of no use; then nothing more happens until :meth:`watch`.
     """
 
@@ -47,7 +48,7 @@ class Health:
         connection: Connection,
         canary: str,
         reactor: Any,
-        compare: Callable[[], Awaitable[None]],
+        compare: Callable[[], Awaitable[bool]],
         sick: Callable[[str, bool], None],
     ) -> None:
         self._settings = settings
@@ -142,7 +143,7 @@ class Health:
         while True:
             self._hurry = False
             try:
-                await self._compare()
+                again = await self._compare()
             except Unavailable as error:
                 failures += 1
                 if failures >= _FAILURES:
@@ -153,7 +154,8 @@ class Health:
             failures, self.first = 0, False
             if not self._hurry:
                 self._soon = Deferred()
-                timer = self._reactor.callLater(self._settings.check_interval, self.compare_soon)
+                pause = min(_AGAIN, self._settings.check_interval) if again else self._settings.check_interval
+                timer = self._reactor.callLater(pause, self.compare_soon)
                 try:
                     await self._soon
                 finally:

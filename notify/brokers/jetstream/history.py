@@ -58,6 +58,11 @@ class Memory:
             except (OSError, msgspec.DecodeError) as error:
                 self.log.warn("{path} cannot be used: {error}", path=str(path), error=str(error))
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it outlives the process."""
+        return self._path is not None
+
     def keep(self, record: Record) -> None:
         """Remember a record; the file follows."""
         if record != self.record:
@@ -168,6 +173,11 @@ class History:
             await self._store(record, at)  # another node may be faster: then it is known as well
         self._adopt(record)
         return True
+
+    def remember(self, seen: int) -> None:
+        """A number was seen: for this node's own record, at once."""
+        if self.record is not None and seen > self.record.seen:
+            self._memory.keep(msgspec.structs.replace(self.record, seen=seen))
 
     def _adopt(self, record: Record) -> None:
         if self.record is not None and self.record.epoch != record.epoch:

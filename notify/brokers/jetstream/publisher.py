@@ -1,13 +1,15 @@
 """Publishing: many at once within a window, each retried under the same id until its outcome is known.
 
 Within one topic the next goes out when the one before it is settled: a retry could otherwise overtake, and a
-caller's order be lost. Topics do not wait for each other. Every message has an id, so that the server stores it
+caller's order be lost. So each can name one that was there before it: whoever reads the history later finds out by that
+where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so that the server stores it
 once however often it is sent within the duplicate window.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -22,6 +24,7 @@ from notify.messages import parse_event
 from notify.nats import headers
 from notify.topics import Topic
 
+_ROOM = "x" * 37  # for an epoch, a dot and a number
 _SWEEP = 0.5  # seconds between looks at what has waited for too long
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
 #: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
@@ -93,6 +96,8 @@ class Publisher:
         self._sweeper: Any = None
         self._open = False
         self._sending = False
+        #: what ``Notify-After`` says of a topic's next message; empty: nothing
+        self.after: Callable[[Topic], str] = lambda topic: ""
 
     @property
     def pending(self) -> int:
@@ -111,6 +116,7 @@ class Publisher:
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
             fields["traceparent"] = trace
+        fields[headers.AFTER] = _ROOM
         try:
             headers.check_size(payload, fields, self._connection.max_payload)
         except TooLarge:
@@ -186,6 +192,12 @@ class Publisher:
         if left <= 0:
             self._give_up(one)
             return
+        if one.round < 0:
+            # Only now: those before it in its topic have been settled.
+            if after := self.after(one.topic):
+                one.fields[headers.AFTER] = after
+            else:
+                del one.fields[headers.AFTER]
         if one.round != self._round:  # replies find their way by connection
             one.round = self._round
             one.token, one.reply = self._connection.expect(lambda reply: self._replied(one, reply))

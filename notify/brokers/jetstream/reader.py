@@ -5,7 +5,7 @@ not read any more. So an answer that is behind what is known to exist, or that e
 copy itself has counted, is asked for again, and in the end the leader is asked, whose answer counts. While the
 :class:`~notify.brokers.jetstream.audit.Audit` does not trust the copies only the leader is asked.
 
-That nothing is missing after a position takes two things. The oldest always go first: so while the message at the
+That nothing is missing after a position takes three things. Each message that names one before it stands behind that one. The oldest always go first: so while the message at the
 position is there, or the stream begins before it, nothing after it has aged out. And no number in between may be
 missing inside the stream: whose message it was, nobody can tell any more.
 """
@@ -45,11 +45,15 @@ _QUEUE = 100_000  # reads that may wait
 
 
 class Stored(NamedTuple):
-    """One message as the stream has it; ``trace`` is its traceparent or empty."""
+    """One message as the stream has it; ``trace`` is its traceparent or empty.
+
+    ``after`` is the number of one that was there before it in its subject, as far as its publisher knew; 0: none.
+    """
 
     seq: int
     data: bytes
     trace: str
+    after: int = 0
 
 
 class Page(NamedTuple):
@@ -218,7 +222,11 @@ class Reader:
             fresh = [message for message in page.stored if message.seq > last]
             reached = fresh[-1].seq if fresh else last
             promised = max(promised, page.counted)
-            if (page.pending and not fresh) or len(fresh) + page.pending < promised:
+            if (
+                (page.pending and not fresh)
+                or len(fresh) + page.pending < promised
+                or _broken(fresh, last if seq is not None else 2**63, successor)
+            ):
                 problem = HistoryLost("a message that was stored cannot be read")
             elif not page.pending and reached < at_least:
                 problem = HistoryLost("a message that was stored is gone")
@@ -321,6 +329,9 @@ class Reader:
             return None
         return Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
 
+    def _stored(self, seq: int, data: bytes, block: bytes) -> Stored:
+        return Stored(seq, data, headers.trace(block), headers.after(block, self.epoch))
+
     async def _prove(self, there: bool, known: int, begin: int, end: int) -> None:
         """Nothing has aged out behind ``known``, and nothing is missing between it, or ``begin``, and ``end``.
 
@@ -367,7 +378,7 @@ class Reader:
             if headers.number(reply.block, headers.LAST_SEQUENCE) != previous:
                 raise Unavailable("a part of the answer was lost")
             previous = headers.number(reply.block, headers.SEQUENCE)
-            page.append(Stored(previous, reply.data, headers.trace(reply.block)))
+            page.append(self._stored(previous, reply.data, reply.block))
             taken += len(reply.data) + len(reply.block) + len(subject) + _FRAMING
         if headers.number(end.block, headers.LAST_SEQUENCE) != previous:
             raise Unavailable("the end of the answer was lost")
@@ -402,7 +413,7 @@ class Reader:
                 raise Unavailable(f"history cannot be read: {error}") from None
             message = answer["message"]
             block = b64decode(message.get("hdrs", ""))
-            page.append(Stored(message["seq"], b64decode(message.get("data", "")), headers.trace(block)))
+            page.append(self._stored(message["seq"], b64decode(message.get("data", "")), block))
             start = message["seq"] + 1
             taken += len(page[-1].data)
         return Page(page, max(1, counted - sum(1 for one in page if one.seq > last)), counted)
@@ -414,3 +425,12 @@ class Reader:
 
     async def _pause(self, attempt: int) -> None:
         await deferLater(self._reactor, _DELAY * 2 ** (attempt - 1), lambda: None)
+
+
+def _broken(messages: list[Stored], last: int, successor: int) -> bool:
+    """Whether one names a message before it that is neither ``last`` nor among them; of ``successor`` it is known."""
+    for one in messages:
+        if last < one.after < one.seq != successor:
+            return True
+        last = one.seq
+    return False

@@ -128,10 +128,27 @@ class Comparing(SynchronousTestCase):
         self.compare()
         self.streams.replicas = "n1+ n2-"
         asked = self.copies.asked
+        # A copy that comes back may not answer for a while: what others answer says nothing of it.
+        self.assertFalse(self.compare())
+        self.assertFalse(self.compare())
+        self.assertEqual(self.copies.asked - asked, 6)
+        self.clock.advance(10)
         self.assertTrue(self.compare())
-        self.assertEqual(self.copies.asked - asked, 24)
+        self.assertEqual(self.copies.asked - asked, 30)
         self.audit.unsettle()
         self.assertFalse(self.audit.trusted)
+
+    def test_while_the_leader_says_that_one_is_away_no_copy_is_trusted(self) -> None:
+        self.compare()
+        self.streams.lagging = True
+        self.assertFalse(self.compare())
+        self.clock.advance(60)
+        self.assertFalse(self.compare())
+        self.assertIn("behind", self.audit.problem)
+        self.streams.lagging = False
+        self.assertFalse(self.compare())
+        self.clock.advance(10)
+        self.assertTrue(self.compare())
 
     def test_what_is_stored_or_expires_meanwhile_is_no_difference(self) -> None:
         def meanwhile() -> None:

@@ -110,6 +110,15 @@ class Recognising(SynchronousTestCase):
                 self.store.put(Record("2026", epoch, 1, 50))
             self.assertNotEqual(self.recognise(node, last, seen), epoch)
 
+    def test_what_was_heard_and_not_compared_yet_is_in_the_file(self) -> None:
+        path = Path(self.mktemp())
+        node = self.node(path)
+        epoch = self.recognise(node, 100)
+        node.remember(110)
+        node.remember(90)
+        self.store.put(Record("2026", epoch, 1, 100))
+        self.assertNotEqual(self.recognise(self.node(path), 105), epoch)
+
     def test_those_who_were_not_there_find_the_new_epoch(self) -> None:
         one, two = self.node(), self.node()
         epoch = self.recognise(one, 100)

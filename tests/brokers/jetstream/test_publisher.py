@@ -91,7 +91,8 @@ class Publishing(SynchronousTestCase):
 
     def test_what_the_server_never_takes_is_refused_unsent_and_the_next_goes_on(self) -> None:
         self.publish()
-        needed = headers.size(chat_payload(A), self.connection.sent[0][1])
+        # With room for the message that it will name as the one before it.
+        needed = headers.size(chat_payload(A), self.connection.sent[0][1] | {headers.AFTER: "x" * 37})
         self.connection.answer(0, 1)
         self.connection.max_payload = needed - 1
         error = str(self.failureResultOf(self.publish(), TooLarge).value)

@@ -33,6 +33,7 @@ class FakeStreams:
         self.stored: list[int] = []
         self.state = StreamState("1", 1, 100, 0, "live.x.")
         self.holes: list[int] = []
+        self.names: dict[int, int] = {}
         self.away = False
 
     async def deleted(self) -> list[int]:
@@ -48,7 +49,9 @@ class FakeStreams:
         if not wanted:
             raise ApiError(404, 10037, "no message found")
         seq = wanted[-1] if "last_by_subj" in body else wanted[0]
-        return {"message": {"seq": seq, "data": b64encode(b"from the leader").decode()}}
+        block = f"NATS/1.0\r\nNotify-After: e1.{self.names.get(seq, 0)}\r\n\r\n".encode()
+        data = b64encode(b"from the leader").decode()
+        return {"message": {"seq": seq, "data": data, "hdrs": b64encode(block).decode()}}
 
 
 class FakeReplica:
@@ -62,6 +65,8 @@ class FakeReplica:
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
         self.unreadable: set[int] = set()
+        #: which message each names as one before it
+        self.names: dict[int, int] = {}
         self.asked: list[dict[str, Any]] = []
 
     def gather(self, subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
@@ -88,10 +93,10 @@ class FakeReplica:
         end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-Last-Sequence: %d\r\n\r\n" % (pending, last)
         return succeed([*replies, Reply(b"", end if page else b"NATS/1.0 404 Message Not Found\r\n\r\n")])
 
-    @staticmethod
-    def message(n: int, last: int, subject: str = SUBJECT, pending: int = 0) -> Reply:
+    def message(self, n: int, last: int, subject: str = SUBJECT, pending: int = 0) -> Reply:
+        name = f"Notify-After: e1.{self.names[n]}\r\n" if n in self.names else ""
         block = (
-            f"NATS/1.0\r\nNats-Subject: {subject}\r\nNats-Sequence: {n}\r\n"
+            f"NATS/1.0\r\n{name}Nats-Subject: {subject}\r\nNats-Sequence: {n}\r\n"
             f"Nats-Num-Pending: {pending}\r\nNats-Last-Sequence: {last}\r\n\r\n"
         )
         return Reply(b"from a replica", block.encode())
@@ -198,6 +203,23 @@ class Reading(ReadingCase):
             (len(page.stored), page.promised), (512, 87)
         )  # the hundredth is counted, and missing
         self.error(reader.after(SUBJECT, page.stored[-1].seq, promised=page.promised), HistoryLost)
+
+    def test_a_message_that_another_names_is_missed_wherever_it_is_missing(self) -> None:
+        for lacks, expected in ((3, [2, 3, 4, 6]), (6, [2, 3, 4, 6])):
+            reader = self.reader([n for n in (1, 2, 3, 4, 6) if n != lacks], [1, 2, 3, 4, 6])
+            self.replica.names = {2: 1, 3: 2, 4: 3, 6: 4}
+            self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1, at_least=6))), expected)
+            self.assertEqual(len(self.replica.asked), 2)
+        # Nobody has it any more.
+        reader = self.reader([1, 2, 4])
+        self.replica.names = self.streams.names = {4: 3}
+        self.streams.stored = [1, 2, 4]
+        self.error(reader.after(SUBJECT, 1), HistoryLost)
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 3, checked=3))), [4])
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 2, successor=4))), [4])
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, None))), [1, 2, 4])
+        reader.epoch = "e2"
+        self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1))), [2, 4])
 
     def test_an_answer_that_does_not_get_on_is_a_failed_attempt(self) -> None:
         reader = self.reader([1, 2])
