@@ -14,6 +14,7 @@ SEQUENCE = b"\r\nNats-Sequence: "
 LAST_SEQUENCE = b"\r\nNats-Last-Sequence: "
 UP_TO_SEQUENCE = b"\r\nNats-UpTo-Sequence: "
 NUM_PENDING = b"\r\nNats-Num-Pending: "
+TIME_STAMP = b"\r\nNats-Time-Stamp: "
 SUBJECT = b"\r\nNats-Subject: "
 TRACEPARENT = b"\r\ntraceparent: "
 #: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``

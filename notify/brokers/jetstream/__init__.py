@@ -119,6 +119,8 @@ class JetStreamBroker:
         self._detail = "not started"
         self._refused = ""
         self._faults: tuple[str, ...] = ()
+        #: a number that was seen has been given to another message
+        self._reused = False
         #: numbers of this node's own publishes, the latest at the end
         self._newest: OrderedDict[Topic, int] = OrderedDict()
         self._doomed, self._doubts = "", 0
@@ -259,14 +261,15 @@ class JetStreamBroker:
 
     async def _recognised(self) -> tuple[StreamState, Record]:
         """The stream's state, and which history it holds. Raises ``Unavailable``."""
-        seen = self._tail.highest
+        marks = self._tail.marks
         state = await self._streams.info()
-        if self._history.went_back(state, seen):
+        if await self._history.went_back(state, marks):
             # A leader that was cut off may describe an old state for a moment.
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
             state = await self._streams.info()
-        record = await self._history.recognise(state, seen)
+        reused, self._reused = self._reused, False
+        record = await self._history.recognise(state, marks, reused=reused)
         if record.epoch != self._reader.epoch:
             self._audit.forget()
         return state, record
@@ -331,10 +334,10 @@ class JetStreamBroker:
 
         Raises ``Unavailable``.
         """
-        seen = self._tail.highest
+        marks = self._tail.marks
         state = await self._streams.info()
         republishes = self._settings.delivery == "republish"
-        if not await self._history.current(state, seen):
+        if not await self._history.current(state, marks):
             # Not from here: it ends the comparison.
             self._reactor.callLater(0, self._set_up, "the stream holds another history")
             return False
@@ -350,7 +353,8 @@ class JetStreamBroker:
 
     def _remember(self) -> None:
         if self._ready:
-            self._history.remember(self._tail.highest)
+            for mark in self._tail.marks:
+                self._history.remember(mark)
 
     def _complain(self, faults: tuple[str, ...]) -> None:
         """The stream was changed by somebody: tell the operator, once."""
@@ -420,9 +424,12 @@ class JetStreamBroker:
 
     def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int) -> Any:
         seq, duplicate = outcome
-        if self._ready and not duplicate and seq <= highest:
-            # Numbers that were known to exist when it was sent are given again.
-            self._set_up("the stream has gone back")
+        if not duplicate and seq <= highest:
+            # A number that was known to exist when this was sent: what is stored behind it may be past the old end
+            # before anybody compares, so it is proof by itself.
+            self._reused = True
+            if self._ready:
+                self._set_up("the stream has gone back")
         if not self._ready:
             return Deferred.fromCoroutine(self._accepted_where(seq))
         if not duplicate:

@@ -26,7 +26,7 @@ from notify.observe.metrics import Metrics
 _MOST = 50_000  # holes that are known one by one
 _ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
 _USUAL = 3  # samples of one comparison
-_SETTLE = 10.0  # seconds after a change of the cluster in which not every copy may answer yet
+_SETTLE = 30.0  # seconds after a change of the cluster in which not every copy may answer yet
 _PAUSE = 0.05  # seconds after a sample that was short, before the next
 
 

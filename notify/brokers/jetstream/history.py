@@ -2,8 +2,9 @@
 
 A stream that was made anew has another time of creation. One that lost its newest messages (a power loss, a store
 put back) keeps that, and gives their numbers to others: whoever has seen them would wait for ever. So the highest
-number that was ever seen is kept in two places, each of which may be lost with the stream: in the stream of dead letters,
-and in a file of each node. A stream whose last number is below it begins a new epoch, and every client is told.
+number that was ever seen, and when it was given, are kept in two places, each of which may be lost with the stream: in the
+stream of dead letters, and in a file of each node. A stream that does not reach there any more, or has another message
+there, begins a new epoch, and every client is told.
 
 The record in the stream of dead letters decides for all nodes: who replaces it names the one that it replaces.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64decode
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +22,7 @@ import msgspec
 from msgspec import Struct
 from twisted.logger import Logger
 
-from notify.brokers.jetstream.stream import Streams, StreamState
+from notify.brokers.jetstream.stream import Mark, Streams, StreamState
 from notify.errors import Unavailable
 from notify.nats.jetstream import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from notify.observe.metrics import Metrics
@@ -32,13 +34,14 @@ _ATTEMPTS = 5
 class Record(Struct, frozen=True):
     """One history: the time at which its stream was created, its epoch, and the highest number that was seen.
 
-    Of two records of one stream that with the higher ``generation`` is the later.
+    ``stamp`` is when the message with that number was stored, in nanoseconds; 0: not known. Of two records of one stream that with the higher ``generation`` is the later.
     """
 
     created: str
     epoch: str
     generation: int = 1
     seen: int = 0
+    stamp: int = 0
 
 
 class Memory:
@@ -112,36 +115,61 @@ class History:
         self._metrics = metrics
         self.record: Record | None = memory.record
 
-    async def recognise(self, state: StreamState, seen: int = 0) -> Record:
+    async def recognise(
+        self, state: StreamState, marks: Sequence[Mark] = (), *, reused: bool = False
+    ) -> Record:
         """The record of the history that a stream holds, a new one where it is none that is known.
 
-        ``seen``: the highest number that this node knew of before ``state`` was asked for. Raises ``Unavailable``.
+        ``marks``: what this node had seen before ``state`` was asked for. ``reused``: the stream has given a number that
+        was seen to another message. Raises ``Unavailable``.
         """
         for _ in range(_ATTEMPTS):
             stored, at = await self.stored()
-            known = [one for one in (stored, self.record) if one is not None and one.created == state.created]
-            if self.record is not None and self.record in known:
-                known.append(msgspec.structs.replace(self.record, seen=max(seen, self.record.seen)))
-            record = self._judge(state, known)
+            record = await self._judge(state, stored, marks, reused)
             if record == stored or await self._store(record, at):
                 self._adopt(record)
                 return record
         raise Unavailable("it cannot be agreed upon which history the stream holds")
 
-    def _judge(self, state: StreamState, known: list[Record]) -> Record:
+    async def _judge(
+        self, state: StreamState, stored: Record | None, marks: Sequence[Mark], reused: bool
+    ) -> Record:
+        mine = self.record
+        known = [one for one in (stored, mine) if one is not None and one.created == state.created]
         latest = max((one.generation for one in known), default=0)
         current = [one for one in known if one.generation == latest]
-        seen = max((one.seen for one in current), default=0)
-        if len({one.epoch for one in current}) == 1 and seen <= state.last_seq:
-            return msgspec.structs.replace(current[0], seen=state.last_seq)
-        if current:
-            self.log.error(
-                "the stream {name} has gone back: number {seen} was seen, and {last} is its last; a new epoch begins",
-                name=self._streams.name,
-                seen=seen,
-                last=state.last_seq,
-            )
+        if not current:
+            return self._new(state, latest)
+        seen = [Mark(one.seen, one.stamp) for one in current]
+        if mine in current:
+            # What this node has seen says nothing of a later history.
+            seen += marks
+        else:
+            reused = False
+        if len({one.epoch for one in current}) == 1 and not reused and not await self._lacks(state, seen):
+            return msgspec.structs.replace(current[0], seen=state.last_seq, stamp=state.stamp)
+        self.log.error(
+            "the stream {name} has gone back: number {seen} was seen, and {last} is its last; a new epoch begins",
+            name=self._streams.name,
+            seen=max(mark.seq for mark in seen),
+            last=state.last_seq,
+        )
         return self._new(state, latest)
+
+    async def _lacks(self, state: StreamState, marks: Sequence[Mark]) -> bool:
+        """Whether a message that was seen is not in the stream, or another is in its place."""
+        for seq, stamp in marks:
+            if seq > state.last_seq:
+                return True
+            if stamp and seq == state.last_seq and state.stamp:
+                there = state.stamp
+            elif stamp and seq >= state.first_seq:
+                there = await self._streams.stamp(seq)
+            else:
+                there = 0
+            if there and there != stamp:
+                return True
+        return False
 
     async def renew(self, state: StreamState) -> Record:
         """A new epoch, whatever is known of the stream. Raises ``Unavailable``."""
@@ -153,31 +181,34 @@ class History:
         raise Unavailable("the record of the history is being changed by others")
 
     def _new(self, state: StreamState, generation: int) -> Record:
-        return Record(state.created, f"{self._random.getrandbits(64):016x}", generation + 1, state.last_seq)
+        epoch = f"{self._random.getrandbits(64):016x}"
+        return Record(state.created, epoch, generation + 1, state.last_seq, state.stamp)
 
-    def went_back(self, state: StreamState, seen: int = 0) -> bool:
-        """Whether the stream that this node knows lacks its newest numbers. ``seen`` as in :meth:`recognise`."""
+    async def went_back(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
+        """Whether the stream that this node knows lacks what was seen. ``marks`` as in :meth:`recognise`."""
         mine = self.record
-        return mine is not None and mine.created == state.created and max(seen, mine.seen) > state.last_seq
+        if mine is None or mine.created != state.created:
+            return False
+        return await self._lacks(state, [Mark(mine.seen, mine.stamp), *marks])
 
-    async def current(self, state: StreamState, seen: int) -> bool:
+    async def current(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
         """Whether the history is the one that this node goes by. Remembers how far it reaches. Raises ``Unavailable``."""
         mine = self.record
-        if mine is None or mine.created != state.created or self.went_back(state, seen):
+        if mine is None or mine.created != state.created or await self.went_back(state, marks):
             return False
         stored, at = await self.stored()
         if stored is None or (stored.created, stored.epoch) != (mine.created, mine.epoch):
             return False
-        record = msgspec.structs.replace(mine, seen=state.last_seq)
+        record = msgspec.structs.replace(mine, seen=state.last_seq, stamp=state.stamp)
         if stored.seen < record.seen:
             await self._store(record, at)  # another node may be faster: then it is known as well
         self._adopt(record)
         return True
 
-    def remember(self, seen: int) -> None:
-        """A number was seen: for this node's own record, at once."""
-        if self.record is not None and seen > self.record.seen:
-            self._memory.keep(msgspec.structs.replace(self.record, seen=seen))
+    def remember(self, mark: Mark) -> None:
+        """A message was seen: for this node's own record, at once."""
+        if self.record is not None and mark.seq > self.record.seen:
+            self._memory.keep(msgspec.structs.replace(self.record, seen=mark.seq, stamp=mark.stamp))
 
     def _adopt(self, record: Record) -> None:
         if self.record is not None and self.record.epoch != record.epoch:

@@ -225,7 +225,7 @@ class Reader:
             if (
                 (page.pending and not fresh)
                 or len(fresh) + page.pending < promised
-                or _broken(fresh, last if seq is not None else 2**63, successor)
+                or (seq is not None and _broken(fresh, last, successor))
             ):
                 problem = HistoryLost("a message that was stored cannot be read")
             elif not page.pending and reached < at_least:

@@ -10,8 +10,10 @@ Which history it holds, and what its epoch is, tells :mod:`~notify.brokers.jetst
 
 from __future__ import annotations
 
+import calendar
+import time
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -19,10 +21,17 @@ from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
-from notify.nats.jetstream import ApiError, JetStream, Requests, covers
+from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream, Requests, covers
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
+
+
+class Mark(NamedTuple):
+    """A message of the stream that was seen: its number, and when it was stored, in nanoseconds; 0: not known."""
+
+    seq: int
+    stamp: int = 0
 
 
 class StreamState(Struct, frozen=True):
@@ -43,6 +52,8 @@ class StreamState(Struct, frozen=True):
     lagging: bool = False
     cluster: str = ""
     faults: tuple[str, ...] = ()
+    #: when the message with the last number was stored, in nanoseconds; 0: it is not known
+    stamp: int = 0
 
 
 class Plan:
@@ -177,6 +188,16 @@ class Streams(JetStream):
             self._ask()
         return await mine
 
+    async def stamp(self, seq: int) -> int:
+        """When the message with a number was stored, as its leader has it; 0: there is none. Raises ``Unavailable``."""
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{self.name}", {"seq": seq})
+        except ApiError as error:
+            if error.number == NO_MESSAGE:
+                return 0
+            raise Unavailable(f"stream {self.name}: {error}") from None
+        return nanoseconds(answer["message"].get("time", ""))
+
     async def look(self) -> StreamState:
         """As :meth:`info`, for one who asks alone."""
         return self._describe(await self._info())
@@ -224,8 +245,19 @@ class Streams(JetStream):
             lagging=not all(_is_well(one) for one in replicas),
             cluster=" ".join([cluster.get("leader", ""), *signs]) if replicas else "",
             faults=tuple(self.plan.required_history(config)),
+            stamp=nanoseconds(state.get("last_ts", "")) if kept else 0,
         )
 
 
 def _is_well(replica: dict[str, Any]) -> bool:
     return bool(replica.get("current")) and not replica.get("offline")
+
+
+def nanoseconds(text: str) -> int:
+    """A time of NATS's (RFC 3339, UTC, up to nanoseconds) as nanoseconds since 1970; 0 for anything else."""
+    head, _, fraction = text.removesuffix("Z").partition(".")
+    try:
+        seconds = calendar.timegm(time.strptime(head, "%Y-%m-%dT%H:%M:%S"))
+        return max(0, seconds * 10**9 + int(f"{fraction:0<9}"[:9]))
+    except ValueError:
+        return 0

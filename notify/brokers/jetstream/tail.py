@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.holes import Holes
 from notify.brokers.jetstream.reader import LOOKUP, Newest, Page, Stored
+from notify.brokers.jetstream.stream import Mark, nanoseconds
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Followed, Message, Poison, Position, parse_event
 from notify.nats import headers
@@ -135,6 +136,7 @@ class Tail:
         self._behind: list[tuple[State, int]] = []
         self._grace: Any = None
         self._held = 0  # bytes that are held back
+        self._heard = (0, b"")  # the highest number that came, and its header block
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -230,6 +232,8 @@ class Tail:
         """
         if seq > self.highest:
             self.highest = seq
+        if seq > self._heard[0]:
+            self._heard = (seq, block)
         position = state.seq
         if not state.busy and seq > position and self._follows_on(state, last):
             self._emit(state, seq, data, headers.trace(block), self._seconds())
@@ -253,6 +257,12 @@ class Tail:
         """Hold nothing of a topic any more."""
         self._held -= sum(len(one.data) for one in state.held)
         state.held = []
+
+    @property
+    def marks(self) -> list[Mark]:
+        """What is known to have been in the stream."""
+        seq, block = self._heard
+        return [Mark(self.highest), Mark(seq, nanoseconds(headers.text(block, headers.TIME_STAMP)))]
 
     def doubt(self) -> None:
         """The source may have missed messages of any topic."""
@@ -412,7 +422,7 @@ class Tail:
 
     def forget_all(self) -> list[Topic]:
         """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
-        self.highest = 0
+        self.highest, self._heard = 0, (0, b"")
         gone = []
         for state in list(self.states.values()):
             self._drop(state)

@@ -132,7 +132,7 @@ class Comparing(SynchronousTestCase):
         self.assertFalse(self.compare())
         self.assertFalse(self.compare())
         self.assertEqual(self.copies.asked - asked, 6)
-        self.clock.advance(10)
+        self.clock.advance(30)
         self.assertTrue(self.compare())
         self.assertEqual(self.copies.asked - asked, 30)
         self.audit.unsettle()
@@ -147,7 +147,7 @@ class Comparing(SynchronousTestCase):
         self.assertIn("behind", self.audit.problem)
         self.streams.lagging = False
         self.assertFalse(self.compare())
-        self.clock.advance(10)
+        self.clock.advance(30)
         self.assertTrue(self.compare())
 
     def test_what_is_stored_or_expires_meanwhile_is_no_difference(self) -> None:

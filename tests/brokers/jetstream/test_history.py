@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.jetstream.history import History, Memory, Record, place
-from notify.brokers.jetstream.stream import StreamState
+from notify.brokers.jetstream.stream import Mark, StreamState, nanoseconds
 from notify.errors import Unavailable
 from notify.nats.connection import Reply
 from notify.nats.jetstream import ApiError
@@ -29,7 +29,12 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.data, self.seq = b"", 0
+        #: when the messages of the history were stored
+        self.stamps: dict[int, int] = {}
         self.faster: list[Record] = []
+
+    async def stamp(self, seq: int) -> int:
+        return self.stamps.get(seq, 0)
 
     async def api(self, call: str, body: Any) -> Any:
         if not self.seq:
@@ -72,10 +77,11 @@ class Recognising(SynchronousTestCase):
         return History(self.store, self.store, "MESSAGES_DEAD", Random(self.nodes), memory, Metrics())
 
     def recognise(self, node: History, last: int, seen: int = 0, created: str = "2026") -> str:
-        return self.successResultOf(Deferred.fromCoroutine(node.recognise(state(last, created), seen))).epoch
+        coroutine = node.recognise(state(last, created), [Mark(seen)])
+        return self.successResultOf(Deferred.fromCoroutine(coroutine)).epoch
 
     def current(self, node: History, last: int, seen: int = 0, created: str = "2026") -> bool:
-        return self.successResultOf(Deferred.fromCoroutine(node.current(state(last, created), seen)))
+        return self.successResultOf(Deferred.fromCoroutine(node.current(state(last, created), [Mark(seen)])))
 
     def test_all_nodes_agree_and_a_new_process_does_too(self) -> None:
         one, two = self.node(), self.node()
@@ -114,10 +120,50 @@ class Recognising(SynchronousTestCase):
         path = Path(self.mktemp())
         node = self.node(path)
         epoch = self.recognise(node, 100)
-        node.remember(110)
-        node.remember(90)
+        node.remember(Mark(110, 7))
+        node.remember(Mark(90))
         self.store.put(Record("2026", epoch, 1, 100))
         self.assertNotEqual(self.recognise(self.node(path), 105), epoch)
+
+    def test_one_that_went_back_and_has_grown_past_its_old_end_is_another(self) -> None:
+        one, two = self.node(), self.node()
+        before = msgspec.structs.replace(state(100), stamp=1000)
+        epoch = self.successResultOf(Deferred.fromCoroutine(one.recognise(before))).epoch
+        self.successResultOf(Deferred.fromCoroutine(two.recognise(before)))
+        later = msgspec.structs.replace(state(150), stamp=3000)
+        self.store.stamps = {100: 1000, 120: 1200}
+        marks = [Mark(120), Mark(120, 1200)]
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(one.current(later, marks))))
+        self.store.stamps[120] = 1201
+        self.assertFalse(self.successResultOf(Deferred.fromCoroutine(one.current(later, marks))))
+        self.store.stamps = {100: 1001, 150: 3001}
+        self.assertFalse(self.successResultOf(Deferred.fromCoroutine(two.current(later))))
+        new = self.successResultOf(Deferred.fromCoroutine(two.recognise(later))).epoch
+        self.assertNotEqual(new, epoch)
+        # What one has seen of the old history says nothing of the new one.
+        self.assertEqual(
+            self.successResultOf(Deferred.fromCoroutine(one.recognise(later, marks, reused=True))).epoch, new
+        )
+
+    def test_the_message_with_the_last_number_is_looked_at_without_a_question(self) -> None:
+        one = self.node()
+        at = msgspec.structs.replace(state(100), stamp=1000)
+        self.successResultOf(Deferred.fromCoroutine(one.recognise(at)))
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(one.current(at))))
+        other = msgspec.structs.replace(at, stamp=1001)
+        self.assertFalse(self.successResultOf(Deferred.fromCoroutine(one.current(other))))
+
+    def test_a_number_that_was_given_again_is_proof(self) -> None:
+        one = self.node()
+        epoch = self.recognise(one, 100)
+        coroutine = one.recognise(state(200), reused=True)
+        self.assertNotEqual(self.successResultOf(Deferred.fromCoroutine(coroutine)).epoch, epoch)
+
+    def test_times_of_nats(self) -> None:
+        self.assertEqual(nanoseconds("2026-11-24T22:45:19.24345222Z"), 1795560319243452220)
+        self.assertEqual(nanoseconds("2026-11-24T22:45:19Z"), 1795560319000000000)
+        for rubbish in ("", "0001-01-01T00:00:00Z", "yesterday", "2026-11-24T22:45:19.xZ"):
+            self.assertEqual(nanoseconds(rubbish), 0)
 
     def test_those_who_were_not_there_find_the_new_epoch(self) -> None:
         one, two = self.node(), self.node()
