@@ -420,7 +420,7 @@ class JetStreamBroker:
     def _after(self, topic: Topic) -> str:
         """A message that is before the next one of a topic, as this node knows."""
         seq = max(self._newest.get(topic, 0), self._tail.position(topic) or 0)
-        return f"{self._reader.epoch}.{seq}" if seq and self._ready else ""
+        return f"{self._reader.epoch}.{seq}" if seq else ""
 
     def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int) -> Any:
         seq, duplicate = outcome
