@@ -120,6 +120,12 @@ class Limits(Settings, frozen=True):
     send_queues: Size = Size(256 * 1024 * 1024)
     #: messages that one resumption may replay; more are not recovered
     replay: Annotated[int, Meta(ge=0, le=100_000)] = 1000
+    #: messages of all followed topics together that stay in memory for those who resume, and bytes of them; each
+    #: counts with half a KiB more than its payload
+    recent_messages: Annotated[int, Meta(ge=1000, le=100_000_000)] = 100_000
+    recent_bytes: Size = Size(64 * 1024 * 1024)
+    #: a topic is followed, and its messages stay, for so long after its last client here left
+    linger: Duration = Duration(60)
     #: frames a second that one connection may send, on average, and at once
     frames_per_second: Count = 50
     frames_burst: Count = 1000

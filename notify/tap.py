@@ -19,6 +19,7 @@ from typing import Any
 
 from msgspec import structs
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from notify import components, dev
@@ -136,7 +137,7 @@ def build(
 
     # Core: who gets what.
     soon = end_of_turn(reactor)
-    dispatcher = Dispatcher(broker, registry, metrics, live, soon, reactor.seconds, tracer)
+    dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer)
     presence = PresenceWatch(registry, wheel.after)
     hub = Hub(live, dispatcher, registry, presence, metrics, wheel, time.time, random)
 
@@ -193,12 +194,18 @@ def build(
         Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
     )
+
+    def refuse() -> Deferred[None]:
+        # Who leaves from now on comes back to another node.
+        dispatcher.wind_down()
+        return public.close()
+
     drain = Drain(
         reactor,
         random,
         connections=hub.connections.keys,
         sockets=lambda: websockets.countConnections,
-        refuse=public.close,
+        refuse=refuse,
         finish=internal.close,
         report=lifecycle.progress,
     )

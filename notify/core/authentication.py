@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from notify import topics
 from notify.core import chats
 from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given, position
-from notify.core.dispatcher import Joined
+from notify.core.feed import Joined
 from notify.errors import Unauthorized
 from notify.identity import Identity
 from notify.wire import encodings

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 
 from notify import topics
 from notify.core.client import CLOSED, Client, given, position
-from notify.core.dispatcher import Joined
+from notify.core.feed import Joined
 from notify.identity import Identity, Presence
 from notify.ids import Id
 from notify.topics import Topic

@@ -1,10 +1,10 @@
 """Broker -> registry -> connections: one order for live messages and resumptions, each message encoded once.
 
-A topic that someone here wants has a :class:`Feed`. Messages wait in it until the end of the reactor's turn, are
-linked by ``prev``, encoded once an encoding and written once a member. ``prev`` names the message before that this
-kind of receiver was sent: those without the feature ``events`` are not sent a chat's events. A connection that is still on its way in
-is *catching up*: what comes live meanwhile is held for it and handed over behind what was replayed, so that it
-sees every message after its position once and in order.
+A topic that someone here wants has a :class:`~notify.core.feed.Feed`. Messages wait in it until the end of the
+reactor's turn, are linked by ``prev``, encoded once an encoding and written once a member. ``prev`` names the message
+before that this kind of receiver was sent: those without the feature ``events`` are not sent a chat's events. A
+connection that is still on its way in is not written to; what comes meanwhile is in the topic's tail, and it is
+answered out of that: it sees every message after its position once and in order.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.core.feed import LOST, RECOVERED, TOO_LONG, Feed, Joined, Read, Waiting
+from notify.core.linger import Lingering
 from notify.core.live import Live
+from notify.core.recent import Reach, Recents
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker, IConnection, IRegistry
-from notify.messages import ChatEvent, Event, Followed, Message, Position
+from notify.messages import ChatEvent, Followed, Message, Position, Replayed
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Attributes, Span, Tracer
 from notify.topics import Topic
@@ -29,79 +31,12 @@ from notify.wire.frames import Encoding, message_frame
 log = Logger()
 
 
-class Joined(Struct, frozen=True):
-    """The answer to a subscription: the topic's newest position, and what the connection has missed.
-
-    ``bodies`` are the encoded messages after the position that was asked for, empty unless ``recovered``. Live
-    messages follow right behind them. ``read`` is how many messages were looked at for it, recovered or not.
-    """
-
-    position: Position
-    recovered: bool
-    bodies: list[bytes]
-    read: int = 0
-
-
-class _CatchingUp:
-    """A connection on its way in: live messages are held for it, or skipped up to what it was replayed.
-
-    ``prev`` is the ``seq`` of the last message that it was replayed, or that it said it has; 0: none.
-    """
-
-    __slots__ = ("held", "prev", "seen", "skip_to")
-
-    def __init__(self, before: _CatchingUp | None) -> None:
-        self.held: list[Message] = []
-        self.skip_to: int | None = None
-        # what it was replayed ahead of the deliveries when it asked before
-        self.seen: int = 0 if before is None else before.skip_to or before.seen
-        self.prev: int = 0 if before is None else before.prev
-
-
-class _Sent:
-    """The ``seq`` of the last message that each kind of receiver was sent; 0: not known, or none.
-
-    ``everything`` is for those with the feature ``events``.
-    """
-
-    __slots__ = ("everything", "messages")
-
-    def __init__(self) -> None:
-        self.everything = self.messages = 0
-
-    def add(self, event: Event | None, seq: int) -> None:
-        """This was sent to whom it is for; None: to nobody."""
-        if event is not None:
-            self.everything = seq
-            if not isinstance(event, ChatEvent):
-                self.messages = seq
-
-    def to(self, encoding: Encoding) -> int:
-        """What a receiver with this encoding was sent last."""
-        return self.everything if encoding.events else self.messages
-
-
-class Feed:
-    """A topic that this node follows, or is about to."""
-
-    __slots__ = ("catching_up", "epoch", "last", "pending", "sent", "starting", "topic")
-
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
-        self.epoch = ""
-        self.last = 0  # the seq of the last message of any kind
-        self.sent = _Sent()
-        self.pending: list[Message] = []  # delivered in this turn
-        self.catching_up: dict[IConnection, _CatchingUp] = {}
-        self.starting: list[Deferred[None]] | None = []  # who waits for the broker; None: it follows
-
-
 class Dispatcher:
     """Hands what the broker delivers to the connections that the registry names.
 
-    ``soon`` calls a function at the end of the reactor's turn; ``seconds`` is the reactor's clock. One resumption is bound
-    by the limits in force: by ``replay`` messages, and by what may wait for one client. A message that came with a trace
-    gets a span of ``tracer``, from here to the last socket.
+    ``soon`` calls a function at the end of the reactor's turn, ``later`` after some seconds (the timer wheel's ``after``);
+    ``seconds`` is the reactor's clock. One resumption is bound by the limits in force: by ``replay`` messages, and by what
+    may wait for one client. A message that came with a trace gets a span of ``tracer``, from here to the last socket.
     """
 
     def __init__(
@@ -111,6 +46,7 @@ class Dispatcher:
         metrics: Metrics,
         live: Live,
         soon: Callable[[Callable[[], None]], object],
+        later: Callable[[float, Callable[[], None]], object],
         seconds: Callable[[], float],
         tracer: Tracer = NO_TRACER,
     ) -> None:
@@ -122,6 +58,10 @@ class Dispatcher:
         self._soon = soon
         self._seconds = seconds
         self._feeds: dict[Topic, Feed] = {}
+        self._recents = Recents()
+        self._reach = Reach()
+        self._lingering = Lingering(self._unfollow, later, seconds)
+        self._leaving = False
         self._due: list[Feed] = []
         self._counting = False
         self._received = self._delivered = 0
@@ -141,14 +81,15 @@ class Dispatcher:
 
     def lost(self, topic: Topic) -> None:
         """A followed topic has a gap: its members must resume. Called by the broker, which follows it no more."""
-        feed = self._feeds.pop(topic, None)
+        feed = self._feeds.get(topic)
         if feed is None:
             return
-        feed.pending = []
-        self._metrics.topics.dec()
-        log.warn("continuity lost in {topic}: its {count} connections must resume", topic=topic.subject,
-                 count=len(self._registry.members(topic)))  # fmt: skip
-        for connection in list(self._registry.members(topic)):
+        self._drop(feed)
+        members = list(self._registry.members(topic))
+        if members:
+            log.warn("continuity lost in {topic}: its {count} connections must resume", topic=topic.subject,
+                     count=len(members))  # fmt: skip
+        for connection in members:
             connection.close(4004, "history lost")
 
     def _flush_due(self) -> None:
@@ -161,24 +102,27 @@ class Dispatcher:
         if not messages:
             return
         feed.pending = []
+        feed.take(messages)
         frames: dict[Encoding, bytes] = {}
-        feed.last = messages[-1].position.seq
-        members = list(self._registry.members(feed.topic))
+        members: list[IConnection] = list(self._registry.members(feed.topic))
         spans = [self._span(message, len(members)) for message in messages if message.trace]
-        if feed.catching_up:
-            members = [one for one in members if not self._hold(feed, one, messages)]
+        if feed.waiting:
+            members = [one for one in members if one not in feed.waiting]
+        if feed.ahead:
+            members = [one for one in members if not self._skip(feed, one, messages)]
         counts: dict[Encoding, int] = {}
         for connection in members:
             encoding = connection.encoding
             frame = frames.get(encoding)
             if frame is None:
-                bodies, _ = _encode(encoding, messages, feed.sent.to(encoding))
+                bodies = _encode(encoding, messages, feed.sent.to(encoding))
                 counts[encoding] = len(bodies)
                 frame = frames[encoding] = encoding.pack(bodies) if bodies else b""
             if frame:
                 connection.write(frame)
         for message in messages:
             feed.sent.add(message.event, message.position.seq)
+        self._bound(feed)
         for span in spans:
             span.end()
         now, observe = self._seconds(), self._metrics.delivery_seconds.observe
@@ -192,6 +136,11 @@ class Dispatcher:
             self._soon(self._count)
         for message in messages:
             observe(now - message.received)
+
+    def _bound(self, feed: Feed) -> None:
+        limits = self._live.now.limits
+        feed.tail.bound(limits.replay)
+        self._recents.bound(limits.recent_messages, limits.recent_bytes)
 
     def _count(self) -> None:
         """Tell the metrics once a turn."""
@@ -208,22 +157,22 @@ class Dispatcher:
         }
         return self.tracer.span("deliver", message.trace, about)
 
-    def _hold(self, feed: Feed, connection: IConnection, messages: list[Message]) -> bool:
-        """Whether a member is not to be written to; what it needs later is kept, what it has is skipped."""
-        state = feed.catching_up.get(connection)
-        if state is None:
+    @staticmethod
+    def _skip(feed: Feed, connection: IConnection, messages: list[Message]) -> bool:
+        """Whether a member has seen some of these: it is written the others alone."""
+        reached = feed.ahead.get(connection)
+        if reached is None:
             return False
-        if state.skip_to is None:
-            state.held.extend(messages)
-            return True
-        newer = [message for message in messages if message.position.seq > state.skip_to]
-        if newer or feed.last >= state.skip_to:
-            del feed.catching_up[connection]
-        if newer:
-            encoding = connection.encoding
-            bodies, _ = _encode(encoding, newer, state.prev)
-            if bodies:
-                connection.write(encoding.pack(bodies))
+        if messages[-1].position.seq >= reached:
+            del feed.ahead[connection]
+        encoding, prev, newer = connection.encoding, feed.sent.to(connection.encoding), []
+        for message in messages:
+            if message.position.seq > reached:
+                newer.append(message)
+            elif encoding.events or not isinstance(message.event, ChatEvent):
+                prev = message.position.seq
+        if bodies := _encode(encoding, newer, prev):
+            connection.write(encoding.pack(bodies))
         return True
 
     # --- from the sessions ----------------------------------------------------------------------------------
@@ -235,63 +184,22 @@ class Dispatcher:
         Errback :class:`~notify.errors.Unavailable`: it is no member. Nothing fires once the connection left.
         """
         known = self._feeds.get(topic)
-        feed = self._feeds[topic] = known or Feed(topic)
+        feed = self._feeds[topic] = known or Feed(topic, self._recents)
         self._flush(feed)
-        state = feed.catching_up[connection] = _CatchingUp(feed.catching_up.get(connection))
+        self._lingering.discard(topic)
+        one = feed.waiting[connection] = Waiting(connection, since, Deferred())
         self._registry.join(connection, topic)
-        joined: Deferred[Joined] = Deferred()
-
-        def ready(_: object) -> None:
-            if feed.catching_up.get(connection) is not state:
-                return
-            self._flush(feed)
-            if since is None or since.epoch != feed.epoch:
-                if since is not None:
-                    self._metrics.replays.labels("lost").inc()
-                self._go_live(feed, connection, joined)
-            elif since.seq == feed.last:
-                self._metrics.replays.labels("recovered").inc()
-                self._go_live(feed, connection, joined, recovered=True)
-            else:
-                replay = self._broker.replay(topic, since, self._live.now.limits.replay + 1, 2**62)
-                replay.addCallback(lambda found: replayed(found.messages, since)).addErrback(lost, since)
-                replay.addErrback(failed)
-
-        def replayed(messages: list[Message], since: Position) -> None:
-            if feed.catching_up.get(connection) is state:
-                self._hand_over(feed, connection, state, since, messages, joined)
-
-        def lost(failure: Failure, since: Position) -> None:
-            failure.trap(HistoryLost)  # type: ignore[no-untyped-call]
-            if feed.catching_up.get(connection) is state:
-                self._metrics.replays.labels("lost").inc()
-                self._go_live(feed, connection, joined)
-
-        def failed(failure: Failure) -> None:
-            if feed.catching_up.get(connection) is not state:
-                return
-            if not isinstance(failure.value, Unavailable):
-                log.failure("a subscription failed", failure)
-            if since is not None:
-                self._metrics.replays.labels("unavailable").inc()
-            self.leave(connection, topic)
-            joined.errback(Unavailable("the broker is away"))
-
-        if feed.starting is None:
-            ready(None)
-        else:
-            waiting: Deferred[None] = Deferred()
-            waiting.addCallback(ready).addErrback(failed)
-            feed.starting.append(waiting)
         if known is None:
             self._start(feed)
-        return joined
+        elif not feed.starting and not self._answer(feed, one):
+            self._read(feed)
+        return one.joined
 
     def leave(self, connection: IConnection, topic: Topic) -> None:
         """A connection wants no more of a topic. Harmless when it is no member."""
         feed = self._feeds.get(topic)
         if feed is not None:
-            feed.catching_up.pop(connection, None)
+            self._give_up(feed.leave(connection))
         if self._registry.leave(connection, topic):
             self._stop([topic])
 
@@ -300,8 +208,98 @@ class Dispatcher:
         for topic in self._registry.topics(connection):
             feed = self._feeds.get(topic)
             if feed is not None:
-                feed.catching_up.pop(connection, None)
+                self._give_up(feed.leave(connection))
         self._stop(self._registry.forget(connection))
+
+    # --- who is on its way in -------------------------------------------------------------------------------
+
+    def _answer_all(self, feed: Feed) -> None:
+        """Something new is known: let in whom it is enough for, and ask for the others."""
+        self._flush(feed)
+        for one in list(feed.waiting.values()):
+            if feed.waiting.get(one.connection) is one:
+                self._answer(feed, one)
+        self._bound(feed)
+        self._read(feed)
+
+    def _answer(self, feed: Feed, one: Waiting) -> bool:
+        """Let a connection in that can be told now whether it has missed something, and what; whether it was."""
+        self._flush(feed)
+        limits, since, encoding = self._live.now.limits, one.since, one.connection.encoding
+        verdict = feed.judge(one, limits.replay, self._seconds())
+        if verdict is None:
+            one.asked = True
+            return False
+        outcome, bodies, read = verdict.outcome, [], len(verdict.messages)
+        if outcome == RECOVERED and since is not None:
+            bodies = _encode(encoding, verdict.messages, since.seq)
+            if sum(map(len, bodies)) > limits.send_queue:
+                outcome, bodies = TOO_LONG, []
+        elif outcome == TOO_LONG:
+            read = limits.replay + 1
+        if since is not None:
+            self._metrics.replays.labels(outcome).inc()
+            if outcome == RECOVERED:
+                self._reach.note(feed.last - since.seq)
+                if not one.asked:
+                    self._metrics.replays_from_memory.inc()
+        position = feed.admit(one, outcome == RECOVERED)
+        one.joined.callback(Joined(position, outcome == RECOVERED, bodies, read))
+        return True
+
+    def _read(self, feed: Feed) -> None:
+        """Read what those who wait need of the history, unless that is under way."""
+        read = feed.next_read(self._reach.usual())
+        if read is None:
+            return
+        limits, after = self._live.now.limits, Position(feed.epoch, read.after)
+        self._metrics.replay_reads.inc()
+        try:
+            if read.ahead is None:
+                most = max(1, limits.replay)
+                asked = self._broker.replay(feed.topic, after, most, limits.send_queue, whole=True)
+            else:
+                asked = self._broker.replay(feed.topic, after, 1, 1)
+        except Exception:
+            asked = fail()
+        read.running = asked
+        asked.addCallbacks(self._took, self._failed, (feed, read), {}, (feed, read))
+        asked.addErrback(lambda failure: log.failure("a resumption failed", failure))
+
+    def _took(self, replayed: Replayed, feed: Feed, read: Read) -> None:
+        if feed.reading is not read:
+            return
+        self._flush(feed)
+        if feed.took(read, replayed, self._seconds()):
+            self._answer_all(feed)
+        else:
+            self._refuse_all(feed, "what is recent goes faster than history is read")
+
+    def _failed(self, failure: Failure, feed: Feed, read: Read) -> None:
+        if feed.reading is not read:
+            return
+        if isinstance(failure.value, HistoryLost):
+            feed.failed(read, LOST, self._seconds())
+            self._answer_all(feed)
+            return
+        if not isinstance(failure.value, Unavailable):
+            log.failure("the history of {topic} cannot be read", failure, topic=feed.topic.subject)
+        feed.reading = None
+        self._refuse_all(feed, "the broker is away")
+
+    def _refuse_all(self, feed: Feed, reason: str) -> None:
+        """Nothing can be told to those who wait: they may try again."""
+        for one in list(feed.waiting.values()):
+            if feed.waiting.get(one.connection) is one:
+                del feed.waiting[one.connection]
+                if one.since is not None:
+                    self._metrics.replays.labels("unavailable").inc()
+                self.leave(one.connection, feed.topic)
+                one.joined.errback(Unavailable(reason))
+
+    def _give_up(self, read: Read | None) -> None:
+        if read is not None and read.running is not None:
+            read.running.cancel()
 
     # --- one topic's life -----------------------------------------------------------------------------------
 
@@ -309,22 +307,17 @@ class Dispatcher:
         self._metrics.topics.inc()
 
         def following(followed: Followed) -> None:
-            feed.epoch, feed.last = followed.position.epoch, followed.position.seq
-            feed.sent.add(followed.event, feed.last)
-            waiting, feed.starting = feed.starting or [], None
-            for one in waiting:
-                one.callback(None)
-            if not self._registry.members(feed.topic):
+            feed.follow(followed.position, followed.event)
+            self._answer_all(feed)
+            if self._feeds.get(feed.topic) is feed and not self._registry.members(feed.topic):
                 self._stop([feed.topic])
 
         def failed(failure: Failure) -> None:
             if not isinstance(failure.value, Unavailable):
                 log.failure("the broker cannot follow {topic}", failure, topic=feed.topic.subject)
-            waiting, feed.starting = feed.starting or [], None
-            if self._feeds.pop(feed.topic, None) is not None:
-                self._metrics.topics.dec()
-            for one in waiting:
-                one.errback(Unavailable("the broker is away"))
+            if self._feeds.get(feed.topic) is feed:
+                self._drop(feed)
+            self._refuse_all(feed, "the broker is away")
 
         try:
             started = self._broker.follow(feed.topic)
@@ -337,74 +330,44 @@ class Dispatcher:
         """Nobody here wants these any more. One that is still starting is looked at again when it has."""
         for topic in topics:
             feed = self._feeds.get(topic)
-            if feed is not None and feed.starting is None:
-                feed.pending = []
-                del self._feeds[topic]
-                self._metrics.topics.dec()
-                self._broker.unfollow(topic)
+            if feed is None or feed.starting:
+                continue
+            linger = self._live.now.limits.linger
+            if linger and not self._leaving:
+                self._lingering.add(topic, linger)
+            else:
+                self._unfollow(topic)
 
-    def _hand_over(
-        self,
-        feed: Feed,
-        connection: IConnection,
-        state: _CatchingUp,
-        since: Position,
-        messages: list[Message],
-        joined: Deferred[Joined],
-    ) -> None:
-        """Join what was replayed and what was held into one run without a gap, and go live behind it."""
-        self._flush(feed)
-        limits = self._live.now.limits
-        reached = messages[-1].position.seq if messages else since.seq
-        read = len(messages)
-        if len(messages) <= limits.replay:
-            held = [message for message in state.held if message.position.seq > reached]
-            messages = messages + held
-            reached = messages[-1].position.seq if messages else since.seq
-            fits = len(messages) <= limits.replay
-            bodies: list[bytes] = []
-            prev = since.seq
-            if fits:
-                bodies, prev = _encode(connection.encoding, messages, since.seq)
-            if fits and sum(map(len, bodies)) <= limits.send_queue:
-                self._metrics.replays.labels("recovered").inc()
-                if reached > feed.last:
-                    # The broker's history was ahead of its deliveries, which will bring these again.
-                    state.skip_to, state.prev = reached, prev
-                    joined.callback(Joined(Position(feed.epoch, reached), True, bodies, read))
-                else:
-                    self._go_live(feed, connection, joined, True, bodies, read)
-                return
-        self._metrics.replays.labels("too_long").inc()
-        self._go_live(feed, connection, joined, read=read)
+    def wind_down(self) -> None:
+        """The server leaves: what nobody here wants is unfollowed at once, from now on."""
+        self._leaving = True
+        self._lingering.clear()
 
-    def _go_live(
-        self,
-        feed: Feed,
-        connection: IConnection,
-        joined: Deferred[Joined],
-        recovered: bool = False,
-        bodies: list[bytes] | None = None,
-        read: int = 0,
-    ) -> None:
-        self._flush(feed)
-        state = feed.catching_up[connection]
-        newest = feed.last
-        if state.seen > newest and not recovered:
-            newest = state.skip_to = state.seen
-        else:
-            del feed.catching_up[connection]
-        joined.callback(Joined(Position(feed.epoch, newest), recovered, bodies or [], read))
+    def _unfollow(self, topic: Topic) -> None:
+        feed = self._feeds.get(topic)
+        if feed is not None:
+            self._drop(feed)
+            self._broker.unfollow(topic)
+
+    def _drop(self, feed: Feed) -> None:
+        """A topic is followed no more: forget all that is known of it."""
+        del self._feeds[feed.topic]
+        self._lingering.discard(feed.topic)
+        self._metrics.topics.dec()
+        feed.pending = []
+        feed.tail.clear()
+        read, feed.reading = feed.reading, None
+        self._give_up(read)
 
 
-def _encode(encoding: Encoding, messages: list[Message], prev: int) -> tuple[list[bytes], int]:
-    """The bodies of those messages that are for this kind of receiver, and the ``seq`` of the last one."""
+def _encode(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
+    """The bodies of those messages that are for this kind of receiver, linked behind ``prev``."""
     bodies = []
     for message in messages:
         if encoding.events or not isinstance(message.event, ChatEvent):
             bodies.append(encoding.encode(message_frame(message, prev)))
             prev = message.position.seq
-    return bodies, prev
+    return bodies
 
 
 def end_of_turn(reactor: Any) -> Callable[[Callable[[], None]], object]:

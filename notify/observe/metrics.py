@@ -49,7 +49,9 @@ class Metrics:
         self.subscriptions = Gauge(
             "notify_subscriptions", "Chats that connections are subscribed to.", registry=r
         )
-        self.topics = Gauge("notify_topics", "Topics that this node follows.", registry=r)
+        self.topics = Gauge(
+            "notify_topics", "Topics that this node follows, those that linger included.", registry=r
+        )
         self.published = Counter(
             "notify_published",
             "Publishes through this node, by result: ok, poison, unavailable, unknown, failed.",
@@ -72,6 +74,16 @@ class Metrics:
             "notify_replays",
             "Resumptions, by outcome: recovered, lost, too_long, unavailable.",
             ["outcome"],
+            registry=r,
+        )
+        self.replay_reads = Counter(
+            "notify_replay_reads",
+            "Times the broker was asked for history for those who resumed; one serves all who wait for a topic.",
+            registry=r,
+        )
+        self.replays_from_memory = Counter(
+            "notify_replays_from_memory",
+            "Resumptions recovered at once, out of what this node had in memory.",
             registry=r,
         )
         self.slow_clients = Counter(

@@ -128,7 +128,7 @@ class Subscriptions(SynchronousTestCase):
         self.client.send(type="subscribe", chat_id=10, watch_presence=True)
         self.client.leave()
         self.client.leave()
-        self.world.clock.advance(60)
+        self.world.clock.advance(61)
         self.assertEqual((self.world.registry._members, self.world.registry._topics), ({}, {}))
         self.assertEqual(self.world.hub.presence._watchers, {})
         self.assertEqual(self.world.hub.connections, {})

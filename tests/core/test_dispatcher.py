@@ -6,43 +6,13 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.config import Limits, Size
-from notify.core.dispatcher import Joined
-from notify.errors import Unavailable
+from notify.core.feed import Joined
 from notify.messages import Position
-from notify.testing import FakeConnection, chat_payload, event_payload
-from notify.topics import chat
-from notify.wire.encodings import encoding, featured
+from notify.testing import chat_payload, event_payload
+from tests.support.member import TOPIC, Member
 from tests.support.world import World
-
-TOPIC = chat(1, 10)
-
-
-class Member:
-    """A connection that writes the answer to its subscription, as a session does."""
-
-    def __init__(self, world: World, id: str, name: str = "notify.v1.json", events: bool = False) -> None:
-        self.world = world
-        made = featured(encoding(name), frozenset(("events",) if events else ()))
-        self.connection = FakeConnection(1, id=id, encoding=made)
-        self.joined: Joined | None = None
-        self.failed: Any = None
-
-    def subscribe(self, since: Position | None = None) -> Member:
-        joining: Deferred[Joined] = self.world.dispatcher.subscribe(self.connection, TOPIC, since)
-        joining.addCallbacks(self._join, lambda failure: setattr(self, "failed", failure.value))
-        return self
-
-    def _join(self, joined: Joined) -> None:
-        self.joined = joined
-        if joined.bodies:
-            self.connection.write(self.connection.encoding.pack(joined.bodies))
-
-    def seqs(self) -> list[int]:
-        return [frame["seq"] for frame in self.connection.take()]
 
 
 class Fanout(SynchronousTestCase):
@@ -78,7 +48,7 @@ class Fanout(SynchronousTestCase):
         [message] = plain.connection.take()
         self.assertEqual(batch.connection.take(), [[message]])
 
-    def test_a_topic_is_followed_for_its_first_member_until_its_last_left(self) -> None:
+    def test_a_topic_is_followed_for_its_first_member_until_some_time_after_its_last_left(self) -> None:
         a, b = Member(self.world, "a").subscribe(), Member(self.world, "b").subscribe()
         self.assertEqual(self.world.broker.follows, 1)
         self.world.dispatcher.leave(a.connection, TOPIC)
@@ -88,6 +58,7 @@ class Fanout(SynchronousTestCase):
         self.publish(1)
         self.world.turn()
         self.assertEqual((a.seqs(), b.seqs()), ([], []))
+        self.world.clock.advance(61)
         self.assertEqual(self.world.broker._followed, set())
         self.assertEqual(self.world.sample("notify_topics"), 0)
 
@@ -112,7 +83,10 @@ class Fanout(SynchronousTestCase):
             leaving.write = write  # type: ignore[method-assign]
         self.publish(1)
         self.world.turn()
+        self.assertEqual(set(self.world.registry.members(TOPIC)), set())
+        self.world.clock.advance(61)
         self.assertEqual(self.world.broker._followed, set())
+        self.assertEqual(self.world.dispatcher._recents.count, 0)
 
     def test_lost_continuity_closes_the_members_with_4004(self) -> None:
         member = Member(self.world, "a").subscribe()
@@ -134,157 +108,6 @@ class Fanout(SynchronousTestCase):
         self.assertEqual(self.world.sample("notify_delivered_total"), 4)
         self.assertEqual(self.world.sample("notify_received_total"), 2)
         self.assertEqual(self.world.sample("notify_delivery_seconds_count"), 2)
-
-
-class Resumption(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.world = World()
-        self.epoch = self.world.broker._epoch
-
-    def publish(self, count: int = 1) -> list[int]:
-        return [self.world.publish(TOPIC, chat_payload(TOPIC, n)) for n in range(count)]
-
-    def since(self, seq: int) -> Position:
-        return Position(self.epoch, seq)
-
-    def test_gives_what_came_after_the_position_then_goes_on_live(self) -> None:
-        self.publish(3)
-        member = Member(self.world, "a").subscribe(self.since(1))
-        self.assertEqual((member.joined.recovered, member.joined.position.seq), (True, 3))
-        self.publish(1)
-        self.world.turn()
-        frames = member.connection.take()
-        self.assertEqual([(f["prev"], f["seq"]) for f in frames], [(1, 2), (2, 3), (3, 4)])
-
-    def test_from_the_newest_position_the_broker_is_not_asked(self) -> None:
-        self.publish(3)
-        member = Member(self.world, "a").subscribe(self.since(3))
-        self.assertEqual((member.joined.recovered, self.world.broker.replays), (True, 0))
-        self.assertEqual(self.world.sample("notify_replays_total", outcome="recovered"), 1)
-
-    def test_is_not_recovered_from_another_epoch_or_out_of_what_is_kept(self) -> None:
-        self.publish(3)
-        Member(self.world, "other").subscribe()
-        for since in (Position("another", 3), self.since(4), self.since(-1), self.since(2**63 - 1)):
-            member = Member(self.world, repr(since)).subscribe(since)
-            self.assertEqual(member.joined, Joined(self.since(3), False, []))
-        self.assertEqual(self.world.sample("notify_replays_total", outcome="lost"), 4)
-
-    def test_of_more_than_the_limit_is_not_recovered(self) -> None:
-        self.world.reload(limits=Limits(replay=2))
-        self.publish(3)
-        self.assertTrue(Member(self.world, "a").subscribe(self.since(1)).joined.recovered)
-        long = Member(self.world, "b").subscribe(self.since(0))
-        self.assertEqual(long.joined, Joined(self.since(3), False, [], 3))
-        self.assertEqual(self.world.sample("notify_replays_total", outcome="too_long"), 1)
-
-    def test_of_more_bytes_than_the_send_queue_holds_is_not_recovered(self) -> None:
-        self.world.reload(limits=Limits(send_queue=Size(300)))
-        self.publish(3)
-        self.assertTrue(Member(self.world, "a").subscribe(self.since(2)).joined.recovered)
-        self.assertFalse(Member(self.world, "b").subscribe(self.since(0)).joined.recovered)
-
-    def test_messages_published_while_it_runs_arrive_once_and_in_order(self) -> None:
-        Member(self.world, "other").subscribe()
-        self.publish(2)
-        self.world.broker.held = []
-        member = Member(self.world, "a").subscribe(self.since(0))
-        self.publish(2)
-        self.world.turn()
-        self.publish(1)
-        self.assertIsNone(member.joined)
-        self.world.broker.release()
-        self.publish(1)
-        self.world.turn()
-        frames = member.connection.take()
-        self.assertEqual([(f["prev"], f["seq"]) for f in frames], [(n - 1, n) for n in range(1, 7)])
-
-    def test_a_history_ahead_of_its_deliveries_doubles_nothing(self) -> None:
-        other = Member(self.world, "other").subscribe()
-        self.publish(1)
-        self.world.turn()
-        self.world.broker.undelivered = []
-        self.publish(2)
-        member = Member(self.world, "a").subscribe(self.since(0))
-        self.assertEqual((member.joined.recovered, member.joined.position.seq), (True, 3))
-        self.world.broker.catch_up()
-        self.publish(1)
-        self.world.turn()
-        self.publish(1)
-        self.world.turn()
-        self.assertEqual(member.seqs(), [1, 2, 3, 4, 5])
-        self.assertEqual(other.seqs(), [1, 2, 3, 4, 5])
-
-    def test_a_resumption_that_was_too_large_leaves_nothing_of_it_in_prev(self) -> None:
-        Member(self.world, "other").subscribe()
-        self.publish(1)
-        self.world.turn()
-        self.world.broker.undelivered = []
-        self.publish(1)
-        member = Member(self.world, "a").subscribe(self.since(0))
-        self.assertEqual((member.joined.recovered, member.joined.position.seq), (True, 2))
-        member.connection.take()
-        self.publish(3)
-        self.world.reload(limits=Limits(send_queue=Size(300)))
-        member.subscribe(self.since(0))
-        self.assertEqual((member.joined.recovered, member.joined.position.seq), (False, 2))
-        self.world.broker.catch_up()
-        self.world.turn()
-        self.assertEqual([(f["prev"], f["seq"]) for f in member.connection.take()], [(2, 3), (3, 4), (4, 5)])
-
-    def test_a_member_may_resume_again_to_fill_a_gap(self) -> None:
-        member = Member(self.world, "a").subscribe()
-        self.publish(2)
-        self.world.turn()
-        self.assertEqual(member.seqs(), [1, 2])
-        member.subscribe(self.since(1))
-        self.publish(1)
-        self.world.turn()
-        self.assertEqual(member.seqs(), [2, 3])
-
-    def test_a_broker_that_is_away_makes_no_member(self) -> None:
-        self.world.broker.away = True
-        member = Member(self.world, "a").subscribe()
-        self.assertIsInstance(member.failed, Unavailable)
-        self.world.broker.away = False
-        other = Member(self.world, "b").subscribe()
-        self.publish(1)
-        self.world.broker.away = True
-        resuming = Member(self.world, "c").subscribe(self.since(0))
-        self.assertIsInstance(resuming.failed, Unavailable)
-        self.world.turn()
-        self.assertEqual((member.seqs(), other.seqs(), resuming.seqs()), ([], [1], []))
-        self.assertEqual(set(self.world.registry.members(TOPIC)), {other.connection})
-        self.assertEqual(self.world.sample("notify_topics"), 1)
-
-    def test_connections_that_come_while_the_topic_starts_share_one_follow(self) -> None:
-        self.world.broker.held = []
-        members = [Member(self.world, str(n)).subscribe() for n in range(3)]
-        gone = members.pop()
-        self.world.dispatcher.forget(gone.connection)
-        self.world.broker.release()
-        self.publish(1)
-        self.world.turn()
-        self.assertEqual([m.seqs() for m in members], [[1], [1]])
-        self.assertEqual((gone.joined, gone.seqs(), self.world.broker.follows), (None, [], 1))
-
-    def test_a_topic_that_everyone_left_while_it_started_is_unfollowed(self) -> None:
-        self.world.broker.held = []
-        member = Member(self.world, "a").subscribe()
-        self.world.dispatcher.forget(member.connection)
-        self.world.broker.release()
-        self.assertEqual(self.world.broker._followed, set())
-        self.assertEqual(self.world.sample("notify_topics"), 0)
-
-    def test_who_leaves_while_a_replay_runs_gets_nothing(self) -> None:
-        self.publish(1)
-        self.world.broker.held = []
-        member = Member(self.world, "a").subscribe(self.since(0))
-        held, self.world.broker.held = self.world.broker.held, []
-        held[0]()
-        self.world.dispatcher.leave(member.connection, TOPIC)
-        self.world.broker.release()
-        self.assertEqual((member.joined, member.seqs()), (None, []))
 
 
 class Kinds(SynchronousTestCase):

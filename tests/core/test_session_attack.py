@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.config import Limits
+from notify.config import Duration, Limits
 from notify.testing import chat_payload
 from notify.topics import Topic, chat
 from tests.support.world import Client, World
@@ -83,7 +83,12 @@ class Attack:
         self.case = case
         self.random = Random(seed)
         self.world = World(
-            Limits(frames_per_second=0, replay=self.random.choice((3, 1000))),
+            Limits(
+                frames_per_second=0,
+                replay=self.random.choice((3, 1000)),
+                recent_messages=self.random.choice((3, 1000)),
+                linger=Duration(self.random.choice((0, 1, 60))),
+            ),
             history_size=self.random.choice((4, 1000)),
         )
         self.published: dict[Topic, list[int]] = {
@@ -116,10 +121,12 @@ class Attack:
             self.seen += reader.seen
             reader.client.leave()
         self.settle()
+        self.world.clock.advance(61)
         world = self.world
         self.case.assertEqual((world.hub.connections, world.hub.arriving), ({}, 0))
         self.case.assertEqual((world.registry._members, world.registry._topics), ({}, {}))
         self.case.assertEqual((world.dispatcher._feeds, world.broker._followed), ({}, set()))
+        self.case.assertEqual((world.dispatcher._recents.count, world.dispatcher._recents.bytes), (0, 0))
         self.case.assertEqual((world.hub.presence._watchers, world.registry._watched), ({}, set()))
         self.case.assertEqual(world.wheel._slots, {})
         for gauge in ("connections", "subscriptions", "topics"):

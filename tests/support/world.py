@@ -75,11 +75,15 @@ class TableAuthenticator:
 
 
 class SlowBroker(MemoryBroker):
-    """A memory broker that can be away, and whose follows, replays and deliveries can be held back."""
+    """A memory broker that can be away, and whose follows, replays and deliveries can be held back.
+
+    ``early``: what a held replay gives was found out when it was asked for, not when it is released.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.away = False
+        self.early = False
         self.held: list[Callable[[], None]] | None = None
         self.undelivered: list[Any] | None = None
         self.follows = 0
@@ -128,13 +132,17 @@ class SlowBroker(MemoryBroker):
         self.replays += 1
         if self.away:
             return fail(Unavailable("away"))
-        return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit, size, whole))
+        return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit, size, whole), self.early)
 
-    def _answer(self, ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+    def _answer(self, ask: Callable[[], Deferred[Any]], early: bool = False) -> Deferred[Any]:
         if self.held is None:
             return ask()
         waiting: Deferred[Any] = Deferred()
-        self.held.append(lambda: ask().chainDeferred(waiting))
+        if early:
+            answer = ask()
+            self.held.append(lambda: answer.chainDeferred(waiting))
+        else:
+            self.held.append(lambda: ask().chainDeferred(waiting))
         return waiting
 
 
@@ -156,6 +164,7 @@ class World:
             self.metrics,
             self.live,
             self._soon,
+            self.wheel.after,
             self.clock.seconds,
         )
         presence = PresenceWatch(self.registry, self.wheel.after)

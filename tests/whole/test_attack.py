@@ -136,7 +136,7 @@ class Attacks(TestCase):
     def storm(self) -> None:
         """Thousands come and go in every way there is."""
         random = Random(1)
-        with Server('[log]\nlevel = "debug"\nburst = 0\n') as server:
+        with Server('[log]\nlevel = "debug"\nburst = 0\n[limits]\nlinger = 0\n') as server:
 
             def round_of(count: int) -> tuple[int, int]:
                 for n in range(count):

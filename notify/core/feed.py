@@ -1,0 +1,253 @@
+"""One followed topic: what was delivered, who waits to get in, and what of its history is to be read for them.
+
+Nothing here asks or answers anyone; the :mod:`notify.core.dispatcher` does. Who comes back is judged by what is
+known: by the topic's tail, and by what reads of the history have shown. Where that is not enough it waits. One read
+at a time serves all who wait, from the oldest position among them, and its messages are put in front of the tail. A
+read that fails for one position fails for all older ones, so who of those that wait is too far back is found by
+bisection.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+
+from notify.core.recent import Recents, Tail
+from notify.interfaces import IConnection
+from notify.messages import ChatEvent, Event, Message, Position, Replayed
+from notify.topics import Topic
+from notify.wire.frames import Encoding
+
+#: reads in a row that may come to nothing because what is recent went faster
+ATTEMPTS = 3
+
+#: seconds for which it is remembered that a position is too far back
+REMEMBER = 60.0
+
+RECOVERED, LOST, TOO_LONG = "recovered", "lost", "too_long"
+
+
+class Joined(Struct, frozen=True):
+    """The answer to a subscription: the topic's newest position, and what the connection has missed.
+
+    ``bodies`` are the encoded messages after the position that was asked for, empty unless ``recovered``. Live
+    messages follow right behind them. ``read`` is for how many messages it counts, recovered or not.
+    """
+
+    position: Position
+    recovered: bool
+    bodies: list[bytes]
+    read: int = 0
+
+
+class Verdict(Struct, frozen=True):
+    """How a resumption ends, and the messages that it gets; ``outcome`` as the metrics name it."""
+
+    outcome: str
+    messages: list[Message] = []
+
+
+class Waiting:
+    """A connection on its way in. Nothing is written to it until ``joined`` fires."""
+
+    __slots__ = ("asked", "connection", "joined", "refused", "since")
+
+    def __init__(self, connection: IConnection, since: Position | None, joined: Deferred[Joined]) -> None:
+        self.connection = connection
+        self.since = since
+        self.joined = joined
+        self.asked = False  # the broker had to be asked for it
+        self.refused = False  # it is ahead of all that there is
+
+
+class Read:
+    """A read of the history that is under way.
+
+    ``after`` is where it begins, ``last`` what was delivered by then. ``ahead`` are those it is for where it asks
+    whether there is such a position at all; None: it brings what is missing in front of the tail.
+    """
+
+    __slots__ = ("after", "ahead", "exact", "last", "running")
+
+    def __init__(self, after: int, exact: bool, last: int, ahead: list[Waiting] | None = None) -> None:
+        self.after = after
+        self.exact = exact  # somebody waits with this very position
+        self.last = last
+        self.ahead = ahead
+        self.running: Deferred[Replayed] | None = None
+
+
+class Sent:
+    """The ``seq`` of the last message that each kind of receiver was sent; 0: not known, or none.
+
+    ``everything`` is for those with the feature ``events``.
+    """
+
+    __slots__ = ("everything", "messages")
+
+    def __init__(self) -> None:
+        self.everything = self.messages = 0
+
+    def add(self, event: Event | None, seq: int) -> None:
+        """This was sent to whom it is for; None: to nobody."""
+        if event is not None:
+            self.everything = seq
+            if not isinstance(event, ChatEvent):
+                self.messages = seq
+
+    def to(self, encoding: Encoding) -> int:
+        """What a receiver with this encoding was sent last."""
+        return self.everything if encoding.events else self.messages
+
+
+class Feed:
+    """A topic that this node follows, or is about to (``starting``)."""
+
+    __slots__ = (
+        "_attempts",
+        "_bisecting",
+        "_floor",
+        "_hopeless",
+        "_known",
+        "ahead",
+        "epoch",
+        "last",
+        "pending",
+        "reading",
+        "sent",
+        "starting",
+        "tail",
+        "topic",
+        "waiting",
+    )
+
+    def __init__(self, topic: Topic, recents: Recents) -> None:
+        self.topic = topic
+        self.starting = True
+        self.epoch = ""
+        self.last = 0  # the seq of the last message of any kind
+        self.tail = Tail(recents, 0)
+        self.sent = Sent()
+        self.pending: list[Message] = []  # delivered in this turn
+        self.waiting: dict[IConnection, Waiting] = {}
+        self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered here, and up to where
+        self.reading: Read | None = None
+        self._known = 0  # there is such a position, though it was perhaps not delivered yet
+        self._hopeless: tuple[int, str, float] | None = None  # no position up to here, why, and until when
+        self._floor = -1  # reads that began so far back for nobody came to nothing
+        self._bisecting = False
+        self._attempts = 0
+
+    def follow(self, position: Position, event: Event | None) -> None:
+        """The broker delivers what comes after this position; ``event`` is what lies there."""
+        self.starting = False
+        self.epoch, self.last = position.epoch, position.seq
+        self.tail.start = self.last
+        self.sent.add(event, self.last)
+
+    def take(self, messages: list[Message]) -> None:
+        """These were delivered."""
+        self.last = messages[-1].position.seq
+        self.tail.add(messages)
+
+    def leave(self, connection: IConnection) -> Read | None:
+        """A connection waits no more. Gives the read that nobody waits for now, if there is one: give it up."""
+        self.ahead.pop(connection, None)
+        if self.waiting.pop(connection, None) is None or self.waiting:
+            return None
+        given_up, self.reading = self.reading, None
+        return given_up
+
+    # --- who comes back ---------------------------------------------------------------------------------------
+
+    def judge(self, one: Waiting, most: int, now: float) -> Verdict | None:
+        """How a resumption ends that may get ``most`` messages; None: that is not known yet. ``now`` in seconds."""
+        since = one.since
+        if since is None or since.epoch != self.epoch or since.seq < 0:
+            return Verdict(LOST)
+        seq = since.seq
+        if seq > self.last:
+            return Verdict(RECOVERED) if seq <= self._known else Verdict(LOST) if one.refused else None
+        if seq >= self.tail.start:
+            messages = self.tail.after(seq)
+            return Verdict(RECOVERED, messages) if len(messages) <= most else Verdict(TOO_LONG)
+        if seq < self.tail.gone and len(self.tail) >= most:
+            return Verdict(TOO_LONG)
+        if self._hopeless is not None and seq <= self._hopeless[0] and now < self._hopeless[2]:
+            return Verdict(self._hopeless[1])
+        return None
+
+    def admit(self, one: Waiting, recovered: bool) -> Position:
+        """It waits no more; gives the position behind which it is sent what comes live."""
+        connection, last = one.connection, self.last
+        del self.waiting[connection]
+        reached = self.ahead.pop(connection, 0)
+        if recovered and one.since is not None:
+            reached = one.since.seq
+        if reached <= last:
+            return Position(self.epoch, last)
+        self.ahead[connection] = reached
+        return Position(self.epoch, reached)
+
+    # --- reads ------------------------------------------------------------------------------------------------
+
+    def next_read(self, reach: int) -> Read | None:
+        """What is to be asked for those who wait; None: nothing, or not now.
+
+        It may begin further back than anybody asked, ``reach`` from the newest: whoever comes next then finds it done.
+        """
+        if self.starting or self.reading is not None:
+            return None
+        positions = sorted({one.since.seq for one in self.waiting.values() if one.since is not None})
+        if not positions:
+            self._bisecting = False
+            return None
+        behind = [seq for seq in positions if seq <= self.last]
+        if behind:
+            after = behind[len(behind) // 2 if self._bisecting else 0]
+            back = max(0, self.last - reach)
+            if self._bisecting or not self._floor < back < after:
+                back = after
+            self.reading = Read(back, back == after, self.last)
+        else:
+            after = positions[len(positions) // 2 if self._bisecting else -1]
+            self.reading = Read(after, True, self.last, list(self.waiting.values()))
+        return self.reading
+
+    def took(self, read: Read, replayed: Replayed, now: float) -> bool:
+        """A read brought this. False: what is recent went faster, and too often."""
+        self.reading = None
+        if read.ahead is not None:
+            self._known = max(self._known, read.after)
+            return True
+        if replayed.more:
+            self.failed(read, TOO_LONG, now)
+            return True
+        messages = replayed.messages
+        reached = max(read.last, messages[-1].position.seq if messages else 0)
+        self._known = max(self._known, reached)
+        start = self.tail.start
+        if start > reached:
+            self._attempts = (self._attempts + 1) % ATTEMPTS
+            return self._attempts > 0
+        self._attempts = 0
+        if read.after < start:
+            # What is newer than what was delivered is dropped: deliveries will bring it.
+            self.tail.extend_backwards(
+                read.after, [message for message in messages if message.position.seq <= start]
+            )
+        return True
+
+    def failed(self, read: Read, outcome: str, now: float) -> None:
+        """The history after where a read began is ``LOST``, or is more than one resumption may get."""
+        self.reading = None
+        self._bisecting = self._bisecting or read.exact
+        if read.ahead is None:
+            self._floor = read.after
+            if read.exact or outcome == TOO_LONG:
+                self._hopeless = (read.after, outcome, now + REMEMBER)
+            return
+        # Those alone who waited then: the next may have seen what was published since.
+        for one in read.ahead:
+            if one.since is not None and one.since.seq >= read.after:
+                one.refused = True

@@ -1,0 +1,131 @@
+"""The recent messages of followed topics, kept in the node: most of those who come back are answered from here.
+
+Each topic has a :class:`Tail`. One :class:`Recents` bounds them all together, in messages and in bytes; the oldest
+anywhere is the first to go.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import repeat
+
+from notify.messages import OVERHEAD, Message
+
+
+class Tail:
+    """One topic's recent messages: every one after number ``start`` is here, oldest first.
+
+    ``gone`` is the number of the newest message that is here no more; 0: not known. There is no other between it
+    and the first one here.
+    """
+
+    __slots__ = ("_kept", "_recents", "_stale", "gone", "start")
+
+    def __init__(self, recents: Recents, start: int) -> None:
+        self._recents = recents
+        self._kept: deque[Message] = deque()
+        self._stale = 0  # entries of the log that stand for messages which went out of their turn
+        self.start = start
+        self.gone = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """These are the topic's newest."""
+        recents = self._recents
+        self._kept.extend(messages)
+        recents.log.extend(repeat(self, len(messages)))
+        recents.count += len(messages)
+        for message in messages:
+            recents.bytes += message.size + OVERHEAD
+
+    def after(self, seq: int) -> list[Message]:
+        """All messages after a number that is ``start`` or more, oldest first."""
+        newer = []
+        for message in reversed(self._kept):  # who comes back wants few of many
+            if message.position.seq <= seq:
+                break
+            newer.append(message)
+        newer.reverse()
+        return newer
+
+    def extend_backwards(self, start: int, messages: Sequence[Message]) -> None:
+        """These, oldest first, are all that the topic has after ``start`` and up to what was ``start`` before."""
+        recents = self._recents
+        self._kept.extendleft(reversed(messages))
+        self.start, self.gone = start, 0
+        # A tail loses its oldest first. What somebody asked for just now is not old: all of it is as if new.
+        self._stale += len(self._kept) - len(messages)
+        recents.log.extend(repeat(self, len(self._kept)))
+        recents.count += len(messages)
+        recents.bytes += sum(message.size + OVERHEAD for message in messages)
+
+    def bound(self, most: int) -> None:
+        """Keep no more than the newest ``most``."""
+        while len(self._kept) > most:
+            self.drop()
+            self._stale += 1
+
+    def clear(self) -> None:
+        """Keep nothing: the topic is followed no more."""
+        self.bound(0)
+
+    def drop(self) -> None:
+        """Let the oldest one go."""
+        message = self._kept.popleft()
+        self.start = self.gone = message.position.seq
+        self._recents.count -= 1
+        self._recents.bytes -= message.size + OVERHEAD
+
+    def takes_turn(self) -> bool:
+        """Whether an entry of the log stands for a message that is here; asked once an entry."""
+        if self._stale:
+            self._stale -= 1
+            return False
+        return True
+
+
+class Recents:
+    """All tails of a node. ``count`` messages are kept, which take some ``bytes``."""
+
+    __slots__ = ("bytes", "count", "log")
+
+    def __init__(self) -> None:
+        #: the tail of each message, in the order in which they came; each entry stands for the oldest of its tail
+        self.log: deque[Tail] = deque()
+        self.count = self.bytes = 0
+
+    def bound(self, most: int, size: int) -> None:
+        """Keep at most ``most`` messages, and at most ``size`` bytes of them."""
+        log = self.log
+        while self.count > most or self.bytes > size:
+            tail = log.popleft()
+            if tail.takes_turn():
+                tail.drop()
+        if len(log) > 2 * self.count + 1000:
+            self.log = deque(tail for tail in log if tail.takes_turn())
+
+
+class Reach:
+    """How far back those who came back lately wanted to go: in numbers of the history, over all topics.
+
+    After a node has died everyone wants about the same. One that was away for days says nothing about the others, so
+    it is twice what nine of ten wanted.
+    """
+
+    __slots__ = ("_wanted",)
+
+    def __init__(self) -> None:
+        self._wanted: deque[int] = deque(maxlen=100)
+
+    def note(self, distance: int) -> None:
+        """Somebody wanted to go back so far. Who wanted nothing does not count."""
+        if distance > 0:
+            self._wanted.append(distance)
+
+    def usual(self) -> int:
+        """So far back is enough for most; 0 where nobody came."""
+        wanted = sorted(self._wanted)
+        return 2 * wanted[(len(wanted) - 1) * 9 // 10] if wanted else 0
