@@ -102,7 +102,8 @@ class Dispatcher:
         if not messages:
             return
         feed.pending = []
-        feed.take(messages)
+        feed.last = messages[-1].position.seq
+        feed.tail.add(messages, self._live.now.limits.replay)
         frames: dict[Encoding, bytes] = {}
         members: list[IConnection] = list(self._registry.members(feed.topic))
         spans = [self._span(message, len(members)) for message in messages if message.trace]
@@ -122,7 +123,6 @@ class Dispatcher:
                 connection.write(frame)
         for message in messages:
             feed.sent.add(message.event, message.position.seq)
-        self._bound(feed)
         for span in spans:
             span.end()
         now, observe = self._seconds(), self._metrics.delivery_seconds.observe
@@ -137,17 +137,17 @@ class Dispatcher:
         for message in messages:
             observe(now - message.received)
 
-    def _bound(self, feed: Feed) -> None:
-        limits = self._live.now.limits
-        feed.tail.bound(limits.replay)
-        self._recents.bound(limits.recent_messages, limits.recent_bytes)
-
     def _count(self) -> None:
-        """Tell the metrics once a turn."""
+        """Once a turn: tell the metrics, and keep what is recent within its bounds."""
+        self._bound()
         self._counting = False
         self._metrics.received.inc(self._received)
         self._metrics.delivered.inc(self._delivered)
         self._received = self._delivered = 0
+
+    def _bound(self) -> None:
+        limits = self._live.now.limits
+        self._recents.bound(limits.recent_messages, limits.recent_bytes)
 
     def _span(self, message: Message, members: int) -> Span:
         about: Attributes = {
@@ -219,7 +219,8 @@ class Dispatcher:
         for one in list(feed.waiting.values()):
             if feed.waiting.get(one.connection) is one:
                 self._answer(feed, one)
-        self._bound(feed)
+        feed.tail.bound(self._live.now.limits.replay)
+        self._bound()
         self._read(feed)
 
     def _answer(self, feed: Feed, one: Waiting) -> bool:

@@ -145,11 +145,6 @@ class Feed:
         self.tail.start = self.last
         self.sent.add(event, self.last)
 
-    def take(self, messages: list[Message]) -> None:
-        """These were delivered."""
-        self.last = messages[-1].position.seq
-        self.tail.add(messages)
-
     def leave(self, connection: IConnection) -> Read | None:
         """A connection waits no more. Gives the read that nobody waits for now, if there is one: give it up."""
         self.ahead.pop(connection, None)

@@ -32,14 +32,19 @@ class Tail:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, messages: Sequence[Message]) -> None:
-        """These are the topic's newest."""
-        recents = self._recents
-        self._kept.extend(messages)
-        recents.log.extend(repeat(self, len(messages)))
+    def add(self, messages: Sequence[Message], most: int) -> None:
+        """These are the topic's newest. No more than ``most`` are kept."""
+        recents, kept = self._recents, self._kept
+        keep, log = kept.append, recents.log.append
+        size = 0
+        for message in messages:  # nearly always one
+            keep(message)
+            log(self)
+            size += message.size + OVERHEAD
         recents.count += len(messages)
-        for message in messages:
-            recents.bytes += message.size + OVERHEAD
+        recents.bytes += size
+        if len(kept) > most:
+            self.bound(most)
 
     def after(self, seq: int) -> list[Message]:
         """All messages after a number that is ``start`` or more, oldest first."""
@@ -64,8 +69,12 @@ class Tail:
 
     def bound(self, most: int) -> None:
         """Keep no more than the newest ``most``."""
-        while len(self._kept) > most:
-            self.drop()
+        recents, kept = self._recents, self._kept
+        for _ in range(len(kept) - most):
+            message = kept.popleft()
+            recents.bytes -= message.size + OVERHEAD
+            recents.count -= 1
+            self.start = self.gone = message.position.seq
             self._stale += 1
 
     def clear(self) -> None:
@@ -74,10 +83,8 @@ class Tail:
 
     def drop(self) -> None:
         """Let the oldest one go."""
-        message = self._kept.popleft()
-        self.start = self.gone = message.position.seq
-        self._recents.count -= 1
-        self._recents.bytes -= message.size + OVERHEAD
+        self.bound(len(self._kept) - 1)
+        self._stale -= 1
 
     def takes_turn(self) -> bool:
         """Whether an entry of the log stands for a message that is here; asked once an entry."""

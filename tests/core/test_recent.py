@@ -29,24 +29,24 @@ class Tails(SynchronousTestCase):
         self.tail = Tail(self.recents, 10)
 
     def test_gives_what_came_after_a_number(self) -> None:
-        self.tail.add(messages(12, 15))
-        self.tail.add(messages(20))
+        self.tail.add(messages(12, 15), 1000)
+        self.tail.add(messages(20), 1000)
         self.assertEqual(
             [seqs(self.tail, n) for n in (10, 12, 13, 20)], [[12, 15, 20], [15, 20], [15, 20], [20][1:]]
         )
         self.assertEqual((self.tail.start, self.tail.gone, len(self.tail)), (10, 0, 3))
 
     def test_begins_behind_the_last_that_went(self) -> None:
-        self.tail.add(messages(12, 15, 20))
+        self.tail.add(messages(12, 15, 20), 1000)
         self.tail.bound(2)
         self.assertEqual((self.tail.start, self.tail.gone, seqs(self.tail, 12)), (12, 12, [15, 20]))
         self.tail.clear()
         self.assertEqual((self.tail.start, self.recents.count, self.recents.bytes), (20, 0, 0))
 
     def test_is_extended_backwards(self) -> None:
-        self.tail.add(messages(12))
+        self.tail.add(messages(12), 1000)
         self.tail.bound(0)
-        self.tail.add(messages(15))
+        self.tail.add(messages(15), 1000)
         self.tail.extend_backwards(3, messages(4, 9, 12))
         self.assertEqual((self.tail.start, self.tail.gone, seqs(self.tail, 3)), (3, 0, [4, 9, 12, 15]))
         self.assertEqual((self.recents.count, self.recents.bytes), (4, 4 * (100 + OVERHEAD)))
@@ -58,30 +58,30 @@ class Together(SynchronousTestCase):
         self.one, self.two = Tail(self.recents, 0), Tail(self.recents, 0)
 
     def test_the_oldest_anywhere_goes_first(self) -> None:
-        self.one.add(messages(1, 2))
-        self.two.add(messages(3))
-        self.one.add(messages(4))
+        self.one.add(messages(1, 2), 1000)
+        self.two.add(messages(3), 1000)
+        self.one.add(messages(4), 1000)
         self.recents.bound(2, 10**6)
         self.assertEqual((self.one.start, self.two.start), (2, 0))
         self.recents.bound(1, 10**6)
         self.assertEqual((self.one.start, self.two.start, seqs(self.one, 2)), (2, 3, [4]))
 
     def test_bytes_are_bounded_too_each_message_with_what_it_takes_beside_its_payload(self) -> None:
-        self.one.add(messages(1, size=1000))
-        self.two.add(messages(2, 3, size=1))
+        self.one.add(messages(1, size=1000), 1000)
+        self.two.add(messages(2, 3, size=1), 1000)
         self.recents.bound(100, 2 * (OVERHEAD + 1) + OVERHEAD + 999)
         self.assertEqual((self.one.start, len(self.one), len(self.two)), (1, 0, 2))
 
     def test_what_was_read_back_is_not_the_oldest(self) -> None:
-        self.one.add(messages(10))
-        self.two.add(messages(11))
+        self.one.add(messages(10), 1000)
+        self.two.add(messages(11), 1000)
         self.one.extend_backwards(5, messages(6, 7))
         self.recents.bound(3, 10**6)
         self.assertEqual((len(self.one), len(self.two)), (3, 0))
 
     def test_a_tail_that_went_out_of_turn_costs_no_other_its_messages(self) -> None:
-        self.one.add(messages(1, 2))
-        self.two.add(messages(3, 4))
+        self.one.add(messages(1, 2), 1000)
+        self.two.add(messages(3, 4), 1000)
         self.one.clear()
         self.recents.bound(1, 10**6)
         self.assertEqual((self.two.start, self.recents.count), (3, 1))
@@ -100,7 +100,7 @@ class Together(SynchronousTestCase):
                     tail.clear()
                 case _:
                     seq += random.randrange(1, 4)
-                    tail.add(messages(seq, size=random.randrange(1000)))
+                    tail.add(messages(seq, size=random.randrange(1000)), 1000)
             self.recents.bound(40, 40_000)
             kept = [message for one in tails for message in one.after(0)]
             self.assertEqual(self.recents.count, len(kept), step)
