@@ -270,7 +270,6 @@ class Dispatcher:
     def _took(self, replayed: Replayed, feed: Feed, read: Read) -> None:
         if feed.reading is not read:
             return
-        self._flush(feed)
         if feed.took(read, replayed, self._seconds()):
             self._answer_all(feed)
         else:
