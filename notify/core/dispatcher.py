@@ -228,6 +228,8 @@ class Dispatcher:
         self._flush(feed)
         limits, since, encoding = self._live.now.limits, one.since, one.connection.encoding
         verdict = feed.judge(one, limits.replay, self._seconds())
+        if since is not None and since.epoch == feed.epoch and not one.asked:
+            self._reach.note(feed.last - since.seq)
         if verdict is None:
             one.asked = True
             return False
@@ -240,10 +242,8 @@ class Dispatcher:
             read = limits.replay + 1
         if since is not None:
             self._metrics.replays.labels(outcome).inc()
-            if outcome == RECOVERED:
-                self._reach.note(feed.last - since.seq)
-                if not one.asked:
-                    self._metrics.replays_from_memory.inc()
+            if outcome == RECOVERED and not one.asked:
+                self._metrics.replays_from_memory.inc()
         position = feed.admit(one, outcome == RECOVERED)
         one.joined.callback(Joined(position, outcome == RECOVERED, bodies, read))
         return True
