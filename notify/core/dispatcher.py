@@ -85,6 +85,7 @@ class Dispatcher:
         if feed is None:
             return
         self._drop(feed)
+        feed.waiting.clear()
         members = list(self._registry.members(topic))
         if members:
             log.warn("continuity lost in {topic}: its {count} connections must resume", topic=topic.subject,
@@ -309,7 +310,7 @@ class Dispatcher:
         def following(followed: Followed) -> None:
             feed.follow(followed.position, followed.event)
             self._answer_all(feed)
-            if self._feeds.get(feed.topic) is feed and not self._registry.members(feed.topic):
+            if not self._registry.members(feed.topic):
                 self._stop([feed.topic])
 
         def failed(failure: Failure) -> None:

@@ -12,6 +12,9 @@ from itertools import repeat
 
 from notify.messages import OVERHEAD, Message
 
+#: what a tail has that has nothing: most topics are silent, and an empty deque takes 600 bytes
+_NOTHING: deque[Message] = deque()
+
 
 class Tail:
     """One topic's recent messages: every one after number ``start`` is here, oldest first.
@@ -24,7 +27,7 @@ class Tail:
 
     def __init__(self, recents: Recents, start: int) -> None:
         self._recents = recents
-        self._kept: deque[Message] = deque()
+        self._kept = _NOTHING
         self._stale = 0  # entries of the log that stand for messages which went out of their turn
         self.start = start
         self.gone = 0
@@ -34,7 +37,7 @@ class Tail:
 
     def add(self, messages: Sequence[Message], most: int) -> None:
         """These are the topic's newest. No more than ``most`` are kept."""
-        recents, kept = self._recents, self._kept
+        recents, kept = self._recents, self._own()
         keep, log = kept.append, recents.log.append
         size = 0
         for message in messages:  # nearly always one
@@ -59,7 +62,7 @@ class Tail:
     def extend_backwards(self, start: int, messages: Sequence[Message]) -> None:
         """These, oldest first, are all that the topic has after ``start`` and up to what was ``start`` before."""
         recents = self._recents
-        self._kept.extendleft(reversed(messages))
+        self._own().extendleft(reversed(messages))
         self.start, self.gone = start, 0
         # A tail loses its oldest first. What somebody asked for just now is not old: all of it is as if new.
         self._stale += len(self._kept) - len(messages)
@@ -76,10 +79,17 @@ class Tail:
             recents.count -= 1
             self.start = self.gone = message.position.seq
             self._stale += 1
+        if not kept:
+            self._kept = _NOTHING
 
     def clear(self) -> None:
         """Keep nothing: the topic is followed no more."""
         self.bound(0)
+
+    def _own(self) -> deque[Message]:
+        if self._kept is _NOTHING:
+            self._kept = deque()
+        return self._kept
 
     def drop(self) -> None:
         """Let the oldest one go."""

@@ -108,6 +108,14 @@ class HistoryTest(Base):
         (response,) = client.received()
         self.assertEqual((response.status, response.code), (504, "timeout"))
 
+    def test_a_client_that_leaves_gives_its_read_up(self) -> None:
+        cancelled: list[Deferred[object]] = []
+        node = Node(broker=FakeBroker(lambda: Deferred(cancelled.append)))
+        client = Client(node.site)
+        client.send(request_bytes("GET", f"/v1/history?subject={TOPIC.subject}", None, AUTH))
+        client.lose()
+        self.assertEqual(len(cancelled), 1)
+
 
 class PresenceTest(Base):
     def test_names_the_users_of_one_chat_of_one_workspace(self) -> None:
