@@ -44,7 +44,8 @@ WINGS = {
     "doctor": Wing("doctor", "ground config observe components nats transport http"),
     "client": Wing("client", ""),
     "testing": Wing("testing", "ground config observe wire components"),
-    "cli": Wing("cli", "ground config observe components service tap doctor client"),
+    "chaos": Wing("chaos", "ground config client"),
+    "cli": Wing("cli", "ground config observe components service tap doctor client chaos"),
 }
 
 #: the kinds of plugins: reached by name, through ``components``
@@ -64,12 +65,19 @@ LIBRARIES = {
 
 #: what does input and output, and the pure rooms that do without it but for the part that is named
 IO = "twisted.internet twisted.protocols socket select ssl"
-PURE = {"wire": "", "core": "twisted.internet.defer", "client.machine": "", "client.parts": ""}
+PURE = {
+    "wire": "",
+    "core": "twisted.internet.defer",
+    "client.machine": "",
+    "client.parts": "",
+    **dict.fromkeys(("chaos.plan", "chaos.ledger", "chaos.report", "chaos.plot", "chaos.page"), ""),
+}
 
 #: who looks over a wall at what, and why
 EXCEPTIONS = {
     ("cli.token", "auth"): "signs what the JWT authenticator verifies, with the same keys and checks",
     ("dev", "auth.tokens"): "signs the tokens of the demo page",
+    ("chaos.local", "auth.tokens"): "signs the tokens of the clients of its own nodes",
     (
         "core.timers",
         "twisted.internet.task",
@@ -230,6 +238,7 @@ class Table(SynchronousTestCase):
         self.assertEqual(by["cli"], set())
         self.assertEqual(by["testing"], set())
         self.assertEqual(by["dev"], {"tap"})
+        self.assertEqual(by["chaos"], {"cli"})
         self.assertEqual(by["tap"], {"cli"})
         self.assertEqual(set().union(*(by[kind] for kind in KINDS)), set())
         self.assertEqual(WINGS["client"].may, "")

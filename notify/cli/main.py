@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The whole command line, also for manual pages and completion."""
     parser = argparse.ArgumentParser(
         prog="notify",
-        description="Talks to a notify server: makes tokens, publishes, listens, and checks configurations.",
+        description="Talks to a notify server: makes tokens, publishes, listens, checks configurations, and tries clusters.",
         epilog="`notify COMMAND --help` shows examples. `twistd notify` runs the server.",
     )
     parser.add_argument("--version", action="version", version=f"notify {__version__}")
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str], terminal: Terminal) -> int:
         status: int = command(options.command).run(options, terminal)
     except (CommandError, StartError) as error:
         terminal.say(f"notify {options.command}: {error}")
-        return 1
+        return error.status if isinstance(error, CommandError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -23,6 +23,11 @@ WEBSOCKET_URL = "ws://127.0.0.1:8080/ws"
 class CommandError(Exception):
     """The command cannot go on. The text is one plain sentence: what is wrong and what to do."""
 
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        #: the exit status
+        self.status = status
+
 
 class Terminal:
     """Standard input, output and error, and the environment."""

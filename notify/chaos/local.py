@@ -1,0 +1,265 @@
+"""The built-in set: a cluster of three NATS servers and three nodes of notify, on 127.0.0.1 and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThread
+
+from notify.auth.tokens import issue
+from notify.chaos.processes import HOST, Server, answers, free_ports, listens
+from notify.chaos.proxy import Proxy
+from notify.chaos.target import Seat, TrialFailed
+from notify.client import Settings
+
+NODES = SERVERS = 3
+WORKSPACES, CHATS, CHATS_EACH = 2, 4, 2
+#: seconds that a client's token lives
+_TOKEN = 3600.0
+
+#: what runs a node: the installed notify, wherever its scripts are
+TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
+
+_NATS = """\
+server_name: {name}
+listen: "{host}:{port}"
+jetstream {{ store_dir: "{folder}", max_memory_store: 64MB, max_file_store: 1GB }}
+cluster {{ name: chaos, listen: "{host}:{cluster}", routes: [{routes}] }}
+"""
+
+_NODE = """\
+[server]
+node = "{name}"
+[listen]
+public = "tcp:{public}:interface={host}"
+internal = "tcp:{internal}:interface={host}"
+[auth.jwt]
+secret = "{secret}"
+[api]
+keys = ["{key}"]
+[limits]
+ping_interval = "2s"
+ping_timeout = "2s"
+[drain]
+duration = "1s"
+[broker]
+plugin = "jetstream"
+[broker.jetstream]
+servers = [{servers}]
+replicas = {replicas}
+canary_interval = "500ms"
+[registry]
+plugin = "jetstream_kv"
+[registry.jetstream_kv]
+lease = "3s"
+"""
+
+#: what can be done to what
+ACTIONS = {
+    "clients": ("cut", "silence", "stall", "release"),
+    "servers": ("kill", "pause", "resume", "drain", "restart", "start"),
+}
+NAMES = {
+    **{f"node-{number}": "servers" for number in range(1, NODES + 1)},
+    **{f"nats-{number}": "servers" for number in range(1, SERVERS + 1)},
+    "nodes": "servers",
+    "nats": "servers",
+    "clients": "clients",
+}
+
+
+def check(command: str) -> None:
+    """Raises ``ValueError`` for what is no fault of the built-in set."""
+    verb, _, name = command.partition(" ")
+    if verb not in ACTIONS.get(NAMES.get(name, ""), ()):
+        raise ValueError(
+            f"'{command}' is nothing that can be done to the built-in set: {', '.join(ACTIONS['servers'])} of "
+            f"{', '.join(name for name, kind in NAMES.items() if kind == 'servers')}; or "
+            f"{', '.join(ACTIONS['clients'])} clients"
+        )
+
+
+class LocalSet:
+    """A :class:`~notify.chaos.target.Target` that starts its own servers. ``twistd`` runs a node.
+
+    Clients dial the nodes through a proxy, in turn, so that their connections can be broken as well. ``logs``: a
+    folder in which the servers' logs stay. Raises :class:`TrialFailed` where there is no nats-server.
+    """
+
+    # Dead connections are found within seconds, so that a short run sees them.
+    settings = Settings(pong_timeout=2.0, answer_timeout=4.0, connect_timeout=4.0, backoff_cap=4.0)
+
+    def __init__(
+        self,
+        reactor: Any,
+        nats_server: str = "nats-server",
+        *,
+        logs: Path | None = None,
+        twistd: Sequence[str] = TWISTD,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        found = shutil.which(nats_server)
+        if found is None:
+            raise TrialFailed(
+                f"The built-in set needs nats-server, and there is no {nats_server}: install it "
+                "(https://nats.io/download), or say where it is with --nats-server PATH."
+            )
+        self.name = f"The built-in set: {SERVERS} NATS servers and {NODES} nodes on {HOST}"
+        self.api_key = secrets.token_hex(16)
+        self.apis: list[str] = []
+        self._reactor, self._nats_server, self._twistd = reactor, found, tuple(twistd)
+        self._secret = secrets.token_hex(32)
+        # Settings of another notify in the environment are not for these nodes.
+        self._environ = {name: value for name, value in environ.items() if not name.startswith("NOTIFY_")}
+        self._logs = logs
+        self._folder: Path | None = None
+        self._servers: dict[str, Server] = {}
+        self._proxy: Proxy | None = None
+
+    def seats(self, count: int) -> list[Seat]:
+        """Clients of two workspaces whose chats have the same numbers, each a user of its own that reads two chats."""
+        return [
+            Seat(
+                name=f"client-{index}",
+                url=f"ws://{HOST}:{self._started().port}/ws?client_id=chaos-{index}",
+                token=partial(self._token, index),
+                workspace=_workspace(index),
+                chats=tuple(sorted((index // WORKSPACES + step) % CHATS + 1 for step in range(CHATS_EACH))),
+            )
+            for index in range(1, count + 1)
+        ]
+
+    def _token(self, user: int) -> str:
+        return issue(self._secret, user, _workspace(user), _TOKEN, time.time())
+
+    # ------------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Start the cluster, then the nodes. Raises :class:`TrialFailed`."""
+        folder = self._folder = Path(tempfile.mkdtemp(prefix="notify-chaos-"))
+        ports = free_ports(2 * SERVERS + 2 * NODES)
+        nats, ports = ports[: 2 * SERVERS], ports[2 * SERVERS :]
+        for index in range(SERVERS):
+            self._add_nats(folder, index, nats)
+        await self._ready("nats")
+        for index in range(NODES):
+            self._add_node(folder, index, ports[2 * index], ports[2 * index + 1], nats[:SERVERS])
+        self.apis = [f"http://{HOST}:{port}" for port in ports[1::2]]
+        self._proxy = Proxy(self._reactor, [(HOST, port) for port in ports[0::2]])
+        await self._ready("nodes")
+
+    def _add_nats(self, folder: Path, index: int, ports: Sequence[int]) -> None:
+        name, clusters = f"nats-{index + 1}", ports[SERVERS:]
+        config = folder / f"{name}.conf"
+        config.write_text(
+            _NATS.format(
+                name=name,
+                host=HOST,
+                port=ports[index],
+                folder=folder / name,
+                cluster=clusters[index],
+                routes=", ".join(f'"nats-route://{HOST}:{port}"' for port in clusters),
+            )
+        )
+        self._add(folder, name, [self._nats_server, "-c", str(config)], partial(listens, ports[index]))
+
+    def _add_node(self, folder: Path, index: int, public: int, internal: int, nats: Sequence[int]) -> None:
+        name = f"node-{index + 1}"
+        config = folder / f"{name}.toml"
+        config.touch(0o600)
+        config.write_text(
+            _NODE.format(
+                name=name,
+                host=HOST,
+                public=public,
+                internal=internal,
+                secret=self._secret,
+                key=self.api_key,
+                servers=", ".join(f'"nats://{HOST}:{port}"' for port in nats),
+                replicas=SERVERS,
+            )
+        )
+        command = [*self._twistd, "--nodaemon", "--pidfile=", "notify", "--config", str(config)]
+        self._add(folder, name, command, partial(answers, internal, "/health/ready"))
+
+    def _add(self, folder: Path, name: str, command: Sequence[str], ready: Callable[[], bool]) -> None:
+        log = (self._logs or folder) / f"{name}.log"
+        server = Server(name, command, folder, log, self._environ, ready)
+        self._servers[name] = server
+        server.start()
+
+    async def stop(self, undo: Sequence[str]) -> None:
+        """End every server, and remove all that they wrote but for the logs that were asked for."""
+        if self._proxy is not None:
+            await self._proxy.stop()
+        for server in self._servers.values():
+            await deferToThread(server.end)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ------------------------------------------------------------------ faults
+
+    def _named(self, name: str) -> list[Server]:
+        """The server of that name, or all ``nodes`` or all of ``nats``."""
+        kind = {"nodes": "node-", "nats": "nats-"}.get(name)
+        return [one for key, one in self._servers.items() if key == name or (kind and key.startswith(kind))]
+
+    async def _ready(self, name: str) -> None:
+        for server in self._named(name):
+            await deferToThread(server.wait_ready)
+
+    async def act(self, command: str) -> None:
+        """One of :data:`ACTIONS`. What is called for several goes from one to the next. Raises :class:`TrialFailed`."""
+        verb, _, name = command.partition(" ")
+        if name == "clients":
+            self._break(verb)
+            return
+        for server in self._named(name):
+            await deferToThread(_ACTS[verb], server)
+
+    def _break(self, verb: str) -> None:
+        if verb == "cut":
+            self._started().cut()
+        elif verb == "silence":
+            self._started().silence()
+        else:
+            self._started().stall(verb == "stall")
+
+    def _started(self) -> Proxy:
+        if self._proxy is None:
+            raise RuntimeError("the set is started first")
+        return self._proxy
+
+
+def _start(server: Server) -> None:
+    server.start()
+    server.wait_ready()
+
+
+def _restart(server: Server) -> None:
+    server.leave()
+    _start(server)
+
+
+_ACTS: dict[str, Callable[[Server], None]] = {
+    "kill": Server.kill,
+    "pause": lambda server: server.send(signal.SIGSTOP),
+    "resume": lambda server: server.send(signal.SIGCONT),
+    "drain": Server.leave,
+    "restart": _restart,
+    "start": _start,
+}
+
+
+def _workspace(index: int) -> int:
+    return index % WORKSPACES + 1

@@ -1,0 +1,135 @@
+"""Which fault happens when: as the operator says, or drawn from a seed. Without I/O.
+
+A fault is text, so that what a seed has drawn can be given again, by hand and changed::
+
+    at=5s kill node-2 / undo=8s start node-2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from random import Random
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from notify.config import Duration
+
+#: faults in one run
+MOST = 100
+
+#: from when to when, which node, which NATS server
+_Kind: TypeAlias = Callable[[float, float, str, str], "Fault"]
+
+#: seconds until a client of the built-in set finds out by itself that it hears nothing
+_SILENT = 5.0
+
+_FAULT = re.compile(
+    r"at=(?P<at>\S+)\s+(?P<do>.+?)(?:\s+/\s+undo=(?P<undo_at>\S+)\s+(?P<undo>.+))?", re.DOTALL
+)
+
+
+class Fault(Struct, frozen=True):
+    """A command and its time, in seconds from the beginning of the load; perhaps the command that undoes it."""
+
+    at: float
+    do: str
+    undo_at: float | None = None
+    undo: str = ""
+
+    def __str__(self) -> str:
+        undo = "" if self.undo_at is None else f" / undo={self.undo_at:g}s {self.undo}"
+        return f"at={self.at:g}s {self.do}{undo}"
+
+
+def parse(text: str) -> Fault:
+    """One fault, as it is written. Raises ``ValueError``."""
+    match = _FAULT.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("a fault is written 'at=TIME COMMAND', or 'at=TIME COMMAND / undo=TIME COMMAND'")
+    at = float(Duration.parse(match["at"]))
+    if match["undo_at"] is None:
+        return Fault(at, match["do"])
+    undo_at = float(Duration.parse(match["undo_at"]))
+    if undo_at <= at:
+        raise ValueError("a fault is undone after it was done: both times count from the beginning")
+    return Fault(at, match["do"], undo_at, match["undo"])
+
+
+def draw(seed: int, seconds: float, nodes: int = 3, servers: int = 3) -> list[Fault]:
+    """The faults of a seed for the built-in set, one after the other, within ``seconds``.
+
+    Some clients' connections are broken while something else is broken, too. Between two faults lies time to catch
+    up; the last one is undone early enough to see what follows.
+    """
+    random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
+    faults: list[Fault] = []
+    at = random.uniform(1.0, 2.0)
+    kinds: list[_Kind] = []
+    while at + 2.0 < seconds and len(faults) < MOST - 1:
+        # Each kind has its turn before one comes again.
+        kinds = kinds or random.sample(_KINDS, len(_KINDS))
+        kind = kinds.pop()
+        node, server = f"node-{random.randint(1, nodes)}", f"nats-{random.randint(1, servers)}"
+        end = at + (_SILENT if kind is _silence else random.uniform(1.0, 4.0))
+        end = min(end, seconds - 0.5)
+        faults.append(kind(round(at, 1), round(end, 1), node, server))
+        if kind is not _cut and kind is not _silence and random.random() < 0.25:
+            faults.append(_cut(round((at + end) / 2, 1), round(end, 1), node, server))
+        at = end + random.uniform(1.0, 3.0)
+    return faults
+
+
+def _kill_node(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"kill {node}", end, f"start {node}")
+
+
+def _pause_node(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"pause {node}", end, f"resume {node}")
+
+
+def _drain_node(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"drain {node}", end, f"start {node}")
+
+
+def _restart_nodes(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, "restart nodes")
+
+
+def _kill_server(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"kill {server}", end, f"start {server}")
+
+
+def _pause_server(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"pause {server}", end, f"resume {server}")
+
+
+def _restart_server(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"restart {server}")
+
+
+def _cut(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, "cut clients")
+
+
+def _silence(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, "silence clients")
+
+
+def _stall(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, "stall clients", end, "release clients")
+
+
+_KINDS: list[_Kind] = [
+    _kill_node,
+    _pause_node,
+    _drain_node,
+    _restart_nodes,
+    _kill_server,
+    _pause_server,
+    _restart_server,
+    _cut,
+    _silence,
+    _stall,
+]
