@@ -34,7 +34,7 @@ _NATS = """\
 server_name: {name}
 listen: "{host}:{port}"
 jetstream {{ store_dir: "{folder}", max_memory_store: 64MB, max_file_store: 1GB }}
-cluster {{ name: chaos, listen: "{host}:{cluster}", routes: [{routes}] }}
+cluster {{ name: chaos, listen: "{host}:{cluster}", routes: [{routes}], no_advertise: true }}
 """
 
 _NODE = """\
@@ -55,7 +55,8 @@ duration = "1s"
 [broker]
 plugin = "jetstream"
 [broker.jetstream]
-servers = [{servers}]
+servers = ["nats://{host}:{nats}"]
+request_timeout = "1s"
 replicas = {replicas}
 canary_interval = "500ms"
 [registry]
@@ -66,7 +67,7 @@ lease = "3s"
 
 #: what can be done to what
 ACTIONS = {
-    "clients": ("cut", "silence", "stall", "release"),
+    "connections": ("cut", "silence", "stall", "release"),
     "servers": ("kill", "pause", "resume", "drain", "restart", "start"),
 }
 NAMES = {
@@ -74,7 +75,9 @@ NAMES = {
     **{f"nats-{number}": "servers" for number in range(1, SERVERS + 1)},
     "nodes": "servers",
     "nats": "servers",
-    "clients": "clients",
+    "clients": "connections",
+    **{f"link-{number}": "connections" for number in range(1, NODES + 1)},
+    "links": "connections",
 }
 
 
@@ -82,18 +85,18 @@ def check(command: str) -> None:
     """Raises ``ValueError`` for what is no fault of the built-in set."""
     verb, _, name = command.partition(" ")
     if verb not in ACTIONS.get(NAMES.get(name, ""), ()):
-        raise ValueError(
-            f"'{command}' is nothing that can be done to the built-in set: {', '.join(ACTIONS['servers'])} of "
-            f"{', '.join(name for name, kind in NAMES.items() if kind == 'servers')}; or "
-            f"{', '.join(ACTIONS['clients'])} clients"
-        )
+        wholes = [
+            f"{', '.join(verbs)} of {', '.join(name for name, other in NAMES.items() if other == kind)}"
+            for kind, verbs in ACTIONS.items()
+        ]
+        raise ValueError(f"'{command}' is nothing that can be done to the built-in set: {'; '.join(wholes)}")
 
 
 class LocalSet:
     """A :class:`~notify.chaos.target.Target` that starts its own servers. ``twistd`` runs a node.
 
-    Clients dial the nodes through a proxy, in turn, so that their connections can be broken as well. ``logs``: a
-    folder in which the servers' logs stay. Raises :class:`TrialFailed` where there is no nats-server.
+    Clients dial the nodes through a proxy, in turn, and each node the NATS servers through one of its own, so that their
+    connections can be broken as well. ``logs``: a folder in which the servers' logs stay. Raises :class:`TrialFailed` where there is no nats-server.
     """
 
     # Dead connections are found within seconds, so that a short run sees them.
@@ -117,21 +120,23 @@ class LocalSet:
         self.name = f"The built-in set: {SERVERS} NATS servers and {NODES} nodes on {HOST}"
         self.api_key = secrets.token_hex(16)
         self.apis: list[str] = []
-        self._reactor, self._nats_server, self._twistd = reactor, found, tuple(twistd)
+        self._reactor, self._twistd = reactor, tuple(twistd)
+        self._nats_server = str(Path(found).absolute())
         self._secret = secrets.token_hex(32)
         # Settings of another notify in the environment are not for these nodes.
         self._environ = {name: value for name, value in environ.items() if not name.startswith("NOTIFY_")}
         self._logs = logs
         self._folder: Path | None = None
         self._servers: dict[str, Server] = {}
-        self._proxy: Proxy | None = None
+        #: what lies before the nodes, ``clients``, and before the NATS servers for each node, ``link-1`` and so on
+        self._proxies: dict[str, Proxy] = {}
 
     def seats(self, count: int) -> list[Seat]:
-        """Clients of two workspaces whose chats have the same numbers, each a user of its own that reads two chats."""
+        """Clients, once the set is started: of two workspaces whose chats have the same numbers, each a user of its own that reads two chats."""
         return [
             Seat(
                 name=f"client-{index}",
-                url=f"ws://{HOST}:{self._started().port}/ws?client_id=chaos-{index}",
+                url=f"ws://{HOST}:{self._proxies['clients'].port}/ws?client_id=chaos-{index}",
                 token=partial(self._token, index),
                 workspace=_workspace(index),
                 chats=tuple(sorted((index // WORKSPACES + step) % CHATS + 1 for step in range(CHATS_EACH))),
@@ -153,9 +158,12 @@ class LocalSet:
             self._add_nats(folder, index, nats)
         await self._ready("nats")
         for index in range(NODES):
-            self._add_node(folder, index, ports[2 * index], ports[2 * index + 1], nats[:SERVERS])
+            # Each begins with another server.
+            targets = [(HOST, nats[(index + step) % SERVERS]) for step in range(SERVERS)]
+            link = self._proxies[f"link-{index + 1}"] = Proxy(self._reactor, targets)
+            self._add_node(folder, index, ports[2 * index], ports[2 * index + 1], link.port)
         self.apis = [f"http://{HOST}:{port}" for port in ports[1::2]]
-        self._proxy = Proxy(self._reactor, [(HOST, port) for port in ports[0::2]])
+        self._proxies["clients"] = Proxy(self._reactor, [(HOST, port) for port in ports[0::2]])
         await self._ready("nodes")
 
     def _add_nats(self, folder: Path, index: int, ports: Sequence[int]) -> None:
@@ -173,7 +181,7 @@ class LocalSet:
         )
         self._add(folder, name, [self._nats_server, "-c", str(config)], partial(listens, ports[index]))
 
-    def _add_node(self, folder: Path, index: int, public: int, internal: int, nats: Sequence[int]) -> None:
+    def _add_node(self, folder: Path, index: int, public: int, internal: int, nats: int) -> None:
         name = f"node-{index + 1}"
         config = folder / f"{name}.toml"
         config.touch(0o600)
@@ -185,7 +193,7 @@ class LocalSet:
                 internal=internal,
                 secret=self._secret,
                 key=self.api_key,
-                servers=", ".join(f'"nats://{HOST}:{port}"' for port in nats),
+                nats=nats,
                 replicas=SERVERS,
             )
         )
@@ -200,8 +208,8 @@ class LocalSet:
 
     async def stop(self, undo: Sequence[str]) -> None:
         """End every server, and remove all that they wrote but for the logs that were asked for."""
-        if self._proxy is not None:
-            await self._proxy.stop()
+        for proxy in self._proxies.values():
+            await proxy.stop()
         for server in self._servers.values():
             await deferToThread(server.end)
         if self._folder is not None:
@@ -214,6 +222,13 @@ class LocalSet:
         kind = {"nodes": "node-", "nats": "nats-"}.get(name)
         return [one for key, one in self._servers.items() if key == name or (kind and key.startswith(kind))]
 
+    def _between(self, name: str) -> list[Proxy]:
+        """The connections of that name, or all ``links``."""
+        links = name == "links"
+        return [
+            one for key, one in self._proxies.items() if key == name or (links and key.startswith("link-"))
+        ]
+
     async def _ready(self, name: str) -> None:
         for server in self._named(name):
             await deferToThread(server.wait_ready)
@@ -221,24 +236,18 @@ class LocalSet:
     async def act(self, command: str) -> None:
         """One of :data:`ACTIONS`. What is called for several goes from one to the next. Raises :class:`TrialFailed`."""
         verb, _, name = command.partition(" ")
-        if name == "clients":
-            self._break(verb)
-            return
+        for proxy in self._between(name):
+            _BREAKS[verb](proxy)
         for server in self._named(name):
             await deferToThread(_ACTS[verb], server)
 
-    def _break(self, verb: str) -> None:
-        if verb == "cut":
-            self._started().cut()
-        elif verb == "silence":
-            self._started().silence()
-        else:
-            self._started().stall(verb == "stall")
 
-    def _started(self) -> Proxy:
-        if self._proxy is None:
-            raise RuntimeError("the set is started first")
-        return self._proxy
+_BREAKS: dict[str, Callable[[Proxy], object]] = {
+    "cut": Proxy.cut,
+    "silence": Proxy.silence,
+    "stall": Proxy.stall,
+    "release": lambda proxy: proxy.stall(False),
+}
 
 
 def _start(server: Server) -> None:

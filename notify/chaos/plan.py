@@ -22,7 +22,7 @@ MOST = 100
 #: from when to when, which node, which NATS server
 _Kind: TypeAlias = Callable[[float, float, str, str], "Fault"]
 
-#: seconds until a client of the built-in set finds out by itself that it hears nothing
+#: seconds until one of the built-in set finds out by itself that it hears nothing
 _SILENT = 5.0
 
 _FAULT = re.compile(
@@ -72,10 +72,10 @@ def draw(seed: int, seconds: float, nodes: int = 3, servers: int = 3) -> list[Fa
         kinds = kinds or random.sample(_KINDS, len(_KINDS))
         kind = kinds.pop()
         node, server = f"node-{random.randint(1, nodes)}", f"nats-{random.randint(1, servers)}"
-        end = at + (_SILENT if kind is _silence else random.uniform(1.0, 4.0))
+        end = at + (_SILENT if kind in (_silence, _silence_link) else random.uniform(1.0, 4.0))
         end = min(end, seconds - 0.5)
         faults.append(kind(round(at, 1), round(end, 1), node, server))
-        if kind is not _cut and kind is not _silence and random.random() < 0.25:
+        if kind not in (_cut, _silence, _silence_link) and random.random() < 0.25:
             faults.append(_cut(round((at + end) / 2, 1), round(end, 1), node, server))
         at = end + random.uniform(1.0, 3.0)
     return faults
@@ -121,6 +121,14 @@ def _stall(at: float, end: float, node: str, server: str) -> Fault:
     return Fault(at, "stall clients", end, "release clients")
 
 
+def _cut_link(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"cut {node.replace('node', 'link')}")
+
+
+def _silence_link(at: float, end: float, node: str, server: str) -> Fault:
+    return Fault(at, f"silence {node.replace('node', 'link')}")
+
+
 _KINDS: list[_Kind] = [
     _kill_node,
     _pause_node,
@@ -132,4 +140,6 @@ _KINDS: list[_Kind] = [
     _cut,
     _silence,
     _stall,
+    _cut_link,
+    _silence_link,
 ]

@@ -64,7 +64,10 @@ class Publishers:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self, index: int, chats: Sequence[Topic], users: Sequence[Topic], interval: float) -> None:
-        publishers = [Publisher(api, self._key, tries=1, timeout=_TRY) for api in self._apis]
+        # Each begins at another address: what is wrong with one must not stop all.
+        first = index % len(self._apis)
+        apis = [*self._apis[first:], *self._apis[:first]]
+        publishers = [Publisher(api, self._key, tries=1, timeout=_TRY) for api in apis]
         turn, due = 0, self._clock() + interval * index / MOST
         while not self._stopping.wait(max(0.0, due - self._clock())):
             # One that was held up does not make up for it: it would be a burst that nobody asked for.
@@ -86,7 +89,7 @@ class Publishers:
             except PublishFailed as error:
                 tried += 1
                 if error.status in _HOPELESS:
-                    self._failed(f"The API at {self._apis[0]} or another does not take messages: {error}.")
+                    self._failed(f"The HTTP API does not take messages: {error}.")
                     self._stopping.set()
                 known = error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
                 if known and error.status not in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):

@@ -20,6 +20,8 @@ STATUS: dict[Verdict, int] = {"held": 0, "broken": 1, "unproven": 2}
 
 _SLICES = 240
 _SHOWN = 50
+#: seconds from the acknowledgement to a client's program
+_LATE = 1.0
 
 
 class Happened(Struct):
@@ -34,8 +36,8 @@ class Happened(Struct):
 class FaultRow(Struct, frozen=True):
     """What a fault did. ``hit``: clients that lost their connection until the next one; seconds, None where none did.
 
-    ``caught_up``: from its end until each of these had a connection again, and every client had all that was
-    acknowledged by then; None where one never had.
+    ``caught_up``: from its end until each of these had a connection again, every client had all that was acknowledged by
+    then, and none waited for more than a second for what was acknowledged until the next one; None: never.
     """
 
     fault: str
@@ -163,6 +165,13 @@ def _doubts(ledger: Ledger, happened: Sequence[Happened], counts: Counts) -> Ite
 
 
 def _rows(ledger: Ledger, happened: Sequence[Happened], began: float) -> Iterator[FaultRow]:
+    late = [
+        (sent.settled, got.at)
+        for held in ledger.held
+        for got in held.got
+        if got.at - (sent := ledger.sent[held.topic][got.number - 1]).settled > _LATE
+        and sent.outcome == "acknowledged"
+    ]
     for index, one in enumerate(happened):
         at, healed = began + one.at, began + one.healed
         until = began + happened[index + 1].at if index + 1 < len(happened) else float("inf")
@@ -176,6 +185,7 @@ def _rows(ledger: Ledger, happened: Sequence[Happened], began: float) -> Iterato
             for client, left in first.items()
             if client not in ledger.ended
         ]
+        reached += [came for settled, came in late if at <= settled < until]
         times = [time for time in reached if time is not None]
         yield FaultRow(
             fault=str(one.fault),

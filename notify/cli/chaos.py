@@ -32,7 +32,8 @@ the run shows neither.
 
 Without --url the cluster is a set of three NATS servers and three nodes on 127.0.0.1, which the command starts,
 breaks and removes; the program nats-server is needed. Its faults are drawn from --seed, or given: kill, pause, resume,
-drain, restart or start of node-1 to node-3, nodes, nats-1 to nats-3 or nats; cut, silence, stall or release clients.
+drain, restart or start a server (node-1 to node-3, nodes, nats-1 to nats-3, nats); cut, silence, stall or release
+connections (clients; link-1 to link-3, links: those of the nodes to NATS).
 
 With --url it is a deployment of your own, and a fault is a command for the shell of this machine. Try one that nobody
 depends on: the command publishes to the chats that you name, and to the users of the tokens."""
@@ -40,9 +41,8 @@ EXAMPLES = """\
   notify chaos
   notify chaos --seed 7 --seconds 1m --html chaos.html
   notify chaos --fault 'at=5s kill node-2 / undo=9s start node-2' --fault 'at=7s cut clients'
-  notify chaos --url wss://stage.example/ws --api-url http://10.0.0.1:8081 --api-url http://10.0.0.2:8081 \\
-    --api-key-file key --tokens tokens --chat 1 --chat 2 \\
-    --fault 'at=10s ssh node2 systemctl kill -s KILL notify / undo=15s ssh node2 systemctl start notify'"""
+  export NOTIFY_API_KEY=...
+  notify chaos --url wss://stage.example/ws --api-url http://10.0.0.1:8081 --tokens tokens --chat 1 --fault 'at=9s ./break / undo=15s ./mend'"""
 
 _SEEDS = 10_000
 

@@ -68,11 +68,17 @@ class Made(Case):
         [row] = self.make().faults
         self.assertEqual((row.hit, row.error), (2, ""))
         self.assertAlmostEqual(row.noticed or 0, 0.25)
-        self.assertAlmostEqual(row.caught_up or 0, 2.0)
+        self.assertAlmostEqual(row.caught_up or 0, 2.1)
 
     def test_catching_up_is_counted_from_the_end_of_the_fault_and_takes_all_that_there_was(self) -> None:
         [row] = self.make(Happened(Fault(4, "kill", 5.9, "start"), 4, 5.9)).faults
         self.assertAlmostEqual(row.caught_up or 0, 0.2)
+
+    def test_a_client_that_waits_while_it_is_connected_has_not_caught_up(self) -> None:
+        self.ledger.left.clear()
+        [row] = self.make(Happened(Fault(4, "silence"), 4, 4)).faults
+        self.assertEqual((row.hit, row.noticed), (0, None))
+        self.assertAlmostEqual(row.caught_up or 0, 2.1)
 
     def test_one_that_never_comes_back_has_never_caught_up(self) -> None:
         del self.ledger.came[-2]
@@ -134,7 +140,7 @@ class Shown(Case):
         self.assertEqual(lines[0], "Held: every message that was acknowledged came once and in order.")
         self.assertIn("--seed 7 --seconds 10s", lines[-1])
         self.assertTrue(
-            any(re.search(r"0\.25 s +2\.00 s +2 +at=4s cut <clients>", line) for line in lines), lines
+            any(re.search(r"0\.25 s +2\.10 s +2 +at=4s cut <clients>", line) for line in lines), lines
         )
 
     def test_json_comes_back(self) -> None:

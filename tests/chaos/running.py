@@ -1,0 +1,21 @@
+"""Trials in a test: ended with it, whatever happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from notify.chaos import plan
+from notify.chaos.report import Report
+from notify.chaos.target import Target
+from notify.chaos.trial import Trial
+
+
+async def tried(case: TestCase, target: Target, *faults: str, **options: Any) -> Report:
+    """The report of a trial with these faults."""
+    defaults: dict[str, Any] = {"clients": 6, "rate": 80, "seconds": 4.0, "settle": 20.0}
+    trial = Trial(reactor, target, [plan.parse(fault) for fault in faults], **(defaults | options))
+    case.addCleanup(trial.stop)
+    return await trial.run()
