@@ -9,6 +9,8 @@ from notify.chaos.plot import timeline
 from notify.chaos.report import Report, figures, seconds, sentence
 
 _SHOWN = 200
+#: the figures that are 0 where the promise held
+_PROMISED = ("lost", "doubled", "out of order", "foreign")
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c1e21; --pale: #667; --line: #dde0e4; --held: #12733a;
@@ -38,7 +40,7 @@ svg .number { fill: var(--text); font-weight: 600; } .grid { stroke: var(--line)
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 600; color: var(--pale); } td, th { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-code { font: .9em ui-monospace, monospace; } td code { white-space: pre-wrap; overflow-wrap: anywhere; }
+code { font: .9em ui-monospace, monospace; } td code { display: block; min-width: 16rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .error { color: var(--broken); }
 """
 
@@ -75,8 +77,9 @@ def _figure(figure: tuple[str, str]) -> str:
     """A number large, and what is said with it small."""
     name, value = figure
     number, _, more = value.partition(" ")
+    colour = ' class="broken"' if name in _PROMISED and number != "0" else ""
     small = f"<small>{escape(more.strip(' ()'))}</small>" if more.strip() else ""
-    return f"<div><dt>{escape(name)}</dt><dd>{escape(number.rstrip(','))}{small}</dd></div>"
+    return f"<div><dt>{escape(name)}</dt><dd{colour}>{escape(number.rstrip(','))}{small}</dd></div>"
 
 
 def _doubts(report: Report) -> str:

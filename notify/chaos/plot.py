@@ -152,6 +152,6 @@ def _points(points: Points) -> str:
 
 
 def _ceiling(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20, …"""
+    """A round number that is not much higher."""
     power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
-    return next(step * power for step in (1, 2, 5, 10) if value <= step * power)
+    return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if value <= step * power)

@@ -16,7 +16,7 @@ from notify.chaos.target import TrialFailed
 
 HOST = "127.0.0.1"
 #: seconds that a server may take to be ready, and to leave when it is asked to
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 def free_ports(count: int) -> list[int]:

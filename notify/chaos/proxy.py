@@ -27,6 +27,8 @@ class _Side(Protocol):
             self.proxy.dial(self)
         else:
             self.other.other = self
+            if self.other.silent:  # silenced while it was dialled
+                self.proxy.mute(self)
             for data in self.other.early:
                 self.transport.write(data)
             self.other.early = []
@@ -99,9 +101,13 @@ class Proxy:
         for side in clients:
             for end in (side, side.other):
                 if end is not None:
-                    end.silent = True
-                    self._muted.add(end)
+                    self.mute(end)
         return len(clients)
+
+    def mute(self, end: _Side) -> None:
+        """Pass on nothing more of what comes to one end."""
+        end.silent = True
+        self._muted.add(end)
 
     def say(self, data: bytes) -> None:
         """Speak to all clients in the server's name."""

@@ -15,7 +15,7 @@ from notify.chaos.trial import Trial
 
 async def tried(case: TestCase, target: Target, *faults: str, **options: Any) -> Report:
     """The report of a trial with these faults."""
-    defaults: dict[str, Any] = {"clients": 6, "rate": 80, "seconds": 4.0, "settle": 20.0}
+    defaults: dict[str, Any] = {"clients": 6, "rate": 80, "seconds": 4.0, "settle": 40.0}
     trial = Trial(reactor, target, [plan.parse(fault) for fault in faults], **(defaults | options))
     case.addCleanup(trial.stop)
     return await trial.run()

@@ -51,10 +51,10 @@ class Local(TestCase):
         self.assertEqual((report.verdict, report.doubts, report.wrongs), ("held", [], []))
         self.assertGreater(report.counts.acknowledged, 50)
         self.assertGreater(report.counts.delivered, report.counts.acknowledged)
-        self.assertGreaterEqual(report.reconnects, 6)
         killed, silent, cut = report.faults
         self.assertGreater(killed.hit, 0)
-        self.assertEqual(cut.hit, 6)
+        self.assertGreater(cut.hit, 0)
+        self.assertGreaterEqual(report.reconnects, killed.hit + cut.hit)
         # Whoever is at the node that hears nothing of NATS stays there, and waits until it has found out.
         self.assertGreater(silent.caught_up or 0, 0.5)
         processes = [server._process for server in target._servers.values()]

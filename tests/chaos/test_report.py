@@ -171,6 +171,7 @@ class Shown(Case):
         self.ledger.intrude("client-1", "<script>", 1, 103.0)
         text = page(self.make())
         self.assertIn("Broken:", text)
+        self.assertEqual(text.count('<dd class="broken">'), 1)
         self.assertNotIn("<script", text)
         self.assertIn("cut &lt;clients&gt;", text)
         self.assertEqual(re.findall(r'(?:src|href)="|url\(|@import', text), [])
