@@ -17,13 +17,21 @@ class ChaosProxy:
     - ``half-open``: nothing is forwarded any more, and nobody is told.
 
     Meanwhile pieces are ``delayed``, and one direction or both are ``stalled`` for up to ``stall`` seconds. A new
-    connection may also be ``refused``.
+    connection may also be ``refused``. While it is ``calm`` it does nothing of this by itself; :meth:`outage` is for
+    faults at times of one's own.
+
+    ``targets`` are the ports of servers that are as good as each other: they get connections in turn, and one that
+    refuses is passed over. They may change at any time.
     """
 
-    def __init__(self, target: int, random: Random, life: float = 6.0, stall: float = 3.0) -> None:
+    def __init__(
+        self, target: int | list[int], random: Random, life: float = 6.0, stall: float = 3.0
+    ) -> None:
         self.did: Counter[str] = Counter()
         self.calm = False
-        self._target, self._random, self._life, self._stall = target, random, life, stall
+        self.targets = [target] if isinstance(target, int) else list(target)
+        self._random, self._life, self._stall = random, life, stall
+        self._out = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
@@ -35,9 +43,26 @@ class ChaosProxy:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in list(self._tasks):
+        await self._cut()
+
+    async def outage(self, seconds: float, silent: bool = False) -> None:
+        """No way through for that long: all connections are reset and new ones refused.
+
+        Where it is ``silent`` they are reset at its end; until then they look alive, and what is sent is swallowed.
+        """
+        self.did["silences" if silent else "outages"] += 1
+        self._out = True
+        if not silent:
+            await self._cut()
+        await asyncio.sleep(seconds)
+        await self._cut()
+        self._out = False
+
+    async def _cut(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -53,10 +78,10 @@ class ChaosProxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.did["connections"] += 1
-        if not self.calm and self._random.random() < 0.05:
+        if self._out or (not self.calm and self._random.random() < 0.05):
             self.did["refused"] += 1
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        there, back = await self._connect()
         pipes = [
             asyncio.ensure_future(self._pipe(reader, back)),
             asyncio.ensure_future(self._pipe(there, writer)),
@@ -68,6 +93,16 @@ class ChaosProxy:
                 pipe.cancel()
             await asyncio.gather(*pipes, return_exceptions=True)
             back.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in range(len(self.targets)):
+            target = self.targets.pop(0)
+            self.targets.append(target)
+            try:
+                return await asyncio.open_connection("127.0.0.1", target)
+            except ConnectionRefusedError:
+                continue
+        raise ConnectionRefusedError("nobody listens")
 
     async def _until_its_end(
         self, pipes: list[asyncio.Future[None]], writer: asyncio.StreamWriter, back: asyncio.StreamWriter
@@ -96,6 +131,8 @@ class ChaosProxy:
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            if self._out:
+                continue
             if not self.calm:
                 chance = self._random.random()
                 if chance < 0.02:
