@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load import CACHE, HERE, Clients, Publisher, Unmeasurable
+from benchmarks.process import tree
 
 PEERS = HERE / "peers"
 SECRET = "benchmark-secret-of-more-than-thirty-two-bytes"
@@ -64,6 +65,8 @@ class Server:
     authenticates = True
     #: whether a client that returns gets what it missed
     resumes = False
+    #: the signal that makes it leave in good order
+    farewell = signal.SIGTERM
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notify-bench-"))
@@ -102,17 +105,27 @@ class Server:
         return self._process.pid
 
     def __enter__(self) -> Server:
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Start it, for the first time or again, and wait until it listens."""
         environment = {**os.environ, "PYTHONPATH": os.environ.get("BENCH_PATH", ""), "NODE_ENV": "production"}
-        self.log = open(self.folder / "log", "w+b")
-        self._process = subprocess.Popen(
-            self.command(),
-            cwd=self.folder,
-            env=environment,
-            stdout=self.log,
-            stderr=self.log,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=_raise_file_limit,
-        )
+        command = self.command()
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_raise_file_limit,
+            )
         until = time.monotonic() + 30
         for port in {self.port, self.publish_port}:
             while True:
@@ -122,22 +135,29 @@ class Server:
                 except OSError:
                     if self._process.poll() is not None or time.monotonic() > until:
                         text = (self.folder / "log").read_text(errors="replace")[-2000:]
-                        self.__exit__()
                         raise Unmeasurable(f"{self.name} did not start:\n{text}") from None
                     time.sleep(0.05)
-        return self
+
+    def stop(self, seconds: float = 2) -> None:
+        """Ask it to end, and end it with its children if that takes longer."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(self.farewell)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and its children without a chance to say goodbye."""
+        for pid in tree(self.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
 
     def __exit__(self, *_: object) -> None:
-        process = self._process
-        assert process is not None
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
-        self.log.close()
+        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clients(self, plan: Sequence[str], **options: Any) -> Clients:
