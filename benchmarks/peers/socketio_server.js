@@ -2,12 +2,14 @@
 // "Memory usage" advise (bufferutil and utf-8-validate installed, the HTTP request of the handshake let go). The token
 // is checked by jsonwebtoken in a middleware; an HTTP endpoint publishes.
 //
-//     node socketio_server.js PORT SECRET
+//     node socketio_server.js PORT SECRET [recovery]
+//
+// "recovery" turns on connection state recovery, with the values of its page.
 const http = require('http');
 const jwt = require('jsonwebtoken');
 const { Server } = require('socket.io');
 
-const [port, secret] = process.argv.slice(2);
+const [port, secret, recovery] = process.argv.slice(2);
 
 const server = http.createServer((request, response) => {
   const chunks = [];
@@ -20,7 +22,11 @@ const server = http.createServer((request, response) => {
   });
 });
 
-const io = new Server(server, { transports: ['websocket'], serveClient: false });
+const io = new Server(server, {
+  transports: ['websocket'],
+  serveClient: false,
+  ...(recovery && { connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true } }),
+});
 
 io.engine.on('connection', (rawSocket) => { rawSocket.request = null; });
 
@@ -41,3 +47,6 @@ io.on('connection', (socket) => {
 });
 
 server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 });
+
+// Leaves as its documentation shows it: clients are disconnected, and the HTTP server is closed.
+process.on('SIGTERM', () => io.close(() => process.exit()));
