@@ -34,6 +34,8 @@ class Counts:
     reconnects: int = 0
     #: clients without the newest message in the end: they have not come back
     away: int = 0
+    #: seconds that all faults together took, until the servers listened again
+    lasted: float = 0.0
 
 
 @dataclass(frozen=True)

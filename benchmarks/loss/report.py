@@ -24,6 +24,7 @@ COLUMNS = {
     "lost, **silently**": "silent",
     "reconnects": "reconnects",
     "not back": "away",
+    "faults took s": "lasted",
 }
 
 TOLD, SILENT = (list(COLUMNS.values()).index(field) for field in ("told", "silent"))
@@ -107,7 +108,7 @@ def plot(path: Path, results: Results) -> None:
             label = f" {percent:.1f} %" if percent else " nothing"
             axes.text(silent[index] + told[index], index, label, va="center", fontsize=8)
         axes.set_xlim(0, max(1.0, *(a + b for a, b in zip(silent, told, strict=True))) * 1.25)
-        axes.set_title(SCHEDULES[schedule][0], fontsize=9, wrap=True)
+        axes.set_title(SCHEDULES[schedule][0], fontsize=8)
         axes.set_xlabel("% of the deliveries", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)

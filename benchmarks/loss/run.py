@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from benchmarks.load import Unmeasurable
@@ -50,13 +50,15 @@ async def run(peer: Peer, name: str, load: Load) -> Counts:
             await _until(lambda: len(ledger.ready) == load.clients, clients, READY)
             if len(ledger.ready) < load.clients:
                 raise Unmeasurable(f"{len(ledger.ready)} of {load.clients} clients subscribed in {READY:g} s")
-            start = time.monotonic()
+            start, lasted = time.monotonic(), 0.0
             async with asyncio.TaskGroup() as group:
                 for room in rooms:
                     group.create_task(_publish(room, start + load.seconds, load.rooms / load.rate))
                 for fault in schedule.draw(name, load.seconds, load.seed):
                     await asyncio.sleep(start + fault.at - time.monotonic())
+                    began = time.monotonic()
                     await _meet(fault, proxy, servers[::-1])
+                    lasted += time.monotonic() - began
             await _settle(rooms, ledger, clients)
         finally:
             clients.cancel()
@@ -64,7 +66,7 @@ async def run(peer: Peer, name: str, load: Load) -> Counts:
             for room in rooms:
                 room.close()
             await proxy.stop()
-    return ledger.counts()
+    return replace(ledger.counts(), lasted=round(lasted, 1))
 
 
 async def _publish(room: Room, end: float, interval: float) -> None:

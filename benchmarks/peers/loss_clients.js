@@ -48,7 +48,11 @@ const PEERS = {
     });
     const subscription = connection.subscribe(`chat.${room}`);
     (async () => {
-      for await (const status of connection.status()) if (status.type === 'reconnect') say('connected', name);
+      let away = false; // it says "reconnect" once for each try
+      for await (const { type } of connection.status()) {
+        if (away && type === 'reconnect') say('connected', name);
+        if (type === 'disconnect' || type === 'reconnect') away = type === 'disconnect';
+      }
     })();
     await connection.flush();
     say('connected', name);
