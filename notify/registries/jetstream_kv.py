@@ -33,7 +33,7 @@ from notify.errors import StartError, Unavailable
 from notify.identity import Presence, by_user
 from notify.ids import Id
 from notify.interfaces import IRegistry
-from notify.nats.connection import Connection, Hooks, NoResponders, Subscription
+from notify.nats.connection import Connection, Hooks, Subscription
 from notify.nats.jetstream import JetStream
 from notify.nats.settings import Name, NATSSettings
 from notify.registries.jetstream_bucket import Bucket
@@ -203,8 +203,8 @@ class JetStreamRegistry(MemoryRegistry):
     async def _renew(self) -> None:
         try:
             await self._own.renew()
-        except NoResponders:
-            # Nobody has the bucket: it was deleted, or its servers are electing a leader.
+        except Unavailable:
+            # The bucket may have been deleted. Other nodes listen on the same subjects, so that NATS does not say so.
             await self._bucket.ensure()
             await self._own.renew()
 
@@ -273,25 +273,33 @@ class JetStreamRegistry(MemoryRegistry):
         self._tell_soon(*self._watched)
         if self._started is not None and not self._started.called:
             self._started.callback(None)
-        self._work(self._every(self._kv.lease / 3, self._renew))
+        # A renewal that failed is tried again before the lease runs out.
+        self._work(self._every(self._kv.lease / 3, self._renew, self._kv.lease / 10))
         self._work(self._every(min(self._kv.lease / 3, 1.0), self._bury))
         self._work(self._every(self._kv.reconcile, self._compare))
         self._work(self._every(self._kv.reconcile, self._own.compare))
         self._work(self._every(_SWEEP, self._sweep))
 
-    async def _every(self, seconds: float, what: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> None:
+    async def _every(
+        self,
+        seconds: float,
+        what: Callable[[], Coroutine[Deferred[Any], Any, None]],
+        after_failure: float = 0.0,
+    ) -> None:
         failures = 0
         while self._ready:
+            wait = seconds
             try:
                 await what()
                 failures = 0
             except (Unavailable, StartError) as error:
                 failures += 1
+                wait = after_failure or seconds
                 self.log.debug("presence: {reason}", reason=str(error))
                 if failures >= _PATIENCE:
                     self._reactor.callLater(0, self._connection.abandon, str(error))
                     return
-            await deferLater(self._reactor, seconds * self._random.uniform(0.9, 1.0), lambda: None)
+            await deferLater(self._reactor, wait * self._random.uniform(0.9, 1.0), lambda: None)
 
     def _work(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
         work = Deferred.fromCoroutine(coroutine)

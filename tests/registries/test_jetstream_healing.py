@@ -62,7 +62,8 @@ class Healing(TestCase):
         await self.seen(one, TOPIC, *range(5))
 
     async def test_a_bucket_that_is_deleted_is_made_and_filled_again(self) -> None:
-        one, _ = await self.two(await nats(self))
+        # The renewals find it, and no failing comparison that would end the connection.
+        one, _ = await self.two(await nats(self), lease=9, reconcile=60)
         await one._bucket._jetstream.api("STREAM.DELETE.KV_PRESENCE")
         await self.seen(one, TOPIC, *range(5))
 
