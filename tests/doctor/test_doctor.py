@@ -258,7 +258,7 @@ class JetStream(TestCase):
     async def server(self, **options: Any) -> NatsServer:
         server = NatsServer(**options)
         server.start()
-        self.addCleanup(server.kill)
+        self.addCleanup(server.remove)
         await server.up()
         return server
 
