@@ -244,13 +244,13 @@ async def stored(broker: JetStreamBroker, topics: list[Topic]) -> dict[Topic, li
         messages = []
         seq: int | None = None
         while True:
-            page = await broker._reader.after(topic.subject, seq, at_least=newest, limit=5000)
-            for one in page:
+            page = await broker._reader.after(topic.subject, seq, at_least=newest)
+            for one in page.stored:
                 number = int(one.data.split(b'"message_id":')[1].split(b",")[0])
                 messages.append((one.seq, number))
-            if len(page) < 5000:
+            if not page.pending:
                 break
-            seq = page[-1].seq
+            seq = page.stored[-1].seq
         held[topic] = messages
     return held
 

@@ -267,9 +267,8 @@ class JetStreamBroker:
             # A leader that was cut off may describe an old state for a moment.
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
-            state = await self._streams.info()
         reused, self._reused = self._reused, False
-        record = await self._history.recognise(state, marks, reused=reused)
+        state, record = await self._history.recognise(marks, reused=reused)
         if record.epoch != self._reader.epoch:
             self._audit.forget()
         return state, record

@@ -116,19 +116,22 @@ class History:
         self.record: Record | None = memory.record
 
     async def recognise(
-        self, state: StreamState, marks: Sequence[Mark] = (), *, reused: bool = False
-    ) -> Record:
-        """The record of the history that a stream holds, a new one where it is none that is known.
+        self, marks: Sequence[Mark] = (), *, reused: bool = False
+    ) -> tuple[StreamState, Record]:
+        """How the stream is, and the record of the history that it holds: a new one where it is none that is known.
 
-        ``marks``: what this node had seen before ``state`` was asked for. ``reused``: the stream has given a number that
-        was seen to another message. Raises ``Unavailable``.
+        ``marks``: what this node has seen. ``reused``: the stream has given a number that was seen to another message.
+        Raises ``Unavailable``.
         """
         for _ in range(_ATTEMPTS):
+            # The record first: what another node has seen since then may be more than the stream had.
             stored, at = await self.stored()
+            state = await self._streams.info()
             record = await self._judge(state, stored, marks, reused)
-            if record == stored or await self._store(record, at):
+            same = stored is not None and (record.epoch, record.created) == (stored.epoch, stored.created)
+            if same or await self._store(record, at):
                 self._adopt(record)
-                return record
+                return state, record
         raise Unavailable("it cannot be agreed upon which history the stream holds")
 
     async def _judge(
@@ -185,7 +188,7 @@ class History:
         return Record(state.created, epoch, generation + 1, state.last_seq, state.stamp)
 
     async def went_back(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
-        """Whether the stream that this node knows lacks what was seen. ``marks`` as in :meth:`recognise`."""
+        """Whether the stream that this node knows lacks what was seen. ``marks``: before it was asked."""
         mine = self.record
         if mine is None or mine.created != state.created:
             return False

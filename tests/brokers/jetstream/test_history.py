@@ -32,6 +32,10 @@ class FakeStore:
         #: when the messages of the history were stored
         self.stamps: dict[int, int] = {}
         self.faster: list[Record] = []
+        self.states: list[StreamState] = []
+
+    async def info(self) -> StreamState:
+        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
     async def stamp(self, seq: int) -> int:
         return self.stamps.get(seq, 0)
@@ -77,8 +81,12 @@ class Recognising(SynchronousTestCase):
         return History(self.store, self.store, "MESSAGES_DEAD", Random(self.nodes), memory, Metrics())
 
     def recognise(self, node: History, last: int, seen: int = 0, created: str = "2026") -> str:
-        coroutine = node.recognise(state(last, created), [Mark(seen)])
-        return self.successResultOf(Deferred.fromCoroutine(coroutine)).epoch
+        return self.epoch(node, state(last, created), [Mark(seen)])
+
+    def epoch(self, node: History, at: StreamState, marks: Any = (), **more: bool) -> str:
+        self.store.states = [at]
+        _, record = self.successResultOf(Deferred.fromCoroutine(node.recognise(marks, **more)))
+        return str(record.epoch)
 
     def current(self, node: History, last: int, seen: int = 0, created: str = "2026") -> bool:
         return self.successResultOf(Deferred.fromCoroutine(node.current(state(last, created), [Mark(seen)])))
@@ -128,8 +136,8 @@ class Recognising(SynchronousTestCase):
     def test_one_that_went_back_and_has_grown_past_its_old_end_is_another(self) -> None:
         one, two = self.node(), self.node()
         before = msgspec.structs.replace(state(100), stamp=1000)
-        epoch = self.successResultOf(Deferred.fromCoroutine(one.recognise(before))).epoch
-        self.successResultOf(Deferred.fromCoroutine(two.recognise(before)))
+        epoch = self.epoch(one, before)
+        self.epoch(two, before)
         later = msgspec.structs.replace(state(150), stamp=3000)
         self.store.stamps = {100: 1000, 120: 1200}
         marks = [Mark(120), Mark(120, 1200)]
@@ -138,17 +146,15 @@ class Recognising(SynchronousTestCase):
         self.assertFalse(self.successResultOf(Deferred.fromCoroutine(one.current(later, marks))))
         self.store.stamps = {100: 1001, 150: 3001}
         self.assertFalse(self.successResultOf(Deferred.fromCoroutine(two.current(later))))
-        new = self.successResultOf(Deferred.fromCoroutine(two.recognise(later))).epoch
+        new = self.epoch(two, later)
         self.assertNotEqual(new, epoch)
         # What one has seen of the old history says nothing of the new one.
-        self.assertEqual(
-            self.successResultOf(Deferred.fromCoroutine(one.recognise(later, marks, reused=True))).epoch, new
-        )
+        self.assertEqual(self.epoch(one, later, marks, reused=True), new)
 
     def test_the_message_with_the_last_number_is_looked_at_without_a_question(self) -> None:
         one = self.node()
         at = msgspec.structs.replace(state(100), stamp=1000)
-        self.successResultOf(Deferred.fromCoroutine(one.recognise(at)))
+        self.epoch(one, at)
         self.assertTrue(self.successResultOf(Deferred.fromCoroutine(one.current(at))))
         other = msgspec.structs.replace(at, stamp=1001)
         self.assertFalse(self.successResultOf(Deferred.fromCoroutine(one.current(other))))
@@ -156,8 +162,23 @@ class Recognising(SynchronousTestCase):
     def test_a_number_that_was_given_again_is_proof(self) -> None:
         one = self.node()
         epoch = self.recognise(one, 100)
-        coroutine = one.recognise(state(200), reused=True)
-        self.assertNotEqual(self.successResultOf(Deferred.fromCoroutine(coroutine)).epoch, epoch)
+        self.assertNotEqual(self.epoch(one, state(200), reused=True), epoch)
+
+    def test_what_another_node_has_seen_meanwhile_is_no_proof(self) -> None:
+        one = self.node()
+        epoch = self.recognise(one, 100)
+        self.store.states = [state(110)]
+        stored = one.stored
+
+        async def overtaken() -> Any:
+            answer = await stored()
+            self.store.put(Record("2026", epoch, 1, 150))
+            self.store.states = [state(155)]
+            return answer
+
+        self.patch(one, "stored", overtaken)
+        _, record = self.successResultOf(Deferred.fromCoroutine(one.recognise([Mark(105)])))
+        self.assertEqual(record.epoch, epoch)
 
     def test_times_of_nats(self) -> None:
         self.assertEqual(nanoseconds("2026-11-24T22:45:19.24345222Z"), 1795560319243452220)
@@ -197,7 +218,8 @@ class Recognising(SynchronousTestCase):
         self.store.faster = [Record("2026", "theirs", 1, 3)]
         self.assertEqual(self.recognise(one, 5), "theirs")
         self.store.faster = [Record("2026", "theirs", 1, n) for n in range(20)]
-        self.failureResultOf(Deferred.fromCoroutine(self.node().recognise(state(50))), Unavailable)
+        self.store.states = [state(50)]
+        self.failureResultOf(Deferred.fromCoroutine(self.node().recognise()), Unavailable)
 
     def test_an_operator_begins_a_new_epoch_by_a_record_of_a_later_generation(self) -> None:
         one = self.node()
