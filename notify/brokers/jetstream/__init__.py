@@ -148,7 +148,7 @@ class JetStreamBroker:
             accepted = self._publisher.publish(topic, payload, idempotency_key, trace)
         except Poison as error:
             return fail(error)
-        return accepted.addCallback(self._accepted, topic, self._tail.highest)
+        return accepted.addCallback(self._accepted, topic, self._tail.highest, self._reader.epoch)
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -267,8 +267,8 @@ class JetStreamBroker:
             # A leader that was cut off may describe an old state for a moment.
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
-        reused, self._reused = self._reused, False
-        state, record = await self._history.recognise(marks, reused=reused)
+        state, record = await self._history.recognise(marks, reused=self._reused)
+        self._reused = False
         if record.epoch != self._reader.epoch:
             self._audit.forget()
         return state, record
@@ -285,6 +285,7 @@ class JetStreamBroker:
             )
             gone = self._tail.forget_all()
             self._newest.clear()
+            self._reused = False
         self._reader.epoch, self._reader.created = record.epoch, state.created
         self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
@@ -421,11 +422,12 @@ class JetStreamBroker:
         seq = max(self._newest.get(topic, 0), self._tail.position(topic) or 0)
         return f"{self._reader.epoch}.{seq}" if seq else ""
 
-    def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int) -> Any:
+    def _accepted(self, outcome: tuple[int, bool], topic: Topic, highest: int, epoch: str) -> Any:
+        """``highest`` was known to exist, in the history of ``epoch``, when the message was handed over."""
         seq, duplicate = outcome
-        if not duplicate and seq <= highest:
-            # A number that was known to exist when this was sent: what is stored behind it may be past the old end
-            # before anybody compares, so it is proof by itself.
+        if not duplicate and seq <= highest and epoch == self._reader.epoch:
+            # Its number has been given before: what is stored behind it may be past the old end before anybody
+            # compares, so it is proof by itself.
             self._reused = True
             if self._ready:
                 self._set_up("the stream has gone back")

@@ -128,9 +128,7 @@ class History:
             stored, at = await self.stored()
             state = await self._streams.info()
             record = await self._judge(state, stored, marks, reused)
-            same = stored is not None and (record.epoch, record.created) == (stored.epoch, stored.created)
-            if same or await self._store(record, at):
-                self._adopt(record)
+            if await self._keep(record, stored, at):
                 return state, record
         raise Unavailable("it cannot be agreed upon which history the stream holds")
 
@@ -202,16 +200,23 @@ class History:
         stored, at = await self.stored()
         if stored is None or (stored.created, stored.epoch) != (mine.created, mine.epoch):
             return False
-        record = msgspec.structs.replace(mine, seen=state.last_seq, stamp=state.stamp)
-        if stored.seen < record.seen:
-            await self._store(record, at)  # another node may be faster: then it is known as well
-        self._adopt(record)
-        return True
+        return await self._keep(
+            msgspec.structs.replace(mine, seen=state.last_seq, stamp=state.stamp), stored, at
+        )
 
     def remember(self, mark: Mark) -> None:
         """A message was seen: for this node's own record, at once."""
         if self.record is not None and mark.seq > self.record.seen:
             self._memory.keep(msgspec.structs.replace(self.record, seen=mark.seq, stamp=mark.stamp))
+
+    async def _keep(self, record: Record, stored: Record | None, at: int) -> bool:
+        """Go by a record, and have all nodes go by it; False: another one was faster, and may go by another."""
+        same = stored is not None and (record.epoch, record.created) == (stored.epoch, stored.created)
+        newer = stored is None or not same or stored.seen < record.seen
+        if newer and not await self._store(record, at) and not same:
+            return False
+        self._adopt(record)
+        return True
 
     def _adopt(self, record: Record) -> None:
         if self.record is not None and self.record.epoch != record.epoch:

@@ -218,7 +218,7 @@ class Recognising(SynchronousTestCase):
         self.store.faster = [Record("2026", "theirs", 1, 3)]
         self.assertEqual(self.recognise(one, 5), "theirs")
         self.store.faster = [Record("2026", "theirs", 1, n) for n in range(20)]
-        self.store.states = [state(50)]
+        self.store.states = [state(50, "2027")]
         self.failureResultOf(Deferred.fromCoroutine(self.node().recognise()), Unavailable)
 
     def test_an_operator_begins_a_new_epoch_by_a_record_of_a_later_generation(self) -> None:
