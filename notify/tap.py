@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
+from random import Random, SystemRandom
 from socket import gethostname
 from typing import Any
 
-from msgspec import structs
+from msgspec import Struct, structs
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.python import usage
@@ -51,6 +51,21 @@ from notify.transport.websocket import ConnectionFactory
 
 #: the demo page's folder
 DEMO = Path(__file__).parent / "web"
+
+
+class World(Struct, frozen=True):
+    """What a server has of the world outside besides its reactor: chance, the Unix time, and a way to NATS.
+
+    ``alone``: the process is this server's, which may set what is the process's.
+    """
+
+    random: Random = SystemRandom()
+    now: Callable[[], float] = time.time
+    connect: Callable[..., Any] | None = None
+    alone: bool = True
+
+
+REAL = World()
 
 
 class Options(usage.Options):
@@ -120,15 +135,18 @@ def build(
     show: Callable[[str], None] | None = None,
     read: Callable[[], Config] | None = None,
     environ: Mapping[str, str] | None = None,
+    world: World = REAL,
 ) -> NotifyService:
     """One service of a configuration. Raises ``StartError``.
 
     ``show`` is given the instructions of ``--dev``; ``read`` gives the configuration anew, for a reload; ``environ``
-    says whether there is a systemd to tell things to.
+    says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it.
     """
     # Parts: what the operator chose, and what everyone uses.
-    metrics, random, wheel = Metrics(), SystemRandom(), Wheel(reactor)
-    context = components.Context(reactor, metrics, random, node_name(config), config)
+    metrics, random, wheel = Metrics(), world.random, Wheel(reactor)
+    context = components.Context(
+        reactor, metrics, random, node_name(config), config, world.now, world.connect
+    )
     prepare = partial(in_force, context)
     live = Live(prepare(config))
     broker: IBroker = components.make("broker", context)
@@ -139,7 +157,7 @@ def build(
     soon = end_of_turn(reactor)
     dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer)
     presence = PresenceWatch(registry, wheel.after)
-    hub = Hub(live, dispatcher, registry, presence, metrics, wheel, time.time, random)
+    hub = Hub(live, dispatcher, registry, presence, metrics, wheel, world.now, random)
 
     # What is told of it, and the one way to end it.
     health = Health(broker.status, ("internal", "public"))
@@ -189,7 +207,7 @@ def build(
     parts = (
         Part(start=wheel.start, stop=wheel.stop),
         Part(stop=tracer.stop),
-        Part(start=collector.start, stop=collector.stop),
+        *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
         Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),

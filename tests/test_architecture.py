@@ -43,7 +43,7 @@ WINGS = {
     "tap": Wing("tap", "ground config observe wire core components transport http service dev"),
     "doctor": Wing("doctor", "ground config observe components nats transport http"),
     "client": Wing("client", ""),
-    "testing": Wing("testing", "ground config observe wire components"),
+    "testing": Wing("testing", "ground config observe wire components nats tap client"),
     "chaos": Wing("chaos", "ground config client"),
     "cli": Wing("cli", "ground config observe components service tap doctor client chaos"),
 }
@@ -239,7 +239,7 @@ class Table(SynchronousTestCase):
         self.assertEqual(by["testing"], set())
         self.assertEqual(by["dev"], {"tap"})
         self.assertEqual(by["chaos"], {"cli"})
-        self.assertEqual(by["tap"], {"cli"})
+        self.assertEqual(by["tap"], {"cli", "testing"})
         self.assertEqual(set().union(*(by[kind] for kind in KINDS)), set())
         self.assertEqual(WINGS["client"].may, "")
         self.assertEqual(WINGS["ground"].may, "")

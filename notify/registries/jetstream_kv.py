@@ -82,7 +82,8 @@ class JetStreamRegistry(MemoryRegistry):
         self._metrics = context.metrics
         self._random = context.random
         name = f"notify presence {context.node}"
-        self._connection = Connection(nats, context.reactor, context.random, name)
+        connect = context.connect or Connection
+        self._connection = connect(nats, context.reactor, context.random, name)
         self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
         self._incarnation = f"{context.random.getrandbits(64):016x}"
         self._bucket = Bucket(

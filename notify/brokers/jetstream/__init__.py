@@ -60,7 +60,8 @@ class JetStreamBroker:
         self._settings = settings
         self._reactor = context.reactor
         self._metrics = context.metrics
-        self._connection = Connection(
+        connect = context.connect or Connection
+        self._connection = connect(
             settings, context.reactor, context.random, f"notify {context.node}".strip()
         )
         self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped, self._changed)

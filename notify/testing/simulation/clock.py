@@ -1,0 +1,216 @@
+"""One moved clock for a whole simulated world, and the reactor that each host in it has.
+
+Nothing here waits: :meth:`Clock.run` goes from one due call to the next. Calls due at one instant run in the order of
+their ranks, which the seed draws; those of one rank in the order in which they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Any
+
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+NOTHING: dict[str, Any] = {}
+
+
+class Draw:
+    """Chance that depends on what it is about, and not on what was drawn before.
+
+    The order in which a set is walked through differs from run to run; so who draws in such an order must name what it
+    draws for. ``seed`` is any text.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed.encode()
+
+    def unit(self, *about: object) -> float:
+        """A number in [0, 1) for what it is about."""
+        digest = blake2b(repr(about).encode(), key=self._seed, digest_size=7).digest()
+        return int.from_bytes(digest, "big") / 2**56
+
+    def chance(self, probability: float, *about: object) -> bool:
+        """Whether it happens."""
+        return probability > 0 and self.unit(*about) < probability
+
+
+@implementer(IDelayedCall)
+class Call:
+    """Something that is due. Raises as Twisted's own does where it is cancelled twice or too late."""
+
+    __slots__ = ("_args", "_call", "_clock", "_kwargs", "at", "called", "cancelled", "host", "order")
+
+    def __init__(
+        self,
+        clock: Clock,
+        host: Host,
+        at: float,
+        order: int,
+        call: Callable[..., object],
+        args: Any,
+        kwargs: Any,
+    ) -> None:
+        self._clock, self.host, self.at, self.order = clock, host, at, order
+        self._call, self._args, self._kwargs = call, args, kwargs
+        self.called = self.cancelled = False
+
+    def run(self) -> None:
+        """It is due."""
+        self.called = True
+        self.host.calls -= 1
+        self._call(*self._args, **self._kwargs)
+
+    def getTime(self) -> float:
+        """When it is due."""
+        return self.at
+
+    def active(self) -> bool:
+        """Whether it is still to come."""
+        return not (self.called or self.cancelled)
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self._alive()
+        self.cancelled = True
+        self.host.calls -= 1
+
+    def reset(self, seconds: float) -> None:
+        """Call in so many seconds from now instead."""
+        self._alive()
+        self.at = self._clock.later(seconds)
+        self._clock.push(self)
+
+    def delay(self, seconds: float) -> None:
+        """Call so many seconds later than it would be."""
+        self._alive()
+        self.at += seconds
+        self._clock.push(self)
+
+    def _alive(self) -> None:
+        if self.called:
+            raise AlreadyCalled
+        if self.cancelled:
+            raise AlreadyCancelled
+
+
+class Clock:
+    """The world's time, Unix seconds."""
+
+    def __init__(self, start: float) -> None:
+        self.now = start
+        self._due: list[tuple[float, float, int, Call]] = []
+        self._count = 0
+
+    def later(self, seconds: float) -> float:
+        """The time so many seconds from now; to the microsecond, so that instants can coincide."""
+        return round(self.now + max(0.0, seconds), 6)
+
+    def call(
+        self,
+        host: Host,
+        rank: float,
+        seconds: float,
+        call: Callable[..., object],
+        args: Any = (),
+        kwargs: Any = NOTHING,
+    ) -> Call:
+        """Have ``host`` call something in so many seconds."""
+        self._count += 1
+        made = Call(self, host, self.later(seconds), self._count, call, args, kwargs)
+        host.calls += 1
+        heappush(self._due, (made.at, rank, made.order, made))
+        return made
+
+    def push(self, call: Call) -> None:
+        """A call is due at another time than before."""
+        self._count += 1
+        call.order = self._count
+        heappush(self._due, (call.at, call.host.rank, call.order, call))
+
+    def run(self, until: float) -> None:
+        """Let the time pass up to ``until``."""
+        due = self._due
+        while due and due[0][0] <= until:
+            at, rank, order, call = heappop(due)
+            if call.cancelled or call.called or call.order != order:
+                continue
+            if at > self.now:
+                self.now = at
+            host = call.host
+            if host.dead:
+                continue
+            if host.paused:
+                host.held.append((rank, call))
+                continue
+            call.run()
+        self.now = max(self.now, until)
+
+
+@implementer(IReactorTime)
+class Host:
+    """A machine with one process: what a reactor is to what runs there. ``rank`` is drawn by the seed."""
+
+    def __init__(self, clock: Clock, name: str, rank: float) -> None:
+        self.clock, self.name, self.rank = clock, name, rank
+        self.dead = self.paused = False
+        #: what became due while it was paused
+        self.held: list[tuple[float, Call]] = []
+        #: how many calls are to come
+        self.calls = 0
+        #: its listening ports by number
+        self.ports: dict[int, Any] = {}
+        self.on_stop: Callable[[], None] = lambda: None
+        self.listen: Callable[[Host, int, Any], Any]
+
+    # --- what the world does --------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """It is gone, and with it everything that was to happen there."""
+        self.dead = True
+        self.held.clear()
+        self.ports.clear()
+
+    def pause(self, on: bool) -> None:
+        """Stop the process, or let it go on: then all that became due is due now."""
+        self.paused = on
+        if not on:
+            held, self.held = self.held, []
+            for rank, call in held:
+                if call.active():
+                    call.at = self.clock.now
+                    heappush(self.clock._due, (call.at, rank, call.order, call))
+
+    # --- a reactor ------------------------------------------------------------------------------------------
+
+    def seconds(self) -> float:
+        """The time."""
+        return self.clock.now
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> Call:
+        """Call in ``delay`` seconds."""
+        return self.clock.call(self, self.rank, delay, callable, args, kwargs)
+
+    def getDelayedCalls(self) -> list[Call]:
+        """Not kept."""
+        return []
+
+    def callWhenRunning(self, call: Callable[..., object], *args: object, **kwargs: object) -> None:
+        """It runs already."""
+        self.callLater(0, call, *args, **kwargs)
+
+    callFromThread = callWhenRunning
+
+    def addSystemEventTrigger(self, *_: object, **__: object) -> None:
+        """A host ends by being killed, or by the world's hand."""
+
+    def stop(self) -> None:
+        """The process wants to end."""
+        self.on_stop()
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
+        """Listen."""
+        return self.listen(self, port, factory)

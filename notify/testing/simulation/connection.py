@@ -1,0 +1,298 @@
+"""A node's connection to the model of NATS: the same methods as :class:`notify.nats.connection.Connection`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from notify.errors import Unavailable
+from notify.nats import headers
+from notify.nats.connection import Hooks, NoResponders, Reply, Subscription
+from notify.testing.simulation.clock import Host
+from notify.testing.simulation.jetstream import Cluster
+from notify.testing.simulation.network import Conditions
+from notify.testing.simulation.stream import matches
+
+_BACKOFF = (0.05, 2.0)
+
+
+class SimulatedConnection:
+    """See the module. ``settings.servers`` are names of the cluster's servers."""
+
+    def __init__(
+        self, cluster: Cluster, conditions: Conditions, settings: Any, host: Host, random: Random, name: str
+    ) -> None:
+        self._cluster, self._conditions = cluster, conditions
+        self._settings, self._host, self._random = settings, host, random
+        self.node = host.name
+        self._servers = random.sample(cluster.names, len(cluster.names))
+        self._rank = random.random()
+        self._up = False
+        self._stopping = False
+        self._life = 0
+        self._delay = _BACKOFF[0]
+        self._subscriptions: dict[Subscription, None] = {}
+        self._exact: dict[str, dict[Subscription, None]] = {}
+        self._patterns: dict[Subscription, None] = {}
+        self._replies: dict[bytes, Callable[[Reply], None]] = {}
+        self._asked: dict[Callable[[Exception], None], None] = {}
+        self._next_token = 0
+        self._there = self._back = 0.0
+        #: the network does not let anything through
+        self.cut_off = False
+        self.inbox_prefix = ""
+        self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
+        self.server = ""
+
+    # --- as the real one ------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a client that is not known to be dead."""
+        return self._up
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes, headers and payload together, that the server takes."""
+        return self._cluster.max_payload
+
+    @property
+    def version(self) -> str:
+        """The server's version."""
+        return self._cluster.version
+
+    def start(self) -> Deferred[None]:
+        """Connect, and stay so."""
+        self._attempt_in(0.0)
+        return Deferred()
+
+    async def stop(self) -> None:
+        """Disconnect, and do not come back."""
+        self._stopping = True
+        self._end("stopped")
+
+    def abandon(self, reason: str) -> None:
+        """Leave this server for another."""
+        if self._up:
+            self._host.callLater(0, self._abandoned, self._life, reason)
+
+    def _abandoned(self, life: int, reason: str) -> None:
+        if self._life == life:
+            self._end(reason)
+
+    def publish(
+        self, subject: str, payload: bytes, reply: str = "", fields: dict[str, str] | None = None
+    ) -> None:
+        """Send one message."""
+        if not self._up:
+            return
+        size = len(payload) + sum(len(name) + len(value) + 4 for name, value in (fields or {}).items())
+        if size > self._cluster.max_payload:
+            self._abandoned(self._life, "maximum payload exceeded")
+            return
+        self._up_the_wire(self._cluster.received, self, subject, reply, payload, dict(fields or {}))
+
+    def subscribe(self, subject: str, handler: Any) -> Subscription:
+        """Hear a subject from now on."""
+        subscription = Subscription(subject, handler)
+        self._subscriptions[subscription] = None
+        if self._up:
+            self._up_the_wire(self._establish, subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """No more of that."""
+        self._subscriptions.pop(subscription, None)
+        if self._up:
+            self._up_the_wire(self._withdraw, subscription)
+
+    def inbox(self) -> str:
+        """A subject of this node's own."""
+        return f"_INBOX_notify.{self._random.getrandbits(64):016x}.own"
+
+    def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
+        """A token, and a reply subject."""
+        self._next_token += 1
+        token = b"%x" % self._next_token
+        self._replies[token] = handler
+        return token, self.inbox_prefix + token.decode()
+
+    def forget(self, token: bytes) -> None:
+        """No more replies for a token."""
+        self._replies.pop(token, None)
+
+    def request(
+        self, subject: str, payload: bytes, timeout: float | None = None, fields: dict[str, str] | None = None
+    ) -> Deferred[Reply]:
+        """Send a request; fires with its one reply."""
+        return self._ask(subject, payload, timeout, fields, lambda reply: True).addCallback(
+            lambda got: got[0]
+        )
+
+    def gather(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[list[Reply]]:
+        """Send a request with many replies."""
+        return self._ask(subject, payload, timeout, None, lambda reply: headers.status(reply.block) > 0)
+
+    def _ask(
+        self,
+        subject: str,
+        payload: bytes,
+        timeout: float | None,
+        fields: dict[str, str] | None,
+        complete: Callable[[Reply], bool],
+    ) -> Deferred[list[Reply]]:
+        answer: Deferred[list[Reply]] = Deferred(lambda _: finish(CancelledError()))
+        if not self._up:
+            answer.errback(Unavailable("not connected to NATS"))
+            return answer
+        got: list[Reply] = []
+
+        def arrived(reply: Reply) -> None:
+            got.append(reply)
+            if headers.status(reply.block) == 503 and not reply.data:
+                finish(NoResponders(f"nobody answers on {subject}"))
+            elif complete(reply):
+                finish(None)
+            elif call.active():
+                call.reset(patience)
+
+        def finish(error: Exception | None) -> None:
+            self.forget(token)
+            self._asked.pop(finish, None)
+            if call.active():
+                call.cancel()
+            if not answer.called:
+                if error is None:
+                    answer.callback(got)
+                else:
+                    answer.errback(error)
+
+        patience = self._settings.request_timeout if timeout is None else timeout
+        token, inbox = self.expect(arrived)
+        call = self._host.callLater(
+            patience, lambda: finish(Unavailable(f"no answer from NATS on {subject} in time"))
+        )
+        self._asked[finish] = None
+        self.publish(subject, payload, inbox, fields)
+        return answer
+
+    # --- the client -----------------------------------------------------------------------------------------
+
+    def _attempt_in(self, seconds: float) -> None:
+        self._host.callLater(seconds, self._attempt)
+
+    def _attempt(self) -> None:
+        if self._stopping or self._up:
+            return
+        server = self._servers[0]
+        self._servers.append(self._servers.pop(0))
+        if self.cut_off or not self._cluster.reachable(server):
+            self._attempt_in(self._delay * self._random.uniform(0.5, 1.0))
+            self._delay = min(2 * self._delay, _BACKOFF[1])
+            return
+        self._delay = _BACKOFF[0]
+        self._host.callLater(2 * self._conditions.delay, self._connected, server)
+
+    def _connected(self, server: str) -> None:
+        if self._stopping:
+            return
+        self._life += 1
+        self.inbox_prefix = f"_INBOX_notify.{self._random.getrandbits(64):016x}."
+        self.server = server
+        self._up = True
+        self._exact, self._patterns, self._replies = {}, {}, {}
+        self._cluster.attach(self)
+        for subscription in list(self._subscriptions):
+            self._up_the_wire(self._establish, subscription)
+        self.hooks.up()
+
+    def ended(self, reason: str) -> None:
+        """The server or the network has cut it off."""
+        self._cluster.clock.call(self._host, self._rank, 0, self._abandoned, (self._life, reason))
+
+    def _end(self, reason: str) -> None:
+        if not self._up:
+            return
+        self._up = False
+        self._life += 1
+        self._cluster.detach(self)
+        for finish in list(self._asked):
+            finish(Unavailable("the connection to NATS was lost"))
+        self._replies.clear()
+        if not self._stopping:
+            self.hooks.down(reason)
+            self._attempt_in(0.0)
+
+    def _up_the_wire(self, call: Callable[..., None], *args: Any) -> None:
+        clock = self._cluster.clock
+        self._there = max(self._there, clock.later(self._latency("up", self._there)))
+        clock.call(
+            self._cluster.host, self._rank, self._there - clock.now, self._at_server, (self._life, call, args)
+        )
+
+    def _at_server(self, life: int, call: Callable[..., None], args: Any) -> None:
+        if life == self._life and not self.cut_off:
+            call(*args)
+
+    def _latency(self, *about: object) -> float:
+        jitter = self._conditions.jitter
+        return self._conditions.delay + (
+            round(self._cluster.draw.unit(self.node, *about) * jitter, 3) if jitter else 0.0
+        )
+
+    def _establish(self, subscription: Subscription) -> None:
+        if "*" in subscription.subject or ">" in subscription.subject:
+            self._patterns[subscription] = None
+        else:
+            self._exact.setdefault(subscription.subject, {})[subscription] = None
+
+    def _withdraw(self, subscription: Subscription) -> None:
+        self._patterns.pop(subscription, None)
+        same = self._exact.get(subscription.subject)
+        if same is not None:
+            same.pop(subscription, None)
+            if not same:
+                del self._exact[subscription.subject]
+
+    def interested(self, subject: str) -> list[Subscription]:
+        """The subscriptions that match."""
+        found = list(self._exact.get(subject, ()))
+        found += [one for one in self._patterns if matches(one.subject, subject)]
+        return found
+
+    def hand_over(self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0) -> None:
+        """Something for this node, to what is subscribed to now."""
+        self.hand_over_as(subject, subject, reply, data, block, delay)
+
+    def hand_over_as(
+        self, subject: str, to: str, reply: str, data: bytes, block: bytes, delay: float = 0.0
+    ) -> None:
+        """The same, for what is subscribed to ``to``: a consumer keeps the subject of what it sends."""
+        clock = self._cluster.clock
+        at = clock.later(self._latency("down", self._back) + delay)
+        if not delay:
+            at = self._back = max(self._back, at)
+        handlers = None if to.startswith(self.inbox_prefix) else [one.handler for one in self.interested(to)]
+        clock.call(
+            self._host,
+            self._rank,
+            at - clock.now,
+            self._at_node,
+            (self._life, handlers, to, subject.encode(), reply, data, block),
+        )
+
+    def _at_node(
+        self, life: int, handlers: Any, to: str, subject: bytes, reply: str, data: bytes, block: bytes
+    ) -> None:
+        if life != self._life or self.cut_off or not self._up:
+            return
+        if handlers is None:
+            handler = self._replies.get(to[len(self.inbox_prefix) :].encode())
+            if handler is not None:
+                handler(Reply(data, block))
+            return
+        for one in handlers:
+            one(subject, reply, data, block)

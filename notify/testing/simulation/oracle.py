@@ -1,0 +1,339 @@
+"""What must be true of a simulated life: a shadow of the history, and what each client was told of it.
+
+Safety at any moment. Each message comes once and in order; nothing between two messages was left out; ``prev`` never
+names a message that the connection has not been sent; a position is recovered within its own history only; nothing of
+another chat, user or workspace comes. A loss is told only where it can be one (see :meth:`Oracle.excuse`).
+
+Liveness, once everything is healed: every message that the stream kept, and every one that it let go without a word
+to the client, has come.
+
+Nothing is owed of what an operator deleted or purged, and of what a server lost that went back: it is nowhere.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from notify.client import actions as do
+from notify.client.actions import Frame, Id, Position
+from notify.testing.simulation.client import SimulatedClient
+from notify.topics import Topic
+
+#: a message's place: the history, and the number in it
+Key = tuple[int, int]
+_NOWHERE: Key = (-1, 0)
+
+
+class Entry:
+    """One message that was published. ``key`` is None until it is known to be stored."""
+
+    __slots__ = ("accepted", "event", "key", "number", "removed", "size", "topic", "valid")
+
+    def __init__(self, number: int, topic: Topic, event: bool, valid: bool, size: int) -> None:
+        self.number, self.topic, self.event, self.valid, self.size = number, topic, event, valid, size
+        self.key: Key | None = None
+        self.removed = ""
+        self.accepted = False
+
+    def owed(self, client: SimulatedClient) -> bool:
+        """Whether a client that hears the topic has to get it."""
+        return (
+            self.valid
+            and self.removed not in ("operator", "rollback")
+            and (client.who.events or not self.event)
+        )
+
+
+class Track:
+    """How far a client has come in a topic: ``base`` is where it began, ``last`` what it was handed last.
+
+    ``let_go``: up to here limits had let go what is gone when it began.
+    """
+
+    __slots__ = ("base", "got", "last", "let_go")
+
+    def __init__(self) -> None:
+        self.base: Key | None = None
+        self.last = self.let_go = _NOWHERE
+        self.got: set[int] = set()
+
+
+class Line(Struct):
+    """What one connection was told of a topic: ``answered`` is the newest at the answer, ``last`` what was sent last."""
+
+    epoch: str
+    answered: int
+    last: int
+
+
+class Violation(Exception):  # noqa: N818
+    """Something that must be true is not. ``kind`` is one word for what; the shrinker keeps to it."""
+
+    def __init__(self, kind: str, words: str) -> None:
+        super().__init__(f"{kind}: {words}")
+        self.kind = kind
+
+
+class Oracle:
+    """See the module. ``newest()`` gives history and newest number of the stream; None: positions tell them."""
+
+    def __init__(self, replay: int, queue: int, newest: Callable[[], Key] | None) -> None:
+        self._replay, self._queue, self._newest = replay, queue, newest
+        self.entries: dict[int, Entry] = {}
+        self.stored: dict[Topic, list[tuple[Key, int]]] = {}
+        self.tracks: dict[tuple[str, Id | None], Track] = {}
+        self.lines: dict[tuple[str, Id | None], Line] = {}
+        self._asked: dict[tuple[str, Any], tuple[Id | None, Any]] = {}
+        self._epochs: dict[str, int] = {}
+        #: why a loss may be told at any time from now on
+        self.lossy = ""
+        #: the first thing that was wrong
+        self.violation: Violation | None = None
+        self.marks: Counter[str] = Counter()
+
+    def wrong(self, kind: str, words: str) -> None:
+        """Something is not as it must be."""
+        if self.violation is None:
+            self.violation = Violation(kind, words)
+
+    # --- the history ----------------------------------------------------------------------------------------
+
+    def keep(self, number: int, key: Key) -> None:
+        """A message is stored there."""
+        entry = self.entries[number]
+        if entry.key is None:
+            entry.key = key
+            insort(self.stored.setdefault(entry.topic, []), (key, number))
+        elif entry.key != key and not self.lossy:
+            self.wrong("stored twice", f"message {number} at {entry.key} and at {key}")
+
+    def accepted(self, number: int, epoch: str, seq: int) -> None:
+        """A publisher was told that its message is stored there."""
+        entry = self.entries[number]
+        entry.accepted = True
+        if self._newest is None:
+            self.keep(number, (self._history(epoch), seq))
+        elif entry.key is None:
+            self.wrong("accepted, not stored", f"message {number} at {seq}")
+        elif entry.key[1] != seq and not self.lossy:
+            self.wrong("accepted elsewhere", f"message {number} is at {entry.key[1]}, said to be at {seq}")
+
+    def removed(self, number: int, why: str) -> None:
+        """A message is gone from the stream."""
+        self.entries[number].removed = why
+
+    def _history(self, epoch: str) -> int:
+        return self._epochs.setdefault(epoch, len(self._epochs))
+
+    def _key(self, epoch: str, seq: int) -> Key:
+        if self._newest is None:
+            return self._history(epoch), seq
+        history, newest = self._newest()
+        return history, min(seq, newest)
+
+    # --- what a connection is sent --------------------------------------------------------------------------
+
+    def connected(self, client: SimulatedClient) -> None:
+        """See :class:`~notify.testing.simulation.client.Watcher`."""
+        name = client.who.name
+        for lines in (self.lines, self._asked):
+            for key in [key for key in lines if key[0] == name]:
+                del lines[key]
+
+    def sent(self, client: SimulatedClient, frame: Frame) -> None:
+        """See :class:`~notify.testing.simulation.client.Watcher`."""
+        name, kind = client.who.name, frame["type"]
+        if kind == "auth":
+            self._asked[name, "auth"] = None, frame.get("since")
+        elif kind == "subscribe":
+            self._asked[name, frame["id"]] = frame["chat_id"], frame.get("since")
+        elif kind == "unsubscribe":
+            self.lines.pop((name, frame["chat_id"]), None)
+            for key in [
+                k for k, asked in self._asked.items() if k[0] == name and asked[0] == frame["chat_id"]
+            ]:
+                del self._asked[key]
+
+    def frame(self, client: SimulatedClient, frame: Frame) -> None:
+        """See :class:`~notify.testing.simulation.client.Watcher`."""
+        name, kind = client.who.name, frame["type"]
+        if kind in ("chat_message", "chat_event", "notification"):
+            self._sent_message(client, frame)
+        elif kind == "subscribed" or (kind == "auth_result" and "epoch" in frame):
+            asked = self._asked.pop((name, frame["id"] if kind == "subscribed" else "auth"), None)
+            if asked is not None:
+                self._answered(client, *asked, frame)
+        elif kind == "error":
+            self._asked.pop((name, frame.get("id")), None)
+            self.marks[f"error {frame['code']}"] += 1
+
+    def _answered(self, client: SimulatedClient, chat: Id | None, since: Any, frame: Frame) -> None:
+        epoch, seq = frame["epoch"], frame["seq"]
+        last = seq
+        if frame["recovered"]:
+            self.marks["a position was recovered"] += 1
+            last = since["seq"]
+            if epoch != since["epoch"] or seq < last:
+                self.wrong("recovered elsewhere", f"{client.who.name} chat {chat}: {since} by {epoch}:{seq}")
+        elif since is not None and since["epoch"]:
+            self.marks["a position was not recovered"] += 1
+        self.lines[client.who.name, chat] = Line(epoch, seq, last)
+
+    def _sent_message(self, client: SimulatedClient, frame: Frame) -> None:
+        chat = frame.get("chat_id")
+        where = f"{client.who.name} chat {chat}"
+        entry = self._entry(frame)
+        who = client.who
+        topic = _topic(client, chat)
+        if entry is None or entry.topic != topic or (chat is not None and chat not in who.chats):
+            self.wrong("foreign", f"{where}: {frame}")
+            return
+        if entry.event and not who.events:
+            self.wrong("foreign", f"{where} did not ask for events: {frame}")
+        line = self.lines.get((who.name, chat))
+        if line is None:
+            return
+        seq, known = frame["seq"], line.last
+        if seq > line.answered:
+            known = max(known, line.answered)
+        if frame["epoch"] != line.epoch:
+            self.wrong("another history", f"{where} is in {line.epoch}, was sent {frame['epoch']}:{seq}")
+        elif seq <= line.last:
+            self.wrong("again", f"{where} was sent {seq} behind {line.last}")
+        elif frame["prev"] > known:
+            self.wrong("prev is open", f"{where} was sent {seq} with prev {frame['prev']}, and knows {known}")
+        line.last = seq
+
+    def _entry(self, frame: Frame) -> Entry | None:
+        number = frame.get("notification_id") if frame["type"] == "notification" else frame.get("message_id")
+        return self.entries.get(number) if isinstance(number, int) else None
+
+    # --- what a program is told -----------------------------------------------------------------------------
+
+    def action(self, client: SimulatedClient, action: do.Action) -> None:
+        """See :class:`~notify.testing.simulation.client.Watcher`."""
+        match action:
+            case do.Deliver(chat, frame):
+                self._delivered(client, chat, frame)
+            case do.Lost(chat, before, after):
+                self._lost(client, chat, before, after)
+            case do.SubscriptionChanged(chat, "live", position) if position is not None:
+                track = self.track(client, chat)
+                if track.base is None:
+                    self._begin(client, chat, track, position)
+            case do.GapFound():
+                self.marks["the client found a gap"] += 1
+            case do.SubscriptionChanged(chat, "refused"):
+                self.wrong("refused", f"{client.who.name} chat {chat}")
+
+    def track(self, client: SimulatedClient, chat: Id | None) -> Track:
+        """How far a client has come."""
+        return self.tracks.setdefault((client.who.name, chat), Track())
+
+    def forget(self, client: SimulatedClient, chat: Id) -> None:
+        """It wants a chat no more."""
+        self.tracks.pop((client.who.name, chat), None)
+
+    def _begin(self, client: SimulatedClient, chat: Id | None, track: Track, position: Position) -> None:
+        """A client is told where it begins. What limits had let go by then may still come, and is not owed."""
+        track.base = track.last = self._key(position.epoch, position.seq)
+        for key, number in reversed(self.stored.get(_topic(client, chat), ())):
+            if self.entries[number].removed == "limit":
+                track.let_go = key
+                break
+
+    def _delivered(self, client: SimulatedClient, chat: Id | None, frame: Frame) -> None:
+        entry = self._entry(frame)
+        if entry is None:
+            return
+        if self._newest is None and entry.key is None:
+            self.keep(entry.number, self._key(frame["epoch"], frame["seq"]))
+        where = f"{client.who.name} chat {chat}"
+        if entry.key is None or not entry.valid:
+            self.wrong("never stored", f"{where} got message {entry.number}")
+            return
+        track = self.track(client, chat)
+        if entry.number in track.got:
+            self.wrong("twice", f"{where} got message {entry.number} at {entry.key} again")
+        elif entry.key <= track.last:
+            self.wrong("out of order", f"{where} got {entry.key} behind {track.last}")
+        else:
+            for missing in self._between(client, entry.topic, track, entry.key):
+                self.wrong(
+                    "left out", f"{where} got {entry.key} without {missing.key}, message {missing.number}"
+                )
+        track.got.add(entry.number)
+        track.last = max(track.last, entry.key)
+
+    def _between(
+        self, client: SimulatedClient, topic: Topic, track: Track, until: Key | None
+    ) -> Iterator[Entry]:
+        for key, number in reversed(self.stored.get(topic, ())):
+            if key <= track.last:
+                return
+            entry = self.entries[number]
+            if entry.removed == "limit" and key <= track.let_go:
+                continue
+            if (until is None or key < until) and entry.number not in track.got and entry.owed(client):
+                yield entry
+
+    def _lost(self, client: SimulatedClient, chat: Id | None, before: Position, after: Position) -> None:
+        self.marks["a loss was told"] += 1
+        track = self.track(client, chat)
+        if track.base is not None and not self.excuse(client, chat, track):
+            self.wrong("needless loss", f"{client.who.name} chat {chat} from {before} to {after}")
+        self._begin(client, chat, track, after)
+
+    def excuse(self, client: SimulatedClient, chat: Id | None, track: Track) -> str:
+        """Why a loss may be told now; empty: for no reason.
+
+        Histories end (made anew, gone back), operators delete, limits let go, and a resumption is bounded.
+        """
+        if self.lossy:
+            return self.lossy
+        topic = _topic(client, chat)
+        behind = [self.entries[number] for key, number in self.stored.get(topic, ()) if key > track.last]
+        if len(behind) > self._replay:
+            return "more messages than one resumption may have"
+        if sum(entry.size + 250 for entry in behind) > self._queue:
+            return "more bytes than may wait for a client"
+        return ""
+
+    def closed(self, client: SimulatedClient, code: int, reason: str) -> None:
+        """See :class:`~notify.testing.simulation.client.Watcher`."""
+        self.marks[f"closed with {code}"] += 1
+        if code == 4004 and not self.lossy:
+            self.wrong("needless loss", f"{client.who.name} was closed with 4004")
+        elif code in (1002, 1007, 1009, 4000) or code >= 4500:
+            self.wrong("closed", f"{client.who.name} was closed with {code} {reason}")
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def unfinished(self, clients: list[SimulatedClient]) -> Iterator[tuple[str, str]]:
+        """What is not as it has to be in the end: one word, and which."""
+        for client in clients:
+            who = client.who
+            if client.machine.state != "connected":
+                yield "not connected", f"{who.name} is {client.machine.state}"
+                continue
+            for topic in client.machine.topics.values():
+                where = f"{who.name} chat {topic.chat}"
+                track = self.track(client, topic.chat)
+                if not topic.live or track.base is None:
+                    yield "not live", where
+                    continue
+                for missing in self._between(client, _topic(client, topic.chat), track, None):
+                    yield (
+                        "missing",
+                        f"{where}: message {missing.number} at {missing.key}, behind {track.last}",
+                    )
+
+
+def _topic(client: SimulatedClient, chat: Id | None) -> Topic:
+    who = client.who
+    return Topic(who.workspace, "user", who.user) if chat is None else Topic(who.workspace, "chat", chat)
