@@ -104,7 +104,7 @@ class JetStreamRegistry(MemoryRegistry):
         self._working: set[Deferred[None]] = set()
         self._listening: dict[Topic, Subscription] = {}
         self._told: dict[Topic, int] = {}
-        self._news: set[Topic] = set()
+        self._news: dict[Topic, None] = {}
         self._telling: Any = None
         #: when each other incarnation was heard of
         self._heard: dict[str, float] = {}
@@ -166,15 +166,16 @@ class JetStreamRegistry(MemoryRegistry):
 
     def _tell_soon(self, *topics: Topic) -> None:
         # A change is heard a little before it is stored.
-        self._news.update(topics)
+        self._news.update(dict.fromkeys(topics))
         if self._telling is None and self._news:
             self._telling = self._reactor.callLater(SETTLE, self._tell)
 
     def _tell(self) -> None:
         self._telling = None
-        news, self._news = self._news, set()
-        for topic in news & self._watched:
-            self._changed(topic)
+        news, self._news = self._news, {}
+        for topic in news:
+            if topic in self._watched:
+                self._changed(topic)
 
     def _lease_heard(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
         incarnation = subject.rpartition(b".")[2].decode()

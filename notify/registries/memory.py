@@ -19,8 +19,9 @@ class MemorySettings(Settings, frozen=True):
     """``[registry.memory]`` has no keys."""
 
 
-_NOBODY: frozenset[IConnection] = frozenset()
-_NOWHERE: frozenset[Topic] = frozenset()
+# Dictionaries, not sets: who comes first must not depend on how Python hashes.
+_NOBODY: dict[IConnection, None] = {}
+_NOWHERE: dict[Topic, None] = {}
 
 
 @implementer(IRegistry)
@@ -30,9 +31,9 @@ class MemoryRegistry:
     Settings = MemorySettings
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:
-        self._members: dict[Topic, set[IConnection]] = {}
-        self._topics: dict[IConnection, set[Topic]] = {}
-        self._watched: set[Topic] = set()
+        self._members: dict[Topic, dict[IConnection, None]] = {}
+        self._topics: dict[IConnection, dict[Topic, None]] = {}
+        self._watched: dict[Topic, None] = {}
         self._changed: Callable[[Topic], None] = lambda topic: None
 
     def start(self, changed: Callable[[Topic], None]) -> Deferred[None]:
@@ -45,10 +46,10 @@ class MemoryRegistry:
         members = self._members.get(topic)
         first = members is None
         if members is None:
-            members = self._members[topic] = set()
+            members = self._members[topic] = {}
         if connection not in members:
-            members.add(connection)
-            self._topics.setdefault(connection, set()).add(topic)
+            members[connection] = None
+            self._topics.setdefault(connection, {})[topic] = None
             self._touch(topic)
         return first
 
@@ -57,7 +58,7 @@ class MemoryRegistry:
         topics = self._topics.get(connection)
         if topics is None or topic not in topics:
             return False
-        topics.remove(topic)
+        del topics[topic]
         if not topics:
             del self._topics[connection]
         return self._remove(connection, topic)
@@ -85,11 +86,11 @@ class MemoryRegistry:
 
     def watch(self, topic: Topic) -> None:
         """See :class:`~notify.interfaces.IRegistry`."""
-        self._watched.add(topic)
+        self._watched[topic] = None
 
     def unwatch(self, topic: Topic) -> None:
         """See :class:`~notify.interfaces.IRegistry`."""
-        self._watched.discard(topic)
+        self._watched.pop(topic, None)
 
     def stop(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IRegistry`."""
@@ -97,7 +98,7 @@ class MemoryRegistry:
 
     def _remove(self, connection: IConnection, topic: Topic) -> bool:
         members = self._members[topic]
-        members.remove(connection)
+        del members[connection]
         if not members:
             del self._members[topic]
         self._touch(topic)

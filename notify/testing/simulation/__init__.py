@@ -4,6 +4,8 @@ See ``tests/simulation`` for how notify is tried with it, and docs/plugins.md fo
 """
 
 from notify.testing.simulation.life import Outcome, play
+from notify.testing.simulation.marks import MARKS
 from notify.testing.simulation.plan import Plan, draw
+from notify.testing.simulation.shrink import shrink
 
-__all__ = ["Outcome", "Plan", "draw", "play"]
+__all__ = ["MARKS", "Outcome", "Plan", "draw", "play", "shrink"]

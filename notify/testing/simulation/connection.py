@@ -228,7 +228,7 @@ class SimulatedConnection:
 
     def _up_the_wire(self, call: Callable[..., None], *args: Any) -> None:
         clock = self._cluster.clock
-        self._there = max(self._there, clock.later(self._latency("up", self._there)))
+        self._there = max(self._there, clock.later(self._latency("up", clock.now)))
         clock.call(
             self._cluster.host, self._rank, self._there - clock.now, self._at_server, (self._life, call, args)
         )
@@ -272,7 +272,7 @@ class SimulatedConnection:
     ) -> None:
         """The same, for what is subscribed to ``to``: a consumer keeps the subject of what it sends."""
         clock = self._cluster.clock
-        at = clock.later(self._latency("down", self._back) + delay)
+        at = clock.later(self._latency("down", clock.now) + delay)
         if not delay:
             at = self._back = max(self._back, at)
         handlers = None if to.startswith(self.inbox_prefix) else [one.handler for one in self.interested(to)]

@@ -138,8 +138,11 @@ class Cluster:
             return
         prefix = reply.rpartition(".")[0] + "."
         client = self.clients.get(prefix)
-        if self.draw.chance(self.faults.reply_lost, "reply", reply, about):
-            return
+        if self.faults.reply_lost:
+            # Not by the reply's subject, whose number depends on what else was asked in the same instant.
+            key = (client.node if client is not None else "", about, data[:80], self.clock.now)
+            if self.draw.chance(self.faults.reply_lost, "reply", *key):
+                return
         if client is not None:
             client.hand_over(reply, "", data, block, delay)
             return
@@ -407,7 +410,7 @@ class Cluster:
             there = [one for one in there if one not in self.isolated]
             if server in self.isolated or not there:
                 return
-            server = there[int(self.draw.unit("direct", reply) * len(there))]
+            server = there[int(self.draw.unit("direct", data, self.clock.now) * len(there))]
         stream.expire(self.clock.now)
         sees = stream.visible(server, self.clock.now)
         if server != stream.leader and not all(sees(one) for one in list(stream.messages.values())[-3:]):

@@ -288,6 +288,9 @@ class Oracle:
         if track.base is not None and not self.excuse(client, chat, track):
             self.wrong("needless loss", f"{client.who.name} chat {chat} from {before} to {after}")
         self._begin(client, chat, track, after)
+        # It reloads the chat, and goes on from there: what comes behind that may have come before.
+        base = track.base or _NOWHERE
+        track.got = {number for number in track.got if (self.entries[number].key or _NOWHERE) <= base}
 
     def excuse(self, client: SimulatedClient, chat: Id | None, track: Track) -> str:
         """Why a loss may be told now; empty: for no reason.

@@ -1,0 +1,143 @@
+"""The backends of a simulated world: they publish over HTTP at a node, or straight to NATS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgspec
+
+from notify.messages import ChatEvent, ChatMessage, Notification
+from notify.testing.simulation.network import Conditions, connect
+from notify.testing.simulation.node import INTERNAL
+from notify.testing.simulation.oracle import Entry, Key
+from notify.testing.simulation.plan import Step
+from notify.testing.simulation.world import KEY, World
+from notify.topics import Topic
+
+#: a topic, the part of its messages that are events, the size of each, and the part that is poison
+Kind = tuple[Topic, float, int, float]
+
+
+class Backend:
+    """See the module."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._numbers = 0
+
+    def publish(self, step: Step) -> None:
+        """Publish what a step says, as a list or one by one."""
+        about = step.about
+        topic = Topic(about["workspace"], about["kind"], about["id"])
+        one = (topic, about["events"], about["size"], about["poison"])
+        if not about["gap"]:
+            self.send([one] * about["count"], about["way"], about["node"])
+            return
+        for index in range(about["count"]):
+            self._world.later(index * about["gap"], self.send, [one], about["way"], about["node"])
+
+    def send(self, several: list[Kind], way: str, node: int) -> None:
+        """Publish: ``way`` is ``nats``, or else the API of the node with this number."""
+        if way == "nats" and self._world.plan.broker == "jetstream":
+            for one in several:
+                entry, payload = self._message(*one)
+                self._world.cluster.received(None, entry.topic.subject, "", payload, {})
+        else:
+            self.post(
+                [(t, e, s, 0.0) for t, e, s, _ in several], node % len(self._world.nodes), lambda ok: None
+            )
+
+    def _message(self, topic: Topic, events: float, size: int, poison: float) -> tuple[Entry, bytes]:
+        self._numbers += 1
+        self._world.published += 1
+        number = self._numbers
+        event = topic.kind == "chat" and self._world.random.random() < events
+        valid = self._world.random.random() >= poison
+        workspace: int = topic.workspace_id if valid else 99  # type: ignore[assignment]
+        data = msgspec.Raw(b'"%s"' % (b"x" * size))
+        payload: Any
+        if topic.kind == "user":
+            payload = Notification(number, workspace, topic.id, "k", data, number)
+        elif event:
+            payload = ChatEvent(number, topic.id, workspace, 1, "k", data, number)
+        else:
+            payload = ChatMessage(number, topic.id, workspace, 1, "x" * size, number)
+        encoded = msgspec.json.encode(payload)
+        entry = self._world.oracle.entries[number] = Entry(number, topic, event, valid, len(encoded))
+        return entry, encoded
+
+    def post(self, several: list[Kind], number: int, answered: Callable[[bool], None]) -> None:
+        """``POST /v1/publish`` at a node."""
+        node = self._world.nodes[number]
+        made = [self._message(*one) for one in several]
+        parts = [{"subject": entry.topic.subject, "payload": msgspec.Raw(payload)} for entry, payload in made]
+        body = msgspec.json.encode(parts if len(parts) > 1 else parts[0])
+        request = (
+            f"POST /v1/publish HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {KEY}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode() + body
+        came = bytearray()
+        done = False
+
+        def finish(ok: bool) -> None:
+            nonlocal done
+            if not done:
+                done = True
+                if socket is not None:
+                    socket.close()
+                answered(ok)
+
+        def data(piece: bytes) -> None:
+            came.extend(piece)
+            head, end, rest = bytes(came).partition(b"\r\n\r\n")
+            if not end:
+                return
+            size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+            if len(rest) >= size and not done:
+                finish(self._answered(head, rest[:size], made))
+
+        socket = None
+        if node.alive and INTERNAL in node.host.ports:
+            random = Random(self._world.random.getrandbits(64))
+            socket = connect(
+                self._world.clock,
+                self._world.hands,
+                node.host,
+                INTERNAL,
+                random,
+                Conditions(),
+                data,
+                lambda: finish(False),
+            )
+        if socket is None:
+            self._world.later(0.01, finish, False)
+        else:
+            socket.write(request)
+            self._world.later(30.0, finish, False)
+
+    def _answered(self, head: bytes, body: bytes, made: list[Any]) -> bool:
+        status = int(head.split()[1])
+        answer = msgspec.json.decode(body)
+        self._world.mark(f"publish answered with {status}")
+        results = answer.get("results", [{"status": status, **answer}])
+        if status not in (200, 207) and "results" not in answer:
+            self._world.say("api", f"{status} {body.decode()[:200]}")
+            if status not in (503, 504, 502):
+                self._world.oracle.wrong(
+                    "refused", f"publish was answered with {status} {body.decode()[:200]}"
+                )
+            return False
+        before: Key = (-2, 0)
+        for (entry, _), result in zip(made, results, strict=True):
+            if result["status"] == 200:
+                self._world.say("api", f"message {entry.number} at {result['epoch']}:{result['seq']}")
+                self._world.oracle.accepted(entry.number, result["epoch"], result["seq"])
+                if entry.key is not None:
+                    if entry.key <= before and not self._world.oracle.lossy:
+                        self._world.oracle.wrong(
+                            "out of order", f"a list was stored as {before}, {entry.key}"
+                        )
+                    before = entry.key
+        return all(result["status"] == 200 for result in results)

@@ -1,0 +1,132 @@
+"""Lives in which whatever can go wrong does, one after the other: ``python -m tests.simulation.run``.
+
+    --seconds 600          how long
+    --seed 7               this one alone, with its trace where something was wrong
+    --steps 1,4,9          only these steps of it, as the shrinker names them
+    --trace                the trace in any case
+
+Ends with 1 where something was wrong, or a rare branch was never reached in a long run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from notify.testing.simulation import MARKS, Outcome, Plan, draw, play, shrink
+
+CORPUS = Path(__file__).with_name("corpus.txt")
+
+#: kinds of steps that are known to go wrong, left out until they do not; each with why. ``one name``: two nodes of one
+#: name get two. ``bounded history``: lives whose stream keeps a few messages.
+KNOWN: dict[str, str] = {}
+
+#: seconds for which a failing life is made smaller
+SHRINKING = 60.0
+
+
+class Kept(NamedTuple):
+    """A line of the corpus."""
+
+    seed: int
+    steps: tuple[int, ...]
+    why: str
+
+
+def corpus() -> Iterator[Kept]:
+    """The seeds that once failed."""
+    for line in CORPUS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            which, _, why = line.partition("  ")
+            seed, _, steps = which.partition(" ")
+            yield Kept(int(seed), tuple(int(number) for number in steps.split(",") if number), why.strip())
+
+
+def life(seed: int, steps: tuple[int, ...] = ()) -> Plan:
+    """The plan of a seed, without what is known to go wrong."""
+    plan = draw(seed).without(KNOWN)
+    return plan.only(steps) if steps else plan
+
+
+def command(plan: Plan, whole: bool) -> str:
+    """What replays it."""
+    steps = "" if whole else f" STEPS={','.join(str(step.number) for step in plan.steps)}"
+    return f"make simulate SEED={plan.seed}{steps}"
+
+
+def tell(outcome: Outcome) -> None:
+    """What was wrong in a life, and how it is replayed; made smaller first."""
+    plan = outcome.plan
+    print(f"\nseed {plan.seed}: {outcome.violation}\n  {command(plan, True)}", flush=True)
+    small = shrink(plan, SHRINKING)
+    print(f"  made smaller, {len(small.steps)} of {len(plan.steps)} steps:\n  {command(small, False)}")
+    for step in small.steps:
+        print(f"    {step}")
+
+
+def lives(seconds: float, first: int) -> tuple[list[Outcome], Counter[str], int]:
+    """Play one seed after the other; gives what went wrong, the marks that were reached, and how many lives it were."""
+    wrong: list[Outcome] = []
+    marks: Counter[str] = Counter()
+    count = messages = handed = 0
+    world = 0.0
+    began = told = time.monotonic()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    while time.monotonic() - began < seconds and len(wrong) < 3:
+        outcome = play(life(first + count))
+        count += 1
+        messages, handed, world = messages + outcome.published, handed + outcome.handed_over, world + outcome.seconds
+        marks.update(outcome.marks)
+        if outcome.violation is not None:
+            wrong.append(outcome)
+            tell(outcome)
+        if count % 20 == 0:
+            gc.collect()
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            print(f"  {count} lives in {told - began:.0f} s, next seed {first + count}", flush=True)
+    gc.enable()
+    gc.unfreeze()
+    took = time.monotonic() - began
+    print(
+        f"{count} lives from seed {first} on in {took:.0f} s ({count / took:.1f} a second, {world / 3600:.1f} simulated "
+        f"hours): {messages} messages published, {handed} handed over, {len(wrong)} lives wrong"
+    )
+    return wrong, marks, count
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.run")
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--first", type=int, help="the seed to begin with; else any")
+    parser.add_argument("--steps", default="")
+    parser.add_argument("--trace", action="store_true")
+    given = parser.parse_args(arguments)
+    if given.seed is not None:
+        steps = tuple(int(number) for number in given.steps.split(",") if number)
+        outcome = play(life(given.seed, steps), traced=True)
+        if given.trace or outcome.violation is not None:
+            print("\n".join(outcome.trace))
+        print(f"seed {given.seed}: {outcome.violation or 'nothing was wrong'}; digest {outcome.digest}")
+        return int(outcome.violation is not None)
+    first = random.randrange(10**9) if given.first is None else given.first
+    wrong, marks, count = lives(given.seconds, first)
+    never = [mark for mark in MARKS if not marks[mark]] if count >= 500 else []
+    for mark in never:
+        print(f"never reached in {count} lives: {mark}")
+    return int(bool(wrong or never))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
