@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,12 @@ $(JS): tests/js/package-lock.json
 
 faults: env ## what happens when servers, links, disks and nodes fail; prints a table (some minutes)
 	FAULTS=1 $(BIN)/pytest -q -s tests/faults
+
+simulate: env ## simulated lives in which whatever can go wrong does (SECONDS=600; SEED=7 STEPS=1,4: one life, with its trace)
+	$(BIN)/python -m tests.simulation.run --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+
+sabotage: env ## breaks notify in one line after the other: the simulation must catch each within a minute
+	$(BIN)/python -m tests.simulation.sabotage $(ARGS)
 
 check: env ## lint, format and types
 	$(BIN)/ruff check .

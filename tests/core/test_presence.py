@@ -106,4 +106,4 @@ class Watching(SynchronousTestCase):
             client.leave()
         self.pass_time()
         self.assertEqual(self.world.hub.presence._watchers, {})
-        self.assertEqual(self.world.registry._watched, set())
+        self.assertEqual(self.world.registry._watched, {})

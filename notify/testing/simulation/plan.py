@@ -62,11 +62,12 @@ class Plan(Struct, frozen=True):
         return structs.replace(self, steps=tuple(step for step in self.steps if step.number in numbers))
 
     def without(self, kinds: Collection[str]) -> Plan:
-        """The same without steps of these kinds; ``one name`` gives the nodes a name each."""
+        """The same without these kinds of steps; ``one name`` and ``bounded history`` are kinds, too."""
         nodes = tuple(f"n{number}" for number in range(1, len(self.nodes) + 1))
         return structs.replace(
             self,
             nodes=nodes if "one name" in kinds else self.nodes,
+            settings=self.settings | ({"max_messages": 0} if "bounded history" in kinds else {}),
             steps=tuple(step for step in self.steps if step.what not in kinds),
         )
 
