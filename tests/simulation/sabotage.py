@@ -1,0 +1,180 @@
+"""Breaks notify in one line after the other, in a copy of the tree; the simulation must catch each within a minute.
+
+    python -m tests.simulation.sabotage              all of them
+    python -m tests.simulation.sabotage dispatcher   those of files whose path has this in it
+    python -m tests.simulation.sabotage --sample 4   some, others each day
+
+A line of the table is what is broken, and how. ``test_sabotage.py`` holds the table to the tree: the old text must be
+there exactly once. Changing a file that is named here means to keep its lines here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.programs import ROOT
+
+#: seconds in which a breakage must be caught
+MINUTE = 60.0
+#: where lives begin: any seed would do, and one that is the same each time makes the result one that is the same
+FIRST = 1
+
+
+class Breakage(NamedTuple):
+    """``old`` becomes ``new`` in a file below notify/; ``why`` says what that is."""
+
+    path: str
+    old: str
+    new: str
+    why: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path}: {self.why}"
+
+
+TABLE = (
+    # --- the dispatcher -------------------------------------------------------------------------------------
+    Breakage("core/dispatcher.py", "            state.held.extend(messages)\n", "",
+             "what comes during a replay is not held"),
+    Breakage("core/dispatcher.py", "if message.position.seq > state.skip_to]", "if message.position.seq >= state.skip_to]",
+             "what was replayed is sent once more"),
+    Breakage("core/dispatcher.py", "for message in state.held if message.position.seq > reached]",
+             "for message in state.held]", "what was held is sent, though it was replayed"),
+    Breakage("core/dispatcher.py", "elif since.seq == feed.last:", "elif since.seq >= feed.last - 1:",
+             "a position that is one behind counts as the newest"),
+    Breakage("core/dispatcher.py", "if since is None or since.epoch != feed.epoch:", "if since is None:",
+             "a position of another history is looked up in this one"),
+    Breakage("core/dispatcher.py", "                connection.write(frame)\n", "                connection.write(frame) if len(members) != 3 else None\n",
+             "three members are not written to"),
+    Breakage("core/dispatcher.py", "            connection.close(4004, \"history lost\")\n", "            pass\n",
+             "a lost topic is not told to its members"),
+    Breakage("core/dispatcher.py", "            feed.sent.add(message.event, message.position.seq)\n", "            feed.sent.add(message.event, message.position.seq + 1)\n",
+             "prev names a number that was not sent"),
+    Breakage("core/dispatcher.py", "        if encoding.events or not isinstance(message.event, ChatEvent):\n", "        if True:\n",
+             "events are sent to those who did not ask for them"),
+    # --- publishing -----------------------------------------------------------------------------------------
+    Breakage("brokers/jetstream/publisher.py", 'return f"{self._random.getrandbits(128):032x}"',
+             'return f"{self._random.getrandbits(4):032x}"', "ids of messages repeat"),
+    Breakage("brokers/jetstream/publisher.py", "            self._behind[topic].append(one)\n", "            self._waiting.append(one)\n",
+             "a topic's messages do not wait for each other"),
+    Breakage("brokers/jetstream/publisher.py", "        one.open = True\n        if self._open:\n            self._attempt(one)\n",
+             "        one.open = True\n        if self._open:\n            one.fields['Nats-Msg-Id'] += 'x'\n            self._attempt(one)\n",
+             "a repeated publish has another id"),
+    Breakage("brokers/jetstream/publisher.py", "        for one in list(self._flying):\n            self._cancel(one)\n            self._attempt(one)\n",
+             "        for one in list(self._flying):\n            self._cancel(one)\n",
+             "what was on its way is not sent again by a new connection"),
+    Breakage("brokers/jetstream/publisher.py", "            self._waiting.append(behind.popleft())\n        else:\n            del self._behind[one.topic]\n        if not one.answer.called:",
+             "            behind.popleft()\n        else:\n            del self._behind[one.topic]\n        if not one.answer.called:",
+             "the next message of a topic is thrown away"),
+    Breakage("brokers/jetstream/publisher.py", "if ack.error is None and ack.seq:", "if ack.error is None or ack.error.code == 503:",
+             "a refusal counts as an acknowledgement"),
+    # --- the session and its rooms --------------------------------------------------------------------------
+    Breakage("core/session.py", "        self._busy = False\n        self._work()\n", "        self._busy = False\n",
+             "frames behind one that waited are not handled"),
+    Breakage("core/session.py", "        self.connection.write(encoding.pack([encoding.encode(frame), *(bodies or ())]))\n",
+             "        self.connection.write(encoding.pack([*(bodies or ()), encoding.encode(frame)]))\n",
+             "an answer comes behind what it announces"),
+    Breakage("core/session.py", "            chats.forget(self)\n", "            pass\n",
+             "a connection that is gone stays in its chats"),
+    # --- to the socket --------------------------------------------------------------------------------------
+    Breakage("transport/connection.py", "            self.queued -= size\n", "", "what was sent from a queue still counts"),
+    Breakage("transport/connection.py", "        self._queue.append(frame)\n", "        self._queue.appendleft(frame)\n",
+             "what waits for a client is turned round"),
+    Breakage("transport/connection.py", "        if connection.queued > self._each():\n", "        if connection.queued > 64 * self._each():\n",
+             "a queue grows beyond its bound"),
+    # --- the client -----------------------------------------------------------------------------------------
+    Breakage("client/parts/topics.py", '        if frame["seq"] <= self.position.seq:\n', '        if frame["seq"] < self.position.seq:\n',
+             "the client takes a message twice"),
+    Breakage("client/parts/topics.py", 'return "gap" if frame["prev"] > known else "next"', 'return "gap" if frame["prev"] >= known else "next"',
+             "the client finds gaps where none are"),
+    Breakage("client/parts/topics.py", '        elif not answer.get("recovered"):\n', "        elif False:\n",
+             "the client does not tell a loss, and does not move on"),
+    Breakage("client/parts/topics.py", "                frame[\"since\"] = msgspec.to_builtins(topic.position)\n", "                pass\n",
+             "the client comes back without its position"),
+    Breakage("client/parts/topics.py", "        topic.answered = newest.seq\n", "        topic.answered = newest.seq + 10**6\n",
+             "the client takes any prev for known"),
+    Breakage("client/parts/topics.py", "            self.position, self.progress = Position(frame[\"epoch\"], frame[\"seq\"]), True\n".removeprefix("    "),
+             "        self.progress = True\n", "the client's position stays where it was"),
+)  # fmt: skip
+
+
+def broken_tree(breakage: Breakage, folder: Path) -> Path:
+    """A copy of what the simulation needs, broken."""
+    tree = folder / "tree"
+    leave = shutil.ignore_patterns("__pycache__", "web", "node_modules")
+    shutil.copytree(ROOT / "notify", tree / "notify", ignore=leave)
+    (tree / "notify" / "web").mkdir()
+    for name in ("simulation", "support"):
+        shutil.copytree(ROOT / "tests" / name, tree / "tests" / name, ignore=leave)
+    (tree / "tests" / "__init__.py").touch()
+    broken = tree / "notify" / breakage.path
+    text = broken.read_text()
+    assert text.count(breakage.old) == 1, breakage.name
+    broken.write_text(text.replace(breakage.old, breakage.new))
+    return tree
+
+
+def caught(breakage: Breakage, seconds: float = MINUTE) -> tuple[float, str]:
+    """How long the simulation took to catch it, and by what; 0 seconds: it did not."""
+    with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
+        tree = broken_tree(breakage, Path(folder))
+        began = time.monotonic()
+        command = [
+            sys.executable,
+            "-m",
+            "tests.simulation.run",
+            "--seconds",
+            str(seconds),
+            "--first",
+            str(FIRST),
+            "--once",
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
+        took = time.monotonic() - began
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("seed ")]
+    if lines:
+        return took, lines[0]
+    return (
+        (took, done.stderr[-300:])
+        if done.returncode not in (0, 1) or "Traceback" in done.stderr
+        else (0.0, "")
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.sabotage")
+    parser.add_argument("which", nargs="?", default="")
+    parser.add_argument("--sample", type=int, default=0)
+    given = parser.parse_args(arguments)
+    chosen = [one for one in TABLE if given.which in one.path]
+    if given.sample:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        chosen = random.Random(today).sample(chosen, min(given.sample, len(chosen)))
+    missed = 0
+    for one in chosen:
+        took, how = caught(one)
+        missed += not took
+        print(
+            f"{'caught in %4.0f s' % took if took else 'NOT CAUGHT      '}  {one.name}\n    {how[:160]}",
+            flush=True,
+        )
+    print(f"{len(chosen) - missed} of {len(chosen)} breakages were caught")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
