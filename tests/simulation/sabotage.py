@@ -154,6 +154,11 @@ def caught(breakage: Breakage, seconds: float = MINUTE) -> tuple[float, str]:
     )
 
 
+def verdict(took: float) -> str:
+    """For people."""
+    return f"caught in {took:4.0f} s" if took else "NOT CAUGHT      "
+
+
 def main(arguments: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.sabotage")
@@ -169,7 +174,7 @@ def main(arguments: list[str]) -> int:
         took, how = caught(one)
         missed += not took
         print(
-            f"{'caught in %4.0f s' % took if took else 'NOT CAUGHT      '}  {one.name}\n    {how[:160]}",
+            f"{verdict(took)}  {one.name}\n    {how[:160]}",
             flush=True,
         )
     print(f"{len(chosen) - missed} of {len(chosen)} breakages were caught")
