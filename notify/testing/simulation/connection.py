@@ -257,8 +257,11 @@ class SimulatedConnection:
             if not same:
                 del self._exact[subscription.subject]
 
-    def interested(self, subject: str) -> list[Subscription]:
-        """The subscriptions that match."""
+    def interested(self, subject: str) -> list[Any]:
+        """What matches: subscriptions, or who waits for a reply."""
+        if subject.startswith(self.inbox_prefix):
+            waits = self._replies.get(subject[len(self.inbox_prefix) :].encode())
+            return [] if waits is None else [waits]
         found = list(self._exact.get(subject, ()))
         found += [one for one in self._patterns if matches(one.subject, subject)]
         return found

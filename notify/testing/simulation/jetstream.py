@@ -104,6 +104,10 @@ class Cluster:
         """A client has connected."""
         self.clients[client.inbox_prefix] = client
 
+    def reaches(self, client: Client) -> bool:
+        """Whether what the cluster sends to a client gets there."""
+        return client.server not in self.isolated and client.inbox_prefix in self.clients
+
     def detach(self, client: Client) -> None:
         """A client is gone."""
         self.clients.pop(client.inbox_prefix, None)

@@ -17,6 +17,9 @@ class Server(Protocol):
     host: Host
     draw: Draw
 
+    def reaches(self, client: Any) -> bool:
+        """Whether what is sent to a client gets there."""
+
     def tell(
         self, subject: str, data: bytes, block: bytes = b"", reply: str = "", delay: float = 0.0
     ) -> None:
@@ -96,10 +99,14 @@ class Pull:
             self._generation = self._stream.generation
             self._next = min(self._next, self._stream.last_seq + 1)
         while self._waiting and not self._ended:
+            request = self._waiting[0]
+            if not self._server.reaches(request.client) or not request.client.interested(request.reply):
+                del self._waiting[0]
+                continue
             one = self._choose()
             if one is None:
                 return
-            self._deliver(self._waiting[0], one)
+            self._deliver(request, one)
 
     def _choose(self) -> Stored | None:
         messages = self._stream.messages
