@@ -138,7 +138,7 @@ class ThirdParty(TestCase):
         code = "".join(path.read_text() for path in sorted(EXAMPLE.rglob("*.py")))
         lines = {line.strip() for line in code.splitlines()}
         blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
-        self.assertEqual(len(blocks), 4)
+        self.assertEqual(len(blocks), 5)
         for line in "".join(blocks).splitlines():
             if line.strip() not in ("", "..."):
                 self.assertIn(line.strip(), lines)

@@ -7,6 +7,7 @@ from twisted.trial.unittest import TestCase
 from notify.errors import Unavailable
 from notify.testing import make_context
 from notify.testing.contracts import BrokerContract
+from notify.testing.simulation import Plugins, simulate
 from notify.topics import chat
 
 
@@ -30,3 +31,8 @@ class QuietHours(TestCase):
         broker, _ = make(hour=23)
         await broker.start(lambda message: None, lambda topic: None)
         await self.assertFailure(broker.follow(chat(1, 1)), Unavailable)
+
+
+class QuietBrokerLives(TestCase):
+    def test_each_message_once_in_order_or_told(self):
+        simulate(Plugins(broker="quiet", tables={"quiet": {"from_hour": 2}}), seeds=range(5))

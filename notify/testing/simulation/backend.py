@@ -13,7 +13,8 @@ from notify.testing.simulation.network import Conditions, connect
 from notify.testing.simulation.node import INTERNAL
 from notify.testing.simulation.oracle import Entry, Key
 from notify.testing.simulation.plan import Step
-from notify.testing.simulation.world import KEY, World
+from notify.testing.simulation.tokens import KEY
+from notify.testing.simulation.world import World
 from notify.topics import Topic
 
 #: a topic, the part of its messages that are events, the size of each, and the part that is poison

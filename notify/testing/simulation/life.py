@@ -17,7 +17,8 @@ from notify.testing.simulation.happenings import Happenings
 from notify.testing.simulation.marks import metered
 from notify.testing.simulation.oracle import Violation
 from notify.testing.simulation.plan import Plan
-from notify.testing.simulation.world import START, World
+from notify.testing.simulation.tokens import START
+from notify.testing.simulation.world import World
 from notify.topics import Topic
 
 #: seconds of the world in which all must be whole once everything is healed

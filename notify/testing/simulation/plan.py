@@ -5,13 +5,14 @@ So a life can be played again with fewer steps, which is how the shrinker finds 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any
 
 from msgspec import Struct, structs
 
 from notify.testing.simulation.network import Conditions
+from notify.testing.simulation.tokens import KEY, bearer
 
 
 class Someone(Struct, frozen=True):
@@ -25,6 +26,24 @@ class Someone(Struct, frozen=True):
     batch: bool
     watches: bool
     window: int
+
+
+class Plugins(Struct, frozen=True):
+    """What a world is made of by a plugin's author: names of plugins, empty: drawn; and a table for each by its name.
+
+    ``token(user, workspace)`` makes a token that the plugin in ``auth`` takes. ``nodes``: a broker of one's own may have
+    so many; one that keeps its history in the process has one.
+    """
+
+    auth: str = "jwt"
+    broker: str = ""
+    registry: str = ""
+    tables: dict[str, dict[str, Any]] = {}
+    token: Callable[[int, int], str] = bearer
+    nodes: int = 1
+
+
+OURS = Plugins(tables={"jwt": {"secret": KEY}})
 
 
 class Step(Struct, frozen=True):
@@ -41,9 +60,10 @@ class Step(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """A whole life. ``tables`` are the configuration's, beyond the defaults."""
+    """A whole life."""
 
     seed: int
+    plugins: Plugins
     seconds: float
     broker: str
     registry: str
@@ -108,22 +128,23 @@ _CLIENTS = (
 )
 
 
-def draw(seed: int, broker: str = "", registry: str = "") -> Plan:
-    """The life of a seed. ``broker`` and ``registry``: of a plugin's own name, else drawn."""
+def draw(seed: int, plugins: Plugins = OURS) -> Plan:
+    """The life of a seed."""
     random = Random(f"plan {seed}")
     seconds = random.choice((12.0, 20.0, 30.0))
-    own = broker
-    broker = broker or random.choice(("jetstream",) * 9 + ("memory",))
-    nodes = random.choice((1, 1, 2, 2, 3)) if broker == "jetstream" else 1
+    broker = random.choice(("jetstream",) * 9 + ("memory",))
+    broker = plugins.broker or broker
+    nodes = random.choice((1, 1, 2, 2, 3))
+    if broker != "jetstream":
+        nodes = min(nodes, plugins.nodes)
     names = [f"n{number}" for number in range(1, nodes + 1)]
-    if nodes > 1 and random.random() < 0.15:
+    if nodes > 1 and broker == "jetstream" and random.random() < 0.15:
         names[1] = names[0]
     servers = random.choice((1, 1, 3))
     replicas = min(servers, random.choice((1, 3)))
     delivery = random.choice(("republish", "republish", "consumer"))
-    registry = registry or ("jetstream_kv" if broker == "jetstream" and random.random() < 0.7 else "memory")
-    if nodes > 1 and not own:
-        registry = "jetstream_kv" if broker == "jetstream" else registry
+    registry = "jetstream_kv" if nodes > 1 or (broker == "jetstream" and random.random() < 0.7) else "memory"
+    registry = plugins.registry or registry
     settings: dict[str, Any] = {
         "replicas": replicas,
         "delivery": delivery,
@@ -178,6 +199,7 @@ def draw(seed: int, broker: str = "", registry: str = "") -> Plan:
     steps.sort(key=lambda step: step[0])
     return Plan(
         seed,
+        plugins,
         seconds,
         broker,
         registry,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -24,13 +21,10 @@ from notify.testing.simulation.node import PUBLIC, Node
 from notify.testing.simulation.oracle import Key, Oracle
 from notify.testing.simulation.plan import Plan
 from notify.testing.simulation.stream import Stored, Stream
+from notify.testing.simulation.tokens import KEY, START
 
-#: when all begins, Unix time
-START = 1_700_000_000.0
 #: the history's stream
 STREAM = "MESSAGES"
-#: signs tokens, and opens the API
-KEY = "k" * 32
 
 
 class World:
@@ -85,21 +79,21 @@ class World:
             **{k: v for k, v in plan.settings.items() if k not in _DURATIONS},
             **{k: f"{v}s" for k, v in plan.settings.items() if k in _DURATIONS},
         }
+        tables: dict[str, dict[str, Any]] = {
+            "jetstream": broker,
+            "jetstream_kv": {"lease": "3s", "reconcile": "2s"},
+            **plan.plugins.tables,
+        }
+
+        def plugin(name: str, *others: str) -> PluginTable:
+            return PluginTable(name, {one: tables[one] for one in (name, *others) if one in tables})
+
         config = Config(
             server=Server(node=name),
-            auth=PluginTable("jwt", {"jwt": {"secret": KEY}}),
-            broker=PluginTable(
-                plan.broker,
-                {"jetstream": broker}
-                if plan.broker == "jetstream" or plan.registry == "jetstream_kv"
-                else {},
-            ),
-            registry=PluginTable(
-                plan.registry,
-                {"jetstream_kv": {"lease": "3s", "reconcile": "2s"}}
-                if plan.registry == "jetstream_kv"
-                else {},
-            ),
+            auth=plugin(plan.plugins.auth),
+            # How NATS is reached stands in the broker's table, whoever else needs it.
+            broker=plugin(plan.broker, *(("jetstream",) if plan.registry == "jetstream_kv" else ())),
+            registry=plugin(plan.registry),
             api=Api(keys=(KEY,)),
             limits=_limits(plan.limits),
             drain=Drain(Duration(0), Duration(1)),
@@ -116,7 +110,7 @@ class World:
     def client(self, number: int) -> SimulatedClient:
         """A client of the plan, which has not started."""
         who = self.plan.clients[number]
-        token = _token(who.user, who.workspace)
+        token = self.plan.plugins.token(who.user, who.workspace)
         client = SimulatedClient(
             self.clock,
             who,
@@ -244,13 +238,3 @@ def _number(payload: bytes) -> int:
         return int(found.get("message_id") or found.get("notification_id"))
     except (msgspec.DecodeError, TypeError, AttributeError):
         return 0
-
-
-@cache
-def _token(user: int, workspace: int) -> str:
-    """As ``notify token`` makes them (RFC 7515, HS256)."""
-    claims = {"id": user, "workspace_id": workspace, "iat": int(START), "exp": int(START) + 86400}
-    parts = [msgspec.json.encode(part) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
-    signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
-    signature = urlsafe_b64encode(hmac.digest(KEY.encode(), signed, "sha256")).rstrip(b"=")
-    return (signed + b"." + signature).decode()
