@@ -28,7 +28,19 @@ CORPUS = Path(__file__).with_name("corpus.txt")
 
 #: What is known to go wrong, left out until it does not: kinds of steps; ``one name`` (two nodes of one name get two) and
 #: ``bounded history`` (of a few messages). The corpus has a life for each; a test asks that it still fails.
-KNOWN = frozenset(("go back", "one name", "bounded history", "replica with holes", "storm", "resubscribe"))
+KNOWN = frozenset(
+    (
+        "bounded history",
+        "forged",
+        "go back",
+        "leader behind",
+        "one name",
+        "oversized",
+        "replica with holes",
+        "resubscribe",
+        "storm",
+    )
+)
 
 #: seconds for which a failing life is made smaller
 SHRINKING = 60.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from inspect import signature
 from random import Random
 from typing import Any
 
@@ -140,6 +141,20 @@ class Twins(TestCase):
     """See the module."""
 
     timeout = 60
+
+    def test_the_same_methods(self) -> None:
+        clock = Clock(1_700_000_000.0)
+        settings, host = NATSSettings(servers=("s1",)), Host(clock, "n1", 0.5)
+        cluster = Cluster(clock, Draw("model"), 1)
+        real = Connection(settings, reactor, Random(1), "real")
+        model = SimulatedConnection(cluster, Conditions(), settings, host, Random(1), "model")
+        public = {name for name in dir(real) if not name.startswith("_") and name != "log"}
+        self.assertGreater(len(public), 10)
+        self.assertEqual(public - set(dir(model)), set())
+        for name in sorted(public):
+            ours, theirs = getattr(SimulatedConnection, name, None), getattr(Connection, name, None)
+            if callable(ours) and callable(theirs):
+                self.assertEqual(list(signature(ours).parameters), list(signature(theirs).parameters), name)
 
     async def test_the_same_answers(self) -> None:
         server = NatsServer().start()

@@ -125,7 +125,7 @@ class Backend:
         results = answer.get("results", [{"status": status, **answer}])
         if status not in (200, 207) and "results" not in answer:
             self._world.say("api", f"{status} {body.decode()[:200]}")
-            if status not in (503, 504, 502):
+            if status not in (413, 503, 504, 502):
                 self._world.oracle.wrong(
                     "refused", f"publish was answered with {status} {body.decode()[:200]}"
                 )

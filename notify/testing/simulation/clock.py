@@ -13,7 +13,10 @@ from typing import Any
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
+
+log = Logger()
 
 NOTHING: dict[str, Any] = {}
 
@@ -146,7 +149,10 @@ class Clock:
             if host.paused:
                 host.held.append((rank, call))
                 continue
-            call.run()
+            try:
+                call.run()
+            except Exception:
+                log.failure("a call failed")
         self.now = max(self.now, until)
 
 

@@ -91,7 +91,8 @@ class SimulatedConnection:
             return
         size = len(payload) + sum(len(name) + len(value) + 4 for name, value in (fields or {}).items())
         if size > self._cluster.max_payload:
-            self._abandoned(self._life, "maximum payload exceeded")
+            # As nats-py does where it sends: the client ends a little later.
+            self._host.callLater(0, self._abandoned, self._life, "maximum payload exceeded")
             return
         self._up_the_wire(self._cluster.received, self, subject, reply, payload, dict(fields or {}))
 

@@ -7,10 +7,12 @@ from functools import partial
 
 import msgspec
 
+from notify.messages import ChatMessage
 from notify.testing.simulation.backend import Backend
 from notify.testing.simulation.client import SimulatedClient
 from notify.testing.simulation.jetstream import Faults
 from notify.testing.simulation.node import Node
+from notify.testing.simulation.oracle import FORGED
 from notify.testing.simulation.plan import Step
 from notify.testing.simulation.world import STREAM, World
 from notify.topics import Topic
@@ -25,7 +27,7 @@ class Happenings:
             "publish": backend.publish, "faults": self._faults, "server down": self._server_down,
             "server isolated": self._server_isolated, "no leader": self._no_leader, "nats cut": self._nats_cut,
             "replica behind": self._replica, "replica frozen": self._replica, "replica with holes": self._replica,
-            "go back": self._go_back, "recreate": self._recreate, "purge": self._purge, "delete": self._delete,
+            "go back": self._go_back, "leader behind": self._leader_behind, "forged": self._forged, "recreate": self._recreate, "purge": self._purge, "delete": self._delete,
             "kill": self._kill, "pause": self._pause, "restart": self._restart, "reload": self._reload,
             "clock": self._clock_step, "cut": self._cut, "silent": self._silent, "slow": self._slow,
             "half-closed": self._half_closed, "resubscribe": self._resubscribe, "come again": self._come_again,
@@ -188,6 +190,31 @@ class Happenings:
         stream.go_back(step.about["count"])
         for name in self._world.cluster.names:
             self._world.later(step.about["seconds"], self._server_back, name)
+
+    def _leader_behind(self, step: Step) -> None:
+        """A replica that lacks the newest messages becomes the leader: they are gone, and no connection ends."""
+        stream = self._world.cluster.streams.get(STREAM)
+        if stream is not None and len(stream.replicas) > 1:
+            self._world.oracle.lossy = "the stream went back"
+            stream.go_back(step.about["count"])
+            stream.leader = next(name for name in stream.replicas if name != stream.leader)
+
+    def _forged(self, step: Step) -> None:
+        """Somebody publishes where the stream sends its messages on, where NATS does not forbid that.
+
+        What looks like the next message cannot be told from it; but its number must not stop what follows.
+        """
+        stream = self._world.cluster.streams.get(STREAM)
+        republish = stream.config.get("republish") if stream is not None else None
+        if stream is None or not republish:
+            return
+        topic = Topic(step.about["workspace"], "chat", step.about["chat"])
+        last = stream.last_of(topic.subject)
+        fields = {"Nats-Sequence": str(step.about["seq"]), "Nats-Last-Sequence": str(last)}
+        self._world.oracle.lossy = "a message was forged"
+        payload = ChatMessage(FORGED, topic.id, topic.workspace_id, 1, "forged", 0)
+        subject = republish["dest"].removesuffix(">") + topic.subject
+        self._world.cluster.received(None, subject, "", msgspec.json.encode(payload), fields)
 
     def _recreate(self, step: Step) -> None:
         self._world.oracle.lossy = "the stream was made anew"

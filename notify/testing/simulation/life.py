@@ -25,6 +25,8 @@ from notify.topics import Topic
 BOUND = 60.0
 #: calls that a quiet node may have to come, and those of a stopped one
 MOST_CALLS = 60
+#: connections to NATS that one process may have made
+MOST_CONNECTS = 60
 _SLICE = 0.25
 
 
@@ -194,6 +196,11 @@ class Life:
                         "left over", f"{node.name} still keeps something of {feed.topic.subject}"
                     )
             self._world.marks.update(metered(hub.metrics))
+            [connects] = hub.metrics.broker_connects.collect()[0].samples[:1]
+            if connects.value > MOST_CONNECTS:
+                self._world.oracle.wrong(
+                    "bounds", f"{node.name} connected to NATS {connects.value:.0f} times"
+                )
             if node.host.calls > MOST_CALLS:
                 self._world.oracle.wrong("left over", f"{node.host.calls} timers of {node.name}")
         if self._world.oracle.violation is not None:

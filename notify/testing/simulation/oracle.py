@@ -27,6 +27,8 @@ from notify.topics import Topic
 #: a message's place: the history, and the number in it
 Key = tuple[int, int]
 _NOWHERE: Key = (-1, 0)
+#: the number of messages that were never published: whoever gets one is told nothing wrong by notify
+FORGED = -1
 
 
 class Entry:
@@ -188,6 +190,10 @@ class Oracle:
         chat = frame.get("chat_id")
         where = f"{client.who.name} chat {chat}"
         entry = self._entry(frame)
+        if frame.get("message_id") == FORGED:
+            if (client.who.name, chat) in self.lines:
+                self.lines[client.who.name, chat].last = frame["seq"]
+            return
         who = client.who
         topic = _topic(client, chat)
         if entry is None or entry.topic != topic or (chat is not None and chat not in who.chats):

@@ -75,6 +75,7 @@ class Plan(Struct, frozen=True):
     clients: tuple[Someone, ...]
     outside: Conditions
     inside: Conditions
+    max_payload: int
     steps: tuple[Step, ...]
 
     def only(self, numbers: Collection[int]) -> Plan:
@@ -82,12 +83,13 @@ class Plan(Struct, frozen=True):
         return structs.replace(self, steps=tuple(step for step in self.steps if step.number in numbers))
 
     def without(self, kinds: Collection[str]) -> Plan:
-        """The same without these kinds of steps; ``one name`` and ``bounded history`` are kinds, too."""
+        """The same without these kinds of steps; ``one name``, ``bounded history`` and ``oversized`` are kinds, too."""
         nodes = tuple(f"n{number}" for number in range(1, len(self.nodes) + 1))
         return structs.replace(
             self,
             nodes=nodes if "one name" in kinds else self.nodes,
             settings=self.settings | ({"max_messages": 0} if "bounded history" in kinds else {}),
+            max_payload=2**20 if "oversized" in kinds else self.max_payload,
             steps=tuple(step for step in self.steps if step.what not in kinds),
         )
 
@@ -104,6 +106,8 @@ TROUBLES = {
         "replica frozen",
         "replica with holes",
         "go back",
+        "leader behind",
+        "forged",
         "recreate",
         "purge",
         "delete",
@@ -211,6 +215,7 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
         tuple(clients),
         outside,
         inside,
+        random.choice((2**20, 2**20, 2**20, 4096)),
         tuple(Step(n, round(at, 3), what, about) for n, (at, what, about) in enumerate(steps)),
     )
 
@@ -222,7 +227,7 @@ def _publish(random: Random, workspaces: int, chats: int, names: list[str]) -> d
         "id": random.randint(1, chats),
         "count": random.choice((1, 1, 3, 10, 30)),
         "gap": random.choice((0.0, 0.001, 0.001, 0.02, 0.3)),
-        "size": random.choice((10, 10, 200, 1500)),
+        "size": random.choice((10, 10, 10, 200, 200, 1500, 1500, 5000)),
         "way": random.choice(("http", "broker", "broker", "nats")),
         "events": random.choice((0.0, 0.0, 0.5)),
         "poison": random.choice((0.0, 0.0, 0.0, 0.2)),
@@ -269,6 +274,14 @@ def _trouble(
     elif what.startswith("replica"):
         about = {"server": random.randrange(servers), "seconds": random.choice((1.0, 6.0)), "by": random.choice((0.02, 0.5)),
                  "count": random.randint(1, 3)}  # fmt: skip
+    elif what == "leader behind":
+        about = {"count": random.choice((1, 3))}
+    elif what == "forged":
+        about = {
+            "workspace": random.randint(1, workspaces),
+            "chat": random.randint(1, chats),
+            "seq": random.choice((10**9, 10**15)),
+        }
     elif what == "go back":
         about = {"count": random.choice((1, 3, 10)), "seconds": random.choice((0.1, 2.0))}
     elif what in ("purge", "delete"):

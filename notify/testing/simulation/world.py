@@ -41,6 +41,7 @@ class World:
         #: what the world does itself happens here
         self.hands = Host(self.clock, "world", self.random.random())
         self.cluster = Cluster(self.clock, self.draw, plan.servers)
+        self.cluster.max_payload = plan.max_payload
         self.cluster.mark, self.cluster.say = self.mark, self.say
         self.cluster.stored, self.cluster.gone = self._stored, self._gone
         #: those of each node's process
