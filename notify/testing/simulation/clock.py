@@ -122,10 +122,11 @@ class Clock:
         kwargs: Any = NOTHING,
     ) -> Call:
         """Have ``host`` call something in so many seconds."""
-        self._count += 1
-        made = Call(self, host, self.later(seconds), self._count, call, args, kwargs)
+        self._count = order = self._count + 1
+        at = round(self.now + seconds, 6) if seconds > 0 else self.now
+        made = Call(self, host, at, order, call, args, kwargs)
         host.calls += 1
-        heappush(self._due, (made.at, rank, made.order, made))
+        heappush(self._due, (at, rank, order, made))
         return made
 
     def push(self, call: Call) -> None:

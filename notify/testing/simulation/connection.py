@@ -40,7 +40,7 @@ class SimulatedConnection:
         self._replies: dict[bytes, Callable[[Reply], None]] = {}
         self._asked: dict[Callable[[Exception], None], None] = {}
         self._next_token = 0
-        self._there = self._back = 0.0
+        self._there = self._back = self._far = 0.0
         #: the network does not let anything through
         self.cut_off = False
         self.inbox_prefix = ""
@@ -53,6 +53,11 @@ class SimulatedConnection:
     def connected(self) -> bool:
         """Whether there is a client that is not known to be dead."""
         return self._up
+
+    @property
+    def waiting(self) -> int:
+        """How many replies are waited for."""
+        return len(self._replies)
 
     @property
     def max_payload(self) -> int:
@@ -267,17 +272,30 @@ class SimulatedConnection:
         found += [one for one in self._patterns if matches(one.subject, subject)]
         return found
 
-    def hand_over(self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0) -> None:
-        """Something for this node, to what is subscribed to now."""
-        self.hand_over_as(subject, subject, reply, data, block, delay)
+    def hand_over(
+        self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0, far: bool = False
+    ) -> None:
+        """Something for this node, to what is subscribed to now. ``far``: it comes by way of another server."""
+        self.hand_over_as(subject, subject, reply, data, block, delay, far)
 
     def hand_over_as(
-        self, subject: str, to: str, reply: str, data: bytes, block: bytes, delay: float = 0.0
+        self,
+        subject: str,
+        to: str,
+        reply: str,
+        data: bytes,
+        block: bytes,
+        delay: float = 0.0,
+        far: bool = False,
     ) -> None:
         """The same, for what is subscribed to ``to``: a consumer keeps the subject of what it sends."""
         clock = self._cluster.clock
         at = clock.later(self._latency("down", clock.now) + delay)
-        if not delay:
+        if far:
+            # What other servers send keeps its order, and is overtaken by what this one has itself.
+            route = self._conditions.delay * (1 + 4 * self._cluster.draw.unit(self.node, "far", clock.now))
+            at = self._far = max(self._far, clock.later(at - clock.now + route))
+        elif not delay:
             at = self._back = max(self._back, at)
         handlers = None if to.startswith(self.inbox_prefix) else [one.handler for one in self.interested(to)]
         clock.call(

@@ -50,7 +50,9 @@ class Client(Protocol):
     def interested(self, subject: str) -> list[Any]:
         """Its subscriptions that match."""
 
-    def hand_over(self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0) -> None:
+    def hand_over(
+        self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0, far: bool = False
+    ) -> None:
         """Something for it."""
 
     def ended(self, reason: str) -> None:
@@ -248,7 +250,8 @@ class Cluster:
                 continue
             late = faults.by * self.draw.unit("by", *key)
             delay = late if self.draw.chance(faults.republish_late, "late", *key) else 0.0
-            client.hand_over(subject, "", one.data, block, delay)
+            far = client.server != stream.leader and not delay
+            client.hand_over(subject, "", one.data, block, delay, far)
             if self.draw.chance(faults.republish_doubled, "doubled", *key):
                 client.hand_over(subject, "", one.data, block, delay + late)
 

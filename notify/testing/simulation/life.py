@@ -25,6 +25,8 @@ from notify.topics import Topic
 BOUND = 60.0
 #: calls that a quiet node may have to come, and those of a stopped one
 MOST_CALLS = 60
+#: replies from NATS that a quiet node may wait for
+MOST_WAITING = 8
 #: connections to NATS that one process may have made
 MOST_CONNECTS = 60
 _SLICE = 0.25
@@ -196,6 +198,14 @@ class Life:
                         "left over", f"{node.name} still keeps something of {feed.topic.subject}"
                     )
             self._world.marks.update(metered(hub.metrics))
+            status = hub.dispatcher._broker.status()
+            if not status.ready:
+                self._world.oracle.wrong("not ready", f"the broker of {node.name}: {status.detail}")
+            for connection in self._world.connections[node.number]:
+                if connection.waiting > MOST_WAITING:
+                    self._world.oracle.wrong(
+                        "left over", f"{connection.waiting} replies that {node.name} waits for"
+                    )
             [connects] = hub.metrics.broker_connects.collect()[0].samples[:1]
             if connects.value > MOST_CONNECTS:
                 self._world.oracle.wrong(

@@ -142,12 +142,12 @@ class Socket:
         self.outgoing.flow()
         self.incoming.flow()
 
-    def cut(self, told: bool = True) -> None:
-        """The network loses the connection; ``told``: the server is told, too. The client is."""
+    def cut(self, told: str = "both") -> None:
+        """The network loses the connection; ``both`` ends are told, the ``client`` alone, or ``nobody``."""
         self.incoming.broken = self.outgoing.broken = True
-        if told:
+        if told == "both":
             self.transport.reset()
-        if not self.closed:
+        if told != "nobody" and not self.closed:
             self.closed = True
             self.lost()
 

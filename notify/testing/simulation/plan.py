@@ -189,7 +189,7 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
     troubles = random.sample(known, random.choice((0, 1, 1, 2, 3, 5)) % (len(known) + 1))
     steps: list[tuple[float, str, dict[str, Any]]] = [
         (random.uniform(0.5, seconds), "publish", _publish(random, workspaces, chats, names))
-        for _ in range(random.choice((8, 20, 40)))
+        for _ in range(random.choice((5, 12, 25)))
     ]
     for _ in range(random.choice((2, 6, 12))):
         what = random.choice(_CLIENTS)
@@ -225,7 +225,7 @@ def _publish(random: Random, workspaces: int, chats: int, names: list[str]) -> d
         "workspace": random.randint(1, workspaces),
         "kind": random.choice(("chat", "chat", "chat", "user")),
         "id": random.randint(1, chats),
-        "count": random.choice((1, 1, 3, 10, 30)),
+        "count": random.choice((1, 1, 3, 8, 20)),
         "gap": random.choice((0.0, 0.001, 0.001, 0.02, 0.3)),
         "size": random.choice((10, 10, 10, 200, 200, 1500, 1500, 5000)),
         "way": random.choice(("http", "broker", "broker", "nats")),
@@ -238,7 +238,8 @@ def _publish(random: Random, workspaces: int, chats: int, names: list[str]) -> d
 def _client(random: Random, what: str, clients: list[Someone], chats: int) -> dict[str, Any]:
     about: dict[str, Any] = {"client": random.randrange(len(clients))}
     if what == "cut":
-        about["told"] = random.random() < 0.6
+        part = random.random()
+        about["told"] = "both" if part < 0.5 else "client" if part < 0.8 else "nobody"
     elif what == "silent":
         about |= {"up": random.random() < 0.5, "seconds": random.choice((0.5, 5.0, 20.0))}
     elif what == "slow":
@@ -247,7 +248,7 @@ def _client(random: Random, what: str, clients: list[Someone], chats: int) -> di
         about |= {
             "chat": random.randint(1, chats),
             "times": random.choice((1, 5)),
-            "burst": random.choice((0, 10, 60)),
+            "burst": random.choice((0, 10, 40)),
             "spread": random.choice((0.0, 0.01)),
         }
     elif what == "unsubscribe":
