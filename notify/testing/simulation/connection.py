@@ -6,9 +6,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 
-from notify.errors import Unavailable
+from notify.errors import TooLarge, Unavailable
 from notify.nats import headers
 from notify.nats.connection import Hooks, NoResponders, Reply, Subscription
 from notify.testing.simulation.clock import Host
@@ -92,12 +92,8 @@ class SimulatedConnection:
         self, subject: str, payload: bytes, reply: str = "", fields: dict[str, str] | None = None
     ) -> None:
         """Send one message."""
+        headers.check_size(payload, fields, self.max_payload)
         if not self._up:
-            return
-        size = len(payload) + sum(len(name) + len(value) + 4 for name, value in (fields or {}).items())
-        if size > self._cluster.max_payload:
-            # As nats-py does where it sends: the client ends a little later.
-            self._host.callLater(0, self._abandoned, self._life, "maximum payload exceeded")
             return
         self._up_the_wire(self._cluster.received, self, subject, reply, payload, dict(fields or {}))
 
@@ -138,9 +134,20 @@ class SimulatedConnection:
             lambda got: got[0]
         )
 
-    def gather(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[list[Reply]]:
-        """Send a request with many replies."""
-        return self._ask(subject, payload, timeout, None, lambda reply: headers.status(reply.block) > 0)
+    def gather(
+        self, subject: str, payload: bytes, timeout: float | None = None, limit: int | None = None
+    ) -> Deferred[list[Reply]]:
+        """Send a request with many replies, of so many bytes together."""
+        size = 0
+
+        def complete(reply: Reply) -> bool:
+            nonlocal size
+            size += len(reply.data) + len(reply.block)
+            if limit is not None and size > limit:
+                raise Unavailable(f"NATS sent more than {limit} bytes on {subject}")
+            return headers.status(reply.block) > 0
+
+        return self._ask(subject, payload, timeout, None, complete)
 
     def _ask(
         self,
@@ -152,15 +159,24 @@ class SimulatedConnection:
     ) -> Deferred[list[Reply]]:
         answer: Deferred[list[Reply]] = Deferred(lambda _: finish(CancelledError()))
         if not self._up:
-            answer.errback(Unavailable("not connected to NATS"))
-            return answer
+            return fail(Unavailable("not connected to NATS"))
+        try:
+            headers.check_size(payload, fields, self.max_payload)
+        except TooLarge as error:
+            return fail(error)
         got: list[Reply] = []
 
         def arrived(reply: Reply) -> None:
             got.append(reply)
             if headers.status(reply.block) == 503 and not reply.data:
                 finish(NoResponders(f"nobody answers on {subject}"))
-            elif complete(reply):
+                return
+            try:
+                last = complete(reply)
+            except Unavailable as error:
+                finish(error)
+                return
+            if last:
                 finish(None)
             elif call.active():
                 call.reset(patience)

@@ -183,6 +183,7 @@ class Happenings:
         if stream is None:
             return
         self._world.oracle.lossy = "the stream went back"
+        self._world.oracle.went_back = True
         for name in self._world.cluster.names:
             self._world.cluster.down.add(name)
         for client in list(self._world.cluster.clients.values()):
@@ -196,6 +197,7 @@ class Happenings:
         stream = self._world.cluster.streams.get(STREAM)
         if stream is not None and len(stream.replicas) > 1:
             self._world.oracle.lossy = "the stream went back"
+            self._world.oracle.went_back = True
             stream.go_back(step.about["count"])
             stream.leader = next(name for name in stream.replicas if name != stream.leader)
 
@@ -218,6 +220,7 @@ class Happenings:
 
     def _recreate(self, step: Step) -> None:
         self._world.oracle.lossy = "the stream was made anew"
+        self._world.oracle.went_back = True
         self._world.cluster.received(None, f"$JS.API.STREAM.DELETE.{STREAM}", "", b"", {})
 
     def _subject(self, step: Step) -> str:

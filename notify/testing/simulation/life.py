@@ -193,7 +193,8 @@ class Life:
                     "left over", f"{websocket.queues.total} bytes in queues of {node.name}"
                 )
             for feed in hub.dispatcher._feeds.values():
-                if feed.catching_up or feed.pending or not hub.registry.members(feed.topic):
+                # What nobody is in any more lingers for a while.
+                if feed.waiting or feed.pending or feed.reading or feed.starting:
                     self._world.oracle.wrong(
                         "left over", f"{node.name} still keeps something of {feed.topic.subject}"
                     )

@@ -164,6 +164,8 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
         "replay": random.choice((3, 100, 1000, 1000)),
         "ping_interval": random.choice((2, 25)),
         "ping_timeout": 2,
+        # From a chance of its own: what was drawn before it came is drawn as before.
+        "linger": Random(f"linger {seed}").choice((0, 1, 60)),
     }
     workspaces = random.choice((1, 1, 2))
     chats = random.choice((1, 2, 4))

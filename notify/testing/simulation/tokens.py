@@ -17,7 +17,7 @@ KEY = "k" * 32
 @cache
 def bearer(user: int, workspace: int) -> str:
     """A token for a user of a workspace that outlives the life (RFC 7515, HS256)."""
-    claims = {"id": user, "workspace_id": workspace, "iat": int(START), "exp": int(START) + 86400}
+    claims = {"id": user, "workspace_id": workspace, "iat": int(START) - 3600, "exp": int(START) + 86400}
     parts = [msgspec.json.encode(part) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
     signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     signature = urlsafe_b64encode(hmac.digest(KEY.encode(), signed, "sha256")).rstrip(b"=")

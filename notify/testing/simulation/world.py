@@ -230,6 +230,7 @@ def _limits(drawn: dict[str, Any]) -> Limits:
         replay=drawn["replay"],
         ping_interval=Duration(drawn["ping_interval"]),
         ping_timeout=Duration(drawn["ping_timeout"]),
+        linger=Duration(drawn["linger"]),
     )
 
 
