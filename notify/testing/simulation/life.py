@@ -7,6 +7,7 @@ outcome.violation     # None where nothing was wrong
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -142,9 +143,7 @@ class Life:
                 self._world.oracle.wrong("not accepted", f"{next(iter(waiting))}: nothing can be published")
 
     def _presence(self) -> None:
-        # A connection whose end the server was not told of lives on until two pings were not answered.
-        limits = self._world.plan.limits
-        end = self._world.clock.now + BOUND / 2 + 2 * limits["ping_interval"] + limits["ping_timeout"]
+        end = self._world.clock.now + self._silence
         while True:
             wrong = self._wrong_presence()
             if not wrong:
@@ -176,46 +175,50 @@ class Life:
         return ""
 
     def _bounds(self) -> None:
-        """Nothing is left over of what was."""
+        """Nothing is left over of what was, once the server has found out which connections are dead."""
+        end = self._world.clock.now + self._silence
+        while (left := next(self._left_over(), None)) is not None:
+            if self._world.clock.now > end:
+                self._world.oracle.wrong(*left)
+            self._until(self._world.clock.now + 1.0)
         for node in self._world.nodes:
+            self._world.marks.update(metered(node.service.public.factory.websocket.hub.metrics))
+
+    @property
+    def _silence(self) -> float:
+        """A connection whose end the server was not told of lives on until two pings were not answered."""
+        limits = self._world.plan.limits
+        return float(BOUND / 2 + 2 * limits["ping_interval"] + limits["ping_timeout"])
+
+    def _left_over(self) -> Iterator[tuple[str, str]]:
+        world = self._world
+        for node in world.nodes:
             websocket = node.service.public.factory.websocket
-            hub = websocket.hub
+            hub, name = websocket.hub, node.name
             mine = [
-                client for client in self._world.clients if client.socket is not None
-                and client.socket.transport._host is node.host
-            ]  # fmt: skip
+                client
+                for client in world.clients
+                if client.socket is not None and client.socket.transport._host is node.host
+            ]
             if len(hub.connections) != len(mine):
-                self._world.oracle.wrong(
-                    "left over", f"{node.name} has {len(hub.connections)} connections of {len(mine)}"
-                )
+                yield "left over", f"{name} has {len(hub.connections)} connections of {len(mine)}"
             if websocket.queues.total:
-                self._world.oracle.wrong(
-                    "left over", f"{websocket.queues.total} bytes in queues of {node.name}"
-                )
+                yield "left over", f"{websocket.queues.total} bytes in queues of {name}"
             for feed in hub.dispatcher._feeds.values():
                 # What nobody is in any more lingers for a while.
                 if feed.waiting or feed.pending or feed.reading or feed.starting:
-                    self._world.oracle.wrong(
-                        "left over", f"{node.name} still keeps something of {feed.topic.subject}"
-                    )
-            self._world.marks.update(metered(hub.metrics))
+                    yield "left over", f"{name} still keeps something of {feed.topic.subject}"
             status = hub.dispatcher._broker.status()
             if not status.ready:
-                self._world.oracle.wrong("not ready", f"the broker of {node.name}: {status.detail}")
-            for connection in self._world.connections[node.number]:
+                yield "not ready", f"the broker of {name}: {status.detail}"
+            for connection in world.connections[node.number]:
                 if connection.waiting > MOST_WAITING:
-                    self._world.oracle.wrong(
-                        "left over", f"{connection.waiting} replies that {node.name} waits for"
-                    )
-            [connects] = hub.metrics.broker_connects.collect()[0].samples[:1]
-            if connects.value > MOST_CONNECTS:
-                self._world.oracle.wrong(
-                    "bounds", f"{node.name} connected to NATS {connects.value:.0f} times"
-                )
+                    yield "left over", f"{connection.waiting} replies that {name} waits for"
+            connects = hub.metrics.broker_connects.collect()[0].samples[0].value
+            if connects > MOST_CONNECTS:
+                yield "bounds", f"{name} connected to NATS {connects:.0f} times"
             if node.host.calls > MOST_CALLS:
-                self._world.oracle.wrong("left over", f"{node.host.calls} timers of {node.name}")
-        if self._world.oracle.violation is not None:
-            raise self._world.oracle.violation
+                yield "left over", f"{node.host.calls} timers of {name}"
 
     def _end(self) -> None:
         """All leave, and nothing more is to come on any host."""

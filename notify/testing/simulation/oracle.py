@@ -93,6 +93,8 @@ class Oracle:
         self.tracks: dict[tuple[str, Id | None], Track] = {}
         self.lines: dict[tuple[str, Id | None], Line] = {}
         self._asked: dict[tuple[str, Any], tuple[Id | None, Any]] = {}
+        #: chats that a connection has left: what was on its way may still come, until it has them again
+        self._leaving: set[tuple[str, Id | None]] = set()
         self._epochs: dict[str, int] = {}
         #: why a loss may be told at any time from now on
         self.lossy = ""
@@ -148,6 +150,7 @@ class Oracle:
     def connected(self, client: SimulatedClient) -> None:
         """See :class:`~notify.testing.simulation.client.Watcher`."""
         name = client.who.name
+        self._leaving = {key for key in self._leaving if key[0] != name}
         for lines in (self.lines, self._asked):
             for key in [key for key in lines if key[0] == name]:
                 del lines[key]
@@ -161,6 +164,7 @@ class Oracle:
             self._asked[name, frame["id"]] = frame["chat_id"], frame.get("since")
         elif kind == "unsubscribe":
             self.lines.pop((name, frame["chat_id"]), None)
+            self._leaving.add((name, frame["chat_id"]))
             for key in [
                 k for k, asked in self._asked.items() if k[0] == name and asked[0] == frame["chat_id"]
             ]:
@@ -190,6 +194,7 @@ class Oracle:
         elif since is not None and since["epoch"]:
             self.marks["a position was not recovered"] += 1
         self.lines[client.who.name, chat] = Line(epoch, seq, last)
+        self._leaving.discard((client.who.name, chat))
 
     def _sent_message(self, client: SimulatedClient, frame: Frame) -> None:
         chat = frame.get("chat_id")
@@ -208,6 +213,8 @@ class Oracle:
             self.wrong("foreign", f"{where} did not ask for events: {frame}")
         line = self.lines.get((who.name, chat))
         if line is None:
+            if (who.name, chat) not in self._leaving:
+                self.wrong("before its answer", f"{where}: {frame}")
             return
         seq, known = frame["seq"], line.last
         if seq > line.answered:
