@@ -142,7 +142,7 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
     if broker != "jetstream":
         nodes = min(nodes, plugins.nodes)
     names = [f"n{number}" for number in range(1, nodes + 1)]
-    if nodes > 1 and broker == "jetstream" and random.random() < 0.15:
+    if nodes > 1 and broker == "jetstream" and random.random() < 0.3:
         names[1] = names[0]
     servers = random.choice((1, 1, 3))
     replicas = min(servers, random.choice((1, 3)))
