@@ -168,10 +168,9 @@ class Consumer:
             return
         parts = ack.split(".")
         try:
-            seq, number = (
-                (int(parts[5]), int(parts[6])) if len(parts) == 9 else (int(parts[7]), int(parts[8]))
-            )
-        except (IndexError, ValueError):
+            first = 5 if len(parts) == 9 else 7
+            seq, number, stamp = (int(part) for part in parts[first : first + 3])
+        except ValueError:
             return
         if number != self._next:
             self._tail.doubt()
@@ -184,7 +183,7 @@ class Consumer:
             tail.highest = seq
         state = tail.states.get(subject)
         if state is not None:
-            tail.arrived(state, seq, -1, data, block)
+            tail.arrived(state, seq, -1, data, block, stamp)  # the headers are all its publisher's
         self._connection.publish(ack, b"+ACK")
 
     def _status(self, block: bytes) -> None:

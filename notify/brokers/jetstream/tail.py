@@ -69,6 +69,11 @@ class _Held(NamedTuple):
     block: bytes
     received: float
 
+    @property
+    def size(self) -> int:
+        """Bytes. A publisher's headers may be as long as its payload."""
+        return len(self.data) + len(self.block)
+
 
 class State:
     """One followed topic.
@@ -136,7 +141,8 @@ class Tail:
         self._behind: list[tuple[State, int]] = []
         self._grace: Any = None
         self._held = 0  # bytes that are held back
-        self._heard = (0, b"")  # the highest number that came, and its header block
+        # the highest number that came, and when it was stored: nanoseconds, or the header block that says it
+        self._heard: tuple[int, int | bytes] = (0, 0)
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -225,24 +231,28 @@ class Tail:
 
     # ------------------------------------------------------------------ what arrives
 
-    def arrived(self, state: State, seq: int, last: int, data: bytes, block: bytes) -> None:
+    def arrived(
+        self, state: State, seq: int, last: int, data: bytes, block: bytes, stamp: int | None = None
+    ) -> None:
         """A message of a followed topic came. ``last`` is the number of the one before it in the topic.
 
-        A source that cannot tell but misses nothing (or else calls :meth:`doubt`) gives -1.
+        A source that cannot tell but misses nothing (or else calls :meth:`doubt`) gives -1. ``stamp``: when it was stored,
+        in nanoseconds since 1970; None: the server has written that into ``block``.
         """
         if seq > self.highest:
             self.highest = seq
         if seq > self._heard[0]:
-            self._heard = (seq, block)
+            self._heard = (seq, block if stamp is None else stamp)
         position = state.seq
         if not state.busy and seq > position and self._follows_on(state, last):
             self._emit(state, seq, data, headers.trace(block), self._seconds())
         elif state.busy or seq > position:
-            if len(state.held) >= _HELD or self._held + len(data) > _HELD_BYTES:
+            one = _Held(seq, last, data, block, self._seconds())
+            if len(state.held) >= _HELD or self._held + one.size > _HELD_BYTES:
                 self._release(state)
             else:
-                state.held.append(_Held(seq, last, data, block, self._seconds()))
-                self._held += len(data)
+                state.held.append(one)
+                self._held += one.size
             state.wanted = max(state.wanted, seq)
             if not state.busy:
                 self._mend(state)
@@ -255,14 +265,16 @@ class Tail:
 
     def _release(self, state: State) -> None:
         """Hold nothing of a topic any more."""
-        self._held -= sum(len(one.data) for one in state.held)
+        self._held -= sum(one.size for one in state.held)
         state.held = []
 
     @property
     def marks(self) -> list[Mark]:
         """What is known to have been in the stream."""
-        seq, block = self._heard
-        return [Mark(self.highest), Mark(seq, nanoseconds(headers.text(block, headers.TIME_STAMP)))]
+        seq, stamp = self._heard
+        if isinstance(stamp, bytes):
+            stamp = nanoseconds(headers.text(stamp, headers.TIME_STAMP))
+        return [Mark(self.highest), Mark(seq, stamp)]
 
     def doubt(self) -> None:
         """The source may have missed messages of any topic."""
@@ -304,7 +316,7 @@ class Tail:
                 # A source that cannot tell: what came behind another was held back behind it, too.
                 if one.last != state.seq and (one.last >= 0 or state.doubt or not follows):
                     state.held = held[index:] + state.held
-                    self._held += sum(len(one.data) for one in held[index:])
+                    self._held += sum(one.size for one in held[index:])
                     return
                 self._emit(state, one.seq, one.data, headers.trace(one.block), one.received)
             follows = True
@@ -422,7 +434,7 @@ class Tail:
 
     def forget_all(self) -> list[Topic]:
         """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
-        self.highest, self._heard = 0, (0, b"")
+        self.highest, self._heard = 0, (0, 0)
         gone = []
         for state in list(self.states.values()):
             self._drop(state)

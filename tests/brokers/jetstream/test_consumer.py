@@ -10,6 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stream import Mark
+from notify.brokers.jetstream.tail import State, Tail
+from notify.observe.metrics import Metrics
+from notify.topics import chat
 
 
 class FakeConnection:
@@ -120,3 +124,17 @@ class Missing(SynchronousTestCase):
         self.assertEqual(self.deliveries(40, 41, 42), 0)
         self.assertEqual(self.deliveries(40, 42), 1)
         self.assertEqual(self.deliveries(40, 41, 43, 44), 1)
+
+
+class Stamps(SynchronousTestCase):
+    def test_when_a_message_was_stored_is_not_its_publishers_to_say(self) -> None:
+        forged = b"NATS/1.0\r\nNats-Time-Stamp: 2020-01-01T00:00:00Z\r\n\r\n"
+        unused: Any = None
+        for where in ("MESSAGES", "hub.account.MESSAGES"):
+            tail = Tail(unused, Clock(), Metrics(), unused, unused)
+            state = State(chat(1, 10))
+            state.busy = False
+            tail.states[b"s"] = state
+            made: Any = (JetStreamSettings(), FakeConnection(), None, tail, Clock(), "node", unused)
+            Consumer(*made)._arrived(b"s", f"$JS.ACK.{where}.notify-node.1.7.7.1234567890.0", b"", forged)
+            self.assertEqual(tail.marks[-1], Mark(7, 1234567890))

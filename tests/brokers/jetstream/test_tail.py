@@ -20,6 +20,7 @@ from notify.testing import chat_payload
 from notify.topics import Topic, chat
 
 TOPIC, OTHER = chat(1, 10), chat(1, 11)
+TOPIC_KEY = TOPIC.subject.encode()
 BLOCK = b"NATS/1.0\r\n\r\n"
 
 
@@ -130,10 +131,12 @@ class TailCase(SynchronousTestCase):
         self.clock.advance(0)
         return self.successResultOf(following).position.seq
 
-    def live(self, seq: int, last: int, topic: Topic = TOPIC, data: bytes | None = None) -> None:
+    def live(
+        self, seq: int, last: int, topic: Topic = TOPIC, data: bytes | None = None, block: bytes = BLOCK
+    ) -> None:
         state = self.tail.states.get(topic.subject.encode())
         if state is not None:
-            self.tail.arrived(state, seq, last, payload(seq, topic) if data is None else data, BLOCK)
+            self.tail.arrived(state, seq, last, payload(seq, topic) if data is None else data, block)
 
     def send(self, seq: int, last: int) -> None:
         """Store, and hear of it."""
@@ -310,6 +313,19 @@ class Gaps(TailCase):
         self.stream.answer()
         self.clock.pump([0] * 3)
         self.assertEqual(sorted(self.delivered), [1, 2, *range(4, 40)])
+        self.assertEqual(self.tail._held, 0)
+
+    def test_the_headers_of_what_is_held_back_count(self) -> None:
+        self.patch(tail, "_HELD_BYTES", 10_000)
+        self.follow()
+        self.stream.waiting = []
+        for seq in range(2, 30):
+            self.stream.put(TOPIC, seq)
+            self.live(seq, seq - 1, block=b"NATS/1.0\r\nX: %s\r\n\r\n" % (b"x" * 3000))
+            self.assertLessEqual(sum(len(one.block) for one in self.tail.states[TOPIC_KEY].held), 10_000)
+        self.stream.answer()
+        self.clock.pump([0] * 3)
+        self.assertEqual(self.delivered, list(range(2, 30)))
         self.assertEqual(self.tail._held, 0)
 
     def test_a_long_gap_is_mended_page_by_page_one_a_turn(self) -> None:
