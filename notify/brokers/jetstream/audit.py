@@ -23,7 +23,7 @@ from notify.errors import Unavailable
 from notify.nats import headers
 from notify.observe.metrics import Metrics
 
-_MOST = 50_000  # holes that are known one by one
+_MOST = 1_000_000  # holes that are known one by one, of 8 bytes each; a chat that is purged leaves all of its
 _ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
 _USUAL = 3  # samples of one comparison
 _SETTLE = 30.0  # seconds after a change of the cluster in which not every copy may answer yet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
@@ -12,7 +13,7 @@ class Holes:
     __slots__ = ("_numbers", "_up_to")
 
     def __init__(self, numbers: Iterable[int] = (), up_to: int = 0) -> None:
-        self._numbers = sorted(numbers)
+        self._numbers = array("Q", sorted(numbers))
         self._up_to = up_to
 
     def between(self, after: int, up_to: int | None = None) -> bool:

@@ -170,6 +170,13 @@ class Comparing(SynchronousTestCase):
         self.compare()
         self.assertFalse(self.audit.holes.between(0))
 
+    def test_a_large_chat_that_was_purged_takes_nothing_from_what_came_behind_it(self) -> None:
+        self.streams.numbers = [1, *range(100_000, 100_010)]
+        self.assertTrue(self.compare())
+        self.streams.numbers += range(100_010, 100_020)
+        self.assertTrue(self.compare())
+        self.assertEqual(self.audit.holes.newest(0), 99_999)
+
     def test_an_empty_stream_is_whole(self) -> None:
         self.streams.numbers = []
         self.assertTrue(self.compare())
