@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 
 from notify.brokers.jetstream.audit import Audit
@@ -42,6 +42,8 @@ _ATTEMPTS = 3  # with any replica, before the leader is asked
 _LEADER_ATTEMPTS = 2
 _DELAY = 0.02  # seconds before the second attempt; doubles
 _QUEUE = 100_000  # reads that may wait
+_NEWEST_BYTES = 8 * 2**20  # payloads of the newest messages that one lookup keeps
+_LEADER_READS = 16  # single messages, each as large as may be, that are asked of the leader at once
 
 
 class Stored(NamedTuple):
@@ -113,6 +115,7 @@ class Reader:
         self._reactor = reactor
         self._poison = poison
         self._queue: FairQueue[Replayed] = FairQueue(reads, _QUEUE)
+        self._leader_reads = DeferredSemaphore(_LEADER_READS)
         self._witness = ""
         #: of the history, and the time of the stream's creation
         self.epoch = self.created = ""
@@ -145,16 +148,29 @@ class Reader:
                 return found
             problem = "a replica is behind"
         try:
-            numbers = await gather(self.newest_at_leader(subject) for subject in subjects)
+            numbers = await gather(self._in_turn(subject, since) for subject in subjects)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, at_least)
+
+    async def _in_turn(self, subject: str, since: int) -> int:
+        """As :meth:`newest_at_leader`, 0 where there is none from ``since`` on; few at once.
+
+        Only whole messages can be asked for: all together could be more than the server holds for a client.
+        """
+        await self._leader_reads.acquire()
+        try:
+            if since > 1 and await self._number({"seq": since, "next_by_subj": subject}) == 0:
+                return 0
+            return await self.newest_at_leader(subject)
+        finally:
+            self._leader_reads.release()
 
     async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
         """As :meth:`newest`, from the copy that answers, however far that reaches."""
         found: dict[str, int] = {}
         payloads: dict[str, bytes] = {}
-        reached = 0
+        reached, room = 0, _NEWEST_BYTES
         while True:
             rest = [subject for subject in subjects if subject not in found]
             # A subject that surely has messages makes the server say how far its answer reaches.
@@ -172,7 +188,10 @@ class Reader:
             found |= {
                 subject: headers.number(reply.block, headers.SEQUENCE) for subject, reply in new.items()
             }
-            payloads |= {subject: reply.data for subject, reply in new.items()}
+            for subject, reply in new.items():
+                room -= len(reply.data)
+                if room >= 0:
+                    payloads[subject] = reply.data
             if not headers.number(end.block, headers.NUM_PENDING):
                 return Newest(found, reached, payloads)
             if not new:
@@ -180,8 +199,12 @@ class Reader:
 
     async def newest_at_leader(self, subject: str) -> int:
         """The newest number of one subject, 0 for none, as the stream's leader has it. Raises ``Unavailable``."""
+        return await self._number({"last_by_subj": subject})
+
+    async def _number(self, request: dict[str, Any]) -> int:
+        """The number of the message that the leader gives, 0 for none. Raises ``Unavailable``."""
         try:
-            answer = await self._streams.api(self._leader, {"last_by_subj": subject})
+            answer = await self._streams.api(self._leader, request)
         except ApiError as error:
             if error.code == 404 and error.number == NO_MESSAGE:
                 return 0

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.brokers.jetstream import reader as reader_module
 from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.holes import Holes
 from notify.brokers.jetstream.reader import Newest, Page, Reader
@@ -300,6 +301,48 @@ class Reading(ReadingCase):
         reader = self.reader(Unavailable("nobody answers"))
         self.streams.stored = [1, 2, 7]
         self.assertEqual(self.get(reader.newest([SUBJECT])).found, {SUBJECT: 7})
+
+    def test_few_whole_messages_are_asked_of_the_leader_at_once(self) -> None:
+        reader = self.reader(Unavailable("nobody answers"))
+        asked: list[Deferred[Any]] = []
+
+        async def api(call: str, body: dict[str, Any]) -> Any:
+            asked.append(Deferred())
+            return await asked[-1]
+
+        self.streams.api = api  # type: ignore[method-assign]
+        newest = Deferred.fromCoroutine(reader.newest([chat(1, n).subject for n in range(100)]))
+        self.clock.pump([0.1] * 5)
+        for n in range(100):
+            self.assertLessEqual(len(asked) - n, 16)
+            asked[n].callback({"message": {"seq": n + 1}})
+        self.assertEqual(len(self.successResultOf(newest).found), 100)
+
+    def test_what_has_nothing_newer_is_not_fetched_from_the_leader(self) -> None:
+        reader = self.reader([], trusted=False)
+        self.streams.stored = [1, 2, 7]
+        calls: list[dict[str, Any]] = []
+        answer = self.streams.api
+
+        async def api(call: str, body: dict[str, Any]) -> Any:
+            calls.append(body)
+            return await answer(call, body)
+
+        self.streams.api = api  # type: ignore[method-assign]
+        self.assertEqual(self.get(reader.newest([SUBJECT], since=8)).found, {})
+        self.assertEqual(calls, [{"seq": 8, "next_by_subj": SUBJECT}])
+        self.assertEqual(self.get(reader.newest([SUBJECT], since=2)).found, {SUBJECT: 7})
+
+    def test_the_payloads_that_come_along_have_a_bound(self) -> None:
+        self.patch(reader_module, "_NEWEST_BYTES", 20)
+        reader = self.reader([])
+        subjects = [chat(1, n).subject for n in range(3)]
+        replies = [self.replica.message(n + 1, 0, subject) for n, subject in enumerate(subjects)]
+        end = Reply(b"", b"NATS/1.0 204 EOB\r\nNats-UpTo-Sequence: 9\r\n\r\n")
+        self.replica.gather = lambda *_, **__: succeed([*replies, end])  # type: ignore[method-assign]
+        newest = self.get(reader.newest(subjects))
+        self.assertEqual(newest.found, dict(zip(subjects, [1, 2, 3], strict=True)))
+        self.assertEqual(list(newest.payloads), subjects[:1])
 
     def test_a_subject_that_surely_has_messages_is_asked_along(self) -> None:
         reader = self.reader([1, 2])
