@@ -259,9 +259,12 @@ class Connection:
             self._asked.discard(finish)
             if call.active():
                 call.cancel()
+            # These functions know each other: what they hold stays until the garbage collector comes, which is seldom.
+            replies = got[:]
+            got.clear()
             if not answer.called:
                 if error is None:
-                    answer.callback(got)
+                    answer.callback(replies)
                 else:
                     answer.errback(error)
 

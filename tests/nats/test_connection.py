@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from random import Random
 from typing import Any
@@ -23,7 +24,7 @@ from notify.nats.client import RawClient
 from notify.nats.connection import Connection, Hooks
 from notify.nats.dial import redacted, refuse_unfit
 from notify.nats.settings import NATSSettings
-from tests.support.natsd import Greeter, NatsServer, listening, until
+from tests.support.natsd import Greeter, NatsServer, listening, pause, until
 from tests.support.proxy import Proxy
 
 
@@ -303,6 +304,17 @@ class Connecting(TestCase):
         connection = await self.answering(stored % b"204", stored % b"503", end)
         replies = await connection.gather("ask", b"")
         self.assertEqual([reply.block for reply in replies], [stored % b"204", stored % b"503", end])
+
+    async def test_an_answer_is_gone_with_those_who_asked(self) -> None:
+        # Without the garbage collector, which a server has come once in ten minutes.
+        gc.disable()
+        self.addCleanup(gc.enable)
+        connection = await self.answering(
+            b"NATS/1.0\r\nNats-Sequence: 4\r\n\r\n", b"NATS/1.0 204 EOB\r\n\r\n"
+        )
+        first, _ = await connection.gather("ask", b"")
+        await pause(0)
+        self.assertEqual([one for one in gc.get_referrers(first) if isinstance(one, list)], [])
 
     async def test_a_batch_of_more_than_its_limit_is_given_up(self) -> None:
         stored = b"NATS/1.0\r\nNats-Sequence: 4\r\n\r\n"
