@@ -192,8 +192,8 @@ class Dispatcher:
         self._registry.join(connection, topic)
         if known is None:
             self._start(feed)
-        elif not feed.starting and not self._answer(feed, one):
-            self._read(feed)
+        elif not feed.starting and not self._answer(feed, one) and feed.reading is None:
+            self._settle(feed)
         return one.joined
 
     def leave(self, connection: IConnection, topic: Topic) -> None:
@@ -214,15 +214,34 @@ class Dispatcher:
 
     # --- who is on its way in -------------------------------------------------------------------------------
 
+    def _settle(self, feed: Feed) -> None:
+        """Answer those who wait, and read for the others, until a read is under way or nobody waits.
+
+        Who is answered may ask again at once, and a broker may answer at once: a loop, or else they would nest.
+        """
+        if feed.settling:
+            return
+        feed.settling = True
+        try:
+            while feed.reading is None:
+                refusal, feed.refusal = feed.refusal, ""
+                if refusal:
+                    self._refuse_all(feed, refusal)
+                else:
+                    self._answer_all(feed)
+                if not self._read(feed):
+                    break
+        finally:
+            feed.settling = False
+
     def _answer_all(self, feed: Feed) -> None:
-        """Something new is known: let in whom it is enough for, and ask for the others."""
+        """Let in those for whom what is known is enough."""
         self._flush(feed)
         for one in list(feed.waiting.values()):
             if feed.waiting.get(one.connection) is one:
                 self._answer(feed, one)
         feed.tail.bound(self._live.now.limits.replay)
         self._bound()
-        self._read(feed)
 
     def _answer(self, feed: Feed, one: Waiting) -> bool:
         """Let a connection in that can be told now whether it has missed something, and what; whether it was."""
@@ -249,11 +268,11 @@ class Dispatcher:
         one.joined.callback(Joined(position, outcome == RECOVERED, bodies, read))
         return True
 
-    def _read(self, feed: Feed) -> None:
-        """Read what those who wait need of the history, unless that is under way."""
+    def _read(self, feed: Feed) -> bool:
+        """Read what those who wait need of the history; whether they need any."""
         read = feed.next_read(self._reach.usual())
         if read is None:
-            return
+            return False
         limits, after = self._live.now.limits, Position(feed.epoch, read.after)
         self._metrics.replay_reads.inc()
         try:
@@ -267,26 +286,25 @@ class Dispatcher:
         read.running = asked
         asked.addCallbacks(self._took, self._failed, (feed, read), {}, (feed, read))
         asked.addErrback(lambda failure: log.failure("a resumption failed", failure))
+        return True
 
     def _took(self, replayed: Replayed, feed: Feed, read: Read) -> None:
         if feed.reading is not read:
             return
-        if feed.took(read, replayed, self._seconds()):
-            self._answer_all(feed)
-        else:
-            self._refuse_all(feed, "what is recent goes faster than history is read")
+        if not feed.took(read, replayed, self._seconds()):
+            feed.refusal = "what is recent goes faster than history is read"
+        self._settle(feed)
 
     def _failed(self, failure: Failure, feed: Feed, read: Read) -> None:
         if feed.reading is not read:
             return
         if isinstance(failure.value, HistoryLost):
             feed.failed(read, LOST, self._seconds())
-            self._answer_all(feed)
-            return
-        if not isinstance(failure.value, Unavailable):
-            log.failure("the history of {topic} cannot be read", failure, topic=feed.topic.subject)
-        feed.reading = None
-        self._refuse_all(feed, "the broker is away")
+        else:
+            if not isinstance(failure.value, Unavailable):
+                log.failure("the history of {topic} cannot be read", failure, topic=feed.topic.subject)
+            feed.reading, feed.refusal = None, "the broker is away"
+        self._settle(feed)
 
     def _refuse_all(self, feed: Feed, reason: str) -> None:
         """Nothing can be told to those who wait: they may try again."""
@@ -309,7 +327,7 @@ class Dispatcher:
 
         def following(followed: Followed) -> None:
             feed.follow(followed.position, followed.event)
-            self._answer_all(feed)
+            self._settle(feed)
             if not self._registry.members(feed.topic):
                 self._stop([feed.topic])
 

@@ -114,7 +114,9 @@ class Feed:
         "last",
         "pending",
         "reading",
+        "refusal",
         "sent",
+        "settling",
         "starting",
         "tail",
         "topic",
@@ -132,6 +134,8 @@ class Feed:
         self.waiting: dict[IConnection, Waiting] = {}
         self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered here, and up to where
         self.reading: Read | None = None
+        self.refusal = ""  # why nothing can be told to those who wait
+        self.settling = False  # those who wait are being answered
         self._known = 0  # there is such a position, though it was perhaps not delivered yet
         self._hopeless: tuple[int, str, float] | None = None  # no position up to here, why, and until when
         self._floor = -1  # reads that began so far back for nobody came to nothing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Limits
+from notify.errors import Unavailable
 from notify.messages import Position
 from notify.testing import chat_payload
 from notify.topics import chat
@@ -115,3 +116,37 @@ class Storm(SynchronousTestCase):
         self.assertEqual((read.called, member.connection.closed), (True, (4004, "history lost")))
         self.settle()
         self.assertIsNone(member.joined)
+
+
+class Pipelined(SynchronousTestCase):
+    """Each of many sends its next frame before the answer to the one before, and the broker answers at once."""
+
+    def setUp(self) -> None:
+        self.world = World(history_size=100)
+        for n in range(150):
+            self.world.publish(TOPIC, chat_payload(TOPIC, n))
+        Member(self.world, "other").subscribe()
+        self.clients = [self.world.client(user_id=n) for n in range(300)]
+        self.world.broker.held = []
+        for client in self.clients:
+            for id, seq in enumerate((145, 110, 60)):
+                since = {"epoch": self.world.broker._epoch, "seq": seq}
+                client.send(type="subscribe", chat_id=TOPIC.id, since=since, id=id)
+
+    def test_a_read_that_fails_is_told_to_each_and_the_topic_can_be_read_later(self) -> None:
+        [read], self.world.broker.held = self.world.broker.held, None
+        self.world.broker.away = True
+        self.world.dispatcher._feeds[TOPIC].reading.running.errback(Unavailable("away"))
+        for client in self.clients:
+            self.assertEqual([frame["code"] for frame in client.take()], ["unavailable"] * 3)
+        self.world.broker.away = False
+        self.assertEqual(
+            len(Member(self.world, "late").subscribe(Position(self.world.broker._epoch, 120)).seqs()), 30
+        )
+
+    def test_a_read_that_succeeds_serves_each(self) -> None:
+        self.world.broker.release()
+        for client in self.clients:
+            frames = client.take()
+            self.assertEqual([frame["id"] for frame in frames if frame["type"] == "subscribed"], [0, 1, 2])
+            self.assertEqual(len(frames), 3 + 5 + 40 + 90)
