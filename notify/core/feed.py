@@ -1,7 +1,8 @@
 """One followed topic: what was delivered, who waits to get in, and what of its history is to be read for them.
 
 Nothing here asks or answers anyone; the :mod:`notify.core.dispatcher` does. Who comes back is judged by what is
-known: by the topic's tail, and by what reads of the history have shown. Where that is not enough it waits. One read
+known: by the topic's tail, and by what reads of the history have shown. A topic that has no message may have had some:
+who comes from before the first one is asked for. Where that is not enough it waits. One read
 at a time serves all who wait, from the oldest position among them, and its messages are put in front of the tail. A
 read that fails for one position fails for all older ones, so who of those that wait is too far back is found by
 bisection.
@@ -105,6 +106,7 @@ class Feed:
 
     __slots__ = (
         "_attempts",
+        "_begun",
         "_bisecting",
         "_floor",
         "_hopeless",
@@ -136,6 +138,7 @@ class Feed:
         self.reading: Read | None = None
         self.refusal = ""  # why nothing can be told to those who wait
         self.settling = False  # those who wait are being answered
+        self._begun = False  # nothing is gone from the beginning of the topic: a read has shown it
         self._known = 0  # there is such a position, though it was perhaps not delivered yet
         self._hopeless: tuple[int, str, float] | None = None  # no position up to here, why, and until when
         self._floor = -1  # reads that began so far back for nobody came to nothing
@@ -167,7 +170,7 @@ class Feed:
         seq = since.seq
         if seq > self.last:
             return Verdict(RECOVERED) if seq <= self._known else Verdict(LOST) if one.refused else None
-        if seq >= self.tail.start:
+        if seq >= self.tail.start and (seq > 0 or self._begun):
             messages = self.tail.after(seq)
             return Verdict(RECOVERED, messages) if len(messages) <= most else Verdict(TOO_LONG)
         if seq < self.tail.gone and len(self.tail) >= most:
@@ -230,6 +233,7 @@ class Feed:
             self._attempts = (self._attempts + 1) % ATTEMPTS
             return self._attempts > 0
         self._attempts = 0
+        self._begun = self._begun or read.after == 0
         if read.after < start:
             # What is newer than what was delivered is dropped: deliveries will bring it.
             self.tail.extend_backwards(

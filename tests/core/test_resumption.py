@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.config import Limits, Size
+from notify.config import Duration, Limits, Size
 from notify.core.feed import Joined
 from notify.errors import Unavailable
 from notify.messages import Position
 from notify.testing import chat_payload, event_payload
+from notify.topics import chat
 from tests.support.member import TOPIC, Member
 from tests.support.world import World
 
@@ -46,6 +47,32 @@ class Resumption(SynchronousTestCase):
             member = Member(self.world, repr(since)).subscribe(since)
             self.assertEqual(member.joined, Joined(self.since(3), False, []))
         self.assertEqual(self.world.sample("notify_replays_total", outcome="lost"), 4)
+
+    def test_from_before_the_first_message_only_where_none_has_gone(self) -> None:
+        world = World(Limits(linger=Duration(0)), history_age=10)
+        start = Position(world.broker._epoch, 0)
+
+        def recovered() -> bool:
+            member = Member(world, "a").subscribe(start)
+            world.dispatcher.forget(member.connection)
+            return member.joined.recovered
+
+        self.assertTrue(recovered())
+        world.publish(TOPIC, chat_payload(TOPIC))
+        self.assertTrue(recovered())
+        world.clock.advance(11)
+        self.assertFalse(recovered())
+        world.publish(chat(1, 99), chat_payload(chat(1, 99)))
+        self.assertEqual(world.broker._histories.keys(), {chat(1, 99)})
+        self.assertFalse(recovered())
+
+    def test_from_before_the_first_message_is_asked_for_once(self) -> None:
+        start = self.since(0)
+        for name in "abc":
+            self.assertTrue(Member(self.world, name).subscribe(start).joined.recovered)
+        self.publish(2)
+        self.assertEqual(Member(self.world, "d").subscribe(start).seqs(), [1, 2])
+        self.assertEqual(self.world.broker.replays, 1)
 
     def test_of_more_than_the_limit_is_not_recovered(self) -> None:
         self.world.reload(limits=Limits(replay=2))

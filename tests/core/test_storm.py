@@ -134,7 +134,7 @@ class Pipelined(SynchronousTestCase):
                 client.send(type="subscribe", chat_id=TOPIC.id, since=since, id=id)
 
     def test_a_read_that_fails_is_told_to_each_and_the_topic_can_be_read_later(self) -> None:
-        [read], self.world.broker.held = self.world.broker.held, None
+        self.world.broker.held = None
         self.world.broker.away = True
         self.world.dispatcher._feeds[TOPIC].reading.running.errback(Unavailable("away"))
         for client in self.clients:
