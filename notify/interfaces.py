@@ -96,7 +96,10 @@ class IBroker(Interface):
         """
 
     def follow(topic: Topic) -> Deferred[Followed]:
-        """Deliver this topic from now on; fires with its newest position (``seq`` 0: none), and the event there.
+        """Deliver this topic from now on; fires with its newest position, and the event there.
+
+        Where it has no message that is any position at which nothing of it has come: 0, or better one from which
+        :meth:`replay` can tell later that nothing has gone.
 
         Every message after that position is delivered once and in order, none of them before the Deferred has
         fired, however often the broker went away meanwhile; or ``lost`` is called.

@@ -110,7 +110,7 @@ class Message(Struct, frozen=True, gc=False):
 class Followed(Struct, frozen=True):
     """From where a topic is followed: its newest position, and the event there.
 
-    ``event`` is None where there is none (``seq`` 0), or where what there is is no message or cannot be told.
+    ``event`` is None where there is none, or where what there is is no message or cannot be told.
     """
 
     position: Position

@@ -125,7 +125,8 @@ class MemoryBroker:
             return fail(Unavailable("the broker is not running"))
         self._followed.add(topic)
         history = self._histories.get(topic)
-        newest = history.newest if history else 0
+        # It has nothing up to the newest of all. Number 0 says the same only as long as nothing has gone.
+        newest = history.newest if history else self._seq if self._lost_everywhere else 0
         kept = history.kept[-1] if history and history.kept else None
         event = kept.event if kept is not None and kept.position.seq == newest else None
         return succeed(Followed(Position(self._epoch, newest), event))
@@ -145,13 +146,15 @@ class MemoryBroker:
         history = self._histories.get(topic) or _History(self._lost_everywhere)
         if after is not None and after.epoch != self._epoch:
             return fail(HistoryLost("the position is of another epoch"))
-        if after is not None and not history.lost <= after.seq <= max(history.newest, history.lost):
+        if after is not None and not history.lost <= after.seq <= self._seq:
             return fail(HistoryLost("the position is not within what is kept"))
         newer = []
         for message in reversed(history.kept):  # a resumption wants few of many
             if after is not None and message.position.seq <= after.seq:
                 break
             newer.append(message)
+            if whole and len(newer) > limit:
+                return succeed(Replayed([], True))
         newer.reverse()
         fit = 0
         for message in newer[:limit]:

@@ -184,6 +184,16 @@ class Missing(ServerCase):
         await broker.publish(OTHER, chat_payload(OTHER, 6))
         await self.assertFailure(broker.replay(TOPIC, silent, 10, 10**6), HistoryLost)
 
+    async def test_a_chat_without_messages_is_followed_from_a_position_that_resumes(self) -> None:
+        broker, _ = await self.broker(max_messages=3)
+        await gatherResults([broker.publish(OTHER, chat_payload(OTHER, n)) for n in range(2, 6)])
+        begin = (await broker.follow(TOPIC)).position
+        self.assertEqual((await broker.replay(TOPIC, begin, 10, 10**6)).messages, [])
+        await broker.publish(TOPIC, chat_payload(TOPIC, 6))
+        self.assertEqual(len((await broker.replay(TOPIC, begin, 10, 10**6)).messages), 1)
+        await gatherResults([broker.publish(OTHER, chat_payload(OTHER, n)) for n in range(7, 10)])
+        await self.assertFailure(broker.replay(TOPIC, begin, 10, 10**6), HistoryLost)
+
 
 class Changed(ServerCase):
     """What an operator does to a stream under a running server."""

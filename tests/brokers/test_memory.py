@@ -84,6 +84,29 @@ class MemoryBrokerBounds(TestCase):
         broker.unfollow(topic)
         self.assertEqual(broker._histories, {})
 
+    def test_a_topic_without_messages_is_followed_from_a_position_that_resumes(self) -> None:
+        broker, topic = self.make(history_age=Duration(60)), chat(1, 1)
+        self.publish(broker, chat(1, 2), 2)
+        self.assertEqual(self.successResultOf(broker.follow(topic)).position.seq, 0)
+        broker.unfollow(topic)
+        self.clock.advance(61)
+        self.publish(broker, chat(1, 2))
+        begin = self.successResultOf(broker.follow(topic)).position
+        broker.unfollow(topic)
+        self.publish(broker, chat(1, 2))
+        self.assertEqual(self.successResultOf(broker.replay(topic, begin, 10, 10**6)).messages, [])
+        self.publish(broker, topic)
+        self.assertEqual(len(self.successResultOf(broker.replay(topic, begin, 10, 10**6)).messages), 1)
+        self.clock.advance(61)
+        self.failureResultOf(broker.replay(topic, begin, 10, 10**6), HistoryLost)
+
+    def test_more_than_a_whole_resumption_may_be_is_not_gathered(self) -> None:
+        broker, topic = self.make(), chat(1, 1)
+        self.publish(broker, topic, 5)
+        for limit, given in ((5, (5, False)), (4, (0, True))):
+            replayed = self.successResultOf(broker.replay(topic, None, limit, 10**6, whole=True))
+            self.assertEqual((len(replayed.messages), replayed.more), given)
+
     def test_without_history_nothing_is_kept_but_everything_is_delivered(self) -> None:
         broker, topic = self.make(history_size=0), chat(1, 1)
         self.publish(broker, topic, 3)

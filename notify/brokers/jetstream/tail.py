@@ -223,7 +223,8 @@ class Tail:
                 joining, state.joining = state.joining, None
                 if joining is not None and not joining.called:
                     # A message of this topic may have been where a number is missing: it begins behind it.
-                    begin = self._reader.holes.newest(state.seq, state.checked) or state.seq
+                    # Where there is none it begins as far as was looked: number 0 would prove nothing later.
+                    begin = self._reader.holes.newest(state.seq, state.checked) or state.seq or state.checked
                     joining.callback(Followed(Position(self._reader.epoch, begin), newest.event(state.topic)))
                 if self._current(state):
                     self._settle(state)
