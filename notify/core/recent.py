@@ -37,15 +37,14 @@ class Tail:
 
     def add(self, messages: Sequence[Message], most: int) -> None:
         """These are the topic's newest. No more than ``most`` are kept."""
-        recents, kept = self._recents, self._own()
-        keep, log = kept.append, recents.log.append
-        size = 0
+        recents, kept = self._recents, self._kept
+        if kept is _NOTHING:
+            kept = self._kept = deque()
         for message in messages:  # nearly always one
-            keep(message)
-            log(self)
-            size += message.size + OVERHEAD
-        recents.count += len(messages)
-        recents.bytes += size
+            kept.append(message)
+            recents.log.append(self)
+            recents.count += 1
+            recents.bytes += message.size + OVERHEAD
         if len(kept) > most:
             self.bound(most)
 
@@ -73,12 +72,12 @@ class Tail:
     def bound(self, most: int) -> None:
         """Keep no more than the newest ``most``."""
         recents, kept = self._recents, self._kept
-        for _ in range(len(kept) - most):
+        while len(kept) > most:
             message = kept.popleft()
             recents.bytes -= message.size + OVERHEAD
             recents.count -= 1
-            self.start = self.gone = message.position.seq
             self._stale += 1
+            self.start = self.gone = message.position.seq
         if not kept:
             self._kept = _NOTHING
 
