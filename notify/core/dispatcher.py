@@ -247,7 +247,7 @@ class Dispatcher:
         """Let a connection in that can be told now whether it has missed something, and what; whether it was."""
         self._flush(feed)
         limits, since, encoding = self._live.now.limits, one.since, one.connection.encoding
-        verdict = feed.judge(one, limits.replay, self._seconds())
+        verdict = feed.judge(one, limits.replay, limits.send_queue, self._seconds())
         if since is not None and since.epoch == feed.epoch and not one.asked:
             self._reach.note(feed.last - since.seq)
         if verdict is None:

@@ -162,8 +162,11 @@ class Feed:
 
     # --- who comes back ---------------------------------------------------------------------------------------
 
-    def judge(self, one: Waiting, most: int, now: float) -> Verdict | None:
-        """How a resumption ends that may get ``most`` messages; None: that is not known yet. ``now`` in seconds."""
+    def judge(self, one: Waiting, most: int, size: int, now: float) -> Verdict | None:
+        """How a resumption ends that may get ``most`` messages, of ``size`` bytes of payload; None: that is not known yet.
+
+        ``now`` is in seconds.
+        """
         since = one.since
         if since is None or since.epoch != self.epoch or since.seq < 0:
             return Verdict(LOST)
@@ -172,7 +175,8 @@ class Feed:
             return Verdict(RECOVERED) if seq <= self._known else Verdict(LOST) if one.refused else None
         if seq >= self.tail.start and (seq > 0 or self._begun):
             messages = self.tail.after(seq)
-            return Verdict(RECOVERED, messages) if len(messages) <= most else Verdict(TOO_LONG)
+            fits = len(messages) <= most and sum(message.size for message in messages) <= size
+            return Verdict(RECOVERED, messages) if fits else Verdict(TOO_LONG)
         if seq < self.tail.gone and len(self.tail) >= most:
             return Verdict(TOO_LONG)
         if self._hopeless is not None and seq <= self._hopeless[0] and now < self._hopeless[2]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Duration, Limits, Size
+from notify.core import dispatcher
 from notify.core.feed import Joined
 from notify.errors import Unavailable
 from notify.messages import Position
@@ -87,6 +88,15 @@ class Resumption(SynchronousTestCase):
         self.publish(3)
         self.assertTrue(Member(self.world, "a").subscribe(self.since(2)).joined.recovered)
         self.assertFalse(Member(self.world, "b").subscribe(self.since(0)).joined.recovered)
+
+    def test_of_more_bytes_than_that_is_not_even_encoded(self) -> None:
+        Member(self.world, "other").subscribe()
+        self.publish(3)
+        self.world.turn()
+        self.world.reload(limits=Limits(send_queue=Size(150)))
+        self.patch(dispatcher, "_encode", lambda *_: self.fail("encoded"))
+        long = Member(self.world, "a").subscribe(self.since(1))
+        self.assertFalse(long.joined.recovered)
 
     def test_messages_published_while_it_runs_arrive_once_and_in_order(self) -> None:
         self.publish(2)
