@@ -60,7 +60,7 @@ class Dispatcher:
         self._feeds: dict[Topic, Feed] = {}
         self._recents = Recents()
         self._reach = Reach()
-        self._lingering = Lingering(self._unfollow, later, seconds)
+        self._lingering = Lingering(self._unfollow, lambda: live.now.limits.linger, later, seconds)
         self._leaving = False
         self._due: list[Feed] = []
         self._counting = False
@@ -351,9 +351,8 @@ class Dispatcher:
             feed = self._feeds.get(topic)
             if feed is None or feed.starting:
                 continue
-            linger = self._live.now.limits.linger
-            if linger and not self._leaving:
-                self._lingering.add(topic, linger)
+            if self._live.now.limits.linger and not self._leaving:
+                self._lingering.add(topic)
             else:
                 self._unfollow(topic)
 

@@ -18,14 +18,17 @@ from tests.support.world import World
 class Times(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.left = Clock(), list[Topic]()
-        self.lingering = Lingering(self.left.append, self.clock.callLater, self.clock.seconds)
+        self.linger = 60.0
+        self.lingering = Lingering(
+            self.left.append, lambda: self.linger, self.clock.callLater, self.clock.seconds
+        )
 
     def test_each_goes_when_its_time_is_over(self) -> None:
         for n in range(3):
-            self.lingering.add(chat(1, n), 60)
+            self.lingering.add(chat(1, n))
             self.clock.advance(1)
         self.lingering.discard(chat(1, 1))
-        self.clock.advance(56.5)
+        self.clock.pump([8] * 7 + [0.5])
         self.assertEqual(self.left, [])
         self.clock.advance(0.5)
         self.assertEqual(self.left, [chat(1, 0)])
@@ -33,10 +36,19 @@ class Times(SynchronousTestCase):
         self.assertEqual(self.left, [chat(1, 0), chat(1, 2)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_another_time_holds_for_those_that_linger_already(self) -> None:
+        self.linger = 3600.0
+        self.lingering.add(chat(1, 1))
+        self.clock.advance(5)
+        self.lingering.add(chat(1, 2))
+        self.linger = 1.0
+        self.clock.advance(5)
+        self.assertEqual(self.left, [chat(1, 1), chat(1, 2)])
+
     def test_they_are_bounded_and_who_left_first_goes_first(self) -> None:
         self.patch(linger, "MOST", 2)
         for n in range(4):
-            self.lingering.add(chat(1, n), 60)
+            self.lingering.add(chat(1, n))
         self.assertEqual((self.left, len(self.lingering)), ([chat(1, 0), chat(1, 1)], 2))
         self.lingering.clear()
         self.assertEqual((len(self.left), len(self.lingering)), (4, 0))
