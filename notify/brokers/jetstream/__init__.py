@@ -269,6 +269,7 @@ class JetStreamBroker:
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
         state, record = await self._history.recognise(marks, reused=self._reused)
+        self._tail.confirm(marks)
         self._reused = False
         if record.epoch != self._reader.epoch:
             self._audit.forget()
@@ -310,6 +311,7 @@ class JetStreamBroker:
             setting_up.cancel()
 
     def _down(self, reason: str) -> None:
+        self._tail.keep_mark()
         self._end()
         self._publisher.close()
         self._detail = f"NATS is away: {reason}"
@@ -345,6 +347,7 @@ class JetStreamBroker:
         if republishes and not state.live and self._settings.manage_stream:
             self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
             return False
+        self._tail.confirm(marks)
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)

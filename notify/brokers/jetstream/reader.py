@@ -413,33 +413,43 @@ class Reader:
         return Page(page, pending, counted)
 
     async def _page_of_leader(self, subject: str, last: int, count: int, size: int) -> Page:
-        """Like :meth:`_page`, one by one, from the leader.
+        """Like :meth:`_page`, message by message, from the leader.
 
-        The leader does not say how many there are: the count of any copy must do.
+        What a copy has says which to ask for at once; where the leader has others, it is asked one by one. The leader
+        does not say how many there are: the copy's count must do.
         """
-        start, counted = max(last, 1), 0
         try:
-            request = {"batch": 1, "seq": start, "next_by_subj": subject}
-            first, *_ = await self._ask(request)
-            if number := headers.number(first.block, headers.SEQUENCE):
-                counted = headers.number(first.block, headers.NUM_PENDING) + (number > last)
+            guess = await self._page(subject, last, count, size)
         except Unavailable:
-            pass
+            guess = Page([], 0)
+        starts = [max(last, 1), *(one.seq + 1 for one in guess.stored)]
+        given: dict[int, Stored | None] = {}
+        for begin in range(0, len(starts), _LEADER_READS):
+            some = starts[begin : begin + _LEADER_READS]
+            answers = await gather(self._next_of_leader(subject, start) for start in some)
+            given |= dict(zip(some, answers, strict=True))
         page: list[Stored] = []
-        taken = 0
+        start, taken = starts[0], 0
         while len(page) < count and (taken <= size or len(page) < 2):
-            try:
-                answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
-            except ApiError as error:
-                if error.code == 404 and error.number == NO_MESSAGE:
-                    return Page(page, 0, counted)
-                raise Unavailable(f"history cannot be read: {error}") from None
-            message = answer["message"]
-            block = b64decode(message.get("hdrs", ""))
-            page.append(self._stored(message["seq"], b64decode(message.get("data", "")), block))
-            start = message["seq"] + 1
-            taken += len(page[-1].data)
-        return Page(page, max(1, counted - sum(1 for one in page if one.seq > last)), counted)
+            one = given[start] if start in given else await self._next_of_leader(subject, start)
+            if one is None:
+                return Page(page, 0, guess.counted)
+            page.append(one)
+            start = one.seq + 1
+            taken += len(one.data)
+        return Page(page, max(1, guess.counted - sum(1 for one in page if one.seq > last)), guess.counted)
+
+    async def _next_of_leader(self, subject: str, start: int) -> Stored | None:
+        """The first message from a number on, None where there is none. Raises ``Unavailable``."""
+        try:
+            answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
+        except ApiError as error:
+            if error.code == 404 and error.number == NO_MESSAGE:
+                return None
+            raise Unavailable(f"history cannot be read: {error}") from None
+        message = answer["message"]
+        block = b64decode(message.get("hdrs", ""))
+        return self._stored(message["seq"], b64decode(message.get("data", "")), block)
 
     def _ask(self, request: dict[str, Any]) -> Deferred[list[Reply]]:
         """A direct get, of any copy; more than was asked for is not taken."""

@@ -10,7 +10,7 @@ No I/O of its own: reads come from a :class:`~notify.brokers.jetstream.reader.Re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -29,6 +29,7 @@ from notify.topics import Topic
 
 _HELD = 512  # messages held back for one topic; past it they are read from the stream instead
 _HELD_BYTES = 32 * 2**20  # of all topics together
+_KEPT = 8  # marks that wait for a look at the stream
 _BEHIND = 10_000  # messages that a topic may be behind; past it, it is lost
 _MENDING = 32  # topics that are mended at once
 _PAUSE = (0.05, 2.0)  # seconds before a read that failed is tried again: first, most
@@ -143,6 +144,7 @@ class Tail:
         self._held = 0  # bytes that are held back
         # the highest number that came, and when it was stored: nanoseconds, or the header block that says it
         self._heard: tuple[int, int | bytes] = (0, 0)
+        self._kept: list[Mark] = []
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -240,11 +242,17 @@ class Tail:
         A source that cannot tell but misses nothing (or else calls :meth:`doubt`) gives -1. ``stamp``: when it was stored,
         in nanoseconds since 1970; None: the server has written that into ``block``.
         """
+        position = state.seq
+        if (last < position and last >= 0 and seq > state.read) or (
+            stamp is not None and self._younger(seq, stamp)
+        ):
+            # What came before it is older than what was delivered, or it is itself: deleted, or numbers are used again.
+            self.keep_mark()
+            self._suspect()
         if seq > self.highest:
             self.highest = seq
         if seq > self._heard[0]:
             self._heard = (seq, block if stamp is None else stamp)
-        position = state.seq
         if not state.busy and seq > position and self._follows_on(state, last):
             self._emit(state, seq, data, headers.trace(block), self._seconds())
         elif state.busy or seq > position:
@@ -257,8 +265,11 @@ class Tail:
             state.wanted = max(state.wanted, seq)
             if not state.busy:
                 self._mend(state)
-        elif seq > state.read and last >= 0:
-            self._suspect()
+
+    def _younger(self, seq: int, stamp: int) -> bool:
+        """Whether it was stored after one with a higher number."""
+        heard, when = self._heard
+        return seq <= heard and isinstance(when, int) and stamp > when
 
     def _follows_on(self, state: State, last: int) -> bool:
         """Whether a message that is newer than what was delivered is the next one; ``last`` came before it."""
@@ -272,10 +283,22 @@ class Tail:
     @property
     def marks(self) -> list[Mark]:
         """What is known to have been in the stream."""
+        return [Mark(self.highest), self._mark(), *self._kept]
+
+    def _mark(self) -> Mark:
         seq, stamp = self._heard
         if isinstance(stamp, bytes):
             stamp = nanoseconds(headers.text(stamp, headers.TIME_STAMP))
-        return [Mark(self.highest), Mark(seq, stamp)]
+        return Mark(seq, stamp)
+
+    def keep_mark(self) -> None:
+        """What comes from now on may be of another history: remember how far this one was heard."""
+        if len(self._kept) < _KEPT and (mark := self._mark()) not in self._kept:
+            self._kept.append(mark)
+
+    def confirm(self, marks: Sequence[Mark]) -> None:
+        """These were found in the stream."""
+        self._kept = [mark for mark in self._kept if mark not in marks]
 
     def doubt(self) -> None:
         """The source may have missed messages of any topic."""
@@ -435,6 +458,7 @@ class Tail:
 
     def forget_all(self) -> list[Topic]:
         """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
+        self._kept = []
         self.highest, self._heard = 0, (0, 0)
         gone = []
         for state in list(self.states.values()):

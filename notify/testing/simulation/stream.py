@@ -45,7 +45,8 @@ class Stored:
 
 def stamp(at: float) -> str:
     """A Unix time as the server writes it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
+    seconds, fraction = divmod(round(at * NANO), NANO)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{fraction:09}Z"
 
 
 class Replica:
