@@ -148,10 +148,12 @@ class Reader:
                 return found
             problem = "a replica is behind"
         try:
+            # What it reaches to is the leader's to say: a number that was heard may be forged.
+            up_to = (await self._streams.info()).last_seq
             numbers = await gather(self._in_turn(subject, since) for subject in subjects)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
-        return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, at_least)
+        return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, up_to)
 
     async def _in_turn(self, subject: str, since: int) -> int:
         """As :meth:`newest_at_leader`, 0 where there is none from ``since`` on; few at once.
