@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from notify.brokers.jetstream.audit import Audit
@@ -115,7 +115,6 @@ class Reader:
         self._reactor = reactor
         self._poison = poison
         self._queue: FairQueue[Replayed] = FairQueue(reads, _QUEUE)
-        self._leader_reads = DeferredSemaphore(_LEADER_READS)
         self._witness = ""
         #: of the history, and the time of the stream's creation
         self.epoch = self.created = ""
@@ -151,26 +150,23 @@ class Reader:
                     self._witness, _ = await self.at(state.last_seq)
                 except HistoryLost:
                     continue  # it is gone by now
+        # Only whole messages can be asked for: all together could be more than the server holds for a client.
+        numbers: list[int] = []
         try:
             # What it reaches to is the leader's to say: a number that was heard may be forged.
             up_to = (await self._streams.info()).last_seq
-            numbers = await gather(self._in_turn(subject, since) for subject in subjects)
+            for start in range(0, len(subjects), _LEADER_READS):
+                few = subjects[start : start + _LEADER_READS]
+                numbers += await gather(self._newest_from(subject, since) for subject in few)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, up_to)
 
-    async def _in_turn(self, subject: str, since: int) -> int:
-        """As :meth:`newest_at_leader`, 0 where there is none from ``since`` on; few at once.
-
-        Only whole messages can be asked for: all together could be more than the server holds for a client.
-        """
-        await self._leader_reads.acquire()
-        try:
-            if since > 1 and await self._number({"seq": since, "next_by_subj": subject}) == 0:
-                return 0
-            return await self.newest_at_leader(subject)
-        finally:
-            self._leader_reads.release()
+    async def _newest_from(self, subject: str, since: int) -> int:
+        """As :meth:`newest_at_leader`, 0 where there is none from ``since`` on; that takes no message along."""
+        if since > 1 and await self._number({"seq": since, "next_by_subj": subject}) == 0:
+            return 0
+        return await self.newest_at_leader(subject)
 
     async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
         """As :meth:`newest`, from the copy that answers, however far that reaches."""

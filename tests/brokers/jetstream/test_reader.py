@@ -320,6 +320,20 @@ class Reading(ReadingCase):
             asked[n].callback({"message": {"seq": n + 1}})
         self.assertEqual(len(self.successResultOf(newest).found), 100)
 
+    def test_one_answer_that_does_not_come_ends_the_questions(self) -> None:
+        reader, self.streams.away = self.reader([], trusted=False), True
+        asked: list[str] = []
+        answer = self.streams.api
+
+        async def api(call: str, body: dict[str, Any]) -> Any:
+            asked.append(call)
+            return await answer(call, body)
+
+        self.streams.api = api  # type: ignore[method-assign]
+        newest = Deferred.fromCoroutine(reader.newest([chat(1, n).subject for n in range(100)]))
+        self.failureResultOf(newest, Unavailable)
+        self.assertLessEqual(len(asked), 16)
+
     def test_what_has_nothing_newer_is_not_fetched_from_the_leader(self) -> None:
         reader = self.reader([], trusted=False)
         self.streams.stored = [1, 2, 7]
