@@ -124,6 +124,10 @@ class Reader:
         """The numbers that are missing inside the stream."""
         return self._audit.holes
 
+    async def first(self) -> int:
+        """The lowest number that the stream has now. Raises ``Unavailable``."""
+        return (await self._streams.info()).first_seq
+
     async def newest(self, subjects: Sequence[str], since: int = 1, at_least: int = 0) -> Newest:
         """The newest numbers of up to ``LOOKUP`` subjects, of those that are ``since`` or more.
 

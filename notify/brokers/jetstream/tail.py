@@ -43,6 +43,7 @@ class Reads(Protocol):
 
     @property
     def holes(self) -> Holes: ...  # noqa: D102
+    async def first(self) -> int: ...  # noqa: D102
     async def newest(self, subjects: list[str], since: int = 1, at_least: int = 0) -> Newest: ...  # noqa: D102
     async def after(  # noqa: D102
         self,
@@ -432,10 +433,18 @@ class Tail:
             chunk = states[start : start + LOOKUP]
             since = min(state.checked for state in chunk) + 1
             newest = await self._reader.newest([s.subject for s in chunk], since, self.highest)
+            # Only now: what came and went since the last comparison is in neither.
+            first = await self._reader.first()
             behind = []
             for state in chunk:
                 seq = newest.found.get(state.subject, 0)
-                if cut and self._current(state) and self._reader.holes.between(max(state.checked, state.seq)):
+                known = max(state.checked, state.seq)
+                if self._current(state) and not state.busy and seq <= state.seq and first > known + 1:
+                    self.log.warn(
+                        "lost {subject}: the stream has gone past what is known", subject=state.subject
+                    )
+                    self._lose(state)
+                elif cut and self._current(state) and self._reader.holes.between(known):
                     self.log.warn("lost {subject}: a number is missing", subject=state.subject)
                     self._lose(state)
                 elif seq > state.seq:

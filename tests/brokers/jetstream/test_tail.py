@@ -31,7 +31,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.stored: dict[str, list[int]] = {}
-        self.first = 1
+        self.oldest = 1
         self.holes = Holes()
         self.page = 1_000_000
         self.away = False
@@ -53,6 +53,9 @@ class FakeStream:
         waiting, self.waiting = self.waiting or [], None
         for one in waiting:
             one.callback(None)
+
+    async def first(self) -> int:
+        return self.oldest
 
     async def newest(self, subjects: list[str], since: int = 1, at_least: int = 0) -> Newest:
         self.lookups.append(subjects)
@@ -76,7 +79,7 @@ class FakeStream:
         await self._wait()
         if self.away:
             raise Unavailable("away")
-        if self.first > max(seq, checked) + 1 and seq not in self.stored.get(subject, []):
+        if self.oldest > max(seq, checked) + 1 and seq not in self.stored.get(subject, []):
             raise HistoryLost("gone")
         after = [n for n in self.stored.get(subject, []) if n > seq]
         begin = max(seq, checked, successor if after[:1] == [successor] else 0)
@@ -238,7 +241,7 @@ class Gaps(TailCase):
         self.stream.put(TOPIC, 3)
         self.follow()
         self.stream.stored[TOPIC.subject] = []
-        self.stream.first = 4
+        self.stream.oldest = 4
         self.send(9, 0)
         self.assertEqual((self.delivered, self.lost), ([9], []))
 
@@ -246,7 +249,7 @@ class Gaps(TailCase):
         self.stream.put(TOPIC, 3)
         self.follow()
         self.stream.stored[TOPIC.subject] = []
-        self.stream.first = 8
+        self.stream.oldest = 8
         self.send(9, 0)
         self.assertEqual((self.delivered, self.lost), ([], [TOPIC]))
         self.live(10, 9)
@@ -455,6 +458,16 @@ class Comparing(TailCase):
         self.clock.advance(0.25)
         self.assertEqual(self.delivered, [1])
 
+    def test_what_came_and_aged_out_between_two_comparisons_is_told(self) -> None:
+        self.stream.put(TOPIC, 3)
+        self.follow()
+        self.stream.oldest = 4
+        self.compare(0.0)
+        self.assertEqual(self.lost, [])  # only what was delivered is gone
+        self.stream.oldest = 9
+        self.compare(0.0)
+        self.assertEqual(self.lost, [TOPIC])
+
     def test_what_was_on_its_way_is_not_read(self) -> None:
         self.follow()
         self.stream.put(TOPIC, 1)
@@ -471,7 +484,7 @@ class Comparing(TailCase):
         self.live(20, 0, OTHER)
         self.compare()
         self.stream.stored[TOPIC.subject] = []
-        self.stream.first = 20
+        self.stream.oldest = 20
         self.send(25, 0)
         self.assertEqual((self.delivered, self.lost), ([20, 25], []))
 
