@@ -140,6 +140,7 @@ class Missing(ServerCase):
 
     async def test_a_deleted_message_takes_nothing_from_another_chat(self) -> None:
         broker, recorder = await self.broker(check_interval=Duration(0.2))
+        await broker.publish(OTHER, chat_payload(OTHER, 0))
         await broker.follow(TOPIC)
         deleted = await broker.publish(OTHER, chat_payload(OTHER, 1))
         after = await broker.publish(OTHER, chat_payload(OTHER, 2))

@@ -146,6 +146,7 @@ class Tail:
         # the highest number that came, and when it was stored: nanoseconds, or the header block that says it
         self._heard: tuple[int, int | bytes] = (0, 0)
         self._kept: list[Mark] = []
+        self._beginning: list[State] = []
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -254,7 +255,12 @@ class Tail:
             self.highest = seq
         if seq > self._heard[0]:
             self._heard = (seq, block if stamp is None else stamp)
-        if not state.busy and seq > position and self._follows_on(state, last):
+        if not state.busy and position < seq <= state.checked:
+            # The stream had nothing there. If it still is the same, the comparison finds this message.
+            state.checked = position
+            self.keep_mark()
+            self._suspect()
+        elif not state.busy and seq > position and self._follows_on(state, last) and last:
             self._emit(state, seq, data, headers.trace(block), self._seconds())
         elif state.busy or seq > position:
             one = _Held(seq, last, data, block, self._seconds())
@@ -265,6 +271,31 @@ class Tail:
                 self._held += one.size
             state.wanted = max(state.wanted, seq)
             if not state.busy:
+                if last == 0 == position:
+                    self._begin_with(state)
+                else:
+                    self._mend(state)
+
+    def _begin_with(self, state: State) -> None:
+        """A topic's first message came, as it says: others may have come before it, and aged out, unheard.
+
+        The stream's beginning tells, for all topics that begin in this moment.
+        """
+        state.busy = True
+        self._beginning.append(state)
+        if len(self._beginning) == 1:
+            self._work(self._begin())
+
+    async def _begin(self) -> None:
+        try:
+            first = await self._reader.first()
+        except Unavailable:
+            first = 0
+        states, self._beginning = self._beginning, []
+        for state in states:
+            if self._current(state) and 0 < first <= state.checked + 1:
+                self._settle(state)
+            elif self._current(state):
                 self._mend(state)
 
     def _younger(self, seq: int, stamp: int) -> bool:

@@ -55,6 +55,9 @@ class FakeStream:
             one.callback(None)
 
     async def first(self) -> int:
+        await self._wait()
+        if self.away:
+            raise Unavailable("away")
         return self.oldest
 
     async def newest(self, subjects: list[str], since: int = 1, at_least: int = 0) -> Newest:
@@ -254,6 +257,39 @@ class Gaps(TailCase):
         self.assertEqual((self.delivered, self.lost), ([], [TOPIC]))
         self.live(10, 9)
         self.assertEqual((self.delivered, self.source.topics), ([], []))
+
+    def test_a_number_at_which_the_stream_had_nothing_waits_for_a_comparison(self) -> None:
+        self.stream.put(OTHER, 20)
+        self.follow(OTHER)
+        self.follow()
+        self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
+        self.assertEqual(self.tail.states[TOPIC.subject.encode()].checked, 20)
+        self.stream.put(TOPIC, 18)
+        self.live(18, 0)
+        self.assertEqual((self.delivered, self.suspicions), ([], 1))
+        self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
+        self.assertEqual(self.delivered, [18])
+
+    def test_a_first_message_may_have_had_others_before_it(self) -> None:
+        for oldest, expected in ((1, ([9], [])), (8, ([], [TOPIC]))):
+            self.setUp()
+            self.follow()
+            self.follow(OTHER)
+            self.stream.oldest = oldest
+            self.stream.put(TOPIC, 9)
+            self.live(9, 0)
+            self.assertEqual((self.delivered, self.lost), expected)
+        # Those that begin together are one question.
+        self.setUp()
+        self.follow()
+        self.follow(OTHER)
+        self.stream.waiting = []
+        self.live(3, 0)
+        self.live(4, 0, OTHER)
+        self.live(5, 3)
+        self.assertEqual((self.delivered, len(self.stream.waiting)), ([], 1))
+        self.stream.answer()
+        self.assertEqual((self.delivered, self.stream.reads), ([3, 5, 4], []))
 
     def test_a_deleted_message_is_no_gap(self) -> None:
         self.stream.put(TOPIC, 3)
