@@ -16,6 +16,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -52,6 +53,8 @@ class Memory:
     def __init__(self, path: Path | None, reactor: Any) -> None:
         self._path = path
         self._reactor = reactor
+        self._writing = Lock()
+        self._due = False  # a thread is about to write
         self.record: Record | None = None
         if path is not None:
             try:
@@ -70,20 +73,23 @@ class Memory:
         """Remember a record; the file follows."""
         if record != self.record:
             self.record = record
-            if self._path is not None:
-                self._reactor.callInThread(_write, self._path, msgspec.json.encode(record))
+            if self._path is not None and not self._due:
+                self._due = True
+                self._reactor.callInThread(self._write, self._path)
 
-
-def _write(path: Path, data: bytes) -> None:
-    new = path.with_suffix(".new")
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except OSError as error:
-        Memory.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
+    def _write(self, path: Path) -> None:
+        """In a thread. One at a time, and what is newest by then: a disk may be slower than messages come."""
+        new = path.with_suffix(".new")
+        with self._writing:
+            self._due = False
+            try:
+                with open(new, "wb") as file:
+                    file.write(msgspec.json.encode(self.record))
+                    file.flush()
+                    os.fsync(file.fileno())
+                new.replace(path)
+            except OSError as error:
+                self.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
 
 
 def place(configured: str, stream: str) -> Path | None:

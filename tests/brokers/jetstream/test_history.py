@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from random import Random
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -247,3 +249,42 @@ class Recognising(SynchronousTestCase):
         one = self.node(Path("/nonexistent/history-M.json"))
         self.recognise(one, 5)
         self.assertTrue(self.current(one, 6))
+
+
+class Slow:
+    """A reactor whose threads wait until they are let run."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def callInThread(self, call: Any, *arguments: Any) -> None:
+        self.calls.append(lambda: call(*arguments))
+
+
+class SlowDisk(SynchronousTestCase):
+    def test_one_write_at_a_time_and_the_newest_at_last(self) -> None:
+        path, threads = Path(self.mktemp()), Slow()
+        memory = Memory(path, threads)
+        records = [Record("2026", "e1", seen=n) for n in range(4)]
+        memory.keep(records[0])
+        memory.keep(records[1])
+        self.assertEqual(len(threads.calls), 1)
+        inside: list[bytes] = []
+        others: list[Thread] = []
+
+        def slow(fd: int) -> None:
+            if not others:
+                memory.keep(records[2])
+                memory.keep(records[3])
+                others.extend(Thread(target=call) for call in threads.calls[1:])
+                for other in others:
+                    other.start()
+                    other.join(0.05)
+            inside.append(path.with_suffix(".new").read_bytes())
+
+        self.patch(os, "fsync", slow)
+        threads.calls[0]()
+        for other in others:
+            other.join()
+        self.assertEqual([msgspec.json.decode(data, type=Record).seen for data in inside], [1, 3])
+        self.assertEqual(Memory(path, threads).record, records[3])
