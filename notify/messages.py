@@ -156,7 +156,8 @@ def parse_event(topic: Topic, payload: bytes) -> Event:
             # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
             msgspec.json.decode(event.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else error
+        # A text: an error in a variable would keep its traceback, and that the payload.
+        reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else str(error)
         raise Poison(f"payload is not a valid {topic.kind} message: {reason}") from None
     if event.topic != topic:
         raise Poison("the ids in the payload are not those of the subject")

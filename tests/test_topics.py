@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -64,6 +68,17 @@ class Payloads(SynchronousTestCase):
         ):
             poison = self.assertRaises(Poison, parse_event, topic, payload)
             self.assertNotIn("s3cret", str(poison))
+
+    def test_poison_is_gone_once_it_was_refused(self) -> None:
+        # Without the garbage collector, which a server has come once in ten minutes.
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for text in ("x", '"\\ud800"', '{"message_id": true}'):
+            payload = (text + " " * 1000).encode()
+            references = sys.getrefcount(payload)
+            with contextlib.suppress(Poison):
+                parse_event(chat(1, 2), payload)
+            self.assertEqual(sys.getrefcount(payload), references)
 
     @given(st.binary(max_size=300))
     def test_no_bytes_raise_anything_but_poison(self, payload: bytes) -> None:

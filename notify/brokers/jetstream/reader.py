@@ -266,7 +266,10 @@ class Reader:
                     end = max(reached, 0 if page.pending else at_least)
                     await self._prove(there, max(last, checked), begin, end)
                 return Page(fresh, page.pending, page.counted)
-        raise problem
+        try:
+            raise problem
+        finally:
+            del problem  # or it would keep this frame, and that the last page
 
     def replay(
         self,

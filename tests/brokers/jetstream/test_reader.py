@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from base64 import b64encode
 from typing import Any
 
@@ -265,6 +267,17 @@ class Reading(ReadingCase):
         reader = self.reader([1, 2])
         self.streams.stored = [1, 2]
         self.error(reader.after(SUBJECT, 1, at_least=3), HistoryLost)
+
+    def test_a_read_that_failed_keeps_nothing(self) -> None:
+        # Without the garbage collector, which a server has come once in ten minutes.
+        gc.disable()
+        self.addCleanup(gc.enable)
+        reader = self.reader([1, 2])
+        self.streams.stored = [1, 2]
+        gone = weakref.ref(reader)
+        self.error(reader.after(SUBJECT, 1, at_least=3), HistoryLost)
+        del reader
+        self.assertIsNone(gone())
 
     def test_with_nobody_to_ask_it_is_unavailable(self) -> None:
         reader = self.reader(Unavailable("no answer"))
