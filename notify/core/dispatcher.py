@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.core.feed import LOST, RECOVERED, TOO_LONG, Feed, Joined, Read, Waiting
+from notify.core.feed import LOST, RECOVERED, TOO_LONG, Feed, Joined, Read, Waiting, linked
 from notify.core.linger import Lingering
 from notify.core.live import Live
 from notify.core.recent import Reach, Recents
@@ -26,9 +26,12 @@ from notify.messages import ChatEvent, Followed, Message, Position, Replayed
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Attributes, Span, Tracer
 from notify.topics import Topic
-from notify.wire.frames import Encoding, message_frame
+from notify.wire.frames import Encoding
 
 log = Logger()
+
+#: messages to those who wait for one topic in one turn of the reactor; then others have theirs
+A_TURN = 5000
 
 
 class Dispatcher:
@@ -65,6 +68,7 @@ class Dispatcher:
         self._due: list[Feed] = []
         self._counting = False
         self._received = self._delivered = 0
+        self._replayed = 0  # messages to those who came back
 
     # --- from the broker ------------------------------------------------------------------------------------
 
@@ -117,7 +121,7 @@ class Dispatcher:
             encoding = connection.encoding
             frame = frames.get(encoding)
             if frame is None:
-                bodies = _encode(encoding, messages, feed.sent.to(encoding))
+                bodies = linked(encoding, messages, feed.sent.to(encoding))
                 counts[encoding] = len(bodies)
                 frame = frames[encoding] = encoding.pack(bodies) if bodies else b""
             if frame:
@@ -172,7 +176,7 @@ class Dispatcher:
                 newer.append(message)
             elif encoding.events or not isinstance(message.event, ChatEvent):
                 prev = message.position.seq
-        if bodies := _encode(encoding, newer, prev):
+        if bodies := linked(encoding, newer, prev):
             connection.write(encoding.pack(bodies))
         return True
 
@@ -221,27 +225,40 @@ class Dispatcher:
         """
         if feed.settling:
             return
-        feed.settling = True
+        feed.settling, paused = True, False
         try:
             while feed.reading is None:
                 refusal, feed.refusal = feed.refusal, ""
                 if refusal:
                     self._refuse_all(feed, refusal)
                 else:
-                    self._answer_all(feed)
-                if not self._read(feed):
+                    paused = not self._answer_all(feed)
+                if paused or not self._read(feed):
                     break
         finally:
-            feed.settling = False
+            feed.settling = paused
+        if paused:
+            self._soon(lambda: self._go_on(feed))
 
-    def _answer_all(self, feed: Feed) -> None:
-        """Let in those for whom what is known is enough."""
+    def _go_on(self, feed: Feed) -> None:
+        feed.settling = False
+        self._settle(feed)
+
+    def _answer_all(self, feed: Feed) -> bool:
+        """Let in those for whom what is known is enough. False: that is enough for one turn, others are left."""
         self._flush(feed)
-        for one in list(feed.waiting.values()):
+        if not feed.unanswered:
+            feed.unanswered = list(feed.waiting.values())[::-1]
+        most = self._replayed + A_TURN
+        while feed.unanswered:
+            if self._replayed > most:
+                return False
+            one = feed.unanswered.pop()
             if feed.waiting.get(one.connection) is one:
                 self._answer(feed, one)
         feed.tail.bound(self._live.now.limits.replay)
         self._bound()
+        return True
 
     def _answer(self, feed: Feed, one: Waiting) -> bool:
         """Let a connection in that can be told now whether it has missed something, and what; whether it was."""
@@ -255,7 +272,7 @@ class Dispatcher:
             return False
         outcome, bodies, read = verdict.outcome, [], len(verdict.messages)
         if outcome == RECOVERED and since is not None:
-            bodies = _encode(encoding, verdict.messages, since.seq)
+            bodies = linked(encoding, verdict.messages, since.seq)
             if sum(map(len, bodies)) > limits.send_queue:
                 outcome, bodies = TOO_LONG, []
         elif outcome == TOO_LONG:
@@ -264,6 +281,7 @@ class Dispatcher:
             self._metrics.replays.labels(outcome).inc()
             if outcome == RECOVERED and not one.asked:
                 self._metrics.replays_from_memory.inc()
+        self._replayed += len(bodies)
         position = feed.admit(one, outcome == RECOVERED)
         one.joined.callback(Joined(position, outcome == RECOVERED, bodies, read))
         return True
@@ -376,16 +394,6 @@ class Dispatcher:
         feed.tail.clear()
         read, feed.reading = feed.reading, None
         self._give_up(read)
-
-
-def _encode(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
-    """The bodies of those messages that are for this kind of receiver, linked behind ``prev``."""
-    bodies = []
-    for message in messages:
-        if encoding.events or not isinstance(message.event, ChatEvent):
-            bodies.append(encoding.encode(message_frame(message, prev)))
-            prev = message.position.seq
-    return bodies
 
 
 def end_of_turn(reactor: Any) -> Callable[[Callable[[], None]], object]:

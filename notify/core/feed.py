@@ -17,7 +17,7 @@ from notify.core.recent import Recents, Tail
 from notify.interfaces import IConnection
 from notify.messages import ChatEvent, Event, Message, Position, Replayed
 from notify.topics import Topic
-from notify.wire.frames import Encoding
+from notify.wire.frames import Encoding, message_frame
 
 #: reads in a row that may come to nothing because what is recent went faster
 ATTEMPTS = 3
@@ -101,6 +101,16 @@ class Sent:
         return self.everything if encoding.events else self.messages
 
 
+def linked(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
+    """The bodies of those messages that are for this kind of receiver, linked behind ``prev``."""
+    bodies = []
+    for message in messages:
+        if encoding.events or not isinstance(message.event, ChatEvent):
+            bodies.append(encoding.encode(message_frame(message, prev)))
+            prev = message.position.seq
+    return bodies
+
+
 class Feed:
     """A topic that this node follows, or is about to (``starting``)."""
 
@@ -122,6 +132,7 @@ class Feed:
         "starting",
         "tail",
         "topic",
+        "unanswered",
         "waiting",
     )
 
@@ -137,6 +148,7 @@ class Feed:
         self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered here, and up to where
         self.reading: Read | None = None
         self.refusal = ""  # why nothing can be told to those who wait
+        self.unanswered: list[Waiting] = []  # of them, those who are still to be told what is known
         self.settling = False  # those who wait are being answered
         self._begun = False  # nothing is gone from the beginning of the topic: a read has shown it
         self._known = 0  # there is such a position, though it was perhaps not delivered yet

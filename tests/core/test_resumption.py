@@ -94,7 +94,7 @@ class Resumption(SynchronousTestCase):
         self.publish(3)
         self.world.turn()
         self.world.reload(limits=Limits(send_queue=Size(150)))
-        self.patch(dispatcher, "_encode", lambda *_: self.fail("encoded"))
+        self.patch(dispatcher, "linked", lambda *_: self.fail("encoded"))
         long = Member(self.world, "a").subscribe(self.since(1))
         self.assertFalse(long.joined.recovered)
 

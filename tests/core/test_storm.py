@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Limits
@@ -146,7 +149,39 @@ class Pipelined(SynchronousTestCase):
 
     def test_a_read_that_succeeds_serves_each(self) -> None:
         self.world.broker.release()
+        while self.world.dispatcher._feeds[TOPIC].waiting:
+            self.world.turn()
         for client in self.clients:
             frames = client.take()
             self.assertEqual([frame["id"] for frame in frames if frame["type"] == "subscribed"], [0, 1, 2])
             self.assertEqual(len(frames), 3 + 5 + 40 + 90)
+
+
+class Turns(SynchronousTestCase):
+    def test_those_who_wait_for_much_are_answered_over_several_turns_and_miss_nothing(self) -> None:
+        world, due = World(), list[Callable[[], None]]()
+        world.dispatcher._soon = due.append
+        for n in range(102):
+            world.publish(TOPIC, chat_payload(TOPIC, n))
+        world.broker.held = []
+        since = Position(world.broker._epoch, 1)
+        members = [Member(world, f"{n}").subscribe(since) for n in range(150)]
+        while world.broker.held:
+            world.broker.release()
+        answered = []
+        while due:
+            answered.append(sum(member.joined is not None for member in members))
+            if len(answered) == 2:
+                world.dispatcher.forget(members.pop().connection)
+                members.append(Member(world, "late").subscribe(since))
+            world.publish(TOPIC, chat_payload(TOPIC))
+            turn, due[:] = due[:], []
+            for call in turn:
+                call()
+            if answered[-1] == 150:
+                break
+        self.assertEqual(answered[-1], 150)
+        self.assertTrue(all(0 < now - before <= 51 for before, now in pairwise([0, *answered])), answered)
+        for member in members:
+            self.assertEqual(member.seqs(), list(range(2, 103 + len(answered))))
+        self.assertEqual(world.broker.replays, 1)
