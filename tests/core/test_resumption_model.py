@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Duration, Limits, Size
+from notify.core import dispatcher
 from notify.core.feed import Joined
 from notify.errors import Unavailable
 from notify.messages import Position
@@ -111,6 +112,7 @@ class Model:
             ),
             history_size=1000 if generous else random.choice((3, 1000)),
         )
+        case.patch(dispatcher, "A_TURN", random.choice((0, 5000)))
         self.epoch = self.world.broker._epoch
         self.kinds = [POISON]
         self.clients: list[Client] = []
