@@ -125,7 +125,7 @@ class Attack:
         world = self.world
         self.case.assertEqual((world.hub.connections, world.hub.arriving), ({}, 0))
         self.case.assertEqual((world.registry._members, world.registry._topics), ({}, {}))
-        self.case.assertEqual((world.dispatcher._feeds, world.broker._followed), ({}, {}))
+        self.case.assertEqual((world.dispatcher._feeds, world.broker._followed), ({}, set()))
         self.case.assertEqual((world.dispatcher._recents.count, world.dispatcher._recents.bytes), (0, 0))
         self.case.assertEqual((world.hub.presence._watchers, world.registry._watched), ({}, {}))
         self.case.assertEqual(world.wheel._slots, {})
