@@ -236,7 +236,7 @@ class JetStreamBroker:
                 await self._health.sing()
                 if self._refused:
                     raise StartError(self._missing())
-                state, record = await self._recognised()
+                state, record, shown = await self._recognised()
                 await self._audit.compare(state)
             except (StartError, Unavailable, ApiError) as error:
                 problem: Exception = error
@@ -258,10 +258,13 @@ class JetStreamBroker:
                     return
                 continue
             break
-        self._begin(state, record)
+        self._begin(state, record, shown)
 
-    async def _recognised(self) -> tuple[StreamState, Record]:
-        """The stream's state, and which history it holds. Raises ``Unavailable``."""
+    async def _recognised(self) -> tuple[StreamState, Record, bool]:
+        """The stream's state, which history it holds, and whether what was heard last is still there to show it.
+
+        Raises ``Unavailable``.
+        """
         marks = self._tail.marks
         state = await self._streams.info()
         if await self._history.went_back(state, marks):
@@ -273,14 +276,16 @@ class JetStreamBroker:
         self._reused = False
         if record.epoch != self._reader.epoch:
             self._audit.forget()
-        return state, record
+        shown = not any(0 < mark.seq < min(state.first_seq, state.last_seq) for mark in marks)
+        return state, record, shown
 
-    def _begin(self, state: StreamState, record: Record) -> None:
+    def _begin(self, state: StreamState, record: Record, shown: bool) -> None:
         anew = bool(self._reader.epoch) and record.epoch != self._reader.epoch
         self._doomed, self._doubts = "", 0
         self._ready, self._detail = True, f"connected to {self._connection.server}"
         self._metrics.broker_up.set(1)
         self._setting_up = None
+        gone: list[Topic] = []
         if anew:
             self.log.error(
                 "the stream {name} holds another history: clients are told", name=self._settings.stream
@@ -288,15 +293,17 @@ class JetStreamBroker:
             gone = self._tail.forget_all()
             self._newest.clear()
             self._reused = False
+        elif not shown:
+            # It has aged out, with all that followers had: had the stream gone back meanwhile, nothing would show it.
+            gone = self._tail.forget_all()
         self._reader.epoch, self._reader.created = record.epoch, state.created
         self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
         self._health.watch()
         if self._lasts and not self._remembering.running:
             self._remembering.start(_REMEMBER)
-        if anew:
-            for topic in gone:
-                self._tail.lost(topic)
+        for topic in gone:
+            self._tail.lost(topic)
         if self._started is not None and not self._started.called:
             self._started.callback(None)
 

@@ -147,6 +147,7 @@ class Tail:
         self._heard: tuple[int, int | bytes] = (0, 0)
         self._kept: list[Mark] = []
         self._beginning: list[State] = []
+        self._paused: list[State] = []
         self.source: Source
         self.deliver: Callable[[Message], None] = lambda message: None
         self.lost: Callable[[Topic], None] = lambda topic: None
@@ -498,7 +499,7 @@ class Tail:
 
     def forget_all(self) -> list[Topic]:
         """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
-        self._kept = []
+        self._kept, self._paused = [], []
         self.highest, self._heard = 0, (0, 0)
         gone = []
         for state in list(self.states.values()):
@@ -514,7 +515,17 @@ class Tail:
     def online(self, online: bool) -> None:
         """Whether reads can be expected to work."""
         self._online = online
-        if online:
+        if not online:
+            # What comes before the stream is known again may be of another history: it waits.
+            for state in self.states.values():
+                if not state.busy:
+                    state.busy = True
+                    self._paused.append(state)
+        else:
+            paused, self._paused = self._paused, []
+            for state in paused:
+                if self._current(state):
+                    self._settle(state)
             waiting, self._until_online = self._until_online, []
             for one in waiting:
                 one.callback(None)
