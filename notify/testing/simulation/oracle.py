@@ -120,6 +120,11 @@ class Oracle:
             insort(self.stored.setdefault(entry.topic, []), (key, number))
         elif entry.key != key and not self.lossy:
             self.wrong("stored twice", f"message {number} at {entry.key} and at {key}")
+        elif entry.key < key:
+            # What was lost is repeated by its publisher: it stands in the later history.
+            self.stored[entry.topic].remove((entry.key, number))
+            entry.key, entry.removed = key, ""
+            insort(self.stored[entry.topic], (key, number))
 
     def accepted(self, number: int, epoch: str, seq: int) -> None:
         """A publisher was told that its message is stored there."""
