@@ -27,6 +27,7 @@ _MOST = 1_000_000  # holes that are known one by one, of 8 bytes each; a chat th
 _ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
 _USUAL = 3  # samples of one comparison
 _SETTLE = 30.0  # seconds after a change of the cluster in which not every copy may answer yet
+_CHANGING = 10.0  # seconds after it in which a new leader may lack what another copy has, and get it
 _PAUSE = 0.05  # seconds after a sample that was short, before the next
 
 
@@ -54,6 +55,11 @@ class Audit:
     def trusted(self) -> bool:
         """Whether any copy may be read from."""
         return self._good >= self._enough
+
+    @property
+    def changing(self) -> bool:
+        """Whether the cluster has changed so lately that its leader may still be behind."""
+        return bool(self._reactor.seconds() - self._changed < _CHANGING)
 
     def unsettle(self) -> None:
         """A server has come or gone: its copy may have changed, and may not answer yet."""
