@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from notify.brokers import jetstream
 from notify.brokers.jetstream.health import Refused
+from notify.brokers.jetstream.stream import StreamState
 from notify.config import Duration
 from notify.errors import HistoryLost, Unavailable
 from notify.testing import chat_payload
@@ -68,6 +72,27 @@ class Healing(ServerCase):
         await until(lambda: not broker.status().ready and "no room" in broker.status().detail, 10)
         full.clear()
         await until(lambda: broker.status().ready, 10)
+
+    async def test_a_leader_that_is_behind_for_some_seconds_is_no_other_history(self) -> None:
+        self.patch(jetstream, "_SURE", 0.05)
+        broker, recorder = await self.broker()
+        await broker.follow(TOPIC)
+        for number in (1, 2):
+            await broker.publish(TOPIC, chat_payload(TOPIC, number))
+        await recorder.wait(2)
+        epoch, look, stale = broker._reader.epoch, broker._streams.info, [1, 2, 3]
+
+        async def behind() -> StreamState:
+            state = await look()
+            if not stale:
+                return state
+            stale.pop()
+            return replace(state, last_seq=1, stamp=0, copies=3)
+
+        self.patch(broker._streams, "info", behind)
+        broker._set_up("a look")
+        await until(lambda: broker.status().ready and not stale, 10)
+        self.assertEqual((broker._reader.epoch, recorder.lost_topics), (epoch, []))
 
     async def test_what_never_arrived_is_found_by_comparing(self) -> None:
         broker, recorder = await self.broker(check_interval=Duration(0.2))

@@ -44,6 +44,7 @@ _OPERATOR = 5.0  # seconds between attempts while only an operator can help
 _NEWEST = 65_536  # topics whose newest number is remembered though nobody here follows them
 _REMEMBER = 0.25  # seconds after which a number that was seen is in this node's own record
 _SURE = 1.0  # seconds after which a stream that seems to have gone back is looked at again
+_LOOKS = 5  # so often, where there are several copies
 
 
 @implementer(IBroker)
@@ -267,10 +268,13 @@ class JetStreamBroker:
         """
         marks = self._tail.marks
         state = await self._streams.info()
-        if await self._history.went_back(state, marks):
-            # A leader that was cut off may describe an old state for a moment.
+        looks = _LOOKS if state.copies > 1 else 1
+        while looks and await self._history.went_back(state, marks):
+            # A leader that was cut off, or was just elected, may describe an old state for a moment.
+            looks -= 1
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
+            state = await self._streams.info()
         state, record = await self._history.recognise(marks, reused=self._reused)
         self._tail.confirm(marks)
         self._reused = False
