@@ -262,10 +262,8 @@ class Reader:
                     end = max(reached, 0 if page.pending else at_least)
                     await self._prove(there, max(last, checked), begin, end)
                 return Page(fresh, page.pending, page.counted)
-        if isinstance(problem, HistoryLost):
-            await self._state()
-            if self._audit.changing:
-                problem = Unavailable("the leader has just changed, and may be behind what a copy has")
+        if isinstance(problem, HistoryLost) and self._audit.changing:
+            problem = Unavailable("the leader has just changed, and may be behind what a copy has")
         try:
             raise problem
         finally:

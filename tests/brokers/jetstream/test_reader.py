@@ -269,9 +269,7 @@ class Reading(ReadingCase):
     def test_a_leader_that_was_just_elected_may_be_behind(self) -> None:
         reader = self.reader([1, 2])
         self.streams.stored = [1, 2]
-        self.streams.state = msgspec.structs.replace(self.streams.state, cluster="n1")
-        self.error(reader.after(SUBJECT, 1, at_least=3), HistoryLost)
-        self.streams.state = msgspec.structs.replace(self.streams.state, cluster="n2")
+        self.audit.unsettle()
         self.error(reader.after(SUBJECT, 1, at_least=3), Unavailable)
         self.clock.advance(10)
         self.error(reader.after(SUBJECT, 1, at_least=3), HistoryLost)
