@@ -142,14 +142,18 @@ class Reader:
             except Unavailable as error:
                 problem = str(error)
                 continue
-            if not found.up_to and since == 1 and at_least:
-                # Nothing at all, and nothing that says how far that reaches.
-                state = await self._streams.info()
-                if state.first_seq > at_least:
-                    return Newest({}, state.last_seq)
-            elif not found.up_to or found.up_to >= at_least:
+            if found.up_to and found.up_to >= at_least:
                 return found
             problem = "a replica is behind"
+            if not found.up_to:
+                # Nothing at all, and nothing that says how far that reaches: asked again with what surely is there.
+                state = await self._streams.info()
+                if state.first_seq > state.last_seq:
+                    return Newest({}, state.last_seq)
+                try:
+                    self._witness, _ = await self.at(state.last_seq)
+                except HistoryLost:
+                    continue  # it is gone by now
         # Only whole messages can be asked for: all together could be more than the server holds for a client.
         numbers: list[int] = []
         try:

@@ -38,6 +38,7 @@ class FakeStreams:
         self.holes: list[int] = []
         self.names: dict[int, int] = {}
         self.away = False
+        self.subject = SUBJECT
 
     async def deleted(self) -> list[int]:
         return self.holes
@@ -54,7 +55,8 @@ class FakeStreams:
         seq = wanted[-1] if "last_by_subj" in body else wanted[0]
         block = f"NATS/1.0\r\nNotify-After: e1.{self.names.get(seq, 0)}\r\n\r\n".encode()
         data = b64encode(b"from the leader").decode()
-        return {"message": {"seq": seq, "data": data, "hdrs": b64encode(block).decode()}}
+        hdrs = b64encode(block).decode()
+        return {"message": {"subject": self.subject, "seq": seq, "data": data, "hdrs": hdrs}}
 
 
 class FakeReplica:
@@ -384,6 +386,20 @@ class Reading(ReadingCase):
         self.get(reader.newest([SUBJECT]))
         self.assertEqual(self.get(reader.newest(["silent"])), Newest({}, 2))
         self.assertEqual(self.replica.asked[-1]["multi_last"], ["silent", SUBJECT])
+
+    def test_where_all_have_aged_out_another_says_how_far_that_reaches(self) -> None:
+        reader = self.reader([])
+        self.streams.stored, self.streams.subject = [100], "busy"
+
+        def gather(subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
+            known = "busy" in msgspec.json.decode(payload)["multi_last"]
+            end = b"204 EOB\r\nNats-UpTo-Sequence: 100" if known else b"404 No Results"
+            return succeed([Reply(b"", b"NATS/1.0 %s\r\n\r\n" % end)])
+
+        self.replica.gather = gather  # type: ignore[method-assign]
+        self.assertEqual(self.get(reader.newest([SUBJECT], since=51, at_least=60)), Newest({}, 100))
+        self.streams.state = StreamState("1", 101, 100, 0, "live.x.")
+        self.assertEqual(self.get(self.reader([]).newest([SUBJECT], at_least=60)), Newest({}, 100))
 
     def test_an_answer_that_is_too_long_is_asked_for_in_parts(self) -> None:
         reader = self.reader([])
