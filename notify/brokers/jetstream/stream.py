@@ -223,9 +223,12 @@ class Streams(JetStream):
 
     async def _info(self, body: dict[str, Any] | None = None) -> Any:
         try:
-            return await self.api(f"STREAM.INFO.{self.name}", body)
+            answer = await self.api(f"STREAM.INFO.{self.name}", body)
         except ApiError as error:
             raise Unavailable(f"stream {self.name}: {error}") from None
+        if "state" not in answer or "config" not in answer:
+            raise Unavailable(f"stream {self.name}: NATS does not say how it is")
+        return answer
 
     def _describe(self, answer: dict[str, Any]) -> StreamState:
         """The state in an answer to STREAM.INFO, CREATE or UPDATE."""
