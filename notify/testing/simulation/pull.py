@@ -35,7 +35,7 @@ class _Request:
 
 
 class Pull:
-    """See the module. Requests are served in the order in which they came, whoever made them."""
+    """See the module. Requests take turns, whoever made them: one that was served goes to the end of the line."""
 
     def __init__(self, server: Server, stream: Stream, name: str, config: dict[str, Any]) -> None:
         self._server, self._stream, self.name, self.config = server, stream, name, config
@@ -130,8 +130,9 @@ class Pull:
         ack = f"$JS.ACK.{self._stream.name}.{self.name}.{times}.{one.seq}.{self.delivered}.{round(one.at * NANO)}.{left}"
         request.left -= 1
         request.said = self._clock.now
-        if not request.left:
-            self._waiting.remove(request)
+        self._waiting.remove(request)
+        if request.left:
+            self._waiting.append(request)
         self._watch()
         request.client.hand_over_as(one.subject, request.reply, ack, one.data, one.block)
 
