@@ -1,5 +1,6 @@
 """Authentication in a whole server: tokens that expire, keys and backends that go away and come back."""
 
+import time
 from typing import Any, ClassVar
 
 from twisted.internet import reactor
@@ -12,7 +13,7 @@ from tests.support.cli import Server
 
 
 def now() -> float:
-    return reactor.seconds()  # type: ignore[attr-defined,no-any-return]
+    return time.time()
 
 
 class Watched(Server):
