@@ -110,6 +110,7 @@ setup(
             "mypy-zope==1.0.17",  # mypy's plugin
             "ruff==0.17.6",  # `make check`
             "types-protobuf",  # for mypy
+            "matplotlib>=3.8",  # the benchmarks' plots
         ],
     },
     entry_points={"console_scripts": ["notify = notify.cli.main:main"]},

@@ -115,7 +115,7 @@ class Stopped(SynchronousTestCase):
             self.assertTrue(line)
         self.assertEqual(len(running(folder)), 6)
         process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(20), 130)
+        self.assertEqual(process.wait(60), 130)
         wait_for("nothing runs", lambda: not running(folder))
         self.assertEqual(list(folder.iterdir()), [])
 
