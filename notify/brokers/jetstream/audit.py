@@ -98,7 +98,8 @@ class Audit:
     async def compare(self, state: StreamState) -> None:
         """Compare the copies that answer with their leader. Raises ``Unavailable``."""
         await self.learn(state)
-        self._enough = _ENOUGH if state.copies > 1 else 1
+        # One copy is its leader's.
+        self._enough = _ENOUGH if state.copies > 1 else 0
         if state.lagging:
             self.unsettle()
         usual = _USUAL if state.copies > 1 else 1

@@ -448,6 +448,8 @@ class Reader:
             page.append(one)
             start = one.seq + 1
             taken += len(one.data)
+        if start in given and given[start] is None:
+            return Page(page, 0, guess.counted)
         return Page(page, max(1, guess.counted - sum(1 for one in page if one.seq > last)), guess.counted)
 
     async def _next_of_leader(self, subject: str, start: int) -> Stored | None:

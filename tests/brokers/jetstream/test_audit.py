@@ -42,12 +42,13 @@ class FakeStreams:
         self.numbers = list(range(1, 101))
         self.replicas = "n1+ n2+"
         self.lagging = False
+        self.copies = 3
         self.questions = 0
 
     def state(self) -> StreamState:
         first, last = (self.numbers[0], self.numbers[-1]) if self.numbers else (1, 0)
         missing = last - first + 1 - len(self.numbers)
-        return StreamState("1", first, last, missing, "live.", 3, self.lagging, self.replicas)
+        return StreamState("1", first, last, missing, "live.", self.copies, self.lagging, self.replicas)
 
     async def info(self) -> StreamState:
         self.questions += 1
@@ -137,6 +138,13 @@ class Comparing(SynchronousTestCase):
         self.assertEqual(self.copies.asked - asked, 30)
         self.audit.unsettle()
         self.assertFalse(self.audit.trusted)
+
+    def test_a_single_copy_is_trusted_whatever_comes_and_goes(self) -> None:
+        self.streams.copies = 1
+        self.compare()
+        self.assertEqual(self.copies.asked, 1)
+        self.audit.unsettle()
+        self.assertTrue(self.audit.trusted)
 
     def test_while_the_leader_says_that_one_is_away_no_copy_is_trusted(self) -> None:
         self.compare()

@@ -234,6 +234,14 @@ class Reading(ReadingCase):
         self.streams.away = True
         self.error(reader.after(SUBJECT, 1), Unavailable)
 
+    def test_the_leader_says_where_the_end_is(self) -> None:
+        reader = self.reader([1, 2, 3], trusted=False)
+        self.streams.stored = [1, 2, 3]
+        page = self.get(reader.after(SUBJECT, 1, limit=2))
+        self.assertEqual((self.seqs(page), page.pending), ([2, 3], 0))
+        page = self.get(reader.after(SUBJECT, 1, limit=1))
+        self.assertEqual((self.seqs(page), page.pending), ([2], 1))
+
     def test_while_the_copies_are_not_trusted_the_leader_is_asked(self) -> None:
         reader = self.reader([1, 3], trusted=False)
         self.streams.stored = [1, 2, 3]
