@@ -61,7 +61,7 @@ faults: env ## what happens when servers, links, disks and nodes fail; prints a 
 	FAULTS=1 $(BIN)/pytest -q -s tests/faults
 
 simulate: env ## simulated lives in which whatever can go wrong does (SECONDS=600; SEED=7 STEPS=1,4: one life, with its trace)
-	$(BIN)/python -m tests.simulation.run --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS))
+	$(BIN)/python -m tests.simulation.run --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FIRST),--first $(FIRST)) $(if $(STEPS),--steps $(STEPS))
 
 sabotage: env ## breaks notify in one line after the other: the simulation must catch each within a minute
 	$(BIN)/python -m tests.simulation.sabotage $(ARGS)

@@ -59,7 +59,7 @@ class Audit:
     @property
     def changing(self) -> bool:
         """Whether the cluster has changed so lately that its leader may still be behind."""
-        return bool(self._reactor.seconds() - self._changed < _CHANGING)
+        return bool(self._enough and self._reactor.seconds() - self._changed < _CHANGING)
 
     def unsettle(self) -> None:
         """A server has come or gone: its copy may have changed, and may not answer yet."""

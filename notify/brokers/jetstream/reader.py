@@ -434,11 +434,9 @@ class Reader:
         except Unavailable:
             guess = Page([], 0)
         starts = [max(last, 1), *(one.seq + 1 for one in guess.stored)]
-        given: dict[int, Stored | None] = {}
-        for begin in range(0, len(starts), _LEADER_READS):
-            some = starts[begin : begin + _LEADER_READS]
-            answers = await gather(self._next_of_leader(subject, start) for start in some)
-            given |= dict(zip(some, answers, strict=True))
+        # All at once: together they are as large as the copy's answer, which had its bounds.
+        answers = await gather(self._next_of_leader(subject, start) for start in starts)
+        given = dict(zip(starts, answers, strict=True))
         page: list[Stored] = []
         start, taken = starts[0], 0
         while len(page) < count and (taken <= size or len(page) < 2):
