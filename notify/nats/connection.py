@@ -5,7 +5,7 @@ error texts it does not know, and closes for good when its attempts run out. Her
 client that ends, for whatever reason, is thrown away, and a new one is made with the next server, for ever.
 ``up`` tells the owner that everything on the server's side that belonged to the old client is gone.
 
-Requests, replies and subscriptions use bytes and raw header blocks (:mod:`notify.nats.headers`).
+Requests and their replies are those of :mod:`notify.nats.asking`; subscriptions use raw header blocks, too.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import nats.errors
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from notify.errors import StartError, TooLarge, Unavailable
+from notify.errors import StartError, Unavailable
 from notify.nats import headers
+from notify.nats.asking import Asking
 from notify.nats.bridge import as_deferred
 from notify.nats.client import Handler, RawClient, missing_permission, words_of
 from notify.nats.dial import INBOX, dial, redacted
@@ -35,17 +36,6 @@ _BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
 _PROVEN = 3.0  # seconds after which a client was worth its connection: the next attempt needs no waiting
 _COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
 _COMPLAINTS = 64  # that are remembered
-
-
-class Reply(NamedTuple):
-    """One reply to a request: the subject that it came on is of no interest."""
-
-    data: bytes
-    block: bytes
-
-
-class NoResponders(Unavailable):
-    """Nobody listens on the subject of a request: it has certainly not been acted on."""
 
 
 class Subscription:
@@ -72,12 +62,13 @@ class Hooks(Struct):
     changed: Callable[[], None] = lambda: None
 
 
-class Connection:
+class Connection(Asking):
     """See the module. ``reactor`` is an IReactorTime; time is in seconds."""
 
     log = Logger()
 
     def __init__(self, settings: NATSSettings, reactor: Any, random: Random, name: str) -> None:
+        super().__init__(reactor, settings.request_timeout)
         self._settings = settings
         self._reactor = reactor
         self._random = random
@@ -91,10 +82,6 @@ class Connection:
         self._subscriptions: set[Subscription] = set()
         self._outgoing: deque[Callable[[RawClient], Awaitable[Any]]] = deque()
         self._wake = asyncio.Event()
-        self._replies: dict[bytes, Callable[[Reply], None]] = {}
-        self._asked: set[Callable[[Exception], None]] = set()
-        self._next_token = 0
-        self._inbox = b""
         self._complaints: dict[tuple[str, str], float] = {}
         self._last_error = ""
         self._reason = ""
@@ -183,108 +170,24 @@ class Connection:
         """A subject of this node's own, for replies that keep coming."""
         return f"{INBOX}.{self._random.getrandbits(64):016x}.own"
 
-    def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
-        """A token, and a reply subject whose messages go to ``handler`` until ``forget(token)``."""
-        self._next_token += 1
-        token = b"%x" % self._next_token
-        self._replies[token] = handler
-        return token, (self._inbox + token).decode()
-
-    def forget(self, token: bytes) -> None:
-        """No more replies for a token."""
-        self._replies.pop(token, None)
-
-    def request(
-        self, subject: str, payload: bytes, timeout: float | None = None, fields: dict[str, str] | None = None
-    ) -> Deferred[Reply]:
-        """Send a request; fires with its one reply. ``timeout`` in seconds, else the settings'.
-
-        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer. Errback ``TooLarge``
-        for more than :attr:`max_payload`.
-        """
-        return self._ask(subject, payload, timeout, fields, lambda _: True).addCallback(lambda got: got[0])
-
-    def gather(
-        self, subject: str, payload: bytes, timeout: float | None = None, limit: int | None = None
-    ) -> Deferred[list[Reply]]:
-        """Send a request with many replies; fires once one with a status has come, which is the last in the list.
-
-        ``timeout``: seconds without a reply. ``limit``: bytes of all replies, headers included.
-        Errback as :meth:`request`, and ``Unavailable`` for more than the limit.
-        """
-        size = 0
-
-        def complete(reply: Reply) -> bool:
-            nonlocal size
-            size += len(reply.data) + len(reply.block)
-            if limit is not None and size > limit:
-                raise Unavailable(f"NATS sent more than {limit} bytes on {subject}")
-            return headers.status(reply.block) > 0
-
-        return self._ask(subject, payload, timeout, None, complete)
-
-    def _ask(
+    def post(
         self,
         subject: str,
         payload: bytes,
-        timeout: float | None,
+        inbox: str,
         fields: dict[str, str] | None,
-        complete: Callable[[Reply], bool],
-    ) -> Deferred[list[Reply]]:
-        if self._client is None:
-            return fail(Unavailable("not connected to NATS"))
-        try:
-            headers.check_size(payload, fields, self.max_payload)
-        except TooLarge as error:
-            return fail(error)
-        got: list[Reply] = []
-
-        def arrived(reply: Reply) -> None:
-            got.append(reply)
-            if headers.status(reply.block) == 503 and not reply.data:
-                finish(NoResponders(f"nobody answers on {subject}"))
-                return
-            try:
-                last = complete(reply)
-            except Unavailable as error:
-                finish(error)
-                return
-            if last:
-                finish(None)
-            elif call.active():
-                call.reset(patience)  # replies keep coming: only silence is a failure
-
-        def finish(error: Exception | None) -> None:
-            self.forget(token)
-            self._asked.discard(finish)
-            if call.active():
-                call.cancel()
-            # These functions know each other: what they hold stays until the garbage collector comes, which is seldom.
-            replies = got[:]
-            got.clear()
-            if not answer.called:
-                if error is None:
-                    answer.callback(replies)
-                else:
-                    answer.errback(error)
-
-        answer: Deferred[list[Reply]] = Deferred(lambda _: finish(CancelledError()))
-        patience = self._settings.request_timeout if timeout is None else timeout
-        token, inbox = self.expect(arrived)
-        call = self._reactor.callLater(
-            patience, lambda: finish(Unavailable(f"no answer from NATS on {subject} in time"))
-        )
-        self._asked.add(finish)
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """See :class:`~notify.nats.asking.Asking`."""
 
         async def send(client: RawClient) -> None:
             try:
                 await client.publish(subject, payload, inbox, fields)
             except Exception as error:
-                finish(Unavailable(f"asking NATS on {subject} failed: {words_of(error)}"))
+                failed(Unavailable(f"asking NATS on {subject} failed: {words_of(error)}"))
                 raise
 
         self._send(send)
-        return answer
 
     # ------------------------------------------------------------------ one client after the other
 
@@ -350,9 +253,7 @@ class Connection:
             self._client, self._max_payload = None, client.max_payload
             sender.cancel()
             reason = self._reason or self._last_error or client.ended_by or "the connection was lost"
-            for finish in list(self._asked):
-                finish(Unavailable("the connection to NATS was lost"))
-            self._replies.clear()
+            self.lose()
             for subscription in self._subscriptions:
                 subscription.live = None
             if not self._stopping:
@@ -387,9 +288,7 @@ class Connection:
             subscription.live = await client.subscribe_raw(subscription.subject, subscription.handler)
 
     def _route(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
-        handler = self._replies.get(subject[len(self._inbox) :])
-        if handler is not None:
-            handler(Reply(data, block))
+        self.answered(subject[len(self._inbox) :], data, block)
 
     def _learn(self, client: RawClient) -> None:
         """Remember the cluster's other servers; those of the configuration are never forgotten."""

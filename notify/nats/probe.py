@@ -5,8 +5,8 @@ from __future__ import annotations
 import nats.errors
 
 from notify.errors import Unavailable
+from notify.nats.asking import NoResponders
 from notify.nats.client import RawClient, missing_permission, words_of
-from notify.nats.connection import NoResponders
 from notify.nats.dial import dial
 from notify.nats.settings import NATSSettings
 

@@ -17,7 +17,8 @@ from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.ids import Id
 from notify.nats import headers
-from notify.nats.connection import Connection, Reply
+from notify.nats.asking import Reply
+from notify.nats.connection import Connection
 from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream
 from notify.topics import Topic
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.errors import Unavailable
 from notify.identity import Presence, by_user
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.registries import jetstream_bucket
 from notify.registries.jetstream_bucket import PARTS, Bucket, split
 from notify.topics import Topic, chat

@@ -16,7 +16,7 @@ from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Plan
 from notify.errors import StartError, Unavailable
 from notify.findings import Finding, Level, Question, span
-from notify.nats.connection import NoResponders
+from notify.nats.asking import NoResponders
 from notify.nats.dial import redacted
 from notify.nats.jetstream import STREAM_NOT_FOUND, differences
 from notify.nats.probe import Probe

@@ -9,8 +9,8 @@ from notify.brokers.jetstream.history import History, Memory
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Streams
 from notify.errors import Unavailable
+from notify.nats.asking import Reply
 from notify.nats.bridge import run_alone
-from notify.nats.connection import Reply
 from notify.nats.probe import Probe
 from notify.observe.metrics import Metrics
 

@@ -27,8 +27,9 @@ from notify.brokers.jetstream.stream import Streams, StreamState
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Event, Message, Poison, Position, Replayed, parse_event
 from notify.nats import headers
+from notify.nats.asking import Reply
 from notify.nats.bridge import gather
-from notify.nats.connection import Connection, Reply
+from notify.nats.connection import Connection
 from notify.nats.jetstream import NO_MESSAGE, ApiError
 from notify.topics import Topic
 

@@ -1,4 +1,6 @@
-"""A node's connection to the model of NATS: the same methods as :class:`notify.nats.connection.Connection`."""
+"""A node's connection to the model of NATS: the same methods as :class:`notify.nats.connection.Connection`.
+
+Requests and what becomes of them are the real ones."""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import Deferred
 
-from notify.errors import TooLarge, Unavailable
 from notify.nats import headers
-from notify.nats.connection import Hooks, NoResponders, Reply, Subscription
+from notify.nats.asking import Asking
+from notify.nats.connection import Hooks, Subscription
 from notify.testing.simulation.clock import Host
 from notify.testing.simulation.jetstream import Cluster
 from notify.testing.simulation.network import Conditions
@@ -19,14 +21,15 @@ from notify.testing.simulation.stream import matches
 _BACKOFF = (0.05, 2.0)
 
 
-class SimulatedConnection:
+class SimulatedConnection(Asking):
     """See the module. ``settings.servers`` are names of the cluster's servers."""
 
     def __init__(
         self, cluster: Cluster, conditions: Conditions, settings: Any, host: Host, random: Random, name: str
     ) -> None:
+        super().__init__(host, settings.request_timeout)
         self._cluster, self._conditions = cluster, conditions
-        self._settings, self._host, self._random = settings, host, random
+        self._host, self._random = host, random
         self.node = host.name
         self._servers = random.sample(cluster.names, len(cluster.names))
         self._rank = random.random()
@@ -37,9 +40,6 @@ class SimulatedConnection:
         self._subscriptions: dict[Subscription, None] = {}
         self._exact: dict[str, dict[Subscription, None]] = {}
         self._patterns: dict[Subscription, None] = {}
-        self._replies: dict[bytes, Callable[[Reply], None]] = {}
-        self._asked: dict[Callable[[Exception], None], None] = {}
-        self._next_token = 0
         self._there = self._back = self._far = 0.0
         #: the network does not let anything through
         self.cut_off = False
@@ -115,91 +115,16 @@ class SimulatedConnection:
         """A subject of this node's own."""
         return f"_INBOX_notify.{self._random.getrandbits(64):016x}.own"
 
-    def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
-        """A token, and a reply subject."""
-        self._next_token += 1
-        token = b"%x" % self._next_token
-        self._replies[token] = handler
-        return token, self.inbox_prefix + token.decode()
-
-    def forget(self, token: bytes) -> None:
-        """No more replies for a token."""
-        self._replies.pop(token, None)
-
-    def request(
-        self, subject: str, payload: bytes, timeout: float | None = None, fields: dict[str, str] | None = None
-    ) -> Deferred[Reply]:
-        """Send a request; fires with its one reply."""
-        return self._ask(subject, payload, timeout, fields, lambda reply: True).addCallback(
-            lambda got: got[0]
-        )
-
-    def gather(
-        self, subject: str, payload: bytes, timeout: float | None = None, limit: int | None = None
-    ) -> Deferred[list[Reply]]:
-        """Send a request with many replies, of so many bytes together."""
-        size = 0
-
-        def complete(reply: Reply) -> bool:
-            nonlocal size
-            size += len(reply.data) + len(reply.block)
-            if limit is not None and size > limit:
-                raise Unavailable(f"NATS sent more than {limit} bytes on {subject}")
-            return headers.status(reply.block) > 0
-
-        return self._ask(subject, payload, timeout, None, complete)
-
-    def _ask(
+    def post(
         self,
         subject: str,
         payload: bytes,
-        timeout: float | None,
+        inbox: str,
         fields: dict[str, str] | None,
-        complete: Callable[[Reply], bool],
-    ) -> Deferred[list[Reply]]:
-        answer: Deferred[list[Reply]] = Deferred(lambda _: finish(CancelledError()))
-        if not self._up:
-            return fail(Unavailable("not connected to NATS"))
-        try:
-            headers.check_size(payload, fields, self.max_payload)
-        except TooLarge as error:
-            return fail(error)
-        got: list[Reply] = []
-
-        def arrived(reply: Reply) -> None:
-            got.append(reply)
-            if headers.status(reply.block) == 503 and not reply.data:
-                finish(NoResponders(f"nobody answers on {subject}"))
-                return
-            try:
-                last = complete(reply)
-            except Unavailable as error:
-                finish(error)
-                return
-            if last:
-                finish(None)
-            elif call.active():
-                call.reset(patience)
-
-        def finish(error: Exception | None) -> None:
-            self.forget(token)
-            self._asked.pop(finish, None)
-            if call.active():
-                call.cancel()
-            if not answer.called:
-                if error is None:
-                    answer.callback(got)
-                else:
-                    answer.errback(error)
-
-        patience = self._settings.request_timeout if timeout is None else timeout
-        token, inbox = self.expect(arrived)
-        call = self._host.callLater(
-            patience, lambda: finish(Unavailable(f"no answer from NATS on {subject} in time"))
-        )
-        self._asked[finish] = None
+        failed: Callable[[Exception], None],
+    ) -> None:
+        """See :class:`~notify.nats.asking.Asking`."""
         self.publish(subject, payload, inbox, fields)
-        return answer
 
     # --- the client -----------------------------------------------------------------------------------------
 
@@ -223,6 +148,7 @@ class SimulatedConnection:
             return
         self._life += 1
         self.inbox_prefix = f"_INBOX_notify.{self._random.getrandbits(64):016x}."
+        self._inbox = self.inbox_prefix.encode()
         self.server = server
         self._up = True
         self._exact, self._patterns, self._replies = {}, {}, {}
@@ -241,9 +167,7 @@ class SimulatedConnection:
         self._up = False
         self._life += 1
         self._cluster.detach(self)
-        for finish in list(self._asked):
-            finish(Unavailable("the connection to NATS was lost"))
-        self._replies.clear()
+        self.lose()
         if not self._stopping:
             self.hooks.down(reason)
             self._attempt_in(0.0)
@@ -328,9 +252,7 @@ class SimulatedConnection:
         if life != self._life or self.cut_off or not self._up:
             return
         if handlers is None:
-            handler = self._replies.get(to[len(self.inbox_prefix) :].encode())
-            if handler is not None:
-                handler(Reply(data, block))
+            self.answered(to[len(self.inbox_prefix) :].encode(), data, block)
             return
         for one in handlers:
             one(subject, reply, data, block)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.holes import Holes
 from notify.brokers.jetstream.stream import StreamState
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.observe.metrics import Metrics
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.brokers.jetstream.deadletter import DeadLetters
 from notify.errors import TooLarge, Unavailable
 from notify.nats import headers
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.observe.metrics import Metrics
 
 

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.brokers.jetstream.history import History, Memory, Record, place
 from notify.brokers.jetstream.stream import Mark, StreamState, nanoseconds
 from notify.errors import Unavailable
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.nats.jetstream import ApiError
 from notify.observe.metrics import Metrics
 

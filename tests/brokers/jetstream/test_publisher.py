@@ -17,7 +17,7 @@ from notify.config import Duration
 from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import Poison
 from notify.nats import headers
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.testing import chat_payload
 from notify.topics import Topic, chat
 

@@ -18,7 +18,7 @@ from notify.brokers.jetstream.holes import Holes
 from notify.brokers.jetstream.reader import Newest, Page, Reader
 from notify.brokers.jetstream.stream import StreamState
 from notify.errors import HistoryLost, Unavailable
-from notify.nats.connection import Reply
+from notify.nats.asking import Reply
 from notify.nats.jetstream import ApiError
 from notify.observe.metrics import Metrics
 from notify.testing import chat_payload
