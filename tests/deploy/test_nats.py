@@ -15,8 +15,8 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from notify.brokers.jetstream import JetStreamBroker
-from notify.brokers.jetstream.reader import Stored
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stored import Stored
 from notify.config import Config, Duration, PluginTable
 from notify.errors import StartError
 from notify.identity import Presence

@@ -240,7 +240,7 @@ async def stored(broker: JetStreamBroker, topics: list[Topic]) -> dict[Topic, li
     """What the stream holds: number and message id of each message, by topic. The leader's word counts."""
     held: dict[Topic, list[tuple[int, int]]] = {}
     for topic in topics:
-        newest = await broker._reader.newest_at_leader(topic.subject)
+        newest = await broker._reader.leader.newest(topic.subject)
         messages = []
         seq: int | None = None
         while True:
@@ -398,7 +398,7 @@ async def catch_up(load: Load, followers: list[Follower], since: float) -> float
     while len(newest) < len(load.topics):
         try:
             for topic in load.topics:
-                newest[topic] = await load.broker._reader.newest_at_leader(topic.subject)
+                newest[topic] = await load.broker._reader.leader.newest(topic.subject)
         except Unavailable:
             await pause(0.05)
     epoch = load.broker._reader.epoch

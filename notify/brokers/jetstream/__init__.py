@@ -24,9 +24,10 @@ from notify.brokers.jetstream.epoch import new_epoch
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.history import History, Memory, Record, place
 from notify.brokers.jetstream.publisher import Publisher
-from notify.brokers.jetstream.reader import Reader, Stored
+from notify.brokers.jetstream.reader import Reader
 from notify.brokers.jetstream.republish import Republish
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stored import Stored
 from notify.brokers.jetstream.stream import Streams, StreamState
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
@@ -418,7 +419,7 @@ class JetStreamBroker:
 
     async def _keep_exhausted(self, seq: int, reason: str) -> None:
         try:
-            subject, data = await self._reader.at(seq)
+            subject, data = await self._reader.leader.at(seq)
         except (Unavailable, HistoryLost):
             subject, data = "", b""
         self._dead.keep(self._reader.epoch, subject, seq, data, reason)

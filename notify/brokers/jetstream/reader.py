@@ -12,9 +12,8 @@ missing inside the stream: whose message it was, nobody can tell any more.
 
 from __future__ import annotations
 
-from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -23,14 +22,15 @@ from twisted.internet.task import deferLater
 from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.leader import Leader
+from notify.brokers.jetstream.stored import Newest, Page, Stored
 from notify.brokers.jetstream.stream import Streams, StreamState
 from notify.errors import HistoryLost, Unavailable
-from notify.messages import Event, Message, Poison, Position, Replayed, parse_event
+from notify.messages import Message, Poison, Position, Replayed, parse_event
 from notify.nats import headers
 from notify.nats.asking import Reply
 from notify.nats.bridge import gather
 from notify.nats.connection import Connection
-from notify.nats.jetstream import NO_MESSAGE, ApiError
 from notify.topics import Topic
 
 #: subjects in one lookup of newest positions; one place is for the witness
@@ -45,55 +45,6 @@ _DELAY = 0.02  # seconds before the second attempt; doubles
 _QUEUE = 100_000  # reads that may wait
 _NEWEST_BYTES = 8 * 2**20  # payloads of the newest messages that one lookup keeps
 _LEADER_READS = 16  # single messages, each as large as may be, that are asked of the leader at once
-
-
-class Stored(NamedTuple):
-    """One message as the stream has it; ``trace`` is its traceparent or empty.
-
-    ``after`` is the number of one that was there before it in its subject, as far as its publisher knew; 0: none.
-    """
-
-    seq: int
-    data: bytes
-    trace: str
-    after: int = 0
-
-
-class Page(NamedTuple):
-    """Messages of a subject, and how many more there are behind them at least.
-
-    ``counted`` is how many there are after the position that was asked for, by the count of the copy that answered.
-    """
-
-    stored: list[Stored]
-    pending: int
-    counted: int = 0
-
-    @property
-    def promised(self) -> int:
-        """How many the copy that answered has counted behind these."""
-        return max(0, self.counted - len(self.stored))
-
-
-class Newest(NamedTuple):
-    """The newest number of each subject that has messages, and how far into the stream the answer reaches.
-
-    ``payloads`` are those of the messages that have these numbers, where they came along.
-    """
-
-    found: dict[str, int]
-    up_to: int
-    payloads: Mapping[str, bytes] = {}
-
-    def event(self, topic: Topic) -> Event | None:
-        """A topic's newest event; None: there is none, it is poison, or it did not come along."""
-        payload = self.payloads.get(topic.subject)
-        if payload is None:
-            return None
-        try:
-            return parse_event(topic, payload)
-        except Poison:
-            return None
 
 
 class Reader:
@@ -112,7 +63,7 @@ class Reader:
         self._streams = streams
         self._audit = audit
         self._direct = f"$JS.API.DIRECT.GET.{streams.name}"
-        self._leader = f"STREAM.MSG.GET.{streams.name}"
+        self.leader = Leader(streams)
         self._reactor = reactor
         self._poison = poison
         self._queue: FairQueue[Replayed] = FairQueue(reads, _QUEUE)
@@ -152,7 +103,7 @@ class Reader:
                 if state.first_seq > state.last_seq:
                     return Newest({}, state.last_seq)
                 try:
-                    self._witness, _ = await self.at(state.last_seq)
+                    self._witness, _ = await self.leader.at(state.last_seq)
                 except HistoryLost:
                     continue  # it is gone by now
         # Only whole messages can be asked for: all together could be more than the server holds for a client.
@@ -162,16 +113,10 @@ class Reader:
             up_to = (await self._streams.info()).last_seq
             for start in range(0, len(subjects), _LEADER_READS):
                 few = subjects[start : start + _LEADER_READS]
-                numbers += await gather(self._newest_from(subject, since) for subject in few)
+                numbers += await gather(self.leader.newest(subject, since) for subject in few)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
         return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, up_to)
-
-    async def _newest_from(self, subject: str, since: int) -> int:
-        """As :meth:`newest_at_leader`, 0 where there is none from ``since`` on; that takes no message along."""
-        if since > 1 and await self._number({"seq": since, "next_by_subj": subject}) == 0:
-            return 0
-        return await self.newest_at_leader(subject)
 
     async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
         """As :meth:`newest`, from the copy that answers, however far that reaches."""
@@ -203,20 +148,6 @@ class Reader:
                 return Newest(found, reached, payloads)
             if not new:
                 raise Unavailable("the answer does not get on")
-
-    async def newest_at_leader(self, subject: str) -> int:
-        """The newest number of one subject, 0 for none, as the stream's leader has it. Raises ``Unavailable``."""
-        return await self._number({"last_by_subj": subject})
-
-    async def _number(self, request: dict[str, Any]) -> int:
-        """The number of the message that the leader gives, 0 for none. Raises ``Unavailable``."""
-        try:
-            answer = await self._streams.api(self._leader, request)
-        except ApiError as error:
-            if error.code == 404 and error.number == NO_MESSAGE:
-                return 0
-            raise Unavailable(f"stream: {error}") from None
-        return int(answer["message"]["seq"])
 
     async def after(
         self,
@@ -287,14 +218,6 @@ class Reader:
         work = lambda: Deferred.fromCoroutine(self._replay(topic, seq, limit, size, whole, newest))  # noqa: E731
         return self._queue.do(topic.workspace_id, work)
 
-    async def at(self, seq: int) -> tuple[str, bytes]:
-        """Subject and payload of one message of the stream. Raises ``HistoryLost``, ``Unavailable``."""
-        try:
-            answer = await self._streams.api(self._leader, {"seq": seq})
-        except ApiError as error:
-            raise HistoryLost(f"number {seq}: {error}") from None
-        return answer["message"]["subject"], b64decode(answer["message"].get("data", ""))
-
     def stop(self) -> None:
         """Give up all replays."""
         self._queue.stop()
@@ -317,7 +240,7 @@ class Reader:
         # Asked now, not when the read began to wait: whoever shares an answer may know of more by then.
         reach = newest()
         if reach is None or (seq or 0) > reach:
-            reach = await self.newest_at_leader(subject)
+            reach = await self.leader.newest(subject)
         if seq is not None and seq > reach:
             await self._prove_silent(seq)
             return Replayed([], False)
@@ -363,9 +286,6 @@ class Reader:
             self._poison(topic, one, str(error))
             return None
         return Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
-
-    def _stored(self, seq: int, data: bytes, block: bytes) -> Stored:
-        return Stored(seq, data, headers.trace(block), headers.after(block, self.epoch))
 
     async def _prove(self, there: bool, known: int, begin: int, end: int) -> None:
         """Nothing has aged out behind ``known``, and nothing is missing between it, or ``begin``, and ``end``.
@@ -413,7 +333,7 @@ class Reader:
             if headers.number(reply.block, headers.LAST_SEQUENCE) != previous:
                 raise Unavailable("a part of the answer was lost")
             previous = headers.number(reply.block, headers.SEQUENCE)
-            page.append(self._stored(previous, reply.data, reply.block))
+            page.append(Stored.of(previous, reply.data, reply.block, self.epoch))
             taken += len(reply.data) + len(reply.block) + len(subject) + _FRAMING
         if headers.number(end.block, headers.LAST_SEQUENCE) != previous:
             raise Unavailable("the end of the answer was lost")
@@ -436,12 +356,12 @@ class Reader:
             guess = Page([], 0)
         starts = [max(last, 1), *(one.seq + 1 for one in guess.stored)]
         # All at once: together they are as large as the copy's answer, which had its bounds.
-        answers = await gather(self._next_of_leader(subject, start) for start in starts)
+        answers = await gather(self.leader.next(subject, start, self.epoch) for start in starts)
         given = dict(zip(starts, answers, strict=True))
         page: list[Stored] = []
         start, taken = starts[0], 0
         while len(page) < count and (taken <= size or len(page) < 2):
-            one = given[start] if start in given else await self._next_of_leader(subject, start)
+            one = given[start] if start in given else await self.leader.next(subject, start, self.epoch)
             if one is None:
                 return Page(page, 0, guess.counted)
             page.append(one)
@@ -450,18 +370,6 @@ class Reader:
         if start in given and given[start] is None:
             return Page(page, 0, guess.counted)
         return Page(page, max(1, guess.counted - sum(1 for one in page if one.seq > last)), guess.counted)
-
-    async def _next_of_leader(self, subject: str, start: int) -> Stored | None:
-        """The first message from a number on, None where there is none. Raises ``Unavailable``."""
-        try:
-            answer = await self._streams.api(self._leader, {"seq": start, "next_by_subj": subject})
-        except ApiError as error:
-            if error.code == 404 and error.number == NO_MESSAGE:
-                return None
-            raise Unavailable(f"history cannot be read: {error}") from None
-        message = answer["message"]
-        block = b64decode(message.get("hdrs", ""))
-        return self._stored(message["seq"], b64decode(message.get("data", "")), block)
 
     def _ask(self, request: dict[str, Any]) -> Deferred[list[Reply]]:
         """A direct get, of any copy; more than was asked for is not taken."""

@@ -19,7 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.holes import Holes
-from notify.brokers.jetstream.reader import LOOKUP, Newest, Page, Stored
+from notify.brokers.jetstream.reader import LOOKUP
+from notify.brokers.jetstream.stored import Newest, Page, Stored
 from notify.brokers.jetstream.stream import Mark, nanoseconds
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Followed, Message, Poison, Position, parse_event

@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.brokers.jetstream import reader as reader_module
 from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.holes import Holes
-from notify.brokers.jetstream.reader import Newest, Page, Reader
+from notify.brokers.jetstream.reader import Reader
+from notify.brokers.jetstream.stored import Newest, Page
 from notify.brokers.jetstream.stream import StreamState
 from notify.errors import HistoryLost, Unavailable
 from notify.nats.asking import Reply

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.jetstream import tail
 from notify.brokers.jetstream.holes import Holes
-from notify.brokers.jetstream.reader import Newest, Page, Stored
+from notify.brokers.jetstream.stored import Newest, Page, Stored
 from notify.brokers.jetstream.tail import Tail
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Message

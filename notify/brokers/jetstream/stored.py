@@ -1,0 +1,64 @@
+"""What reads of the history give: messages as the stream has them, pages of them, and newest numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from notify.messages import Event, Poison, parse_event
+from notify.nats import headers
+from notify.topics import Topic
+
+
+class Stored(NamedTuple):
+    """One message as the stream has it; ``trace`` is its traceparent or empty.
+
+    ``after`` is the number of one that was there before it in its subject, as far as its publisher knew; 0: none.
+    """
+
+    seq: int
+    data: bytes
+    trace: str
+    after: int = 0
+
+    @classmethod
+    def of(cls, seq: int, data: bytes, block: bytes, epoch: str) -> Stored:
+        """One with a header block, in the history of an epoch."""
+        return cls(seq, data, headers.trace(block), headers.after(block, epoch))
+
+
+class Page(NamedTuple):
+    """Messages of a subject, and how many more there are behind them at least.
+
+    ``counted`` is how many there are after the position that was asked for, by the count of the copy that answered.
+    """
+
+    stored: list[Stored]
+    pending: int
+    counted: int = 0
+
+    @property
+    def promised(self) -> int:
+        """How many the copy that answered has counted behind these."""
+        return max(0, self.counted - len(self.stored))
+
+
+class Newest(NamedTuple):
+    """The newest number of each subject that has messages, and how far into the stream the answer reaches.
+
+    ``payloads`` are those of the messages that have these numbers, where they came along.
+    """
+
+    found: dict[str, int]
+    up_to: int
+    payloads: Mapping[str, bytes] = {}
+
+    def event(self, topic: Topic) -> Event | None:
+        """A topic's newest event; None: there is none, it is poison, or it did not come along."""
+        payload = self.payloads.get(topic.subject)
+        if payload is None:
+            return None
+        try:
+            return parse_event(topic, payload)
+        except Poison:
+            return None
