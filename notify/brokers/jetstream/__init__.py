@@ -28,7 +28,7 @@ from notify.brokers.jetstream.reader import Reader
 from notify.brokers.jetstream.republish import Republish
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stored import Stored
-from notify.brokers.jetstream.stream import Streams, StreamState
+from notify.brokers.jetstream.stream import Mark, Streams, StreamState
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
@@ -267,7 +267,7 @@ class JetStreamBroker:
 
         Raises ``Unavailable``.
         """
-        marks = self._tail.marks
+        marks = self._seen()
         state = await self._streams.info()
         looks = _LOOKS if state.copies > 1 else 1
         while looks and await self._history.went_back(state, marks):
@@ -277,7 +277,7 @@ class JetStreamBroker:
             await self._health.sing()
             state = await self._streams.info()
         state, record = await self._history.recognise(marks, reused=self._reused)
-        self._tail.confirm(marks)
+        self._tail.marks.confirm(marks)
         self._reused = False
         if record.epoch != self._reader.epoch:
             self._audit.forget()
@@ -323,7 +323,7 @@ class JetStreamBroker:
             setting_up.cancel()
 
     def _down(self, reason: str) -> None:
-        self._tail.keep_mark()
+        self._tail.marks.keep()
         self._end()
         self._publisher.close()
         self._detail = f"NATS is away: {reason}"
@@ -349,7 +349,7 @@ class JetStreamBroker:
 
         Raises ``Unavailable``.
         """
-        marks = self._tail.marks
+        marks = self._seen()
         state = await self._streams.info()
         republishes = self._settings.delivery == "republish"
         if not await self._history.current(state, marks):
@@ -359,7 +359,7 @@ class JetStreamBroker:
         if republishes and not state.live and self._settings.manage_stream:
             self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
             return False
-        self._tail.confirm(marks)
+        self._tail.marks.confirm(marks)
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)
@@ -367,9 +367,13 @@ class JetStreamBroker:
         await self._tail.check(0.0 if first else 0.25, cut=first)
         return not self._audit.trusted
 
+    def _seen(self) -> list[Mark]:
+        """What is known to have been in the stream."""
+        return [Mark(self._tail.highest), *self._tail.marks.all()]
+
     def _remember(self) -> None:
         if self._ready:
-            for mark in self._tail.marks:
+            for mark in self._seen():
                 self._history.remember(mark)
 
     def _complain(self, faults: tuple[str, ...]) -> None:

@@ -10,18 +10,19 @@ No I/O of its own: reads come from a :class:`~notify.brokers.jetstream.reader.Re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.brokers.jetstream.followed import Held, State
 from notify.brokers.jetstream.holes import Holes
+from notify.brokers.jetstream.marks import Marks
 from notify.brokers.jetstream.reader import LOOKUP
 from notify.brokers.jetstream.stored import Newest, Page, Stored
-from notify.brokers.jetstream.stream import Mark, nanoseconds
 from notify.errors import HistoryLost, Unavailable
 from notify.messages import Followed, Message, Poison, Position, parse_event
 from notify.nats import headers
@@ -30,7 +31,6 @@ from notify.topics import Topic
 
 _HELD = 512  # messages held back for one topic; past it they are read from the stream instead
 _HELD_BYTES = 32 * 2**20  # of all topics together
-_KEPT = 8  # marks that wait for a look at the stream
 _BEHIND = 10_000  # messages that a topic may be behind; past it, it is lost
 _MENDING = 32  # topics that are mended at once
 _PAUSE = (0.05, 2.0)  # seconds before a read that failed is tried again: first, most
@@ -65,57 +65,6 @@ class Source(Protocol):
     def remove(self, topic: Topic) -> None: ...  # noqa: D102
 
 
-class _Held(NamedTuple):
-    seq: int
-    last: int
-    data: bytes
-    block: bytes
-    received: float
-
-    @property
-    def size(self) -> int:
-        """Bytes. A publisher's headers may be as long as its payload."""
-        return len(self.data) + len(self.block)
-
-
-class State:
-    """One followed topic.
-
-    ``seq`` was delivered last. ``wanted`` is known to exist. ``read`` was reached by reading: what arrives up to
-    there has been delivered already. Up to ``checked`` the stream has nothing newer than ``seq``.
-    """
-
-    __slots__ = (
-        "accepted",
-        "busy",
-        "checked",
-        "doubt",
-        "held",
-        "joining",
-        "read",
-        "seq",
-        "subject",
-        "topic",
-        "wanted",
-    )
-
-    def __init__(self, topic: Topic) -> None:
-        self.topic = topic
-        self.subject = topic.subject
-        self.seq = 0
-        self.wanted = 0
-        self.read = 0
-        self.checked = 0
-        #: this node's own publishes reach to here
-        self.accepted = 0
-        self.held: list[_Held] = []
-        #: being looked up or mended: what arrives is held back
-        self.busy = True
-        self.joining: Deferred[Followed] | None = None
-        #: the source may have missed something
-        self.doubt = False
-
-
 class Tail:
     """See the module. ``suspect`` is called when what arrives makes no sense, as from a stream made anew."""
 
@@ -144,9 +93,6 @@ class Tail:
         self._behind: list[tuple[State, int]] = []
         self._grace: Any = None
         self._held = 0  # bytes that are held back
-        # the highest number that came, and when it was stored: nanoseconds, or the header block that says it
-        self._heard: tuple[int, int | bytes] = (0, 0)
-        self._kept: list[Mark] = []
         self._beginning: list[State] = []
         self._paused: list[State] = []
         self.source: Source
@@ -156,6 +102,8 @@ class Tail:
         self.states: dict[bytes, State] = {}
         #: the highest number in the stream that is known to exist
         self.highest = 0
+        #: how far the stream was heard
+        self.marks = Marks()
 
     # ------------------------------------------------------------------ follow and unfollow
 
@@ -248,24 +196,23 @@ class Tail:
         """
         position = state.seq
         if (last < position and last >= 0 and seq > state.read) or (
-            stamp is not None and self._younger(seq, stamp)
+            stamp is not None and self.marks.younger(seq, stamp)
         ):
             # What came before it is older than what was delivered, or it is itself: deleted, or numbers are used again.
-            self.keep_mark()
+            self.marks.keep()
             self._suspect()
         if seq > self.highest:
             self.highest = seq
-        if seq > self._heard[0]:
-            self._heard = (seq, block if stamp is None else stamp)
+        self.marks.heard(seq, block if stamp is None else stamp)
         if not state.busy and position < seq <= state.checked:
             # The stream had nothing there. If it still is the same, the comparison finds this message.
             state.checked = position
-            self.keep_mark()
+            self.marks.keep()
             self._suspect()
         elif not state.busy and seq > position and self._follows_on(state, last) and last:
             self._emit(state, seq, data, headers.trace(block), self._seconds())
         elif state.busy or seq > position:
-            one = _Held(seq, last, data, block, self._seconds())
+            one = Held(seq, last, data, block, self._seconds())
             if len(state.held) >= _HELD or self._held + one.size > _HELD_BYTES:
                 self._release(state)
             else:
@@ -300,11 +247,6 @@ class Tail:
             elif self._current(state):
                 self._mend(state)
 
-    def _younger(self, seq: int, stamp: int) -> bool:
-        """Whether it was stored after one with a higher number."""
-        heard, when = self._heard
-        return seq <= heard and isinstance(when, int) and stamp > when
-
     def _follows_on(self, state: State, last: int) -> bool:
         """Whether a message that is newer than what was delivered is the next one; ``last`` came before it."""
         return last == state.seq or (last < 0 and not state.doubt)
@@ -313,26 +255,6 @@ class Tail:
         """Hold nothing of a topic any more."""
         self._held -= sum(one.size for one in state.held)
         state.held = []
-
-    @property
-    def marks(self) -> list[Mark]:
-        """What is known to have been in the stream."""
-        return [Mark(self.highest), self._mark(), *self._kept]
-
-    def _mark(self) -> Mark:
-        seq, stamp = self._heard
-        if isinstance(stamp, bytes):
-            stamp = nanoseconds(headers.text(stamp, headers.TIME_STAMP))
-        return Mark(seq, stamp)
-
-    def keep_mark(self) -> None:
-        """What comes from now on may be of another history: remember how far this one was heard."""
-        if len(self._kept) < _KEPT and (mark := self._mark()) not in self._kept:
-            self._kept.append(mark)
-
-    def confirm(self, marks: Sequence[Mark]) -> None:
-        """These were found in the stream."""
-        self._kept = [mark for mark in self._kept if mark not in marks]
 
     def doubt(self) -> None:
         """The source may have missed messages of any topic."""
@@ -500,8 +422,8 @@ class Tail:
 
     def forget_all(self) -> list[Topic]:
         """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
-        self._kept, self._paused = [], []
-        self.highest, self._heard = 0, (0, 0)
+        self._paused = []
+        self.highest, self.marks = 0, Marks()
         gone = []
         for state in list(self.states.values()):
             self._drop(state)

@@ -137,4 +137,4 @@ class Stamps(SynchronousTestCase):
             tail.states[b"s"] = state
             made: Any = (JetStreamSettings(), FakeConnection(), None, tail, Clock(), "node", unused)
             Consumer(*made)._arrived(b"s", f"$JS.ACK.{where}.notify-node.1.7.7.1234567890.0", b"", forged)
-            self.assertEqual(tail.marks[-1], Mark(7, 1234567890))
+            self.assertEqual(tail.marks.all()[0], Mark(7, 1234567890))
