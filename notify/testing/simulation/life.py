@@ -64,6 +64,7 @@ class Life:
             self._world.oracle.violation = self._world.oracle.violation or violation
         finally:
             globalLogPublisher.removeObserver(observer)
+            self._world.disks.cleanup()
         world = self._world
         return Outcome(
             self._world.plan, world.oracle.violation, world.digest(), world.marks, world.trace, world.published,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -52,6 +54,9 @@ class World:
         self.oracle.marks = self.marks
         if plan.settings["max_messages"] and plan.broker == "jetstream":
             self.oracle.lossy = "the history is bounded"
+        # In memory where there is such a place: what is written there is synced.
+        shared = Path("/dev/shm")  # noqa: S108 - below it, a folder with a name of its own
+        self.disks = TemporaryDirectory("", "notify-life-", shared if shared.is_dir() else None)
         self.published = self.handed_over = 0
         self._digests: dict[str, Any] = {}
         self.nodes = [self._node(number, name) for number, name in enumerate(plan.nodes)]
@@ -75,6 +80,7 @@ class World:
         broker = {
             "servers": list(self.cluster.names),
             "stream": STREAM,
+            "state_directory": self._disk(number),
             "request_timeout": "1s",
             "canary_interval": "1s",
             **{k: v for k, v in plan.settings.items() if k not in _DURATIONS},
@@ -107,6 +113,14 @@ class World:
             return connection
 
         return Node(self.clock, config, Random(self.random.getrandbits(64)), to_nats, number)
+
+    def _disk(self, number: int) -> str:
+        """What outlives a node's processes."""
+        if self.plan.broker != "jetstream":
+            return ""
+        directory = Path(self.disks.name, str(number))
+        directory.mkdir(exist_ok=True)
+        return str(directory)
 
     def client(self, number: int) -> SimulatedClient:
         """A client of the plan, which has not started."""
