@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
-from pathlib import Path
 from signal import SIGHUP, SIGTERM
 from typing import Any
 
@@ -20,7 +19,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.natsd import NatsServer
-from tests.support.process import KEY, SECRET, Server, token, wait_for
+from tests.support.process import KEY, SECRET, Server, service_manager, token, wait_for
 
 
 def in_thread(test: Callable[..., None]) -> Callable[..., Deferred[None]]:
@@ -36,27 +35,20 @@ class SystemdTests(TestCase):
 
     @in_thread
     def test_it_tells_systemd_when_it_is_ready_that_it_is_alive_and_how_it_leaves(self) -> None:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
-        ):
-            address = str(Path(folder) / "notify")
-            manager.bind(address)
-            manager.settimeout(10)
-            with Server(environ={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}) as server:
-                heard = [manager.recv(4096).decode() for _ in range(5)]
-                self.assertEqual(heard[0], "STATUS=Starting: waiting for the broker.")
-                self.assertEqual(heard[1], "READY=1\nSTATUS=Serving 0 clients.")
-                self.assertEqual(heard[2:4], ["WATCHDOG=1", "STATUS=Serving 0 clients."])
-                with server.client():
-                    wait_for("the status counts", lambda: manager.recv(4096) == b"STATUS=Serving 1 client.")
-                server.signal(SIGHUP)
-                wait_for("reloading", lambda: manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC="))
-                wait_for("ready again", lambda: manager.recv(4096).startswith(b"READY=1"))
-                server.signal(SIGTERM)
-                wait_for("stopping", lambda: manager.recv(4096).startswith(b"STOPPING=1"))
-                wait_for("drained", lambda: manager.recv(4096) == b"STATUS=Drained.")
-                self.assertEqual(server.process.wait(10), 0)
+        with service_manager() as (manager, environ), Server(environ=environ) as server:
+            heard = [manager.recv(4096).decode() for _ in range(5)]
+            self.assertEqual(heard[0], "STATUS=Starting: waiting for the broker.")
+            self.assertEqual(heard[1], "READY=1\nSTATUS=Serving 0 clients.")
+            self.assertEqual(heard[2:4], ["WATCHDOG=1", "STATUS=Serving 0 clients."])
+            with server.client():
+                wait_for("the status counts", lambda: manager.recv(4096) == b"STATUS=Serving 1 client.")
+            server.signal(SIGHUP)
+            wait_for("reloading", lambda: manager.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC="))
+            wait_for("ready again", lambda: manager.recv(4096).startswith(b"READY=1"))
+            server.signal(SIGTERM)
+            wait_for("stopping", lambda: manager.recv(4096).startswith(b"STOPPING=1"))
+            wait_for("drained", lambda: manager.recv(4096) == b"STATUS=Drained.")
+            self.assertEqual(server.process.wait(10), 0)
 
 
 class DrainTests(TestCase):

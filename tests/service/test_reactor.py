@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from signal import SIGUSR2
 from typing import Any
 
@@ -15,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from notify.service.reactor import steady
-from tests.support.process import Server, wait_for
+from tests.support.process import Server, service_manager, wait_for
 
 #: begins a program whose time of day is moved by ``step(seconds)``
 STEPPED = """
@@ -89,27 +86,19 @@ class SteadyClock(TestCase):
         return deferToThread(self.whole)
 
     def whole(self) -> None:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
-        ):
-            address = str(Path(folder) / "notify")
-            manager.bind(address)
-            manager.settimeout(10)
-            argv = [sys.executable, "-c", STEPPED + TWISTD, "--nodaemon", "--pidfile="]
-            environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
-            with Server(environ=environ, argv=argv) as server:
+        argv = [sys.executable, "-c", STEPPED + TWISTD, "--nodaemon", "--pidfile="]
+        with service_manager() as (manager, environ), Server(environ=environ, argv=argv) as server:
+            wait_for("alive", lambda: manager.recv(4096) == b"WATCHDOG=1")
+            server.signal(SIGUSR2)
+            manager.setblocking(False)
+            try:
+                while True:
+                    manager.recv(4096)
+            except BlockingIOError:
+                manager.settimeout(10)
+            for _ in range(5):
                 wait_for("alive", lambda: manager.recv(4096) == b"WATCHDOG=1")
-                server.signal(SIGUSR2)
-                manager.setblocking(False)
-                try:
-                    while True:
-                        manager.recv(4096)
-                except BlockingIOError:
-                    manager.settimeout(10)
-                for _ in range(5):
-                    wait_for("alive", lambda: manager.recv(4096) == b"WATCHDOG=1")
-                server.publish(1, "after")
+            server.publish(1, "after")
 
 
 class Pending(SynchronousTestCase):

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,19 @@ T = TypeVar("T")
 TWISTD = Path(sys.executable).parent / "twistd"
 SECRET = "0123456789abcdef0123456789abcdef-not-a-real-secret"
 KEY = "a-key-for-tests-0123456789"
+
+
+@contextmanager
+def service_manager() -> Iterator[tuple[socket.socket, dict[str, str]]]:
+    """What systemd hears, and the environment by which a server finds it, with a watchdog of 200 ms."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        address = str(Path(folder) / "notify")
+        manager.bind(address)
+        manager.settimeout(10)
+        yield manager, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 20) -> T:
