@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from notify.cli.terminal import Terminal
+from notify.cli.terminal import Terminal, duration
 from notify.config import Duration
 
 SUMMARY = "look at a deployment, and say how to mend what is wrong"
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--resume-window",
-        type=_duration,
+        type=duration,
         default=Duration(86400),
         metavar="TIME",
         help="how long a client may be away and miss nothing (default: 1d)",
@@ -66,10 +66,3 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _duration(text: str) -> Duration:
-    try:
-        return Duration.parse(float(text) if text.isdecimal() else text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

@@ -130,8 +130,8 @@ identifier = _type("identifier", _id)
 number = _type("number", _number)
 #: ids with commas between them
 identifiers = _type("identifiers", lambda text: [_id(part) for part in text.split(",") if part.strip()])
-#: a duration like 90s, 12h or 7d, in seconds
-duration = _type("duration", Duration.parse)
+#: a duration like 90s, 12h or 7d, in seconds; a plain number is one of seconds
+duration = _type("duration", lambda text: Duration.parse(float(text) if text.isdecimal() else text))
 
 
 def url_option(parser: argparse.ArgumentParser, what: str, variable: str, default: str) -> None:

@@ -45,6 +45,11 @@ class Token(SynchronousTestCase):
         self.assertEqual(claims["exp"] - claims["iat"], 90)
         jwt.decode(result.out.strip(), SECRET, ["HS256"])
 
+    def test_a_plain_number_is_one_of_seconds(self) -> None:
+        result = command("token", "--user", "7", "--ttl", "90", NOTIFY_AUTH__JWT__SECRET=SECRET)
+        claims = jwt.decode(result.out.strip(), SECRET, algorithms=["HS256"])
+        self.assertEqual(claims["exp"] - claims["iat"], 90)
+
     def test_says_what_the_configuration_asks_for(self) -> None:
         path = self.config(
             f"""
