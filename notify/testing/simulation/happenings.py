@@ -199,7 +199,8 @@ class Happenings:
             self._world.oracle.lossy = "the stream went back"
             self._world.oracle.went_back = True
             stream.go_back(step.about["count"])
-            stream.leader = next(name for name in stream.replicas if name != stream.leader)
+            other = next(name for name in stream.replicas if name != stream.leader)
+            self._world.cluster.lead(stream, other)
 
     def _forged(self, step: Step) -> None:
         """Somebody publishes where the stream sends its messages on, where NATS does not forbid that.

@@ -272,7 +272,12 @@ class Cluster:
         for stream in self.streams.values():
             there = [n for n in stream.replicas if n not in self.down and n not in self.isolated]
             if stream.leader not in there and len(there) * 2 > len(stream.replicas):
-                stream.leader = there[0]
+                self.lead(stream, there[0])
+
+    def lead(self, stream: Stream, server: str) -> None:
+        """A server becomes a stream's leader."""
+        stream.leader = server
+        self.tell(f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream.name}", b"{}")
 
     # --- the API --------------------------------------------------------------------------------------------
 
@@ -303,7 +308,7 @@ class Cluster:
         stream.expire(self.clock.now)
         state = stream.state(bool(body.get("deleted_details")), body.get("subjects_filter", ""))
         told: dict[str, Any] = {"config": stream.config, "created": stream.created, "state": state}
-        told["cluster"] = {"leader": stream.leader}
+        told["cluster"] = {"leader": stream.leader, "replicas": self._others(stream)}
         if "subjects" in state:
             found = list(state["subjects"].items())[body.get("offset", 0) :]
             state["subjects"] = dict(found)
@@ -312,6 +317,16 @@ class Cluster:
                 "offset": body.get("offset", 0),
                 "limit": 100_000,
             }
+        return told
+
+    def _others(self, stream: Stream) -> list[dict[str, Any]]:
+        """The other copies as the leader sees them: not that one is a moment behind, nor that it has holes."""
+        told = []
+        for name, replica in stream.replicas.items():
+            if name != stream.leader:
+                offline = name in self.down or name in self.isolated
+                well = not offline and replica.frozen is None
+                told.append({"name": name, "current": well, "offline": offline})
         return told
 
     def _stream_create(self, stream: Stream | None, parts: list[str], body: dict[str, Any]) -> dict[str, Any]:

@@ -84,10 +84,10 @@ class Violation(Exception):  # noqa: N818
 
 
 class Oracle:
-    """See the module. ``newest()`` gives history and newest number of the stream; None: positions tell them."""
+    """See the module. ``place(seq)`` gives the history in which the stream gave a number, and the number, but none past its end; None: positions tell it."""
 
-    def __init__(self, replay: int, queue: int, newest: Callable[[], Key] | None) -> None:
-        self._replay, self._queue, self._newest = replay, queue, newest
+    def __init__(self, replay: int, queue: int, place: Callable[[int], Key] | None) -> None:
+        self._replay, self._queue, self._place = replay, queue, place
         self.entries: dict[int, Entry] = {}
         self.stored: dict[Topic, list[tuple[Key, int]]] = {}
         self.tracks: dict[tuple[str, Id | None], Track] = {}
@@ -130,7 +130,7 @@ class Oracle:
         """A publisher was told that its message is stored there."""
         entry = self.entries[number]
         entry.accepted = True
-        if self._newest is None:
+        if self._place is None:
             self.keep(number, (self._history(epoch), seq))
         elif entry.key is None:
             self.wrong("accepted, not stored", f"message {number} at {seq}")
@@ -145,10 +145,7 @@ class Oracle:
         return self._epochs.setdefault(epoch, len(self._epochs))
 
     def _key(self, epoch: str, seq: int) -> Key:
-        if self._newest is None:
-            return self._history(epoch), seq
-        history, newest = self._newest()
-        return history, min(seq, newest)
+        return (self._history(epoch), seq) if self._place is None else self._place(seq)
 
     # --- what a connection is sent --------------------------------------------------------------------------
 
@@ -275,7 +272,7 @@ class Oracle:
         entry = self._entry(frame)
         if entry is None:
             return
-        if self._newest is None and entry.key is None:
+        if self._place is None and entry.key is None:
             self.keep(entry.number, self._key(frame["epoch"], frame["seq"]))
         where = f"{client.who.name} chat {chat}"
         if entry.key is None or not entry.valid:

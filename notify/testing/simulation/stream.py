@@ -74,7 +74,8 @@ class Stream:
     ) -> None:
         self.config = config
         self.created = stamp(now)
-        self.generation = next(orders)
+        #: where each history of it begins, the newest at the end: a number, and what tells that history from all others
+        self._histories = [(0, next(orders))]
         self._orders, self._gone = orders, gone
         self.messages: dict[int, Stored] = {}
         self.by_subject: dict[str, list[int]] = {}
@@ -89,6 +90,15 @@ class Stream:
     def name(self) -> str:
         """Its name."""
         return str(self.config["name"])
+
+    @property
+    def generation(self) -> int:
+        """Its history now."""
+        return self._histories[-1][1]
+
+    def history_of(self, seq: int) -> int:
+        """The history in which a number was given: what the stream keeps when it goes back is as old as before."""
+        return next(history for start, history in reversed(self._histories) if start <= seq)
 
     @property
     def first_seq(self) -> int:
@@ -161,7 +171,8 @@ class Stream:
             self.remove(seq, "rollback")
         if lost:
             self.last_seq = lost[0] - 1
-            self.generation = next(self._orders)
+            self._histories = [one for one in self._histories if one[0] <= self.last_seq]
+            self._histories.append((self.last_seq + 1, next(self._orders)))
             self.dedupe = {key: value for key, value in self.dedupe.items() if value[0] <= self.last_seq}
         return len(lost)
 

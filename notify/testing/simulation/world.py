@@ -51,8 +51,8 @@ class World:
         #: those of each node's process
         self.connections: dict[int, list[SimulatedConnection]] = {}
         limits = _limits(plan.limits)
-        newest = self._newest if plan.broker == "jetstream" else None
-        self.oracle = Oracle(limits.replay, limits.send_queue, newest)
+        place = self._place if plan.broker == "jetstream" else None
+        self.oracle = Oracle(limits.replay, limits.send_queue, place)
         self.oracle.marks = self.marks
         if plan.settings["max_messages"] and plan.broker == "jetstream":
             self.oracle.lossy = "the history is bounded"
@@ -233,9 +233,12 @@ class World:
         if number in self.oracle.entries:
             self.oracle.removed(number, why)
 
-    def _newest(self) -> Key:
+    def _place(self, seq: int) -> Key:
         stream = self.cluster.streams.get(STREAM)
-        return (stream.generation, stream.last_seq) if stream is not None else (-1, 0)
+        if stream is None:
+            return -1, 0
+        seq = min(seq, stream.last_seq)
+        return stream.history_of(seq), seq
 
 
 _DURATIONS = ("check_interval", "ack_wait", "publish_patience")
