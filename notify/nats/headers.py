@@ -16,6 +16,7 @@ UP_TO_SEQUENCE = b"\r\nNats-UpTo-Sequence: "
 NUM_PENDING = b"\r\nNats-Num-Pending: "
 TIME_STAMP = b"\r\nNats-Time-Stamp: "
 SUBJECT = b"\r\nNats-Subject: "
+MESSAGE_ID = b"\r\nNats-Msg-Id: "
 TRACEPARENT = b"\r\ntraceparent: "
 #: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``
 AFTER = "Notify-After"

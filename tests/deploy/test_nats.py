@@ -232,6 +232,7 @@ class MissingPermissions(TestCase):
             ('"_INBOX_notify.>"', 'subscription to "_inbox_notify.'),
             ('"$JS.API.STREAM.INFO.MESSAGES",', 'publish to "$js.api.stream.info.messages"'),
             ('"$JS.EVENT.ADVISORY.STREAM.DELETED.MESSAGES"', "advisory.stream.deleted"),
+            ('"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.MESSAGES"', "advisory.stream.leader_elected"),
         ):
             self.assertIn(named, await self.refusal(needed), needed)
 

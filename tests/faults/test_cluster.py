@@ -61,12 +61,19 @@ class ThreeServers(FaultCase):
         await self.fault("leader of 3 paused 6 s", breaks)
 
     async def test_leader_stepped_down(self) -> None:
+        heard: list[bytes] = []
+
         async def breaks(leader: NatsServer) -> None:
+            self.publisher._connection.subscribe(
+                "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.MESSAGES", lambda *told: heard.append(told[0])
+            )
             for _ in range(3):
                 await self.publisher._streams.api("STREAM.LEADER.STEPDOWN.MESSAGES")
                 await pause(1.0)
 
         await self.fault("leader of 3 stepped down 3 times", breaks)
+        # What makes a broker look whether the new leader has all that the old one had.
+        self.assertGreaterEqual(len(heard), 3)
 
     async def test_leader_in_lame_duck_mode(self) -> None:
         async def breaks(leader: NatsServer) -> None:

@@ -107,6 +107,7 @@ class JetStreamBroker:
         self._tail.source = self._source
         self._publisher = Publisher(settings, self._connection, context.reactor, context.random)
         self._publisher.after = self._after
+        self._publisher.stored = lambda seq, message: self._tail.marks.stored(seq, message)
         self._health = Health(
             settings,
             self._connection,
@@ -135,9 +136,9 @@ class JetStreamBroker:
         self._tail.deliver, self._tail.lost = deliver, lost
         self._detail = "connecting to NATS"
         self._started = Deferred()
-        self._connection.subscribe(
-            f"$JS.EVENT.ADVISORY.STREAM.DELETED.{self._settings.stream}", self._deleted
-        )
+        advisory = f"$JS.EVENT.ADVISORY.STREAM.{{}}.{self._settings.stream}"
+        self._connection.subscribe(advisory.format("DELETED"), self._deleted)
+        self._connection.subscribe(advisory.format("LEADER_ELECTED"), self._elected)
         self._connection.start().addErrback(self._failed)
         return self._started
 
@@ -276,12 +277,16 @@ class JetStreamBroker:
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
             state = await self._streams.info()
+        # What came since the connection did may be of another history, and shows nothing.
+        mine, kept = self._history.record, [mark.seq for mark in self._tail.marks.kept]
+        known = [*kept, mine.seen if mine is not None else 0]
+        oldest = min(state.first_seq, state.last_seq)
+        shown = max(known) == 0 or (max(known) >= oldest and min(kept, default=oldest) >= oldest)
         state, record = await self._history.recognise(marks, reused=self._reused)
         self._tail.marks.confirm(marks)
         self._reused = False
         if record.epoch != self._reader.epoch:
             self._audit.forget()
-        shown = not any(0 < mark.seq < min(state.first_seq, state.last_seq) for mark in marks)
         return state, record, shown
 
     def _begin(self, state: StreamState, record: Record, shown: bool) -> None:
@@ -314,6 +319,8 @@ class JetStreamBroker:
 
     def _end(self) -> None:
         """Not ready, whatever the reason."""
+        if self._ready:
+            self._tail.marks.keep()
         self._ready = False
         self._metrics.broker_up.set(0)
         self._health.rest()
@@ -323,7 +330,6 @@ class JetStreamBroker:
             setting_up.cancel()
 
     def _down(self, reason: str) -> None:
-        self._tail.marks.keep()
         self._end()
         self._publisher.close()
         self._detail = f"NATS is away: {reason}"
@@ -368,8 +374,8 @@ class JetStreamBroker:
         return not self._audit.trusted
 
     def _seen(self) -> list[Mark]:
-        """What is known to have been in the stream."""
-        return [Mark(self._tail.highest), *self._tail.marks.all()]
+        """What is known to have been in the stream; of two with one number that first of which more is known."""
+        return [*self._tail.marks.all(), Mark(self._tail.highest)]
 
     def _remember(self) -> None:
         if self._ready:
@@ -388,6 +394,11 @@ class JetStreamBroker:
         # For a moment the server may still describe the stream as if nothing had happened.
         self._doomed, self._doubts = self._reader.created, _DOUBTS
         self._set_up("the stream was deleted")
+
+    def _elected(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        # The new leader may lack what the old one had, and give its numbers to others from now on.
+        self._tail.marks.keep()
+        self._health.compare_soon()
 
     def _suspect(self) -> None:
         self._health.compare_soon()

@@ -35,7 +35,7 @@ _ATTEMPTS = 5
 class Record(Struct, frozen=True):
     """One history: the time at which its stream was created, its epoch, and the highest number that was seen.
 
-    ``stamp`` is when the message with that number was stored, in nanoseconds; 0: not known. Of two records of one stream that with the higher ``generation`` is the later.
+    ``stamp`` and ``id`` are of the message with that number, as in a :class:`~notify.brokers.jetstream.stream.Mark`. Of two records of one stream that with the higher ``generation`` is the later.
     """
 
     created: str
@@ -43,6 +43,16 @@ class Record(Struct, frozen=True):
     generation: int = 1
     seen: int = 0
     stamp: int = 0
+    id: str | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """The message that was seen last."""
+        return Mark(self.seen, self.stamp, self.id)
+
+    def reaching(self, mark: Mark) -> Record:
+        """The same history, seen so far."""
+        return msgspec.structs.replace(self, seen=mark.seq, stamp=mark.stamp, id=mark.id)
 
 
 class Memory:
@@ -147,14 +157,14 @@ class History:
         current = [one for one in known if one.generation == latest]
         if not current:
             return self._new(state, latest)
-        seen = [Mark(one.seen, one.stamp) for one in current]
+        seen = [one.mark for one in current]
         if mine in current:
             # What this node has seen says nothing of a later history.
             seen += marks
         else:
             reused = False
         if len({one.epoch for one in current}) == 1 and not reused and not await self._lacks(state, seen):
-            return msgspec.structs.replace(current[0], seen=state.last_seq, stamp=state.stamp)
+            return current[0].reaching(Mark(state.last_seq, state.stamp))
         self.log.error(
             "the stream {name} has gone back: number {seen} was seen, and {last} is its last; a new epoch begins",
             name=self._streams.name,
@@ -165,16 +175,15 @@ class History:
 
     async def _lacks(self, state: StreamState, marks: Sequence[Mark]) -> bool:
         """Whether a message that was seen is not in the stream, or another is in its place."""
-        for seq, stamp in marks:
-            if seq > state.last_seq:
+        for mark in marks:
+            if mark.seq > state.last_seq:
                 return True
-            if stamp and seq == state.last_seq and state.stamp:
-                there = state.stamp
-            elif stamp and seq >= state.first_seq:
-                there = await self._streams.stamp(seq)
-            else:
-                there = 0
-            if there and there != stamp:
+            there = Mark(mark.seq)
+            if mark.stamp and mark.seq == state.last_seq and state.stamp:
+                there = Mark(mark.seq, state.stamp)
+            elif (mark.stamp or mark.id is not None) and mark.seq >= state.first_seq:
+                there = await self._streams.mark(mark.seq)
+            if mark.differs(there):
                 return True
         return False
 
@@ -196,7 +205,7 @@ class History:
         mine = self.record
         if mine is None or mine.created != state.created:
             return False
-        return await self._lacks(state, [Mark(mine.seen, mine.stamp), *marks])
+        return await self._lacks(state, [mine.mark, *marks])
 
     async def current(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
         """Whether the history is the one that this node goes by. Remembers how far it reaches. Raises ``Unavailable``."""
@@ -206,14 +215,12 @@ class History:
         stored, at = await self.stored()
         if stored is None or (stored.created, stored.epoch) != (mine.created, mine.epoch):
             return False
-        return await self._keep(
-            msgspec.structs.replace(mine, seen=state.last_seq, stamp=state.stamp), stored, at
-        )
+        return await self._keep(mine.reaching(Mark(state.last_seq, state.stamp)), stored, at)
 
     def remember(self, mark: Mark) -> None:
         """A message was seen: for this node's own record, at once."""
         if self.record is not None and mark.seq > self.record.seen:
-            self._memory.keep(msgspec.structs.replace(self.record, seen=mark.seq, stamp=mark.stamp))
+            self._memory.keep(self.record.reaching(mark))
 
     async def _keep(self, record: Record, stored: Record | None, at: int) -> bool:
         """Go by a record, and have all nodes go by it; False: another one was faster, and may go by another."""

@@ -90,14 +90,14 @@ class Reader:
             if attempt:
                 await self._pause(attempt)
             try:
-                found = await self._newest(subjects, since)
+                newest = await self._newest(subjects, since)
             except Unavailable as error:
                 problem = str(error)
                 continue
-            if found.up_to and found.up_to >= at_least:
-                return found
+            if newest.up_to and newest.up_to >= at_least:
+                return newest
             problem = "a replica is behind"
-            if not found.up_to:
+            if not newest.up_to:
                 # Nothing at all, and nothing that says how far that reaches: asked again with what surely is there.
                 state = await self._streams.info()
                 if state.first_seq > state.last_seq:
@@ -110,19 +110,21 @@ class Reader:
         numbers: list[int] = []
         try:
             # What it reaches to is the leader's to say: a number that was heard may be forged.
-            up_to = (await self._streams.info()).last_seq
+            state = await self._streams.info()
             for start in range(0, len(subjects), _LEADER_READS):
                 few = subjects[start : start + _LEADER_READS]
                 numbers += await gather(self.leader.newest(subject, since) for subject in few)
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
-        return Newest({s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}, up_to)
+        found = {s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}
+        return Newest(found, state.last_seq, seen=(state.last_seq, state.stamp))
 
     async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
         """As :meth:`newest`, from the copy that answers, however far that reaches."""
         found: dict[str, int] = {}
         payloads: dict[str, bytes] = {}
         reached, room = 0, _NEWEST_BYTES
+        seen: tuple[int, int | bytes] = (0, 0)
         while True:
             rest = [subject for subject in subjects if subject not in found]
             # A subject that surely has messages makes the server say how far its answer reaches.
@@ -133,6 +135,9 @@ class Reader:
                 raise Unavailable(headers.description(end.block) or f"status {headers.status(end.block)}")
             up_to = headers.number(end.block, headers.UP_TO_SEQUENCE)
             reached = min(reached, up_to) if reached else up_to
+            last = _check_linked(replies, end)
+            if last > seen[0]:
+                seen = last, replies[-1].block
             answers = {headers.text(reply.block, headers.SUBJECT): reply for reply in replies}
             if answers:
                 self._witness = next(iter(answers))
@@ -145,7 +150,7 @@ class Reader:
                 if room >= 0:
                     payloads[subject] = reply.data
             if not headers.number(end.block, headers.NUM_PENDING):
-                return Newest(found, reached, payloads)
+                return Newest(found, reached, payloads, seen)
             if not new:
                 raise Unavailable("the answer does not get on")
 
@@ -328,15 +333,12 @@ class Reader:
             return Page([], 0)
         if status != 204:
             raise Unavailable(f"history cannot be read: {headers.description(end.block) or status}")
-        page, previous, taken = list[Stored](), 0, 0
+        _check_linked(replies, end)
+        page, taken = list[Stored](), 0
         for reply in replies:
-            if headers.number(reply.block, headers.LAST_SEQUENCE) != previous:
-                raise Unavailable("a part of the answer was lost")
-            previous = headers.number(reply.block, headers.SEQUENCE)
-            page.append(Stored.of(previous, reply.data, reply.block, self.epoch))
+            seq = headers.number(reply.block, headers.SEQUENCE)
+            page.append(Stored.of(seq, reply.data, reply.block, self.epoch))
             taken += len(reply.data) + len(reply.block) + len(subject) + _FRAMING
-        if headers.number(end.block, headers.LAST_SEQUENCE) != previous:
-            raise Unavailable("the end of the answer was lost")
         pending = headers.number(end.block, headers.NUM_PENDING)
         counted = sum(1 for one in page if one.seq > last) + pending
         if len(page) < count and taken + self._connection.max_payload < bound:
@@ -378,6 +380,21 @@ class Reader:
 
     async def _pause(self, attempt: int) -> None:
         await deferLater(self._reactor, _DELAY * 2 ** (attempt - 1), lambda: None)
+
+
+def _check_linked(replies: Sequence[Reply], end: Reply) -> int:
+    """Each message of a batch, and its end, name the one before; gives the last number.
+
+    Raises ``Unavailable`` where one did not come.
+    """
+    previous = 0
+    for reply in replies:
+        if headers.number(reply.block, headers.LAST_SEQUENCE) != previous:
+            raise Unavailable("a part of the answer was lost")
+        previous = headers.number(reply.block, headers.SEQUENCE)
+    if headers.number(end.block, headers.LAST_SEQUENCE) != previous:
+        raise Unavailable("the end of the answer was lost")
+    return previous
 
 
 def _broken(messages: list[Stored], last: int, successor: int) -> bool:

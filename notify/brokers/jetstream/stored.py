@@ -46,12 +46,14 @@ class Page(NamedTuple):
 class Newest(NamedTuple):
     """The newest number of each subject that has messages, and how far into the stream the answer reaches.
 
-    ``payloads`` are those of the messages that have these numbers, where they came along.
+    ``payloads`` are those of the messages that have these numbers, where they came along. ``seen`` is the newest message
+    of the stream that came into sight: its number, and its stamp as :class:`~notify.brokers.jetstream.marks.Marks` take it.
     """
 
     found: dict[str, int]
     up_to: int
     payloads: Mapping[str, bytes] = {}
+    seen: tuple[int, int | bytes] = (0, 0)
 
     def event(self, topic: Topic) -> Event | None:
         """A topic's newest event; None: there is none, it is poison, or it did not come along."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import calendar
 import time
+from base64 import b64decode
 from random import Random
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
+from notify.nats import headers
 from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream, Requests, covers
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
@@ -28,10 +30,20 @@ _NANO = 10**9
 
 
 class Mark(NamedTuple):
-    """A message of the stream that was seen: its number, and when it was stored, in nanoseconds; 0: not known."""
+    """A message of the stream that was seen: its number, and what tells it from another that has the number later.
+
+    ``stamp`` is when it was stored, in nanoseconds; 0: not known. ``id`` is the one that it was
+    published with, perhaps none (empty); None: not known.
+    """
 
     seq: int
     stamp: int = 0
+    id: str | None = None
+
+    def differs(self, other: Mark) -> bool:
+        """Whether what is known of both shows two messages."""
+        known = self.id is not None and other.id is not None
+        return (0 < self.stamp != other.stamp > 0) or (known and self.id != other.id)
 
 
 class StreamState(Struct, frozen=True):
@@ -188,15 +200,17 @@ class Streams(JetStream):
             self._ask()
         return await mine
 
-    async def stamp(self, seq: int) -> int:
-        """When the message with a number was stored, as its leader has it; 0: there is none. Raises ``Unavailable``."""
+    async def mark(self, seq: int) -> Mark:
+        """The message with a number, as the leader has it; nothing is known of one that is not there. Raises ``Unavailable``."""
         try:
             answer = await self.api(f"STREAM.MSG.GET.{self.name}", {"seq": seq})
         except ApiError as error:
             if error.number == NO_MESSAGE:
-                return 0
+                return Mark(seq)
             raise Unavailable(f"stream {self.name}: {error}") from None
-        return nanoseconds(answer["message"].get("time", ""))
+        message = answer["message"]
+        id = headers.text(b64decode(message.get("hdrs", "")), headers.MESSAGE_ID)
+        return Mark(seq, nanoseconds(message.get("time", "")), id)
 
     async def look(self) -> StreamState:
         """As :meth:`info`, for one who asks alone."""

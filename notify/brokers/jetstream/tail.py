@@ -171,6 +171,7 @@ class Tail:
                         joining.errback(Unavailable(str(error)))
                 continue
             self.highest = max(self.highest, newest.up_to)
+            self.marks.heard(*newest.seen)
             for state in states:
                 state.seq = state.read = newest.found.get(state.subject, 0)
                 state.checked = max(newest.up_to, state.seq)
@@ -195,15 +196,14 @@ class Tail:
         in nanoseconds since 1970; None: the server has written that into ``block``.
         """
         position = state.seq
-        if (last < position and last >= 0 and seq > state.read) or (
-            stamp is not None and self.marks.younger(seq, stamp)
-        ):
+        stored = block if stamp is None else stamp
+        if (last < position and last >= 0 and seq > state.read) or self.marks.younger(seq, stored):
             # What came before it is older than what was delivered, or it is itself: deleted, or numbers are used again.
             self.marks.keep()
             self._suspect()
         if seq > self.highest:
             self.highest = seq
-        self.marks.heard(seq, block if stamp is None else stamp)
+        self.marks.heard(seq, stored)
         if not state.busy and position < seq <= state.checked:
             # The stream had nothing there. If it still is the same, the comparison finds this message.
             state.checked = position
@@ -388,6 +388,7 @@ class Tail:
             chunk = states[start : start + LOOKUP]
             since = min(state.checked for state in chunk) + 1
             newest = await self._reader.newest([s.subject for s in chunk], since, self.highest)
+            self.marks.heard(*newest.seen)
             # Only now: what came and went since the last comparison is in neither.
             first = await self._reader.first()
             behind = []

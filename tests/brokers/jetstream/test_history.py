@@ -33,14 +33,15 @@ class FakeStore:
         self.data, self.seq = b"", 0
         #: when the messages of the history were stored
         self.stamps: dict[int, int] = {}
+        self.ids: dict[int, str] = {}
         self.faster: list[Record] = []
         self.states: list[StreamState] = []
 
     async def info(self) -> StreamState:
         return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
-    async def stamp(self, seq: int) -> int:
-        return self.stamps.get(seq, 0)
+    async def mark(self, seq: int) -> Mark:
+        return Mark(seq, self.stamps.get(seq, 0), self.ids.get(seq))
 
     async def api(self, call: str, body: Any) -> Any:
         if not self.seq:
@@ -152,6 +153,26 @@ class Recognising(SynchronousTestCase):
         self.assertNotEqual(new, epoch)
         # What one has seen of the old history says nothing of the new one.
         self.assertEqual(self.epoch(one, later, marks, reused=True), new)
+
+    def test_what_a_node_had_stored_and_nobody_heard_is_known_by_its_id(self) -> None:
+        one, two = self.node(), self.node()
+        epoch = self.epoch(one, state(100))
+        mark = Mark(101, 0, "mine")
+        for there, known in (("mine", True), ("another's", False), ("", False), (None, True)):
+            self.store.ids = {101: there}
+            current = one.current(state(120), [mark])
+            self.assertEqual(self.successResultOf(Deferred.fromCoroutine(current)), known, there)
+            self.store.put(Record("2026", epoch, 1, 100))
+            one.record = two.record = Record("2026", epoch, 1, 100)
+
+    def test_the_id_is_in_the_file_too(self) -> None:
+        path = Path(self.mktemp())
+        node = self.node(path)
+        epoch = self.recognise(node, 100)
+        node.remember(Mark(101, 0, "mine"))
+        self.store.ids = {101: "another's"}
+        self.store.put(Record("2026", epoch, 1, 100))
+        self.assertNotEqual(self.recognise(self.node(path), 120), epoch)
 
     def test_the_message_with_the_last_number_is_looked_at_without_a_question(self) -> None:
         one = self.node()

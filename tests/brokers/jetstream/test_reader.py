@@ -86,7 +86,11 @@ class FakeReplica:
         if "multi_last" in request:
             found = {SUBJECT: max(have)} if have else {}
             replies = [self.message(n, 0, s) for s, n in found.items() if n >= request["seq"]]
-            end = b"NATS/1.0 204 EOB\r\nNats-UpTo-Sequence: %d\r\n\r\n" % max(have, default=0)
+            last = max(have, default=0) if replies else 0
+            end = b"NATS/1.0 204 EOB\r\nNats-Last-Sequence: %d\r\nNats-UpTo-Sequence: %d\r\n\r\n" % (
+                last,
+                max(have, default=0),
+            )
             return succeed([*replies, Reply(b"", end if have else b"NATS/1.0 404 No Results\r\n\r\n")])
         counted = [n for n in have if n >= request["seq"]]
         wanted = [n for n in counted if n not in self.unreadable]
@@ -319,10 +323,9 @@ class Reading(ReadingCase):
 
     def test_newest_positions_reach_as_far_as_is_asked(self) -> None:
         reader = self.reader([1, 2], [1, 2, 7])
-        self.assertEqual(
-            self.get(reader.newest([SUBJECT, "other"], at_least=5)),
-            Newest({SUBJECT: 7}, 7, {SUBJECT: b"from a replica"}),
-        )
+        newest = self.get(reader.newest([SUBJECT, "other"], at_least=5))
+        self.assertEqual(newest[:3], ({SUBJECT: 7}, 7, {SUBJECT: b"from a replica"}))
+        self.assertEqual(newest.seen[0], 7)
 
     def test_a_replica_that_stays_behind_is_passed_over(self) -> None:
         reader = self.reader([1, 2])
@@ -383,17 +386,32 @@ class Reading(ReadingCase):
         self.patch(reader_module, "_NEWEST_BYTES", 20)
         reader = self.reader([])
         subjects = [chat(1, n).subject for n in range(3)]
-        replies = [self.replica.message(n + 1, 0, subject) for n, subject in enumerate(subjects)]
-        end = Reply(b"", b"NATS/1.0 204 EOB\r\nNats-UpTo-Sequence: 9\r\n\r\n")
+        replies = [self.replica.message(n + 1, n, subject) for n, subject in enumerate(subjects)]
+        end = Reply(b"", b"NATS/1.0 204 EOB\r\nNats-Last-Sequence: 3\r\nNats-UpTo-Sequence: 9\r\n\r\n")
         self.replica.gather = lambda *_, **__: succeed([*replies, end])  # type: ignore[method-assign]
         newest = self.get(reader.newest(subjects))
         self.assertEqual(newest.found, dict(zip(subjects, [1, 2, 3], strict=True)))
         self.assertEqual(list(newest.payloads), subjects[:1])
 
+    def test_an_answer_of_which_a_part_was_lost_is_asked_for_again(self) -> None:
+        """Or a topic whose part it was would seem to have no message, and begin anew."""
+        reader = self.reader([])
+        subjects = [chat(1, n).subject for n in range(3)]
+        whole = [self.replica.message(n + 1, n, subject) for n, subject in enumerate(subjects)]
+        end = Reply(b"", b"NATS/1.0 204 EOB\r\nNats-Last-Sequence: 3\r\nNats-UpTo-Sequence: 9\r\n\r\n")
+        for lost in range(3):
+            answers = [[*whole[:lost], *whole[lost + 1 :], end], [*whole, end]]
+            self.replica.gather = lambda *_, answers=answers, **__: succeed(answers.pop(0))  # type: ignore[method-assign]
+            newest = self.get(reader.newest(subjects))
+            self.assertEqual((newest.found, answers), (dict(zip(subjects, [1, 2, 3], strict=True)), []))
+            self.assertEqual(newest.seen, (3, whole[2].block))
+
     def test_a_subject_that_surely_has_messages_is_asked_along(self) -> None:
         reader = self.reader([1, 2])
         self.get(reader.newest([SUBJECT]))
-        self.assertEqual(self.get(reader.newest(["silent"])), Newest({}, 2))
+        newest = self.get(reader.newest(["silent"]))
+        # The one that was asked along is seen with it.
+        self.assertEqual((newest.found, newest.up_to, newest.seen[0]), ({}, 2, 2))
         self.assertEqual(self.replica.asked[-1]["multi_last"], ["silent", SUBJECT])
 
     def test_where_all_have_aged_out_another_says_how_far_that_reaches(self) -> None:
@@ -418,9 +436,12 @@ class Reading(ReadingCase):
         def gather(subject: str, payload: bytes, limit: int = 0) -> Deferred[list[Reply]]:
             self.replica.asked.append(msgspec.json.decode(payload))
             got = [one.split() for one in answers.pop(0)]
-            replies = [self.replica.message(int(n), 0, chat(1, int(i)).subject) for i, n in got]
-            end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-UpTo-Sequence: 9\r\n\r\n" % len(answers)
-            return succeed([*replies, Reply(b"", end)])
+            replies, last = [], 0
+            for i, n in got:
+                replies.append(self.replica.message(int(n), last, chat(1, int(i)).subject))
+                last = int(n)
+            end = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: %d\r\nNats-Last-Sequence: %d\r\nNats-UpTo-Sequence: 9\r\n\r\n"
+            return succeed([*replies, Reply(b"", end % (len(answers), last))])
 
         self.replica.gather = gather  # type: ignore[method-assign]
         self.assertEqual(self.get(reader.newest(subjects)).found, dict(zip(subjects, [1, 2, 7], strict=True)))
