@@ -15,7 +15,7 @@ from notify.messages import Position
 from notify.testing import Recorder, chat_payload
 from notify.topics import chat
 from tests.brokers.test_jetstream_streams import TOPIC, ServerCase
-from tests.support.natsd import NatsServer, pause, until
+from tests.support.natsd import NatsServer, api, pause, until
 
 OTHER = chat(1, 11)
 
@@ -291,3 +291,17 @@ class OneName(ServerCase):
             await until(lambda broker=broker, number=number: broker._health._last > number + 5)
             self.assertFalse(broker._health.shared)
             await broker.stop()
+
+    async def test_canaries_that_are_purged_are_nobodys(self) -> None:
+        broker, _ = await self.broker("same", canary_interval=Duration(0.1))
+        health = broker._health
+        for _ in range(3):
+            await until(lambda: health._last > 0)
+            await api(broker, "STREAM.DELETE.MESSAGES_DEAD")
+            before = broker._metrics.broker_connects._value.get()
+            broker._set_up("made anew by the test")
+            await until(lambda: broker.status().ready and health._last > 0)
+            self.assertEqual(broker._metrics.broker_connects._value.get(), before)
+        number = health._last
+        await until(lambda: health._last > number + 3)
+        self.assertFalse(health.shared)

@@ -82,15 +82,17 @@ class Health:
         except (msgspec.DecodeError, AttributeError, TypeError, ValueError):
             error = {"description": "nobody stores it"}
         strange = bool(error) and error.get("err_code") in _WRONG_LAST_SEQUENCE
+        if strange:
+            await self.sing()
+            # In a stream that was made anew, or went back, there is no canary of anybody's.
+            strange = self._last > last
+        elif error:
+            raise Refused(f"NATS cannot store messages: {error.get('description', 'no reason given')}")
         if last:
             shared = self.shared
             self._strange.append(strange)
             if self.shared and not shared:
                 self.log.error("another node has the name of this one: give each its own ([server] node)")
-        if strange:
-            await self.sing()
-        elif error:
-            raise Refused(f"NATS cannot store messages: {error.get('description', 'no reason given')}")
 
     def watch(self) -> None:
         """Begin."""
