@@ -229,13 +229,14 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
             )
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if config.limits.send_queues > memory / 2:
+    most = config.limits.send_queues + config.limits.recent_bytes
+    if most > memory / 2:
         found.append(
             Finding(
                 "warning",
                 "memory",
-                f"limits.send_queues may grow to {config.limits.send_queues >> 20} MiB of this machine's {memory >> 20}.",
-                "Lower it to a quarter of the memory.",
+                f"limits.send_queues and recent_bytes may grow to {most >> 20} MiB of this machine's {memory >> 20}.",
+                "Lower them to a quarter of the memory together.",
             )
         )
     return found
