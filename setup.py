@@ -86,6 +86,7 @@ setup(
         "txaio>=23.1.1",  # autobahn's way to Twisted: a release of one is made with a release of the other
         "zope.interface>=6.4",
         "twisted[tls]>=24.10,<27",
+        "pyopenssl>=26.4",
         "nats-py>=2.15,<3",
         "nkeys>=0.2.1",
         "prometheus-client>=0.20",

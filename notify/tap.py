@@ -199,8 +199,21 @@ def build(
     )
     websockets = ConnectionFactory(hub, reactor, config.compression)
     front = PublicFactory(websockets, pages, wheel, patience)
-    internal = Listener("internal", config.listen.internal, api, health, api.settled)
-    public = Listener("public", config.listen.public, front, health)
+    internal = Listener(
+        "internal",
+        config.listen.internal,
+        api,
+        health,
+        api.settled,
+        tls_failed=lambda why: metrics.tls_failures.labels("internal", why).inc(),
+    )
+    public = Listener(
+        "public",
+        config.listen.public,
+        front,
+        health,
+        tls_failed=lambda why: metrics.tls_failures.labels("public", why).inc(),
+    )
 
     # The service: start, reload, drain, stop.
     collector = Collector(wheel)

@@ -28,6 +28,7 @@ from notify.observe.health import Health
 from notify.service.drain import Drain
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
+from notify.transport import tls
 from notify.transport.tcp import paced, write_through
 
 log = Logger()
@@ -62,7 +63,9 @@ class Part(Struct, frozen=True, kw_only=True):
 
 
 class Listener:
-    """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way."""
+    """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way,
+    and ``tls_failed`` is told why a TLS handshake failed (:class:`~notify.transport.tls.Encrypting`).
+    """
 
     def __init__(
         self,
@@ -71,18 +74,23 @@ class Listener:
         factory: IProtocolFactory,
         health: Health,
         settled: Callable[[], Deferred[None]] = lambda: succeed(None),
+        *,
+        tls_failed: Callable[[str], None] = lambda why: None,
     ) -> None:
         self.key = key
         self.description = description
         self.factory = factory
         self._health = health
         self._settled = settled
+        self._tls_failed = tls_failed
         self._port: Any = None
 
     def bind(self, reactor: Any) -> None:
         """Bind, without accepting yet. Raises ``StartError``."""
+        tls.check(self.key, self.description)
         try:
-            endpoint = serverFromString(reactor, self.description)  # type: ignore[no-untyped-call]
+            encrypting = tls.Encrypting(reactor, self._tls_failed)
+            endpoint = serverFromString(encrypting, self.description)  # type: ignore[no-untyped-call]
             listening: Deferred[Any] = endpoint.listen(self.factory)
         except OSError as error:
             raise StartError(

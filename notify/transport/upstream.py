@@ -12,7 +12,9 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflate
+from OpenSSL.SSL import Error
 from twisted.internet import address, tcp
+from twisted.protocols.tls import BufferingTLSTransport
 
 from notify.core.timers import Timer, Wheel
 
@@ -44,7 +46,7 @@ AUTOBAHN = {
     "_batched_timer": "a reactor's timer stays alive when nobody waits for it any more",
 }
 
-#: of ``tcp.Server`` and its bases
+#: of ``tcp.Server`` and its bases, and of ``TLSMemoryBIOProtocol``
 TWISTED = {
     "_tempDataBuffer": "what was written and not sent: the newer part",
     "dataBuffer": "the older part",
@@ -55,6 +57,8 @@ TWISTED = {
     "_addressType": "set for IPv6 by the constructor, which ours stands in for",
     "sessionno": "the same",
     "hostname": "the same",
+    "_handshakeDone": "whether a TLS handshake came to its end",
+    "_reason": "and why not",
 }
 
 
@@ -288,3 +292,18 @@ class LeanServer(tcp.Server):
 
     def _isSendBufferFull(self) -> bool:
         return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
+
+
+class TlsServer(BufferingTLSTransport):
+    """Twisted's connection under TLS; what became of its handshake can be asked until it is lost."""
+
+    @property
+    def shaken(self) -> bool:
+        """Whether the handshake came to its end."""
+        return self._handshakeDone
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What OpenSSL found wrong with the handshake, if anything."""
+        found = self._reason.value if self._reason is not None and not self.shaken else None
+        return found if isinstance(found, Error) else None

@@ -31,6 +31,7 @@ IMPORTED_AS = {
     "opentelemetry-sdk": "opentelemetry.sdk",
     "protobuf": "google.protobuf",
     "pyjwt": "jwt",
+    "pyopenssl": "OpenSSL",
     "python-socketio": "socketio",
     "pyyaml": "yaml",
     "zope-interface": "zope.interface",

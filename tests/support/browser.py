@@ -34,9 +34,9 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Browser:
-    """One Chromium with a fresh profile; use it in a ``with``."""
+    """One Chromium with a fresh profile, and what flags there are beside the usual ones; use it in a ``with``."""
 
-    def __init__(self, width: int = 1280, height: int = 900) -> None:
+    def __init__(self, *flags: str, width: int = 1280, height: int = 900) -> None:
         driver, chromium = program("chromedriver"), program("chromium")
         self._profile = tempfile.mkdtemp()
         self._driver = subprocess.Popen(
@@ -46,7 +46,12 @@ class Browser:
             self._connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=60)
             options = {
                 "binary": chromium,
-                "args": [*FLAGS, f"--user-data-dir={self._profile}", f"--window-size={width},{height}"],
+                "args": [
+                    *FLAGS,
+                    *flags,
+                    f"--user-data-dir={self._profile}",
+                    f"--window-size={width},{height}",
+                ],
             }
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             made = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
@@ -71,6 +76,10 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
         return self._command("execute/sync", {"script": script, "args": list(arguments)})
+
+    def wait(self, script: str, *arguments: Any) -> Any:
+        """What a script gives to the function that is its last argument, once it does."""
+        return self._command("execute/async", {"script": script, "args": list(arguments)})
 
     def text(self, css: str) -> str:
         """The text of the first element that matches."""

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _HOUR = datetime.timedelta(hours=1)
 
 
@@ -28,9 +29,11 @@ class Authority:
         self.certificate = folder / "ca.pem"
         self.certificate.write_bytes(made.public_bytes(Encoding.PEM))
 
-    def issue(self, *hosts: x509.GeneralName, name: str = "server") -> tuple[Path, Path]:
+    def issue(
+        self, *hosts: x509.GeneralName, name: str = "server", key: _Key | None = None
+    ) -> tuple[Path, Path]:
         """A server's key and its certificate for these hosts: ``NAME-key.pem`` and ``NAME.pem``."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         made = self._make(subject, key.public_key(), x509.SubjectAlternativeName(hosts))
         files = self._folder / f"{name}-key.pem", self._folder / f"{name}.pem"
@@ -41,7 +44,7 @@ class Authority:
     def _make(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePublicKey,
+        key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
         *more: x509.ExtensionType,
         authority: bool = False,
     ) -> x509.Certificate:

@@ -14,6 +14,7 @@ from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket import compress_deflate, protocol
 from twisted.internet import abstract, tcp
 from twisted.internet.task import Clock
+from twisted.protocols import tls
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 
@@ -36,7 +37,7 @@ TWISTED_WEB = {
 
 LEANED_ON: list[tuple[dict[str, str], tuple[ModuleType, ...]]] = [
     (AUTOBAHN, (protocol, compress_deflate)),
-    (TWISTED, (abstract, tcp)),
+    (TWISTED, (abstract, tcp, tls)),
     (TWISTED_WEB, (http,)),
 ]
 

@@ -1,0 +1,235 @@
+"""Our ports speak TLS by themselves: with browsers and programs as they are, and with nobody who speaks it badly."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from notify.errors import StartError
+from notify.transport import tls
+from tests.support.browser import Browser
+from tests.support.certificates import Authority
+from tests.support.process import Server, token
+from tests.support.programs import node_modules, program, run
+from tests.support.running import LocalServer
+
+#: opens a WebSocket, says who it is, subscribes, pings, and gives the frames that came; for a browser and for Node
+TALK = """
+  const [url, token, done] = arguments;
+  const socket = new WebSocket(url), frames = [];
+  socket.onopen = () => {
+    socket.send(JSON.stringify({type: "auth", token}));
+    socket.send(JSON.stringify({type: "subscribe", chat_id: 7, id: 1}));
+    socket.send(JSON.stringify({type: "ping"}));
+  };
+  socket.onmessage = (event) => {
+    frames.push(JSON.parse(event.data).type);
+    if (frames.length == 3) { socket.close(1000); done(frames); }
+  };
+  socket.onerror = () => done("error");
+"""
+TALKED = ["auth_result", "subscribed", "pong"]
+
+
+class Secure(TestCase):
+    timeout = 90
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp()).resolve()
+        folder.mkdir(parents=True)
+        self.authority = Authority(folder)
+        # An RSA key, so that suites without forward secrecy could be had.
+        private = rsa.generate_private_key(65537, 2048)
+        key, self.certificate = self.authority.issue(x509.DNSName("localhost"), key=private)
+        self.keys = f"interface=127.0.0.1:privateKey={key}:certKey={self.certificate}"
+
+
+class Programs(Secure):
+    """What people use, against ``twistd notify`` without a proxy."""
+
+    def server(self) -> Server:
+        server = Server()
+        text = server.file.read_text()
+        plain = f"tcp:{server.public}:interface=127.0.0.1"
+        server.file.write_text(text.replace(plain, f"ssl:{server.public}:{self.keys}"))
+        return server
+
+    def assertNoFailures(self, server: Server) -> None:
+        self.assertNotIn("notify_tls_failures_total{", server.http("GET", "/metrics")[1])
+
+    def test_curl(self) -> Deferred[None]:
+        return deferToThread(self.curl)
+
+    def curl(self) -> None:
+        curl = program("curl")
+        with self.server() as server:
+            url = f"https://localhost:{server.public}/health"
+            for option in ("--http1.1", "--http2", "--no-alpn"):
+                said = run(curl, "-sS", option, "--cacert", self.authority.certificate, url)
+                self.assertEqual(json.loads(said), {"status": "ok"}, option)
+            self.assertNoFailures(server)
+
+    def test_node(self) -> Deferred[None]:
+        return deferToThread(self.node)
+
+    def node(self) -> None:
+        node, modules = program("node"), node_modules("ws")
+        begin = f"const WebSocket = require({json.dumps(str(modules / 'ws'))});"
+        end = "(process.argv[1], process.argv[2], (frames) => console.log(JSON.stringify(frames)))"
+        trust = {"NODE_EXTRA_CA_CERTS": str(self.authority.certificate)}
+        with self.server() as server:
+            url = f"wss://localhost:{server.public}/ws"
+            said = run(node, "-e", f"{begin} (function () {{ {TALK} }}){end}", url, token(), environ=trust)
+            self.assertEqual(json.loads(said), TALKED)
+            self.assertNoFailures(server)
+
+    def test_chromium(self) -> Deferred[None]:
+        return deferToThread(self.browse)
+
+    def browse(self) -> None:
+        program("chromedriver")
+        program("chromium")
+        certificate = x509.load_pem_x509_certificate(self.certificate.read_bytes())
+        public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        pin = base64.b64encode(hashlib.sha256(public).digest()).decode()
+        with self.server() as server, Browser(f"--ignore-certificate-errors-spki-list={pin}") as browser:
+            browser.go(f"https://localhost:{server.public}/health")
+            self.assertIn("ok", browser.text("body"))
+            self.assertEqual(browser.wait(TALK, f"wss://localhost:{server.public}/ws", token()), TALKED)
+            self.assertNoFailures(server)
+
+
+class Handshakes(Secure):
+    """One by one, on both ports."""
+
+    async def start_server(self) -> LocalServer:
+        both = f"ssl:0:{self.keys}"
+        return await LocalServer(LISTEN__PUBLIC=both, LISTEN__INTERNAL=both).start(self)
+
+    def trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.authority.certificate))
+
+    async def shake(self, port: int, context: ssl.SSLContext) -> tuple[Any, ...]:
+        """What was agreed on: version, suite and protocol; the error where nothing was."""
+
+        def shake() -> tuple[Any, ...]:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+                try:
+                    with context.wrap_socket(plain, server_hostname="localhost") as secure:
+                        suite = secure.cipher()
+                        self.assertFalse(secure.session and secure.session.has_ticket)
+                        return secure.version(), suite[0] if suite else "", secure.selected_alpn_protocol()
+                except (ssl.SSLError, ConnectionError) as error:
+                    return (error,)
+
+        return await deferToThread(shake)
+
+    async def failures(self, server: LocalServer, expected: dict[tuple[str, str], float]) -> None:
+        """Wait until so many failed: the server notices when it reads."""
+        from twisted.internet import reactor
+
+        [family] = server.hub.metrics.tls_failures.collect()
+        while True:
+            samples = [one for one in family.samples if one.name.endswith("_total")]
+            found = {(one.labels["listener"], one.labels["why"]): one.value for one in samples}
+            if found == expected:
+                return
+            await deferLater(reactor, 0.02, lambda: None)
+            [family] = server.hub.metrics.tls_failures.collect()
+
+    def ports(self, server: LocalServer) -> dict[str, int]:
+        return {"public": server.service.public.number, "internal": server.service.internal.number}
+
+    async def test_whoever_offers_http_gets_it(self) -> None:
+        server = await self.start_server()
+        for port in self.ports(server).values():
+            for offered in ([], ["http/1.1"], ["h2", "http/1.1"]):
+                context = self.trust()
+                if offered:
+                    context.set_alpn_protocols(offered)
+                version, _, chosen = await self.shake(port, context)
+                self.assertEqual((version, chosen), ("TLSv1.3", "http/1.1" if offered else None))
+        await self.failures(server, {})
+
+    async def test_whoever_does_not_offer_it_is_refused_and_counted(self) -> None:
+        server = await self.start_server()
+        for port in self.ports(server).values():
+            context = self.trust()
+            context.set_alpn_protocols(["h2", "ftp"])
+            [error] = await self.shake(port, context)
+            self.assertIsInstance(error, ssl.SSLError)
+        await self.failures(server, {("public", "fault"): 1, ("internal", "fault"): 1})
+
+    async def test_tls_1_2_with_forward_secrecy_and_aead_is_spoken(self) -> None:
+        server = await self.start_server()
+        for suite in ("ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305"):
+            context = self.trust()
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+            context.set_ciphers(suite)
+            version, chosen, _ = await self.shake(server.service.public.number, context)
+            self.assertEqual((version, chosen), ("TLSv1.2", suite))
+
+    async def test_what_is_older_or_weaker_is_refused_and_counted(self) -> None:
+        server = await self.start_server()
+        weaker = (
+            (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
+            (ssl.TLSVersion.TLSv1_2, "AES128-GCM-SHA256"),  # no forward secrecy
+            (ssl.TLSVersion.TLSv1_2, "ECDHE-RSA-AES128-SHA256"),  # no AEAD
+            (ssl.TLSVersion.TLSv1_2, "DHE-RSA-AES128-GCM-SHA256"),  # costs the server most of the work
+        )
+        for number, (version, suites) in enumerate(weaker, 1):
+            for port in self.ports(server).values():
+                context = self.trust()
+                context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
+                context.set_ciphers(suites)
+                [error] = await self.shake(port, context)
+                self.assertIsInstance(error, (ssl.SSLError, ConnectionError), (version, suites))
+            await self.failures(server, {("public", "fault"): number, ("internal", "fault"): number})
+
+    async def test_who_leaves_early_or_speaks_something_else_is_counted(self) -> None:
+        server = await self.start_server()
+        for what, why in ((b"", "unfinished"), (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "fault")):
+            for port in self.ports(server).values():
+                with socket.create_connection(("127.0.0.1", port)) as plain:
+                    plain.sendall(what)
+                    plain.shutdown(socket.SHUT_WR)
+            await self.failures(
+                server,
+                {("public", "unfinished"): 1, ("internal", "unfinished"): 1}
+                | ({("public", "fault"): 1, ("internal", "fault"): 1} if why == "fault" else {}),
+            )
+
+    async def test_who_is_silent_is_counted_when_patience_is_over(self) -> None:
+        both = f"ssl:0:{self.keys}"
+        server = await LocalServer(LISTEN__PUBLIC=both, LIMITS__HANDSHAKE_TIMEOUT="100ms").start(self)
+        with socket.create_connection(("127.0.0.1", server.service.public.number)) as plain:
+            plain.sendall(b"\x16\x03\x01")
+            await self.failures(server, {("public", "unfinished"): 1})
+
+
+class Descriptions(SynchronousTestCase):
+    def test_what_would_do_nothing_is_refused(self) -> None:
+        for option in ("sslmethod=TLSv1_METHOD", "dhParameters=/etc/dh.pem"):
+            with self.assertRaises(StartError) as caught:
+                tls.check("public", f"ssl:443:privateKey=k:{option}")
+            self.assertIn(f"listen.public: '{option.partition('=')[0]}' has no use", str(caught.exception))
+        tls.check("public", "ssl:443:privateKey=k:certKey=c")
+        tls.check("public", "tcp:80")
+
+    def test_a_fault_is_told_in_the_words_of_openssl(self) -> None:
+        told = tls.explain(tls.SSL.Error([("SSL routines", "", "no shared cipher")]))
+        self.assertEqual(told, "no shared cipher")
+        self.assertEqual(tls.explain(tls.SSL.Error([])), "Error")
