@@ -87,6 +87,7 @@ setup(
         "zope.interface>=6.4",
         "twisted[tls]>=24.10,<27",
         "pyopenssl>=26.4",
+        "idna>=3.7",
         "nats-py>=2.15,<3",
         "nkeys>=0.2.1",
         "prometheus-client>=0.20",

@@ -47,6 +47,7 @@ from notify.service.signals import Signals
 from notify.service.systemd import Systemd
 from notify.transport.handshake import Network, parse_networks
 from notify.transport.listener import PublicFactory
+from notify.transport.origins import parse_origins
 from notify.transport.websocket import ConnectionFactory
 
 #: the demo page's folder
@@ -256,7 +257,7 @@ def in_force(context: components.Context, config: Config) -> InForce:
         trusted=_trusted_proxies(config),
         authenticator=components.make("auth", structs.replace(context, config=config)),
         limits=config.limits,
-        allowed_origins=config.listen.allowed_origins,
+        allowed_origins=_allowed_origins(config),
         drain=config.drain,
         log=config.log,
     )
@@ -273,6 +274,13 @@ def _trusted_proxies(config: Config) -> tuple[Network, ...]:
         return parse_networks(config.listen.trusted_proxies)
     except ValueError as error:
         raise ConfigError(f"{config.source}: 'listen.trusted_proxies' is wrong: {error}.") from None
+
+
+def _allowed_origins(config: Config) -> tuple[str, ...]:
+    try:
+        return parse_origins(config.listen.allowed_origins)
+    except ValueError as error:
+        raise ConfigError(f"{config.source}: 'listen.allowed_origins' is wrong: {error}.") from None
 
 
 def _show(text: str) -> None:

@@ -172,6 +172,18 @@ class Refusing(TestCase):
         sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC=endpoint)
         self.assertIn(f"listen.public: '{endpoint}' is not a server endpoint", sentence)
 
+    async def test_an_origin_that_can_never_match(self) -> None:
+        environ = {"NOTIFY_AUTH__JWT__SECRET": SECRET, "NOTIFY_LISTEN__ALLOWED_ORIGINS": "chat.example"}
+        sentence = await self.refused("notify", **environ)
+        self.assertIn("'listen.allowed_origins' is wrong: 'chat.example' has no scheme: write it", sentence)
+
+    async def test_an_endpoint_that_weakens_tls(self) -> None:
+        endpoint = "ssl:0:privateKey=x:sslmethod=TLSv1_METHOD"
+        sentence = await self.refused(
+            "notify", NOTIFY_AUTH__JWT__SECRET=SECRET, NOTIFY_LISTEN__INTERNAL=endpoint
+        )
+        self.assertIn("listen.internal: 'sslmethod' has no use", sentence)
+
     async def test_a_file_that_cannot_be_read(self) -> None:
         sentence = await self.refused("notify", "--config", "/nowhere/notify.toml")
         self.assertIn("/nowhere/notify.toml: cannot be read: No such file", sentence)

@@ -7,11 +7,11 @@ import http.client
 import json
 import re
 import socket
-from urllib.parse import urlsplit
+from collections.abc import Sequence
 
 from notify.config import Config
 from notify.findings import Finding
-from notify.transport.handshake import origin_allowed
+from notify.transport.origins import origin_allowed, parse_origins
 
 _LOOPBACK = ("127.", "::1", "localhost")
 
@@ -120,6 +120,7 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
     """Which pages may connect, and whether they can have been meant."""
     check, listen = "origins", config.listen
     found = []
+    allowed, wrong = _read(check, listen.allowed_origins)
     if "*" in listen.allowed_origins:
         found.append(
             Finding(
@@ -139,11 +140,9 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
             )
         )
     else:
-        found += [
-            finding for one in listen.allowed_origins if (finding := _malformed(check, one)) is not None
-        ] or [Finding("ok", check, f"{len(listen.allowed_origins)} origins may connect.")]
+        found += wrong or [Finding("ok", check, f"{len(allowed)} origins may connect.")]
     if origin:
-        if origin_allowed(origin, host, listen.allowed_origins):
+        if origin_allowed(origin, host, allowed or listen.allowed_origins):
             found.append(Finding("ok", check, f"a page of {origin} may connect{f' to {host}' * bool(host)}."))
         else:
             found.append(
@@ -167,12 +166,13 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
     return found
 
 
-def _malformed(check: str, origin: str) -> Finding | None:
-    parts = urlsplit(origin)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        wrong = "is no origin"
-    elif parts.path or parts.query or parts.fragment:
-        wrong = "has more than scheme, host and port, which no browser sends"
-    else:
-        return None
-    return Finding("fault", check, f"'{origin}' {wrong}.", "Write it like 'https://chat.example'.")
+def _read(check: str, texts: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    """The origins that can be meant, and what is wrong with the others."""
+    allowed: list[str] = []
+    wrong: list[Finding] = []
+    for text in texts:
+        try:
+            allowed += parse_origins([text])
+        except ValueError as error:
+            wrong.append(Finding("fault", check, f"{error}.", "The server does not start with it."))
+    return allowed, wrong

@@ -30,6 +30,12 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self.connections = Gauge("notify_connections", "Open WebSocket connections.", registry=r)
         self.accepted = Counter("notify_connections_accepted", "WebSocket handshakes completed.", registry=r)
+        self.refused_handshakes = Counter(
+            "notify_handshakes_refused",
+            "WebSocket handshakes that opened nothing, by the status of the answer; 403: the page's Origin is not allowed.",
+            ["status"],
+            registry=r,
+        )
         self.tls_failures = Counter(
             "notify_tls_failures",
             "TLS handshakes that failed, by listener and why: fault, or unfinished when the client left or was too slow.",

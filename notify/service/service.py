@@ -65,6 +65,7 @@ class Part(Struct, frozen=True, kw_only=True):
 class Listener:
     """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way,
     and ``tls_failed`` is told why a TLS handshake failed (:class:`~notify.transport.tls.Encrypting`).
+    Raises ``StartError`` for a description that asks for what is not spoken here.
     """
 
     def __init__(
@@ -84,10 +85,10 @@ class Listener:
         self._settled = settled
         self._tls_failed = tls_failed
         self._port: Any = None
+        tls.check(key, description)
 
     def bind(self, reactor: Any) -> None:
         """Bind, without accepting yet. Raises ``StartError``."""
-        tls.check(self.key, self.description)
         try:
             encrypting = tls.Encrypting(reactor, self._tls_failed)
             endpoint = serverFromString(encrypting, self.description)  # type: ignore[no-untyped-call]

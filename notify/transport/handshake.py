@@ -12,9 +12,9 @@ from hashlib import sha1
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from notify.transport.extensions import TOKEN, Deflate, accept_deflate, parse_offers
+from notify.transport.origins import origin_allowed, read_origin
 from notify.wire import encodings
 from notify.wire.frames import Encoding
 
@@ -26,7 +26,6 @@ PATH = "/ws"
 MAX_HEAD = 16 * 1024
 
 _END = b"\r\n\r\n"
-_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 _REQUEST_LINE = re.compile(r"([!-~]++) ([!-~]++) ([!-~]++)")
 # What is not ASCII was replaced by U+FFFD, and may stand in values.
@@ -57,11 +56,15 @@ class Accepted(NamedTuple):
 
 
 class Refused(Exception):  # noqa: N818
-    """A handshake that opens nothing. ``answer`` goes to the client, and quotes nothing of what it sent."""
+    """A handshake that opens nothing. ``answer`` goes to the client, and quotes nothing of what it sent.
 
-    def __init__(self, status: HTTPStatus) -> None:
+    ``origin`` is that of the page, where it is the reason.
+    """
+
+    def __init__(self, status: HTTPStatus, origin: str = "") -> None:
         super().__init__(status)
         self.status = status
+        self.origin = origin
         more = _MORE.get(status, "Connection: close\r\n")
         self.answer = f"HTTP/1.1 {status:d} {status.phrase}\r\nContent-Length: 0\r\n{more}\r\n".encode()
 
@@ -86,7 +89,7 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accepted:
     """Whether a client's head opens a connection (RFC 6455, section 4.2). Raises :class:`Refused`.
 
-    ``compress`` is whether permessage-deflate may be agreed on. What is legal is taken, however unusual. What RFC 9112
+    ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``compress`` is whether permessage-deflate may be agreed on. What is legal is taken, however unusual. What RFC 9112
     calls malformed (sections 2.2, 5.1 and 5.2: bare CR or LF, folded lines, control characters, names that are no
     tokens) is refused, for a proxy in front may read it otherwise.
     """
@@ -118,7 +121,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or origin == "":
         raise Refused(HTTPStatus.BAD_REQUEST)
     if origin and not origin_allowed(origin, host, allowed_origins):
-        raise Refused(HTTPStatus.FORBIDDEN)
+        raise Refused(HTTPStatus.FORBIDDEN, str(read_origin(origin) or "none that can be named"))
     offers = parse_offers(get("sec-websocket-extensions", ""))
     if offers is None:
         # RFC 6455, section 9.1: who receives what is not of its grammar must fail the connection; so it is no matter
@@ -182,35 +185,6 @@ def _accept(key: str, subprotocol: str | None, deflate: Deflate | None) -> bytes
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"{chosen}{agreed}Sec-WebSocket-Accept: {digest}\r\n\r\n"
     ).encode()
-
-
-def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a handshake with this Origin and Host header may go on (RFC 6454; RFC 6455, section 10.2).
-
-    No Origin is a client that is no browser. With nothing configured only the server's own host may; ``"*"``
-    allows everyone; otherwise scheme, host and port must be equal, default ports filled in.
-    """
-    if not origin or "*" in allowed:
-        return True
-    here = _origin(origin)
-    if here is None:
-        return False
-    if not allowed:
-        # Behind a proxy that ends TLS the scheme differs: the host must be equal, and the port where one is named.
-        scheme, _, _ = here
-        return here == _origin(f"{scheme}://{host}")
-    return any(here == _origin(one) for one in allowed)
-
-
-def _origin(text: str) -> tuple[str, str, int] | None:
-    try:
-        url = urlsplit(text.strip().lower())
-        port = url.port
-    except ValueError:
-        return None
-    if not url.hostname or url.scheme not in _DEFAULT_PORTS:
-        return None
-    return url.scheme, url.hostname, port or _DEFAULT_PORTS[url.scheme]
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:

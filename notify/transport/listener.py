@@ -72,6 +72,7 @@ class _Arriving(Protocol):
             head, rest = parts
             accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
         except Refused as refused:
+            websocket.refused(refused)
             self._refuse(refused.answer)
             return
         protocol = websocket.open(transport, accepted)

@@ -18,7 +18,7 @@ from notify.core.session import Session
 from notify.core.timers import Timer
 from notify.identity import Peer
 from notify.transport.connection import Connection, SendQueues
-from notify.transport.handshake import Accepted, Network, client_address
+from notify.transport.handshake import Accepted, Network, Refused, client_address
 from notify.transport.reader import Reader
 from notify.transport.tcp import direct, settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
@@ -204,6 +204,15 @@ class ConnectionFactory(OpenFactory):
     def trusted(self) -> Sequence[Network]:
         """The proxies in force."""
         return self.hub.live.now.trusted
+
+    def refused(self, refused: Refused) -> None:
+        """A handshake opens nothing."""
+        self.hub.metrics.refused_handshakes.labels(str(refused.status.value)).inc()
+        if refused.origin:
+            log.info(
+                "a page was not let in: its origin is {origin}, which listen.allowed_origins does not name",
+                origin=refused.origin[:100],
+            )
 
     def open(self, transport: Any, accepted: Accepted) -> ClientProtocol:
         """Answer a handshake: a connection that goes on with the transport."""

@@ -10,45 +10,10 @@ from notify.transport.handshake import (
     Refused,
     client_address,
     judge,
-    origin_allowed,
     parse_networks,
     split_head,
 )
 from notify.wire import encodings
-
-
-class Origins(SynchronousTestCase):
-    def test_without_configuration_only_the_same_host(self) -> None:
-        for origin, host, allowed in (
-            ("", "chat.example", True),
-            ("https://chat.example", "chat.example", True),
-            ("http://chat.example", "chat.example", True),
-            ("http://localhost:8080", "localhost:8080", True),
-            ("HTTPS://Chat.Example", "chat.example", True),
-            ("https://chat.example:444", "chat.example", False),
-            ("https://evil.example", "chat.example", False),
-            ("https://chat.example.evil.example", "chat.example", False),
-            ("null", "chat.example", False),
-            ("https://[::1", "chat.example", False),
-            ("https://chat.example:port", "chat.example", False),
-            ("file://", "", False),
-        ):
-            self.assertIs(origin_allowed(origin, host, ()), allowed, (origin, host))
-
-    def test_with_it_exactly_those(self) -> None:
-        allowed = ("https://a.example", "http://b.example:8000")
-        for origin, may in (
-            ("https://a.example", True),
-            ("https://a.example:443", True),
-            ("http://a.example", False),
-            ("https://sub.a.example", False),
-            ("http://b.example:8000", True),
-            ("http://b.example", False),
-            ("https://host", False),
-            ("null", False),
-        ):
-            self.assertIs(origin_allowed(origin, "host", allowed), may, origin)
-        self.assertTrue(origin_allowed("null", "host", ("*",)))
 
 
 class Addresses(SynchronousTestCase):

@@ -18,6 +18,7 @@ from notify.config import Compression, Duration, Limits, Size
 from notify.identity import Identity
 from notify.transport.handshake import parse_networks
 from notify.transport.listener import PublicFactory
+from notify.transport.origins import parse_origins
 from notify.transport.upstream import OpenProtocol
 from notify.transport.websocket import NO_COMPRESSION, ConnectionFactory
 from tests.support.world import World
@@ -123,7 +124,7 @@ class Wire:
     ) -> None:
         self.world = world or World(Limits(max_frame=Size(MOST), **limits))
         self.world.authenticator.tokens["t"] = Identity(7, 1)
-        self._in_force = {"allowed_origins": origins, "trusted": parse_networks(trusted)}
+        self._in_force = {"allowed_origins": parse_origins(origins), "trusted": parse_networks(trusted)}
         factory = ConnectionFactory(self.world.hub, Clock(), compression)
         self.port = PublicFactory(factory, Site(), self.world.hub.wheel, lambda: 5.0)
         self.again()

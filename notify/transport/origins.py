@@ -1,0 +1,118 @@
+"""Where pages come from (RFC 6454): what an operator allows, as browsers write it, and whether an Origin is of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import idna
+
+#: all pages there are, those without an origin included
+ANY = "*"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_WILD = "*."
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_NUMBERS = re.compile(r"([0-9]+|0x[0-9a-f]*)\.?|.*\.([0-9]+|0x[0-9a-f]*)\.?")
+_HINT = "write it like 'https://chat.example', with a port where it is not the scheme's own"
+
+
+class Origin(NamedTuple):
+    """Scheme, host in lower case and without brackets, port: defaults filled in."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """As a browser writes it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + f":{self.port}" * (self.port != _DEFAULT_PORTS[self.scheme])
+
+
+def read_origin(text: str) -> Origin | None:
+    """The Origin of a request, or what a Host header and a scheme make of one; None: it is none that can be named."""
+    try:
+        url = urlsplit(text.strip().lower())
+        port = url.port
+    except ValueError:
+        return None
+    if not url.hostname or url.scheme not in _DEFAULT_PORTS:
+        return None
+    return Origin(url.scheme, url.hostname, port or _DEFAULT_PORTS[url.scheme])
+
+
+def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a handshake with this Origin and Host header may go on (RFC 6455, section 10.2).
+
+    ``allowed`` is of :func:`parse_origins`. No Origin is a client that is no browser. With nothing configured only the
+    server's own host may; ``"*"`` allows everyone; otherwise scheme, host and port must be equal, default ports filled in.
+    """
+    if not origin or ANY in allowed:
+        return True
+    here = read_origin(origin)
+    if here is None:
+        return False
+    if not allowed:
+        # Behind a proxy that ends TLS the scheme differs: the host must be equal, and the port where one is named.
+        return here == read_origin(f"{here.scheme}://{host}")
+    if _HOST.fullmatch(here.host) is None:
+        return ":" in here.host and str(here) in allowed  # an IPv6 address; else no host of a browser's
+    if str(here) in allowed:
+        return True
+    # https://a.b.chat.example is of https://*.chat.example, as is https://b.chat.example
+    above = here.host
+    while above := above.partition(".")[2]:
+        if str(here._replace(host=_WILD + above)) in allowed:
+            return True
+    return False
+
+
+def parse_origins(texts: Iterable[str]) -> tuple[str, ...]:
+    """What is allowed, as browsers write it. Raises ``ValueError`` with a sentence for what no browser ever sends."""
+    return tuple(text if text == ANY else str(parse_origin(text)) for text in texts)
+
+
+def parse_origin(text: str) -> Origin:
+    """One origin that an operator wrote, perhaps with ``*.`` for one label or more. Raises ``ValueError``."""
+    if text.lower() == "null":
+        raise ValueError(
+            "'null' is what pages without an origin send, sandboxed frames of any site among them: only \"*\" lets it in"
+        )
+    scheme, separator, rest = text.strip().partition("://")
+    scheme = scheme.lower()
+    if not separator:
+        raise ValueError(f"'{text}' has no scheme: {_HINT}")
+    if scheme not in ("http", "https"):
+        raise ValueError(f"'{text}' can be no page's: the scheme is that of the page, http or https; {_HINT}")
+    wild = rest.startswith(_WILD)
+    authority = rest.removeprefix(_WILD) if wild else rest
+    if re.search(r"[/?#@\\\s]", authority):
+        raise ValueError(f"'{text}' has more than scheme, host and port, which no browser sends: {_HINT}")
+    try:
+        url = urlsplit(f"{scheme}://{authority}")
+        host, port = _host(url.hostname or ""), url.port
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no origin ({error}): {_HINT}") from None
+    if wild:
+        if not re.fullmatch(r"[^.:]+(\.[^.]+)+\.?", host) or _NUMBERS.fullmatch(host):
+            raise ValueError(f"'{text}' is too wide: what stands behind '*.' is a name of two labels or more")
+        host = _WILD + host
+    return Origin(scheme, host, port or _DEFAULT_PORTS[scheme])
+
+
+def _host(text: str) -> str:
+    """A host as browsers write it: addresses short, names in lower case, other scripts as A-labels (UTS #46)."""
+    if ":" in text:
+        return str(IPv6Address(text))
+    if not text.isascii():
+        text = idna.encode(text, uts46=True).decode()
+    text = text.lower()
+    if not _HOST.fullmatch(text):
+        raise ValueError("a '*' stands for whole labels, in front" if "*" in text else "the host is no name")
+    if _NUMBERS.fullmatch(text):
+        return str(ip_address(text))
+    return text
