@@ -140,7 +140,7 @@ def build(
 ) -> NotifyService:
     """One service of a configuration. Raises ``StartError``.
 
-    ``show`` is given the instructions of ``--dev``; ``read`` gives the configuration anew, for a reload; ``environ``
+    ``show`` is given the instructions of ``--dev``, which binds to loopback only; ``read`` gives the configuration anew, for a reload; ``environ``
     says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it.
     """
     # Parts: what the operator chose, and what everyone uses.
@@ -206,6 +206,7 @@ def build(
         api,
         health,
         api.settled,
+        loopback=show is not None,
         tls_failed=lambda why: metrics.tls_failures.labels("internal", why).inc(),
     )
     public = Listener(
@@ -213,6 +214,7 @@ def build(
         config.listen.public,
         front,
         health,
+        loopback=show is not None,
         tls_failed=lambda why: metrics.tls_failures.labels("public", why).inc(),
     )
 
@@ -245,7 +247,7 @@ def build(
 
     def announce() -> None:
         if show is not None:
-            show(dev.instructions(config, public.number, internal.number))
+            show(dev.instructions(config, public.number, internal.number, environ or {}))
 
     return NotifyService(reactor, parts, internal, public, lifecycle, drain, reloader, announce)
 

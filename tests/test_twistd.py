@@ -12,10 +12,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import jwt
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from tests.support.running import SECRET, RawClient, Twistd
+from tests.support.running import API_KEY, SECRET, RawClient, Twistd
 
 FREE = {
     "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
@@ -75,6 +76,21 @@ class Running(TestCase):
         self.assertTrue(logged)
         self.assertNotIn(token, "\n".join(logged))
         self.assertNotIn(key, "\n".join(logged))
+
+    async def test_dev_takes_no_key_and_no_broker_from_the_environment(self) -> None:
+        server = self.twistd(
+            *("--nodaemon", "--pidfile=", "notify", "--dev"),
+            NOTIFY_AUTH__JWT__SECRET=SECRET,
+            NOTIFY_API__KEYS=API_KEY,
+            NOTIFY_AUTH__PLUGIN="webhook",
+            NOTIFY_BROKER__PLUGIN="jetstream",
+        )
+        said = await server.says(r"(Not used .*)[\s\S]* NOTIFY_TOKEN=(\S+) NOTIFY_API_KEY=(\S+)")
+        names = "NOTIFY_API__KEYS, NOTIFY_AUTH__JWT__SECRET, NOTIFY_AUTH__PLUGIN, NOTIFY_BROKER__PLUGIN"
+        self.assertEqual(said[1].strip(), f"Not used of the environment: {names}.")
+        with self.assertRaises(jwt.InvalidSignatureError):
+            jwt.decode(said[2], SECRET, algorithms=["HS256"], audience="notify")
+        self.assertNotEqual(said[3], API_KEY)
 
     async def test_a_configuration_file_is_read(self) -> None:
         path = self.write(f'[auth.jwt]\nsecret = "{SECRET}"\n[broker.memory]\nhistory_size = 5\n')
@@ -194,6 +210,17 @@ class Refusing(TestCase):
 
     async def test_dev_with_a_configuration(self) -> None:
         self.assertIn("give either", await self.refused("notify", "--dev", "--config", "x"))
+
+    async def test_dev_where_other_machines_are(self) -> None:
+        for key, endpoint in (
+            ("PUBLIC", "tcp:0"),
+            ("INTERNAL", "tcp:0:interface=0.0.0.0"),
+            ("PUBLIC", "tcp6:0"),
+        ):
+            sentence = await self.refused("notify", "--dev", **{f"NOTIFY_LISTEN__{key}": endpoint})
+            self.assertIn(
+                f"'{endpoint}' can be reached by other machines, and --dev lets in whoever", sentence
+            )
 
     async def test_another_reactor(self) -> None:
         sentence = await self.refused("--reactor=select", "notify", "--dev")

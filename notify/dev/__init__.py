@@ -1,4 +1,8 @@
-"""``twistd notify --dev``: a server to try out, with keys made for this run and commands to paste."""
+"""``twistd notify --dev``: a server to try out, with keys made for this run and commands to paste.
+
+It hands a token to whoever asks. So it is for one machine alone, knows no key that is good anywhere else, and goes near
+no broker that others use.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from notify import config
 from notify.auth.tokens import issue
@@ -16,9 +21,20 @@ from notify.ids import Id
 
 TOKEN_SECONDS = 24 * 3600.0
 
+#: tables that are not taken from the environment: real keys, and what others use
+OWN = tuple(f"{config.PREFIX}{table}__" for table in ("AUTH", "API", "BROKER", "REGISTRY"))
+
+
+def left_out(environ: Mapping[str, str]) -> list[str]:
+    """The variables of the environment that would be obeyed without ``--dev``, and are not with it."""
+    return sorted(name for name in environ if name.upper().startswith(OWN))
+
 
 def configuration(environ: Mapping[str, str]) -> Config:
-    """The defaults on loopback, with the demo page and fresh keys; the environment overrides. Raises ``ConfigError``."""
+    """The defaults on loopback, with the demo page and fresh keys; the environment overrides what is not in :data:`OWN`.
+
+    Raises ``ConfigError``.
+    """
     made = {
         "NOTIFY_LISTEN__PUBLIC": "tcp:8080:interface=127.0.0.1",
         "NOTIFY_LISTEN__DEMO": "true",
@@ -26,7 +42,10 @@ def configuration(environ: Mapping[str, str]) -> Config:
         "NOTIFY_API__KEYS": secrets.token_hex(16),
         "NOTIFY_DRAIN__DURATION": "0s",
     }
-    return config.load(None, {**made, **environ})
+    unused = left_out(environ)
+    return config.load(
+        None, {**made, **{name: value for name, value in environ.items() if name not in unused}}
+    )
 
 
 def issue_token(settings: Config, user_id: Id, seconds: float = TOKEN_SECONDS, workspace_id: Id = 1) -> str:
@@ -35,7 +54,9 @@ def issue_token(settings: Config, user_id: Id, seconds: float = TOKEN_SECONDS, w
     return issue(str(secret), user_id, workspace_id, seconds, time.time())
 
 
-def instructions(settings: Config, public_port: int, internal_port: int) -> str:
+def instructions(
+    settings: Config, public_port: int, internal_port: int, environ: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """What to show on the console: the address, a token, and three lines that make a message arrive."""
     command = os.path.relpath(Path(sys.executable).parent / "notify")
     token, key = issue_token(settings, 1), settings.api.keys[0]
@@ -44,9 +65,11 @@ def instructions(settings: Config, public_port: int, internal_port: int) -> str:
         listen = f" --url ws://127.0.0.1:{public_port}/ws"
     if internal_port != 8081:
         publish = f" --url http://127.0.0.1:{internal_port}"
+    unused = left_out(environ)
+    note = f"\nNot used of the environment: {', '.join(unused)}.\n" if unused else ""
     return f"""
 notify is ready, for you to try out: memory broker, keys made for this run, reachable from this machine only.
-
+{note}
   WebSocket   ws://127.0.0.1:{public_port}/ws
   demo page   http://127.0.0.1:{public_port}/
   HTTP API    http://127.0.0.1:{internal_port}/openapi.json

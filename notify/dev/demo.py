@@ -1,7 +1,7 @@
 """What the demo page of ``twistd notify --dev`` may do beyond a client: get a token, and publish. Never outside it.
 
-A page of another site must not be able to use these: they are asked for by the server's own address (so that no
-other name can be pointed at it), answer JSON without any CORS header, and publish only what is sent as JSON.
+A page of another site must not be able to use these: they are asked for by a loopback address or ``localhost`` (so that
+no other name can be pointed at it), answer JSON without any CORS header, and publish only what is sent as JSON.
 """
 
 from __future__ import annotations
@@ -88,15 +88,14 @@ def demo_routes(
 
 
 def _own_address(request: Request) -> None:
-    """Refuse a Host that is neither ``localhost`` nor an address: a name can be made to lead here by anyone."""
-    host = urlsplit(f"//{request.getHeader('host') or ''}").hostname or ""
-    if host != "localhost":
-        try:
-            ip_address(host)
-        except ValueError:
-            raise Refused(
-                HTTPStatus.FORBIDDEN, "forbidden", "open the demo page by localhost or an IP address"
-            ) from None
+    """Refuse a Host that is not this machine's to itself: any other can be made to lead here by anyone."""
+    try:
+        host = urlsplit(f"//{request.getHeader('host') or ''}").hostname or ""
+        own = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        own = False
+    if not own:
+        raise Refused(HTTPStatus.FORBIDDEN, "forbidden", "open the demo page by localhost or 127.0.0.1")
 
 
 def _number(text: str, name: str, least: float, most: float) -> float:

@@ -10,10 +10,12 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from msgspec import Struct
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
@@ -55,6 +57,13 @@ def _complain(error: object) -> None:
     print(f"notify: {error}", file=sys.__stderr__, flush=True)
 
 
+def _is_local(address: object) -> bool:
+    """Whether what is bound to this address can be reached by this machine alone."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return ip_address(address.host.partition("%")[0]).is_loopback
+    return isinstance(address, UNIXAddress)
+
+
 class Part(Struct, frozen=True, kw_only=True):
     """Something that runs while the server does. What a call returns is waited for, where it can be."""
 
@@ -65,6 +74,7 @@ class Part(Struct, frozen=True, kw_only=True):
 class Listener:
     """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way,
     and ``tls_failed`` is told why a TLS handshake failed (:class:`~notify.transport.tls.Encrypting`).
+    With ``loopback`` it is bound to this machine's own addresses only.
     Raises ``StartError`` for a description that asks for what is not spoken here.
     """
 
@@ -76,6 +86,7 @@ class Listener:
         health: Health,
         settled: Callable[[], Deferred[None]] = lambda: succeed(None),
         *,
+        loopback: bool = False,
         tls_failed: Callable[[str], None] = lambda why: None,
     ) -> None:
         self.key = key
@@ -83,6 +94,7 @@ class Listener:
         self.factory = factory
         self._health = health
         self._settled = settled
+        self._loopback = loopback
         self._tls_failed = tls_failed
         self._port: Any = None
         tls.check(key, description)
@@ -113,6 +125,11 @@ class Listener:
         else:
             write_through(self._port)
         self._port.stopReading()
+        if self._loopback and not _is_local(self._port.getHost()):
+            raise StartError(
+                f"listen.{self.key}: '{self.description}' can be reached by other machines, and --dev lets in whoever asks: "
+                "use 'tcp:8080:interface=127.0.0.1', or run notify with a configuration."
+            )
 
     def accept(self) -> None:
         """Accept connections, those that waited since the port was bound first."""

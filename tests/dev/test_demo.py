@@ -53,7 +53,18 @@ class DemoRoutes(TestCase):
     async def test_other_sites_pages_cannot_use_it(self) -> None:
         server = await self._server()
         port = server.public.rpartition(":")[2]
-        for host, expected in (("evil.example", 403), ("localhost", 200), ("[::1]", 200), ("127.0.0.1", 200)):
+        for host, expected in (
+            ("localhost", 200),
+            ("[::1]", 200),
+            ("127.0.0.1", 200),
+            ("127.0.0.2", 200),
+            ("evil.example", 403),
+            ("localhost.evil.example", 403),
+            ("127.0.0.1.evil.example", 403),
+            ("192.0.2.1", 403),
+            ("0.0.0.0", 403),
+            ("[2001:db8::1]", 403),
+        ):
             status, _ = await self._get(f"{server.public}/demo/token", Host=f"{host}:{port}")
             self.assertEqual((host, status), (host, expected))
         # What a form or a "simple" request of another site can send needs no permission, so it must not be taken.
