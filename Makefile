@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage fuzz conformance soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,13 @@ simulate: env ## simulated lives in which whatever can go wrong does (SECONDS=60
 
 sabotage: env ## breaks notify in one line after the other: the simulation must catch each within a minute
 	$(BIN)/python -m tests.simulation.sabotage $(ARGS)
+
+fuzz: env ## streams of frames and opening handshakes beside autobahn alone, ever new ones (SECONDS=600; SEED=7 first)
+	$(BIN)/python -m tests.transport.fuzz $(or $(SECONDS),600) $(SEED)
+
+conformance: env ## the Autobahn test cases against our own end of a WebSocket, into docs/conformance.md (some minutes)
+	CONFORMANCE=1 $(BIN)/pytest -q tests/autobahn -k report
+	git diff --exit-code docs/conformance.md
 
 check: env ## lint, format and types
 	$(BIN)/ruff check .

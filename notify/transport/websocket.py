@@ -89,8 +89,7 @@ class ClientProtocol(OpenProtocol):
 
     def message(self, payload: bytes, binary: bool) -> None:
         """A whole message came."""
-        session, connection = self._session, self.connection
-        if session is None or connection is None:
+        if self.connection is None:
             return
         if not binary and not payload.isascii():
             try:
@@ -98,6 +97,13 @@ class ClientProtocol(OpenProtocol):
             except UnicodeDecodeError:
                 self.refuse_text()
                 return
+        self.take(payload, binary)
+
+    def take(self, payload: bytes, binary: bool) -> None:
+        """A whole message came, which is what its frame says."""
+        session, connection = self._session, self.connection
+        if session is None or connection is None:
+            return
         encoding = connection.encoding
         if binary != encoding.binary:
             kind = "binary" if encoding.binary else "text"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 from notify.auth.tokens import issue
 from notify.client import AsyncioClient, Loss, Publisher, PublishFailed, Settings, Token
 from tests.soak.proxy import ChaosProxy
+from tests.support.ports import free_port
 from tests.support.programs import ROOT, node_modules, program
 
 SECRET, KEY = "soak-0123456789abcdef0123456789ab", "soak-key-0123456789"
@@ -28,8 +28,6 @@ TOKEN = 15.0
 #: dead links are found within seconds, so that a short soak sees some
 SETTINGS = {"pong_timeout": 2.0, "answer_timeout": 4.0, "connect_timeout": 4.0, "backoff_cap": 4.0}
 SERVER = {
-    "NOTIFY_LISTEN__PUBLIC": "tcp:0:interface=127.0.0.1",
-    "NOTIFY_LISTEN__INTERNAL": "tcp:0:interface=127.0.0.1",
     "NOTIFY_AUTH__JWT__SECRET": SECRET,
     "NOTIFY_API__KEYS": KEY,
     "NOTIFY_LIMITS__PING_INTERVAL": "2s",
@@ -217,24 +215,24 @@ def report(
 
 
 async def start_server(folder: Path) -> tuple[asyncio.subprocess.Process, tuple[int, int]]:
-    """A ``twistd notify --dev`` and its two ports."""
+    """A ``twistd notify`` and its two ports."""
     twistd = Path(sys.executable).parent / "twistd"
+    ports = free_port(), free_port()
+    names = "NOTIFY_LISTEN__PUBLIC", "NOTIFY_LISTEN__INTERNAL"
+    listen = {name: f"tcp:{port}:interface=127.0.0.1" for name, port in zip(names, ports, strict=True)}
     server = await asyncio.create_subprocess_exec(
-        *(str(twistd), "-n", "--pidfile=", "notify", "--dev"),
+        *(str(twistd), "-n", "--pidfile=", "notify"),
         cwd=folder,
-        env={**os.environ, **SERVER},
+        env={**os.environ, **SERVER, **listen},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     assert server.stdout is not None
-    found: list[int] = []
     async for line in server.stdout:
-        if match := re.search(r"(?:WebSocket|HTTP API)\s+\w+://127\.0\.0\.1:(\d+)/", line.decode()):
-            found.append(int(match[1]))
-        if len(found) == 2:
+        if b"ready: public" in line:
             drain = asyncio.ensure_future(server.stdout.read())
             server.drain = drain  # type: ignore[attr-defined] # kept, so that it is not collected
-            return server, (found[0], found[1])
+            return server, ports
     raise RuntimeError("the server did not start")
 
 

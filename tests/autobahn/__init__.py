@@ -1,0 +1,1 @@
+"""The Autobahn test cases against our own listener, transport, reader and deflate."""
