@@ -153,6 +153,16 @@ class Core(ABC):
         """The round trip's seconds. Raises ``Refused``."""
         return (await self._ask({"type": "ping"})).took
 
+    async def refresh(self) -> None:
+        """Fetch a token now and go on with it: its claims have changed, for example because the user was invited to a chat.
+
+        Returns once the server has taken it; without a connection, once the next one stands. Raises ``Refused``.
+        """
+        self._count += 1
+        waiter = self._commands[self._count] = self._waiter()
+        self._event(self.machine.refresh, self._count)
+        await waiter
+
     def online(self) -> None:
         """Tell the client that the network has come back: it tries at once."""
         self._event(self.machine.online)

@@ -92,6 +92,13 @@ class Machine:
         else:
             self._commands.add(n, frame, now)
 
+    def refresh(self, n: int, now: float) -> None:
+        """Fetch a token and go on with it. Answer: ``Done`` once the server has taken it, or ``Failed``."""
+        if self.state in ("idle", "closed"):
+            self._do(Failed(n, "closed"))
+        else:
+            self._credentials.renew(n, now, self.state)
+
     # --- what happens ---------------------------------------------------------------------------------------
 
     def token(self, n: int, value: str | None, now: float, expires_at: float | None = None) -> None:
@@ -115,7 +122,7 @@ class Machine:
         if not self._credentials.fetched(n):
             return
         if self.state == "connected":
-            self._credentials.not_replaced(now)
+            self._credentials.not_replaced(now, "no_token", reason)
         else:
             self._wait(None, f"no token: {reason}", now)
 
@@ -146,7 +153,9 @@ class Machine:
             self._authenticated(frame, now)
         elif kind == "error":
             refusal = Refusal.of(frame)
-            if not self._requests.refused(frame, refusal, now) and not self.topics.withdrawn(chat, refusal):
+            if not self._requests.refused(frame, refusal, now) and not self.topics.withdrawn(
+                chat, refusal, now
+            ):
                 self._do(ErrorReceived(refusal.code, refusal.message))
         elif kind == "presence" and "id" not in frame:
             self.topics.presence(chat, frame.get("users", []))
@@ -267,6 +276,7 @@ class Machine:
         self._wake = None
         self._enter("closed", code=code, reason=reason)
         self._commands.close()
+        self._credentials.close()
 
     def _leave(self, code: int, reason: str) -> None:
         if self._open:

@@ -18,7 +18,7 @@ from notify.client.actions import FetchToken, Position, Send, Settings
 from notify.client.machine import Machine
 from tests.support.programs import ROOT, program
 
-LIVES, EVENTS = 400, 120
+LIVES, EVENTS = 450, 120
 CODES = (1000, 1006, 1012, 1013, 4000, 4001, 4002, 4004, 4499, 4500, 4501, 4503)
 REASONS = ("", '{"retry_after_ms": 1500}', '{"retry_after_ms": -1}', "gone", "{")
 ERRORS = ("forbidden", "unavailable", "rate_limited", "too_many_subscriptions", "history_unavailable")
@@ -108,6 +108,7 @@ class Life:
                 ["request", self.count, {"type": "ping"}],
                 ["request", self.count, {"type": "presence", "chat_id": chat}],
                 ["online"],
+                ["refresh", self.count],
             )
         )
 

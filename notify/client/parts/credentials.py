@@ -1,10 +1,10 @@
-"""The token in use and the one that is to replace it: docs/client.md, rules 18 to 20."""
+"""The token in use and the one that is to replace it: docs/client.md, rules 18 to 21."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from notify.client.actions import Action, ErrorReceived, FetchToken, Frame, Settings
+from notify.client.actions import Action, Done, ErrorReceived, Failed, FetchToken, Frame, Settings
 from notify.client.parts.backoff import Backoff
 from notify.client.parts.requests import Refusal, Request, Requests
 
@@ -34,6 +34,8 @@ class Credentials:
         self._expires: float | None = None
         self._lifetime: float | None = None
         self._offered: tuple[str, float, float | None] | None = None
+        self._renewing: dict[int, float] = {}  # who waits for a new token to be in force, since when
+        self._stale = False  # the one that is on its way was fetched before that
 
     @property
     def aged(self) -> bool:
@@ -76,12 +78,36 @@ class Credentials:
         self._accepted = True
         self._backoff.reset()
         self._schedule(now, expires_at)
+        if self._stale:
+            self._stale = False
+            self.fetch(now)
+            return
+        renewing, self._renewing = self._renewing, {}
+        for n, since in renewing.items():
+            self._do(Done(n, now - since))
 
     def disconnected(self) -> None:
         """Nothing is fetched or replaced without a connection."""
         self._offered = self.refresh_at = self.fetch_due = None
+        self._stale = False
+        if self._renewing:
+            self.drop()
+
+    def close(self) -> None:
+        """It is over: fail those who wait for a new token."""
+        self._fail("closed", "")
 
     # --- replacing ------------------------------------------------------------------------------------------
+
+    def renew(self, n: int, now: float, state: str) -> None:
+        """The program wants a token that is fetched from now on; ``Done`` or ``Failed`` with this ``n`` is the end of it."""
+        self._renewing[n] = now
+        if self.fetch_due is not None or (state == "connected" and self._offered is None):
+            self.fetch(now)
+        elif state == "waiting":
+            self.drop()
+        else:
+            self._stale = True
 
     def offer(self, value: str, now: float, expires_at: float | None) -> None:
         """Ask the server to take this one instead."""
@@ -105,11 +131,17 @@ class Credentials:
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
         """The server did not take it."""
         self._do(ErrorReceived(refusal.code, refusal.message))
-        self.not_replaced(now)
+        self.not_replaced(now, refusal.code, refusal.message)
 
-    def not_replaced(self, now: float) -> None:
+    def not_replaced(self, now: float, code: str, message: str) -> None:
         """Try again later."""
         self._offered, self.refresh_at = None, now + self._backoff.next()
+        self._fail(code, message)
+
+    def _fail(self, code: str, message: str) -> None:
+        renewing, self._renewing, self._stale = self._renewing, {}, False
+        for n in renewing:
+            self._do(Failed(n, code, message))
 
     def _schedule(self, now: float, expires_at: float | None) -> None:
         """Replace it early enough, and not all clients at once.

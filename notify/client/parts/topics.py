@@ -203,10 +203,17 @@ class Topics:
                 self._refuse("refused", request.key, refusal)
         self._pump(now)
 
-    def withdrawn(self, chat: Any, refusal: Refusal) -> bool:
+    def withdrawn(self, chat: Any, refusal: Refusal, now: float) -> bool:
         """An error came that nobody asked for. Whether it ends a subscription, to the chat that it names."""
-        if not isinstance(chat, int | str) or refusal.again or self.chats.pop(chat, None) is None:
+        topic = self.chats.get(chat) if isinstance(chat, int | str) else None
+        if topic is None:
             return False
+        if refusal.again:
+            if topic.live:  # else it is not subscribed, or is about to be again
+                topic.live = False
+                self._refuse("waiting", chat, refusal, self._retry(topic, chat, now))
+            return True
+        del self.chats[chat]
         self._queue.pop(chat, None)
         self._retries.pop(chat, None)
         self._refuse("refused", chat, refusal)

@@ -105,6 +105,19 @@ export class NotifyClient {
     return (await this.#ask({ type: "ping" })).took;
   }
 
+  /**
+   * Fetch a token now and go on with it: its claims have changed, for example because the user was invited to a chat.
+   * Resolves once the server has taken it; without a connection, once the next one stands. Rejects with Refused.
+   */
+  async refresh() {
+    this.#count += 1;
+    const n = this.#count;
+    await new Promise((resolve, reject) => {
+      this.#commands.set(n, [resolve, reject]);
+      this.#event("refresh", n);
+    });
+  }
+
   /** Tell the client that the network has come back; browsers' own event does so by itself. */
   online() {
     this.#event("online");

@@ -86,6 +86,12 @@ export class Machine {
     else this.#commands.add(n, frame, now);
   }
 
+  /** Fetch a token and go on with it. Answer: `done` once the server has taken it, or `failed`. */
+  refresh(n, now) {
+    if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
+    else this.#credentials.renew(n, now, this.state);
+  }
+
   // --- what happens
 
   /** The token callback's answer; null: there is none, the user has signed out. `expiresAt`: Unix time, if known. */
@@ -104,7 +110,7 @@ export class Machine {
   /** The token callback failed; it is called again later. */
   token_failed(n, reason, now) {
     if (!this.#credentials.fetched(n)) return;
-    if (this.state === "connected") this.#credentials.notReplaced(now);
+    if (this.state === "connected") this.#credentials.notReplaced(now, "no_token", reason);
     else this.#wait(null, `no token: ${reason}`, now);
   }
 
@@ -211,7 +217,7 @@ export class Machine {
 
   #refused(frame, now) {
     const refused = refusal(frame);
-    if (this.#requests.refused(frame, refused, now) || this.topics.withdrawn(frame.chat_id, refused)) return;
+    if (this.#requests.refused(frame, refused, now) || this.topics.withdrawn(frame.chat_id, refused, now)) return;
     this.#do({ do: "error", code: refused.code, message: refused.message });
   }
 
@@ -251,6 +257,7 @@ export class Machine {
     this.#wake = null;
     this.#enter({ state: "closed", code, reason });
     this.#commands.close();
+    this.#credentials.close();
   }
 
   #leave(code, reason) {

@@ -156,6 +156,11 @@ export class NotifyClient {
   presence(id: Id): Promise<Presence[]>;
   /** The round trip's seconds. */
   ping(): Promise<number>;
+  /**
+   * Fetches a token now and goes on with it, because its claims have changed; resolves once the server has taken it, and
+   * rejects with Refused.
+   */
+  refresh(): Promise<void>;
   /** Say that the network has come back; browsers' own event does so by itself. */
   online(): void;
   /** Drop the connection as if the network had. */

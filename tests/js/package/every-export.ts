@@ -54,6 +54,7 @@ export async function main(): Promise<string[]> {
   texts.push(`${chat.state} ${chat.waiting} ${chat.position?.seq} ${users[0]?.connections} ${await client.ping()}`);
   chat.handled();
   chat.close();
+  await client.refresh();
   client.online();
   client.cut();
   off();

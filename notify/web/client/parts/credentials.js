@@ -1,4 +1,4 @@
-/** The token in use and the one that is to replace it: docs/client.md, rules 18 to 20. */
+/** The token in use and the one that is to replace it: docs/client.md, rules 18 to 21. */
 
 import { Backoff } from "./backoff.js";
 
@@ -12,6 +12,8 @@ export class Credentials {
   refreshAt = null;
   #settings; #random; #unix; #requests; #do; #backoff;
   #accepted = false; #obtained = 0; #expires = null; #lifetime = null; #offered = null;
+  #renewing = new Map(); // who waits for a new token to be in force, since when
+  #stale = false; // the one that is on its way was fetched before that
 
   constructor(settings, random, unix, requests, act) {
     this.#settings = settings;
@@ -69,14 +71,37 @@ export class Credentials {
     this.#accepted = true;
     this.#backoff.reset();
     this.#schedule(now, expiresAt);
+    if (this.#stale) {
+      this.#stale = false;
+      this.fetch(now);
+      return;
+    }
+    const renewing = this.#renewing;
+    this.#renewing = new Map();
+    for (const [n, since] of renewing) this.#do({ do: "done", n, took: now - since });
   }
 
   /** Nothing is fetched or replaced without a connection. */
   disconnected() {
     this.#offered = this.refreshAt = this.fetchDue = null;
+    this.#stale = false;
+    if (this.#renewing.size > 0) this.drop();
+  }
+
+  /** It is over: fail those who wait for a new token. */
+  close() {
+    this.#fail("closed");
   }
 
   // --- replacing
+
+  /** The program wants a token that is fetched from now on; `done` or `failed` with this `n` is the end of it. */
+  renew(n, now, state) {
+    this.#renewing.set(n, now);
+    if (this.fetchDue !== null || (state === "connected" && this.#offered === null)) this.fetch(now);
+    else if (state === "waiting") this.drop();
+    else this.#stale = true;
+  }
 
   /** Ask the server to take this one instead. */
   offer(value, now, expiresAt) {
@@ -101,13 +126,21 @@ export class Credentials {
   /** The server did not take it. */
   refused(_request, { code, message }, now) {
     this.#do({ do: "error", code, message });
-    this.notReplaced(now);
+    this.notReplaced(now, code, message);
   }
 
   /** Try again later. */
-  notReplaced(now) {
+  notReplaced(now, code, message) {
     this.#offered = null;
     this.refreshAt = now + this.#backoff.next();
+    this.#fail(code, message);
+  }
+
+  #fail(code, message) {
+    const renewing = this.#renewing;
+    this.#renewing = new Map();
+    this.#stale = false;
+    for (const n of renewing.keys()) this.#do({ do: "failed", n, code, ...(message ? { message } : {}) });
   }
 
   /**

@@ -178,8 +178,16 @@ export class Topics {
   }
 
   /** An error came that nobody asked for. Whether it ends a subscription, to the chat that it names. */
-  withdrawn(chat, { code, message, again }) {
-    if (again || !this.chats.delete(chat)) return false;
+  withdrawn(chat, { code, message, again }, now) {
+    const topic = this.chats.get(chat);
+    if (topic === undefined) return false;
+    if (again) {
+      if (!topic.live) return true; // it is not subscribed, or is about to be again
+      topic.live = false;
+      this.#say(chat, "waiting", { delay: this.#retry(topic, now), code, message });
+      return true;
+    }
+    this.chats.delete(chat);
     this.#queue.delete(chat);
     this.#retries.delete(chat);
     this.#say(chat, "refused", { code, message });
