@@ -9,13 +9,14 @@ Contract suites that run against any implementation: ``notify.testing.contracts`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from notify.identity import Identity, Peer, Presence
+from notify.ids import Id
 from notify.messages import Followed, Message, Position, Replayed
 from notify.topics import Topic
 
@@ -66,6 +67,36 @@ class IAuthenticator(Interface):
 
     def stop() -> Deferred[None]:
         """Release what :meth:`start` took."""
+
+
+class IReviewer(Interface):
+    """What an authenticator may provide besides, whose answers change while a token is good or that remembers them.
+
+    One that does not is asked by ``authorize`` again, chat by chat, when a client shows a new token.
+    """
+
+    recheck = Attribute(
+        "float: a live subscription is asked about again this often (seconds); 0: at a new token only"
+    )
+    grace = Attribute(
+        "float: it goes on for so long (seconds) from when no answer came, and ends with 'unavailable'"
+    )
+
+    def review(identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
+        """Which of these chats may the user still receive? Nothing that was remembered is good enough.
+
+        Chats that are missing in the answer cannot be told of now. Never fails, but may be cancelled.
+        """
+
+    def forget(workspace_id: Id, user_id: Id) -> None:
+        """Remember nothing that was said of this user until now, questions that are under way included."""
+
+
+class ISuccessor(Interface):
+    """What an authenticator may provide besides that goes on with what the one before it has found out."""
+
+    def take_over(before: object) -> None:
+        """A reload puts it in the place of ``before``, which still runs. Called before :meth:`IAuthenticator.start`."""
 
 
 class IBroker(Interface):

@@ -132,7 +132,8 @@ class URLKeys:
     """A JWK Set on a URL: fetched at start and every ``refresh`` seconds, and for a key id that is not known.
 
     Whatever happens, fetches begin at least ``cooldown`` seconds apart. What was fetched stays good while the URL
-    is away. A token is refused for an unknown key id only if a fetch that began after the id was first named does
+    is away, for ``most_age`` seconds from the last fetch that succeeded. A set without a key that can be used means
+    that there is none. A token is refused for an unknown key id only if a fetch that began after the id was first named does
     not have it; before that its bearer is told to retry. So neither a made-up id nor a rotation just after a
     fetch turns a good client away for good.
     """
@@ -148,11 +149,15 @@ class URLKeys:
         random: Random,
         refresh: float,
         cooldown: float,
+        most_age: float,
         fetches: Counter,
     ) -> None:
-        self._url, self._client, self._read, self._clock = url, client, read, clock
+        self.url = url
+        self._client, self._read, self._clock = client, read, clock
         self._random, self._refresh, self._cooldown, self._fetches = random, refresh, cooldown, fetches
-        self._keys: Keys | None = None
+        self._most_age = most_age
+        self._fetched: Keys | None = None
+        self._fetched_at = float("-inf")
         self._asked: set[str] = set()  # ids named since the last fetch began
         self._absent: set[str] = set()  # ids that the last fetch was asked for and did not have
         self._fetch: Shared[None] | None = None
@@ -160,6 +165,17 @@ class URLKeys:
         self._began = float("-inf")
         self._failing = False
         self._stopped = False
+
+    def take_over(self, before: URLKeys) -> None:
+        """Begin with the keys that were fetched for one of the same URL; call it before :meth:`start`."""
+        self._fetched, self._fetched_at = before._fetched, before._fetched_at
+
+    @property
+    def _keys(self) -> Keys | None:
+        """The keys; None: they are not known, or not any more."""
+        if self._clock.seconds() - self._fetched_at > self._most_age:
+            return None
+        return self._fetched
 
     def start(self) -> Deferred[None]:
         """Fetch for the first time; a URL that is away is tried again and again, and is no reason not to start."""
@@ -225,23 +241,24 @@ class URLKeys:
 
     async def _fetch_once(self, asked: set[str]) -> None:
         try:
-            answer = await self._client.request("GET", self._url)
+            answer = await self._client.request("GET", self.url)
             if answer.status != 200:
                 raise Unavailable(f"it answered with status {answer.status}")
-            self._keys = self._read(answer.body)
+            self._fetched = self._read(answer.body)
         except (Unavailable, UnusableKey) as error:
             self._failing = True
             self._fetches.labels("failed").inc()
             reason = f"what it gives {error}" if isinstance(error, UnusableKey) else str(error)
             self.log.error(
                 "jwks_url {url}: {reason}; {state}",
-                url=self._url,
+                url=self.url,
                 reason=reason,
                 state="no token can be verified" if self._keys is None else "the keys known so far stay good",
             )
         else:
             self._failing = False
+            self._fetched_at = self._clock.seconds()
             self._fetches.labels("ok").inc()
-            self._absent = asked - {key.id for key in self._keys.all if key.id is not None}
+            self._absent = asked - {key.id for key in self._fetched.all if key.id is not None}
         spread = 0.9 + 0.2 * self._random.random()
         self._schedule(self._cooldown if self._failing else max(self._refresh * spread, self._cooldown))

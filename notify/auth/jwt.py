@@ -14,7 +14,7 @@ from notify.components import Context
 from notify.config import Duration, Size
 from notify.errors import StartError, Unauthorized
 from notify.identity import Identity, Peer
-from notify.interfaces import IAuthenticator
+from notify.interfaces import IAuthenticator, ISuccessor
 from notify.topics import Topic
 
 KEY_SOURCES = ("secret", "secret_file", "public_key_file", "jwks_file", "jwks_url")
@@ -37,6 +37,8 @@ class JWTSettings(Struct, frozen=True, forbid_unknown_fields=True):
     jwks_refresh: Duration = Duration(300)
     jwks_cooldown: Duration = Duration(10)
     jwks_timeout: Duration = Duration(3)
+    #: how long the keys that are known stay good while the URL is away
+    jwks_max_age: Duration = Duration(86400)
     #: a jwks_url of http:// on another host; whoever can change what it gives can make tokens
     jwks_allow_http: bool = False
     #: what iss must be, and what aud must be or hold; without an audience no token may name one
@@ -59,7 +61,7 @@ class JWTSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_token: Size = Size(16 * 1024)
 
 
-@implementer(IAuthenticator)
+@implementer(IAuthenticator, ISuccessor)
 class JWTAuthenticator:
     """Verifies signed JSON Web Tokens (RFC 7519), guarded as RFC 8725 asks.
 
@@ -92,6 +94,14 @@ class JWTAuthenticator:
             max_lifetime=settings.max_lifetime,
         )
         self._source = self._make_source(settings, context)
+
+    def take_over(self, before: object) -> None:
+        """See :class:`~notify.interfaces.ISuccessor`: keys that one of the same URL has fetched are known here, too."""
+        if not isinstance(before, JWTAuthenticator) or self._algorithms != before._algorithms:
+            return
+        source, known = self._source, before._source
+        if isinstance(source, URLKeys) and isinstance(known, URLKeys) and source.url == known.url:
+            source.take_over(known)
 
     def start(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IAuthenticator`."""
@@ -158,8 +168,13 @@ class JWTAuthenticator:
         if name == "public_key_file":
             return FileKeys(value, key, lambda data: pem_keys(data, algorithms), self._clock)
         if name == "jwks_file":
-            return FileKeys(value, key, self._read_jwks, self._clock)
+            return FileKeys(value, key, self._read_jwks_file, self._clock)
         http.check_url(value, key, settings.jwks_allow_http)
+        if settings.jwks_max_age <= settings.jwks_refresh:
+            raise StartError(
+                f"'{table}.jwks_max_age' is not longer than '{table}.jwks_refresh', so that keys would not stay good "
+                "until they are fetched again."
+            )
         return URLKeys(
             value,
             http.Client(self._clock, settings.jwks_timeout, MOST_BYTES),
@@ -168,6 +183,7 @@ class JWTAuthenticator:
             context.random,
             refresh=settings.jwks_refresh,
             cooldown=settings.jwks_cooldown,
+            most_age=settings.jwks_max_age,
             fetches=context.metrics.key_fetches,
         )
 
@@ -175,6 +191,18 @@ class JWTAuthenticator:
         keys, ignored = jwks_keys(data, self._algorithms)
         if ignored:
             self.log.debug("[{table}] JWK Set: {ignored}", table=self._table, ignored="; ".join(ignored))
+        if not keys.all:
+            self.log.error(
+                "[{table}] the JWK Set holds no key that can be used, so no token is good: {reason}",
+                table=self._table,
+                reason="; ".join(ignored[:3]) or "it is empty",
+            )
+        return keys
+
+    def _read_jwks_file(self, data: bytes) -> Keys:
+        keys, ignored = jwks_keys(data, self._algorithms)
+        if not keys.all:
+            raise UnusableKey("holds no usable key" + (f": {'; '.join(ignored[:3])}" if ignored else ""))
         return keys
 
 

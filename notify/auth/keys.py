@@ -137,8 +137,8 @@ class _Set(Struct):
 def jwks_keys(data: bytes, algorithms: frozenset[str]) -> tuple[Keys, list[str]]:
     """The keys of a JWK Set (RFC 7517, section 5) that can verify these algorithms, and why others cannot.
 
-    A key that is of another family, for another use, private or malformed is left out, as the RFC asks. Raises
-    :class:`UnusableKey` where the document is not a JWK Set, or leaves no key at all.
+    A key that is of another family, for another use, private or malformed is left out, as the RFC asks; perhaps none is
+    left. Raises :class:`UnusableKey` where the document is not a JWK Set.
     """
     try:
         found = msgspec.json.decode(data, type=_Set).keys
@@ -152,8 +152,6 @@ def jwks_keys(data: bytes, algorithms: frozenset[str]) -> tuple[Keys, list[str]]
             keys.append(_from_jwk(jwk, algorithms))
         except UnusableKey as error:
             ignored.append(f"key {number} {error}")
-    if not keys:
-        raise UnusableKey("holds no usable key" + (f": {'; '.join(ignored[:3])}" if ignored else ""))
     return Keys(keys), ignored
 
 

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from notify.config import Config, PluginTable
 from notify.core.live import InForce, Live
 from notify.errors import StartError
+from notify.interfaces import ISuccessor
 from notify.observe import logging
 
 log = Logger()
@@ -119,6 +120,9 @@ class Reloader:
             found = changes(self.config, new)
             target = merge(self.config, new)
             wanted = self._prepare(target)
+            successor: ISuccessor | None = ISuccessor(wanted.authenticator, None)
+            if successor is not None:
+                successor.take_over(self._live.now.authenticator)
             await wanted.authenticator.start()
         except StartError as error:
             log.error("not reloaded, everything stays as it is: {reason}", reason=str(error))

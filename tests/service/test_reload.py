@@ -5,9 +5,11 @@ from __future__ import annotations
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import TestCase
+from zope.interface import implementer
 
 from notify.config import Config, ConfigError, Drain, Duration, Limits, Listen, Log, PluginTable, Size
 from notify.core.live import InForce, Live
+from notify.interfaces import ISuccessor
 from notify.observe import logging
 from notify.service.reload import Changes, Reloader, changes, merge
 from tests.support.world import TableAuthenticator
@@ -96,6 +98,20 @@ class ReloaderTests(TestCase):
         self.preparing.pop().callback(None)
         self.assertEqual((self.level, self.stopped, self.done), ("debug", [self.first], 1))
         self.assertEqual(self.reloader.config.log.level, "debug")
+
+    def test_a_successor_takes_over_before_it_starts(self) -> None:
+        took: list[object] = []
+
+        @implementer(ISuccessor)
+        class Successor(SlowAuthenticator):
+            def take_over(self, before: object) -> None:
+                took.append((before, len(self.case.preparing)))
+
+        self.reloader._prepare = lambda config: InForce(Successor(self), log=config.log)
+        self.reloader.reload()
+        self.assertEqual(took, [(self.first, 0)])
+        self.preparing.pop().callback(None)
+        self.assertIsInstance(self.live.now.authenticator, Successor)
 
     def test_what_cannot_be_read_or_prepared_changes_nothing(self) -> None:
         self.next = ConfigError("no such file")
