@@ -107,6 +107,8 @@ class Limits(Settings, frozen=True):
 
     auth_timeout: Duration = Duration(5)
     handshake_timeout: Duration = Duration(5)
+    #: a client that has shown a token shows one again within this time, also where the first is good for longer; 0: no bound
+    reauthenticate: Duration = Duration(86400)
     #: one client frame, and one published payload
     max_frame: Size = Size(64 * 1024)
     max_connections: Count = 0

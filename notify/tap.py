@@ -24,6 +24,7 @@ from twisted.python import usage
 
 from notify import components, dev
 from notify.config import Config, ConfigError, load
+from notify.core import access
 from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.hub import Hub
 from notify.core.live import InForce, Live
@@ -181,6 +182,7 @@ def build(
         broker=broker,
         registry=registry,
         connections=hub.connections.keys,
+        disconnect=partial(access.disconnect, live, registry),
         drain=lifecycle.drain,
         health=health,
         keys=ApiKeys(lambda: live.now.keys),

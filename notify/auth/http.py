@@ -195,6 +195,12 @@ def check_url(url: str, key: str, plain: bool) -> None:
         raise StartError(f"'{key}' is not encrypted, so that anyone on the way could forge it: use https.")
 
 
+def is_plain(url: str) -> bool:
+    """Whether what is sent to this URL can be read by others: http, to another machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -73,3 +73,50 @@ class Answers(Generic[K, T]):
             self._kept[question] = (until, answer)
             if len(self._kept) > self._size:
                 self._kept.popitem(last=False)
+
+    def forget(self, about: Callable[[K, T], bool]) -> None:
+        """Remember no answer of which ``about(question, answer)`` is true."""
+        for question in [each for each, (_, answer) in self._kept.items() if about(each, answer)]:
+            del self._kept[question]
+
+
+class Questions(Generic[T]):
+    """One kind of question: remembered answers first, then whoever asks the same now, then whom ``call`` asks."""
+
+    def __init__(self, clock: IReactorTime, size: int) -> None:
+        self._answers: Answers[Hashable, T] = Answers(clock, size)
+        self._asked: dict[Hashable, Shared[T]] = {}
+        #: rises when answers are forgotten: one to a question of before is not remembered
+        self.age = 0
+
+    def ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[T, float]]]) -> Deferred[T]:
+        """``call`` gives the answer, and until when (seconds) it may be remembered."""
+        answer = self._answers.get(question)
+        if answer is not None:
+            return succeed(answer)
+        shared = self._asked.get(question)
+        if shared is None:
+            shared = Shared(Deferred.fromCoroutine(self._ask(question, call, self.age)))
+            if not shared.done:
+                self._asked[question] = shared
+        return shared.wait()
+
+    async def _ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[T, float]]], age: int) -> T:
+        try:
+            answer, until = await call()
+        finally:
+            if age == self.age:
+                self._asked.pop(question, None)
+        self.remember(question, answer, until, age)
+        return answer
+
+    def remember(self, question: Hashable, answer: T, until: float, age: int) -> None:
+        """Remember an answer to a question that was asked at this ``age``."""
+        if age == self.age:
+            self._answers.put(question, answer, until)
+
+    def forget(self, about: Callable[[Hashable, T], bool]) -> None:
+        """Remember no answer of which ``about(question, answer)`` is true, nor any that is still to come."""
+        self.age += 1
+        self._asked.clear()
+        self._answers.forget(about)

@@ -5,6 +5,9 @@ Every question is a POST of JSON, and only a whole answer of status 200 and the 
     authorize_url      {"user_id": 1, "workspace_id": 2, "chat_id": 10, "claims": {}}
                        {"allowed": true}
 
+    authorize_many_url {"questions": [{"user_id": 1, "workspace_id": 2, "chat_id": 10, "claims": {}}, ...]}
+                       {"allowed": [true, ...]}
+
     authenticate_url   {"token": "...", "host": "192.0.2.7", "origin": "https://chat.example"}
                        {"authenticated": true, "user_id": 1, "workspace_id": 2, "expires_at": 1700000000,
                         "chats": [10], "claims": {"role": "guest"}}
@@ -16,64 +19,38 @@ other answer, or none in time, is an error, and an error lets nobody in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Hashable
-from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from notify.auth.http import Client, check_url
+from notify.auth.backend import Backend, NoAnswer, WebhookSettings, urls
+from notify.auth.http import is_plain
 from notify.auth.jwt import JWTAuthenticator, JWTSettings
-from notify.auth.sharing import Answers, Shared
+from notify.auth.paced import Paced
+from notify.auth.sharing import Questions
 from notify.components import Context
-from notify.config import Count, Duration, Size
 from notify.errors import StartError, Unauthorized, Unavailable
 from notify.identity import Identity, Peer
 from notify.ids import Id
-from notify.interfaces import IAuthenticator
+from notify.interfaces import IAuthenticator, IReviewer, ISuccessor
 from notify.topics import Topic
 
-_MOST_BYTES = 256 * 1024
-_LEAST_SECRET = 16
-
-A = TypeVar("A")
-
-
-class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[auth.webhook]``: which backend is asked, how long, and how often."""
-
-    #: asked for every subscription; empty: the chats of the token decide, as with the jwt plugin
-    authorize_url: str = ""
-    #: asked for every token; empty: tokens are verified here, by [auth.webhook.jwt]
-    authenticate_url: str = ""
-    #: sent as "Authorization: Bearer ...", so that the backend knows who asks
-    secret: str = ""
-    secret_file: str = ""
-    #: for one whole question
-    timeout: Duration = Duration(2)
-    #: questions under way at once; others wait for their turn within their timeout
-    connections: Annotated[int, Meta(ge=1, le=1000)] = 20
-    #: questions under way and waiting; more are answered as errors
-    max_pending: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
-    #: answers remembered, of each kind, and for how long; a token's no longer than the token lives
-    cache_size: Count = 10_000
-    allow_ttl: Duration = Duration(60)
-    deny_ttl: Duration = Duration(5)
-    #: what a client is told when the backend gives no answer: to retry, or that it may not
-    on_error: Literal["unavailable", "deny"] = "unavailable"
-    #: longer tokens are refused without asking
-    max_token: Size = Size(16 * 1024)
-    jwt: JWTSettings = JWTSettings()
+#: live subscriptions in one question
+MANY = 200
 
 
 class _Authorization(Struct):
     allowed: bool
+
+
+class _Authorizations(Struct):
+    allowed: list[bool]
 
 
 _Text = Annotated[str, Meta(max_length=1024)]
@@ -92,38 +69,11 @@ class _Refused(Struct, frozen=True):
     """What is remembered of a token that the backend refused."""
 
 
-class _Questions(Generic[A]):
-    """One kind of question: remembered answers first, then whoever asks the same now, then the backend."""
-
-    def __init__(self, clock: IReactorTime, size: int) -> None:
-        self._answers: Answers[Hashable, A] = Answers(clock, size)
-        self._asked: dict[Hashable, Shared[A]] = {}
-
-    def pending(self) -> int:
-        return len(self._asked)
-
-    def ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[A, float]]]) -> Deferred[A]:
-        """``call`` asks the backend: the answer, and until when (seconds) it may be remembered."""
-        answer = self._answers.get(question)
-        if answer is not None:
-            return succeed(answer)
-        shared = self._asked.get(question)
-        if shared is None:
-            shared = Shared(Deferred.fromCoroutine(self._remember(question, call)))
-            if not shared.done:
-                self._asked[question] = shared
-        return shared.wait()
-
-    async def _remember(self, question: Hashable, call: Callable[[], Awaitable[tuple[A, float]]]) -> A:
-        try:
-            answer, until = await call()
-        finally:
-            self._asked.pop(question, None)
-        self._answers.put(question, answer, until)
-        return answer
+#: whether this user, with these claims, may receive this chat
+_Question = tuple[Id, Id, tuple[tuple[str, str], ...], Topic]
 
 
-@implementer(IAuthenticator)
+@implementer(IAuthenticator, IReviewer, ISuccessor)
 class WebhookAuthenticator:
     """Leaves decisions to a backend, and takes care that asking it stays cheap and bounded."""
 
@@ -134,12 +84,13 @@ class WebhookAuthenticator:
         """Raises ``StartError`` where the settings contradict each other or a key is missing."""
         self._settings = settings
         self._clock, self._now = context.reactor, context.now
-        self._count = context.metrics.webhook
         if not (settings.authorize_url or settings.authenticate_url):
             raise StartError("[auth.webhook] asks nobody: set authorize_url, authenticate_url, or both.")
-        for name in ("authorize_url", "authenticate_url"):
-            if url := getattr(settings, name):
-                check_url(url, f"auth.webhook.{name}", plain=True)
+        if settings.authorize_many_url and not settings.authorize_url:
+            raise StartError(
+                "[auth.webhook] has authorize_many_url without authorize_url: set both, or neither."
+            )
+        self._backend = Backend(settings, context)
         self._jwt: JWTAuthenticator | None = None
         if not settings.authenticate_url:
             self._jwt = JWTAuthenticator(settings.jwt, context, "auth.webhook.jwt")
@@ -148,15 +99,39 @@ class WebhookAuthenticator:
                 "[auth.webhook] has authenticate_url and [auth.webhook.jwt], but only one can verify tokens: "
                 "remove one of them."
             )
-        secret = _secret(settings)
-        self._headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        self._client = Client(context.reactor, settings.timeout, _MOST_BYTES, settings.connections)
-        self._authentications: _Questions[Identity | _Refused] = _Questions(self._clock, settings.cache_size)
-        self._authorizations: _Questions[bool] = _Questions(self._clock, settings.cache_size)
-        self._failing = False
+        self._authentications: Questions[Identity | _Refused] = Questions(self._clock, settings.cache_size)
+        self._authorizations: Questions[bool] = Questions(self._clock, settings.cache_size)
+        self.recheck = float(settings.recheck) if settings.authorize_url else 0.0
+        self.grace = float(settings.recheck_grace)
+        self._reviews: Paced[_Question] = Paced(
+            self._clock,
+            self._review_many if settings.authorize_many_url else self._review_one,
+            most=MANY if settings.authorize_many_url else 1,
+            rate=settings.recheck_rate,
+            # Those who subscribe now are not kept waiting.
+            at_once=max(1, settings.connections // 2),
+            patience=max(1.0, self.recheck),
+        )
+
+    @staticmethod
+    def cautions(settings: WebhookSettings) -> list[str]:
+        """See :class:`~notify.interfaces.IPlugin`."""
+        return [
+            f"'{name}' is http:// to another machine: whoever is on the way reads and forges what is asked and "
+            "answered; use https://, or let the way there be your own."
+            for name, url in urls(settings)
+            if is_plain(url)
+        ]
+
+    def take_over(self, before: object) -> None:
+        """See :class:`~notify.interfaces.ISuccessor`."""
+        if self._jwt is not None and isinstance(before, WebhookAuthenticator) and before._jwt is not None:
+            self._jwt.take_over(before._jwt)
 
     def start(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IAuthenticator`."""
+        for caution in self.cautions(self._settings):
+            self.log.warn("{caution}", caution=caution)
         return self._jwt.start() if self._jwt is not None else succeed(None)
 
     def authenticate(self, token: str, peer: Peer) -> Deferred[Identity]:
@@ -181,11 +156,38 @@ class WebhookAuthenticator:
         if not self._settings.authorize_url:
             return succeed(True)
         question = (identity.user_id, identity.workspace_id, identity.claims, topic)
-        asked = self._authorizations.ask(question, lambda: self._ask_authorization(identity, topic))
+        asked = self._authorizations.ask(question, lambda: self._ask_authorization(question))
         return asked.addErrback(self._no_answer_for_chat)
 
+    def review(self, identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
+        """See :class:`~notify.interfaces.IReviewer`."""
+        told = {topic: identity.chats is None or topic.id in identity.chats for topic in topics}
+        if not self._settings.authorize_url:
+            return succeed(told)
+        asked: dict[_Question, Topic] = {
+            (identity.user_id, identity.workspace_id, identity.claims, topic): topic
+            for topic, possible in told.items()
+            if possible
+        }
+
+        def answer(answers: Mapping[_Question, bool]) -> Mapping[Topic, bool]:
+            no = {topic: False for topic, possible in told.items() if not possible}
+            return {**no, **{asked[question]: allowed for question, allowed in answers.items()}}
+
+        return self._reviews.ask(asked.keys()).addCallback(answer)
+
+    def forget(self, workspace_id: Id, user_id: Id) -> None:
+        """See :class:`~notify.interfaces.IReviewer`."""
+        self._authentications.forget(
+            lambda _, answer: (
+                isinstance(answer, Identity)
+                and (answer.workspace_id, answer.user_id) == (workspace_id, user_id)
+            )
+        )
+        self._authorizations.forget(lambda question, _: question[:2] == (user_id, workspace_id))  # type: ignore[index]
+
     async def _ask_authentication(self, token: str, peer: Peer) -> tuple[Identity | _Refused, float]:
-        answer = await self._ask(
+        answer = await self._backend.ask(
             "authenticate",
             self._settings.authenticate_url,
             {"token": token, "host": peer.host, "origin": peer.origin},
@@ -208,48 +210,51 @@ class WebhookAuthenticator:
             good = min(good, answer.expires_at - self._now())
         return identity, self._clock.seconds() + good
 
-    async def _ask_authorization(self, identity: Identity, topic: Topic) -> tuple[bool, float]:
-        question = {
-            "user_id": identity.user_id,
-            "workspace_id": identity.workspace_id,
-            "chat_id": topic.id,
-            "claims": dict(identity.claims),
-        }
-        answer = await self._ask(
-            "authorize",
+    async def _ask_authorization(self, question: _Question, kind: str = "authorize") -> tuple[bool, float]:
+        answer = await self._backend.ask(
+            kind,
             self._settings.authorize_url,
-            question,
+            _asked(question),
             _Authorization,
             lambda answer: answer.allowed,
         )
-        ttl = self._settings.allow_ttl if answer.allowed else self._settings.deny_ttl
-        return answer.allowed, self._clock.seconds() + ttl
+        return answer.allowed, self._good_until(answer.allowed)
 
-    async def _ask(
-        self, name: str, url: str, question: dict[str, Any], kind: type[A], yes: Callable[[A], bool]
-    ) -> A:
-        """The backend's answer. Raises :class:`Unavailable`; the log says so when it begins and when it ends."""
+    def _good_until(self, allowed: bool) -> float:
+        now: float = self._clock.seconds()
+        return now + (self._settings.allow_ttl if allowed else self._settings.deny_ttl)
+
+    async def _review_one(self, questions: list[_Question]) -> Mapping[_Question, bool]:
+        [question] = questions
+        age = self._authorizations.age
         try:
-            if self._authentications.pending() + self._authorizations.pending() >= self._settings.max_pending:
-                raise Unavailable("too many questions are waiting")
-            answer = await self._client.request("POST", url, msgspec.json.encode(question), self._headers)
-            if answer.status != 200:
-                raise Unavailable(f"it answered with status {answer.status}")
-            try:
-                decoded = msgspec.json.decode(answer.body, type=kind)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                raise Unavailable("its answer is not what docs/auth.md asks for") from None
-        except Unavailable as error:
-            self._count.labels(name, "error").inc()
-            if not self._failing:
-                self._failing = True
-                self.log.error("auth webhook {url}: {reason}", url=url, reason=error)
-            raise Unavailable(f"the webhook gave no answer: {error}") from None
-        if self._failing:
-            self._failing = False
-            self.log.info("auth webhook {url}: answers again", url=url)
-        self._count.labels(name, "yes" if yes(decoded) else "no").inc()
-        return decoded
+            allowed, until = await self._ask_authorization(question, "recheck")
+        except NoAnswer:
+            raise
+        except Unavailable:
+            return {}
+        self._authorizations.remember(question, allowed, until, age)
+        return {question: allowed}
+
+    async def _review_many(self, questions: list[_Question]) -> Mapping[_Question, bool]:
+        age = self._authorizations.age
+        try:
+            answer = await self._backend.ask(
+                "recheck",
+                self._settings.authorize_many_url,
+                {"questions": [_asked(question) for question in questions]},
+                _Authorizations,
+                lambda answer: all(answer.allowed),
+                lambda answer: len(answer.allowed) == len(questions),
+            )
+        except NoAnswer:
+            raise
+        except Unavailable:
+            return {}
+        told = dict(zip(questions, answer.allowed, strict=True))
+        for question, allowed in told.items():
+            self._authorizations.remember(question, allowed, self._good_until(allowed), age)
+        return told
 
     def _no_answer_for_token(self, failure: Failure) -> NoReturn:
         if not self._denies(failure):
@@ -272,31 +277,21 @@ class WebhookAuthenticator:
         return answer
 
     async def _stop(self) -> None:
+        self._reviews.stop()
         if self._jwt is not None:
             await self._jwt.stop()
-        await self._client.close()
+        await self._backend.close()
 
     def stop(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IAuthenticator`."""
         return Deferred.fromCoroutine(self._stop())
 
 
-def _secret(settings: WebhookSettings) -> str:
-    """The shared secret, or nothing. Raises ``StartError``."""
-    if settings.secret and settings.secret_file:
-        raise StartError("[auth.webhook] has secret and secret_file: keep one of them.")
-    key, secret = "auth.webhook.secret", settings.secret
-    if settings.secret_file:
-        key = f"'auth.webhook.secret_file' {settings.secret_file}"
-        try:
-            secret = Path(settings.secret_file).read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not plain ASCII"
-            raise StartError(f"{key} cannot be read: {reason}.") from None
-        if not secret:
-            raise StartError(f"{key} is empty.")
-    if secret and not (len(secret) >= _LEAST_SECRET and secret.isascii() and secret.isprintable()):
-        raise StartError(
-            f"{key} is not {_LEAST_SECRET} or more printable ASCII characters: `openssl rand -hex 32` prints a good one."
-        )
-    return secret
+def _asked(question: _Question) -> dict[str, Any]:
+    user_id, workspace_id, claims, topic = question
+    return {
+        "user_id": user_id,
+        "workspace_id": workspace_id,
+        "chat_id": topic.id,
+        "claims": dict(claims),
+    }

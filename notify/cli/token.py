@@ -110,8 +110,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _settings(options: argparse.Namespace, terminal: Terminal) -> JWTSettings:
     """What the server's configuration says of tokens."""
+    from notify.auth.backend import WebhookSettings
     from notify.auth.jwt import JWTSettings
-    from notify.auth.webhook import WebhookSettings
     from notify.config import convert, load
 
     config = load(options.config, terminal.environ)

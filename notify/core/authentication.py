@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -44,7 +45,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
     if 0 < hub.live.now.limits.max_connections_per_user <= len(hub.registry.members(mine)):
         client.close(1013, hub.retry_after())
         return None
-    connection.identity = identity
+    connection.identity = identity = _bounded(identity, client)
     connection.encoding = encodings.featured(connection.encoding, FEATURES.intersection(frame.features or ()))
     joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
     return joining.addCallback(_admitted, client, identity, frame)
@@ -117,12 +118,13 @@ def _refreshed(identity: Identity, client: Client, frame: Refresh) -> None:
     if current is None or _expired(identity, client.hub.now()) or not current.same_user(identity):
         client.close(4500, "authentication failed")
         return
-    client.connection.identity = identity
+    client.connection.identity = identity = _bounded(identity, client)
     _expect_refresh(client, identity)
     if frame.id is not None:
         client.send(Ok(frame.id, _expiry(identity)))
     if identity.chats is not None:
         chats.keep(client, identity.chats)
+    client.review()
 
 
 def _not_refreshed(failure: Failure, client: Client) -> None:
@@ -130,6 +132,18 @@ def _not_refreshed(failure: Failure, client: Client) -> None:
         failure.raiseException()
     if client.state != CLOSED:
         client.close(4500, "authentication failed")
+
+
+def _bounded(identity: Identity, client: Client) -> Identity:
+    """The identity, good for no longer than ``limits.reauthenticate``: up to a tenth less, so that not all end at once."""
+    hub = client.hub
+    longest = hub.live.now.limits.reauthenticate
+    if not longest:
+        return identity
+    latest = hub.now() + longest * (0.9 + 0.1 * hub.random.random())
+    if identity.expires_at is not None and identity.expires_at <= latest:
+        return identity
+    return replace(identity, expires_at=latest)
 
 
 def _expect_refresh(client: Client, identity: Identity) -> None:

@@ -46,6 +46,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
     if frame.chat_id not in client.chats:
         client.chats.add(frame.chat_id)
         hub.metrics.subscriptions.inc()
+    client.settled(frame.chat_id)
     if frame.id is not None or frame.since is not None:
         at = joined.position
         answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
@@ -95,10 +96,14 @@ def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) 
 def keep(client: Client, chats: Set[Id]) -> None:
     """A new token names these chats only: end the client's other subscriptions, and tell it."""
     for chat_id in client.chats - chats:
-        _leave(client, _topic(client, chat_id))
-        client.error(
-            "forbidden", "the new token does not name this chat: unsubscribed", None, chat_id=chat_id
-        )
+        end(client, chat_id, "forbidden", "the new token does not name this chat: unsubscribed")
+
+
+def end(client: Client, chat_id: Id, code: str, message: str, retry: bool = False) -> None:
+    """End a subscription that nobody asked to end, and tell the client; ``retry``: it may ask for it again later."""
+    client.hub.metrics.ended.labels(code).inc()
+    _leave(client, _topic(client, chat_id))
+    client.error(code, message, None, retry, chat_id)
 
 
 def forget(client: Client) -> None:
@@ -118,6 +123,7 @@ def _leave(client: Client, topic: Topic) -> None:
     if topic.id in client.chats:
         client.chats.remove(topic.id)
         hub.metrics.subscriptions.dec()
+        client.settled(topic.id)
 
 
 def _authorized(client: Client, topic: Topic) -> Deferred[bool]:

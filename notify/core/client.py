@@ -50,6 +50,12 @@ class Client(Protocol):
     def owe(self, items: int) -> None:
         """A frame cost so many messages or users: past a bound the next frames wait."""
 
+    def settled(self, chat_id: Id) -> None:
+        """It has just joined a chat, or left it; while it is in one, the authenticator is asked about it again."""
+
+    def review(self) -> None:
+        """Ask about its chats again: it has shown a new token."""
+
     def expect(self, seconds: float | None) -> None:
         """Close it unless it moves on within this time, which replaces the one before; None: it need not."""
 

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.core import authentication, chats
+from notify.core import access, authentication, chats
 from notify.core.allowance import Allowance
 from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, given
 from notify.core.hub import Hub
@@ -68,6 +68,7 @@ class Session:
         "_deadline",
         "_invalid",
         "_rest",
+        "_review",
         "_throttled",
         "chats",
         "connection",
@@ -87,6 +88,7 @@ class Session:
         self._invalid = 0
         self._rest: Timer | None = None  # frames wait until what was asked for is worked off
         self._deadline: Timer | None = None
+        self._review: access.Review | None = None  # its chats are asked about again
 
     @property
     def identified(self) -> bool:
@@ -222,6 +224,19 @@ class Session:
         if seconds and self._rest is None and self.state != CLOSED:
             self._rest = self.hub.wheel.after(seconds, self._rested)
 
+    def settled(self, chat_id: Id) -> None:
+        """It has just joined a chat, or left it; while it is in one, the authenticator is asked about it again."""
+        if self._review is None and access.rechecks(self.hub.live.now.authenticator):
+            self._review = access.Review(self)
+        if self._review is not None:
+            self._review.settled(chat_id)
+
+    def review(self) -> None:
+        """Ask about its chats again: it has shown a new token."""
+        if self.chats:
+            self._review = self._review or access.Review(self)
+            self._review.now()
+
     def _rested(self) -> None:
         self._rest = None
         if self.connection.queued:
@@ -258,6 +273,9 @@ class Session:
         self._backlog = None
         self.hub.wheel.cancel(self._deadline)
         self.hub.wheel.cancel(self._rest)
+        if self._review is not None:
+            self._review.stop()
+            self._review = None
 
 
 _ANSWERS: dict[type, Callable[[Session, Any], Deferred[Any] | None]] = {

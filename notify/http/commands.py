@@ -8,13 +8,9 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Struct
 
-from notify import topics
 from notify.http.answers import Answer, answer, bad_request
 from notify.http.request import Request
 from notify.ids import Id
-from notify.interfaces import IRegistry
-
-DISCONNECTED_BY_OPERATOR = 4503
 
 
 class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,8 +38,9 @@ _decode = msgspec.json.Decoder(Disconnect).decode
 class Disconnector:
     """``POST /v1/disconnect``: closes a user's connections on this node."""
 
-    def __init__(self, registry: IRegistry) -> None:
-        self._registry = registry
+    def __init__(self, disconnect: Callable[[Id, Id], int]) -> None:
+        """``disconnect(workspace_id, user_id)`` closes them, and says how many there were."""
+        self._disconnect = disconnect
 
     def __call__(self, request: Request) -> Answer:
         """Closes with 4503, after which a client does not come back by itself."""
@@ -53,10 +50,7 @@ class Disconnector:
             raise bad_request("the body must be an object of two ids, workspace_id and user_id") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
-        connections = list(self._registry.members(topics.user(whom.workspace_id, whom.user_id)))
-        for connection in connections:
-            connection.close(DISCONNECTED_BY_OPERATOR)
-        return answer(Disconnected(len(connections)))
+        return answer(Disconnected(self._disconnect(whom.workspace_id, whom.user_id)))
 
 
 class Drainer:

@@ -19,6 +19,7 @@ from notify.http.publish import Publisher
 from notify.http.reads import ConnectionReader, HistoryReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
+from notify.ids import Id
 from notify.interfaces import IBroker, IConnection, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
 from notify.observe.metrics import Metrics
@@ -38,6 +39,7 @@ def internal_site(
     broker: IBroker,
     registry: IRegistry,
     connections: Callable[[], Iterable[IConnection]],
+    disconnect: Callable[[Id, Id], int],
     drain: Callable[[], object],
     health: Health,
     keys: ApiKeys,
@@ -47,7 +49,7 @@ def internal_site(
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``connections`` gives all open connections of this node; ``drain`` starts the drain and is harmless when it
+    ``connections`` gives all open connections of this node; ``disconnect`` closes those of a user; ``drain`` starts the drain and is harmless when it
     runs already.
     """
 
@@ -72,7 +74,7 @@ def internal_site(
         b"/v1/history": Route({get: HistoryReader(broker)}, secure=True),
         b"/v1/presence": Route({get: PresenceReader(registry)}, secure=True),
         b"/v1/connections": Route({get: ConnectionReader(registry, connections)}, secure=True),
-        b"/v1/disconnect": Route({post: Disconnector(registry)}, secure=True, max_body=4096, json=True),
+        b"/v1/disconnect": Route({post: Disconnector(disconnect)}, secure=True, max_body=4096, json=True),
         b"/v1/drain": Route({post: Drainer(drain)}, secure=True),
         b"/health/live": Route({get: lambda request: answer(Live())}),
         b"/health/ready": Route({get: ready}),

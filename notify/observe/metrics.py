@@ -53,13 +53,19 @@ class Metrics:
         )
         self.webhook = Counter(
             "notify_webhook",
-            "Questions to the auth webhook, by question (authenticate, authorize) and answer: yes, no, error. "
-            "Remembered and shared answers do not count.",
+            "Questions to the auth webhook, by question (authenticate, authorize, recheck) and answer: yes, no, error. "
+            "Remembered and shared answers do not count; a recheck of several with a no among them is a no.",
             ["question", "answer"],
             registry=r,
         )
         self.subscriptions = Gauge(
             "notify_subscriptions", "Chats that connections are subscribed to.", registry=r
+        )
+        self.ended = Counter(
+            "notify_subscriptions_ended",
+            "Subscriptions that the server ended, by what the client was told: forbidden, unavailable.",
+            ["code"],
+            registry=r,
         )
         self.topics = Gauge(
             "notify_topics", "Topics that this node follows, those that linger included.", registry=r

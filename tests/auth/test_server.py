@@ -1,10 +1,12 @@
 """Authentication in a whole server: tokens that expire, keys and backends that go away and come back."""
 
+import json
 import time
 from typing import Any, ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from notify.auth.tokens import issue
 from notify.client import ClientClosed, Refused, TwistedClient
@@ -107,6 +109,62 @@ class Webhook(Watched):
         with self.assertRaises(ClientClosed) as end:
             await self.client("bad").start()
         self.assertEqual(end.exception.code, 4500)
+
+
+class TakenAway(Watched):
+    """Memberships that end while their client is connected."""
+
+    settings: ClassVar[dict[str, str]] = {
+        "NOTIFY_AUTH__PLUGIN": "webhook",
+        "NOTIFY_AUTH__WEBHOOK__RECHECK": "500ms",
+        "NOTIFY_AUTH__WEBHOOK__RECHECK_GRACE": "1s",
+    }
+
+    async def setUp(self) -> None:
+        self.members = {10, 11}
+        self.away = False
+        url = await serve(self, self.answer)
+        self.settings = {
+            **self.settings,
+            "NOTIFY_AUTH__WEBHOOK__JWT__SECRET": SECRET,
+            "NOTIFY_AUTH__WEBHOOK__AUTHORIZE_URL": url + "authorize",
+            "NOTIFY_AUTH__WEBHOOK__AUTHORIZE_MANY_URL": url + "many",
+        }
+        await super().setUp()
+
+    def answer(self, request: Any) -> bytes:
+        if self.away:
+            request.setResponseCode(503)
+        asked = json.loads(request.content.read())
+        if request.path == b"/many":
+            return json.dumps(
+                {"allowed": [one["chat_id"] in self.members for one in asked["questions"]]}
+            ).encode()
+        return json.dumps({"allowed": asked["chat_id"] in self.members}).encode()
+
+    async def test_a_live_subscription_ends_by_itself(self) -> None:
+        client = self.client(issue(SECRET, 1, 1, 600, now()))
+        await client.start()
+        chats = [client.chat(chat_id) for chat_id in (10, 11)]
+        for each in chats:
+            await each.ready()
+        self.members.remove(11)
+        with self.assertRaises(Refused) as end:
+            await chats[1].__anext__()
+        self.assertEqual(end.exception.code, "forbidden")
+        self.assertEqual((client.state.name, chats[0].state), ("connected", "live"))
+
+    async def test_while_the_backend_is_away_it_ends_after_the_grace_and_is_back_afterwards(self) -> None:
+        client = self.client(issue(SECRET, 1, 1, 600, now()))
+        await client.start()
+        kept = client.chat(10)
+        await kept.ready()
+        self.away = True
+        while kept.state != "waiting":
+            await deferLater(reactor, 0.05)  # type: ignore[arg-type]
+        self.away = False
+        await kept.ready()
+        self.assertEqual((client.state.name, kept.state), ("connected", "live"))
 
 
 class Rotation(Watched):

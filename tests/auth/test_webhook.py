@@ -8,13 +8,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Request
 
+from notify.auth.backend import Backend as Asking
+from notify.auth.backend import WebhookSettings
 from notify.auth.jwt import JWTSettings
 from notify.auth.sharing import Answers
-from notify.auth.webhook import WebhookAuthenticator, WebhookSettings
+from notify.auth.webhook import WebhookAuthenticator
 from notify.components import Context
 from notify.config import Duration, Size, convert
 from notify.errors import StartError, Unauthorized, Unavailable
@@ -60,7 +62,7 @@ class Case(TestCase):
     async def make(self, **settings: Any) -> WebhookAuthenticator:
         self.backend = Backend()
         self.url = await serve(self, self.backend)
-        for name in ("authorize_url", "authenticate_url"):
+        for name in ("authorize_url", "authorize_many_url", "authenticate_url"):
             if settings.get(name) is True:
                 settings[name] = self.url + name
         if not settings.get("authenticate_url"):
@@ -161,7 +163,7 @@ class Authorize(Case):
 
     async def test_the_log_says_once_that_it_fails_and_once_that_it_answers_again(self) -> None:
         events: list[Any] = []
-        self.patch(WebhookAuthenticator, "log", Logger(observer=events.append))
+        self.patch(Asking, "log", Logger(observer=events.append))
         webhook = await self.make(authorize_url=True, secret="q" * 16)
         for status in (500, 500, 200, 200):
             self.backend.status = status
@@ -466,3 +468,133 @@ class Memory(SynchronousTestCase):
             answers: Answers[str, int] = Answers(Clock(), size)
             answers.put("a", 1, until)
             self.assertEqual(len(answers), 0)
+
+
+class Review(Case):
+    """Live subscriptions, asked about again."""
+
+    async def test_nothing_remembered_is_good_enough_and_the_new_answer_is_remembered(self) -> None:
+        webhook = await self.make(authorize_url=True)
+        self.assertTrue(await webhook.authorize(ME, chat(2, 10)))
+        self.backend.answer = {"allowed": False}
+        self.assertTrue(await webhook.authorize(ME, chat(2, 10)))
+        self.assertEqual(await webhook.review(ME, [chat(2, 10)]), {chat(2, 10): False})
+        self.assertFalse(await webhook.authorize(ME, chat(2, 10)))
+        self.assertEqual(len(self.backend.asked), 2)
+        self.assertEqual(self.count("recheck", "no"), 1)
+
+    async def test_many_subscriptions_of_many_users_go_in_one_question(self) -> None:
+        webhook = await self.make(authorize_url=True, authorize_many_url=True)
+        self.backend.answer = lambda asked: {"allowed": [one["chat_id"] != 11 for one in asked["questions"]]}
+        topics = [chat(2, 10), chat(2, 11)]
+        other = Identity(3, 2, claims=(("role", "guest"),))
+        mine, same, others = await gatherResults([webhook.review(who, topics) for who in (ME, ME, other)])
+        self.assertEqual(mine, {topics[0]: True, topics[1]: False})
+        self.assertEqual([same, others], [mine, mine])
+        self.assertEqual(
+            self.backend.asked,
+            [
+                {
+                    "questions": [
+                        {"user_id": user_id, "workspace_id": 2, "chat_id": chat_id, "claims": claims}
+                        for user_id, claims in ((1, {}), (3, {"role": "guest"}))
+                        for chat_id in (10, 11)
+                    ]
+                }
+            ],
+        )
+
+    async def test_an_answer_that_does_not_count_tells_of_nothing(self) -> None:
+        webhook = await self.make(authorize_url=True, authorize_many_url=True)
+        topics = [chat(2, 10), chat(2, 11)]
+        for status, answer in (
+            (200, {"allowed": [True]}),
+            (200, {"allowed": [True, True, True]}),
+            (200, {"allowed": [True, 1]}),
+            (200, {"allowed": True}),
+            (403, {"allowed": [False, False]}),
+        ):
+            self.backend.status, self.backend.answer = status, answer
+            self.assertEqual(await webhook.review(ME, topics), {})
+        one_by_one = await self.make(authorize_url=True)
+        self.backend.status = 500
+        self.assertEqual(await one_by_one.review(ME, topics), {})
+
+    async def test_the_chats_of_the_token_bound_what_is_asked(self) -> None:
+        webhook = await self.make(authorize_url=True)
+        narrow = Identity(1, 2, chats=frozenset({10}))
+        told = await webhook.review(narrow, [chat(2, 10), chat(2, 11)])
+        self.assertEqual(told, {chat(2, 10): True, chat(2, 11): False})
+        self.assertEqual(len(self.backend.asked), 1)
+
+    async def test_without_an_url_for_it_there_is_nothing_to_ask_again(self) -> None:
+        webhook = await self.make(authenticate_url=True)
+        self.assertEqual(webhook.recheck, 0)
+        self.assertEqual(await webhook.review(ME, [chat(2, 10)]), {chat(2, 10): True})
+        self.assertEqual((await self.make(authorize_url=True)).recheck, 300)
+
+    async def test_what_was_said_of_a_user_is_forgotten(self) -> None:
+        webhook = await self.make(authorize_url=True, authenticate_url=True)
+        self.backend.answer = {"authenticated": True, "user_id": 1, "workspace_id": 2, "allowed": True}
+
+        async def ask() -> int:
+            await webhook.authenticate("t", PEER)
+            for who in (ME, Identity(3, 2), Identity(1, 3)):
+                await webhook.authorize(who, chat(who.workspace_id, 10))
+            return len(self.backend.asked)
+
+        self.assertEqual((await ask(), await ask()), (4, 4))
+        webhook.forget(2, 1)
+        self.assertEqual((await ask(), await ask()), (6, 6))
+
+    async def test_an_answer_that_was_under_way_is_not_remembered(self) -> None:
+        webhook = await self.make(authorize_url=True)
+        self.backend.held = []
+        asked = webhook.authorize(ME, chat(2, 10))
+        while not self.backend.held:
+            await deferLater(reactor, 0.01)
+        webhook.forget(2, 1)
+        again = webhook.authorize(ME, chat(2, 10))
+        while len(self.backend.held) < 2:
+            await deferLater(reactor, 0.01)
+        for held in self.backend.held:
+            held.callback(b"")
+        self.backend.held = None
+        await gatherResults([asked, again])
+        self.assertEqual(len(self.backend.asked), 2)
+        await webhook.authorize(ME, chat(2, 10))
+        self.assertEqual(len(self.backend.asked), 2)
+
+    async def test_stopping_ends_what_waits(self) -> None:
+        webhook = await self.make(authorize_url=True, authorize_many_url=True)
+        webhook.review(ME, [chat(2, 10)])
+        await webhook.stop()
+        self.assertEqual(self.backend.asked, [])
+
+
+class Plain(SynchronousTestCase):
+    """A backend that is asked in clear over a network."""
+
+    def cautions(self, **urls: str) -> list[str]:
+        return WebhookAuthenticator.cautions(WebhookSettings(**urls))
+
+    def test_is_warned_of_by_the_name_of_the_key(self) -> None:
+        for host in ("10.0.0.7", "backend.internal", "[2001:db8::1]"):
+            [caution] = self.cautions(authorize_url=f"http://{host}:9000/", authenticate_url="https://b/")
+            self.assertIn("'auth.webhook.authorize_url' is http://", caution)
+            self.assertNotIn("9000", caution)
+        for url in (
+            "http://127.0.0.1:9000/",
+            "http://localhost/",
+            "http://[::1]/",
+            "https://backend.internal/",
+        ):
+            self.assertEqual(self.cautions(authorize_url=url), [])
+
+    def test_the_log_says_so_at_start(self) -> None:
+        settings = WebhookSettings(authenticate_url="http://backend.internal/")
+        with capturedLogs() as events:
+            webhook = WebhookAuthenticator(settings, make_context())
+            self.successResultOf(webhook.start())
+        [line] = [event for event in events if event["log_level"] is LogLevel.warn]
+        self.assertIn("authenticate_url", formatEvent(line))

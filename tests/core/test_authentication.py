@@ -7,7 +7,7 @@ import json
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.config import Limits
+from notify.config import Duration, Limits
 from notify.identity import Identity
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
@@ -25,7 +25,7 @@ class Auth(SynchronousTestCase):
         self.assertNotIn("recovered", result)
 
     def test_a_token_without_expiry_says_null(self) -> None:
-        [result] = World().client().result
+        [result] = World(Limits(reauthenticate=Duration(0))).client().result
         self.assertIsNone(result["expires_at"])
 
     def test_a_bad_token_is_refused_and_closes_with_4500(self) -> None:

@@ -13,8 +13,9 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from notify import components, config
+from notify.auth.backend import WebhookSettings
 from notify.auth.jwt import JWTSettings
-from notify.auth.webhook import WebhookAuthenticator, WebhookSettings
+from notify.auth.webhook import WebhookAuthenticator
 from notify.identity import Identity
 from notify.testing import make_context
 from notify.testing.contracts.authenticator import PEER

@@ -33,9 +33,10 @@ class Program(ProcessProtocol):
         )
 
     def line(self) -> Deferred[str]:
-        self._waiting = Deferred()
+        waiting: Deferred[str] = Deferred()
+        self._waiting = waiting
         self._look()
-        return self._waiting
+        return waiting
 
     def _look(self) -> None:
         if self._waiting is not None and "\n" in self.output:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from twisted.internet.testing import StringTransport
 
 from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
+from notify.core import access
+from notify.core.live import InForce, Live
 from notify.http import ApiKeys, digests, internal_site
 from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
 from notify.testing import make_context
+from tests.support.world import TableAuthenticator
 
 KEY = "a-key-for-tests-only"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -145,6 +149,7 @@ class Node:
             broker=self.broker,
             registry=self.registry,
             connections=lambda: self.connections,
+            disconnect=partial(access.disconnect, Live(InForce(TableAuthenticator())), self.registry),
             drain=self.drain,
             health=self.health,
             keys=ApiKeys(lambda: digests(keys)),

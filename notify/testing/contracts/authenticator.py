@@ -9,7 +9,7 @@ from zope.interface.verify import verifyObject
 from notify.errors import Unauthorized
 from notify.identity import Identity, Peer
 from notify.ids import INT64_MAX, Id
-from notify.interfaces import IAuthenticator
+from notify.interfaces import IAuthenticator, IReviewer, ISuccessor
 from notify.topics import chat
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ class AuthenticatorContract(Suite):
         return str(refusal.exception)
 
     async def test_provides_the_interface(self) -> None:
-        self.assertTrue(verifyObject(IAuthenticator, await self.started()))
+        authenticator: Any = await self.started()
+        self.assertTrue(verifyObject(IAuthenticator, authenticator))
+        for besides in (IReviewer, ISuccessor):
+            if besides.providedBy(authenticator):
+                self.assertTrue(verifyObject(besides, authenticator))
 
     async def test_says_whose_token_it_is(self) -> None:
         authenticator = await self.started()
@@ -108,6 +112,32 @@ class AuthenticatorContract(Suite):
         authenticator = await self.started()
         identity = Identity(1, 2, chats=frozenset({10}))
         self.assertFalse(await authenticator.authorize(identity, chat(2, 11)))
+
+    async def test_a_reviewer_tells_of_the_chats_that_it_is_asked_about_and_takes_any_user_to_forget(
+        self,
+    ) -> None:
+        authenticator: Any = await self.started()
+        if not IReviewer.providedBy(authenticator):
+            return
+        self.assertGreaterEqual(min(authenticator.recheck, authenticator.grace), 0)
+        topics = [chat(2, 10), chat(2, "a")]
+        told = await authenticator.review(Identity(1, 2, chats=frozenset({10})), topics)
+        self.assertLessEqual(set(told), set(topics))
+        self.assertEqual({type(allowed) for allowed in told.values()} - {bool}, set())
+        self.assertIs(told.get(chat(2, "a"), False), False)
+        self.assertEqual(await authenticator.review(Identity(1, 2), []), {})
+        for workspace_id, user_id in ((2, 1), ("acme", "nobody")):
+            authenticator.forget(workspace_id, user_id)
+
+    async def test_a_successor_takes_over_from_anyone(self) -> None:
+        successor: Any = await self.make_authenticator()
+        if ISuccessor.providedBy(successor):
+            for before in (await self.started(), object()):
+                successor.take_over(before)
+        await successor.start()
+        self.addCleanup(successor.stop)
+        identity = await successor.authenticate(await self.make_token(1, 2), PEER)
+        self.assertEqual(identity.user_id, 1)
 
     async def test_a_cancelled_question_leaves_the_next_one_alone(self) -> None:
         authenticator = await self.started()

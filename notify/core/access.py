@@ -1,0 +1,194 @@
+"""Access that ends: live subscriptions are asked about again, and what was remembered of a user is forgotten.
+
+A subscription was allowed once. It is asked about again when its client shows a new token, and as often as the
+authenticator wants (:class:`~notify.interfaces.IReviewer`). A no ends it with ``forbidden``; where no answer comes it
+goes on for a bounded time, and ends with ``unavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from notify import topics
+from notify.core import chats
+from notify.core.client import OPEN, Client
+from notify.core.live import Live
+from notify.core.timers import Timer
+from notify.errors import Unavailable
+from notify.identity import Identity
+from notify.ids import Id
+from notify.interfaces import IAuthenticator, IRegistry, IReviewer
+from notify.topics import Topic
+
+log = Logger()
+
+DISCONNECTED_BY_OPERATOR = 4503
+
+#: seconds between two reviews of one client, however often it shows a token
+LEAST = 5.0
+
+#: a review is done within this part of the authenticator's time, and the whole of it: not all clients' at once
+EARLIEST = 0.75
+
+
+def disconnect(live: Live, registry: IRegistry, workspace_id: Id, user_id: Id) -> int:
+    """Close a user's connections on this node with 4503, after which a client does not come back by itself.
+
+    Whoever comes back all the same is asked about anew. The number of connections.
+    """
+    forget(live, workspace_id, user_id)
+    connections = list(registry.members(topics.user(workspace_id, user_id)))
+    for connection in connections:
+        connection.close(DISCONNECTED_BY_OPERATOR)
+    return len(connections)
+
+
+def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
+    """Let the next question about this user be asked, whatever was answered before."""
+    reviewer: IReviewer | None = IReviewer(live.now.authenticator, None)
+    if reviewer is not None:
+        reviewer.forget(workspace_id, user_id)
+
+
+def rechecks(authenticator: IAuthenticator) -> bool:
+    """Whether subscriptions are to be asked about again by themselves."""
+    return bool(_reviewer(authenticator).recheck)
+
+
+@implementer(IReviewer)
+class _OneByOne:
+    """An authenticator that is no reviewer: it remembers nothing, and is asked again chat by chat."""
+
+    recheck = 0.0
+    grace = 600.0
+
+    def __init__(self, authenticator: IAuthenticator) -> None:
+        self._authenticator = authenticator
+
+    def review(self, identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
+        """See :class:`~notify.interfaces.IReviewer`."""
+        return Deferred.fromCoroutine(self._review(identity, topics))
+
+    async def _review(self, identity: Identity, topics: Collection[Topic]) -> Mapping[Topic, bool]:
+        told = {}
+        for topic in topics:
+            try:
+                told[topic] = await self._authenticator.authorize(identity, topic) is True
+            except Unavailable:
+                pass
+            except Exception:
+                log.failure("a subscription cannot be reviewed")
+        return told
+
+    def forget(self, workspace_id: Id, user_id: Id) -> None:
+        """See :class:`~notify.interfaces.IReviewer`."""
+
+
+def _reviewer(authenticator: IAuthenticator) -> IReviewer:
+    reviewer: IReviewer = IReviewer(authenticator, None) or _OneByOne(authenticator)
+    return reviewer
+
+
+class Review:
+    """Asks about the chats of one client again: it rests, with a timer where one is needed, or a question is under way."""
+
+    __slots__ = ("_again", "_asked", "_asking", "_client", "_ended", "_timer", "_unknown")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._timer: Timer | None = None
+        self._asked: Deferred[Any] | None = None
+        self._asking: set[Id] | None = None  # what the question under way is about
+        self._again = False  # another is to follow it
+        self._ended = float("-inf")
+        self._unknown: dict[Id, float] | None = None  # chats that cannot be told of, since when
+
+    def settled(self, chat_id: Id) -> None:
+        """The client has just joined a chat, or left it: an answer that is under way is older."""
+        if self._asking is not None:
+            self._asking.discard(chat_id)
+        elif self._timer is None:
+            self._plan()
+        if self._unknown is not None:
+            self._unknown.pop(chat_id, None)
+
+    def now(self) -> None:
+        """Ask again as soon as may be: the client has shown a new token."""
+        if self._asking is not None:
+            self._again = True
+            return
+        self._wait(self._ended + LEAST - self._client.hub.wheel.seconds())
+
+    def stop(self) -> None:
+        """The client is gone."""
+        self._client.hub.wheel.cancel(self._timer)
+        if self._asked is not None:
+            self._asked.cancel()
+
+    def _plan(self) -> None:
+        hub = self._client.hub
+        reviewer = _reviewer(hub.live.now.authenticator)
+        if self._unknown:
+            self._wait(reviewer.grace / 10 * (0.5 + hub.random.random()))
+        elif reviewer.recheck:
+            self._wait(reviewer.recheck * (EARLIEST + (1 - EARLIEST) * hub.random.random()))
+
+    def _wait(self, seconds: float) -> None:
+        wheel = self._client.hub.wheel
+        wheel.cancel(self._timer)
+        self._timer = None
+        if seconds <= 0:
+            self._ask()
+        else:
+            self._timer = wheel.after(seconds, self._ask)
+
+    def _ask(self) -> None:
+        client, self._timer = self._client, None
+        identity = client.connection.identity
+        if client.state != OPEN or identity is None or not client.chats:
+            return
+        self._asking = set(client.chats)
+        reviewer = _reviewer(client.hub.live.now.authenticator)
+        about = {chat_id: topics.chat(identity.workspace_id, chat_id) for chat_id in self._asking}
+        asked: Deferred[Any] = reviewer.review(identity, about.values())
+        asked.addCallback(self._judge, about, reviewer.grace).addErrback(self._failed)
+        self._asked = None if asked.called else asked
+        asked.addCallback(self._done)
+
+    def _judge(self, told: Mapping[Topic, bool], about: Mapping[Id, Topic], grace: float) -> None:
+        client, now = self._client, self._client.hub.wheel.seconds()
+        unknown, self._unknown = self._unknown or {}, None
+        for chat_id in (self._asking or set()) & client.chats:
+            allowed = told.get(about[chat_id])
+            if allowed is False:
+                chats.end(client, chat_id, "forbidden", "not yours to see any more: unsubscribed")
+            elif allowed is None:
+                since = unknown.get(chat_id, now)
+                if now - since >= grace:
+                    text = "it cannot be told whether you may still see it: unsubscribed"
+                    chats.end(client, chat_id, "unavailable", text, retry=True)
+                else:
+                    self._unknown = {**(self._unknown or {}), chat_id: since}
+
+    def _failed(self, failure: Failure) -> None:
+        if self._client.state == OPEN:
+            log.failure(
+                "the chats of {connection} cannot be reviewed", failure, connection=self._client.connection.id
+            )
+
+    def _done(self, _: None) -> None:
+        self._asking = self._asked = None
+        self._ended = self._client.hub.wheel.seconds()
+        again, self._again = self._again, False
+        if self._client.state != OPEN:
+            return
+        if again:
+            self._wait(LEAST)
+        else:
+            self._plan()
