@@ -98,7 +98,7 @@ class Api(Settings, frozen=True):
     """``[api]``: who may use /v1. Without a key nobody may."""
 
     keys: tuple[str, ...] = ()
-    #: one key a line; blank lines and lines that start with # are ignored
+    #: a line each, ``KEY [name=NAME [scopes=SCOPE,...] [workspaces=ID,...]]``; blank and # ones are ignored
     keys_file: str = ""
 
 

@@ -32,7 +32,7 @@ from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
-from notify.http.keys import ApiKeys, digests, read_keys
+from notify.http.keys import ApiKeys, read_keys
 from notify.http.sites import internal_site, public_site
 from notify.interfaces import IBroker, IRegistry
 from notify.observe import logging, tracing
@@ -185,7 +185,7 @@ def build(
         disconnect=partial(access.disconnect, live, registry),
         drain=lifecycle.drain,
         health=health,
-        keys=ApiKeys(lambda: live.now.keys),
+        keys=ApiKeys(lambda: live.now.keys, metrics.keys_refused, reactor.seconds),
         limits=config.limits,
         metrics=metrics,
         tracer=tracer,
@@ -257,7 +257,7 @@ def build(
 def in_force(context: components.Context, config: Config) -> InForce:
     """What a configuration puts in force; its authenticator is yet to be started. Raises ``ConfigError``."""
     return InForce(
-        keys=digests(read_keys(config.api, config.source)),
+        keys=read_keys(config.api, config.source),
         trusted=_trusted_proxies(config),
         authenticator=components.make("auth", structs.replace(context, config=config)),
         limits=config.limits,

@@ -7,7 +7,25 @@ from ipaddress import IPv4Network, IPv6Network
 from msgspec import Struct
 
 from notify.config import Drain, Limits, Log
+from notify.ids import Id
 from notify.interfaces import IAuthenticator
+
+#: what API keys may be good for: to publish, to ask, and to send users away or end the server
+SCOPES = frozenset(("publish", "read", "control"))
+
+
+class ApiKey(Struct, frozen=True):
+    """One API key: the SHA-256 of it, what logs call it, and what it may do where (``workspaces`` None: everywhere)."""
+
+    digest: bytes
+    name: str
+    scopes: frozenset[str] = SCOPES
+    workspaces: frozenset[Id] | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is something that it may not do."""
+        return self.scopes != SCOPES or self.workspaces is not None
 
 
 class InForce(Struct, frozen=True):
@@ -18,8 +36,7 @@ class InForce(Struct, frozen=True):
     #: who may open a WebSocket from a browser, and whose X-Forwarded-For is believed
     allowed_origins: tuple[str, ...] = ()
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
-    #: SHA-256 of each API key
-    keys: tuple[bytes, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
     drain: Drain = Drain()
     log: Log = Log()
 

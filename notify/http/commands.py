@@ -7,10 +7,16 @@ from http import HTTPStatus
 
 import msgspec
 from msgspec import Struct
+from twisted.logger import Logger
 
 from notify.http.answers import Answer, answer, bad_request
+from notify.http.keys import permit
 from notify.http.request import Request
 from notify.ids import Id
+from notify.observe import logging
+
+#: who told the server to do what: neither sampled nor left out at a higher level
+audit = Logger(logging.AUDIT)
 
 
 class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +41,10 @@ class Draining(Struct, frozen=True):
 _decode = msgspec.json.Decoder(Disconnect).decode
 
 
+def _by(request: Request) -> dict[str, str]:
+    return {"key": request.key.name, "peer": request.peer, "request": request.request_id}
+
+
 class Disconnector:
     """``POST /v1/disconnect``: closes a user's connections on this node."""
 
@@ -50,7 +60,16 @@ class Disconnector:
             raise bad_request("the body must be an object of two ids, workspace_id and user_id") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
-        return answer(Disconnected(self._disconnect(whom.workspace_id, whom.user_id)))
+        permit(request.key, whom.workspace_id)
+        closed = self._disconnect(whom.workspace_id, whom.user_id)
+        audit.info(
+            "API key {key} from {peer}, request {request}: disconnect user {user} of workspace {workspace}: {closed} closed",
+            **_by(request),
+            user=whom.user_id,
+            workspace=whom.workspace_id,
+            closed=closed,
+        )
+        return answer(Disconnected(closed))
 
 
 class Drainer:
@@ -61,5 +80,7 @@ class Drainer:
 
     def __call__(self, request: Request) -> Answer:
         """Answers as soon as the drain has begun."""
+        permit(request.key, None)
+        audit.info("API key {key} from {peer}, request {request}: drain", **_by(request))
         self._drain()
         return answer(Draining(), HTTPStatus.ACCEPTED)

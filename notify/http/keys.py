@@ -1,55 +1,113 @@
-"""The API keys: who may use /v1."""
+"""The API keys: who may use /v1, for what, and in which workspaces."""
 
 from __future__ import annotations
 
 import hmac
 import re
+import time
 from collections.abc import Callable, Collection, Iterable
 from hashlib import sha256
 from http import HTTPStatus
+from math import ceil
 from pathlib import Path
 
+from prometheus_client import Counter
+from twisted.logger import Logger
+
+from notify import ids
 from notify.config import Api, ConfigError
+from notify.core.live import SCOPES, ApiKey
 from notify.http.answers import Refused
+from notify.http.guesses import Guesses
+from notify.ids import Id
 
 _KEY = re.compile(r"[!-~]{16,512}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _BEARER = re.compile(rb"bearer +([!-~]+)", re.ASCII | re.IGNORECASE)
 
+log = Logger()
 
-def read_keys(api: Api, source: str) -> tuple[str, ...]:
+
+def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
     """All keys of ``[api]``, those in its file included. Raises ``ConfigError``, which never quotes a key."""
-    keys = list(api.keys)
+    lines = [[key] for key in api.keys]
     if api.keys_file:
         try:
-            lines = Path(api.keys_file).read_text("utf-8").splitlines()
+            text = Path(api.keys_file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
                 f"{source}: 'api.keys_file' is wrong: {api.keys_file} cannot be read: {reason}."
             ) from None
-        keys += [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-    for number, key in enumerate(keys, 1):
-        if not _KEY.fullmatch(key):
-            raise ConfigError(
-                f"{source}: 'api.keys' is wrong: key {number} must be 16 to 512 visible ASCII characters; "
-                f"make one with: openssl rand -hex 32"
-            )
+        lines += [
+            line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")
+        ]
+    keys: list[ApiKey] = []
+    for number, (key, *options) in enumerate(lines, 1):
+        try:
+            made = _key(key, options, f"#{number}")
+            for other in keys:
+                if other.name == made.name:
+                    raise ValueError(f"has the name of another: '{made.name}'")
+                if other.digest == made.digest and (other.limited or made.limited):
+                    raise ValueError("is there twice, with more and with less that it may do")
+        except ValueError as error:
+            raise ConfigError(f"{source}: 'api.keys' is wrong: key {number} {error}.") from None
+        keys.append(made)
     return tuple(keys)
 
 
-def digests(keys: Iterable[str]) -> tuple[bytes, ...]:
-    """What is kept of keys: their SHA-256."""
-    return tuple(sha256(key.encode()).digest() for key in keys)
+def _key(key: str, options: list[str], name: str) -> ApiKey:
+    """The key of a line ``KEY name=NAME scopes=SCOPE,... workspaces=ID,...``. Raises ``ValueError``."""
+    if not _KEY.fullmatch(key):
+        raise ValueError("must be 16 to 512 visible ASCII characters; make one with: openssl rand -hex 32")
+    given: dict[str, str] = {}
+    for option in options:
+        word, equals, value = option.partition("=")
+        # Perhaps a key with a space in it: it is not quoted.
+        if not equals or word not in ("name", "scopes", "workspaces") or word in given:
+            raise ValueError("takes name=, scopes= and workspaces= behind it, each once, and nothing else")
+        given[word] = value
+    if given and "name" not in given:
+        raise ValueError("has scopes or workspaces and no name: begin with name=")
+    if given and not _NAME.fullmatch(given["name"]):
+        raise ValueError("has a name that is not 1 to 64 letters, digits, '_', '.' and '-'")
+    scopes, workspaces = SCOPES, None
+    if "scopes" in given:
+        scopes = frozenset(given["scopes"].split(","))
+        if not scopes <= SCOPES:
+            raise ValueError(f"has a scope that is none of {', '.join(sorted(SCOPES))}")
+    if "workspaces" in given:
+        workspaces = frozenset(map(ids.parse, given["workspaces"].split(",")))
+    return ApiKey(_digest(key.encode()), given.get("name", name), scopes, workspaces)
+
+
+def unlimited(keys: Iterable[str]) -> tuple[ApiKey, ...]:
+    """Bare keys, which may do everything everywhere."""
+    return tuple(_key(key, [], f"#{number}") for number, key in enumerate(keys, 1))
+
+
+def _digest(key: bytes) -> bytes:
+    return sha256(key).digest()
 
 
 class ApiKeys:
-    """Judges requests. ``in_force`` gives the digests of the keys that are good now."""
+    """Judges requests. ``in_force`` gives the keys that are good now; ``refused`` counts by reason."""
 
-    def __init__(self, in_force: Callable[[], Collection[bytes]]) -> None:
-        self._in_force = in_force
+    def __init__(
+        self,
+        in_force: Callable[[], Collection[ApiKey]],
+        refused: Counter | None = None,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._in_force, self._refused, self._seconds = in_force, refused, seconds
+        self._guesses = Guesses()
 
-    def check(self, authorization: bytes | None) -> None:
-        """Raise :class:`Refused` unless the header carries a key. Takes as long for a near miss as for a far one."""
+    def check(self, authorization: bytes | None, host: str = "", scope: str = "") -> ApiKey:
+        """The key that the header of a request from this host carries. Raises :class:`Refused`, also where the scope is not its.
+
+        Takes as long for a near miss as for a far one. An address that guesses has to wait.
+        """
         known = self._in_force()
         if not known:
             raise Refused(
@@ -59,18 +117,59 @@ class ApiKeys:
             )
         match = _BEARER.fullmatch(authorization or b"")
         if match is None:
+            self._count("missing")
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "unauthorized",
                 "an API key is needed: send the header 'Authorization: Bearer KEY'",
                 {b"WWW-Authenticate": b'Bearer realm="notify"'},
             )
-        given = sha256(match[1]).digest()
+        given, now = _digest(match[1]), self._seconds()
+        if wait := self._guesses.wait(host, given, now):
+            self._count("slowed")
+            raise Refused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too_many_wrong_keys",
+                "too many wrong API keys came from this address: this one was not looked at; try again later",
+                {b"Retry-After": b"%d" % ceil(wait)},
+            )
         # No early end: every key is compared, whichever one matches.
-        if not sum([hmac.compare_digest(given, digest) for digest in known]):
+        found = [key for key in known if hmac.compare_digest(given, key.digest)]
+        if not found:
+            self._guesses.wrong(host, given, now)
+            self._count("unknown")
+            log.warn("a wrong API key from {peer}", peer=host)
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "unauthorized",
                 "this API key is not known here",
                 {b"WWW-Authenticate": b'Bearer realm="notify", error="invalid_token"'},
             )
+        [key, *_] = found
+        self._guesses.right(host, given)
+        if scope and scope not in key.scopes:
+            self._count("scope")
+            raise forbidden(
+                f"the API key '{key.name}' does not have the scope '{scope}' that this needs, "
+                f"but {', '.join(sorted(key.scopes))}"
+            )
+        return key
+
+    def _count(self, reason: str) -> None:
+        if self._refused is not None:
+            self._refused.labels(reason).inc()
+
+
+def forbidden(message: str) -> Refused:
+    """403: the key is good, but not for this."""
+    return Refused(HTTPStatus.FORBIDDEN, "forbidden", message)
+
+
+def permit(key: ApiKey, workspace_id: Id | None) -> None:
+    """Raise :class:`Refused` unless the key is for this workspace; None: for what concerns all of them."""
+    if key.workspaces is None or workspace_id in key.workspaces:
+        return
+    raise forbidden(
+        f"the API key '{key.name}' is for some workspaces only, "
+        + ("and this concerns all of them" if workspace_id is None else "and not for this one")
+    )

@@ -55,12 +55,13 @@ SUBJECT_PATTERN = rf"^workspace\.{_SPELT}\.({_CHAT}|{_USER})$"
 _ERRORS = {
     400: "The request is not of the form that is described here.",
     401: "No API key came along, or an unknown one.",
-    403: "The server has no API keys, so nobody may use this.",
+    403: "The server has no API keys, so nobody may use this; or the key is not for this, or not for this workspace.",
     408: "The request did not arrive whole in time.",
     410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
     413: "The body, the list or the payload is too large.",
     415: "The body is not JSON.",
     422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
+    429: "Too many unknown API keys came from this address: try again later.",
     500: "The server failed; its log says why.",
     503: "The broker is away and nothing was done: try again later.",
     504: "The broker did not answer in time.",
@@ -94,7 +95,7 @@ def _responses(successes: dict[int, dict[str, Any]], *errors: int) -> dict[str, 
         headers = dict(_HEADERS)
         if status == 401:
             headers["WWW-Authenticate"] = {"required": True, "schema": {"type": "string"}}
-        if status == 503:
+        if status in (429, 503):
             headers["Retry-After"] = {"schema": {"type": "string", "pattern": "^[0-9]+$"}}
         responses[str(status)] = {
             "description": _ERRORS[status],
@@ -177,7 +178,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         },
                         207: _success("Some messages of the list were not accepted.", "PublishedList"),
                     },
-                    *(400, 401, 403, 408, 413, 415, 422, 500, 503, 504),
+                    *(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
                 ),
             )
         },
@@ -216,7 +217,18 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     ),
                 ],
                 responses=_responses(
-                    {200: _success("Messages.", "History")}, 400, 401, 403, 408, 410, 413, 422, 500, 503, 504
+                    {200: _success("Messages.", "History")},
+                    400,
+                    401,
+                    403,
+                    408,
+                    410,
+                    413,
+                    422,
+                    429,
+                    500,
+                    503,
+                    504,
                 ),
             )
         },
@@ -228,7 +240,16 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 security=secured,
                 parameters=[_id("workspace_id", "The chat's workspace."), _id("chat_id", "The chat.")],
                 responses=_responses(
-                    {200: _success("The users.", "PresenceAnswer")}, 400, 401, 403, 408, 413, 500, 503, 504
+                    {200: _success("The users.", "PresenceAnswer")},
+                    400,
+                    401,
+                    403,
+                    408,
+                    413,
+                    429,
+                    500,
+                    503,
+                    504,
                 ),
             )
         },
@@ -243,7 +264,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     _id("workspace_id", "In this workspace only.", False),
                 ],
                 responses=_responses(
-                    {200: _success("The connections.", "Connections")}, 400, 401, 403, 408, 413, 500
+                    {200: _success("The connections.", "Connections")}, 400, 401, 403, 408, 413, 429, 500
                 ),
             )
         },
@@ -256,7 +277,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 requestBody={"required": True, "content": _json(_schema("Disconnect"))},
                 responses=_responses(
                     {200: _success("They were told to close.", "Disconnected")},
-                    *(400, 401, 403, 408, 413, 415, 500),
+                    *(400, 401, 403, 408, 413, 415, 429, 500),
                 ),
             )
         },
@@ -268,7 +289,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 security=secured,
                 responses=_responses(
                     {202: _success("The drain has begun, or runs already.", "Draining")},
-                    *(400, 401, 403, 408, 413, 500),
+                    *(400, 401, 403, 408, 413, 429, 500),
                 ),
             )
         },

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.core.live import ApiKey
 from notify.errors import Unknown
 from notify.http.answers import (
     Answer,
@@ -24,6 +25,7 @@ from notify.http.answers import (
     too_large,
     topic_of,
 )
+from notify.http.keys import permit
 from notify.http.request import Request
 from notify.interfaces import IBroker
 from notify.messages import Position
@@ -106,14 +108,14 @@ class Publisher:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
         if isinstance(body, Publication):
-            return self._publish(body, key, request.trace).addCallback(answer)
+            return self._publish(body, key, request).addCallback(answer)
         if not body:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        return self._publish_list(body, key, request.trace)
+        return self._publish_list(body, key, request)
 
-    def _publish_list(self, body: list[Publication], key: str | None, trace: str) -> Deferred[Answer]:
+    def _publish_list(self, body: list[Publication], key: str | None, request: Request) -> Deferred[Answer]:
         results: list[Result | None] = [None] * len(body)
         missing = len(body)
         under_way: list[Deferred[None]] = []
@@ -139,32 +141,33 @@ class Publisher:
             settle(self._not_accepted(self._count_failure(failure)), index)
 
         for index, one in enumerate(body):
-            working = self._start(one, None if key is None else f"{key}:{index}", trace)
+            working = self._start(one, None if key is None else f"{key}:{index}", request)
             under_way.append(working.addCallbacks(accepted, refused, (index, one.subject), {}, (index,)))
         return together
 
-    def _publish(self, one: Publication, key: str | None, trace: str) -> Deferred[Published]:
-        working = self._start(one, key, trace)
+    def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Published]:
+        working = self._start(one, key, request)
         return working.addCallbacks(self._count, self._count_failure, callbackArgs=(one.subject,))
 
-    def _start(self, one: Publication, key: str | None, trace: str) -> Deferred[Position]:
+    def _start(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
             try:
-                return self._broker.publish(*self._read(one), key, trace)
+                return self._broker.publish(*self._read(one, request.key), key, request.trace)
             except Exception:
                 return fail()
-        span = self._tracer.span("publish", trace, root=True)
-        return maybeDeferred(self._hand_over, one, key, span).addBoth(_ended, span)
+        span = self._tracer.span("publish", request.trace, root=True)
+        return maybeDeferred(self._hand_over, one, key, request.key, span).addBoth(_ended, span)
 
-    def _read(self, one: Publication) -> tuple[Topic, bytes]:
+    def _read(self, one: Publication, by: ApiKey) -> tuple[Topic, bytes]:
         topic = topic_of(one.subject)
+        permit(by, topic.workspace_id)
         payload = bytes(one.payload)
         if len(payload) > self._max_payload:
             raise too_large(f"a payload may have at most {self._max_payload} bytes")
         return topic, payload
 
-    def _hand_over(self, one: Publication, key: str | None, span: Span) -> Deferred[Position]:
-        topic, payload = self._read(one)
+    def _hand_over(self, one: Publication, key: str | None, by: ApiKey, span: Span) -> Deferred[Position]:
+        topic, payload = self._read(one, by)
         span.set("notify.subject", topic.subject)
         inner = self._tracer.span("broker.publish", span.traceparent)
         return maybeDeferred(self._broker.publish, topic, payload, key, inner.traceparent).addBoth(
@@ -179,7 +182,7 @@ class Publisher:
         refused = _refusal(failure)
         code = refused.code if refused else "failed"
         self._metrics.published.labels(
-            code if code in ("unavailable", "unknown", "failed") else "poison"
+            code if code in ("unavailable", "unknown", "failed", "forbidden") else "poison"
         ).inc()
         return failure
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from notify import ids, topics
 from notify.http.answers import REF, Answer, answer, bad_request, topic_of
+from notify.http.keys import permit
 from notify.http.request import Request
 from notify.identity import Presence
 from notify.ids import INT64_MAX, Id
@@ -124,6 +125,7 @@ class HistoryReader:
         """Errback :class:`~notify.errors.HistoryLost`, :class:`~notify.errors.Unavailable`."""
         parameters = request.parameters(["subject"], ["since", "limit"])
         topic = topic_of(parameters["subject"])
+        permit(request.key, topic.workspace_id)
         since = position(parameters)
         limit = integer(parameters, "limit", 1, MAX_HISTORY, DEFAULT_HISTORY)
         replayed = self._broker.replay(topic, since, limit, MAX_HISTORY_BYTES)
@@ -150,12 +152,13 @@ class PresenceReader:
         """Errback :class:`~notify.errors.Unavailable`."""
         parameters = request.parameters(["workspace_id", "chat_id"])
         workspace_id, chat_id = identifier(parameters, "workspace_id"), identifier(parameters, "chat_id")
+        permit(request.key, workspace_id)
         present = self._registry.presence(topics.chat(workspace_id, chat_id))
         return present.addCallback(lambda users: answer(PresenceAnswer(workspace_id, chat_id, users)))
 
 
 class ConnectionReader:
-    """``GET /v1/connections``: a user's connections on this node, in all workspaces or in one."""
+    """``GET /v1/connections``: a user's connections on this node, in all workspaces that the key is for, or in one."""
 
     def __init__(self, registry: IRegistry, connections: Callable[[], Iterable[IConnection]]) -> None:
         self._registry, self._connections = registry, connections
@@ -165,10 +168,17 @@ class ConnectionReader:
         parameters = request.parameters(["user_id"], ["workspace_id"])
         user_id = identifier(parameters, "user_id")
         if "workspace_id" in parameters:
-            found = list(self._registry.members(topics.user(identifier(parameters, "workspace_id"), user_id)))
+            workspace_id = identifier(parameters, "workspace_id")
+            permit(request.key, workspace_id)
+            found = list(self._registry.members(topics.user(workspace_id, user_id)))
         else:
+            within = request.key.workspaces
             found = [
-                c for c in self._connections() if c.identity is not None and c.identity.user_id == user_id
+                c
+                for c in self._connections()
+                if (who := c.identity) is not None
+                and who.user_id == user_id
+                and (within is None or who.workspace_id in within)
             ]
         found.sort(key=lambda c: (c.opened, c.id))
         return answer(Connections(len(found), [self._item(c) for c in found[:MAX_CONNECTIONS]]))

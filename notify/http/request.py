@@ -15,6 +15,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.python.failure import Failure
 from twisted.web import http
 
+from notify.core.live import ApiKey
 from notify.errors import Unknown
 from notify.http.answers import Answer, Refused, bad_request, internal_error, refusal, too_large
 from notify.http.keys import ApiKeys
@@ -30,13 +31,13 @@ NO_SUCH_PATH = "no_such_path"
 
 
 class Route(Struct, frozen=True):
-    """What one path takes: a handler a method, whether a key is needed, and how large a body may be.
+    """What one path takes: a handler a method, the scope that a key needs for it, if any, and how large a body may be.
 
     A handler is given the :class:`Request`; it returns an :class:`Answer`, or a Deferred of one, or raises.
     """
 
     methods: Mapping[bytes, Callable[[Request], Answer | Deferred[Answer]]]
-    secure: bool = False
+    scope: str = ""
     max_body: int = 0
     json: bool = False
 
@@ -79,6 +80,8 @@ class Request(http.Request):
     #: the path as it is named in metrics and logs, where nothing that a client chose may stand
     name = NO_SUCH_PATH
     refused: Refused | None = None
+    #: the API key that it came with, where its path needs one
+    key: ApiKey = ApiKey(b"", "nobody", frozenset(), frozenset())
     gone = False
     request_id = ""
     received = 0.0
@@ -87,6 +90,11 @@ class Request(http.Request):
     _working: Deferred[Any] | None = None
 
     # --- for handlers
+
+    @property
+    def peer(self) -> str:
+        """The address that it comes from; empty where there is none."""
+        return str(getattr(self.channel.getPeer(), "host", ""))
 
     @property
     def body(self) -> bytes:
@@ -152,9 +160,11 @@ class Request(http.Request):
         if route is not None:
             self.name = self.path.decode("ascii")
         keys = self.site.keys
-        if route.secure if route else keys and (self.path == b"/v1" or self.path.startswith(b"/v1/")):
+        if route.scope if route else keys and (self.path == b"/v1" or self.path.startswith(b"/v1/")):
             given = self.requestHeaders.getRawHeaders(b"Authorization") or []
-            (keys or _NO_KEYS).check(given[0] if len(given) == 1 else None)
+            self.key = (keys or _NO_KEYS).check(
+                given[0] if len(given) == 1 else None, self.peer, route.scope if route else ""
+            )
         if route is None:
             raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is nothing at this path")
         self.route = route

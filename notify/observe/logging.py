@@ -30,6 +30,8 @@ from notify.config import Log
 
 #: syslog(3)'s number of each level
 _PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
+#: the namespace of what is always logged
+AUDIT = "notify.audit"
 #: call sites that are counted at once; a process has far fewer
 _PLACES = 1000
 
@@ -38,7 +40,7 @@ class Sampler:
     """Lets at most ``burst`` events of a place through within ``window`` seconds, and says how many it kept back.
 
     A place is a namespace, a level and a format: what the code chose, never what the outside did. ``seconds`` gives
-    the time. Critical events always pass.
+    the time. Critical events always pass, and the audit's.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Sampler:
     @staticmethod
     def _always(event: LogEvent) -> bool:
         # A traceback that the interpreter prints comes line by line, and its last one says the most.
-        return event.get("log_level") is LogLevel.critical or event.get("log_namespace") == "stderr"
+        return event.get("log_level") is LogLevel.critical or event.get("log_namespace") in ("stderr", AUDIT)
 
     def flush(self) -> None:
         """Begin a new window: say what was kept back in the one before."""
@@ -115,6 +117,7 @@ class Output:
         if settings.level == "info":
             # Twisted's own, of the oldest kind: that ports were opened and closed.
             levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
+        levels.setLogLevelForNamespace(AUDIT, LogLevel.info)
         for part, name in settings.levels.items():
             level = LogLevel.levelWithName(name)
             for namespace in (f"notify.{part}", part):

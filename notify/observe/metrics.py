@@ -72,7 +72,7 @@ class Metrics:
         )
         self.published = Counter(
             "notify_published",
-            "Publishes through this node, by result: ok, poison, unavailable, unknown, failed.",
+            "Publishes through this node, by result: ok, poison, forbidden, unavailable, unknown, failed.",
             ["result"],
             registry=r,
         )
@@ -161,6 +161,12 @@ class Metrics:
             "notify_http_requests",
             "HTTP answers, by path and status; paths that do not exist count as no_such_path.",
             ["path", "status"],
+            registry=r,
+        )
+        self.keys_refused = Counter(
+            "notify_api_keys_refused",
+            "Requests refused for their API key, by reason: missing, unknown, slowed (too many unknown ones from there), scope.",
+            ["reason"],
             registry=r,
         )
         self.http_seconds = Histogram(

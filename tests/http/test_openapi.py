@@ -21,7 +21,7 @@ class DocumentTest(TestCase):
             for method, operation in operations.items()
         }
         served = {
-            (path.decode(), method.decode(), route.secure)
+            (path.decode(), method.decode(), bool(route.scope))
             for path, route in node.site.routes.items()
             for method in route.methods
         }

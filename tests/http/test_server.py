@@ -76,7 +76,7 @@ class KeysTest(Base):
 
     def test_a_site_without_keys_keeps_its_secure_routes_shut(self) -> None:
         context = make_context()
-        site = Site(context.reactor, {b"/x": Route({b"GET": answer}, secure=True)}, None, context.metrics)
+        site = Site(context.reactor, {b"/x": Route({b"GET": answer}, scope="read")}, None, context.metrics)
         client = Client(site)
         client.send(request_bytes("GET", "/x", None, AUTH))
         self.assertEqual(client.received()[0].code, "api_disabled")

@@ -18,7 +18,7 @@ from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
 from notify.core import access
 from notify.core.live import InForce, Live
-from notify.http import ApiKeys, digests, internal_site
+from notify.http import ApiKeys, internal_site, unlimited
 from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
@@ -152,7 +152,7 @@ class Node:
             disconnect=partial(access.disconnect, Live(InForce(TableAuthenticator())), self.registry),
             drain=self.drain,
             health=self.health,
-            keys=ApiKeys(lambda: digests(keys)),
+            keys=ApiKeys(lambda: unlimited(keys), self.metrics.keys_refused, self.clock.seconds),
             limits=limits or Limits(),
             metrics=self.metrics,
         )

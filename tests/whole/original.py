@@ -10,6 +10,7 @@ import json
 import sys
 from typing import Any
 
+from notify.config import Duration, Limits
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
 from notify.wire.encodings import SUBPROTOCOLS, encoding
@@ -88,7 +89,8 @@ def play(name: str) -> list[list[str]]:
     """The frames that the server wrote after each step, in hexadecimal."""
     from notify.identity import Identity
 
-    world = World()
+    # Recorded when tokens were good for as long as they say.
+    world = World(Limits(reauthenticate=Duration(0)))
     world.authenticator.tokens["good"] = Identity(7, 1, 1_700_003_600.0)
     world.authenticator.tokens["narrow"] = Identity(7, 1, None, frozenset({10}))
     world.authenticator.forbidden.add(99)
