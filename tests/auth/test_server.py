@@ -2,16 +2,18 @@
 
 import json
 import time
+import urllib.request
 from typing import Any, ClassVar
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
 from notify.auth.tokens import issue
 from notify.client import ClientClosed, Refused, TwistedClient
 from tests.support.auth import SECRET, jwk, jwks, private_key, serve
-from tests.support.cli import Server
+from tests.support.cli import KEY, Server
 
 
 def now() -> float:
@@ -154,6 +156,28 @@ class TakenAway(Watched):
         self.assertEqual(end.exception.code, "forbidden")
         self.assertEqual((client.state.name, chats[0].state), ("connected", "live"))
 
+    async def test_who_was_sent_away_does_not_come_back_on_a_remembered_yes(self) -> None:
+        first = self.client(issue(SECRET, 1, 1, 600, now()))
+        await first.start()
+        await first.chat(11).ready()
+        self.members.remove(11)
+
+        def disconnect() -> bytes:
+            request = urllib.request.Request(
+                self.environ["NOTIFY_API_URL"] + "/v1/disconnect",
+                b'{"workspace_id": 1, "user_id": 1}',
+                {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return bytes(answer.read())
+
+        self.assertEqual(await deferToThread(disconnect), b'{"closed":1}')
+        await self.seen(lambda state: state.code == 4503)
+        second = self.client(issue(SECRET, 1, 1, 600, now()))
+        await second.start()
+        with self.assertRaises(Refused):
+            await second.chat(11).ready()
+
     async def test_while_the_backend_is_away_it_ends_after_the_grace_and_is_back_afterwards(self) -> None:
         client = self.client(issue(SECRET, 1, 1, 600, now()))
         await client.start()
@@ -177,8 +201,16 @@ class Rotation(Watched):
     }
 
     async def setUp(self) -> None:
-        self.published: list[Any] = []
-        url = await serve(self, lambda request: jwks(*self.published))
+        self.published: list[Any] | None = []
+        self.refused = 0
+
+        def answer(request: Any) -> bytes:
+            if self.published is None:
+                self.refused += 1
+                request.setResponseCode(503)
+            return jwks(*(self.published or []))
+
+        url = await serve(self, answer)
         self.settings = {**self.settings, "NOTIFY_AUTH__JWT__JWKS_URL": url}
         await super().setUp()
 
@@ -198,3 +230,14 @@ class Rotation(Watched):
         with self.assertRaises(ClientClosed) as end:
             await self.client(self.signed(2, "b")).start()
         self.assertEqual(end.exception.code, 4500)
+
+    async def test_a_reload_while_the_url_is_away_locks_nobody_out(self) -> None:
+        self.published = [jwk("ES256", 0, kid="a")]
+        await self.client(self.signed(0, "a")).start()
+        self.published = None
+        before = self.service.reloader._live.now
+        self.service.reloader.reload()
+        while self.service.reloader._live.now is before:
+            await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+        await self.client(self.signed(0, "a")).start()
+        self.assertGreaterEqual(self.refused, 1)
