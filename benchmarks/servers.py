@@ -195,6 +195,8 @@ secret = "{SECRET}"
 keys = ["{API_KEY}"]
 [log]
 level = "warn"
+[server]
+dumpable = true  # its memory is measured from outside
 {self.extra}
 """
         )

@@ -94,6 +94,15 @@ def check(config: Config) -> None:
         find(kind, config)
 
 
+def cautions(config: Config) -> list[str]:
+    """What the plugins' settings make dangerous, a sentence each, though they work. Raises ``ConfigError``."""
+    found: list[str] = []
+    for kind in PLUGIN_TABLES:
+        factory, settings = find(kind, config)
+        found += getattr(factory, "cautions", lambda settings: [])(settings)
+    return found
+
+
 def make(kind: str, context: Context) -> Any:
     """The component that the configuration names for ``kind``, verified against its interface.
 

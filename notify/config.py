@@ -70,6 +70,8 @@ class Server(Settings, frozen=True):
 
     #: its name, unique among the nodes and the same after a restart; empty: made of host name and public port
     node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
+    #: write core dumps, which hold keys and tokens, and let debuggers of the same user attach: to look for a fault
+    dumpable: bool = False
 
 
 class Listen(Settings, frozen=True):

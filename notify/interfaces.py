@@ -36,7 +36,8 @@ class IPlugin(Interface):
     defaults of the configuration table), that is called ``Class(settings, context)`` with a
     :class:`notify.components.Context` and provides the interface of its kind. It raises
     :class:`~notify.errors.StartError` where its settings contradict each other or the machine. The class
-    may offer ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
+    may offer ``cautions(settings)``, a static method that gives a list of sentences about what works and is dangerous, for
+    ``notify check-config`` and ``doctor``; ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
     ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs.
     """
 

@@ -38,7 +38,7 @@ from notify.interfaces import IBroker, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
-from notify.service import reactor
+from notify.service import reactor, secrecy
 from notify.service.drain import Drain
 from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
@@ -226,6 +226,7 @@ def build(
         Part(start=wheel.start, stop=wheel.stop),
         Part(stop=tracer.stop),
         *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
+        *([Part(start=secrecy.conceal)] if world.alone and not config.server.dumpable else []),
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
         Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),

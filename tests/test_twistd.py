@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import jwt
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from tests.support.programs import need, program
 from tests.support.running import API_KEY, SECRET, RawClient, Twistd
 
 FREE = {
@@ -27,10 +29,10 @@ FREE = {
 class Running(TestCase):
     timeout = 60
 
-    def twistd(self, *arguments: str, **environ: str) -> Twistd:
+    def twistd(self, *arguments: str, by: tuple[str, ...] = (), **environ: str) -> Twistd:
         self.folder = Path(self.mktemp())
         self.folder.mkdir(parents=True)
-        process = Twistd(*arguments, cwd=self.folder, **{**FREE, **environ})
+        process = Twistd(*arguments, cwd=self.folder, by=by, **{**FREE, **environ})
         self.addCleanup(process.kill)
         return process
 
@@ -99,6 +101,20 @@ class Running(TestCase):
         server.process.signalProcess("INT")
         await server.ended
         self.assertIn("Server Shut Down", server.output)
+
+    async def test_it_leaves_no_core_dump_unless_it_is_told_to(self) -> None:
+        allowed = resource.getrlimit(resource.RLIMIT_CORE)[1] != 0 or os.geteuid() == 0
+        need(allowed and sys.platform == "linux", "no core dumps here: `ulimit -H -c` is 0")
+        by = (program("prlimit"), "--core=unlimited:unlimited")
+        dumped = []
+        for dumpable in ("true", "false"):
+            environ = {"NOTIFY_AUTH__JWT__SECRET": SECRET, "NOTIFY_SERVER__DUMPABLE": dumpable}
+            server = self.twistd("--nodaemon", "--pidfile=", "notify", by=by, **environ)
+            await server.says("ready: public")
+            server.process.signalProcess(signal.SIGABRT)
+            await server.ended
+            dumped.append(server.dumped)
+        self.assertEqual(dumped, [True, False])
 
     async def test_daemonised_it_writes_its_pid_and_leaves_on_sigterm(self) -> None:
         path = self.write(f'[auth.jwt]\nsecret = "{SECRET}"\n')

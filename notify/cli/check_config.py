@@ -48,5 +48,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
                 f"{config.source}: 'listen.{name}' is wrong: '{endpoint}' is not a server endpoint: {error}."
             ) from None
     plugins = ", ".join(f"{kind} {getattr(config, kind).plugin}" for kind in ("auth", "broker", "registry"))
+    for caution in components.cautions(config):
+        terminal.out(f"Caution: {caution}")
     terminal.out(f"{config.source} is good: {plugins}; public {config.listen.public}.")
     return 0

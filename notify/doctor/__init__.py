@@ -50,6 +50,10 @@ def examine(patient: Patient) -> list[Finding]:
     except StartError as error:
         mend = "The server does not start with this; `notify check-config` tells the same."
         found = [Finding("fault", check, str(error), mend)]
+    found += [
+        Finding("warning", "plugins", caution, "docs/auth.md tells of each setting.")
+        for caution in components.cautions(config)
+    ]
     unit = host.read_unit(patient.unit)
     found += host.files(config, unit)
     found += listeners.ports(config)

@@ -68,7 +68,7 @@ class Part(Struct, frozen=True, kw_only=True):
     """Something that runs while the server does. What a call returns is waited for, where it can be."""
 
     start: Callable[[], object] = lambda: None
-    stop: Callable[[], object]
+    stop: Callable[[], object] = lambda: None
 
 
 class Listener:

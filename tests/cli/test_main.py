@@ -353,6 +353,15 @@ class CheckConfig(SynchronousTestCase):
         self.assertEqual(status, 0)
         self.assertIn("FILE is good: auth jwt, broker memory", text)
 
+    def test_warns_of_what_works_and_is_dangerous(self) -> None:
+        url = "http://backend.internal/authorize"
+        status, text = self.check(
+            f'[auth]\nplugin = "webhook"\n[auth.webhook]\nauthorize_url = "{url}"\n[auth.webhook.jwt]\nsecret = "{SECRET}"'
+        )
+        self.assertEqual(status, 0)
+        self.assertIn("Caution: 'auth.webhook.authorize_url' is http:// to another machine", text)
+        self.assertIn("FILE is good: auth webhook", text)
+
     def test_says_in_one_sentence_what_is_wrong_with_a_bad_one(self) -> None:
         good = f'[auth.jwt]\nsecret = "{SECRET}"\n'
         for text, expected in (

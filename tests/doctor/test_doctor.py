@@ -240,6 +240,14 @@ class MemoryBroker(TestCase):
         self.assertEqual(levels(self.found(86400, BROKER__MEMORY__HISTORY_AGE="1h"), "retention"), ["fault"])
         self.assertEqual(levels(self.found(60, BROKER__MEMORY__HISTORY_SIZE="10"), "retention"), ["note"])
 
+    def test_a_backend_that_is_asked_in_clear(self) -> None:
+        webhook = {
+            "AUTH__PLUGIN": "webhook",
+            "AUTH__WEBHOOK__AUTHENTICATE_URL": "http://backend.internal/",
+        }
+        self.assertEqual(levels(self.found(60), "plugins"), [])
+        self.assertEqual(levels(self.found(60, **webhook), "plugins"), ["warning"])
+
     def test_a_configuration_that_is_wrong_is_all_there_is_to_say(self) -> None:
         (finding,) = self.found(60, LIMITS__REPLAY="many")
         self.assertEqual((finding.level, finding.check), ("fault", "configuration"))

@@ -68,7 +68,8 @@ class Server:
         self.file = self.folder / "notify.toml"
         self.log_file = self.folder / "log"
         self.argv = argv or [str(TWISTD), "--nodaemon", "--pidfile="]
-        self.environ = {**os.environ, **(environ or {})}
+        # Whatever user runs the tests: they look at the memory and the files of the process.
+        self.environ = {**os.environ, "NOTIFY_SERVER__DUMPABLE": "true", **(environ or {})}
         self.configure(extra)
 
     def configure(self, extra: str) -> None:

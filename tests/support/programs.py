@@ -39,6 +39,7 @@ PACKAGES = {
     "npm": "npm",
     "openssl": "openssl",
     "podman": "podman",
+    "prlimit": "util-linux",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "runc": "runc",

@@ -120,6 +120,7 @@ class Twistd(ProcessProtocol):
         from twisted.internet import reactor
 
         self.output = ""
+        self.dumped = False  # with a core dump
         self.ended: Deferred[int] = Deferred()
         self._waiting: list[tuple[re.Pattern[str], Deferred[re.Match[str]]]] = []
         environment = {**os.environ, **environ}
@@ -143,6 +144,7 @@ class Twistd(ProcessProtocol):
         return done
 
     def processEnded(self, reason: Failure) -> None:
+        self.dumped = os.WCOREDUMP(getattr(reason.value, "status", None) or 0)
         status = 0 if reason.check(ProcessDone) else reason.value.exitCode or -(reason.value.signal or 0)
         waiting, self._waiting = self._waiting, []
         for pattern, done in waiting:

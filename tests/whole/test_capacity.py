@@ -54,6 +54,7 @@ class Capacity(TestCase):
             NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
             NOTIFY_AUTH__JWT__SECRET=SECRET,
             NOTIFY_API__KEYS=API_KEY,
+            NOTIFY_SERVER__DUMPABLE="true",  # its memory is measured from outside
             NOTIFY_LIMITS__AUTH_TIMEOUT="60s",
             NOTIFY_LIMITS__HANDSHAKE_TIMEOUT="60s",
         )
