@@ -8,7 +8,7 @@ goes on for a bounded time, and ends with ``unavailable``.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -58,7 +58,7 @@ def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
 
 def rechecks(authenticator: IAuthenticator) -> bool:
     """Whether subscriptions are to be asked about again by themselves."""
-    return bool(_reviewer(authenticator).recheck)
+    return IReviewer.providedBy(authenticator) and bool(cast(IReviewer, authenticator).recheck)
 
 
 @implementer(IReviewer)

@@ -140,10 +140,11 @@ def _bounded(identity: Identity, client: Client) -> Identity:
     longest = hub.live.now.limits.reauthenticate
     if not longest:
         return identity
-    latest = hub.now() + longest * (0.9 + 0.1 * hub.random.random())
-    if identity.expires_at is not None and identity.expires_at <= latest:
+    ends, now = identity.expires_at, hub.now()
+    if ends is not None and ends <= now + 0.9 * longest:
         return identity
-    return replace(identity, expires_at=latest)
+    latest = now + longest * (0.9 + 0.1 * hub.random.random())
+    return replace(identity, expires_at=latest if ends is None else min(ends, latest))
 
 
 def _expect_refresh(client: Client, identity: Identity) -> None:

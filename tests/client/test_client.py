@@ -103,6 +103,43 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_program_has_the_token_replaced_and_goes_on_once_it_is(self: Any) -> Any:
+        async def scenario() -> None:
+            made: list[str] = []
+
+            def fetch() -> str:
+                made.append(f"T{len(made) + 1}")
+                if len(made) == 3:
+                    raise LookupError("no such user")
+                return made[-1]
+
+            async with self.client(fetch) as client:
+                await client.refresh()
+                self.assertEqual(self.server.tokens, ["T1", "T2"])
+                with self.assertRaises(Refused) as refused:
+                    await client.refresh()
+                self.assertEqual(refused.exception.code, "no_token")
+                self.assertIn("no such user", str(refused.exception))
+                self.assertEqual(client.state.name, "connected")
+            with self.assertRaises(Refused):
+                await client.refresh()
+
+        return self.check(scenario)
+
+    def test_a_subscription_that_the_server_ends_for_now_is_had_again(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7)
+                await chat.ready()
+                error = {"type": "error", "code": "unavailable", "message": "m", "retry": True, "chat_id": 7}
+                await self.aside(self.server.end(7, error))
+                while chat.state != "waiting":
+                    await client.ping()
+                await self.aside(self.server.publish(7, "meanwhile"))
+                self.assertEqual(await self.take(chat, 1), ["meanwhile"])
+
+        return self.check(scenario)
+
     def test_what_was_published_during_a_cut_arrives_once_and_in_order(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client(on_state=self.heard) as client:

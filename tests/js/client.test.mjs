@@ -61,6 +61,8 @@ class World {
     if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, ...place(null) });
     else if (frame.type === "subscribe" && frame.chat_id < 0) this.say({ type: "error", id: frame.id, code: "forbidden", message: "no" });
     else if (frame.type === "subscribe") this.say({ type: "subscribed", chat_id: frame.chat_id, id: frame.id, ...place(frame.chat_id) });
+    else if (frame.type === "refresh" && frame.token === "late") this.say({ type: "error", id: frame.id, code: "unavailable", message: "later", retry: true });
+    else if (frame.type === "refresh") this.say({ type: "ok", id: frame.id, expires_at: null });
     else if (frame.type === "ping") this.say({ type: "pong", id: frame.id });
     else if (frame.type === "presence") this.say({ type: "presence", id: frame.id, chat_id: frame.chat_id, users: [{ user_id: 5, connections: 1 }] });
   }
@@ -107,6 +109,16 @@ test("messages are read in order, with their positions", async () => {
   await client.close();
   assert.deepEqual(world.sockets[0].closed, [1000, ""]);
   assert.deepEqual(await chat.next(), { done: true, value: undefined });
+});
+
+test("a program has the token replaced, and goes on once it is", async () => {
+  const tokens = ["T1", "T2", "late"];
+  const [client, world] = await connected({ token: async () => tokens.shift() });
+  assert.equal(await client.refresh(), undefined);
+  assert.deepEqual(world.said.filter(({ type }) => type === "refresh").map(({ token }) => token), ["T2"]);
+  await assert.rejects(client.refresh(), (error) => error instanceof Refused && error.code === "unavailable");
+  await client.close();
+  await assert.rejects(client.refresh(), (error) => error instanceof Refused && error.code === "closed");
 });
 
 test("after a cut it resumes from the last message", async () => {

@@ -58,6 +58,12 @@ class FakeServer:
         for connection in list(self.members):
             await connection.send(text)
 
+    async def end(self, chat: int, error: dict[str, Any]) -> None:
+        """End a chat's subscriptions."""
+        for connection, topics in list(self.members.items()):
+            topics.discard(chat)
+            await self._send(connection, error)
+
     async def send_away(self, code: int, reason: str = "") -> None:
         for connection in list(self.members):
             await connection.close(code, reason)
