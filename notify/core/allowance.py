@@ -22,8 +22,8 @@ class Allowance:
         self._frames: float = limits.frames_burst
         self._owed = 0.0
 
-    def spend(self, limits: Limits, now: float) -> bool:
-        """Pay for one frame; whether it is within ``frames_per_second`` and ``frames_burst``."""
+    def spend(self, limits: Limits, now: float, frames: int = 1) -> bool:
+        """Pay for so many frames; whether all are within ``frames_per_second`` and ``frames_burst``."""
         elapsed = now - self._at
         if elapsed < 0.0:
             elapsed = 0.0
@@ -33,11 +33,11 @@ class Allowance:
         rate, burst = limits.frames_per_second, limits.frames_burst
         if rate == 0:
             return True
-        frames = self._frames + elapsed * rate
-        if frames > burst:
-            frames = burst
-        self._frames = frames = frames - 1
-        return frames >= 0
+        left = self._frames + elapsed * rate
+        if left > burst:
+            left = burst
+        self._frames = left = left - frames
+        return left >= 0
 
     def flooded(self, limits: Limits) -> bool:
         """Whether the client goes on although it is as far over the rate as it may ever be under it."""

@@ -123,13 +123,13 @@ class Session:
         self._backlog.append(fault)
         self._work()
 
-    def spend(self) -> bool:
-        """Whether one more frame is within the rate; called for those, too, that are not the session's own.
+    def spend(self, frames: int = 1) -> bool:
+        """Whether so many more frames are within the rate; called for those, too, that are not the session's own.
 
         Who goes on far over it is closed.
         """
         limits = self.hub.live.now.limits
-        if self._allowance.spend(limits, self.hub.wheel.seconds()):
+        if self._allowance.spend(limits, self.hub.wheel.seconds(), frames):
             return True
         if self._allowance.flooded(limits) and self.state != CLOSED:
             self.close(4504, "rate limit exceeded")

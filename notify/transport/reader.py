@@ -1,7 +1,8 @@
 """Reads the frames that clients send (RFC 6455, section 5.2), without I/O.
 
-Almost all of them are plain: a whole message of one masked frame, neither compressed nor fragmented. Those, and pongs,
-are read here. Every other frame is somebody else's, and goes there by itself, one after the other.
+Almost all of them are plain: a whole message of one masked frame, neither compressed nor fragmented. Those, pings and
+pongs are read here. Every other frame is somebody else's, and goes there by itself, one after the other. Behind our own
+Close nothing but the client's is looked for, and not without end.
 """
 
 from __future__ import annotations
@@ -9,25 +10,34 @@ from __future__ import annotations
 from typing import Protocol
 
 #: what a frame is: the first byte of a plain one, or none of these
-TEXT, BINARY, PONG, OTHER, UNFINISHED = 0x81, 0x82, 0x8A, 0, -1
+TEXT, BINARY, PING, PONG, OTHER, UNFINISHED = 0x81, 0x82, 0x89, 0x8A, 0, -1
 
 #: bytes of an unfinished plain frame that are kept until the rest comes; a larger one is not plain any more
 SMALL = 4096
 
-_MESSAGE = (TEXT, BINARY)
-_FIN, _OPCODE, _PART = 0x80, 0x0F, 0x0
+#: pongs that are told of at once, so that who sends too many of them is stopped before all are looked at
+CROWD = 100
+#: reads, and frames in them, that are looked through for the client's Close: more than what it sends before it sees ours
+BEHIND_CLOSE = 1000
+
+_MESSAGE, _CONTROL = (TEXT, BINARY), (PING, PONG)
+_FIN, _OPCODE, _PART, _CLOSE = 0x80, 0x0F, 0x0, 0x8
 
 
 class Sink(Protocol):
-    """What is done with frames. Once it is ``deaf``, nothing more is read."""
+    """What is done with frames. Once it is ``ending`` all are dropped but a Close, and once it is ``deaf`` all are."""
 
+    ending: bool
     deaf: bool
 
     def message(self, payload: bytes, binary: bool) -> None:
         """A plain frame: a whole message."""
 
-    def pong(self) -> None:
-        """A plain pong."""
+    def ping(self, payload: bytes) -> None:
+        """A plain ping."""
+
+    def pong(self, count: int) -> None:
+        """So many plain pongs, one behind the other."""
 
     def part(self) -> None:
         """Another frame begins, and it continues a message; :meth:`other` follows."""
@@ -35,16 +45,20 @@ class Sink(Protocol):
     def other(self, data: bytes) -> None:
         """Another frame, or a piece of a large one; its next piece comes before anything else."""
 
+    def closed(self, answered: bool) -> None:
+        """While it is ending: the client's Close came, or, not ``answered``, too much that is none. It is to be deaf."""
+
 
 class Reader:
     """One client's frames, however they are cut. Holds no more than an unfinished small frame."""
 
-    __slots__ = ("_fragmented", "_held", "_owed")
+    __slots__ = ("_behind", "_fragmented", "_held", "_owed")
 
     def __init__(self) -> None:
         self._held = b""
-        self._owed = 0  # bytes to come of a frame that began to go to the sink
+        self._owed = 0  # bytes to come of a frame that began to go to the sink, or is skipped
         self._fragmented = False  # a message has begun that other frames continue
+        self._behind = 0  # reads and frames that came behind our Close
 
     def feed(self, data: bytes, most: int, sink: Sink) -> None:
         """Bytes came. A message of more than ``most`` bytes is not plain."""
@@ -52,22 +66,46 @@ class Reader:
         if self._owed:
             at = min(self._owed, len(data))
             self._owed -= at
-            sink.other(data[:at])
+            if not sink.ending:
+                sink.other(data[:at])
         elif self._held:
             data, self._held = self._held + data, b""
         end = len(data)
-        while at < end and not sink.deaf:
+        while at < end and not sink.ending:
             what, payload, stop = read_frame(data, at, most)
             if what in _MESSAGE and not self._fragmented:
                 sink.message(payload, what == BINARY)
             elif what == PONG:
-                sink.pong()
+                more, stop = count_pongs(data, stop)
+                sink.pong(1 + more)
+            elif what == PING:
+                sink.ping(payload)
             elif what == UNFINISHED:
                 self._held = data[at:]
                 return
             else:
                 self._give(data, at, stop, sink)
             at = stop
+        if sink.ending and not sink.deaf:
+            self._seek_close(data, at, sink)
+
+    def _seek_close(self, data: bytes, at: int, sink: Sink) -> None:
+        end = len(data)
+        self._behind += 1
+        while at < end and self._behind <= BEHIND_CLOSE:
+            what, _, stop = _not_plain(data, at)
+            if what == UNFINISHED:
+                self._held = data[at:]
+                break
+            if data[at] & _OPCODE == _CLOSE:
+                sink.closed(True)
+                return
+            self._behind += 1
+            self._owed = max(0, stop - end)
+            at = stop
+        if self._behind > BEHIND_CLOSE:
+            self._held = b""
+            sink.closed(False)
 
     def _give(self, data: bytes, at: int, stop: int, sink: Sink) -> None:
         opcode = data[at] & _OPCODE
@@ -80,7 +118,7 @@ class Reader:
 
 
 def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
-    """The frame that begins at ``at``: what it is, the payload of a plain message, and where the next one begins.
+    """The frame that begins at ``at``: what it is, the payload of a plain message or ping, and where the next one begins.
 
     One that is not plain may end behind the data. Where an ``UNFINISHED`` one ends is not told: it is to be read again
     with what follows it.
@@ -101,9 +139,22 @@ def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
             return first, unmask(data[start - 4 : start], data[start:stop]), stop
         if length <= SMALL:
             return UNFINISHED, b"", at
-    elif first == PONG and length < 126:
-        return (PONG, b"", stop) if stop <= len(data) else (UNFINISHED, b"", at)
+    elif first in _CONTROL and length < 126:
+        if stop > len(data):
+            return UNFINISHED, b"", at
+        return first, b"" if first == PONG else unmask(data[start - 4 : start], data[start:stop]), stop
     return _not_plain(data, at)
+
+
+def count_pongs(data: bytes, at: int) -> tuple[int, int]:
+    """How many plain pongs begin at ``at``, one behind the other, up to ``CROWD``, and where the last one ends."""
+    count, last = 0, len(data) - 6
+    while at <= last and data[at] == PONG and count < CROWD:
+        length = data[at + 1] - 128
+        if not 0 <= length < 126 or at + length > last:
+            break
+        count, at = count + 1, at + 6 + length
+    return count, at
 
 
 def unmask(key: bytes, payload: bytes) -> bytes:

@@ -19,6 +19,8 @@ ACCEPTS = 32
 ARRIVING = 32
 #: connections read from in one turn otherwise
 SETTLED = 512
+#: bytes read from a connection in one turn. A client's frames are smaller, and who sends without end is stopped after few
+READ = 2048
 
 
 class WriteThroughServer(LeanServer):
@@ -43,6 +45,8 @@ class WriteThroughServer(LeanServer):
 
 class PolledServer(WriteThroughServer):
     """A server connection of a :class:`PacedPort`: it arrives behind one poller, and settles behind another."""
+
+    bufferSize = READ
 
     def __init__(
         self, sock: Any, protocol: Any, client: Any, server: Any, sessionno: int, reactor: Any

@@ -93,6 +93,8 @@ class OpenProtocol(WebSocketServerProtocol):
     factory: Any
     transport: Any
 
+    #: our Close was sent
+    ending = False
     #: nothing more is read (RFC 6455, section 7.1.7); the transport goes on, for a kernel that is not read from resets
     #: what the client has to get
     deaf = False
@@ -120,6 +122,15 @@ class OpenProtocol(WebSocketServerProtocol):
         """Begin the closing handshake."""
         self.sendCloseFrame(code, reason.encode()[:123] or None)
 
+    def closed(self, answered: bool) -> None:
+        """The client's Close came, which answers ours: there is nothing more to wait for. Or so much else that none will be."""
+        if answered:
+            self.wasClean = True
+            self.dropConnection(abort=True)
+        else:
+            self.deaf = True
+            self.transport.pauseProducing()
+
     @property
     def closed_with(self) -> int | None:
         """The code of the Close that this side sent first, if it did."""
@@ -136,7 +147,7 @@ class OpenProtocol(WebSocketServerProtocol):
     # --- from autobahn --------------------------------------------------------------------------------------
 
     def _fail_connection(self, code: int = 1001, reason: str = "going away") -> None:
-        self.failedByMe = self.deaf = True
+        self.failedByMe = self.ending = self.deaf = True
         self.data = b""
         self.say_close(code, reason)
 
@@ -154,10 +165,11 @@ class OpenProtocol(WebSocketServerProtocol):
         """Send a Close, if none was sent."""
         self.closing()
         super().sendCloseFrame(code, reasonUtf8, isReply)
+        self.ending = True
 
     def dropConnection(self, abort: bool = False) -> None:
         """Close the transport."""
-        self.deaf = True
+        self.ending = self.deaf = True
         super().dropConnection(abort)
         if not abort:
             self.dropping()

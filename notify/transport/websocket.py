@@ -116,23 +116,25 @@ class ClientProtocol(OpenProtocol):
         else:
             session.received(frames)
 
-    def pong(self) -> None:
-        """A pong came."""
-        if self._session is not None:
-            self._session.spend()
-
-    #: a frame came that continues a message: it is paid for like a pong
-    part = pong
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """A whole message came in frames that are not plain."""
-        self.message(payload, isBinary)
-
-    def onPing(self, payload: bytes) -> None:
+    def ping(self, payload: bytes) -> None:
         """A ping came: its pong goes the way of all frames, in order and within the bounds of the queue."""
         connection, session = self.connection, self._session
         if connection is not None and session is not None and session.spend():
             connection.write(websocket_frame(payload, _PONG_OPCODE))
+
+    def pong(self, count: int) -> None:
+        """So many pongs came."""
+        if self._session is not None:
+            self._session.spend(count)
+
+    def part(self) -> None:
+        """A frame came that continues a message."""
+        if self._session is not None:
+            self._session.spend()
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """A whole message came in frames that are not plain."""
+        self.message(payload, isBinary)
 
     # --- the end --------------------------------------------------------------------------------------------
 

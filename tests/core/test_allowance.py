@@ -28,6 +28,11 @@ class Frames(SynchronousTestCase):
         self.spend(20, 100.0)
         self.assertEqual(self.spend(40, 1000.0), 20)
 
+    def test_many_frames_are_paid_for_at_once_as_each_by_itself(self) -> None:
+        self.assertTrue(self.allowance.spend(LIMITS, 100.0, 15))
+        self.assertFalse(self.allowance.spend(LIMITS, 100.0, 6))
+        self.assertEqual(self.spend(3, 100.2), 1)
+
     def test_a_flood_is_as_far_over_as_a_burst_is_under(self) -> None:
         self.spend(40, 100.0)
         self.assertFalse(self.allowance.flooded(LIMITS))

@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.transport import reader
-from notify.transport.reader import BINARY, OTHER, PONG, SMALL, TEXT, UNFINISHED, Reader, read_frame, unmask
+from notify.transport.reader import (
+    BEHIND_CLOSE,
+    BINARY,
+    CROWD,
+    OTHER,
+    PING,
+    PONG,
+    SMALL,
+    TEXT,
+    UNFINISHED,
+    Reader,
+    read_frame,
+    unmask,
+)
 from tests.transport.test_websocket_attack import frame
 
 MOST = 70_000
@@ -20,7 +33,8 @@ class Seen:
     """A sink that writes down what it is given."""
 
     def __init__(self, enough: int = -1) -> None:
-        self.deaf = False
+        self.ending = self.deaf = False
+        self.crowds: list[int] = []
         self.events: list[tuple[str, bytes]] = []
         self.pieces: list[bytes] = []
         self._enough = enough
@@ -28,8 +42,13 @@ class Seen:
     def message(self, payload: bytes, binary: bool) -> None:
         self._note("binary" if binary else "text", payload)
 
-    def pong(self) -> None:
-        self._note("pong", b"")
+    def ping(self, payload: bytes) -> None:
+        self._note("ping", payload)
+
+    def pong(self, count: int) -> None:
+        self.crowds.append(count)
+        for _ in range(count):
+            self._note("pong", b"")
 
     def part(self) -> None:
         self._note("part", b"")
@@ -41,9 +60,14 @@ class Seen:
         else:
             self._note("other", data)
 
+    def closed(self, answered: bool) -> None:
+        self.deaf = True
+        self.events.append(("closed" if answered else "overrun", b""))
+
     def _note(self, kind: str, payload: bytes) -> None:
-        self.events.append((kind, payload))
-        self.deaf = len(self.events) == self._enough
+        if not self.ending:
+            self.events.append((kind, payload))
+            self.ending = self.deaf = len(self.events) == self._enough
 
 
 def read_all(*segments: bytes, enough: int = -1) -> Seen:
@@ -91,6 +115,11 @@ class Frames(SynchronousTestCase):
             (frame(b"", 10), PONG),
             (frame(b"x" * 125, 10), PONG),
             (frame(b"x" * 126, 10), OTHER),
+            (frame(b"", 9), PING),
+            (frame(b"x" * 125, 9), PING),
+            (frame(b"x" * 126, 9), OTHER),
+            (frame(b"x", 9, mask=None), OTHER),
+            (frame(b"x", 9, rsv=0x40), OTHER),
             (frame(b"x" * 65536), OTHER),
             (frame(b"{}", size=2), OTHER),
             (frame(b"{}", size=8), OTHER),
@@ -101,13 +130,13 @@ class Frames(SynchronousTestCase):
             (frame(b"{}", rsv=0x40), OTHER),
             (frame(b"{}", rsv=0x20), OTHER),
             (frame(b"", 8), OTHER),
-            (frame(b"", 9), OTHER),
+            (frame(b"", 9, fin=False), OTHER),
             (frame(b"", 10, fin=False), OTHER),
             (frame(b"", 11), OTHER),
         ):
             found, payload, stop = read_frame(b"123" + data + b"\x81", 3, MOST)
             self.assertEqual((found, stop), (what, 3 + len(data)), data[:16])
-            if what in (TEXT, BINARY):
+            if what in (TEXT, BINARY, PING):
                 self.assertIn(payload, (b"", b"{}", b"x" * len(payload)))
 
     def test_a_message_over_the_bound_is_not_plain(self) -> None:
@@ -123,7 +152,8 @@ class Frames(SynchronousTestCase):
             (frame(b"x" * (SMALL + 1))[:-1], OTHER),
             (frame(b"x" * 125, 10)[:-1], UNFINISHED),
             (frame(b"", 9)[:-1], UNFINISHED),
-            (frame(b"x", 9)[:-1], OTHER),
+            (frame(b"x" * 125, 9)[:-1], UNFINISHED),
+            (frame(b"x" * 126, 9)[:-1], OTHER),
             (frame(b"x" * 70_000)[:13], UNFINISHED),
             (frame(b"x" * 70_000)[:14], OTHER),
         ):
@@ -161,6 +191,8 @@ class Streams(SynchronousTestCase):
             data += one
             if kind == "pong":
                 plain.append(("pong", b""))
+            elif kind == "ping":
+                plain.append(("ping", payload[:125]))
             elif kind in ("text", "binary") and not fragmented and len(payload) < 65536:
                 plain.append((kind, payload))
             else:
@@ -168,17 +200,16 @@ class Streams(SynchronousTestCase):
             if kind not in ("pong", "ping", "reserved"):
                 fragmented = kind in ("begin", "part")
         seen = read_all(data)
-        self.assertEqual([one for one in seen.events if one[0] in ("pong", "text", "binary")], plain)
+        self.assertEqual([one for one in seen.events if one[0] in ("ping", "pong", "text", "binary")], plain)
         self.assertEqual(seen.pieces, alone)
         parts = sum(kind in ("part", "end") for kind, _ in kinds)
         self.assertEqual(sum(kind == "part" for kind, _ in seen.events), parts)
 
-    def test_plain_frames_between_the_parts_of_a_message_are_none_but_pongs(self) -> None:
-        seen = read_all(
-            frame(b"{", fin=False) + frame(b"", 10) + frame(b"{}") + frame(b"}", 0) + frame(b"{}")
-        )
+    def test_plain_frames_between_the_parts_of_a_message_are_none_but_pings_and_pongs(self) -> None:
+        between = frame(b"", 10) + frame(b"", 9) + frame(b"{}")
+        seen = read_all(frame(b"{", fin=False) + between + frame(b"}", 0) + frame(b"{}"))
         self.assertEqual(
-            [kind for kind, _ in seen.events], ["other", "pong", "other", "part", "other", "text"]
+            [kind for kind, _ in seen.events], ["other", "pong", "ping", "other", "part", "other", "text"]
         )
 
     def test_the_plain_way_is_taken_again_behind_a_cut(self) -> None:
@@ -205,6 +236,57 @@ class Streams(SynchronousTestCase):
             self.assertEqual(one._held, b"")
 
 
+class Ending(SynchronousTestCase):
+    """Our Close was sent: whatever comes is dropped, until the client's Close does, or too much has come."""
+
+    def setUp(self) -> None:
+        self.seen, self.reader = Seen(), Reader()
+        self.feed(frame(b"{}"))
+        self.seen.ending = True
+        self.seen.events.clear()
+
+    def feed(self, data: bytes) -> None:
+        self.reader.feed(data, MOST, self.seen)
+
+    @given(
+        st.lists(st.sampled_from([one for name, one in sorted(KINDS.items())]), max_size=6),
+        st.integers(1, 300),
+    )
+    def test_the_clients_close_is_found_behind_anything_however_it_is_cut(
+        self, kinds: list[Callable[[bytes], bytes]], step: int
+    ) -> None:
+        self.setUp()
+        data = b"".join(kind(b"\x88\x80" * 60) for kind in kinds) + frame(b"\x03\xe8", 8) + frame(b"{}")
+        for at in range(0, len(data), step):
+            if not self.seen.deaf:
+                self.feed(data[at : at + step])
+        self.assertEqual((self.seen.events, self.seen.pieces), ([("closed", b"")], []))
+
+    def test_the_rest_of_a_frame_that_began_before_is_dropped(self) -> None:
+        for large in (frame(b"x" * 60_000), frame(b"x" * 60_000, fin=False)):
+            seen, one = Seen(), Reader()
+            one.feed(large[:10_000], MOST, seen)
+            seen.ending = True
+            for piece in (large[10_000:20_000], large[20_000:] + frame(b"{}"), frame(b"", 8)):
+                one.feed(piece, MOST, seen)
+            self.assertEqual(seen.pieces, [large[:10_000]])
+            self.assertEqual([kind for kind, _ in seen.events], ["other", "closed"])
+
+    def test_who_goes_on_and_on_is_looked_at_no_more(self) -> None:
+        for flood in (frame(b"", 10) * 100, frame(b"", 9) * 100, frame(b"x" * 60_000)[:-1], frame(b"")[:5]):
+            self.setUp()
+            for _ in range(BEHIND_CLOSE + 1):
+                if not self.seen.deaf:
+                    self.feed(flood)
+            self.assertEqual(self.seen.events, [("overrun", b"")], flood[:6])
+            self.assertEqual(self.reader._held, b"")
+
+    def test_what_a_client_sends_before_it_sees_our_close_is_within_that(self) -> None:
+        self.feed(frame(b"{}") * (BEHIND_CLOSE - 2))
+        self.feed(frame(b"", 8))
+        self.assertEqual(self.seen.events, [("closed", b"")])
+
+
 class Work(SynchronousTestCase):
     """What reading costs, counted: frames looked at, and bytes handed on."""
 
@@ -222,3 +304,8 @@ class Work(SynchronousTestCase):
                 self.assertLessEqual(again[0], looks + 1, (kind, cut))
                 self.assertLessEqual(again[1], pieces + 1, (kind, cut))
                 self.assertEqual(again[2], handed, (kind, cut))
+
+    def test_pongs_are_told_of_together_and_not_all_at_once(self) -> None:
+        seen = read_all(frame(b"", 10) * 250 + frame(b"ab", 10) * 5 + frame(b"{}") + frame(b"", 10))
+        self.assertEqual(seen.crowds, [1 + CROWD, 1 + CROWD, 250 - 2 * CROWD - 2 + 5, 1])
+        self.assertEqual(sum(kind == "pong" for kind, _ in seen.events), 256)

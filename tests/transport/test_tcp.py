@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.transport.tcp import WriteThroughServer, paced
+from notify.transport.tcp import READ, WriteThroughServer, paced
 
 
 class Server(Protocol):
@@ -119,6 +119,21 @@ class WriteThroughTests(TestCase):
             if transport._tempDataBuffer:
                 break
         await server.lost
+
+    async def test_a_client_that_sends_much_is_read_from_a_little_at_a_time(self) -> None:
+        server, client = await self.connect()
+        reads: list[int] = []
+        done: Deferred[None] = Deferred()
+
+        def take(data: bytes) -> None:
+            reads.append(len(data))
+            if sum(reads) == 10 * READ:
+                done.callback(None)
+
+        server.dataReceived = take  # type: ignore[method-assign]
+        client.sendall(b"x" * 10 * READ)
+        await done
+        self.assertLessEqual(max(reads), READ)
 
     async def test_a_port_that_is_not_plain_tcp_is_left_alone(self) -> None:
         class Other:

@@ -15,10 +15,12 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Compression, Duration, Limits, Size
+from notify.core.session import Session
 from notify.identity import Identity
 from notify.transport.handshake import parse_networks
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
+from notify.transport.reader import CROWD
 from notify.transport.upstream import OpenProtocol
 from notify.transport.websocket import NO_COMPRESSION, ConnectionFactory
 from tests.support.world import World
@@ -290,7 +292,12 @@ class Segments(SynchronousTestCase):
 
     def test_a_crowd_that_begins_inside_a_frame_is_no_more_work(self) -> None:
         """Counted: what autobahn is given, and the most that it ever holds, for it copies that with each frame."""
-        for one, given in ((frame(b"", 10), 0), (frame(b"{}"), 0), (frame(b"12", 9), 8)):
+        for one, given in (
+            (frame(b"", 10), 0),
+            (frame(b"{}"), 0),
+            (frame(b"12", 9), 0),
+            (frame(b"", fin=False) + frame(b"", 0), 12),
+        ):
             for place in range(len(one)):
                 wire = Wire(frames_per_second=0, max_invalid=10**6).feed(head(*HANDSHAKE))
                 with count_work() as work:
@@ -379,6 +386,43 @@ class Floods(SynchronousTestCase):
                             wire.protocol.dataReceived(segment)
                     self.assertLessEqual(work.given, len(last), (last[:9], behind[:9]))
                     self.assertEqual([one for one, _ in frames(wire.answer)], [0x88])
+
+    def test_behind_our_close_nothing_is_looked_for_but_the_clients(self) -> None:
+        crowds = (
+            frame(b"", 10),
+            frame(b"12", 9),
+            frame(b'{"type":"ping"}'),
+            frame(b"", 0, fin=False),
+            frame(b"", 3),
+        )
+        for crowd in crowds:
+            for place in (0, 1, len(crowd) - 1):
+                wire = Wire(max_invalid=1).feed(head(*HANDSHAKE))
+                with count_work() as work, patch.object(Session, "spend", side_effect=AssertionError):
+                    wire.feed(frame(b"nonsense") + crowd[:place], crowd[place:] + crowd * 99)
+                    self.assertEqual((work.given, self.close_code(wire)), (0, 4502))
+                    self.assertFalse(wire.transport.disconnecting)
+                    wire.feed(frame(b"\x03\xe8", 8))
+                self.assertTrue(wire.transport.aborted, crowd)
+                self.assertEqual(self.close_code(wire), 4502)
+
+    def test_who_sends_on_behind_our_close_is_read_from_no_more_and_dropped(self) -> None:
+        wire = Wire(max_invalid=1).feed(head(*HANDSHAKE), frame(b"nonsense"))
+        self.assertEqual(wire.transport.producerState, "producing")
+        wire.feed(*[frame(b"", 10) * 100] * 20)
+        self.assertEqual(wire.transport.producerState, "paused")
+        self.assertFalse(wire.transport.aborted)
+        wire.world.clock.pump([0.25] * 8)
+        self.assertTrue(wire.transport.aborted)
+
+    def test_a_flood_is_not_looked_at_to_its_end(self) -> None:
+        for flood in (frame(b"", 10), frame(b"x", 10), frame(b"", 9), frame(b'{"type":"ping"}')):
+            wire = Wire(frames_burst=100).feed(head(*HANDSHAKE))
+            with patch.object(Session, "spend", autospec=True, side_effect=Session.spend) as spend:
+                wire.feed(flood * 10_000)
+            spent = sum(call.args[1] if len(call.args) > 1 else 1 for call in spend.call_args_list)
+            self.assertEqual(self.close_code(wire), 4504)
+            self.assertLessEqual(spent, 201 + CROWD, flood)
 
     def test_nothing_is_kept_of_what_comes_behind_the_end(self) -> None:
         wire = Wire(max_invalid=1).feed(head(*HANDSHAKE), frame(b"{}"))
