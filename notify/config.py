@@ -12,7 +12,7 @@ import tomllib
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -113,8 +113,15 @@ class Limits(Settings, frozen=True):
     reauthenticate: Duration = Duration(86400)
     #: one client frame, and one published payload
     max_frame: Size = Size(64 * 1024)
-    max_connections: Count = 0
+    #: sockets of the public port; "auto": as many as may be open files, less a reserve
+    max_connections: Count | Literal["auto"] = "auto"
     max_connections_per_user: Count = 0
+    #: of one address (of IPv6: a /64): connections, those of them without a valid token yet, and handshakes a second, on
+    #: average and at once. Not for loopback and private addresses, and behind proxies only where they are trusted
+    max_connections_per_address: Count = 1000
+    max_arriving_per_address: Count = 500
+    handshakes_per_second: Count = 50
+    handshakes_burst: Count = 1000
     #: clients on their way in, between handshake and token; more are sent away with 1013, to come back later
     max_arriving: Count = 5000
     max_subscriptions: Count = 1000
@@ -265,6 +272,8 @@ def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "
 def _plain(message: str) -> str:
     if choice := re.search(r"matching regex '\^\((.*)\)\$'", message):
         return f"it must be one of {choice[1].replace('|', ', ')}"
+    if unknown := re.match(r"Invalid enum value '?([^']*)'?", message):
+        return f"'{unknown[1]}' is neither a number nor \"auto\""
     if name := re.search(r"matching regex '\^\[A-Za-z0-9_-\]\{\d,(\d+)\}\$'", message):
         return f"it may have letters, digits, '_' and '-' only, {name[1]} at most"
     return message[:1].lower() + message[1:].replace("`", "'").replace("'str'", "text")
@@ -340,9 +349,10 @@ def _from_text(text: _FromEnvironment, wanted: Any) -> Any:
 
 
 def _bare(wanted: Any) -> Any:
-    """The type without Annotated and without ``| None``."""
+    """The type without Annotated and without ``| None``; a choice of several stays one."""
     if get_origin(wanted) is Annotated:
         return _bare(get_args(wanted)[0])
     if get_origin(wanted) in (Union, types.UnionType):
-        return _bare(next(a for a in get_args(wanted) if a is not type(None)))
+        choices = [one for one in get_args(wanted) if one is not type(None)]
+        return _bare(choices[0]) if len(choices) == 1 else wanted
     return wanted

@@ -46,9 +46,11 @@ from notify.service.reload import Reloader
 from notify.service.service import Listener, NotifyService, Part
 from notify.service.signals import Signals
 from notify.service.systemd import Systemd
-from notify.transport.handshake import Network, parse_networks
+from notify.transport.addresses import Network, parse_networks
+from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
+from notify.transport.tcp import open_files
 from notify.transport.websocket import ConnectionFactory
 
 #: the demo page's folder
@@ -201,7 +203,15 @@ def build(
         else None,
     )
     websockets = ConnectionFactory(hub, reactor, config.compression)
-    front = PublicFactory(websockets, pages, wheel, patience)
+    admission = Admission(
+        limits=lambda: live.now.limits,
+        trusted=lambda: live.now.trusted,
+        files=open_files,
+        seconds=reactor.seconds,
+        counted=metrics.sockets.set,
+        refused=lambda reason: metrics.turned_away.labels(reason).inc(),
+    )
+    front = PublicFactory(websockets, pages, admission, wheel, patience)
     internal = Listener(
         "internal",
         config.listen.internal,

@@ -14,6 +14,10 @@ from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
 
 
+def _nobody() -> None:
+    """In place of whoever wants to know."""
+
+
 class Hub:
     """See above. ``live`` holds the authenticator and the limits; ``now`` is Unix time, for dates: durations are the wheel's."""
 
@@ -36,33 +40,31 @@ class Hub:
         self.wheel = wheel
         self.now = now
         self.random = random
-        #: every open connection, and whether its client has arrived: has shown a good token once
-        self.connections: dict[IConnection, bool] = {}
+        #: every open connection, and who is told that its client has arrived: has shown a good token once. None: it has
+        self.connections: dict[IConnection, Callable[[], None] | None] = {}
         #: those that have not
         self.arriving = 0
 
-    def enter(self, connection: IConnection) -> bool:
-        """A client connects; whether there is room for it, among all and among those on their way in."""
-        self.connections[connection] = False
+    def enter(self, connection: IConnection, arrived: Callable[[], None] | None = None) -> bool:
+        """A client connects; whether there is room for it among those on their way in."""
+        self.connections[connection] = arrived or _nobody
         self.arriving += 1
         self.metrics.connections.inc()
         self.metrics.accepted.inc()
-        limits = self.live.now.limits
-        return not (
-            0 < limits.max_connections < len(self.connections) or 0 < limits.max_arriving < self.arriving
-        )
+        return not 0 < self.live.now.limits.max_arriving < self.arriving
 
     def arrive(self, connection: IConnection) -> None:
         """Its client has shown a good token."""
-        self.connections[connection] = True
+        arrived, self.connections[connection] = self.connections[connection], None
         self.arriving -= 1
+        if arrived is not None:
+            arrived()
 
     def leave(self, connection: IConnection) -> bool:
         """A connection is gone; False: it was already."""
-        arrived = self.connections.pop(connection, None)
-        if arrived is None:
+        if connection not in self.connections:
             return False
-        if not arrived:
+        if self.connections.pop(connection) is not None:
             self.arriving -= 1
         self.metrics.connections.dec()
         return True

@@ -90,16 +90,11 @@ class Session:
         self._deadline: Timer | None = None
         self._review: access.Review | None = None  # its chats are asked about again
 
-    @property
-    def identified(self) -> bool:
-        """Whether the client has shown a good token."""
-        return self.state == OPEN
-
     # --- from the transport ---------------------------------------------------------------------------------
 
-    def opened(self) -> None:
-        """The handshake is done."""
-        if self.hub.enter(self.connection):
+    def opened(self, arrived: Callable[[], None] | None = None) -> None:
+        """The handshake is done; ``arrived`` is called once the client has shown a good token."""
+        if self.hub.enter(self.connection, arrived):
             self.expect(self.hub.live.now.limits.auth_timeout)
         else:
             self.close(1013, self.hub.retry_after())

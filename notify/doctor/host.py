@@ -19,9 +19,8 @@ from msgspec import Struct
 from notify import components
 from notify.config import PLUGIN_TABLES, Config
 from notify.findings import Finding, span
+from notify.transport import admission
 
-#: files that a process has open beside its connections
-SPARE = 200
 #: seconds that a stop takes beside the drain: the last publishes, the broker's goodbye
 LAST_WORDS = 10.0
 _SECRET_KEYS = ("secret", "password", "token", "keys")
@@ -192,20 +191,29 @@ def _group(user: str) -> str:
 
 def limits(config: Config, unit: Unit | None) -> list[Finding]:
     """Whether as many connections can be open as are allowed, and whether their queues fit into memory."""
-    allowed = config.limits.max_connections
     most, where = (
         (unit.files, f"LimitNOFILE of {unit.name}")
         if unit is not None
         else (resource.getrlimit(resource.RLIMIT_NOFILE)[0], "the limit on open files here")
     )
     found = []
-    if allowed and allowed + SPARE > most:
+    allowed, fit = admission.most(config.limits, most), most - admission.reserve(most)
+    if allowed > fit:
         found.append(
             Finding(
                 "fault",
                 "file limit",
-                f"max_connections is {allowed}, but {where} is {most}: {max(0, most - SPARE)} connections fit.",
-                f"Set LimitNOFILE={allowed + SPARE} (in systemd: `systemctl edit`), or lower max_connections.",
+                f"max_connections is {allowed}, but {where} is {most}: {fit} connections fit.",
+                f"Set LimitNOFILE={allowed + admission.RESERVE} (in systemd: `systemctl edit`), or lower max_connections.",
+            )
+        )
+    elif config.limits.max_connections == "auto" and most < 10_000:
+        found.append(
+            Finding(
+                "note",
+                "file limit",
+                f"{where} is {most}: no more than {allowed} connections are let in.",
+                "Raise the limit on open files where more clients are expected.",
             )
         )
     elif allowed:
@@ -215,8 +223,8 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
             Finding(
                 "warning",
                 "file limit",
-                f"max_connections is 0, no limit, but {where} is {most}: later clients are not even accepted.",
-                f"Set limits.max_connections to {max(1, most - SPARE)} or less, or raise the limit on open files.",
+                f"max_connections is 0, no limit, but {where} is {most}: the last ones open are kept for other things.",
+                'Set limits.max_connections to "auto", or raise the limit on open files.',
             )
         )
     else:
@@ -225,7 +233,7 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
                 "note",
                 "file limit",
                 f"max_connections is 0, no limit; {where} is {most if most < 2**62 else 'infinity'}.",
-                "Set limits.max_connections to what this machine carries: the others are then told when to come back.",
+                "Set limits.max_connections to what this machine carries: the others are then told to come back.",
             )
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -29,6 +29,16 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         self.connections = Gauge("notify_connections", "Open WebSocket connections.", registry=r)
+        self.sockets = Gauge(
+            "notify_sockets", "Sockets of the public port, each from its accept to its end.", registry=r
+        )
+        self.turned_away = Counter(
+            "notify_connections_refused",
+            "Sockets of the public port that were refused, by reason: files, full, arriving, address_connections, "
+            "address_arriving, address_handshakes.",
+            ["reason"],
+            registry=r,
+        )
         self.accepted = Counter("notify_connections_accepted", "WebSocket handshakes completed.", registry=r)
         self.refused_handshakes = Counter(
             "notify_handshakes_refused",

@@ -1,4 +1,4 @@
-"""The opening handshake, as pure functions: who may open a connection, how it talks, where it comes from.
+"""The opening handshake, as pure functions: who may open a connection, and how it talks.
 
 :func:`judge` alone decides. It sees a whole head, so that an answer cannot depend on how TCP cut the bytes.
 """
@@ -10,15 +10,12 @@ from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from hashlib import sha1
 from http import HTTPStatus
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 from notify.transport.extensions import TOKEN, Deflate, accept_deflate, parse_offers
 from notify.transport.origins import origin_allowed, read_origin
 from notify.wire import encodings
 from notify.wire.frames import Encoding
-
-Network = IPv4Network | IPv6Network
 
 #: where clients connect
 PATH = "/ws"
@@ -70,6 +67,9 @@ class Refused(Exception):  # noqa: N818
 
 
 _MORE = {
+    # RFC 6585, section 4; RFC 9110, section 15.6.4
+    HTTPStatus.TOO_MANY_REQUESTS: "Retry-After: 5\r\nConnection: close\r\n",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Retry-After: 5\r\nConnection: close\r\n",
     HTTPStatus.METHOD_NOT_ALLOWED: "Allow: GET\r\nConnection: close\r\n",
     # RFC 6455, section 4.2.2; RFC 9110, sections 7.8 and 15.5.22
     HTTPStatus.UPGRADE_REQUIRED: "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nConnection: close, Upgrade\r\n",
@@ -185,36 +185,3 @@ def _accept(key: str, subprotocol: str | None, deflate: Deflate | None) -> bytes
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"{chosen}{agreed}Sec-WebSocket-Accept: {digest}\r\n\r\n"
     ).encode()
-
-
-def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Addresses and networks. Raises ``ValueError`` with a sentence."""
-    return tuple(ip_network(text, strict=False) for text in texts)
-
-
-def client_address(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
-    """Where a connection comes from: the last address of X-Forwarded-For that is not a trusted proxy's.
-
-    The header is believed only as far as the hop that added to it is trusted.
-    """
-    address = peer
-    hops = [hop.strip() for hop in forwarded.split(",")] if forwarded else []
-    while hops and _is_in(address, trusted):
-        address = hops.pop()
-    return address if _is_address(address) else peer
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_in(address: str, networks: Sequence[Network]) -> bool:
-    return (
-        bool(networks)
-        and _is_address(address)
-        and any(ip_address(address) in network for network in networks)
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
@@ -15,7 +16,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from notify.core.timers import Timer, Wheel
+from notify.transport.addresses import client_address
+from notify.transport.admission import Admission, TurnedAway
 from notify.transport.handshake import MAX_HEAD, PATH, Refused, judge, split_head
+from notify.transport.tcp import descriptor
 from notify.transport.websocket import LINGER, ConnectionFactory
 
 _WEBSOCKET = f"GET {PATH}".encode()
@@ -46,14 +50,30 @@ class _Arriving(Protocol):
         self._address = address
         self._start = b""
         self._timer: Timer | None = None
+        self._visit: Any = None  # a Visit, from the accept on
+        self._site: Any = None
         self._refused = False
 
     def connectionMade(self) -> None:
         """A client connected."""
+        transport: Any = self.transport
+        try:
+            self._visit = self._factory.admission.enter(_host(transport), descriptor(transport))
+        except TurnedAway as why:
+            # Under TLS an answer would cost a handshake, and out of files each turn counts.
+            if why.reason == "files" or _encrypted(transport):
+                self._refused = True
+                transport.abortConnection()
+            else:
+                self._refuse(Refused(_status(why)).answer)
+            return
         self._timer = self._factory.wheel.after(self._factory.patience(), self._give_up)
 
     def dataReceived(self, data: bytes) -> None:
         """The client's first bytes came, or some more of them."""
+        if self._site is not None:
+            self._site.dataReceived(data)
+            return
         if self._refused:
             return  # reading on keeps the kernel from resetting what the client has to get
         self._start += data
@@ -64,18 +84,25 @@ class _Arriving(Protocol):
             self._leave_to_site()
 
     def _shake_hands(self) -> None:
-        websocket, transport = self._factory.websocket, self.transport
+        websocket, transport, visit = self._factory.websocket, self.transport, self._visit
         try:
             parts = split_head(self._start)
             if parts is None:
                 return
             head, rest = parts
             accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
+            address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
+            visit.identify(address)
         except Refused as refused:
             websocket.refused(refused)
             self._refuse(refused.answer)
             return
-        protocol = websocket.open(transport, accepted)
+        except TurnedAway as why:
+            self._refuse(Refused(_status(why)).answer)
+            return
+        visit.opened()
+        self._visit = None
+        protocol = websocket.open(transport, accepted, address, visit)
         self._hand_over(protocol)
         if rest:
             protocol.dataReceived(rest)
@@ -95,29 +122,46 @@ class _Arriving(Protocol):
         if protocol is None:
             transport.loseConnection()
             return
-        self._hand_over(protocol)
+        self._factory.wheel.cancel(self._timer)
+        # This stays in between, to know when the connection is gone.
+        start, self._start, self._site = self._start, b"", protocol
         protocol.makeConnection(transport)
-        protocol.dataReceived(self._start)
+        protocol.dataReceived(start)
 
     def _hand_over(self, protocol: Any) -> None:
         self._factory.wheel.cancel(self._timer)
         # A TLS transport calls its wrappedProtocol, a plain one its protocol.
         transport: Any = self.transport
-        setattr(
-            transport, "wrappedProtocol" if hasattr(transport, "wrappedProtocol") else "protocol", protocol
-        )
+        setattr(transport, "wrappedProtocol" if _encrypted(transport) else "protocol", protocol)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The client left before it said what it wants."""
+        """The client is gone: before it said what it wants, or after it was served by the site."""
         self._factory.wheel.cancel(self._timer)
+        if self._visit is not None:
+            self._visit.leave()
+        if self._site is not None:
+            self._site.connectionLost(reason)
 
     def _give_up(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()
 
 
+def _host(transport: Any) -> str:
+    """The address at the other end of a transport; empty: it has none."""
+    return getattr(transport.getPeer(), "host", None) or ""
+
+
+def _encrypted(transport: Any) -> bool:
+    return hasattr(transport, "wrappedProtocol")
+
+
+def _status(why: TurnedAway) -> HTTPStatus:
+    return HTTPStatus.TOO_MANY_REQUESTS if why.alone else HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class PublicFactory(Factory):
-    """Serves ``websocket`` under its path and ``site`` everywhere else.
+    """Serves ``websocket`` under its path and ``site`` everywhere else, to those whom ``admission`` lets in.
 
     ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake.
     """
@@ -128,16 +172,19 @@ class PublicFactory(Factory):
         self,
         websocket: ConnectionFactory,
         site: IProtocolFactory,
+        admission: Admission,
         wheel: Wheel,
         patience: Callable[[], float],
     ) -> None:
         self.websocket = websocket
         self.site = site
+        self.admission = admission
         self.wheel = wheel
         self.patience = patience
 
     def doStart(self) -> None:
         """The port listens."""
+        self.admission.announce()
         self.websocket.doStart()
         self.site.doStart()
 

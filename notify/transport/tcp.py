@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -79,8 +81,10 @@ class PacedPort(tcp.Port):
 
     @property
     def numberAccepts(self) -> int:
-        """How many connections one turn may accept."""
-        return ACCEPTS
+        """How many connections one turn may accept: few where few files may be open, for one that is refused has its file
+        until the next turn.
+        """
+        return min(ACCEPTS, max(1, open_files() // 32))
 
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:
@@ -96,12 +100,29 @@ def direct(transport: Any) -> Callable[[bytes], int] | None:
 
 
 def settle(transport: Any) -> None:
-    """Let a transport settle, if it is one that arrives; under TLS it is the one below."""
-    while transport is not None:
-        if isinstance(transport, PolledServer):
-            transport.settle()
-            return
+    """Let a transport settle, if it is one that arrives."""
+    below = _socket_below(transport)
+    if isinstance(below, PolledServer):
+        below.settle()
+
+
+def open_files() -> int:
+    """How many files this process may have open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
+
+
+def descriptor(transport: Any) -> int:
+    """The descriptor of a transport's socket; -1: it has none."""
+    below = _socket_below(transport)
+    return -1 if below is None else below.socket.fileno()
+
+
+def _socket_below(transport: Any) -> WriteThroughServer | None:
+    """The transport that has the socket, which under TLS is the one below; None: it is no TCP server's."""
+    while transport is not None and not isinstance(transport, WriteThroughServer):
         transport = vars(transport).get("transport")
+    return transport
 
 
 def write_through(port: Any) -> None:

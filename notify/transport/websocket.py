@@ -17,8 +17,10 @@ from notify.core.hub import Hub
 from notify.core.session import Session
 from notify.core.timers import Timer
 from notify.identity import Peer
+from notify.transport.addresses import Network
+from notify.transport.admission import Visit
 from notify.transport.connection import Connection, SendQueues
-from notify.transport.handshake import Accepted, Network, Refused, client_address
+from notify.transport.handshake import Accepted, Refused
 from notify.transport.reader import Reader
 from notify.transport.tcp import direct, settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
@@ -44,13 +46,15 @@ class ClientProtocol(OpenProtocol):
     factory: ConnectionFactory
     connection: Connection | None = None
     _session: Session | None = None
-    _heard = _pinged = _settled = False
+    _heard = _pinged = False
     _ping: Timer | None = None
     _lingering: Timer | None = None
     _reader: Reader
+    _visit: Visit
 
-    def open(self, peer: Peer, encoding: Encoding) -> None:
+    def open(self, peer: Peer, encoding: Encoding, visit: Visit) -> None:
         """The handshake is done, and the transport is here."""
+        self._visit = visit
         hub = self.factory.hub
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
@@ -68,7 +72,11 @@ class ClientProtocol(OpenProtocol):
         self._session = session = Session(connection, hub)
         self.transport.registerProducer(connection, True)
         self._ping = hub.wheel.after(hub.live.now.limits.ping_interval, self._look)
-        session.opened()
+        session.opened(self._arrived)
+
+    def _arrived(self) -> None:
+        self._visit.arrived()
+        settle(self.transport)
 
     # --- from the client ------------------------------------------------------------------------------------
 
@@ -83,9 +91,6 @@ class ClientProtocol(OpenProtocol):
             self._reader.feed(data, self.factory.most, self)
         finally:
             connection.release()
-        if not self._settled and self._session is not None and self._session.identified:
-            self._settled = True
-            settle(self.transport)
 
     def message(self, payload: bytes, binary: bool) -> None:
         """A whole message came."""
@@ -157,6 +162,7 @@ class ClientProtocol(OpenProtocol):
         hub.wheel.cancel(self._ping)
         hub.wheel.cancel(self._lingering)
         self._ping = self._lingering = None
+        self._visit.leave()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.end()
@@ -222,10 +228,9 @@ class ConnectionFactory(OpenFactory):
                 origin=refused.origin[:100],
             )
 
-    def open(self, transport: Any, accepted: Accepted) -> ClientProtocol:
-        """Answer a handshake: a connection that goes on with the transport."""
-        address = getattr(transport.getPeer(), "host", "")
-        peer = Peer(client_address(address, accepted.forwarded, self.trusted), accepted.origin)
+    def open(self, transport: Any, accepted: Accepted, address: str, visit: Visit) -> ClientProtocol:
+        """Answer a handshake of a client at this address: a connection that goes on with the transport."""
+        peer = Peer(address, accepted.origin)
         protocol: ClientProtocol = self.protocol()
         protocol.factory = self
         encoding = accepted.encoding
@@ -237,5 +242,5 @@ class ConnectionFactory(OpenFactory):
             )
         transport.write(accepted.answer)
         protocol.makeConnection(transport)
-        protocol.open(peer, encoding)
+        protocol.open(peer, encoding, visit)
         return protocol

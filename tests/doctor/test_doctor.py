@@ -102,6 +102,8 @@ class Limits(TestCase):
             (5100, 5000, "fault"),
             (1024, 0, "warning"),
             (524288, 0, "note"),
+            (1024, "auto", "note"),
+            (524288, "auto", "ok"),
         ):
             found = host.limits(config(LIMITS__MAX_CONNECTIONS=str(allowed)), unit(files=most))
             self.assertEqual((most, allowed, levels(found, "file limit")), (most, allowed, [expected]))

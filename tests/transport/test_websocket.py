@@ -248,8 +248,16 @@ class Faults(TestCase):
 class Limits(TestCase):
     timeout = 60
 
-    async def test_over_the_connection_limit_closes_with_1013_and_advice(self) -> None:
+    async def test_over_the_connection_limit_no_handshake_is_answered(self) -> None:
         server = await LocalServer(LIMITS__MAX_CONNECTIONS="2").start(self)
+        clients = [await deferToThread(RawClient, server.ws) for _ in range(3)]
+        self.assertEqual([client.status for client in clients], [101, 101, 503])
+        self.assertIn("\r\nRetry-After: ", clients[2].head)
+        for client in clients:
+            client.close()
+
+    async def test_over_the_limit_of_arrivals_closes_with_1013_and_advice(self) -> None:
+        server = await LocalServer(LIMITS__MAX_ARRIVING="2").start(self)
         clients = [await deferToThread(RawClient, server.ws) for _ in range(3)]
         opcode, payload = await deferToThread(clients[2].receive)
         self.assertEqual((opcode, int.from_bytes(payload[:2], "big")), (8, 1013))

@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.config import Compression, Duration, Limits, Size
 from notify.core.session import Session
 from notify.identity import Identity
-from notify.transport.handshake import parse_networks
+from notify.transport.addresses import parse_networks
+from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.reader import CROWD
@@ -128,13 +129,23 @@ class Wire:
         self.world.authenticator.tokens["t"] = Identity(7, 1)
         self._in_force = {"allowed_origins": parse_origins(origins), "trusted": parse_networks(trusted)}
         factory = ConnectionFactory(self.world.hub, Clock(), compression)
-        self.port = PublicFactory(factory, Site(), self.world.hub.wheel, lambda: 5.0)
+        live, metrics = self.world.live, self.world.metrics
+        self.admission = Admission(
+            lambda: live.now.limits,
+            lambda: live.now.trusted,
+            lambda: 1000,
+            self.world.clock.seconds,
+            metrics.sockets.set,
+            lambda reason: metrics.turned_away.labels(reason).inc(),
+        )
+        self.port = PublicFactory(factory, Site(), self.admission, self.world.hub.wheel, lambda: 5.0)
         self.again()
 
-    def again(self) -> Wire:
+    def again(self, address: str = "192.168.1.1") -> Wire:
         """Another client of the same server, which may share its world with others."""
         self.world.reload(**self._in_force)
         self.transport = Peer()
+        self.transport.peerAddr = IPv4Address("TCP", address, 1234)
         self.transport.protocol = self.port.buildProtocol(None)
         self.transport.protocol.makeConnection(self.transport)
         return self
@@ -142,7 +153,7 @@ class Wire:
     @property
     def protocol(self) -> Any:
         """Who has the transport now."""
-        return self.transport.protocol
+        return getattr(self.transport.protocol, "_site", None) or self.transport.protocol
 
     def feed(self, *segments: bytes) -> Wire:
         with patch("notify.transport.websocket.direct", lambda transport: transport.send):
