@@ -10,6 +10,8 @@ import ssl
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
-from websockets.sync.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from notify.config import load
 from notify.observe.metrics import Metrics
@@ -101,12 +104,19 @@ class NginxTests(TempCase):
     def test_a_client_gets_through_it_and_its_log_keeps_the_query_to_itself(self) -> Deferred[None]:
         return deferToThread(self.through)
 
-    def through(self) -> None:
+    @contextmanager
+    def running(self, *changes: tuple[str, str]) -> Iterator[tuple[Server, Callable[[], ClientConnection]]]:
+        """nginx in front of a server, and a way to connect through it."""
         nginx = program("nginx")
         plain, tls = free_port(), free_port()
         trusting = '[listen]\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["*"]\n'
         with Server(trusting) as server:
             whole = self.configure(server.public, plain, tls)
+            text = whole.read_text()
+            for old, new in changes:
+                self.assertIn(old, text)
+                text = text.replace(old, new)
+            whole.write_text(text)
             process = subprocess.Popen([nginx, "-c", str(whole), "-e", str(self.folder / "error.log")])
             try:
                 context = ssl.create_default_context(cafile=str(self.folder / "tls.pem"))
@@ -121,19 +131,38 @@ class NginxTests(TempCase):
 
                 wait_for("nginx listens", reach)
                 url = f"wss://127.0.0.1:{tls}/ws?client_id=7&token=in-the-query"
-                with connect(url, ssl=context, close_timeout=1) as connection:
-                    client = Client(connection)
-                    client.send(type="auth", token=token())
-                    self.assertTrue(client.receive()["success"])
-                    client.send(type="subscribe", chat_id=1, id=1)
-                    client.receive()
-                    self.assertEqual(server.publish(1, "through nginx")[0], 200)
-                    self.assertEqual(client.receive()["content"], "through nginx")
-                wait_for("the access log", lambda: "/ws" in (self.folder / "access.log").read_text())
-                self.assertNotIn("in-the-query", (self.folder / "access.log").read_text())
+                yield server, lambda: connect(url, ssl=context, close_timeout=1)
             finally:
                 process.terminate()
                 process.wait(10)
+
+    def through(self) -> None:
+        with self.running() as (server, dial):
+            with dial() as connection:
+                client = Client(connection)
+                client.send(type="auth", token=token())
+                self.assertTrue(client.receive()["success"])
+                client.send(type="subscribe", chat_id=1, id=1)
+                client.receive()
+                self.assertEqual(server.publish(1, "through nginx")[0], 200)
+                self.assertEqual(client.receive()["content"], "through nginx")
+            wait_for("the access log", lambda: "/ws" in (self.folder / "access.log").read_text())
+            self.assertNotIn("in-the-query", (self.folder / "access.log").read_text())
+
+    def test_an_address_has_only_so_many_connections_and_handshakes(self) -> Deferred[None]:
+        return deferToThread(self.limited)
+
+    def limited(self) -> None:
+        for change, let_in in (
+            (("limit_conn notify_connections 1000;", "limit_conn notify_connections 2;"), 2),
+            (("burst=1000 nodelay;", "burst=3 nodelay;"), 4),
+        ):
+            with self.running(change, ("rate=50r/s", "rate=1r/m")) as (_, dial), ExitStack() as open_:
+                for _ in range(let_in):
+                    open_.enter_context(dial())
+                with self.assertRaises(InvalidStatus) as refused:
+                    dial()
+                self.assertEqual(refused.exception.response.status_code, 429)
 
 
 def exported() -> set[str]:

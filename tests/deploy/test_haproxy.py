@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 from typing import Any
@@ -105,3 +106,42 @@ class Balancing(TestCase):
         for port in self.ports:
             await maybeDeferred(port.stopListening)
         self.assertEqual(set((await self.where(range(5))).values()), {"status 503"})
+
+
+class Addresses(TestCase):
+    timeout = 60
+
+    def refused(self, port: int, held: list[socket.socket]) -> int:
+        """How many connections of this machine are let in before one is not."""
+        while True:
+            try:
+                link = socket.create_connection(("127.0.0.1", port), 10)
+                link.sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n")
+                let_in = bool(link.recv(12))
+            except ConnectionError:
+                let_in = False
+            if not let_in:
+                return len(held)
+            held.append(link)
+
+    async def test_an_address_has_only_so_many_connections(self) -> None:
+        node = Site(Node("node1"))
+        node.noisy = False
+        port: Any = reactor.listenTCP(0, node, interface="127.0.0.1")
+        self.addCleanup(lambda: maybeDeferred(port.stopListening))
+        one = port.getHost().port
+        for changes, let_in in (
+            ((("sc0_conn_cur gt 1000", "sc0_conn_cur gt 3"),), 3),
+            ((("sc0_conn_rate gt 2000", "sc0_conn_rate gt 5"),), 5),
+        ):
+            haproxy = HAProxy(
+                [one, one, one], ("    tcp-request connection accept if inside\n", ""), *changes
+            )
+            self.addCleanup(haproxy.remove)
+            await haproxy.start()
+            held: list[socket.socket] = []
+            found = await deferToThread(self.refused, haproxy.port, held)
+            for link in held:
+                link.close()
+            # The look whether it listens was a connection, too, which may or may not be counted any more.
+            self.assertIn(found, (let_in - 1, let_in))

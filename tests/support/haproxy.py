@@ -17,9 +17,9 @@ CONFIG = ROOT / "etc" / "haproxy" / "haproxy.cfg"
 
 
 class HAProxy:
-    """Balances over the nodes at these ports."""
+    """Balances over the nodes at these ports. ``changes`` are what stands otherwise in the file, and what instead."""
 
-    def __init__(self, ports: list[int]) -> None:
+    def __init__(self, ports: list[int], *changes: tuple[str, str]) -> None:
         self.binary = program("haproxy")
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="haproxy-"))
@@ -29,7 +29,10 @@ class HAProxy:
             raise AssertionError("etc/haproxy/haproxy.cfg has other servers or another bind than it had")
         text += "".join(f"    server node{n} 127.0.0.1:{port}\n" for n, port in enumerate(ports, start=1))
         text = text.replace("log /dev/log local0", "log stdout format raw local0")
-        text = text.replace("maxconn 100000", "maxconn 2000")
+        for old, new in (("maxconn 100000", "maxconn 2000"), *changes):
+            if old not in text:
+                raise AssertionError(f"etc/haproxy/haproxy.cfg has no '{old}'")
+            text = text.replace(old, new)
         self.config = self.directory / "haproxy.cfg"
         self.config.write_text(text)
         self.process: subprocess.Popen[bytes] | None = None
