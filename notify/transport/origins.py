@@ -66,7 +66,7 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     # https://a.b.chat.example is of https://*.chat.example, as is https://b.chat.example
     above = here.host
     while above := above.partition(".")[2]:
-        if str(here._replace(host=_WILD + above)) in allowed:
+        if str(Origin(here.scheme, _WILD + above, here.port)) in allowed:
             return True
     return False
 

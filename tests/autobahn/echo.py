@@ -7,6 +7,7 @@ from typing import Any
 
 from notify.config import Compression, Size
 from notify.core.hub import Hub
+from notify.transport.admission import Visit
 from notify.transport.handshake import Accepted
 from notify.transport.websocket import LINGER, ClientProtocol, ConnectionFactory
 from notify.wire import encodings
@@ -50,8 +51,8 @@ class EchoFactory(ConnectionFactory):
         super().__init__(hub, reactor, Compression(enabled=True, minimum=Size(0)))
         self.prepare(Echo, self.most, LINGER)
 
-    def open(self, transport: Any, accepted: Accepted) -> ClientProtocol:
-        protocol: Any = super().open(transport, accepted)
+    def open(self, transport: Any, accepted: Accepted, address: str, visit: Visit) -> ClientProtocol:
+        protocol: Any = super().open(transport, accepted, address, visit)
         if accepted.deflate is not None:
             protocol.window_bits = accepted.deflate.window_bits
         return protocol  # type: ignore[no-any-return]
