@@ -33,6 +33,7 @@ from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
 from notify.http.keys import ApiKeys, read_keys
+from notify.http.server import Site
 from notify.http.sites import internal_site, public_site
 from notify.interfaces import IBroker, IRegistry
 from notify.observe import logging, tracing
@@ -178,6 +179,8 @@ def build(
     def patience() -> float:
         return live.now.limits.handshake_timeout
 
+    logs = partial(logging.takes_debug, Site.__module__)
+
     # Listeners: the API inside; WebSockets, health and the demo page outside.
     api = internal_site(
         reactor=reactor,
@@ -191,6 +194,7 @@ def build(
         limits=config.limits,
         metrics=metrics,
         tracer=tracer,
+        logs=logs,
     )
     pages = public_site(
         reactor=reactor,
@@ -201,6 +205,7 @@ def build(
         demo_routes=demo_routes(partial(dev.issue_token, config), broker)
         if config.listen.demo and show
         else None,
+        logs=logs,
     )
     websockets = ConnectionFactory(hub, reactor, config.compression)
     admission = Admission(

@@ -58,7 +58,7 @@ LIBRARIES = {
     "nats": "nats",
     "nkeys": "nats",
     "asyncio": "nats service.reactor client._asyncio",
-    "twisted.web": "http auth",
+    "twisted.web": "auth",
     "jwt": "auth cli.token",
     "google.protobuf": "wire",
 }

@@ -75,10 +75,10 @@ class Reloads(SynchronousTestCase):
         site: Any = service.internal.factory
         websockets, pages = front.websocket, front.site
         authenticator = websockets.hub.live.now.authenticator
-        self.assertEqual((front.patience(), pages.timeOut), (5, 5))
+        self.assertEqual((front.patience(), pages.patience()), (5, 5))
         site.keys.check(f"Bearer {OLD}".encode())
         service.reloader.reload()
-        self.assertEqual((front.patience(), pages.timeOut), (9, 9))
+        self.assertEqual((front.patience(), pages.patience()), (9, 9))
         site.keys.check(f"Bearer {NEW}".encode())
         self.assertRaises(Refused, site.keys.check, f"Bearer {OLD}".encode())
         self.assertEqual(websockets.allowed_origins, ("https://a",))

@@ -90,7 +90,7 @@ def demo_routes(
 def _own_address(request: Request) -> None:
     """Refuse a Host that is not this machine's to itself: any other can be made to lead here by anyone."""
     try:
-        host = urlsplit(f"//{request.getHeader('host') or ''}").hostname or ""
+        host = urlsplit(f"//{request.host}").hostname or ""
         own = host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         own = False

@@ -1,16 +1,22 @@
-"""What a handler gives back: an answer, or a refusal that is raised. Every error body is the same JSON."""
+"""What a handler gives back: an answer, whole or as it comes about, another protocol, or a refusal that is raised.
+
+Every error body is the same JSON.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct, field
+from twisted.internet.interfaces import IProtocol
 
 from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown
 from notify.messages import Poison
 from notify.topics import Topic
+from notify.wire.head import MAX_HEAD, MAX_LINES
 
 #: where the interface description keeps its types
 REF = "#/components/schemas/{name}"
@@ -38,6 +44,42 @@ class Answer(Struct, frozen=True):
     body: bytes
     content_type: bytes = b"application/json"
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where a streamed answer is written to."""
+
+    def write(self, data: bytes) -> None:
+        """Send ``data`` behind what was written before. Nothing happens once the client is gone."""
+
+    def finish(self) -> None:
+        """That was all. Harmless when the client is gone."""
+
+
+class Stream(Struct, frozen=True):
+    """An answer whose body is written as it comes about, in chunks.
+
+    ``begin(sink)`` is called when the client may be written to; it gives a push producer (Twisted's ``IPushProducer``),
+    which is paused while the client has not taken what was written, resumed when it has, and stopped when it is gone. A
+    paused one that goes on writing fills the server's memory. A client that takes nothing for as long as a connection may
+    be idle is cut off. It is not called for HEAD. A stream does not hold up the server's stop.
+    """
+
+    begin: Callable[[Sink], Any]
+    status: int = HTTPStatus.OK
+    content_type: bytes = b"application/json"
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+class Upgrade(Struct, frozen=True):
+    """The connection is ``protocol``'s from now on (RFC 9110, section 7.8).
+
+    ``head`` is the whole answer, 101 and what belongs to it, which the handler made of ``request.head``. What the client
+    sent behind its request is the protocol's first data.
+    """
+
+    head: bytes
+    protocol: IProtocol
 
 
 def answer(value: object, status: int = HTTPStatus.OK) -> Answer:
@@ -73,6 +115,33 @@ def bad_request(message: str) -> Refused:
 def too_large(message: str) -> Refused:
     """413: more than the server takes at once."""
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
+
+
+def headers_too_large() -> Refused:
+    """431."""
+    return Refused(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        "headers_too_large",
+        f"the request line and headers may be {MAX_HEAD} bytes and {MAX_LINES} headers together",
+    )
+
+
+def slow() -> Refused:
+    """408."""
+    return Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not arrive whole in time")
+
+
+def too_many_ahead() -> Refused:
+    """429: a client that does not wait for answers."""
+    return Refused(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too_many_requests",
+        "wait for an answer before you send the next request",
+    )
+
+
+#: 504: a handler that only asks something took too long
+TIMEOUT = Refused(HTTPStatus.GATEWAY_TIMEOUT, "timeout", "no answer came in time; try again later")
 
 
 def topic_of(subject: str) -> Topic:

@@ -108,7 +108,7 @@ class Publisher:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
         if isinstance(body, Publication):
-            return self._publish(body, key, request).addCallback(answer)
+            return self._publish(body, key, request)
         if not body:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
@@ -145,9 +145,9 @@ class Publisher:
             under_way.append(working.addCallbacks(accepted, refused, (index, one.subject), {}, (index,)))
         return together
 
-    def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Published]:
+    def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Answer]:
         working = self._start(one, key, request)
-        return working.addCallbacks(self._count, self._count_failure, callbackArgs=(one.subject,))
+        return working.addCallbacks(self._accepted, self._count_failure, callbackArgs=(one.subject,))
 
     def _start(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
@@ -174,9 +174,9 @@ class Publisher:
             _ended, inner
         )
 
-    def _count(self, position: Position, subject: str) -> Published:
+    def _accepted(self, position: Position, subject: str) -> Answer:
         self._ok.inc()
-        return Published(subject, position.epoch, position.seq)
+        return answer(Published(subject, position.epoch, position.seq))
 
     def _count_failure(self, failure: Failure) -> Failure:
         refused = _refusal(failure)

@@ -1,208 +1,52 @@
-"""A hardened HTTP/1.1 server on twisted.web: flat routes, bounded requests, deadlines, every error as JSON.
+"""A hardened HTTP/1.1 server: flat routes, bounded requests, deadlines, every error as JSON.
 
-What twisted.web does not do by itself, and this package adds: a request is judged at the end of its headers,
-before any of its body is taken; a body is bounded however it is sent; a request must be whole within a deadline,
-however steadily it trickles in; a refused client hears why, even while it is still sending; no answer is HTML,
-names a software version or shows a traceback.
+A request is judged at the end of its headers, before any of its body is taken; a body is bounded however it is sent; no
+answer is HTML, names a software version or shows a traceback. What a connection may do: :mod:`notify.http.connection`.
 """
 
 from __future__ import annotations
 
-import math
-import secrets
+import time
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from http import HTTPStatus
+from math import inf
+from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, ISSLTransport
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web import http
 
-from notify.http.answers import Answer, Refused, bad_request
+from notify.http.answers import Answer, Stream
+from notify.http.connection import Connection
 from notify.http.keys import ApiKeys
-from notify.http.request import NO_SUCH_PATH, Request, Route
+from notify.http.request import Request, Route
 from notify.observe.metrics import Metrics
+
+__all__ = ["Route", "Site"]
 
 _log = Logger()
 
-#: bytes of a refused body that are read and thrown away so that the connection can live on
-_SMALL_BODY = 64 * 1024
+#: of request ids, which are no secret
+_random = Random()  # noqa: S311
+
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-class Channel(http.HTTPChannel):
-    """One client connection."""
-
-    maxHeaders = 64
-    #: seconds for a whole request once its first line is here
-    request_timeout = 20.0
-    #: seconds in which a refused client may read the answer, while what it still sends is thrown away
-    linger = 2.0
-    #: bytes of that; more are not read at all
-    linger_bytes = 8 * 2**20
-
-    factory: Any
-    transport: Any
-    timeOut: Any
-    requestFactory = Request
-    _refused = False
-    _hang_up: Any = None
-    _timer: Any = None
-    _deadline = math.inf
-    _thrown_away = 0
-    _wire = 0
-
-    def resetTimeout(self) -> None:
-        """Not by mere data: what runs is a deadline for the whole request."""
-
-    def setTimeout(self, period: float | None) -> float | None:
-        """Let the connection time out in ``period`` seconds, or not at all; gives the period before.
-
-        Deadlines change several times a request: they are mere numbers, and one timer looks at them now and then.
-        (A timer of its own each time costs milliseconds a request, since asyncio's reactor searches all of its timers
-        to make one ring earlier.) The timer rings before any deadline can be over.
-        """
-        before: float | None = self.timeOut
-        self.timeOut = period
-        self._deadline = math.inf if period is None else self.factory.reactor.seconds() + period
-        if period is not None and self._timer is None:
-            self._watch()
-        return before
-
-    def _watch(self) -> None:
-        left = self._deadline - self.factory.reactor.seconds()
-        self._timer = self.callLater(max(0.0, min(left, self.request_timeout)), self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self.factory.reactor.seconds() >= self._deadline:
-            self.timeoutConnection()
-        elif self._deadline < math.inf:
-            self._watch()
-
-    def timeoutConnection(self) -> None:
-        """The client was idle, too slow with its request, or does not read its answer."""
-        if self.requests:
-            self.refuse(
-                Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not arrive whole in time")
-            )
-        else:
-            self._hang_up = self.callLater(self.linger, self.transport.abortConnection)
-            self.loseConnection()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Bytes from the client."""
-        if not self._refused:
-            LineReceiver.dataReceived(self, data)
-            return
-        self._thrown_away += len(data)
-        if self._thrown_away > self.linger_bytes and not self.transport.disconnecting:
-            self.transport.pauseProducing()
-
-    def lineReceived(self, line: bytes) -> None:
-        """The request line or a header."""
-        if self._refused:
-            return
-        if not self.requests and line:
-            self.setTimeout(min(self.request_timeout, self.factory.timeOut))
-        super().lineReceived(line)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """A piece of a body, or of a request that was sent ahead."""
-        if self._refused:
-            return
-        if self._transferDecoder is not None:
-            self._wire += len(data)
-            request: Request = self.requests[-1]
-            if self._wire > _SMALL_BODY + 2 * request.max_body:
-                # Chunks so small, or with so much about them, that reading them costs more than their content.
-                self.refuse(request.oversized())
-                return
-        super().rawDataReceived(data)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """The request line or a header is longer than we read."""
-        self.refuse(_HEADERS_TOO_LARGE)
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        large = (
-            self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders
-        )
-        self.refuse(_HEADERS_TOO_LARGE if large else _MALFORMED)
-
-    def allHeadersReceived(self) -> None:
-        """Judge the request before its body is taken, and before a client that waits for 100 is told to go on."""
-        self._wire = 0
-        site: Site = self.factory
-        request: Request = self.requests[-1]
-        request.begin(site, self._command, self._path, self._version, self.length)
-        waits = request.requestHeaders.hasHeader(b"Expect")
-        body = self.length != 0
-        if request.refused and body and (waits or self.length is None or self.length > _SMALL_BODY):
-            self.refuse(request.refused)
-        else:
-            super().allHeadersReceived()
-
-    def allContentReceived(self) -> None:
-        """The request is whole."""
-        if not self._refused:
-            # The deadline of this request must not become the idle time before the next.
-            self.setTimeout(self.factory.timeOut)
-            super().allContentReceived()
-
-    def refuse(self, refused: Refused) -> None:
-        """Answer whatever came with an error, now, and hang up once the client has had time to read it."""
-        if self._refused:
-            return
-        self._refused = True
-        self.setTimeout(None)
-        self.clearLineBuffer()
-        site: Site = self.factory
-        request: Request | None = self.requests[-1] if self.requests else None
-        request_id = (request.request_id if request else "") or site.new_id()
-        answer = refused.answer()
-        lines = [b"HTTP/1.1 %d %s" % (answer.status, HTTPStatus(answer.status).phrase.encode())]
-        lines += [name + b": " + value for name, value in site.headers(answer, request_id)]
-        self.transport.write(b"\r\n".join([*lines, b"Connection: close", b"", answer.body]))
-        site.note(request.name if request else NO_SUCH_PATH, answer.status, request_id, request)
-        self._hang_up = self.callLater(self.linger, self.transport.abortConnection)
-        half_close = getattr(self.transport, "loseWriteConnection", None)
-        if half_close is None or ISSLTransport.providedBy(self.transport):
-            self.loseConnection()
-        else:
-            # A full close would make the kernel answer what is still on its way with a reset, and the client's
-            # kernel might throw our answer away (RFC 9112, section 9.6).
-            half_close()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over."""
-        super().connectionLost(reason)
-        for timer in (self._hang_up, self._timer):
-            if timer is not None and timer.active():
-                timer.cancel()
-
-
-_MALFORMED = bad_request("this is not a valid HTTP/1.1 request")
-_HEADERS_TOO_LARGE = Refused(
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "headers_too_large",
-    f"the request line and headers may be {Channel.totalHeadersSize} bytes and {Channel.maxHeaders} headers together",
-)
-
-
-class Site(http.HTTPFactory):
+class Site(Factory):
     """Serves ``routes`` by exact path.
 
     ``keys`` guard the secure routes and every path under ``/v1``. None: nothing is special about ``/v1``, and nobody may
     use a secure route.
     ``timeout()`` is how long a connection may be idle now, and ``answer_timeout`` how long a handler may
-    take, in seconds. ``new_id`` makes request ids.
+    take, in seconds. ``new_id`` makes request ids. A client is cut off that had its next request here before the one
+    before was answered more than ``most_ahead`` times in a row. ``logs()`` is whether anybody reads what is logged of each
+    answer: it costs as much as the answer.
     """
 
-    protocol: Any = Channel
     noisy = False
 
     def __init__(
@@ -213,30 +57,37 @@ class Site(http.HTTPFactory):
         metrics: Metrics,
         timeout: Callable[[], float] = lambda: 60.0,
         answer_timeout: float = 30.0,
-        new_id: Callable[[], str] = lambda: secrets.token_hex(8),
+        new_id: Callable[[], str] = lambda: f"{_random.getrandbits(64):016x}",
+        most_ahead: float = inf,
+        logs: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._timeout = timeout
-        super().__init__(reactor=reactor)
+        self.reactor: Any = reactor
         self.routes, self.keys, self.metrics = routes, keys, metrics
+        self.patience = timeout
         self.answer_timeout = answer_timeout
         self.new_id = new_id
+        self.most_ahead = most_ahead
+        self._logs = logs
         self._under_way = 0
         self._waiting: list[Deferred[None]] = []
+        self._due: list[Connection] = []
+        self._counts: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._second, self._date = 0, b""
 
-    @property
-    def timeOut(self) -> float:
-        """What twisted.web asks for."""
-        return self._timeout()
+    def buildProtocol(self, addr: Any) -> Connection:
+        """A client connects."""
+        return Connection(self)
 
-    @timeOut.setter
-    def timeOut(self, _: float | None) -> None:
-        """Twisted's own default, which is not wanted."""
+    def soon(self, connection: Connection) -> None:
+        """Let a connection go on in the next turn of the reactor."""
+        if not self._due:
+            self.reactor.callLater(0, self._turn)
+        self._due.append(connection)
 
-    def startFactory(self) -> None:
-        """No access log file, and no timer for its dates."""
-
-    def stopFactory(self) -> None:
-        """Nothing was started."""
+    def _turn(self) -> None:
+        due, self._due = self._due, []
+        for connection in due:
+            connection.go_on()
 
     def begun(self) -> None:
         """A handler started."""
@@ -259,37 +110,51 @@ class Site(http.HTTPFactory):
             finished.callback(None)
         return finished
 
-    @staticmethod
-    def headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
-        """The headers of an answer."""
-        return [
-            (b"Date", http.datetimeToString()),
-            (b"Content-Type", answer.content_type),
-            (b"Content-Length", b"%d" % len(answer.body)),
-            *([] if b"Cache-Control" in answer.headers else [(b"Cache-Control", b"no-store")]),
-            (b"X-Content-Type-Options", b"nosniff"),
-            (b"X-Request-Id", request_id.encode("ascii")),
-            *answer.headers.items(),
-        ]
-
-    def log(self, request: Request) -> None:  # type: ignore[override]
-        """A request was answered."""
-        self.note(request.name, request.code, request.request_id, request)
+    def top(self, answer: Answer | Stream, framing: bytes, request_id: str, close: bool) -> bytes:
+        """Status line and headers of an answer; ``framing`` is the header line that says where it ends, or empty."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._date = now, formatdate(now, usegmt=True).encode("ascii")
+        own = answer.headers
+        return (
+            b"%bDate: %b\r\nContent-Type: %b\r\n%b%bX-Content-Type-Options: nosniff\r\nX-Request-Id: %b\r\n%b%b\r\n"
+            % (
+                _STATUS[answer.status],
+                self._date,
+                answer.content_type,
+                framing,
+                b"" if b"Cache-Control" in own else b"Cache-Control: no-store\r\n",
+                request_id.encode("ascii"),
+                b"".join([b"%b: %b\r\n" % each for each in own.items()]) if own else b"",
+                b"Connection: close\r\n" if close else b"",
+            )
+        )
 
     def note(self, name: str, status: int, request_id: str, request: Request | None) -> None:
         """Count and log an answer: no query, no header, no body, and no path that a client made up."""
-        seconds = self.reactor.seconds() - request.received if request and request.received else 0.0
-        self.metrics.http_requests.labels(name, str(status)).inc()
-        self.metrics.http_seconds.labels(name).observe(seconds)
+        seconds = self.reactor.seconds() - request.received if request else 0.0
+        counts = self._counts.get((name, status))
+        if counts is None:
+            metrics = self.metrics
+            counts = metrics.http_requests.labels(name, str(status)), metrics.http_seconds.labels(name)
+            self._counts[name, status] = counts
+        counts[0].inc()
+        counts[1].observe(seconds)
+        if not self._logs():
+            return
         _log.debug(
             "{method} {path} {status} in {seconds:.4f} s, request {request_id}",
             method=request.method.decode("ascii") if request and request.route else "-",
             path=name,
-            status=status,
+            status=int(status),
             seconds=seconds,
             request_id=request_id,
-            peer=str(getattr(getattr(request, "client", None), "host", "-")),
         )
+
+    def hung_up(self, reason: str, peer: str) -> None:
+        """A client was cut off for what it did."""
+        self.metrics.http_hangups.labels(reason).inc()
+        _log.warn("Hung up on {peer}: {why}", peer=peer, why=_WHY[reason])
 
     def log_failure(self, request: Request, failure: Failure) -> None:
         """A handler failed in a way that is ours to mend."""
@@ -299,3 +164,10 @@ class Site(http.HTTPFactory):
             path=request.name,
             request_id=request.request_id,
         )
+
+
+_WHY = {
+    "ahead": "it sends requests without waiting for the answers",
+    "slow": "its request did not arrive whole in time",
+    "unread": "it does not read its answers",
+}

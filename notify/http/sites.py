@@ -27,6 +27,8 @@ from notify.observe.tracing import NO_TRACER, Tracer
 
 #: bytes of a publish request with the default payload limit
 MAX_BODY = 4 * 2**20
+#: requests that a stranger may send without waiting for answers; browsers never do
+MOST_AHEAD = 16
 
 
 def _status(report: HealthReport) -> int:
@@ -46,11 +48,12 @@ def internal_site(
     limits: Limits,
     metrics: Metrics,
     tracer: Tracer = NO_TRACER,
+    logs: Callable[[], bool] = lambda: True,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``connections`` gives all open connections of this node; ``disconnect`` closes those of a user; ``drain`` starts the drain and is harmless when it
-    runs already.
+    ``connections`` gives all open connections of this node; ``disconnect`` closes those of a user; ``drain`` starts
+    the drain and is harmless when it runs already. ``logs()`` is whether anybody reads what is logged of each answer.
     """
 
     def ready(request: Request) -> Answer:
@@ -82,7 +85,7 @@ def internal_site(
         b"/metrics": Route({get: show_metrics}),
         b"/openapi.json": Route({get: lambda request: description}),
     }
-    return Site(reactor, routes, keys, metrics)
+    return Site(reactor, routes, keys, metrics, logs=logs)
 
 
 def public_site(
@@ -93,11 +96,12 @@ def public_site(
     timeout: Callable[[], float],
     demo: Path | None = None,
     demo_routes: Mapping[bytes, Route] | None = None,
+    logs: Callable[[], bool] = lambda: True,
 ) -> Site:
     """The public listener's site: ``/health``, and the demo page where its folder is given.
 
     Its files are served under ``/``, ``index.html`` also as ``/``; ``demo_routes`` are what that page asks for.
-    ``timeout()`` is for an idle connection, in seconds.
+    ``timeout()`` is for an idle connection, in seconds; ``logs`` as above.
     """
 
     def show_health(request: Request) -> Answer:
@@ -107,7 +111,7 @@ def public_site(
     routes = {b"/health": Route({b"GET": show_health}), **(demo_routes or {})}
     for path, file in _files(demo):
         routes.setdefault(path, Route({b"GET": file}))
-    return Site(reactor, routes, None, metrics, timeout=timeout)
+    return Site(reactor, routes, None, metrics, timeout=timeout, most_ahead=MOST_AHEAD, logs=logs)
 
 
 class _File:

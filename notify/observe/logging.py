@@ -113,7 +113,7 @@ class Output:
         """Log as ``settings`` say from now on."""
         if self._sampler is not None:
             self._sampler.flush()
-        levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
+        self._levels = levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
         if settings.level == "info":
             # Twisted's own, of the oldest kind: that ports were opened and closed.
             levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
@@ -131,6 +131,11 @@ class Output:
     def __call__(self, event: LogEvent) -> None:
         """See :class:`twisted.logger.ILogObserver`."""
         self._observer(event)
+
+    def takes_debug(self, namespace: str) -> bool:
+        """Whether an event of this level and namespace is written."""
+        least: object = self._levels.logLevelForNamespace(namespace)
+        return least is LogLevel.debug
 
     def _write(self, lines: str) -> None:
         try:
@@ -230,3 +235,8 @@ def observer() -> Output:
 def configure(settings: Log) -> None:
     """Let the log of this process follow ``settings``; before or after twistd has begun to write it."""
     observer().configure(settings)
+
+
+def takes_debug(namespace: str) -> bool:
+    """Whether the settings in force let what is logged there at level debug through: for whom making an event is dear."""
+    return observer().takes_debug(namespace)

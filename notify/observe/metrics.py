@@ -186,6 +186,13 @@ class Metrics:
             buckets=_LATENCY,
             registry=r,
         )
+        self.http_hangups = Counter(
+            "notify_http_hangups",
+            "HTTP clients that were cut off, by reason: ahead (sent requests without waiting for the answers), slow "
+            "(a request was not whole in time), unread (did not read its answers).",
+            ["reason"],
+            registry=r,
+        )
         Info("notify_build", "The version that runs.", registry=r).info({"version": __version__})
         ProcessCollector(registry=r)
         PlatformCollector(registry=r)

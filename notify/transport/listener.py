@@ -1,4 +1,4 @@
-"""The public port: a connection is a WebSocket's or twisted.web's, and nothing stays of how that was found out.
+"""The public port: a connection is a WebSocket's or the HTTP site's, and nothing stays of how that was found out.
 
 The first bytes of a request say which. An opening handshake is read to its end and judged here; so the protocol of a
 WebSocket connection begins with an open one, and carries nothing of HTTP with it for the rest of its life.

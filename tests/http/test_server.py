@@ -388,6 +388,8 @@ class PipelineTest(TestCase):
         for n in range(3):
             self.assertEqual(len(self.waiting), n + 1)
             self.waiting[n].callback(answer(n))
+            self.assertEqual(len(self.waiting), n + 1)  # not in the same turn
+            self.context.reactor.advance(0)
         self.assertEqual([r.json for r in self.client.received()], [0, 1, 2])
 
     def test_a_client_that_sends_ahead_without_end_is_not_read_any_more(self) -> None:

@@ -102,7 +102,11 @@ class Client:
         self.channel.dataReceived(data)
 
     def received(self, head: bool = False) -> list[Response]:
-        """The responses since the last call."""
+        """The responses since the last call, those to requests that were sent ahead included."""
+        while any(
+            call.getTime() <= self.site.reactor.seconds() for call in self.site.reactor.getDelayedCalls()
+        ):
+            self.site.reactor.advance(0)
         data = self.transport.value()
         self.transport.clear()
         return parse_responses(data, head)

@@ -1,0 +1,142 @@
+"""The head of an HTTP/1.1 request, read strictly and in one way on every listener.
+
+What RFC 9112 calls malformed is malformed here (sections 2.2, 3, 5.1 and 5.2: bare CR or LF, folded lines, control
+characters, names that are no tokens), for a proxy in front may read it otherwise. A head is read only when it is whole,
+so that nothing depends on how TCP cut the bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+#: bytes of a head, request line and header lines, without the empty line behind it
+MAX_HEAD = 16 * 1024
+#: header lines of a head
+MAX_LINES = 64
+
+END = b"\r\n\r\n"
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/(1\.[01])")
+#: what may stand in a line: tab, visible characters, and bytes that are not ASCII
+_TEXT = bytes((9, *range(32, 127), *range(128, 256)))
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+class Malformed(Exception):  # noqa: N818
+    """This is no HTTP/1.1 request that can be read in one way only."""
+
+
+class TooLong(Exception):  # noqa: N818
+    """The head has more bytes or lines than are read."""
+
+
+class Head(NamedTuple):
+    """A request line and header lines. ``version`` is ``1.0`` or ``1.1``; names are in lower case, each with its values in
+    their order, without white space around them.
+    """
+
+    method: bytes
+    target: bytes
+    version: bytes
+    fields: dict[bytes, list[bytes]]
+
+
+def find_end(data: bytes, start: int = 0) -> int:
+    """Where the head that begins at ``start`` ends, without the empty line; -1: more of it is to come.
+
+    Raises :class:`TooLong`.
+    """
+    end = data.find(END, start, start + MAX_HEAD + len(END))
+    if end < 0 and len(data) - start >= MAX_HEAD + len(END):
+        raise TooLong
+    return end
+
+
+def read(head: bytes) -> Head:
+    """A whole head, without the empty line behind it. Raises :class:`Malformed` and :class:`TooLong`."""
+    first, *lines = head.split(b"\r\n")
+    if len(lines) > MAX_LINES:
+        raise TooLong
+    line = _REQUEST_LINE.fullmatch(first)
+    if line is None or head.translate(None, _TEXT) != b"\r\n" * len(lines):
+        raise Malformed
+    fields: dict[bytes, list[bytes]] = {}
+    for each in lines:
+        given, colon, value = each.partition(b":")
+        name = _NAMES.get(given) or _name(given)
+        if not colon:
+            raise Malformed
+        if name in fields:
+            fields[name].append(value.strip(b" \t"))
+        else:
+            fields[name] = [value.strip(b" \t")]
+    return Head(line[1], line[2], line[3], fields)
+
+
+def _name(given: bytes) -> bytes:
+    if not _TOKEN.fullmatch(given):
+        raise Malformed
+    return given.lower()
+
+
+#: the names that come with nearly every request, as they are mostly written
+_NAMES = {
+    spelling: name.lower()
+    for name in (
+        *(b"Host", b"Authorization", b"Content-Type", b"Content-Length", b"Connection", b"User-Agent"),
+        *(
+            b"Accept",
+            b"Accept-Encoding",
+            b"Idempotency-Key",
+            b"X-Request-Id",
+            b"X-Forwarded-For",
+            b"Traceparent",
+        ),
+    )
+    for spelling in (name, name.lower())
+}
+
+
+def length(head: Head) -> int | None:
+    """How many bytes of body follow a head; None: they come in chunks (RFC 9112, section 6.3).
+
+    Raises :class:`Malformed` for whatever two readers could understand differently: both ways at once, one of them twice,
+    any coding but ``chunked`` alone, and chunks in HTTP/1.0.
+    """
+    lengths, codings = head.fields.get(b"content-length"), head.fields.get(b"transfer-encoding")
+    if codings is not None:
+        if lengths is not None or head.version != b"1.1" or [c.lower() for c in codings] != [b"chunked"]:
+            raise Malformed
+        return None
+    if lengths is None:
+        return 0
+    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+        raise Malformed
+    return int(lengths[0])
+
+
+def host(head: Head) -> bytes:
+    """The header Host; empty where there is none (RFC 9112, section 3.2).
+
+    Raises :class:`Malformed` where HTTP/1.1 has none, and where there are several, or one that is no host.
+    """
+    hosts = head.fields.get(b"host")
+    if hosts is None:
+        if head.version == b"1.1":
+            raise Malformed
+        return b""
+    if len(hosts) > 1 or not _HOST.fullmatch(hosts[0]):
+        raise Malformed
+    return hosts[0]
+
+
+def lists(fields: Mapping[bytes, Sequence[bytes]], name: bytes, option: bytes) -> bool:
+    """Whether the header ``name``, a list of options in whatever case, has this one."""
+    values = fields.get(name)
+    return values is not None and any(
+        each.strip(b" \t").lower() == option for value in values for each in value.split(b",")
+    )
