@@ -81,6 +81,8 @@ class Listen(Settings, frozen=True):
     public: str = "tcp:8080"
     #: /v1, /metrics and /health
     internal: str = "tcp:8081:interface=127.0.0.1"
+    #: names by which /metrics may be asked for, beside addresses, names of one label and those that nobody can register
+    internal_hosts: tuple[str, ...] = ()
     #: origins like "https://chat.example"; empty: the same host only; "*": any. No Origin: not a browser
     allowed_origins: tuple[str, ...] = ()
     #: proxies in front whose X-Forwarded-For is believed: addresses or networks

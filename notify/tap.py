@@ -32,6 +32,7 @@ from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
+from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.server import Site
 from notify.http.sites import internal_site, public_site
@@ -194,6 +195,7 @@ def build(
         limits=config.limits,
         metrics=metrics,
         tracer=tracer,
+        hosts=Hosts((gethostname(), *config.listen.internal_hosts)),
         logs=logs,
     )
     pages = public_site(

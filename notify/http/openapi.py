@@ -55,7 +55,8 @@ SUBJECT_PATTERN = rf"^workspace\.{_SPELT}\.({_CHAT}|{_USER})$"
 _ERRORS = {
     400: "The request is not of the form that is described here.",
     401: "No API key came along, or an unknown one.",
-    403: "The server has no API keys, so nobody may use this; or the key is not for this, or not for this workspace.",
+    403: "The server has no API keys, so nobody may use this; or the key is not for this, or not for this workspace; or the "
+    "Host may be a stranger's.",
     408: "The request did not arrive whole in time.",
     410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
     413: "The body, the list or the payload is too large.",
@@ -328,7 +329,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "content": {"text/plain": {"schema": {"type": "string"}}},
                         "headers": _HEADERS,
                     },
-                    **_responses({}, 400, 408, 413, 500),
+                    **_responses({}, 400, 403, 408, 413, 500),
                 },
             )
         },

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from notify.config import Limits
 from notify.http.answers import Answer, answer, encode
 from notify.http.commands import Disconnector, Drainer
+from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys
 from notify.http.openapi import document
 from notify.http.publish import Publisher
@@ -29,6 +30,8 @@ from notify.observe.tracing import NO_TRACER, Tracer
 MAX_BODY = 4 * 2**20
 #: requests that a stranger may send without waiting for answers; browsers never do
 MOST_AHEAD = 16
+
+NO_NAMES = Hosts()
 
 
 def _status(report: HealthReport) -> int:
@@ -48,12 +51,14 @@ def internal_site(
     limits: Limits,
     metrics: Metrics,
     tracer: Tracer = NO_TRACER,
+    hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
     ``connections`` gives all open connections of this node; ``disconnect`` closes those of a user; ``drain`` starts
-    the drain and is harmless when it runs already. ``logs()`` is whether anybody reads what is logged of each answer.
+    the drain and is harmless when it runs already; ``hosts`` are those by which metrics may be asked for. ``logs()`` is
+    whether anybody reads what is logged of each answer.
     """
 
     def ready(request: Request) -> Answer:
@@ -61,6 +66,7 @@ def internal_site(
         return answer(report, _status(report))
 
     def show_metrics(request: Request) -> Answer:
+        hosts.check(request.host)
         metrics.broker_up.set(broker.status().ready)
         return Answer(HTTPStatus.OK, metrics.render(), CONTENT_TYPE_LATEST.encode("ascii"))
 
