@@ -16,10 +16,13 @@ from twisted.internet.interfaces import IProtocol
 from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown
 from notify.messages import Poison
 from notify.topics import Topic
-from notify.wire.head import MAX_HEAD, MAX_LINES
+from notify.wire.head import MAX_HEAD
 
 #: where the interface description keeps its types
 REF = "#/components/schemas/{name}"
+
+#: header lines of a request
+MAX_LINES = 64
 
 encode = msgspec.json.Encoder().encode
 

@@ -307,7 +307,7 @@ class Connection(BaseProtocol):
             raise TypeError("a handler gives an Answer, a Stream or an Upgrade")
 
     def _flow(self, given: Stream, request: Request) -> None:
-        chunks = request.version == b"1.1"
+        chunks = request.version == b"HTTP/1.1"
         close = not request.lives_on
         self._deadline.lift()
         self.transport.write(self._site.top(given, _CHUNKED if chunks else b"", request.request_id, close))

@@ -12,10 +12,11 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from notify.core.live import ApiKey
-from notify.http.answers import Answer, Refused, Stream, Upgrade, bad_request, too_large
+from notify.http.answers import MAX_LINES, Answer, Refused, Stream, Upgrade, bad_request, too_large
 from notify.http.keys import ApiKeys
 from notify.observe import tracing
 from notify.wire import head as heads
+from notify.wire.head import Malformed, TooLong
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,64}", re.ASCII)
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.ASCII | re.IGNORECASE)
@@ -88,7 +89,11 @@ class Request:
         Raises :class:`~notify.wire.head.Malformed` and :class:`~notify.wire.head.TooLong` where nobody can tell what is
         asked, or where it ends. ``received`` is the reactor's time; ``peer`` the address that it comes from.
         """
+        if head.count(b"\r\n") > MAX_LINES:
+            raise TooLong
         parsed = heads.read(head)
+        if parsed.version not in (b"HTTP/1.1", b"HTTP/1.0"):
+            raise Malformed
         self.method, target, self.version, self.fields = parsed
         #: bytes of the body; None: it comes in chunks
         self.length = heads.length(parsed)
@@ -209,12 +214,12 @@ class Request:
     @property
     def lives_on(self) -> bool:
         """Whether the client may send another request behind this one."""
-        return self.version == b"1.1" and not self._has(b"connection", b"close")
+        return self.version == b"HTTP/1.1" and not self._has(b"connection", b"close")
 
     @property
     def waits(self) -> bool:
         """Whether the client waits to be told that it may send the body (RFC 9110, section 10.1.1)."""
-        return self.version == b"1.1" and self.length != 0 and self._has(b"expect", b"100-continue")
+        return self.version == b"HTTP/1.1" and self.length != 0 and self._has(b"expect", b"100-continue")
 
     def _has(self, name: bytes, option: bytes) -> bool:
         return heads.lists(self.fields, name, option)

@@ -7,26 +7,20 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from http import HTTPStatus
 from typing import NamedTuple
 
-from notify.transport.extensions import TOKEN, Deflate, accept_deflate, parse_offers
+from notify.transport.extensions import Deflate, accept_deflate, parse_offers
 from notify.transport.origins import origin_allowed, read_origin
 from notify.wire import encodings
+from notify.wire import head as heads
 from notify.wire.frames import Encoding
 
 #: where clients connect
 PATH = "/ws"
-#: bytes of a head, request line and headers, without the empty line behind it
-MAX_HEAD = 16 * 1024
 
-_END = b"\r\n\r\n"
-
-_REQUEST_LINE = re.compile(r"([!-~]++) ([!-~]++) ([!-~]++)")
-# What is not ASCII was replaced by U+FFFD, and may stand in values.
-_HEADER = re.compile(rf"({TOKEN}):([\t\x20-\x7e\ufffd]*+)")
 # Where a port is named it must be one. The rest is compared with an Origin, and matters to nobody else.
 _HOST = re.compile(r"[^:]*|.*\]|.*:[0-9]*")
 _ABSOLUTE = re.compile(r"https?://([^/?@]+)(.*)", re.IGNORECASE)
@@ -34,7 +28,7 @@ _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
 
 #: headers that say one thing; said twice, a proxy in front may believe the one and we the other
-_ONCE = frozenset(("host", "origin", "sec-websocket-key", "sec-websocket-version"))
+_ONCE = frozenset((b"host", b"origin", b"sec-websocket-key", b"sec-websocket-version"))
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -78,32 +72,29 @@ _MORE = {
 
 def split_head(data: bytes) -> tuple[bytes, bytes] | None:
     """A head and what follows it; None: more of it is to come. Raises :class:`Refused` for one that is too long."""
-    end = data.find(_END, 0, MAX_HEAD + len(_END))
-    if end >= 0:
-        return data[:end], data[end + len(_END) :]
-    if len(data) >= MAX_HEAD + len(_END):
-        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    return None
+    try:
+        end = heads.find_end(data)
+    except heads.TooLong:
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from None
+    return None if end < 0 else (data[:end], data[end + len(heads.END) :])
 
 
 def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accepted:
     """Whether a client's head opens a connection (RFC 6455, section 4.2). Raises :class:`Refused`.
 
-    ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``compress`` is whether permessage-deflate may be agreed on. What is legal is taken, however unusual. What RFC 9112
-    calls malformed (sections 2.2, 5.1 and 5.2: bare CR or LF, folded lines, control characters, names that are no
-    tokens) is refused, for a proxy in front may read it otherwise.
+    ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``compress`` is whether permessage-deflate may
+    be agreed on. What is legal is taken, however unusual.
     """
-    first, *lines = head.decode("ascii", "replace").split("\r\n")
-    request_line = _REQUEST_LINE.fullmatch(first)
-    if request_line is None:
-        raise Refused(HTTPStatus.BAD_REQUEST)
-    headers = _read_headers(lines)
-    method, target, version = request_line.groups()
-    if method != "GET":
+    try:
+        method, target, version, fields = heads.read(head)
+    except heads.Malformed:
+        raise Refused(HTTPStatus.BAD_REQUEST) from None
+    headers = _read_headers(fields)
+    if method != b"GET":
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
-    if version != "HTTP/1.1":
+    if version != b"HTTP/1.1":
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    host = _read_host(target, headers)
+    host = _read_host(target.decode("ascii"), headers)
     get = headers.get
     if "upgrade" not in headers:
         raise Refused(HTTPStatus.UPGRADE_REQUIRED)
@@ -133,19 +124,13 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     return Accepted(answer, encoding, deflate, origin or "", get("x-forwarded-for", ""))
 
 
-def _read_headers(lines: Iterable[str]) -> dict[str, str]:
-    """Headers by their name in lower case. One that comes again goes on with the list (RFC 9110, section 5.3)."""
+def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
+    """Headers by their name. One that comes again goes on with the list (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
-    for line in lines:
-        header = _HEADER.fullmatch(line)
-        if header is None:
+    for name, values in fields.items():
+        if len(values) > 1 and name in _ONCE:
             raise Refused(HTTPStatus.BAD_REQUEST)
-        name, value = header[1].lower(), header[2].strip(" \t")
-        if name in headers:
-            if name in _ONCE:
-                raise Refused(HTTPStatus.BAD_REQUEST)
-            value = f"{headers[name]}, {value}"
-        headers[name] = value
+        headers[name.decode("ascii")] = b", ".join(values).decode("ascii", "replace")
     return headers
 
 

@@ -18,9 +18,10 @@ from twisted.python.failure import Failure
 from notify.core.timers import Timer, Wheel
 from notify.transport.addresses import client_address
 from notify.transport.admission import Admission, TurnedAway
-from notify.transport.handshake import MAX_HEAD, PATH, Refused, judge, split_head
+from notify.transport.handshake import PATH, Refused, judge, split_head
 from notify.transport.tcp import descriptor
 from notify.transport.websocket import LINGER, ConnectionFactory
+from notify.wire.head import MAX_HEAD
 
 _WEBSOCKET = f"GET {PATH}".encode()
 _ENOUGH = len(_WEBSOCKET) + 1

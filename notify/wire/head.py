@@ -13,13 +13,10 @@ from typing import NamedTuple
 
 #: bytes of a head, request line and header lines, without the empty line behind it
 MAX_HEAD = 16 * 1024
-#: header lines of a head
-MAX_LINES = 64
-
 END = b"\r\n\r\n"
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/(1\.[01])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) ([!-~]+)")
 #: what may stand in a line: tab, visible characters, and bytes that are not ASCII
 _TEXT = bytes((9, *range(32, 127), *range(128, 256)))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
@@ -31,12 +28,12 @@ class Malformed(Exception):  # noqa: N818
 
 
 class TooLong(Exception):  # noqa: N818
-    """The head has more bytes or lines than are read."""
+    """There is more of it than is read."""
 
 
 class Head(NamedTuple):
-    """A request line and header lines. ``version`` is ``1.0`` or ``1.1``; names are in lower case, each with its values in
-    their order, without white space around them.
+    """A request line and header lines. ``version`` is like ``HTTP/1.1``; names are in lower case, each with its values in their
+    order, without white space around them.
     """
 
     method: bytes
@@ -57,10 +54,8 @@ def find_end(data: bytes, start: int = 0) -> int:
 
 
 def read(head: bytes) -> Head:
-    """A whole head, without the empty line behind it. Raises :class:`Malformed` and :class:`TooLong`."""
+    """A whole head, without the empty line behind it. Raises :class:`Malformed`."""
     first, *lines = head.split(b"\r\n")
-    if len(lines) > MAX_LINES:
-        raise TooLong
     line = _REQUEST_LINE.fullmatch(first)
     if line is None or head.translate(None, _TEXT) != b"\r\n" * len(lines):
         raise Malformed
@@ -109,7 +104,7 @@ def length(head: Head) -> int | None:
     """
     lengths, codings = head.fields.get(b"content-length"), head.fields.get(b"transfer-encoding")
     if codings is not None:
-        if lengths is not None or head.version != b"1.1" or [c.lower() for c in codings] != [b"chunked"]:
+        if lengths is not None or head.version != b"HTTP/1.1" or [c.lower() for c in codings] != [b"chunked"]:
             raise Malformed
         return None
     if lengths is None:
@@ -126,7 +121,7 @@ def host(head: Head) -> bytes:
     """
     hosts = head.fields.get(b"host")
     if hosts is None:
-        if head.version == b"1.1":
+        if head.version == b"HTTP/1.1":
             raise Malformed
         return b""
     if len(hosts) > 1 or not _HOST.fullmatch(hosts[0]):

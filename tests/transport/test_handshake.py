@@ -5,13 +5,13 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.transport.handshake import (
-    MAX_HEAD,
     Accepted,
     Refused,
     judge,
     split_head,
 )
 from notify.wire import encodings
+from notify.wire.head import MAX_HEAD
 
 
 def request(line: str = "GET /ws HTTP/1.1", **headers: str | None) -> bytes:

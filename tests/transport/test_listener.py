@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.transport.handshake import MAX_HEAD
 from notify.transport.listener import is_websocket
+from notify.wire.head import MAX_HEAD
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, frame, frames, head
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.wire import head as heads
-from notify.wire.head import MAX_HEAD, MAX_LINES, Head, Malformed, TooLong
+from notify.wire.head import MAX_HEAD, Head, Malformed, TooLong
 
 
 def head(*lines: bytes, first: bytes = b"GET / HTTP/1.1") -> bytes:
@@ -30,7 +30,7 @@ class ReadTest(SynchronousTestCase):
             Head(
                 b"BREW",
                 b"/a?b",
-                b"1.0",
+                b"HTTP/1.0",
                 {b"host": [b"x"], b"x-two": [b"a", b"b c"], b"empty": [b""]},
             ),
         )
@@ -47,17 +47,10 @@ class ReadTest(SynchronousTestCase):
             b"GET / HTTP/1.1 ",
             b" GET / HTTP/1.1",
             b"GET\t/ HTTP/1.1",
-            b"GET / HTTP/1.2",
-            b"GET / HTTP/0.9",
-            b"GET / HTTP/2.0",
-            b"GET / HTTP/1.10",
-            b"GET / http/1.1",
             b"GET /a b HTTP/1.1",
             b"GET /\x7f HTTP/1.1",
             b"GET /\xc3\xa4 HTTP/1.1",
             b"G@T / HTTP/1.1",
-            b"GET / ICE/1.0",
-            b"GET / RTSP/1.0",
         ):
             self.assertRaises(Malformed, heads.read, head(b"Host: x", first=first))
 
@@ -86,10 +79,6 @@ class ReadTest(SynchronousTestCase):
                 b"GET / HTTP/1.1\r\nHost: x\r\nX: y" + bare,
             ):
                 self.assertRaises(Malformed, heads.read, data)
-
-    def test_lines_are_bounded(self) -> None:
-        heads.read(head(*[b"X: y"] * MAX_LINES))
-        self.assertRaises(TooLong, heads.read, head(*[b"X: y"] * (MAX_LINES + 1)))
 
     def test_the_end_is_found_once_it_is_here(self) -> None:
         data = head(b"Host: x")
