@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import gatherResults
 
+from notify.brokers import jetstream
 from notify.brokers.jetstream import JetStreamBroker
+from notify.brokers.jetstream.history import Record
 from notify.config import Duration
 from notify.errors import HistoryLost
 from notify.messages import Position
@@ -95,6 +98,26 @@ class GoneBack(ServerCase):
         await self.put_back("MESSAGES", "MESSAGES_DEAD")
         again, recorder = await self.broker(**settings)
         await self.ends_told(again, recorder, last, False)
+
+    async def test_what_was_seen_is_in_the_file_when_the_connection_or_the_broker_ends(self) -> None:
+        self.patch(jetstream, "_REMEMBER", 1000.0)
+        directory = Path(self.mktemp())
+        directory.mkdir()
+
+        def told() -> Record:
+            return msgspec.json.decode((directory / "history-MESSAGES.json").read_bytes(), type=Record)
+
+        broker, _ = await self.broker(check_interval=Duration(1000), state_directory=str(directory))
+        for end in (self.server.kill, broker.stop):
+            *_, last = await self.publish(broker, 1, 10)
+            ended = end()
+            await until(lambda last=last: told().seen == last.seq)
+            self.assertIsNotNone(told().id)
+            if ended is None:
+                await self.server.start().up()
+                await until(lambda: broker.status().ready)
+            else:
+                await ended
 
     async def test_a_new_process_knows_from_beside_the_stream(self) -> None:
         broker, recorder = await self.broker(check_interval=Duration(0.1))

@@ -71,7 +71,7 @@ class JetStreamBroker:
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         memory = Memory(place(settings.state_directory, settings.stream), context.reactor)
         self._lasts = memory.lasts
-        self._remembering = LoopingCall(self._remember)
+        self._remembering = LoopingCall(lambda: self._remember() if self._ready else None)
         self._remembering.clock = context.reactor
         self._history = History(
             self._streams,
@@ -182,12 +182,13 @@ class JetStreamBroker:
             troubles.append("another node has the name of this one")
         return BrokerStatus(self._ready, "; ".join([self._detail, *filter(None, troubles)]))
 
-    async def _stop(self) -> None:
+    async def _stop(self, ready: bool) -> None:
         if self._publisher.pending:
             await self._publisher.drain()
+        if ready:
+            self._remember()
         self._end()
         if self._remembering.running:
-            self._remember()
             self._remembering.stop()
         self._detail = "stopped"
         self._tail.stop()
@@ -202,8 +203,8 @@ class JetStreamBroker:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._stopped:
             return succeed(None)
-        self._stopped, self._ready = True, False
-        return Deferred.fromCoroutine(self._stop())
+        ready, self._stopped, self._ready = self._ready, True, False
+        return Deferred.fromCoroutine(self._stop(ready))
 
     # ------------------------------------------------------------------ coming up and going down
 
@@ -321,6 +322,7 @@ class JetStreamBroker:
         """Not ready, whatever the reason."""
         if self._ready:
             self._tail.marks.keep()
+            self._remember()
         self._ready = False
         self._metrics.broker_up.set(0)
         self._health.rest()
@@ -374,13 +376,11 @@ class JetStreamBroker:
         return not self._audit.trusted
 
     def _seen(self) -> list[Mark]:
-        """What is known to have been in the stream; of two with one number that first of which more is known."""
+        """What is known to have been in the stream."""
         return [*self._tail.marks.all(), Mark(self._tail.highest)]
 
     def _remember(self) -> None:
-        if self._ready:
-            for mark in self._seen():
-                self._history.remember(mark)
+        self._history.remember(self._seen())
 
     def _complain(self, faults: tuple[str, ...]) -> None:
         """The stream was changed by somebody: tell the operator, once."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from random import Random
 from threading import Lock
@@ -35,7 +36,9 @@ _ATTEMPTS = 5
 class Record(Struct, frozen=True):
     """One history: the time at which its stream was created, its epoch, and the highest number that was seen.
 
-    ``stamp`` and ``id`` are of the message with that number, as in a :class:`~notify.brokers.jetstream.stream.Mark`. Of two records of one stream that with the higher ``generation`` is the later.
+    ``stamp`` and ``id``, as in a :class:`~notify.brokers.jetstream.stream.Mark`, are of the message with the number ``known``, the highest
+    of which more than the number was seen; 0: of the one with the number ``seen``. Of two records of one stream that with
+    the higher ``generation`` is the later.
     """
 
     created: str
@@ -44,15 +47,23 @@ class Record(Struct, frozen=True):
     seen: int = 0
     stamp: int = 0
     id: str | None = None
+    known: int = 0
 
     @property
-    def mark(self) -> Mark:
-        """The message that was seen last."""
-        return Mark(self.seen, self.stamp, self.id)
+    def marks(self) -> list[Mark]:
+        """What was seen."""
+        return [Mark(self.known or self.seen, self.stamp, self.id), Mark(self.seen)]
 
-    def reaching(self, mark: Mark) -> Record:
-        """The same history, seen so far."""
-        return msgspec.structs.replace(self, seen=mark.seq, stamp=mark.stamp, id=mark.id)
+    def reaching(self, marks: Iterable[Mark]) -> Record:
+        """The same history, with these messages seen, too."""
+        everything = [*self.marks, *marks]
+        told = [mark for mark in everything if mark.stamp or mark.id is not None]
+        known = max(told, key=_seq, default=Mark(0))
+        seen = max(mark.seq for mark in everything)
+        return msgspec.structs.replace(self, seen=seen, stamp=known.stamp, id=known.id, known=known.seq)
+
+
+_seq = attrgetter("seq")
 
 
 class Memory:
@@ -157,14 +168,14 @@ class History:
         current = [one for one in known if one.generation == latest]
         if not current:
             return self._new(state, latest)
-        seen = [one.mark for one in current]
+        seen = [mark for one in current for mark in one.marks]
         if mine in current:
             # What this node has seen says nothing of a later history.
             seen += marks
         else:
             reused = False
         if len({one.epoch for one in current}) == 1 and not reused and not await self._lacks(state, seen):
-            return current[0].reaching(Mark(state.last_seq, state.stamp))
+            return current[0].reaching([Mark(state.last_seq, state.stamp)])
         self.log.error(
             "the stream {name} has gone back: number {seen} was seen, and {last} is its last; a new epoch begins",
             name=self._streams.name,
@@ -205,7 +216,7 @@ class History:
         mine = self.record
         if mine is None or mine.created != state.created:
             return False
-        return await self._lacks(state, [mine.mark, *marks])
+        return await self._lacks(state, [*mine.marks, *marks])
 
     async def current(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
         """Whether the history is the one that this node goes by. Remembers how far it reaches. Raises ``Unavailable``."""
@@ -215,12 +226,13 @@ class History:
         stored, at = await self.stored()
         if stored is None or (stored.created, stored.epoch) != (mine.created, mine.epoch):
             return False
-        return await self._keep(mine.reaching(Mark(state.last_seq, state.stamp)), stored, at)
+        return await self._keep(mine.reaching([Mark(state.last_seq, state.stamp)]), stored, at)
 
-    def remember(self, mark: Mark) -> None:
-        """A message was seen: for this node's own record, at once."""
-        if self.record is not None and mark.seq > self.record.seen:
-            self._memory.keep(self.record.reaching(mark))
+    def remember(self, marks: Sequence[Mark]) -> None:
+        """These were seen: for this node's own record, at once."""
+        record = self._memory.record
+        if record is not None and record.seen < max(mark.seq for mark in marks):
+            self._memory.keep(record.reaching(marks))
 
     async def _keep(self, record: Record, stored: Record | None, at: int) -> bool:
         """Go by a record, and have all nodes go by it; False: another one was faster, and may go by another."""

@@ -123,6 +123,9 @@ class Oracle:
         elif entry.key < key:
             # What was lost is repeated by its publisher: it stands in the later history.
             self.stored[entry.topic].remove((entry.key, number))
+            for track in self.tracks.values():
+                if track.base is not None and track.base[0] > entry.key[0]:
+                    track.got.discard(number)  # who was told of the later history may get it again
             entry.key, entry.removed = key, ""
             insort(self.stored[entry.topic], (key, number))
 

@@ -131,8 +131,8 @@ class Recognising(SynchronousTestCase):
         path = Path(self.mktemp())
         node = self.node(path)
         epoch = self.recognise(node, 100)
-        node.remember(Mark(110, 7))
-        node.remember(Mark(90))
+        node.remember([Mark(110, 7)])
+        node.remember([Mark(90)])
         self.store.put(Record("2026", epoch, 1, 100))
         self.assertNotEqual(self.recognise(self.node(path), 105), epoch)
 
@@ -165,11 +165,24 @@ class Recognising(SynchronousTestCase):
             self.store.put(Record("2026", epoch, 1, 100))
             one.record = two.record = Record("2026", epoch, 1, 100)
 
+    def test_the_highest_number_and_what_is_known_of_another_are_both_remembered(self) -> None:
+        path = Path(self.mktemp())
+        node = self.node(path)
+        epoch = self.recognise(node, 100)
+        node.remember([Mark(105, 1050), Mark(110), Mark(104, 0, "mine")])
+        node.remember([Mark(107), Mark(110)])
+        for last, stamps, known in ((109, {}, False), (120, {105: 1051}, False), (120, {105: 1050}, True)):
+            self.store.put(Record("2026", epoch, 1, 100))
+            self.store.stamps = stamps
+            told = path.read_bytes()
+            self.assertEqual(self.recognise(self.node(path), last) == epoch, known, (last, stamps))
+            path.write_bytes(told)
+
     def test_the_id_is_in_the_file_too(self) -> None:
         path = Path(self.mktemp())
         node = self.node(path)
         epoch = self.recognise(node, 100)
-        node.remember(Mark(101, 0, "mine"))
+        node.remember([Mark(101, 0, "mine"), Mark(101)])
         self.store.ids = {101: "another's"}
         self.store.put(Record("2026", epoch, 1, 100))
         self.assertNotEqual(self.recognise(self.node(path), 120), epoch)
