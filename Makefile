@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage fuzz conformance soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,14 @@ simulate: env ## simulated lives in which whatever can go wrong does (SECONDS=60
 sabotage: env ## breaks notify in one line after the other: the simulation must catch each within a minute
 	$(BIN)/python -m tests.simulation.sabotage $(ARGS)
 
+audit: env ## requirements*.lock against the known vulnerabilities; says so where those cannot be had
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	$(BIN)/python -m tests.security.audit build/audit/bin/python
+
+mutations: env ## takes one defence after the other away: the test that docs/security.md names must fail (ARGS='--sample 6')
+	$(BIN)/python -m tests.security.mutations $(ARGS)
+
 fuzz: env ## streams of frames and opening handshakes beside autobahn alone, ever new ones (SECONDS=600; SEED=7 first)
 	$(BIN)/python -m tests.transport.fuzz $(or $(SECONDS),600) $(SEED)
 
@@ -97,8 +105,8 @@ lock: env ## requirements*.lock anew, with the newest versions that fit
 	$(BIN)/python -m pip install --quiet uv
 	echo '# Made by `make lock`: what the Debian package and the image install, tested together.' >requirements.lock
 	$(COMPILE) --extra otel setup.py >>requirements.lock
-	echo '# Made by `make lock`: what builds the wheel.' >requirements-build.lock
-	echo 'setuptools>=69' | $(COMPILE) - >>requirements-build.lock
+	echo '# Made by `make lock`: what builds the wheel, and the list of what is in the package and the image.' >requirements-build.lock
+	printf 'setuptools>=69\ncyclonedx-python-lib>=11.12\n' | $(COMPILE) - >>requirements-build.lock
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 

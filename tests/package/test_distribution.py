@@ -23,6 +23,7 @@ from tests.support.programs import ROOT, need, program, run
 
 #: what a requirement is imported as, where that is not its name
 IMPORTED_AS = {
+    "cyclonedx-python-lib": "cyclonedx",
     "grpcio-tools": "grpc_tools",
     "nats-py": "nats",
     "opentelemetry-api": "opentelemetry",

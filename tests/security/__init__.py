@@ -1,0 +1,1 @@
+"""Defences that docs/security.md names, taken away one after the other."""
