@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -156,13 +156,15 @@ class Review:
         self._asking = set(client.chats)
         reviewer = _reviewer(client.hub.live.now.authenticator)
         about = {chat_id: topics.chat(identity.workspace_id, chat_id) for chat_id in self._asking}
-        asked: Deferred[Any] = reviewer.review(identity, about.values())
-        asked.addCallback(self._judge, about, reviewer.grace).addErrback(self._failed)
+        asked: Deferred[Any] = maybeDeferred(reviewer.review, identity, about.values())
+        asked.addErrback(self._failed).addCallback(self._judge, about, reviewer.grace)
         self._asked = None if asked.called else asked
-        asked.addCallback(self._done)
+        asked.addErrback(self._failed).addCallback(self._done)
 
     def _judge(self, told: Mapping[Topic, bool], about: Mapping[Id, Topic], grace: float) -> None:
         client, now = self._client, self._client.hub.wheel.seconds()
+        if client.state != OPEN:
+            return
         unknown, self._unknown = self._unknown or {}, None
         for chat_id in (self._asking or set()) & client.chats:
             allowed = told.get(about[chat_id])
@@ -176,13 +178,15 @@ class Review:
                 else:
                     self._unknown = {**(self._unknown or {}), chat_id: since}
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure) -> Mapping[Topic, bool]:
+        """A reviewer that fails, which none should, tells of nothing."""
         if self._client.state == OPEN:
             log.failure(
                 "the chats of {connection} cannot be reviewed", failure, connection=self._client.connection.id
             )
+        return {}
 
-    def _done(self, _: None) -> None:
+    def _done(self, _: object) -> None:
         self._asking = self._asked = None
         self._ended = self._client.hub.wheel.seconds()
         again, self._again = self._again, False

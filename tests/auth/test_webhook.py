@@ -554,15 +554,16 @@ class Review(Case):
         while not self.backend.held:
             await deferLater(reactor, 0.01)
         webhook.forget(2, 1)
+        self.backend.answer = {"allowed": False}
         again = webhook.authorize(ME, chat(2, 10))
         while len(self.backend.held) < 2:
             await deferLater(reactor, 0.01)
-        for held in self.backend.held:
-            held.callback(b"")
-        self.backend.held = None
-        await gatherResults([asked, again])
-        self.assertEqual(len(self.backend.asked), 2)
-        await webhook.authorize(ME, chat(2, 10))
+        older, newer = self.backend.held
+        newer.callback(b"")
+        self.assertFalse(await again)
+        older.callback(b"")
+        self.assertTrue(await asked)
+        self.assertFalse(await webhook.authorize(ME, chat(2, 10)))
         self.assertEqual(len(self.backend.asked), 2)
 
     async def test_stopping_ends_what_waits(self) -> None:

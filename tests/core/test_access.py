@@ -129,6 +129,17 @@ class Recheck(Case):
         self.pass_by(50)
         self.assertEqual(self.heard(), [1, 2])
 
+    def test_a_reviewer_that_fails_tells_of_nothing(self) -> None:
+        for fails in (lambda *_: fail(RuntimeError("ours")), lambda *_: 1 / 0):
+            self.setUp()
+            self.reviewer.review = fails  # type: ignore[method-assign]
+            self.pass_by(101)
+            self.assertEqual(self.heard(), [1, 2])
+            self.pass_by(75)
+            self.assertEqual({frame["code"] for frame in self.client.take()}, {"unavailable"})
+            self.assertEqual(self.heard(), [])
+            self.assertGreater(len(self.flushLoggedErrors(RuntimeError, ZeroDivisionError)), 1)
+
     def test_what_was_joined_or_left_meanwhile_is_no_business_of_an_older_answer(self) -> None:
         self.reviewer.answers = []
         self.reviewer.forbidden = {1, 2}
@@ -145,8 +156,10 @@ class Recheck(Case):
     def test_who_is_gone_is_not_asked_about(self) -> None:
         self.reviewer.answers = []
         self.pass_by(101)
+        self.reviewer.grace = 0.0
         self.client.leave()
-        self.assertEqual(self.reviewer.given_up, 1)
+        self.assertEqual((self.reviewer.given_up, self.client.take()), (1, []))
+        self.assertEqual(self.world.sample("notify_subscriptions"), 0)
         self.pass_by(200)
         self.assertEqual(len(self.reviewer.reviews), 1)
 

@@ -192,6 +192,17 @@ class FloodTests(LogCase):
             self.logger().critical("the end")
         self.assertEqual(len(self.lines()), 10)
 
+    def test_the_audit_is_neither_bounded_nor_left_out_at_a_higher_level(self) -> None:
+        self.make(burst=1, level="error")
+        for number in range(50):
+            self.logger("notify.audit").info("key {key}: drain {number}", key="ops", number=number)
+        lines = self.lines()
+        self.assertEqual(len(lines), 50)
+        self.assertIn(" info  audit: key ops: drain 49", lines[-1])
+        self.make(levels={"audit": "warn"})
+        self.logger("notify.audit").info("asked not to")
+        self.assertEqual(self.lines(), [])
+
     def test_a_burst_of_zero_is_no_bound(self) -> None:
         self.make(burst=0)
         self.flood(500)
