@@ -1,4 +1,4 @@
-"""What a program asks the server and waits for: docs/client.md, rule 21."""
+"""What a program asks the server and waits for: docs/client.md, rule 22."""
 
 from __future__ import annotations
 

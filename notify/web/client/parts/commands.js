@@ -1,4 +1,4 @@
-/** What a program asks the server and waits for: docs/client.md, rule 21. */
+/** What a program asks the server and waits for: docs/client.md, rule 22. */
 
 /** The commands in hand. They outlive connections: one without an answer is sent again on the next. */
 export class Commands {
