@@ -274,8 +274,8 @@ def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "
 def _plain(message: str) -> str:
     if choice := re.search(r"matching regex '\^\((.*)\)\$'", message):
         return f"it must be one of {choice[1].replace('|', ', ')}"
-    if unknown := re.match(r"Invalid enum value '?([^']*)'?", message):
-        return f"'{unknown[1]}' is neither a number nor \"auto\""
+    if message.startswith("Invalid enum value"):
+        return 'it must be a number or "auto"'
     if name := re.search(r"matching regex '\^\[A-Za-z0-9_-\]\{\d,(\d+)\}\$'", message):
         return f"it may have letters, digits, '_' and '-' only, {name[1]} at most"
     return message[:1].lower() + message[1:].replace("`", "'").replace("'str'", "text")

@@ -59,6 +59,11 @@ class ConfigTests(SynchronousTestCase):
             ("[limits]\nreplay = 'many'", r"^FILE: 'limits.replay' is wrong: expected 'int', got text"),
             ("[limits]\nreplay = -1", r"'limits.replay' is wrong: expected 'int' >= 0"),
             (
+                "[limits]\nmax_connections = 'many'",
+                r"'limits.max_connections' is wrong: it must be a number or \"auto\"\.$",
+            ),
+            ("[limits]\nmax_connections = -1", r"'limits.max_connections' is wrong: expected 'int' >= 0"),
+            (
                 "[limits]\nauth_timeout = '5 years'",
                 r"'limits.auth_timeout' is wrong: a duration is written like",
             ),
@@ -116,10 +121,19 @@ class ConfigTests(SynchronousTestCase):
         self.assertEqual(config.broker.plugin, "jetstream")
         check(self.load("", NOTIFY_BROKER__MEMORY__HISTORY_SIZE="3", NOTIFY_AUTH__JWT__SECRET=SECRET))
 
+    def test_a_number_or_a_word_is_read_from_both(self) -> None:
+        for value, expected in (("auto", "auto"), ("0", 0), ("12", 12)):
+            config = self.load("", NOTIFY_LIMITS__MAX_CONNECTIONS=value)
+            self.assertEqual(config.limits.max_connections, expected)
+        self.assertEqual(self.load("[limits]\nmax_connections = 12").limits.max_connections, 12)
+        self.assertEqual(self.load('[limits]\nmax_connections = "auto"').limits.max_connections, "auto")
+
     def test_faults_of_the_environment_name_the_variable_and_never_its_value(self) -> None:
         for variable, value in (
             ("NOTIFY_LIMITS__REPLAY", "s3cret"),
             ("NOTIFY_LIMITS__REPLAY", "1.5"),
+            ("NOTIFY_LIMITS__MAX_CONNECTIONS", "s3cret"),
+            ("NOTIFY_LIMITS__MAX_CONNECTIONS", "-1"),
             ("NOTIFY_LISTEN__DEMO", "s3cret"),
             ("NOTIFY_API__KEYS", "[s3cret"),
             ("NOTIFY_LIMITS", "s3cret"),

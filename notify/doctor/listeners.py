@@ -159,7 +159,8 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
             Finding(
                 "note",
                 "proxies",
-                "the public port is for this machine alone, and no proxy is trusted: every client seems to be the proxy.",
+                "the public port is for this machine alone, and no proxy is trusted: every client seems to be the proxy, and "
+                "limits per address do not hold.",
                 "Name the proxy in listen.trusted_proxies; it has to set X-Forwarded-For, and pass Host and Origin on.",
             )
         )
