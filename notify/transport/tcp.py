@@ -100,10 +100,12 @@ def direct(transport: Any) -> Callable[[bytes], int] | None:
 
 
 def settle(transport: Any) -> None:
-    """Let a transport settle, if it is one that arrives."""
-    below = _socket_below(transport)
-    if isinstance(below, PolledServer):
-        below.settle()
+    """Let a transport settle, if it is one that arrives; under TLS it is the one below."""
+    while transport is not None:
+        if isinstance(transport, PolledServer):
+            transport.settle()
+            return
+        transport = vars(transport).get("transport")
 
 
 def open_files() -> int:
@@ -113,16 +115,9 @@ def open_files() -> int:
 
 
 def descriptor(transport: Any) -> int:
-    """The descriptor of a transport's socket; -1: it has none."""
-    below = _socket_below(transport)
-    return -1 if below is None else below.socket.fileno()
-
-
-def _socket_below(transport: Any) -> WriteThroughServer | None:
-    """The transport that has the socket, which under TLS is the one below; None: it is no TCP server's."""
-    while transport is not None and not isinstance(transport, WriteThroughServer):
-        transport = vars(transport).get("transport")
-    return transport
+    """The descriptor of a transport's socket, under TLS, too; -1: it has none."""
+    fileno = getattr(transport, "fileno", None)
+    return -1 if fileno is None else int(fileno())
 
 
 def write_through(port: Any) -> None:

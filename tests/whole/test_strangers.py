@@ -240,16 +240,30 @@ class Files(TestCase):
     timeout = 60
 
     async def test_out_of_files_the_internal_port_answers_and_it_is_said_once(self) -> None:
+        public = free_port()
+        await self.run_out(f"tcp:{public}:interface=127.0.0.1", public)
+
+    async def test_so_it_does_where_the_server_ends_tls(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
-        public, internal = free_port(), free_port()
+        key, certificate = Authority(folder).issue(x509.DNSName("localhost"))
+        public = free_port()
+        await self.run_out(
+            f"ssl:{public}:interface=127.0.0.1:privateKey={key.resolve()}:certKey={certificate.resolve()}",
+            public,
+        )
+
+    async def run_out(self, endpoint: str, public: int) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        internal = free_port()
         server = Twistd(
             "-n",
             "--pidfile=",
             "notify",
             cwd=folder,
             by=("/bin/sh", "-c", 'ulimit -n 128 && exec "$@"', "sh"),
-            NOTIFY_LISTEN__PUBLIC=f"tcp:{public}:interface=127.0.0.1",
+            NOTIFY_LISTEN__PUBLIC=endpoint,
             NOTIFY_LISTEN__INTERNAL=f"tcp:{internal}:interface=127.0.0.1",
             NOTIFY_AUTH__JWT__SECRET=SECRET,
             NOTIFY_LIMITS__MAX_CONNECTIONS="0",
@@ -269,8 +283,11 @@ class Files(TestCase):
         self.assertEqual(server.output.count("connections are refused: all files but a reserve"), 1)
         self.assertNotIn("EMFILE", server.output)
         self.assertNotIn("Traceback", server.output)
+        self.assertLess(sample(page, "notify_sockets"), 128 - 16)
         close(links)
-        client = await deferToThread(RawClient, f"ws://127.0.0.1:{public}/ws")
-        while client.status != 101:
-            client = await deferToThread(RawClient, f"ws://127.0.0.1:{public}/ws")
-        client.close()
+        while sample(page, "notify_sockets"):
+            page = await (await treq.get(f"http://127.0.0.1:{internal}/metrics", persistent=False)).text()
+        [one] = await deferToThread(dial, public, 1)
+        while sample(page, "notify_sockets") != 1:
+            page = await (await treq.get(f"http://127.0.0.1:{internal}/metrics", persistent=False)).text()
+        one.close()
