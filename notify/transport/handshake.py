@@ -29,6 +29,14 @@ _VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
 
 #: headers that say one thing; said twice, a proxy in front may believe the one and we the other
 _ONCE = frozenset((b"host", b"origin", b"sec-websocket-key", b"sec-websocket-version"))
+#: headers that are read here, by their name as bytes and as text
+_READ = {
+    name.encode("ascii"): name
+    for name in (
+        *("host", "origin", "x-forwarded-for", "upgrade", "connection", "sec-websocket-key"),
+        *("sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions"),
+    )
+}
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -125,12 +133,14 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
 
 
 def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
-    """Headers by their name. One that comes again goes on with the list (RFC 9110, section 5.3)."""
+    """The headers that matter. One that comes again goes on with the list (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
-    for name, values in fields.items():
-        if len(values) > 1 and name in _ONCE:
-            raise Refused(HTTPStatus.BAD_REQUEST)
-        headers[name.decode("ascii")] = b", ".join(values).decode("ascii", "replace")
+    for name, text in _READ.items():
+        values = fields.get(name)
+        if values is not None:
+            if len(values) > 1 and name in _ONCE:
+                raise Refused(HTTPStatus.BAD_REQUEST)
+            headers[text] = b", ".join(values).decode("ascii", "replace")
     return headers
 
 

@@ -82,15 +82,31 @@ def _name(given: bytes) -> bytes:
 _NAMES = {
     spelling: name.lower()
     for name in (
-        *(b"Host", b"Authorization", b"Content-Type", b"Content-Length", b"Connection", b"User-Agent"),
         *(
+            b"Host",
+            b"Authorization",
+            b"Content-Type",
+            b"Content-Length",
+            b"Connection",
+            b"User-Agent",
             b"Accept",
-            b"Accept-Encoding",
-            b"Idempotency-Key",
-            b"X-Request-Id",
-            b"X-Forwarded-For",
-            b"Traceparent",
         ),
+        *(
+            b"Accept-Encoding",
+            b"Accept-Language",
+            b"Cache-Control",
+            b"Pragma",
+            b"Cookie",
+            b"Origin",
+            b"Upgrade",
+        ),
+        *(
+            b"Sec-WebSocket-Key",
+            b"Sec-WebSocket-Version",
+            b"Sec-WebSocket-Extensions",
+            b"Sec-WebSocket-Protocol",
+        ),
+        *(b"Idempotency-Key", b"X-Request-Id", b"X-Forwarded-For", b"Traceparent"),
     )
     for spelling in (name, name.lower())
 }
