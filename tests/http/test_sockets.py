@@ -5,10 +5,13 @@ import socket
 import time
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.testing import chat_payload
+from notify.http.answers import Sink, Stream
+from notify.http.server import Route, Site
+from notify.testing import chat_payload, make_context
 from notify.topics import chat
 from tests.support.http import AUTH, Node, parse_responses, request_bytes
 
@@ -19,10 +22,10 @@ MIB = 2**20
 
 def read_all(client: socket.socket) -> bytes:
     """What comes until the server closes; a reset must not take an answer away."""
-    data = b""
+    pieces = []
     while piece := client.recv(65536):
-        data += piece
-    return data
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class Base(TestCase):
@@ -114,3 +117,69 @@ class RefusedWhileSendingTest(Base):
         responses = parse_responses(await self.in_thread(talk))
         self.assertEqual([r["X-Request-Id"] for r in responses[:-1]], [str(n) for n in range(500)])
         self.assertEqual(responses[-1].status, 404)
+
+
+class Counting:
+    """Streams numbered blocks as fast as it may, one a turn of the reactor."""
+
+    SIZE, BLOCKS = 64 * 1024, 1000
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self.next = 0
+        self.goes_on = True
+        self.paused: Deferred[int] = Deferred()
+
+    def begin(self, sink: Sink) -> "Counting":
+        self.sink = sink
+        self.reactor.callLater(0, self.go)
+        return self
+
+    def go(self) -> None:
+        if self.goes_on:
+            self.sink.write(b"%d " % self.next * (self.SIZE // 8))
+            self.next += 1
+            if self.next == self.BLOCKS:
+                self.sink.finish()
+            else:
+                self.reactor.callLater(0, self.go)
+
+    def pauseProducing(self) -> None:
+        self.goes_on = False
+        if not self.paused.called:
+            self.paused.callback(self.next)
+
+    def resumeProducing(self) -> None:
+        self.goes_on = True
+        self.reactor.callLater(0, self.go)
+
+    def stopProducing(self) -> None:
+        self.goes_on = False
+
+
+class StreamTest(TestCase):
+    timeout = 60
+
+    async def test_a_stream_waits_for_a_client_that_reads_late_and_comes_whole(self) -> None:
+        from twisted.internet import reactor
+
+        counting = Counting(reactor)
+        routes = {b"/stream": Route({b"GET": lambda request: Stream(counting.begin)})}
+        site = Site(reactor, routes, None, make_context(reactor).metrics)
+        port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        with socket.create_connection(("127.0.0.1", port.getHost().port), timeout=20) as client:
+            client.sendall(request_bytes("GET", "/stream", None, {"Connection": "close"}))
+            written = await counting.paused
+            self.assertLess(written, counting.BLOCKS)
+            data = await deferToThread(read_all, client)
+        head, _, _ = data.partition(b"\r\n\r\n")
+        self.assertIn(b"Transfer-Encoding: chunked", head)
+        body, at = bytearray(), len(head) + 4
+        while at < len(data):
+            end = data.index(b"\r\n", at)
+            size = int(data[at:end], 16)
+            body += data[end + 2 : end + 2 + size]
+            at = end + size + 4
+        want = b"".join(b"%d " % n * (counting.SIZE // 8) for n in range(counting.BLOCKS))
+        self.assertEqual((len(body), body == want), (len(want), True))
