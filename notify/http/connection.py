@@ -254,7 +254,9 @@ class Connection(BaseProtocol):
         try:
             given: Any = request.route.methods[b"GET" if method == b"HEAD" else method](request)
         except Exception:
-            given = Failure()  # type: ignore[no-untyped-call]
+            # In no variable of this frame, which its traceback holds: both would wait for the garbage collector.
+            self._settle(Failure(), request)  # type: ignore[no-untyped-call]
+            return
         if not isinstance(given, Deferred):
             self._settle(given, request)
             return

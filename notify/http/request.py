@@ -123,7 +123,8 @@ class Request:
         try:
             self._admit()
         except Refused as refused:
-            self.refused = refused
+            # Its traceback would keep this request, and all that was read with it, until garbage is collected.
+            self.refused = refused.with_traceback(None)
 
     # --- for handlers
 

@@ -31,7 +31,7 @@ from notify.service.drain import Drain
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
 from notify.transport import tls
-from notify.transport.tcp import paced
+from notify.transport.tcp import InnerPort, PacedPort, paced
 
 log = Logger()
 
@@ -120,7 +120,7 @@ class Listener:
         if isinstance(results[0], Failure):
             raise StartError(self._why(results[0].value))
         self._port = results[0]
-        paced(self._port, reactor)
+        paced(self._port, reactor, PacedPort if self.key == "public" else InnerPort)
         self._port.stopReading()
         if self._loopback and not _is_local(self._port.getHost()):
             raise StartError(

@@ -91,6 +91,19 @@ class PacedPort(tcp.Port):
         """Twisted's own adaption, which is not wanted."""
 
 
+class InnerServer(PolledServer):
+    """A server connection of an :class:`InnerPort`, over which a few clients of our own send much at once."""
+
+    #: bytes read from a connection in one turn
+    bufferSize = 64 * 1024
+
+
+class InnerPort(PacedPort):
+    """A listening port for our own."""
+
+    transport = InnerServer
+
+
 def direct(transport: Any) -> Callable[[bytes], int] | None:
     """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
     if isinstance(transport, WriteThroughServer) and not transport.encrypted:
@@ -126,13 +139,13 @@ def write_through(port: Any) -> None:
         cast(Any, port).transport = WriteThroughServer
 
 
-def paced(port: Any, reactor: Any) -> None:
+def paced(port: Any, reactor: Any, kind: type[PacedPort] = PacedPort) -> None:
     """As :func:`write_through`, and let it accept and read with measure, where this system can."""
     write_through(port)
     if type(port) is tcp.Port and poller.available():
         port = cast(Any, port)
         del port.transport
-        port.__class__ = PacedPort
+        port.__class__ = kind
         port.arriving = Poller(reactor, ARRIVING)
         port.settled = Poller(reactor, SETTLED)
         # A socket that was handed over, as by systemd, brings no number.
