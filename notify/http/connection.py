@@ -419,7 +419,7 @@ class Connection(BaseProtocol):
             self.transport.resumeProducing()
 
     def _read_no_more(self) -> None:
-        if not self._paused and not self.transport.disconnecting:
+        if not self._paused:
             self._paused = True
             self.transport.pauseProducing()
 
@@ -453,9 +453,9 @@ class Connection(BaseProtocol):
         half_close = getattr(transport, "loseWriteConnection", None)
         if half_close is None or ISSLTransport.providedBy(transport):
             transport.loseConnection()
-            return
-        # A full close would make the kernel answer what is still on its way with a reset, and the client's
-        # kernel might throw our answer away (RFC 9112, section 9.6).
-        half_close()
+        else:
+            # A full close would make the kernel answer what is still on its way with a reset, and the client's
+            # kernel might throw our answer away (RFC 9112, section 9.6).
+            half_close()
         if deaf:
             self._read_no_more()

@@ -154,7 +154,7 @@ class Site(Factory):
     def hung_up(self, reason: str, peer: str) -> None:
         """A client was cut off for what it did."""
         self.metrics.http_hangups.labels(reason).inc()
-        _log.warn("Hung up on {peer}: {why}", peer=peer, why=_WHY[reason])
+        _log.info("Hung up on {peer}: {why}", peer=peer, why=_WHY[reason])
 
     def log_failure(self, request: Request, failure: Failure) -> None:
         """A handler failed in a way that is ours to mend."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from notify.http.answers import Answer, Sink, Stream, Upgrade, answer
@@ -131,12 +132,17 @@ class AheadTest(Base):
         )
 
     def test_who_does_not_wait_for_answers_is_told_so_counted_and_cut_off(self) -> None:
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
         self.get("/now", 50)
         responses = self.client.received()
         self.assertEqual([r.status for r in responses], [200] * 4 + [429])
         self.assertEqual((responses[-1].code, responses[-1]["Connection"]), ("too_many_requests", "close"))
         self.assertEqual(len(self.asked), 4)
         self.assertEqual(self.hangups("ahead"), 1)
+        told = "Hung up on 192.168.1.1: it sends requests without waiting for the answers"
+        self.assertEqual([formatEvent(event) for event in events].count(told), 1)
         self.assertTrue(self.transport.half_closed)
         self.assertEqual(self.transport.producerState, "paused")  # what it still sends is not even read
         self.clock.advance(LINGER)
