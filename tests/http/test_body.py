@@ -1,5 +1,9 @@
 """A body, whole or cut anywhere: what is taken of it, where it ends, and what is refused."""
 
+import contextlib
+
+import h11
+import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -108,3 +112,94 @@ class ChunkedTest(SynchronousTestCase):
         body = Chunked(1000)
         self.assertEqual(feed(body, data + b"rest", size), b"rest")
         self.assertEqual((body.whole, body.content()), (True, b"".join(chunks)))
+
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = (b"5\r\nabcde\r\n", b"1;a=b\r\nf\r\n", b"00B\r\nGET / HTTP/1\r\n", b"0\r\n", b"X: y\r\n", b"\r\n")
+PIECES = (
+    b"",
+    b"\r\n",
+    b"\n",
+    b"\r",
+    b" ",
+    b"\t",
+    b";",
+    b"0",
+    b"1",
+    b"f",
+    b"\0",
+    b"\xff",
+    b'"',
+    b"\r\n\r\n",
+    b"-",
+)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> bytes:
+    """A body in chunks with pieces taken out, or put in."""
+    data = b"".join(draw(st.lists(st.sampled_from(CHUNKS[:3]), max_size=3)))
+    data += b"0\r\n" + draw(st.sampled_from((b"", b"X: y\r\n"))) + b"\r\n"
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(data)))
+        end = at + draw(st.sampled_from((0, 0, 1, 2)))
+        data = data[:at] + draw(st.sampled_from(PIECES)) + data[end:]
+    return data
+
+
+class Llhttp:
+    """What llhttp reads up to the end of the first request."""
+
+    def __init__(self, data: bytes) -> None:
+        self.body = b""
+        self.whole = False
+        self.seen = 0
+        parser = httptools.HttpRequestParser(self)
+        for number in range(len(data)):
+            parser.feed_data(data[number : number + 1])
+            self.seen += 1
+            if self.whole:
+                break
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.whole = True
+
+
+class DifferentialTest(SynchronousTestCase):
+    """Whatever is taken here ends for llhttp and for h11 at the same byte, with the same content."""
+
+    def test_what_is_taken_is_taken_alike(self) -> None:
+        alike = dict.fromkeys(("llhttp", "h11"), 0)
+
+        @settings(max_examples=600, deadline=None, derandomize=True)
+        @given(spoilt())
+        def play(data: bytes) -> None:
+            ours = Chunked(100)
+            try:
+                rest = feed(ours, data)
+            except (Malformed, Exceeded):
+                return
+            if not ours.whole:
+                return
+            # To refuse what we take is no other reading.
+            with contextlib.suppress(httptools.HttpParserError):
+                theirs = Llhttp(HEAD + data)
+                self.assertEqual((theirs.body, theirs.whole), (ours.content(), True))
+                self.assertEqual(theirs.seen, len(HEAD + data) - len(rest))
+                alike["llhttp"] += 1
+            with contextlib.suppress(h11.RemoteProtocolError):
+                connection = h11.Connection(h11.SERVER)
+                connection.receive_data(HEAD + data)
+                connection.next_event()
+                got = b""
+                while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+                    assert isinstance(event, h11.Data), event
+                    got += event.data
+                self.assertEqual((got, connection.trailing_data[0]), (ours.content(), rest))
+                alike["h11"] += 1
+
+        play()
+        self.assertGreater(min(alike.values()), 50, alike)
