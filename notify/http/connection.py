@@ -50,7 +50,6 @@ LINGER_BYTES = 8 * 2**20
 
 MALFORMED = bad_request("this is not a valid HTTP/1.1 request")
 
-
 _CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
@@ -82,7 +81,9 @@ class Server(Rules, Protocol):
     def top(self, answer: Answer | Stream, framing: bytes, request_id: str, close: bool) -> bytes:
         """Status line and headers of an answer; ``framing`` is the header line that says where it ends, or empty."""
 
-    def note(self, name: str, status: int, request_id: str, request: Request | None) -> None:
+    def note(
+        self, connection: Connection, name: str, status: int, request_id: str, request: Request | None
+    ) -> None:
         """An answer was given."""
 
     def hung_up(self, reason: str, peer: str) -> None:
@@ -298,7 +299,7 @@ class Connection(BaseProtocol):
             body = b"" if request.method == b"HEAD" else given.body
             close = not request.lives_on
             top = self._site.top(given, _sized(given), request.request_id, close)
-            self._site.note(request.name, given.status, request.request_id, request)
+            self._site.note(self, request.name, given.status, request.request_id, request)
             self.transport.write(top + body)
             self._answered(close)
         elif isinstance(given, Stream):
@@ -313,7 +314,7 @@ class Connection(BaseProtocol):
         close = not request.lives_on
         self._deadline.lift()
         self.transport.write(self._site.top(given, _CHUNKED if chunks else b"", request.request_id, close))
-        self._site.note(request.name, given.status, request.request_id, request)
+        self._site.note(self, request.name, given.status, request.request_id, request)
         if request.method == b"HEAD":
             self._answered(close)
             return
@@ -328,7 +329,7 @@ class Connection(BaseProtocol):
 
     def _hand_over(self, given: Upgrade, request: Request) -> None:
         transport, rest = self.transport, self._data[self._at :]
-        self._site.note(request.name, 101, request.request_id, request)
+        self._site.note(self, request.name, 101, request.request_id, request)
         self._let_go()
         transport.write(given.head)
         # A TLS transport calls its wrappedProtocol, a plain one its protocol.
@@ -353,7 +354,7 @@ class Connection(BaseProtocol):
             return
         self._ahead += 1
         if self._ahead > self._site.most_ahead:
-            self._site.hung_up("ahead", self._peer)
+            self._site.hung_up("ahead", self.peer)
             self._refuse(too_many_ahead(), deaf=True)
         elif not self._blocked:
             self._in_turn()
@@ -376,7 +377,7 @@ class Connection(BaseProtocol):
     def _late(self) -> None:
         """What is waited for did not come in time."""
         if self._blocked:
-            self._site.hung_up("unread", self._peer)
+            self._site.hung_up("unread", self.peer)
             self._abort()
         elif self._working is not None:
             self._timed_out = True
@@ -384,7 +385,7 @@ class Connection(BaseProtocol):
         elif self._state is _State.HEAD and self._at == len(self._data):
             self._close(LINGER)
         elif self._state is not _State.OVER:
-            self._site.hung_up("slow", self._peer)
+            self._site.hung_up("slow", self.peer)
             self._refuse(slow())
 
     # --- what is read from the client, and the end ----------------------------------------------------------
@@ -401,7 +402,8 @@ class Connection(BaseProtocol):
             (self.transport.pauseProducing if paused else self.transport.resumeProducing)()
 
     @property
-    def _peer(self) -> str:
+    def peer(self) -> str:
+        """The client's address."""
         return str(getattr(self.transport.getPeer(), "host", "-"))
 
     def _forget(self) -> None:
@@ -434,7 +436,7 @@ class Connection(BaseProtocol):
         if self._state is not _State.OVER:
             self._let_go()
             self._forget()
-            self.transport.abortConnection()
+        self.transport.abortConnection()
 
     def _refuse(self, refused: Refused, deaf: bool = False) -> None:
         """Answer whatever came with an error, now, and hang up once the client has had time to read it.
@@ -445,7 +447,7 @@ class Connection(BaseProtocol):
         name = request.name if request else NO_SUCH_PATH
         request_id = request.request_id if request else site.new_id()
         answer = refused.answer()
-        site.note(name, answer.status, request_id, request)
+        site.note(self, name, answer.status, request_id, request)
         self._let_go()
         self._forget()
         transport.write(site.top(answer, _sized(answer), request_id, close=True) + answer.body)

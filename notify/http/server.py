@@ -130,7 +130,9 @@ class Site(Factory):
             )
         )
 
-    def note(self, name: str, status: int, request_id: str, request: Request | None) -> None:
+    def note(
+        self, connection: Connection, name: str, status: int, request_id: str, request: Request | None
+    ) -> None:
         """Count and log an answer: no query, no header, no body, and no path that a client made up."""
         seconds = self.reactor.seconds() - request.received if request else 0.0
         counts = self._counts.get((name, status))
@@ -149,6 +151,7 @@ class Site(Factory):
             status=int(status),
             seconds=seconds,
             request_id=request_id,
+            peer=connection.peer,
         )
 
     def hung_up(self, reason: str, peer: str) -> None:

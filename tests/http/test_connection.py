@@ -364,6 +364,16 @@ class StreamTest(Base):
 
 
 class UpgradeTest(Base):
+    def test_a_protocol_that_fails_at_once_ends_the_connection(self) -> None:
+        def fail(transport: Any) -> None:
+            raise RuntimeError("no")
+
+        self.echo.makeConnection = fail  # type: ignore[method-assign]
+        self.get("/echo")
+        self.assertTrue(self.transport.disconnected)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.successResultOf(self.site.settled())
+
     def test_the_connection_is_the_other_protocol_s_from_then_on(self) -> None:
         self.transport.protocol = self.client.channel
         self.client.send(request_bytes("GET", "/echo", None, {"Upgrade": "echo"}) + b"first")
