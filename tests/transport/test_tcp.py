@@ -10,13 +10,18 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.transport.tcp import READ, WriteThroughServer, paced
+from notify.transport.tcp import READ, InnerPort, PacedPort, WriteThroughServer, paced
 
 
 class Server(Protocol):
     def __init__(self, made: Deferred[Any]) -> None:
         self.made = made
         self.lost: Deferred[Any] = Deferred()
+        self.first: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.first.called:
+            self.first.callback(data)
 
     def connectionMade(self) -> None:
         self.made.callback(self)
@@ -54,12 +59,12 @@ def read(client: socket.socket, count: int) -> bytes:
 class WriteThroughTests(TestCase):
     timeout = 30
 
-    async def connect(self) -> tuple[Server, socket.socket]:
+    async def connect(self, kind: type[PacedPort] = PacedPort) -> tuple[Server, socket.socket]:
         from twisted.internet import reactor
 
         made: Deferred[Server] = Deferred()
         port: Any = reactor.listenTCP(0, Factory.forProtocol(lambda: Server(made)), interface="127.0.0.1")  # type: ignore[attr-defined]
-        paced(port, reactor)
+        paced(port, reactor, kind)
         self.addCleanup(port.stopListening)
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -77,6 +82,11 @@ class WriteThroughTests(TestCase):
         self.assertIsInstance(transport, WriteThroughServer)
         transport.write(b"hello")
         self.assertEqual(client.recv(100), b"hello")  # the reactor had no turn in between
+
+    async def test_our_own_port_reads_in_large_pieces(self) -> None:
+        server, client = await self.connect(InnerPort)
+        client.sendall(b"x" * 60_000)  # before the reactor has a turn
+        self.assertEqual(len(await server.first), 60_000)
 
     async def test_what_the_socket_does_not_take_follows_in_order(self) -> None:
         server, client = await self.connect()

@@ -16,7 +16,6 @@ from twisted.internet import abstract, tcp
 from twisted.internet.task import Clock
 from twisted.protocols import tls
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web import http
 
 import notify.http
 import notify.transport
@@ -24,21 +23,9 @@ from notify.transport.upstream import AUTOBAHN, SHARED, TWISTED, OpenProtocol, i
 from notify.transport.websocket import ConnectionFactory
 from tests.support.world import World
 
-#: of twisted.web's ``HTTPChannel``, by ``notify.http.server``
-TWISTED_WEB = {
-    "_respondToBadRequestAndDisconnect": "a malformed request gets an error like any other",
-    "_receivedHeaderSize": "which headers are too large",
-    "_receivedHeaderCount": "and too many",
-    "_transferDecoder": "whether a body comes in",
-    "_command": "a request is judged at the end of its headers",
-    "_path": "the same",
-    "_version": "the same",
-}
-
 LEANED_ON: list[tuple[dict[str, str], tuple[ModuleType, ...]]] = [
     (AUTOBAHN, (protocol, compress_deflate)),
     (TWISTED, (abstract, tcp, tls)),
-    (TWISTED_WEB, (http,)),
 ]
 
 #: what only a client's end reads
@@ -128,10 +115,9 @@ class Names(SynchronousTestCase):
                 self.assertEqual(private(source), set(), name)
                 self.assertEqual({node.attr for node in of_self(source)} & listed, set(), name)
 
-    def test_of_twisted_web_too(self) -> None:
-        sources = modules(notify.http).values()
-        self.assertLessEqual(set().union(*map(private, sources)), {*TWISTED_WEB})
-        self.assertLessEqual({*TWISTED_WEB}, set().union(*map(spoken_of, sources)))
+    def test_the_http_front_leans_on_none(self) -> None:
+        for name, source in modules(notify.http).items():
+            self.assertEqual(private(source), set(), name)
 
 
 class InitialState(SynchronousTestCase):
