@@ -185,12 +185,16 @@ def pings(server: Notify, seconds: float) -> list[float]:
 
 
 class Beside(NamedTuple):
-    """What was measured beside a crowd. ``sent`` are its bytes; ``grown`` is of the server's memory at its peak."""
+    """What was measured beside a crowd. ``sent`` are its bytes; ``grown`` is of the server's memory at its peak; ``used``
+    is the server's share of its core, and ``waited`` that of the time in which others had it.
+    """
 
     pings: list[float]
     sent: int
     cut_off: int
     grown: int
+    used: float
+    waited: float
 
 
 def beside(
@@ -208,14 +212,16 @@ def beside(
 
     watcher = threading.Thread(target=watch)
     other = context.Process(target=crowd, args=(server, name, count, seconds, rate, hostile, out))
+    used, waited = process.cpu(server.pid), process.waited(server.pid)
     other.start()
     watcher.start()
     taken = pings(server, seconds)
+    used, waited = process.cpu(server.pid) - used, process.waited(server.pid) - waited
     sent, cut_off = out.get(timeout=60)
     other.join()
     over.set()
     watcher.join()
-    return Beside(taken, sent, cut_off, peak - before)
+    return Beside(taken, sent, cut_off, peak - before, used / seconds, waited / seconds)
 
 
 def counted(server: Notify, metric: str) -> float:
@@ -254,6 +260,8 @@ def run(name: str, count: int, seconds: float) -> bool:
     print(
         f"  sent         {attacked.sent / seconds:,.0f} bytes/s hostile, {polite.sent / seconds:,.0f} polite"
     )
+    for who, crowd_ in (("polite", polite), ("hostile", attacked)):
+        print(f"  {who:12} server used {crowd_.used:.0%} of its core, and waited {crowd_.waited:.0%} for it")
     verdicts = (
         (f"p99 beside hostile ones is {ratio:.1f} times that beside polite ones", ratio <= RATIO),
         (f"memory grew by {attacked.grown / 2**20:.1f} MiB", attacked.grown <= MEMORY),
