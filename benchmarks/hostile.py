@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 from benchmarks import process
+from benchmarks.pongs import pongs, pongs_of_strangers
 from benchmarks.servers import Notify, token
 
 #: what must hold
@@ -42,7 +43,7 @@ class Client:
         self.port = server.port
         self.ends = ends
         self.sent = self.connections = self.cut_off = 0
-        self._rate = rate
+        self.rate = rate
         self._began = time.monotonic()
 
     @property
@@ -70,8 +71,8 @@ class Client:
 
     def send(self, one: socket.socket, data: bytes) -> None:
         """All of ``data``, when it is time for it."""
-        if self._rate:
-            wait = self._began + self.sent / self._rate - time.monotonic()
+        if self.rate:
+            wait = self._began + self.sent / self.rate - time.monotonic()
             if wait > 0:
                 time.sleep(min(wait, max(0.0, self.ends - time.monotonic())))
         one.sendall(data)
@@ -130,7 +131,11 @@ class Kind(NamedTuple):
     counted: str
 
 
-KINDS = {"pipelined GETs": Kind(pipelined_gets, 'notify_http_hangups_total{reason="ahead"}')}
+KINDS = {
+    "pipelined GETs": Kind(pipelined_gets, 'notify_http_hangups_total{reason="ahead"}'),
+    "pongs": Kind(pongs, 'notify_closes_total{code="4504"}'),
+    "pongs of strangers": Kind(pongs_of_strangers, 'notify_closes_total{code="4504"}'),
+}
 
 
 # --- the measure --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def _live(client: Any, hostile: bool, user: int) -> None:
         if hostile:
             client.flood(one, _PONGS)
         # As many bytes, in few pings of JSON.
-        size = min(_LARGEST, max(126, int(client._rate / _RATE)))
+        size = min(_LARGEST, max(126, int(client.rate / _RATE)))
         ping = b"\x81\xfe" + size.to_bytes(2, "big") + bytes(4) + b'{"type":"ping"}'.ljust(size)
         while client.goes_on:
             client.send(one, ping)

@@ -214,7 +214,7 @@ class Connection(BaseProtocol):
         if end < 0:
             return
         self._at = end + len(END)
-        self._request = request = Request(self._site, data[at:end], self._site.reactor.seconds(), self._peer)
+        self._request = request = Request(self._site, data[at:end], self._site.reactor.seconds(), self.peer)
         length, refused = request.length, request.refused
         if length != 0:
             waits = request.waits
