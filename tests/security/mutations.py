@@ -1,0 +1,180 @@
+"""Takes one defence after the other away, in a copy of the tree: the test that docs/security.md names must fail.
+
+    python -m tests.security.mutations              all of them
+    python -m tests.security.mutations auth         those of files whose path has this in it
+    python -m tests.security.mutations --sample 6   some, others each day
+
+``test_mutations.py`` holds the table to the tree and to the page: the old text is there exactly once, and the page has
+the test. Changing a defence that is named here means to keep its line here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.programs import ROOT
+
+#: seconds for one test
+PATIENCE = 300
+
+
+class Mutation(NamedTuple):
+    """``old`` becomes ``new`` in a file below notify/, and then ``test``, by its name below tests/, must fail."""
+
+    path: str
+    old: str
+    new: str
+    test: str
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path}: {self.test.rpartition('::')[2].removeprefix('test_').replace('_', ' ')}"
+
+
+TABLE = (
+    # tokens
+    Mutation("auth/jwt.py", "        if not any(key.verify(", "        if candidates is None and not any(key.verify(",
+             "auth/test_jwt.py::Attacks::test_a_changed_character_anywhere_is_refused"),
+    Mutation("auth/jws.py", '    if "crit" in header or "b64" in header:\n', "    if False:\n",
+             "auth/test_jwt.py::Attacks::test_refuses_critical_extensions"),
+    Mutation("auth/jws.py", "            if base64.urlsafe_b64encode(decoded).rstrip(b\"=\").decode(\"ascii\") == part:\n",
+             "            if True:\n", "auth/test_jwt.py::Attacks::test_refuses_base64_in_any_but_its_one_form"),
+    Mutation("auth/jws.py", "        if len(made) != len(pairs):\n", "        if False:\n",
+             "auth/test_jwt.py::Attacks::test_refuses_a_name_that_occurs_twice"),
+    Mutation("auth/jws.py", "    if len(token) > most:\n", "    if False:\n",
+             "auth/test_jwt.py::Attacks::test_refuses_a_token_that_is_too_long_without_looking_at_it"),
+    Mutation("auth/claims.py", "    if expires_at <= now:\n", "    if expires_at <= now - rules.leeway:\n",
+             "auth/test_jwt.py::Claims::test_the_leeway_lets_no_token_live_longer"),
+    Mutation("auth/claims.py", "    if audience not in audiences or not audience:\n", "    if False:\n",
+             "auth/test_jwt.py::Claims::test_checks_the_audience_and_refuses_tokens_for_others"),
+    Mutation("auth/keys.py", "            if material.key_size < _RSA_BITS:\n", "            if False:\n",
+             "auth/test_jwt.py::Start::test_small_rsa_keys_are_refused"),
+    # the JWK Set
+    Mutation("auth/jwks.py", "        wait = self._began + self._cooldown - self._clock.seconds()\n        if wait <= 0:\n",
+             "        wait = 0.0\n        if wait <= 0:\n",
+             "auth/test_jwks.py::Rotation::test_unknown_key_ids_cannot_make_it_fetch_more_than_once_a_cooldown"),
+    Mutation("auth/jwks.py", " and len(self._asked) < _MOST_ASKED:\n", ":\n",
+             "auth/test_jwks.py::Rotation::test_what_is_remembered_of_made_up_key_ids_is_bounded"),
+    # the webhook
+    Mutation("auth/webhook.py", ">= self._settings.max_pending:\n", "< 0:\n",
+             "auth/test_webhook.py::Authorize::test_too_many_questions_at_once_are_not_queued"),
+    Mutation("auth/webhook.py", "        question = (hashlib.sha256(data).digest(), peer)\n", "        question = (token, peer)\n",
+             "auth/test_webhook.py::Authenticate::test_remembers_no_token"),
+    # origins
+    Mutation("transport/origins.py", "    if str(here) in allowed:\n        return True\n",
+             "    if any(one.endswith(here.host) for one in allowed):\n        return True\n",
+             "transport/test_origins.py::Allowed::test_with_it_exactly_those"),
+    Mutation("transport/origins.py", "        return here == read_origin(", "        return True or here == read_origin(",
+             "transport/test_origins.py::Allowed::test_without_configuration_only_the_same_host"),
+    Mutation("dev/demo.py", "    if not own:\n", "    if False:\n", "dev/test_demo.py::DemoRoutes::test_other_sites_pages_cannot_use_it"),
+    Mutation("transport/tls.py", "    context.set_cipher_list(SUITES)\n", "",
+             "transport/test_tls.py::Handshakes::test_what_is_older_or_weaker_is_refused_and_counted"),
+    # tenancy
+    Mutation("core/chats.py", "    return topics.chat(_identity(client).workspace_id, chat_id)\n", "    return topics.chat(2, chat_id)\n",
+             "core/test_chats.py::Subscriptions::test_other_workspaces_are_never_seen"),
+    Mutation("core/authentication.py", " or not current.same_user(identity):\n", ":\n",
+             "core/test_authentication.py::Expiry::test_a_bad_refresh_or_one_for_another_user_closes_with_4500"),
+    # positions
+    Mutation("core/feed.py", "        if since is None or since.epoch != self.epoch or since.seq < 0:\n",
+             "        if since is None or since.seq < 0:\n",
+             "core/test_resumption.py::Resumption::test_is_not_recovered_from_another_epoch_or_out_of_what_is_kept"),
+    # frames
+    Mutation("transport/upstream.py", '        self.failedByMe = self.deaf = True\n        self.data = b""\n', "        self.failedByMe = True\n",
+             "transport/test_websocket_attack.py::Floods::test_nothing_is_read_of_what_comes_behind_a_fault_or_a_close"),
+    Mutation("transport/reader.py", "            if what in _MESSAGE and not self._fragmented:\n", "            if what in _MESSAGE:\n",
+             "transport/test_frames_differential.py::BesideAutobahn::test_streams_are_answered_alike"),
+    Mutation("transport/handshake.py", "            if name in _ONCE:\n", "            if False:\n",
+             "transport/test_handshake.py::Judgements::test_each_refusal_has_its_status"),
+    Mutation("transport/listener.py", "    def connectionMade(self) -> None:\n        \"\"\"A client connected.\"\"\"\n        self._timer = self._factory.wheel.after(self._factory.patience(), self._give_up)\n",
+             "    def connectionMade(self) -> None:\n        \"\"\"A client connected.\"\"\"\n",
+             "transport/test_websocket_attack.py::Floods::test_who_trickles_a_handshake_has_one_deadline_for_all_of_it"),
+    # resources
+    Mutation("transport/connection.py", "        if connection.queued > self._each():\n", "        if False:\n",
+             "transport/test_websocket_attack.py::Floods::test_pongs_that_nobody_reads_wait_within_the_bound"),
+    Mutation("observe/logging.py", "        if now >= self._ends:\n", "        if True:\n",
+             "observe/test_logging.py::FloodTests::test_one_place_writes_no_more_than_its_burst_in_a_window"),
+)  # fmt: skip
+
+
+def broken_tree(mutation: Mutation, folder: Path) -> Path:
+    """A copy of the code and the tests, with the defence away."""
+    tree = folder / "tree"
+    leave = shutil.ignore_patterns("__pycache__", "node_modules", "_trial_temp*", ".hypothesis")
+    for name in ("notify", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=leave)
+    shutil.copytree(ROOT / "twisted", tree / "twisted", ignore=leave)
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    broken = tree / "notify" / mutation.path
+    text = broken.read_text()
+    assert text.count(mutation.old) == 1, mutation.name
+    broken.write_text(text.replace(mutation.old, mutation.new))
+    return tree
+
+
+def caught(mutation: Mutation) -> tuple[bool, str]:
+    """Whether the test fails, as a test does, and what pytest said last; without the mutation it must pass, by `make test`."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        tree = broken_tree(mutation, Path(folder))
+        environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            f"tests/{mutation.test}",
+        ]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=tree,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return True, "the test did not end"
+    last = (done.stdout.strip().splitlines() or [done.stderr[-200:]])[-1]
+    return done.returncode == 1 and "failed" in last, last
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m tests.security.mutations")
+    parser.add_argument("which", nargs="?", default="")
+    parser.add_argument("--sample", type=int, default=0)
+    given = parser.parse_args(arguments)
+    chosen = [one for one in TABLE if given.which in one.path]
+    if given.sample:
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        chosen = random.Random(today).sample(chosen, min(given.sample, len(chosen)))
+    missed = 0
+    for one in chosen:
+        began = time.monotonic()
+        found, how = caught(one)
+        missed += not found
+        print(
+            f"{'caught' if found else 'NOT CAUGHT'} in {time.monotonic() - began:3.0f} s  {one.name}\n    {how}",
+            flush=True,
+        )
+    print(f"{len(chosen) - missed} of {len(chosen)} defences that were taken away had a test that failed")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
