@@ -26,6 +26,8 @@ AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 IMAGE = "localhost/notify-test/notify:local"
 SECRET, KEY = "a-secret-for-the-image-test-0123456789", "a-key-for-the-image-test"
 STARTED = time.monotonic()
+#: what podman would set by itself may be more than this machine allows
+LIMITS = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768")
 
 
 def say(text: str) -> None:
@@ -64,7 +66,7 @@ def main() -> None:
 
     listed = run(
         "podman", "--runtime=runc", "run", "--rm", "--read-only", "--cap-drop=ALL", "--network=host", "--entrypoint=cat",
-        "--read-only-tmpfs=false", "--no-healthcheck", IMAGE, "/opt/notify/sbom.cdx.json",
+        "--read-only-tmpfs=false", "--no-healthcheck", *LIMITS, IMAGE, "/opt/notify/sbom.cdx.json",
     )  # fmt: skip
     assert not wrong(listed), f"the list of what is in it is not that of the lock: {wrong(listed)}"
 
@@ -79,7 +81,7 @@ def main() -> None:
     container = run(
         "podman", "--runtime=runc", "run", "--detach", "--network=host", "--read-only", "--cap-drop=ALL",
         "--security-opt=no-new-privileges", "--read-only-tmpfs=false", "--no-healthcheck",
-        "--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768", "--stop-timeout=20",
+        *LIMITS, "--stop-timeout=20",
         *(f"--env={name}={value}" for name, value in environ.items()), IMAGE,
     ).split()[-1]  # fmt: skip
     try:
