@@ -69,19 +69,23 @@ class Behaviour:
         return got
 
     async def when(self, client: Core, state: str) -> None:
-        """Wait for a state; the client was made with ``on_state=self.heard``."""
-        while client.state.name != state:
+        """Wait for a state that came since the last one that was waited for; the client was made with ``on_state=self.heard``."""
+        while client.state.name != state and state not in self.states:
             waiter = client._waiter()
             self.waiters.append(waiter)
             await waiter
+        # It may have been left again by now.
+        self.states = self.states[self.states.index(state) + 1 :] if state in self.states else []
 
     def heard(self, state: State) -> None:
+        self.states.append(state.name)
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             waiter.fire(None)
 
     def setUp(self) -> Deferred[Any]:
         self.server, self.waiters = FakeServer(), []
+        self.states: list[str] = []
         return from_asyncio(self.server.start())
 
     def tearDown(self) -> Deferred[Any]:
