@@ -201,7 +201,7 @@ class Rotation(Watched):
     }
 
     async def setUp(self) -> None:
-        self.published: list[Any] | None = []
+        self.published: list[Any] | None = None
         self.refused = 0
 
         def answer(request: Any) -> bytes:
