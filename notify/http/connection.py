@@ -93,6 +93,16 @@ class Server(Rules, Protocol):
         """A handler failed in a way that is ours to mend."""
 
 
+class Elsewhere(Protocol):
+    """Who serves some of the requests of a connection, and goes on with it then."""
+
+    def wants(self, head: bytes) -> bool:
+        """Whether a request that begins with this, its whole head, is not for the site."""
+
+    def takes(self, data: bytes) -> None:
+        """Go on with the transport: that request, and what came behind it. All before it is answered."""
+
+
 class _State(enum.Enum):
     HEAD = "a request is to come, or comes"
     BODY = "its headers are here"
@@ -105,6 +115,8 @@ class Connection(BaseProtocol):
     """One client connection. To its transport it is the producer of all that is written."""
 
     transport: Any
+    #: is asked about each request
+    elsewhere: Elsewhere | None = None
 
     def __init__(self, site: Server) -> None:
         self._site = site
@@ -214,6 +226,11 @@ class Connection(BaseProtocol):
         if end < 0:
             return
         self._at = end + len(END)
+        if self.elsewhere is not None and self.elsewhere.wants(data[at : self._at]):
+            self._let_go()
+            self.connectionLost()
+            self.elsewhere.takes(data[at:])
+            return
         self._request = request = Request(self._site, data[at:end], self._site.reactor.seconds(), self.peer)
         length, refused = request.length, request.refused
         if length != 0:

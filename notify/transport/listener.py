@@ -1,6 +1,7 @@
 """The public port: a connection is a WebSocket's or the HTTP site's, and nothing stays of how that was found out.
 
-The first bytes of a request say which. An opening handshake is read to its end and judged here; so the protocol of a
+The first bytes of a request say which; one that the site has served before may still become a WebSocket's, as a proxy may
+send a handshake over a connection that it kept. An opening handshake is read to its end and judged here; so the protocol of a
 WebSocket connection begins with an open one, and carries nothing of HTTP with it for the rest of its life.
 """
 
@@ -126,8 +127,18 @@ class _Arriving(Protocol):
         self._factory.wheel.cancel(self._timer)
         # This stays in between, to know when the connection is gone.
         start, self._start, self._site = self._start, b"", protocol
+        protocol.elsewhere = self
         protocol.makeConnection(transport)
         protocol.dataReceived(start)
+
+    def wants(self, head: bytes) -> bool:
+        """Whether a later request of a connection of the site is an opening handshake."""
+        return bool(is_websocket(head))
+
+    def takes(self, data: bytes) -> None:
+        """It is: the site has let go of the transport."""
+        self._site, self._start = None, data
+        self._shake_hands()
 
     def _hand_over(self, protocol: Any) -> None:
         self._factory.wheel.cancel(self._timer)
@@ -140,8 +151,9 @@ class _Arriving(Protocol):
         self._factory.wheel.cancel(self._timer)
         if self._visit is not None:
             self._visit.leave()
-        if self._site is not None:
-            self._site.connectionLost(reason)
+        site, self._site = self._site, None  # which knows this
+        if site is not None:
+            site.connectionLost(reason)
 
     def _give_up(self) -> None:
         transport: Any = self.transport

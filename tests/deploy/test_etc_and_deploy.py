@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -148,6 +149,26 @@ class NginxTests(TempCase):
                 self.assertEqual(client.receive()["content"], "through nginx")
             wait_for("the access log", lambda: "/ws" in (self.folder / "access.log").read_text())
             self.assertNotIn("in-the-query", (self.folder / "access.log").read_text())
+
+    def test_a_client_gets_in_over_the_connections_that_it_kept_of_others(self) -> Deferred[None]:
+        return deferToThread(self.kept)
+
+    def kept(self) -> None:
+        # One worker, or the handshake might come to one that kept nothing.
+        with self.running(("daemon off;", "daemon off; worker_processes 1;")) as (_, dial):
+            with dial() as connection:
+                host, port = connection.socket.getpeername()[:2]
+            context = ssl.create_default_context(cafile=str(self.folder / "tls.pem"))
+            context.check_hostname = False
+            for _ in range(3):
+                asked = http.client.HTTPSConnection(host, port, timeout=10, context=context)
+                asked.request("GET", "/health", headers={"Connection": "close"})
+                self.assertEqual(asked.getresponse().status, 200)
+                asked.close()
+                with dial() as connection:
+                    client = Client(connection)
+                    client.send(type="auth", token=token())
+                    self.assertTrue(client.receive()["success"])
 
     def test_an_address_has_only_so_many_connections_and_handshakes(self) -> Deferred[None]:
         return deferToThread(self.limited)

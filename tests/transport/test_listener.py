@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.http.answers import Answer
+from notify.http.server import Route, Site
 from notify.transport.listener import is_websocket
 from notify.wire.head import MAX_HEAD
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, frame, frames, head
@@ -54,3 +57,56 @@ class Choice(SynchronousTestCase):
             self.assertTrue(wire.transport.no_delay)
             wire = Wire().feed(*(b"GET /hello"[at : at + size] for at in range(0, 10, size)))
             self.assertEqual((wire.status, wire.protocol.seen), (b"299", b"GET /hello"))
+
+
+class KeptConnections(SynchronousTestCase):
+    """A proxy sends requests of many clients over a connection that it keeps: a handshake may be behind others."""
+
+    health = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.wire = Wire(trusted=("192.168.1.1",), max_connections_per_address=1)
+        self.wire.transport.protocol.connectionLost()
+        route = Route({b"GET": lambda request: Answer(200, b"well")})
+        self.wire.port.site = Site(self.clock, {b"/health": route}, None, self.wire.world.metrics)
+
+    def begin(self, *segments: bytes) -> Wire:
+        wire = self.wire.again().feed(*segments)
+        self.clock.pump([0] * 8)
+        return wire
+
+    def test_it_opens_a_connection_wherever_it_is_cut(self) -> None:
+        sent = 2 * self.health + head(*HANDSHAKE) + frame(b'{"type":"ping"}')
+        for at in range(1, len(sent)):
+            wire = self.begin(sent[:at], sent[at:])
+            answers = wire.answer.split(b"HTTP/1.1 ")
+            self.assertEqual([answer[:3] for answer in answers[1:]], [b"200", b"200", b"101"], at)
+            self.assertEqual(len(frames(answers[-1])), 1, at)
+            self.clock.advance(100)
+            self.assertFalse(wire.transport.aborted or wire.transport.disconnecting, at)
+            wire.protocol.connectionLost()
+        self.assertEqual((self.wire.admission.sockets, self.wire.admission.arriving), (0, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_it_is_judged_as_any_other(self) -> None:
+        for lines, status in (
+            ((*HANDSHAKE, b"Origin: https://b.example"), b"403"),
+            (HANDSHAKE[:2], b"426"),
+            ((b"GET http://a/ws?x=1 HTTP/1.1", *HANDSHAKE[1:]), b"101"),
+            ((b"GET /wsx HTTP/1.1", *HANDSHAKE[1:]), b"404"),
+        ):
+            wire = self.begin(self.health, head(*lines))
+            self.assertEqual(wire.answer.split(b"HTTP/1.1 ")[2][:3], status, lines)
+            self.assertIs(wire.transport.disconnecting, status in (b"403", b"426"))
+            wire.transport.protocol.connectionLost()
+        self.assertEqual((self.wire.admission.sockets, self.wire.admission.arriving), (0, 0))
+
+    def test_its_own_client_counts(self) -> None:
+        lines = head(*HANDSHAKE, b"X-Forwarded-For: 8.8.8.8")
+        first = self.begin(self.health, lines).transport
+        second = self.begin(self.health, lines).transport
+        self.assertEqual([t.value().split(b"HTTP/1.1 ")[2][:3] for t in (first, second)], [b"101", b"429"])
+        for transport in (first, second):
+            transport.protocol.connectionLost()
+        self.assertEqual(self.wire.admission.sockets, 0)
