@@ -62,6 +62,10 @@ class Poller:
         """Whether it is read from."""
         return self._readers.get(reader.fileno()) is reader
 
+    def busy(self) -> bool:
+        """Whether there is enough to read for a whole turn."""
+        return len(self._epoll.poll(0, self._most)) == self._most
+
     # --- to the reactor: one descriptor ---------------------------------------------------------------------
 
     def fileno(self) -> int:

@@ -17,6 +17,9 @@ from notify.transport.upstream import LeanServer
 WAITING = 4096
 #: connections accepted in one turn of the reactor
 ACCEPTS = 32
+#: the same, while those on their way in keep a turn busy: each must be read from more than once, and whoever is accepted
+#: before that, gone or not, takes a place and memory
+FEW_ACCEPTS = 4
 #: connections on their way in that are read from in one turn: some milliseconds of work
 ARRIVING = 32
 #: connections read from in one turn otherwise
@@ -84,7 +87,8 @@ class PacedPort(tcp.Port):
         """How many connections one turn may accept: few where few files may be open, for one that is refused has its file
         until the next turn.
         """
-        return min(ACCEPTS, max(1, open_files() // 32))
+        most = FEW_ACCEPTS if self.arriving.busy() else ACCEPTS
+        return min(most, max(1, open_files() // 32))
 
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:

@@ -176,6 +176,30 @@ class PollerTests(TestCase):
         self.port.numberAccepts = 10_000
         self.assertEqual(self.port.numberAccepts, transport.ACCEPTS)
 
+    async def test_it_accepts_fewer_while_those_that_came_keep_it_busy(self) -> None:
+        crowd = await self.connect(transport.ARRIVING)
+        for one in crowd[1:]:
+            one.sendall(b"half a head")
+        self.assertEqual(self.port.numberAccepts, transport.ACCEPTS)
+        crowd[0].sendall(b"half a head")
+        self.assertEqual(self.port.numberAccepts, transport.FEW_ACCEPTS)
+        await self.until(lambda: len(self.got) == len(crowd))
+        self.assertEqual(self.port.numberAccepts, transport.ACCEPTS)
+
+    async def test_who_came_and_went_before_it_was_read_from_does_not_pile_up(self) -> None:
+        port, most = self.port.getHost().port, 0
+        for _ in range(40 * transport.ARRIVING):
+            with socket.create_connection(("127.0.0.1", port)) as gone:
+                gone.sendall(b"half a head")
+
+        def look() -> bool:
+            nonlocal most
+            most = max(most, len(self.made) - len(self.lost))
+            return len(self.lost) == 40 * transport.ARRIVING
+
+        await self.until(look)
+        self.assertLess(most, 4 * transport.ARRIVING)
+
 
 class CollectorTests(TestCase):
     def test_the_rhythm_is_set_and_put_back(self) -> None:
