@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 
 from notify.transport.extensions import Deflate, accept_deflate, parse_offers
-from notify.transport.origins import origin_allowed, read_origin
+from notify.transport.origins import name_of, origin_allowed
 from notify.wire import encodings
 from notify.wire import head as heads
 from notify.wire.frames import Encoding
@@ -120,7 +120,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or origin == "":
         raise Refused(HTTPStatus.BAD_REQUEST)
     if origin and not origin_allowed(origin, host, allowed_origins):
-        raise Refused(HTTPStatus.FORBIDDEN, str(read_origin(origin) or "none that can be named"))
+        raise Refused(HTTPStatus.FORBIDDEN, name_of(origin))
     offers = parse_offers(get("sec-websocket-extensions", ""))
     if offers is None:
         # RFC 6455, section 9.1: who receives what is not of its grammar must fail the connection; so it is no matter

@@ -17,6 +17,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _WILD = "*."
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _NUMBERS = re.compile(r"([0-9]+|0x[0-9a-f]*)\.?|.*\.([0-9]+|0x[0-9a-f]*)\.?")
+#: what apps send whose pages are their own, and browsers' extensions: no page on the web can
+_APP = re.compile(r"(?!https?:|wss?:|file:)[a-z][a-z0-9+.-]*://[a-z0-9_.-]+(:[0-9]+)?")
 _HINT = "write it like 'https://chat.example', with a port where it is not the scheme's own"
 
 
@@ -45,6 +47,12 @@ def read_origin(text: str) -> Origin | None:
     return Origin(url.scheme, url.hostname, port or _DEFAULT_PORTS[url.scheme])
 
 
+def name_of(origin: str) -> str:
+    """An Origin as an operator may allow it, for people: nothing else of what a client sent."""
+    app = origin.strip().lower()
+    return app if _APP.fullmatch(app) else str(read_origin(origin) or "none that can be named")
+
+
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     """Whether a handshake with this Origin and Host header may go on (RFC 6455, section 10.2).
 
@@ -53,6 +61,8 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     """
     if not origin or ANY in allowed:
         return True
+    if _APP.fullmatch(app := origin.strip().lower()):
+        return app in allowed
     here = read_origin(origin)
     if here is None:
         return False
@@ -73,11 +83,16 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
 
 def parse_origins(texts: Iterable[str]) -> tuple[str, ...]:
     """What is allowed, as browsers write it. Raises ``ValueError`` with a sentence for what no browser ever sends."""
-    return tuple(text if text == ANY else str(parse_origin(text)) for text in texts)
+    return tuple(_parse(text) for text in texts)
+
+
+def _parse(text: str) -> str:
+    app = text.strip().lower()
+    return app if app == ANY or _APP.fullmatch(app) else str(parse_origin(text))
 
 
 def parse_origin(text: str) -> Origin:
-    """One origin that an operator wrote, perhaps with ``*.`` for one label or more. Raises ``ValueError``."""
+    """One origin of pages on the web that an operator wrote, perhaps with ``*.`` for one label or more. Raises ``ValueError``."""
     if text.lower() == "null":
         raise ValueError(
             "'null' is what pages without an origin send, sandboxed frames of any site among them: only \"*\" lets it in"

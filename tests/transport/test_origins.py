@@ -7,7 +7,7 @@ from typing import Any
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.transport.origins import origin_allowed, parse_origins
+from notify.transport.origins import name_of, origin_allowed, parse_origins
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, head
 
 
@@ -61,6 +61,21 @@ class Allowed(SynchronousTestCase):
         ):
             self.assertIs(origin_allowed(origin, "host", allowed), may, origin)
 
+    def test_apps_and_extensions_are_let_in_by_their_whole_name_alone(self) -> None:
+        allowed = parse_origins(["capacitor://localhost", "https://chat.example"])
+        for origin, may in (
+            ("capacitor://localhost", True),
+            ("CAPACITOR://localhost", True),
+            ("capacitor://localhost:1", False),
+            ("ionic://localhost", False),
+            ("https://localhost", False),
+            ("capacitor://chat.example", False),
+        ):
+            self.assertIs(origin_allowed(origin, "localhost", allowed), may, origin)
+        self.assertFalse(origin_allowed("capacitor://localhost", "localhost", ()))
+        self.assertEqual(name_of("capacitor://localhost"), "capacitor://localhost")
+        self.assertEqual(name_of("capacitor://<b>"), "none that can be named")
+
 
 class Parsed(SynchronousTestCase):
     def test_as_browsers_write_it(self) -> None:
@@ -81,6 +96,8 @@ class Parsed(SynchronousTestCase):
             ("http://[::1]:8080", "http://[::1]:8080"),
             ("http://[0:0::1]", "http://[::1]"),
             ("http://my_host", "http://my_host"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("Chrome-Extension://abcdefgh", "chrome-extension://abcdefgh"),
         ):
             self.assertEqual(parse_origins([text]), (origin,), text)
             if origin != "*" and "*" not in origin:
@@ -95,7 +112,7 @@ class Parsed(SynchronousTestCase):
             ("NULL", "sandboxed frames"),
             ("wss://chat.example", "the scheme is that of the page"),
             ("file://x", "the scheme is that of the page"),
-            ("chrome-extension://abc", "the scheme is that of the page"),
+            ("capacitor://*", "the scheme is that of the page"),
             ("https://", "no name"),
             ("https://chat.example/", "more than scheme, host and port"),
             ("https://chat.example/app", "more than scheme, host and port"),
