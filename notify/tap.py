@@ -263,7 +263,9 @@ def build(
         finish=internal.close,
         report=lifecycle.progress,
     )
-    reloader = Reloader(config, live, read or (lambda: config), prepare, lifecycle.ready)
+    reloader = Reloader(
+        config, live, read or (lambda: config), prepare, partial(access.renew, hub), lifecycle.ready
+    )
 
     def announce() -> None:
         if show is not None:

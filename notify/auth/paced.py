@@ -83,11 +83,12 @@ class Paced(Generic[Q]):
         return asker.waiting
 
     def stop(self) -> None:
-        """Ask no more; who waits gets no answer."""
+        """Ask no more; who waits is told that there is no answer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, {}
+        _tell_nothing(waiting)
 
     def _plan(self, wait: float) -> None:
         if self._timer is None and self._waiting and self._under_way < self._at_once:
@@ -127,9 +128,7 @@ class Paced(Generic[Q]):
             for question, askers in batch.items():
                 for asker in askers:
                     asker.tell(question, told.get(question))
-            for question, (_, askers) in behind.items():
-                for asker in askers:
-                    asker.tell(question, None)
+            _tell_nothing(behind)
 
     def _failed(self, failure: Failure) -> None:
         self.log.failure("questions could not be asked", failure)
@@ -137,3 +136,9 @@ class Paced(Generic[Q]):
     def _done(self, _: object) -> None:
         self._under_way -= 1
         self._plan(0.0)
+
+
+def _tell_nothing(waiting: Mapping[Q, tuple[float, list[_Asker[Q]]]]) -> None:
+    for question, (_, askers) in waiting.items():
+        for asker in askers:
+            asker.tell(question, None)

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from notify import topics
 from notify.core import chats
 from notify.core.client import OPEN, Client
+from notify.core.hub import Hub
 from notify.core.live import Live
 from notify.core.timers import Timer
 from notify.errors import Unavailable
@@ -54,6 +55,12 @@ def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
     reviewer: IReviewer | None = IReviewer(live.now.authenticator, None)
     if reviewer is not None:
         reviewer.forget(workspace_id, user_id)
+
+
+def renew(hub: Hub) -> None:
+    """Another authenticator is in force, perhaps one that wants to be asked sooner: have its time hold for everyone."""
+    for client in tuple(hub.subscribers):
+        client.renew()
 
 
 def rechecks(authenticator: IAuthenticator) -> bool:
@@ -98,11 +105,12 @@ def _reviewer(authenticator: IAuthenticator) -> IReviewer:
 class Review:
     """Asks about the chats of one client again: it rests, with a timer where one is needed, or a question is under way."""
 
-    __slots__ = ("_again", "_asked", "_asking", "_client", "_ended", "_timer", "_unknown")
+    __slots__ = ("_again", "_asked", "_asking", "_client", "_due", "_ended", "_timer", "_unknown")
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._timer: Timer | None = None
+        self._due = 0.0  # when the timer is
         self._asked: Deferred[Any] | None = None
         self._asking: set[Id] | None = None  # what the question under way is about
         self._again = False  # another is to follow it
@@ -125,6 +133,11 @@ class Review:
             return
         self._wait(self._ended + LEAST - self._client.hub.wheel.seconds())
 
+    def renew(self) -> None:
+        """Another authenticator is in force. What is planned comes no later for that: reloads may come one after the other."""
+        if self._asking is None and self._client.chats:
+            self._plan()
+
     def stop(self) -> None:
         """The client is gone."""
         self._client.hub.wheel.cancel(self._timer)
@@ -133,16 +146,21 @@ class Review:
 
     def _plan(self) -> None:
         hub = self._client.hub
-        reviewer = _reviewer(hub.live.now.authenticator)
+        reviewer, now, waits = _reviewer(hub.live.now.authenticator), hub.wheel.seconds(), []
+        if self._timer is not None:
+            waits.append(self._due - now)
+        if reviewer.recheck:
+            waits.append(reviewer.recheck * (EARLIEST + (1 - EARLIEST) * hub.random.random()))
         if self._unknown:
-            self._wait(reviewer.grace / 10 * (0.5 + hub.random.random()))
-        elif reviewer.recheck:
-            self._wait(reviewer.recheck * (EARLIEST + (1 - EARLIEST) * hub.random.random()))
+            waits.append(reviewer.grace / 10 * (0.5 + hub.random.random()))
+            waits.append(max(min(self._unknown.values()) + reviewer.grace - now, 0.0))
+        if waits:
+            self._wait(min(waits))
 
     def _wait(self, seconds: float) -> None:
         wheel = self._client.hub.wheel
         wheel.cancel(self._timer)
-        self._timer = None
+        self._timer, self._due = None, wheel.seconds() + seconds
         if seconds <= 0:
             self._ask()
         else:
@@ -154,28 +172,31 @@ class Review:
         if client.state != OPEN or identity is None or not client.chats:
             return
         self._asking = set(client.chats)
-        reviewer = _reviewer(client.hub.live.now.authenticator)
+        authenticator = client.hub.live.now.authenticator
         about = {chat_id: topics.chat(identity.workspace_id, chat_id) for chat_id in self._asking}
-        asked: Deferred[Any] = maybeDeferred(reviewer.review, identity, about.values())
-        asked.addErrback(self._failed).addCallback(self._judge, about, reviewer.grace)
+        asked: Deferred[Any] = maybeDeferred(_reviewer(authenticator).review, identity, about.values())
+        asked.addErrback(self._failed).addCallback(self._judge, about, authenticator)
         self._asked = None if asked.called else asked
         asked.addErrback(self._failed).addCallback(self._done)
 
-    def _judge(self, told: Mapping[Topic, bool], about: Mapping[Id, Topic], grace: float) -> None:
-        client, now = self._client, self._client.hub.wheel.seconds()
+    def _judge(self, told: Mapping[Topic, bool], about: Mapping[Id, Topic], by: IAuthenticator) -> None:
+        client, now, grace = self._client, self._client.hub.wheel.seconds(), _reviewer(by).grace
         if client.state != OPEN:
             return
+        superseded = by is not client.hub.live.now.authenticator
         unknown, self._unknown = self._unknown or {}, None
         for chat_id in (self._asking or set()) & client.chats:
             allowed = told.get(about[chat_id])
             if allowed is False:
                 chats.end(client, chat_id, "forbidden", "not yours to see any more: unsubscribed")
             elif allowed is None:
-                since = unknown.get(chat_id, now)
+                # That one did not answer which was stopped says nothing: its successor is asked.
+                self._again = self._again or superseded
+                since = unknown.get(chat_id, float("inf") if superseded else now)
                 if now - since >= grace:
                     text = "it cannot be told whether you may still see it: unsubscribed"
                     chats.end(client, chat_id, "unavailable", text, retry=True)
-                else:
+                elif since <= now:
                     self._unknown = {**(self._unknown or {}), chat_id: since}
 
     def _failed(self, failure: Failure) -> Mapping[Topic, bool]:

@@ -56,6 +56,9 @@ class Client(Protocol):
     def review(self) -> None:
         """Ask about its chats again: it has shown a new token."""
 
+    def renew(self) -> None:
+        """Another authenticator is in force, which wants to be asked about its chats within its own time."""
+
     def expect(self, seconds: float | None) -> None:
         """Close it unless it moves on within this time, which replaces the one before; None: it need not."""
 

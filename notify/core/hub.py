@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from random import Random
+from typing import Protocol
 
 from notify.core.dispatcher import Dispatcher
 from notify.core.live import Live
@@ -12,6 +13,13 @@ from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
 from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
+
+
+class Renewable(Protocol):
+    """Someone whose chats are asked about again."""
+
+    def renew(self) -> None:
+        """Another authenticator is in force."""
 
 
 def _nobody() -> None:
@@ -42,6 +50,8 @@ class Hub:
         self.random = random
         #: every open connection, and who is told that its client has arrived: has shown a good token once. None: it has
         self.connections: dict[IConnection, Callable[[], None] | None] = {}
+        #: the clients that have been in a chat
+        self.subscribers: set[Renewable] = set()
         #: those that have not
         self.arriving = 0
 

@@ -221,10 +221,18 @@ class Session:
 
     def settled(self, chat_id: Id) -> None:
         """It has just joined a chat, or left it; while it is in one, the authenticator is asked about it again."""
+        self.hub.subscribers.add(self)
         if self._review is None and access.rechecks(self.hub.live.now.authenticator):
             self._review = access.Review(self)
         if self._review is not None:
             self._review.settled(chat_id)
+
+    def renew(self) -> None:
+        """Another authenticator is in force."""
+        if self._review is None and access.rechecks(self.hub.live.now.authenticator):
+            self._review = access.Review(self)
+        if self._review is not None:
+            self._review.renew()
 
     def review(self) -> None:
         """Ask about its chats again: it has shown a new token."""
@@ -268,6 +276,7 @@ class Session:
         self._backlog = None
         self.hub.wheel.cancel(self._deadline)
         self.hub.wheel.cancel(self._rest)
+        self.hub.subscribers.discard(self)
         if self._review is not None:
             self._review.stop()
             self._review = None

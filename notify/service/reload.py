@@ -88,7 +88,7 @@ class Reloader:
     """Reads the configuration again and puts it in force: all that can be, or, where a part is wrong, nothing.
 
     ``read`` gives the configuration anew. ``prepare`` makes of one what it puts in force, with an authenticator that is
-    yet to be started. Both raise ``StartError``. ``done`` is called after each reload.
+    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, ``done`` after each reload.
     """
 
     def __init__(
@@ -97,12 +97,14 @@ class Reloader:
         live: Live,
         read: Callable[[], Config],
         prepare: Callable[[Config], InForce],
+        applied: Callable[[], object],
         done: Callable[[], object],
     ) -> None:
         self.config = config
         self._live = live
         self._read = read
         self._prepare = prepare
+        self._applied = applied
         self._done = done
         self._running = self._again = False
 
@@ -131,6 +133,7 @@ class Reloader:
         self.config = target
         logging.configure(wanted.log)
         before.authenticator.stop()
+        self._applied()
         log.info("reloaded; changed: {keys}", keys=", ".join(found.live) or "no key; secrets were read again")
         if found.restart:
             log.warn("changed, but only a restart applies it: {keys}", keys=", ".join(found.restart))

@@ -104,9 +104,10 @@ class PacedTests(SynchronousTestCase):
         self.pass_by(2)
         self.assertGreaterEqual(len(events), 1)
 
-    def test_nothing_is_asked_once_stopped(self) -> None:
+    def test_nothing_is_asked_once_stopped_and_nobody_waits_for_it(self) -> None:
         paced = self.make()
-        paced.ask([1, 2])
+        waiting = paced.ask([1, 2])
         paced.stop()
+        self.assertEqual(self.successResultOf(waiting), {})
         self.assertEqual((self.clock.getDelayedCalls(), self.put), ([], []))
         self.assertEqual(self.successResultOf(paced.ask([])), {})

@@ -116,6 +116,21 @@ class Recheck(Case):
         self.assertEqual(self.heard(), [1])
         self.assertEqual(self.client.ask(type="subscribe", chat_id=2, id=1)["type"], "subscribed")
 
+    def test_who_was_not_answered_once_is_asked_about_within_the_same_time_and_the_grace_is_no_longer(
+        self,
+    ) -> None:
+        self.reviewer.grace = 10_000.0
+        self.reviewer.unknown = {2}
+        self.pass_by(101)
+        self.reviewer.unknown, self.reviewer.forbidden = set(), {2}
+        self.pass_by(101)
+        self.assertEqual(self.heard(), [1])
+        self.reviewer.grace, self.reviewer.recheck = 120.0, 1000.0
+        self.reviewer.unknown = {1}
+        self.pass_by(101)
+        self.pass_by(121)
+        self.assertEqual(self.heard(), [])
+
     def test_an_answer_in_time_ends_the_grace(self) -> None:
         self.reviewer.unknown = {1, 2}
         self.pass_by(101)
@@ -171,6 +186,60 @@ class Recheck(Case):
         self.client.send(type="subscribe", chat_id=3)
         self.pass_by(101)
         self.assertEqual(self.reviewer.reviews, [{3}])
+
+
+class AfterAReload(Case):
+    """Another authenticator is put in force, as SIGHUP does."""
+
+    def put(self, authenticator: IAuthenticator) -> None:
+        self.world.reload(authenticator=authenticator)
+        access.renew(self.world.hub)
+
+    def test_who_was_there_before_is_asked_about_within_the_new_time(self) -> None:
+        for before in (TableAuthenticator(), self.reviewer):
+            world = self.world = World(Limits(reauthenticate=Duration(0)))
+            world.authenticator = before
+            world.reload(authenticator=before)
+            self.client = world.client()
+            for chat_id in (1, 2):
+                self.client.send(type="subscribe", chat_id=chat_id)
+            sooner = Reviewer()
+            sooner.recheck, sooner.forbidden = 8.0, {2}
+            self.put(sooner)
+            self.pass_by(9)
+            self.assertEqual([frame["chat_id"] for frame in self.client.take()], [2])
+            self.assertEqual(self.heard(), [1])
+
+    def test_reloads_one_after_the_other_put_nothing_off(self) -> None:
+        for _ in range(4):
+            self.pass_by(26)
+            self.put(self.reviewer)
+        self.assertEqual(len(self.reviewer.reviews), 1)
+
+    def test_who_is_gone_or_in_no_chat_is_not_asked_about(self) -> None:
+        self.client.send(type="unsubscribe", chat_id=1)
+        self.client.send(type="unsubscribe", chat_id=2)
+        other = self.world.client(user_id=2)
+        other.send(type="subscribe", chat_id=1)
+        other.leave()
+        self.assertEqual(len(self.world.hub.subscribers), 1)
+        self.put(self.reviewer)
+        self.pass_by(101)
+        self.assertEqual(self.reviewer.reviews, [])
+
+    def test_no_answer_of_one_that_was_stopped_takes_nothing_away_and_its_successor_is_asked_soon(
+        self,
+    ) -> None:
+        self.reviewer.grace, self.reviewer.unknown, self.reviewer.answers = 0.0, {1, 2}, []
+        self.pass_by(101)
+        successor = Reviewer()
+        successor.forbidden = {2}
+        self.put(successor)
+        for answer in self.reviewer.answers:
+            answer()
+        self.assertEqual(self.heard(), [1, 2])
+        self.pass_by(access.LEAST + 1)
+        self.assertEqual(self.heard(), [1])
 
 
 class AtRefresh(Case):

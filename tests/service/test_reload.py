@@ -70,9 +70,10 @@ class ReloaderTests(TestCase):
         self.preparing: list[Deferred[None]] = []
         self.stopped: list[SlowAuthenticator] = []
         self.done = 0
+        self.applied: list[object] = []
         self.first = SlowAuthenticator(self)
         self.live = Live(InForce(self.first))
-        self.reloader = Reloader(Config(), self.live, self.read, self.prepare, self.finished)
+        self.reloader = Reloader(Config(), self.live, self.read, self.prepare, self.apply, self.finished)
         self.patch(logging, "configure", lambda log: None)
 
     def read(self) -> Config:
@@ -88,6 +89,9 @@ class ReloaderTests(TestCase):
         """What is in force."""
         return self.live.now.log.level
 
+    def apply(self) -> None:
+        self.applied.append(self.live.now.authenticator)
+
     def finished(self) -> None:
         self.done += 1
 
@@ -97,6 +101,7 @@ class ReloaderTests(TestCase):
         self.assertEqual((self.level, self.stopped, self.done), ("info", [], 0))
         self.preparing.pop().callback(None)
         self.assertEqual((self.level, self.stopped, self.done), ("debug", [self.first], 1))
+        self.assertEqual(self.applied, [self.live.now.authenticator])
         self.assertEqual(self.reloader.config.log.level, "debug")
 
     def test_a_successor_takes_over_before_it_starts(self) -> None:
