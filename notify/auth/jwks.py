@@ -157,6 +157,7 @@ class URLKeys:
         self._random, self._refresh, self._cooldown, self._fetches = random, refresh, cooldown, fetches
         self._most_age = most_age
         self._fetched: Keys | None = None
+        self._body: bytes | None = None  # what the keys were read from
         self._fetched_at = float("-inf")
         self._asked: set[str] = set()  # ids named since the last fetch began
         self._absent: set[str] = set()  # ids that the last fetch was asked for and did not have
@@ -167,8 +168,10 @@ class URLKeys:
         self._stopped = False
 
     def take_over(self, before: URLKeys) -> None:
-        """Begin with the keys that were fetched for one of the same URL; call it before :meth:`start`."""
-        self._fetched, self._fetched_at = before._fetched, before._fetched_at
+        """Begin with what was fetched for one of the same URL, read anew; call it before :meth:`start`."""
+        if before._body is not None:
+            self._body, self._fetched_at = before._body, before._fetched_at
+            self._fetched = self._read(before._body)
 
     @property
     def _keys(self) -> Keys | None:
@@ -244,7 +247,7 @@ class URLKeys:
             answer = await self._client.request("GET", self.url)
             if answer.status != 200:
                 raise Unavailable(f"it answered with status {answer.status}")
-            self._fetched = self._read(answer.body)
+            self._fetched, self._body = self._read(answer.body), answer.body
         except (Unavailable, UnusableKey) as error:
             self._failing = True
             self._fetches.labels("failed").inc()

@@ -95,11 +95,17 @@ class JWTAuthenticator:
         )
         self._source = self._make_source(settings, context)
 
+    @property
+    def verifier(self) -> JWTAuthenticator:
+        """Who verifies tokens here: this one, and one of its kind where it stands behind another authenticator."""
+        return self
+
     def take_over(self, before: object) -> None:
         """See :class:`~notify.interfaces.ISuccessor`: keys that one of the same URL has fetched are known here, too."""
-        if not isinstance(before, JWTAuthenticator) or self._algorithms != before._algorithms:
+        verifier = getattr(before, "verifier", None)
+        if not isinstance(verifier, JWTAuthenticator):
             return
-        source, known = self._source, before._source
+        source, known = self._source, verifier._source
         if isinstance(source, URLKeys) and isinstance(known, URLKeys) and source.url == known.url:
             source.take_over(known)
 

@@ -125,8 +125,13 @@ class WebhookAuthenticator:
 
     def take_over(self, before: object) -> None:
         """See :class:`~notify.interfaces.ISuccessor`."""
-        if self._jwt is not None and isinstance(before, WebhookAuthenticator) and before._jwt is not None:
-            self._jwt.take_over(before._jwt)
+        if self._jwt is not None:
+            self._jwt.take_over(before)
+
+    @property
+    def verifier(self) -> JWTAuthenticator | None:
+        """Who verifies tokens here; None: the backend does."""
+        return self._jwt
 
     def start(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IAuthenticator`."""

@@ -15,10 +15,12 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Request
 
+from notify.auth.backend import WebhookSettings
 from notify.auth.http import Answer
 from notify.auth.jwks import MOST_BYTES, URLKeys
 from notify.auth.jwt import JWTAuthenticator, JWTSettings
 from notify.auth.keys import FAMILIES, UnusableKey, jwks_keys
+from notify.auth.webhook import WebhookAuthenticator
 from notify.config import Duration
 from notify.errors import Unauthorized, Unavailable
 from notify.testing import make_context
@@ -437,6 +439,30 @@ class RealServer(TestCase):
             await self.assertFailure(
                 stranger.authenticate(self.token(0, "a"), PEER), Unavailable, Unauthorized
             )
+        more = await successor(second, url, ("RS256", "RS384"))
+        self.assertEqual((await more.authenticate(self.token(0, "a"), PEER)).user_id, 1)
+
+    async def test_a_successor_of_another_plugin_knows_them_too(self) -> None:
+        away = False
+
+        def handler(request: Request) -> bytes:
+            request.setResponseCode(503 if away else 200)
+            return jwks(jwk("RS256", kid="a"))
+
+        jwt = JWTSettings(algorithms=("RS256",), jwks_url=await serve(self, handler))
+        webhook = WebhookSettings(authorize_url="http://127.0.0.1:9/", jwt=jwt)
+        before: Any = None
+        for kind, of in (
+            (JWTAuthenticator, jwt),
+            (WebhookAuthenticator, webhook),
+            (JWTAuthenticator, jwt),
+        ):
+            made = kind(of, make_context(reactor))  # type: ignore[arg-type]
+            self.addCleanup(made.stop)
+            made.take_over(before)
+            await made.start()
+            self.assertEqual((await made.authenticate(self.token(0, "a"), PEER)).user_id, 1)
+            before, away = made, True
 
     async def test_does_not_follow_a_redirect(self) -> None:
         elsewhere = await serve(self, lambda request: jwks(jwk("RS256", kid="a")))
