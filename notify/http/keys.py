@@ -30,20 +30,22 @@ log = Logger()
 
 def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
     """All keys of ``[api]``, those in its file included. Raises ``ConfigError``, which never quotes a key."""
-    lines = [[key] for key in api.keys]
+    lines = [(f"'api.keys' is wrong: key {number}", [key]) for number, key in enumerate(api.keys, 1)]
     if api.keys_file:
         try:
-            text = Path(api.keys_file).read_text("utf-8")
+            text = Path(api.keys_file).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
                 f"{source}: 'api.keys_file' is wrong: {api.keys_file} cannot be read: {reason}."
             ) from None
         lines += [
-            line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")
+            (f"'api.keys_file' is wrong: line {number} of {api.keys_file}", line.split())
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip() and not line.strip().startswith("#")
         ]
     keys: list[ApiKey] = []
-    for number, (key, *options) in enumerate(lines, 1):
+    for number, (where, (key, *options)) in enumerate(lines, 1):
         try:
             made = _key(key, options, f"#{number}")
             for other in keys:
@@ -52,7 +54,7 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
                 if other.digest == made.digest and (other.limited or made.limited):
                     raise ValueError("is there twice, with more and with less that it may do")
         except ValueError as error:
-            raise ConfigError(f"{source}: 'api.keys' is wrong: key {number} {error}.") from None
+            raise ConfigError(f"{source}: {where} {error}.") from None
         keys.append(made)
     return tuple(keys)
 
@@ -78,7 +80,10 @@ def _key(key: str, options: list[str], name: str) -> ApiKey:
         if not scopes <= SCOPES:
             raise ValueError(f"has a scope that is none of {', '.join(sorted(SCOPES))}")
     if "workspaces" in given:
-        workspaces = frozenset(map(ids.parse, given["workspaces"].split(",")))
+        try:
+            workspaces = frozenset(map(ids.parse, given["workspaces"].split(",")))
+        except ValueError as error:
+            raise ValueError(f"has a workspace that is none: {error}") from None
     return ApiKey(_digest(key.encode()), given.get("name", name), scopes, workspaces)
 
 

@@ -66,7 +66,7 @@ class ReadKeysTest(TestCase):
             (f"{ONE} name=sésame", "name that is not"),
             (f"{ONE} name=a scopes=", "publish"),
             (f"{ONE} name=a scopes=read,sesame", "control, publish, read"),
-            (f"{ONE} name=a workspaces=", "an id is"),
+            (f"{ONE} name=a workspaces=", "has a workspace that is none"),
             (f"{ONE} name=a workspaces=7,,8", "an id is"),
             (f"{ONE} name=a workspaces=07", "an id is"),
             (f"{ONE} name=x scopes=read\n{ONE}", "twice"),
@@ -74,7 +74,7 @@ class ReadKeysTest(TestCase):
         ):
             path = self.file(f"#\n{line}\n".encode())
             error = str(self.assertRaises(ConfigError, read_keys, Api(keys_file=path), "x.toml"))
-            self.assertIn(f"key {line.count(chr(10)) + 1} ", error)
+            self.assertIn(f"line {line.count(chr(10)) + 2} of ", error)
             self.assertIn(reason, error)
             for secret in ("sesame", "sésame", ONE):
                 self.assertNotIn(secret, error)
