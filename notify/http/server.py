@@ -30,6 +30,9 @@ __all__ = ["Route", "Site"]
 
 _log = Logger()
 
+#: the methods that a log line names: any other is what a client made up, or the body of a request that it got wrong
+_METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
+
 #: of request ids, which are no secret
 _random = Random()  # noqa: S311
 
@@ -146,7 +149,9 @@ class Site(Factory):
             return
         _log.debug(
             "{method} {path} {status} in {seconds:.4f} s, request {request_id}",
-            method=request.method.decode("ascii") if request and request.route else "-",
+            method=request.method.decode("ascii")
+            if request and request.route and request.method in _METHODS
+            else "-",
             path=name,
             status=int(status),
             seconds=seconds,

@@ -433,6 +433,7 @@ class LogTest(Base):
         self.node.call("GET", "/sesame?token=sesame", headers={"X-Request-Id": "r2"})
         self.node.call("SESAME", "/sesame", headers={"X-Request-Id": "r3"})
         self.node.call("POST", "/v1/publish", body=BODY.replace(b"hello", b"sesame"))
+        self.node.call("SESAME", "/v1/publish")
         self.client.send(b"sesame\r\n\r\n")
         seen = [e for e in events if e.get("log_namespace") == "notify.http.server"]
         self.assertEqual(
@@ -442,6 +443,7 @@ class LogTest(Base):
                 ("-", "no_such_path", 404),
                 ("-", "no_such_path", 404),
                 ("POST", "/v1/publish", 200),
+                ("-", "/v1/publish", 405),
                 ("-", "no_such_path", 400),
             ],
         )
