@@ -103,7 +103,7 @@ class MovedClock(TestCase):
 
 
 class RealSockets(TestCase):
-    timeout = 120
+    timeout = 300
 
     async def test_a_thousand_connections_cut_at_once(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
