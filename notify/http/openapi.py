@@ -164,7 +164,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     _parameter(
                         "traceparent",
                         "header",
-                        {"type": "string"},
+                        # What a header can be at all (RFC 9110, section 5.5).
+                        {"type": "string", "pattern": r"^[\t -~\u0080-\u00ff]*$"},
                         "W3C trace context; it travels with the message. An invalid one is ignored.",
                         False,
                     ),

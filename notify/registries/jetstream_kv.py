@@ -167,7 +167,7 @@ class JetStreamRegistry(MemoryRegistry):
     def _tell_soon(self, *topics: Topic) -> None:
         # A change is heard a little before it is stored.
         self._news.update(dict.fromkeys(topics))
-        if self._telling is None and self._news:
+        if self._telling is None and self._news and not self._stopped:
             self._telling = self._reactor.callLater(SETTLE, self._tell)
 
     def _tell(self) -> None:

@@ -105,7 +105,10 @@ class GoneBack(ServerCase):
         directory.mkdir()
 
         def told() -> Record:
-            return msgspec.json.decode((directory / "history-MESSAGES.json").read_bytes(), type=Record)
+            file = directory / "history-MESSAGES.json"
+            return msgspec.json.decode(
+                file.read_bytes() if file.exists() else b'{"created":"","epoch":""}', type=Record
+            )
 
         broker, _ = await self.broker(check_interval=Duration(1000), state_directory=str(directory))
         for end in (self.server.kill, broker.stop):
