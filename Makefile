@@ -30,9 +30,9 @@ endif
 programs: ## whatever some tests need beside Python, by apt-get (Debian, root); ALL=1 does this first and skips no test
 	@$(PYTHON) -m tests.support.programs install
 
-test: env js ## all tests, under pytest and under trial, with branch coverage
+test: env js ## all tests, under pytest and under trial, with branch coverage (RUNNERS=trial: under one)
 	$(BIN)/coverage erase
-	$(BIN)/python -m tests
+	$(BIN)/python -m tests $(RUNNERS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90
 
