@@ -48,12 +48,12 @@ from notify.service.reload import Reloader
 from notify.service.service import Listener, NotifyService, Part
 from notify.service.signals import Signals
 from notify.service.systemd import Systemd
-from notify.transport.addresses import Network, parse_networks
 from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.tcp import open_files
 from notify.transport.websocket import ConnectionFactory
+from notify.wire.addresses import Network, parse_networks
 
 #: the demo page's folder
 DEMO = Path(__file__).parent / "web"

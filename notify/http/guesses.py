@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import ip_address, ip_network
+
+from notify.wire import addresses
 
 #: wrong keys from one address at once, and more of them a second after that
 AT_ONCE = 10
@@ -13,15 +14,10 @@ A_SECOND = 0.5
 MOST = 10_000
 
 
-def group(host: str) -> str:
-    """The address by which a host counts: IPv6 by its /64, since that is the least that anyone has."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if address.version == 4:
-        return host
-    return str(address.ipv4_mapped or ip_network((int(address), 64), strict=False).network_address)
+def group(host: str) -> bytes:
+    """What a host counts by; those that have no address are one."""
+    address = addresses.parse(host)
+    return b"" if address is None else addresses.block(address)
 
 
 class Guesses:
@@ -32,7 +28,7 @@ class Guesses:
     """
 
     def __init__(self) -> None:
-        self._wrong: OrderedDict[str, tuple[float, float]] = (
+        self._wrong: OrderedDict[bytes, tuple[float, float]] = (
             OrderedDict()
         )  # how many are in it, and when that was so
         self._good: OrderedDict[tuple[str, bytes], None] = OrderedDict()
@@ -59,6 +55,6 @@ class Guesses:
         if len(self._wrong) > MOST:
             self._wrong.popitem(last=False)
 
-    def _level(self, address: str, now: float) -> float:
+    def _level(self, address: bytes, now: float) -> float:
         level, at = self._wrong.get(address, (0.0, now))
         return max(0.0, level - (now - at) * A_SECOND)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from twisted.logger import Logger
 
 from notify.config import Limits
-from notify.transport import addresses
-from notify.transport.addresses import Network
+from notify.wire import addresses
+from notify.wire.addresses import Network
 
 log = Logger()
 

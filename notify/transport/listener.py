@@ -17,11 +17,11 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from notify.core.timers import Timer, Wheel
-from notify.transport.addresses import client_address
 from notify.transport.admission import Admission, TurnedAway
 from notify.transport.handshake import PATH, Refused, judge, split_head
 from notify.transport.tcp import descriptor
 from notify.transport.websocket import LINGER, ConnectionFactory
+from notify.wire.addresses import client_address
 from notify.wire.head import MAX_HEAD
 
 _WEBSOCKET = f"GET {PATH}".encode()

@@ -17,7 +17,6 @@ from notify.core.hub import Hub
 from notify.core.session import Session
 from notify.core.timers import Timer
 from notify.identity import Peer
-from notify.transport.addresses import Network
 from notify.transport.admission import Visit
 from notify.transport.connection import Connection, SendQueues
 from notify.transport.handshake import Accepted, Refused
@@ -25,6 +24,7 @@ from notify.transport.reader import Reader
 from notify.transport.tcp import direct, settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
 from notify.wire import encodings
+from notify.wire.addresses import Network
 from notify.wire.frames import Encoding, InvalidFrame, websocket_frame
 
 log = Logger()

@@ -277,7 +277,7 @@ class Guessing(SynchronousTestCase):
         ):
             self.assertEqual(group(one), group(same))
         self.assertNotEqual(group("2001:db8::1"), group("2001:db8:0:1::1"))
-        self.assertEqual(group(""), "")
+        self.assertEqual(group(""), b"")
 
     def test_what_is_remembered_is_bounded(self) -> None:
         guesses = Guesses()

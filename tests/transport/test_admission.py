@@ -9,7 +9,6 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Limits
-from notify.transport.addresses import parse_networks
 from notify.transport.admission import (
     FEW,
     QUIET,
@@ -21,6 +20,7 @@ from notify.transport.admission import (
     most,
     reserve,
 )
+from notify.wire.addresses import parse_networks
 
 FREE = Limits(max_connections=0, max_arriving=0)
 

@@ -17,13 +17,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.config import Compression, Duration, Limits, Size
 from notify.core.session import Session
 from notify.identity import Identity
-from notify.transport.addresses import parse_networks
 from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.reader import CROWD
 from notify.transport.upstream import OpenProtocol
 from notify.transport.websocket import NO_COMPRESSION, ConnectionFactory
+from notify.wire.addresses import parse_networks
 from tests.support.world import World
 
 MOST = 4096

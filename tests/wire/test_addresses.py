@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.transport.addresses import block, client_address, is_inside, parse, parse_networks
+from notify.wire.addresses import block, client_address, is_inside, parse, parse_networks
 
 
 class Addresses(SynchronousTestCase):
