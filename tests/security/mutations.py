@@ -10,10 +10,7 @@ the test. Changing a defence that is named here means to keep its line here.
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -22,6 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.breakage import choose, put_in
 from tests.support.programs import ROOT
 
 #: seconds for one test
@@ -135,10 +133,7 @@ def broken_tree(mutation: Mutation, folder: Path) -> Path:
         shutil.copytree(ROOT / name, tree / name, ignore=leave)
     shutil.copytree(ROOT / "twisted", tree / "twisted", ignore=leave)
     shutil.copy(ROOT / "pyproject.toml", tree)
-    broken = tree / "notify" / mutation.path
-    text = broken.read_text()
-    assert text.count(mutation.old) == 1, mutation.name
-    broken.write_text(text.replace(mutation.old, mutation.new))
+    put_in(mutation, tree)
     return tree
 
 
@@ -175,14 +170,7 @@ def caught(mutation: Mutation) -> tuple[bool, str]:
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.security.mutations")
-    parser.add_argument("which", nargs="?", default="")
-    parser.add_argument("--sample", type=int, default=0)
-    given = parser.parse_args(arguments)
-    chosen = [one for one in TABLE if given.which in one.path]
-    if given.sample:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        chosen = random.Random(today).sample(chosen, min(given.sample, len(chosen)))
+    chosen = choose(TABLE, "tests.security.mutations", arguments)
     missed = 0
     for one in chosen:
         began = time.monotonic()

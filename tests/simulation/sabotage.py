@@ -10,10 +10,7 @@ there exactly once. Changing a file that is named here means to keep its lines h
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -25,6 +22,7 @@ from typing import NamedTuple
 
 from notify.testing.simulation import play
 from tests.simulation.run import life
+from tests.support.breakage import choose, put_in
 from tests.support.programs import ROOT
 
 #: seconds in which a breakage must be caught
@@ -154,10 +152,7 @@ def broken_tree(breakage: Breakage, folder: Path) -> Path:
     for name in ("simulation", "support"):
         shutil.copytree(ROOT / "tests" / name, tree / "tests" / name, ignore=leave)
     (tree / "tests" / "__init__.py").touch()
-    broken = tree / "notify" / breakage.path
-    text = broken.read_text()
-    assert text.count(breakage.old) == 1, breakage.name
-    broken.write_text(text.replace(breakage.old, breakage.new))
+    put_in(breakage, tree)
     return tree
 
 
@@ -195,14 +190,7 @@ def verdict(took: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.sabotage")
-    parser.add_argument("which", nargs="?", default="")
-    parser.add_argument("--sample", type=int, default=0)
-    given = parser.parse_args(arguments)
-    chosen = [one for one in TABLE if given.which in one.path]
-    if given.sample:
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        chosen = random.Random(today).sample(chosen, min(given.sample, len(chosen)))
+    chosen = choose(TABLE, "tests.simulation.sabotage", arguments)
     missed = 0
     for one in chosen:
         took, how = caught(one)
