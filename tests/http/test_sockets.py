@@ -120,41 +120,44 @@ class RefusedWhileSendingTest(Base):
 
 
 class Counting:
-    """Streams numbered blocks as fast as it may, one a turn of the reactor."""
+    """Streams numbered blocks as fast as it may, one a turn of the reactor.
+
+    A pause and its end may both come before the next turn, so one call is due at most.
+    """
 
     SIZE, BLOCKS = 64 * 1024, 1000
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.next = 0
-        self.goes_on = True
+        self.turn: Any = None
         self.paused: Deferred[int] = Deferred()
 
     def begin(self, sink: Sink) -> "Counting":
         self.sink = sink
-        self.reactor.callLater(0, self.go)
+        self.resumeProducing()
         return self
 
     def go(self) -> None:
-        if self.goes_on:
-            self.sink.write(b"%d " % self.next * (self.SIZE // 8))
-            self.next += 1
-            if self.next == self.BLOCKS:
-                self.sink.finish()
-            else:
-                self.reactor.callLater(0, self.go)
+        self.resumeProducing()  # first: the sink may pause from within its write
+        self.sink.write(b"%d " % self.next * (self.SIZE // 8))
+        self.next += 1
+        if self.next == self.BLOCKS:
+            self.stopProducing()
+            self.sink.finish()
 
     def pauseProducing(self) -> None:
-        self.goes_on = False
+        self.stopProducing()
         if not self.paused.called:
             self.paused.callback(self.next)
 
     def resumeProducing(self) -> None:
-        self.goes_on = True
-        self.reactor.callLater(0, self.go)
+        self.stopProducing()
+        self.turn = self.reactor.callLater(0, self.go)
 
     def stopProducing(self) -> None:
-        self.goes_on = False
+        if self.turn is not None and self.turn.active():
+            self.turn.cancel()
 
 
 class StreamTest(TestCase):
