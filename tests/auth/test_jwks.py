@@ -118,7 +118,7 @@ class Choice(SynchronousTestCase):
         with self.assertRaisesRegex(UnusableKey, "more than 100"):
             jwks_keys(jwks(*[jwk("RS256")] * 101), RS)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(max_examples=200)
     @given(
         st.dictionaries(
             st.sampled_from(

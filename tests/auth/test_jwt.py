@@ -416,7 +416,7 @@ class Attacks(Case):
         for kid in (1, [], {}, "k" * 257, True):
             self.assertIn("kid", self.refused(self.make(), raw_token({"alg": "HS256", "kid": kid}, claims())))
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(st.data())
     def test_a_changed_character_anywhere_is_refused(self, data: st.DataObject) -> None:
         good = token()
@@ -425,7 +425,7 @@ class Attacks(Case):
         if changed != good:
             self.refused(self.make(), changed)
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(
         st.text()
         | st.from_regex(r"[A-Za-z0-9_-]{0,40}\.[A-Za-z0-9_-]{0,40}\.[A-Za-z0-9_-]{0,40}", fullmatch=True)
@@ -441,7 +441,7 @@ class Attacks(Case):
         max_leaves=5,
     )
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(
         st.dictionaries(st.sampled_from(["alg", "typ", "kid", "crit", "b64", "cty", "zip"]), json_values),
         st.dictionaries(

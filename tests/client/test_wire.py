@@ -110,7 +110,7 @@ class Frames(TestCase):
         self.assertEqual(closed.code, 1003)
         self.assertEqual([event.code for event in pair.heard()], [1003])
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(binary(max_size=200), booleans())
     def test_whatever_comes_is_events_and_nothing_else(self, data: bytes, accepted: bool) -> None:
         wire = Pair().wire if accepted else Wire(Address.parse("ws://h/ws"))

@@ -183,7 +183,7 @@ class Kinds(SynchronousTestCase):
             self.links(all), [("event", 1, 2), ("message", 2, 3), ("event", 3, 4), ("message", 4, 5)]
         )
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         st.lists(
             st.sampled_from(
@@ -272,7 +272,7 @@ class Kinds(SynchronousTestCase):
 class AnyOrder(SynchronousTestCase):
     """Whatever happens in whatever order, every member sees every message after its position once, in order."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.sampled_from(["publish", "turn", "join", "resume", "hold", "release", "lag", "catch up"]),

@@ -105,7 +105,7 @@ class ChunkedTest(SynchronousTestCase):
                 fed += 1000
         self.assertLess(fed, WRAPPING + 2000)
 
-    @settings(max_examples=100, deadline=None, derandomize=True)
+    @settings(max_examples=100, derandomize=True)
     @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.integers(1, 50))
     def test_any_content_comes_out_as_it_went_in(self, chunks: list[bytes], size: int) -> None:
         data = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
@@ -174,7 +174,7 @@ class DifferentialTest(SynchronousTestCase):
     def test_what_is_taken_is_taken_alike(self) -> None:
         alike = dict.fromkeys(("llhttp", "h11"), 0)
 
-        @settings(max_examples=600, deadline=None, derandomize=True)
+        @settings(max_examples=600, derandomize=True)
         @given(spoilt())
         def play(data: bytes) -> None:
             ours = Chunked(100)

@@ -75,12 +75,12 @@ class FuzzTest(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
         self.successResultOf(node.site.settled())
 
-    @settings(max_examples=150, deadline=None, derandomize=True)
+    @settings(max_examples=150, derandomize=True)
     @given(spoilt(), st.sampled_from((1, 7, 64, 100_000)))
     def test_spoilt_requests(self, data: bytes, size: int) -> None:
         self.talk(data, size)
 
-    @settings(max_examples=80, deadline=None, derandomize=True)
+    @settings(max_examples=80, derandomize=True)
     @given(st.binary(max_size=400), st.sampled_from((1, 100_000)))
     def test_any_bytes(self, data: bytes, size: int) -> None:
         self.talk(data, size)

@@ -22,7 +22,7 @@ def main(seconds: float, first: int | None = None) -> None:
     """Rounds until the time is over, at least one; ``first`` is the seed of the first."""
     end, rounds, factory = time.monotonic() + seconds, 0, autobahn()
     healthy = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    limits = settings(max_examples=ROUND, deadline=None, database=None, suppress_health_check=healthy)
+    limits = settings(max_examples=ROUND, database=None, suppress_health_check=healthy)
     while not rounds or time.monotonic() < end:
         number = SystemRandom().getrandbits(32) if first is None or rounds else first
         print(f"seed {number}", flush=True)

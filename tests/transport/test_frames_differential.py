@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
@@ -196,7 +196,7 @@ class BesideAutobahn(SynchronousTestCase):
             self.assertEqual(ours(START + stream).closed, code, stream)
             check(stream + frame(b"behind"), [1])
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=300)
     @given(streams, cuts)
     def test_streams_are_answered_alike(self, stream: bytes, places: list[int]) -> None:
         check(stream, places)

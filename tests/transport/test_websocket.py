@@ -331,7 +331,7 @@ class Reads(TestCase):
         st.lists(st.integers(1, 400), max_size=12),
         st.booleans(),
     )
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     def test_cuts_and_fragments_make_no_difference(
         self, messages: list[tuple[str, int, bytes]], cuts: list[int], split_handshake: bool
     ) -> None:

@@ -88,7 +88,7 @@ class Reader:
 
 
 class OrderTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         st.lists(
             st.tuples(

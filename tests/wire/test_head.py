@@ -243,7 +243,7 @@ class DifferentialTest(SynchronousTestCase):
     def test_what_is_taken_is_taken_alike(self) -> None:
         self.alike = dict.fromkeys(("llhttp", "h11"), 0)
 
-        @settings(max_examples=800, deadline=None, derandomize=True)
+        @settings(max_examples=800, derandomize=True)
         @given(spoilt())
         def play(data: bytes) -> None:
             try:
