@@ -78,7 +78,7 @@ fuzz: env ## streams of frames and opening handshakes beside autobahn alone, eve
 	$(BIN)/python -m tests.transport.fuzz $(or $(SECONDS),600) $(SEED)
 
 conformance: env ## the Autobahn test cases against our own end of a WebSocket, beside docs/conformance.md, which is written anew (some minutes)
-	CONFORMANCE=1 $(BIN)/pytest -q tests/autobahn -k report
+	CONFORMANCE=1 $(BIN)/pytest -q tests/autobahn
 
 check: env ## lint, format and types
 	$(BIN)/ruff check .
