@@ -94,15 +94,20 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     be agreed on. What is legal is taken, however unusual.
     """
     try:
-        method, target, version, fields = heads.read(head)
+        request = heads.read(head)
+        body = heads.length(request)
     except heads.Malformed:
         raise Refused(HTTPStatus.BAD_REQUEST) from None
+    method, target, version, fields = request
     headers = _read_headers(fields)
     if method != b"GET":
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
     if version != b"HTTP/1.1":
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     host = _read_host(target.decode("ascii"), headers)
+    if body != 0:
+        # What is a body to a proxy in front would be frames to us.
+        raise Refused(HTTPStatus.BAD_REQUEST)
     get = headers.get
     if "upgrade" not in headers:
         raise Refused(HTTPStatus.UPGRADE_REQUIRED)

@@ -130,6 +130,7 @@ class Judgements(SynchronousTestCase):
             request(Sec_WebSocket_Extensions="permessage-deflate; server_max_window_bits=99"),
             request(X_Odd="\xe9\x85\xa0"),
             request(X_Empty=""),
+            request(Content_Length="0"),
         ):
             for compress in (False, True):
                 self.assertEqual(self.status(head, compress), 101, head)
@@ -187,6 +188,13 @@ class Judgements(SynchronousTestCase):
                     request(Sec_WebSocket_Protocol="a\r\nSec-WebSocket-Protocol: b, a"),
                     request(Sec_WebSocket_Extensions="permessage-deflate; ="),
                     request(Sec_WebSocket_Extensions="a\r\nSec-WebSocket-Extensions: ;"),
+                    request(Content_Length="1"),
+                    request(Content_Length="0\r\nContent-Length: 0"),
+                    request(Content_Length="-1"),
+                    request(Transfer_Encoding="chunked"),
+                    request(Transfer_Encoding="identity"),
+                    request(Transfer_Encoding="chunked\r\nTransfer-Encoding: chunked"),
+                    request(Transfer_Encoding="chunked\r\nContent-Length: 0"),
                     request(X_Folded="a\r\n b"),
                     request(X_Folded="a\r\n\tb"),
                     request(X_Bare="a\nHost: evil"),

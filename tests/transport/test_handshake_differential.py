@@ -90,6 +90,8 @@ def random_head(random: Random) -> bytes:
             [line] if spot else [b"GET %s HTTP/1.1" % random.choice(TARGETS)],
             [random.choice((b"GET /ws HTTP/1.0", b"GET /ws HTTP/1.1 ", b"GET /ws  HTTP/1.1", b"GET /ws",
                             b"GET /ws?x\tHTTP/1.1", b"GET /ws? HTTP/2")) if not spot else line],
+            [line, b"Content-Length: " + random.choice((b"0", b"5", b"0, 0", b"+0"))],
+            [line, b"Transfer-Encoding: " + random.choice((b"chunked", b"identity", b"gzip, chunked"))],
             [line, b"X-Long: " + b"x" * random.choice((15_900, 16_100, 16_200, 16_300, 17_000))],
         )  # fmt: skip
         lines[spot : spot + 1] = random.choice(changes[:4] if sound else changes)
@@ -133,6 +135,9 @@ STRICTER: dict[str, Any] = {
     ),
     "RFC 9112, section 5: names are tokens, with the colon at once; values have no control characters": (
         lambda head, lines: not all(re.fullmatch(rb"[!#$%&'*+.^_`|~\w-]+:[^\0-\x08\x0a-\x1f\x7f]*", one) for one in lines[1:])
+    ),
+    "RFC 9112, section 6.3: a body is none of our frames": lambda head, lines: any(
+        re.fullmatch(rb"content-length:\s*(?!0$).*|transfer-encoding:.*", one.lower()) for one in lines
     ),
     "RFC 9110, section 4.2: a path with parameters is another path": lambda head, lines: b"/ws;p" in lines[0],
     "RFC 6455, section 4.2.1: http and https": lambda head, lines: b" ws://" in lines[0],
