@@ -21,6 +21,10 @@ from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
 
 log = Logger()
 
+#: a refresh costs as much as so many messages, for some signatures take a millisecond to check: who sends one after the
+#: other waits behind the second
+REFRESH_ITEMS = 1000
+
 
 def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
     """Let a client in with its first token."""
@@ -125,6 +129,7 @@ def _refreshed(identity: Identity, client: Client, frame: Refresh) -> None:
     if identity.chats is not None:
         chats.keep(client, identity.chats)
     client.review()
+    client.owe(REFRESH_ITEMS)
 
 
 def _not_refreshed(failure: Failure, client: Client) -> None:

@@ -182,6 +182,20 @@ class Expiry(SynchronousTestCase):
         self.assertEqual(client.ask(type="refresh", token="new", id=1)["code"], "unavailable")
         self.assertIsNone(client.closed)
 
+    def test_refreshes_at_once_wait_for_each_other_and_what_is_behind_them_waits_too(self) -> None:
+        """Or a crowd with one good token has the server check signatures, and do nothing else."""
+        world = World()
+        client = world.client()
+        world.authenticator.tokens["new"] = Identity(1, 1)
+        for id in range(7):
+            client.send(type="refresh", token="new", id=id)
+        client.send(type="ping", id="behind")
+        self.assertEqual([frame["id"] for frame in client.take()], [0, 1])
+        world.clock.pump([0.1] * 5)
+        self.assertLessEqual(len(client.take()), 3)
+        world.clock.pump([0.1] * 20)
+        self.assertEqual([frame["id"] for frame in client.take()][-2:], [6, "behind"])
+
     def test_a_refresh_that_names_fewer_chats_ends_the_others(self) -> None:
         world = World()
         client = world.client()
