@@ -48,7 +48,8 @@ class Metrics:
         )
         self.tls_failures = Counter(
             "notify_tls_failures",
-            "TLS handshakes that failed, by listener and why: fault, or unfinished when the client left or was too slow.",
+            "TLS handshakes that failed, by listener and why: fault, unfinished when the client left or was too slow, "
+            "endless when it went on asking for new keys.",
             ["listener", "why"],
             registry=r,
         )

@@ -17,7 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from notify.errors import StartError
-from notify.transport.upstream import TlsServer
+from notify.transport.upstream import TlsServer, aside
 
 log = Logger()
 
@@ -25,6 +25,10 @@ log = Logger()
 SUITES = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 HTTP = b"http/1.1"
+
+#: what a client may have to say of TLS itself once the handshake is done: a new key is needed after some sixteen million
+#: records (RFC 8446, section 5.5)
+ASIDES = 32
 
 #: what can be said in a Twisted endpoint and would do nothing here, or harm
 NEEDLESS = {
@@ -37,7 +41,8 @@ class Encrypting:
     """A reactor whose ``listenSSL`` is ours; all else is that of the real one.
 
     ``failed`` is told why a handshake was none: ``fault``, where the two could not agree or one of them broke it off;
-    ``unfinished``, where the client left before the end or took too long.
+    ``unfinished``, where the client left before the end or took too long. And ``endless``, where a client was cut off that went
+    on asking for new keys.
     """
 
     def __init__(self, reactor: Any, failed: Callable[[str], None]) -> None:
@@ -64,7 +69,19 @@ class Encrypting:
 
 
 class _Server(TlsServer):
-    """A connection under TLS that says when its handshake failed."""
+    """A connection under TLS that says when its handshake failed, or never comes to an end."""
+
+    _endless = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came, of TLS."""
+        super().dataReceived(data)
+        # They carry nothing, so that nobody else makes the client pay for them.
+        if self.asides > ASIDES and not self._endless:
+            self._endless = True
+            factory: Any = self.factory
+            factory.failed("endless")
+            self.abortConnection()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
@@ -88,6 +105,7 @@ def harden(context: SSL.Context) -> None:
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(SUITES)
     context.set_alpn_select_callback(_choose)
+    context.set_info_callback(aside)
 
 
 def _choose(_: SSL.Connection, offered: Sequence[bytes]) -> bytes:

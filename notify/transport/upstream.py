@@ -12,7 +12,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflate
-from OpenSSL.SSL import Error
+from OpenSSL.SSL import Connection, Error
 from twisted.internet import address, tcp
 from twisted.protocols.tls import BufferingTLSTransport
 
@@ -59,6 +59,7 @@ TWISTED = {
     "hostname": "the same",
     "_handshakeDone": "whether a TLS handshake came to its end",
     "_reason": "and why not",
+    "_tlsConnection": "counts what TLS itself says when it has",
 }
 
 
@@ -307,7 +308,28 @@ class LeanServer(tcp.Server):
 
 
 class TlsServer(BufferingTLSTransport):
-    """Twisted's connection under TLS; what became of its handshake can be asked until it is lost."""
+    """Twisted's connection under TLS; what became of its handshake can be asked until it is lost.
+
+    ``asides`` counts what OpenSSL tells :func:`aside` once the handshake is done: messages of TLS itself, which carry nothing.
+    """
+
+    def makeConnection(self, transport: Any) -> None:
+        """The client is there."""
+        super().makeConnection(transport)
+        self._asides = [0]  # and not this object, which would keep itself alive
+        self._tlsConnection.set_app_data(self._asides)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came, of TLS."""
+        shaken = self.shaken
+        super().dataReceived(data)
+        if not shaken:
+            self._asides[0] = 0
+
+    @property
+    def asides(self) -> int:
+        """How many there were."""
+        return self._asides[0]
 
     @property
     def shaken(self) -> bool:
@@ -319,3 +341,10 @@ class TlsServer(BufferingTLSTransport):
         """What OpenSSL found wrong with the handshake, if anything."""
         found = self._reason.value if self._reason is not None and not self.shaken else None
         return found if isinstance(found, Error) else None
+
+
+def aside(connection: Connection, _where: int, _code: int) -> None:
+    """What a context of :class:`TlsServer` tells: a step of a handshake, or of what comes behind it, or an alert."""
+    asides = connection.get_app_data()
+    if isinstance(asides, list):  # and not what Twisted puts there, where the handshake begins
+        asides[0] += 1

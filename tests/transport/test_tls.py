@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -218,6 +223,61 @@ class Handshakes(Secure):
         with socket.create_connection(("127.0.0.1", server.service.public.number)) as plain:
             plain.sendall(b"\x16\x03\x01")
             await self.failures(server, {("public", "unfinished"): 1})
+
+    def ask(self, port: int, updates: int) -> bytes:
+        """The answer to a request behind so many changes of keys; empty where there is none."""
+        log = Path(self.mktemp()).resolve()
+        context = self.trust()
+        context.minimum_version, context.keylog_filename = ssl.TLSVersion.TLSv1_3, str(log)
+        into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        secure = context.wrap_bio(into, out, server_hostname="localhost")
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+
+            def when_it_can(step: Callable[[], Any]) -> Any:
+                while True:
+                    try:
+                        return step()
+                    except ssl.SSLWantReadError:
+                        plain.sendall(out.read())
+                        came = plain.recv(65536)
+                        if not came:
+                            return b""
+                        into.write(came)
+
+            when_it_can(secure.do_handshake)
+            [secret] = re.findall(r"^CLIENT_TRAFFIC_SECRET_0 \S+ (\S+)", log.read_text(), re.MULTILINE)
+            key, sent = bytes.fromhex(secret), out.read()
+            for _ in range(updates):
+                sent += sealed(key, b"\x18\0\0\1\1", 22)  # KeyUpdate, and one is wanted back
+                key = expanded(key, b"traffic upd", 48)
+            plain.sendall(sent + sealed(key, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", 23))
+            try:
+                answer: bytes = when_it_can(lambda: secure.read(4096))
+            except ConnectionError:
+                return b""
+            return answer
+
+    async def test_who_asks_for_new_keys_without_end_is_cut_off_and_counted(self) -> None:
+        server = await self.start_server()
+        for port in self.ports(server).values():
+            self.assertTrue((await deferToThread(self.ask, port, 8)).startswith(b"HTTP/1.1 200 "))
+            self.assertEqual(await deferToThread(self.ask, port, 3000), b"")  # more than one read
+        await self.failures(server, {("public", "endless"): 1, ("internal", "endless"): 1})
+
+
+def expanded(secret: bytes, label: bytes, length: int) -> bytes:
+    """HKDF-Expand-Label (RFC 8446, section 7.1) without a context."""
+    label = b"tls13 " + label
+    info = length.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
+    return HKDFExpand(SHA384(), length, info).derive(secret)
+
+
+def sealed(secret: bytes, content: bytes, kind: int) -> bytes:
+    """The first record under a key of TLS_AES_256_GCM_SHA384 (section 5.2)."""
+    inner = content + bytes([kind])
+    head = b"\x17\3\3" + (len(inner) + 16).to_bytes(2, "big")
+    key, nonce = expanded(secret, b"key", 32), expanded(secret, b"iv", 12)
+    return head + AESGCM(key).encrypt(nonce, inner, head)
 
 
 class Descriptions(SynchronousTestCase):
