@@ -117,6 +117,9 @@ class Output:
         if settings.level == "info":
             # Twisted's own, of the oldest kind: that ports were opened and closed.
             levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
+            if "twisted" not in settings.levels:
+                # And that a factory starts and stops: twice for each connection to a backend.
+                levels.setLogLevelForNamespace("twisted.internet.protocol", LogLevel.warn)
         levels.setLogLevelForNamespace(AUDIT, LogLevel.info)
         for part, name in settings.levels.items():
             level = LogLevel.levelWithName(name)

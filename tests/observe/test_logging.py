@@ -50,6 +50,12 @@ class TwistedTests(LogCase):
             self.logger("log_legacy").info("(TCP Port 8081 Closed)")
             self.assertEqual(len(self.lines()), shown, settings)
 
+    def test_factories_are_told_from_debug_on_or_where_asked_for(self) -> None:
+        for settings, shown in (({}, 0), ({"level": "debug"}, 1), ({"levels": {"twisted": "info"}}, 1)):
+            self.make(**settings)  # type: ignore[arg-type]
+            self.logger("twisted.internet.protocol.Factory").info("Starting factory")
+            self.assertEqual(len(self.lines()), shown, settings)
+
     def test_its_failures_are_told(self) -> None:
         self.make()
         self.logger("log_legacy").critical("Unhandled error")
