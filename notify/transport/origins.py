@@ -110,6 +110,8 @@ def parse_origin(text: str) -> Origin:
     try:
         url = urlsplit(f"{scheme}://{authority}")
         host, port = _host(url.hostname or ""), url.port
+        if port == 0:
+            raise ValueError("nobody listens at port 0")
     except ValueError as error:
         raise ValueError(f"'{text}' is no origin ({error}): {_HINT}") from None
     if wild:

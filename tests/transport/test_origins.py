@@ -116,6 +116,7 @@ class Parsed(SynchronousTestCase):
             ("https://", "no name"),
             ("https://chat.example/", "more than scheme, host and port"),
             ("https://chat.example/app", "more than scheme, host and port"),
+            ("https://chat.example:0", "port 0"),
             ("https://chat.example?x", "more than scheme, host and port"),
             ("https://u@chat.example", "more than scheme, host and port"),
             ("https://chat.example:https", "no origin"),
