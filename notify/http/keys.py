@@ -22,6 +22,7 @@ from notify.http.guesses import Guesses
 from notify.ids import Id
 
 _KEY = re.compile(r"[!-~]{16,512}", re.ASCII)
+_OPTIONS = ("name", "scopes", "workspaces")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _BEARER = re.compile(rb"bearer +([!-~]+)", re.ASCII | re.IGNORECASE)
 
@@ -41,7 +42,7 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
             ) from None
         lines += [
             (f"'api.keys_file' is wrong: line {number} of {api.keys_file}", line.split())
-            for number, line in enumerate(text.splitlines(), 1)
+            for number, line in enumerate(text.split("\n"), 1)
             if line.strip() and not line.strip().startswith("#")
         ]
     keys: list[ApiKey] = []
@@ -61,13 +62,16 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
 
 def _key(key: str, options: list[str], name: str) -> ApiKey:
     """The key of a line ``KEY name=NAME scopes=SCOPE,... workspaces=ID,...``. Raises ``ValueError``."""
+    if key.partition("=")[0] in _OPTIONS:
+        # Of a line that was broken in two, or whose key was an empty variable; it would be good for everything.
+        raise ValueError("has no key in front: begin with it")
     if not _KEY.fullmatch(key):
         raise ValueError("must be 16 to 512 visible ASCII characters; make one with: openssl rand -hex 32")
     given: dict[str, str] = {}
     for option in options:
         word, equals, value = option.partition("=")
         # Perhaps a key with a space in it: it is not quoted.
-        if not equals or word not in ("name", "scopes", "workspaces") or word in given:
+        if not equals or word not in _OPTIONS or word in given:
             raise ValueError("takes name=, scopes= and workspaces= behind it, each once, and nothing else")
         given[word] = value
     if given and "name" not in given:

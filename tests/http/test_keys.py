@@ -70,6 +70,9 @@ class ReadKeysTest(TestCase):
             (f"{ONE} name=a workspaces=7,,8", "an id is"),
             (f"{ONE} name=a workspaces=07", "an id is"),
             (f"{ONE} name=x scopes=read\n{ONE}", "twice"),
+            ("name=sesame-sesame-sesame", "no key in front"),
+            (f"{ONE} name=x scopes=read\nworkspaces=7,8,9,10,11", "no key in front"),
+            (f"{ONE}\u2028{TWO}", "nothing else"),
             (f"{TWO} name=a\n{ONE} name=a", "name of another"),
         ):
             path = self.file(f"#\n{line}\n".encode())
