@@ -35,6 +35,9 @@ CODES = frozenset((1000, 1001, 1002, 1006, 1007, 1009, 1012, 1013, *range(4000, 
 #: seconds that a connection which is closed may take to send its last bytes
 LINGER = 1.0
 
+#: bytes of a message, compressed or in parts, that count as one frame more
+PORTION = 4096
+
 _PONG_OPCODE = 0xA
 
 NO_COMPRESSION = Compression()
@@ -139,6 +142,9 @@ class ClientProtocol(OpenProtocol):
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """A whole message came in frames that are not plain."""
+        # A few bytes may have been inflated to all of these, which somebody has to read.
+        if (more := len(payload) // PORTION) and self._session is not None:
+            self._session.spend(more)
         self.message(payload, isBinary)
 
     # --- the end --------------------------------------------------------------------------------------------

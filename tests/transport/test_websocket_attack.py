@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
@@ -333,6 +335,21 @@ class Floods(SynchronousTestCase):
                 wire.feed(flood * 99)
                 self.assertEqual(self.close_code(wire), 4504)
                 self.assertLessEqual(len(frames(wire.answer)), 52)
+
+    def test_what_a_few_bytes_are_inflated_to_is_paid_for(self) -> None:
+        large = b'{"type":"ping","x":"' + b"a" * 60_000 + b'"}'
+        squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+        small = (squeeze.compress(large) + squeeze.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        packed = bytearray(frame(small))
+        packed[0] |= 0x40
+        offer = b"Sec-WebSocket-Extensions: permessage-deflate"
+        for sent in (bytes(packed), frame(large[:9], fin=False) + frame(large[9:], 0)):
+            world = World(Limits(frames_burst=50))
+            wire = Wire(compression=Compression(enabled=True), world=world)
+            wire.feed(head(*HANDSHAKE, offer), sent * 8)
+            said = [json.loads(payload)["type"] for one, payload in frames(wire.answer) if one == 0x81]
+            self.assertEqual((said[:3], {*said[3:]}), (["pong"] * 3, {"error"}))
+            self.assertEqual(self.close_code(wire), 4504)
 
     def test_pongs_that_nobody_reads_wait_within_the_bound(self) -> None:
         wire = Wire(frames_per_second=0, send_queue=Size(10_000)).feed(head(*HANDSHAKE))
