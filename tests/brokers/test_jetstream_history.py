@@ -85,6 +85,20 @@ class GoneBack(ServerCase):
         self.assertNotEqual(accepted.epoch, last.epoch)
         await self.ends_told(broker, recorder, last, True)
 
+    async def test_a_repeat_that_was_accepted_shows_how_far_the_stream_reached(self) -> None:
+        """Another node stored it, and is dead: the one that accepted the repeat is all that knows of it."""
+        broker, recorder = await self.broker(check_interval=Duration(60))
+        other, _ = await self.broker("node-2", check_interval=Duration(60))
+        *_, before = await self.publish(broker, 1, 10)
+        await until(lambda: not broker._health.first)
+        self.copy()
+        lost = await other.publish(TOPIC, chat_payload(TOPIC, 11), "a key")
+        await other.stop()
+        self.assertEqual(lost, await broker.publish(TOPIC, chat_payload(TOPIC, 11), "a key"))
+        await self.put_back("MESSAGES", "MESSAGES_DEAD")
+        await until(lambda: broker._reader.epoch != before.epoch)
+        await self.ends_told(broker, recorder, before, False)
+
     async def test_a_new_process_knows_from_its_state_directory(self) -> None:
         directory = self.mktemp()
         Path(directory).mkdir()

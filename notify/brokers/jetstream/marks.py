@@ -26,7 +26,7 @@ class Marks:
             self._seq, self._stamp = seq, stamp
 
     def stored(self, seq: int, id: str) -> None:
-        """The stream took a message of this node's, which has this id."""
+        """The stream has taken a message of this node's, now or earlier, which has this id."""
         if seq > self._own.seq:
             self._own = Mark(seq, 0, id)
 

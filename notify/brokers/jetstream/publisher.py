@@ -98,7 +98,7 @@ class Publisher:
         self._sending = False
         #: what ``Notify-After`` says of a topic's next message; empty: nothing
         self.after: Callable[[Topic], str] = lambda topic: ""
-        #: told the number and the id of each message that was stored now
+        #: told the number and the id of each message that the stream has, whoever stored it
         self.stored: Callable[[int, str], None] = lambda seq, message: None
 
     @property
@@ -228,8 +228,7 @@ class Publisher:
         except msgspec.DecodeError:
             return
         if ack.error is None and ack.seq:
-            if not ack.duplicate:
-                self.stored(ack.seq, one.fields["Nats-Msg-Id"])
+            self.stored(ack.seq, one.fields["Nats-Msg-Id"])
             self._settle(one, (ack.seq, ack.duplicate))
         elif ack.error is not None and ack.error.err_code in _PASSING:
             self._again(one)
