@@ -109,6 +109,12 @@ class Memory:
                     file.flush()
                     os.fsync(file.fileno())
                 new.replace(path)
+                # Until its directory is on the disk, too, the loss of power brings the old file back.
+                directory = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
             except OSError as error:
                 self.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
 from pathlib import Path
 from random import Random
 from threading import Thread
@@ -285,6 +286,21 @@ class Recognising(SynchronousTestCase):
         self.assertTrue(self.current(one, 6))
 
 
+class Disk(SynchronousTestCase):
+    def test_what_is_written_is_on_the_disk_and_its_name_is_too(self) -> None:
+        path = Path(self.mktemp()).resolve() / "history-M.json"
+        path.parent.mkdir()
+        synced: list[tuple[str, bool]] = []
+
+        def fsync(fd: int) -> None:
+            there = path.exists() and msgspec.json.decode(path.read_bytes(), type=Record).seen == 7
+            synced.append((os.readlink(f"/proc/self/fd/{fd}"), there))
+
+        self.patch(os, "fsync", fsync)
+        Memory(path, Threads()).keep(Record("2026", "e1", seen=7))
+        self.assertEqual(synced, [(str(path.with_suffix(".new")), False), (str(path.parent), True)])
+
+
 class Slow:
     """A reactor whose threads wait until they are let run."""
 
@@ -314,7 +330,8 @@ class SlowDisk(SynchronousTestCase):
                 for other in others:
                     other.start()
                     other.join(0.05)
-            inside.append(path.with_suffix(".new").read_bytes())
+            if stat.S_ISREG(os.fstat(fd).st_mode):
+                inside.append(path.with_suffix(".new").read_bytes())
 
         self.patch(os, "fsync", slow)
         threads.calls[0]()
