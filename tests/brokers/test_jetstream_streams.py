@@ -72,6 +72,12 @@ class Streams(ServerCase):
         self.assertRegex(config["republish"]["dest"], r"^live\.[0-9a-f]{8}\.>$")
         self.assertEqual((await self.config(broker, "MESSAGES_DEAD"))["max_msgs_per_subject"], 1)
 
+    async def test_dead_letters_may_be_kept_for_less_than_keys_are_remembered(self) -> None:
+        """The server takes no window of a stream that is longer than its messages stay."""
+        broker, _ = await self.broker(dead_letter_age=Duration(60))
+        config = await self.config(broker, "MESSAGES_DEAD")
+        self.assertEqual((config["max_age"], config["duplicate_window"]), (60 * 10**9, 60 * 10**9))
+
     async def test_they_are_brought_up_to_date_and_what_is_not_ours_stays(self) -> None:
         first, _ = await self.broker()
         before = await self.config(first)

@@ -119,11 +119,12 @@ class Plan:
     def wanted_dead(self, have: dict[str, Any]) -> dict[str, Any]:
         """As :meth:`wanted_history`."""
         s = self._settings
+        window = min(s.duplicate_window, s.dead_letter_age or s.duplicate_window, 120)
         return self._limits() | {
             "subjects": [f"{self.dead_subject}.>", self.canary_subject("*")],
             "max_age": round(s.dead_letter_age * _NANO),
             "max_msgs_per_subject": 1,
-            "duplicate_window": min(round(s.duplicate_window * _NANO), 120 * _NANO),
+            "duplicate_window": round(window * _NANO),
         }
 
     def _sends_on(self, have: dict[str, Any]) -> bool:
