@@ -113,6 +113,27 @@ class GoneBack(ServerCase):
         again, recorder = await self.broker(**settings)
         await self.ends_told(again, recorder, last, False)
 
+    async def test_what_was_lost_and_is_repeated_in_another_order_is_not_taken_for_it(self) -> None:
+        """The newest gets its number and its id again, and others stand before it; its time tells."""
+        directory = self.mktemp()
+        Path(directory).mkdir()
+        settings: dict[str, Any] = {"check_interval": Duration(60), "state_directory": directory}
+        broker, recorder = await self.broker(**settings)
+        *_, before = await self.publish(broker, 1, 10)
+        await until(lambda: not broker._health.first)
+        self.copy()
+        for n in (11, 12, 13):
+            await broker.publish(TOPIC, chat_payload(TOPIC, n), f"key {n}")
+        await until(lambda: broker._history._memory.record.seen == 13)
+        await until(lambda: broker._history._memory.record.stamp > 0)
+        await broker.stop()
+        await self.put_back("MESSAGES", "MESSAGES_DEAD")
+        other, _ = await self.broker("node-2", check_interval=Duration(60))
+        for n in (12, 11, 13):
+            await other.publish(TOPIC, chat_payload(TOPIC, n), f"key {n}")
+        again, recorder = await self.broker(**settings)
+        await self.ends_told(again, recorder, before, False)
+
     async def test_what_was_seen_is_in_the_file_when_the_connection_or_the_broker_ends(self) -> None:
         self.patch(jetstream, "_REMEMBER", 1000.0)
         directory = Path(self.mktemp())

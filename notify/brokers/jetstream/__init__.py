@@ -71,7 +71,7 @@ class JetStreamBroker:
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         memory = Memory(place(settings.state_directory, settings.stream), context.reactor)
         self._lasts = memory.lasts
-        self._remembering = LoopingCall(lambda: self._remember() if self._ready else None)
+        self._remembering = LoopingCall(self._remember_on)
         self._remembering.clock = context.reactor
         self._history = History(
             self._streams,
@@ -128,6 +128,7 @@ class JetStreamBroker:
         #: numbers of this node's own publishes, the latest at the end
         self._newest: OrderedDict[Topic, int] = OrderedDict()
         self._doomed, self._doubts = "", 0
+        self._dating = False
 
     # ------------------------------------------------------------------ IBroker
 
@@ -381,6 +382,23 @@ class JetStreamBroker:
 
     def _remember(self) -> None:
         self._history.remember(self._seen())
+
+    def _remember_on(self) -> None:
+        if self._ready:
+            self._remember()
+            mark = self._tail.marks.undated
+            if mark is not None and not self._dating:
+                self._dating = True
+                Deferred.fromCoroutine(self._date(mark))
+
+    async def _date(self, mark: Mark) -> None:
+        """Learn when a message of this node's own was stored, for nobody here heard it."""
+        try:
+            self._tail.marks.dated(await self._streams.mark(mark.seq))
+        except Unavailable:
+            pass  # it is asked for again
+        finally:
+            self._dating = False
 
     def _complain(self, faults: tuple[str, ...]) -> None:
         """The stream was changed by somebody: tell the operator, once."""

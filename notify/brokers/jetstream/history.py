@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
 from pathlib import Path
 from random import Random
 from threading import Lock
@@ -58,12 +57,14 @@ class Record(Struct, frozen=True):
         """The same history, with these messages seen, too."""
         everything = [*self.marks, *marks]
         told = [mark for mark in everything if mark.stamp or mark.id is not None]
-        known = max(told, key=_seq, default=Mark(0))
+        known = max(told, key=_proof, default=Mark(0))
         seen = max(mark.seq for mark in everything)
         return msgspec.structs.replace(self, seen=seen, stamp=known.stamp, id=known.id, known=known.seq)
 
 
-_seq = attrgetter("seq")
+def _proof(mark: Mark) -> tuple[int, bool]:
+    """The higher number says more, and of one number the time: a message that is repeated has its id again."""
+    return mark.seq, mark.stamp > 0
 
 
 class Memory:
@@ -237,7 +238,7 @@ class History:
     def remember(self, marks: Sequence[Mark]) -> None:
         """These were seen: for this node's own record, at once."""
         record = self._memory.record
-        if record is not None and record.seen < max(mark.seq for mark in marks):
+        if record is not None:
             self._memory.keep(record.reaching(marks))
 
     async def _keep(self, record: Record, stored: Record | None, at: int) -> bool:

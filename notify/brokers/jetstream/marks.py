@@ -34,6 +34,17 @@ class Marks:
         """Whether a message was stored after one that came with the same number or a higher one."""
         return seq <= self._seq and _when(stamp) > _when(self._stamp)
 
+    @property
+    def undated(self) -> Mark | None:
+        """This node's own newest message, where its id alone tells it from another: one that is repeated may have both."""
+        own = self._own
+        return own if own.seq > max(self._seq, self._confirmed) and not own.stamp else None
+
+    def dated(self, mark: Mark) -> None:
+        """The stream says what it has under the number of :attr:`undated`: when it was stored, if it is the same."""
+        if (mark.seq, mark.id) == (self._own.seq, self._own.id):
+            self._own = mark
+
     def keep(self) -> None:
         """What comes from now on may be of another history: remember how far this one was heard."""
         for mark in (self._newest(), self._own):

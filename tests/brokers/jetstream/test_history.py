@@ -188,6 +188,16 @@ class Recognising(SynchronousTestCase):
         self.store.put(Record("2026", epoch, 1, 100))
         self.assertNotEqual(self.recognise(self.node(path), 120), epoch)
 
+    def test_when_it_was_stored_says_more_than_the_id_of_a_message_that_may_be_repeated(self) -> None:
+        path = Path(self.mktemp())
+        node = self.node(path)
+        self.recognise(node, 100)
+        node.remember([Mark(101, 0, "mine"), Mark(101)])
+        for _ in range(2):
+            node.remember([Mark(101, 1010, "mine"), Mark(101)])
+            self.assertEqual(msgspec.json.decode(path.read_bytes(), type=Record).stamp, 1010)
+            node.remember([Mark(101, 0, "mine"), Mark(101)])
+
     def test_the_message_with_the_last_number_is_looked_at_without_a_question(self) -> None:
         one = self.node()
         at = msgspec.structs.replace(state(100), stamp=1000)

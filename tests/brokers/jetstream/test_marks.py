@@ -62,6 +62,23 @@ class Marking(SynchronousTestCase):
         self.marks.keep()
         self.assertEqual(list(self.marks.kept), [Mark(8, 80)])
 
+    def test_one_that_its_id_alone_tells_from_another_is_asked_for(self) -> None:
+        self.assertIsNone(self.marks.undated)
+        self.marks.heard(7, 70)
+        self.marks.stored(6, "heard")
+        self.assertIsNone(self.marks.undated)
+        self.marks.stored(9, "id")
+        self.assertEqual(self.marks.undated, Mark(9, 0, "id"))
+        for other in (Mark(9), Mark(9, 95, "other"), Mark(8, 80, "id")):
+            self.marks.dated(other)
+            self.assertEqual(self.marks.undated, Mark(9, 0, "id"), other)
+        self.marks.dated(Mark(9, 90, "id"))
+        self.assertIsNone(self.marks.undated)
+        self.assertIn(Mark(9, 90, "id"), self.marks.all())
+        self.marks.stored(11, "confirmed")
+        self.marks.confirm(self.marks.all())
+        self.assertIsNone(self.marks.undated)
+
     def test_only_so_many_are_kept(self) -> None:
         for seq in range(1, 100):
             self.marks.heard(seq, seq)
