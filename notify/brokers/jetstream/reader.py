@@ -369,7 +369,8 @@ class Reader:
             page.append(one)
             start = one.seq + 1
             taken += len(one.data)
-        if start in given and given[start] is None:
+        # A copy that is behind says nothing of what is there next, and who may have no more would be told of a loss.
+        if (given[start] if start in given else await self.leader.next(subject, start, self.epoch)) is None:
             return Page(page, 0, guess.counted)
         return Page(page, max(1, guess.counted - sum(1 for one in page if one.seq > last)), guess.counted)
 

@@ -247,6 +247,15 @@ class Reading(ReadingCase):
         page = self.get(reader.after(SUBJECT, 1, limit=1))
         self.assertEqual((self.seqs(page), page.pending), ([2], 1))
 
+    def test_it_does_so_also_where_the_copy_that_counts_is_behind(self) -> None:
+        for have in ([1, 2], [1], []):
+            reader = self.reader(have, trusted=False)
+            self.streams.stored = [1, 2, 3]
+            page = self.get(reader.after(SUBJECT, 1, limit=2))
+            self.assertEqual((self.seqs(page), page.pending), ([2, 3], 0))
+            page = self.get(reader.after(SUBJECT, 1, limit=1))
+            self.assertEqual((self.seqs(page), page.pending), ([2], 1))
+
     def test_while_the_copies_are_not_trusted_the_leader_is_asked(self) -> None:
         reader = self.reader([1, 3], trusted=False)
         self.streams.stored = [1, 2, 3]
