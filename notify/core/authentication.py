@@ -16,6 +16,7 @@ from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given,
 from notify.core.feed import Joined
 from notify.errors import Unauthorized
 from notify.identity import Identity
+from notify.observe.logging import clients
 from notify.wire import encodings
 from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
 
@@ -78,6 +79,12 @@ def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -
     )
     client.send(result, joined.bodies)
     client.owe(joined.read)
+    clients.debug(
+        "{connection} is user {user} of workspace {workspace}",
+        connection=client.connection.id,
+        user=identity.user_id,
+        workspace=identity.workspace_id,
+    )
 
 
 def _refuse(failure: Failure, client: Client, frame: Auth) -> None:

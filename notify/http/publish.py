@@ -9,7 +9,6 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.core.live import ApiKey
@@ -29,11 +28,12 @@ from notify.http.keys import permit
 from notify.http.request import Request
 from notify.interfaces import IBroker
 from notify.messages import Position
+from notify.observe.logging import Narrator
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Span, Tracer
 from notify.topics import Topic
 
-_log = Logger()
+_log = Narrator("notify.http.publish")
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ class Publisher:
                 together.callback(_collect([one for one in results if one is not None]))
 
         def accepted(position: Position, index: int, subject: str) -> None:
-            self._ok.inc()
+            self._stored(position, subject)
             settle(Result(HTTPStatus.OK, subject, position.epoch, position.seq), index)
 
         def refused(failure: Failure, index: int) -> None:
@@ -175,8 +175,12 @@ class Publisher:
         )
 
     def _accepted(self, position: Position, subject: str) -> Answer:
-        self._ok.inc()
+        self._stored(position, subject)
         return answer(Published(subject, position.epoch, position.seq))
+
+    def _stored(self, position: Position, subject: str) -> None:
+        self._ok.inc()
+        _log.debug("published {seq} to {subject}", seq=position.seq, subject=subject)
 
     def _count_failure(self, failure: Failure) -> Failure:
         refused = _refusal(failure)

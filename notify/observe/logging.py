@@ -19,6 +19,7 @@ from twisted.logger import (
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
     formatEvent,
@@ -113,6 +114,7 @@ class Output:
         """Log as ``settings`` say from now on."""
         if self._sampler is not None:
             self._sampler.flush()
+        self._debug: dict[str, bool] = {}
         self._levels = levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
         if settings.level == "info":
             # Twisted's own, of the oldest kind: that ports were opened and closed.
@@ -137,8 +139,11 @@ class Output:
 
     def takes_debug(self, namespace: str) -> bool:
         """Whether an event of this level and namespace is written."""
-        least: object = self._levels.logLevelForNamespace(namespace)
-        return least is LogLevel.debug
+        takes = self._debug.get(namespace)
+        if takes is None:
+            least: object = self._levels.logLevelForNamespace(namespace)
+            takes = self._debug[namespace] = least is LogLevel.debug
+        return takes
 
     def _write(self, lines: str) -> None:
         try:
@@ -243,3 +248,16 @@ def configure(settings: Log) -> None:
 def takes_debug(namespace: str) -> bool:
     """Whether the settings in force let what is logged there at level debug through: for whom making an event is dear."""
     return observer().takes_debug(namespace)
+
+
+class Narrator(Logger):
+    """A logger whose debug lines cost next to nothing while nobody reads them: for what happens with each client."""
+
+    def debug(self, format: str | None = None, **fields: object) -> None:
+        """Log, where the settings in force let it through."""
+        if takes_debug(self.namespace):
+            self.emit(LogLevel.debug, format, **fields)
+
+
+#: what becomes of each client: ``[log.levels] clients = "debug"``
+clients = Narrator("notify.clients")

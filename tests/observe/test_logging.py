@@ -6,12 +6,42 @@ import os
 import tempfile
 from typing import Any
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from notify.config import ConfigError, Duration, Log, load
+from notify.observe import logging
 from notify.observe.logging import Output, writes_to_journal
+
+
+class Narrators(SynchronousTestCase):
+    """Debug lines that are made only while somebody reads them."""
+
+    def lines(self, **settings: Any) -> list[str]:
+        stream = io.StringIO()
+        self.patch(logging, "_output", Output(stream, Log(**settings)))
+        narrator = logging.Narrator("notify.clients")
+        with capturedLogs() as events:
+            narrator.debug("{who} is in", who="a")
+            narrator.info("{who} is known", who="b")
+        return [formatEvent(event) for event in events]
+
+    def test_nothing_is_made_of_what_nobody_reads(self) -> None:
+        self.assertEqual(self.lines(), ["b is known"])
+        self.assertEqual(self.lines(level="debug", levels={"clients": "info"}), ["b is known"])
+
+    def test_its_part_or_all_can_be_read(self) -> None:
+        both = ["a is in", "b is known"]
+        self.assertEqual(self.lines(levels={"clients": "debug"}), both)
+        self.assertEqual(self.lines(level="debug"), both)
+
+    def test_a_reload_changes_it(self) -> None:
+        self.assertEqual(self.lines(), ["b is known"])
+        logging.observer().configure(Log(level="debug"))
+        self.assertTrue(logging.takes_debug("notify.clients"))
+        logging.observer().configure(Log())
+        self.assertFalse(logging.takes_debug("notify.clients"))
 
 
 class LogCase(TestCase):
