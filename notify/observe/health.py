@@ -45,6 +45,11 @@ class Health:
         self._draining = False
 
     @property
+    def starting(self) -> bool:
+        """Whether the start is not over yet."""
+        return not self._started
+
+    @property
     def draining(self) -> bool:
         """Whether the server is leaving."""
         return self._draining

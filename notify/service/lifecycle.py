@@ -53,7 +53,7 @@ class Lifecycle:
         self._systemd.status("Starting: waiting for the broker.")
 
     def ready(self) -> None:
-        """The server serves, for the first time or after a reload."""
+        """The server serves."""
         self._health.started()
         if self.leaving:
             return
@@ -62,8 +62,14 @@ class Lifecycle:
             self._watchdog.start(self._systemd.watchdog_interval)
 
     def reloading(self) -> None:
-        """A reload begins; :meth:`ready` ends it."""
-        self._systemd.reloading()
+        """A reload begins; :meth:`reloaded` ends it. One that comes during the start changes nothing of what is told."""
+        if not self._health.starting:
+            self._systemd.reloading()
+
+    def reloaded(self) -> None:
+        """A reload is over, whatever became of it."""
+        if not self._health.starting:
+            self.ready()
 
     def drain(self) -> None:
         """Leave. Harmless when the server does already."""

@@ -1,7 +1,7 @@
 """The server's life: ordered start, readiness, stop.
 
 Start: ports are bound (a fault is known at once), the internal listener answers, then the parts come up one after
-the other, then the public listener accepts. Stop: the drain (drain.py), then the parts, the last first.
+the other, then the public listener accepts; where that takes longer, it accepts before, to say that it is not ready. Stop: the drain (drain.py), then the parts, the last first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify import __version__
 from notify.config import Drain as DrainSettings
 from notify.config import Duration
 from notify.errors import StartError
@@ -34,6 +35,9 @@ from notify.transport import tls
 from notify.transport.tcp import InnerPort, PacedPort, paced
 
 log = Logger()
+
+#: seconds that a start may take without anybody's notice: who connects meanwhile waits
+UNNOTICED = 1.0
 
 #: how a server leaves that was never ready
 AT_ONCE = DrainSettings(Duration(0), Duration(0))
@@ -166,7 +170,7 @@ class NotifyService(Service):
     """Runs what the composition root made.
 
     ``parts`` are started in their order before the public listener accepts, and stopped in the opposite one after the
-    drain. ``announce`` is called once the server is ready.
+    drain. ``announce`` is called once the server is ready. ``node`` is its name, for the log.
     """
 
     name = "notify"
@@ -181,6 +185,7 @@ class NotifyService(Service):
         drain: Drain,
         reloader: Reloader,
         announce: Callable[[], None],
+        node: str = "",
     ) -> None:
         self.internal = internal
         self.public = public
@@ -190,6 +195,7 @@ class NotifyService(Service):
         self._reactor = reactor
         self._parts = parts
         self._announce = announce
+        self._node = node
         self._starting: Deferred[None] | None = None
         self._ready = False
 
@@ -217,13 +223,25 @@ class NotifyService(Service):
             self._starting.addErrback(self._give_up)
 
     async def _bring_up(self) -> None:
-        for part in self._parts:
-            await maybeDeferred(part.start)
-        self.public.accept()
-        log.info("ready: public {public}, internal {internal}", public=self.public.description,
-                 internal=self.internal.description)  # fmt: skip
+        late = self._reactor.callLater(UNNOTICED, self.public.accept)
+        try:
+            for part in self._parts:
+                await maybeDeferred(part.start)
+        finally:
+            in_time = late.active()
+            if in_time:
+                late.cancel()
+        log.info(
+            "notify {version} as {node} is ready: public {public}, internal {internal}",
+            version=__version__,
+            node=self._node,
+            public=self.public.description,
+            internal=self.internal.description,
+        )
         self._ready = True
         self.lifecycle.ready()
+        if in_time:
+            self.public.accept()
         self._announce()
 
     def _give_up(self, failure: Failure) -> None:

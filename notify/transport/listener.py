@@ -91,6 +91,8 @@ class _Arriving(Protocol):
             parts = split_head(self._start)
             if parts is None:
                 return
+            if not self._factory.welcome():
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE)
             head, rest = parts
             accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
             address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
@@ -176,7 +178,8 @@ def _status(why: TurnedAway) -> HTTPStatus:
 class PublicFactory(Factory):
     """Serves ``websocket`` under its path and ``site`` everywhere else, to those whom ``admission`` lets in.
 
-    ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake.
+    ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake. While it is not
+    ``welcome()`` yet, a WebSocket is answered 503.
     """
 
     noisy = False
@@ -188,12 +191,14 @@ class PublicFactory(Factory):
         admission: Admission,
         wheel: Wheel,
         patience: Callable[[], float],
+        welcome: Callable[[], bool] = lambda: True,
     ) -> None:
         self.websocket = websocket
         self.site = site
         self.admission = admission
         self.wheel = wheel
         self.patience = patience
+        self.welcome = welcome
 
     def doStart(self) -> None:
         """The port listens."""

@@ -131,6 +131,16 @@ def open_files() -> int:
     return sys.maxsize if files == resource.RLIM_INFINITY else files
 
 
+def open_more_files() -> None:
+    """Let this process have as many files open as it may: the lower limit is there for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass  # a sandbox may forbid it; the limit is then what it was
+
+
 def descriptor(transport: Any) -> int:
     """The descriptor of a transport's socket, under TLS, too; -1: it has none."""
     fileno = getattr(transport, "fileno", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import tempfile
 import threading
@@ -18,8 +19,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from notify import __version__
 from tests.support.natsd import NatsServer
-from tests.support.process import KEY, SECRET, Server, service_manager, token, wait_for
+from tests.support.process import KEY, SECRET, TWISTD, Server, service_manager, token, wait_for
 
 
 def in_thread(test: Callable[..., None]) -> Callable[..., Deferred[None]]:
@@ -263,7 +265,15 @@ class LogTests(TestCase):
             self.assertGreater(len(lines), 5)
             self.assertTrue(all(line["time"] and line["level"] and "part" in line for line in lines))
             self.assertTrue(any("request_id" in line for line in lines))
-            self.assertTrue(any("connection" in line for line in lines))
+            told = [line["message"].partition(" ")[2] for line in lines if line["part"] == "clients"]
+            for what in (
+                "from 127.0.0.1 is open",
+                "is user 1 of workspace 1",
+                "of user 1 is in chat 1",
+                "of user 1 closed with 1000",
+            ):
+                self.assertIn(what, told)
+            self.assertIn("published 1 to workspace.1.chat.1.messages", [line["message"] for line in lines])
             for secret in (mine, "the-content", "the-bad-token", KEY, SECRET):
                 self.assertNotIn(secret, text)
 
@@ -277,4 +287,71 @@ class LogTests(TestCase):
         about = os.stat(server.log_file)
         server.environ["JOURNAL_STREAM"] = f"{about.st_dev}:{about.st_ino}"
         with server:
-            self.assertRegex(server.log(), r"(?m)^<6>service.service: ready")
+            self.assertRegex(server.log(), r"(?m)^<6>service.service: notify .* is ready")
+
+
+class StartTests(TestCase):
+    timeout = 120
+
+    @in_thread
+    def test_a_start_that_takes_long_says_on_the_public_port_that_it_is_not_ready(self) -> None:
+        nats = NatsServer()
+        self.addCleanup(nats.remove)
+        config = f'[server]\nnode = "late"\n[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{nats.url}"]\n'
+        with ExitStack() as stack:
+            server = Server(config)
+            stack.push(server.__exit__)
+            starting = threading.Thread(target=server.start)
+            starting.start()
+            stack.callback(starting.join)
+            stack.callback(nats.start)
+            wait_for("it is asked", lambda: _asked(server.public, "/health"), 60)
+            self.assertEqual(_asked(server.public, "/health"), 503)
+            upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            upgrade += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", server.public), 10) as client:
+                client.sendall(upgrade.encode())
+                answer = client.recv(4096).decode()
+            self.assertTrue(answer.startswith("HTTP/1.1 503 "), answer)
+            self.assertIn("Retry-After: ", answer)
+            # A reload that comes now makes nobody welcome.
+            server.signal(SIGHUP)
+            server.logged("reloaded; changed")
+            self.assertEqual(_asked(server.public, "/health"), 503)
+            self.assertEqual(server.http("GET", "/health")[1]["status"], "starting")
+            nats.start()
+            starting.join()
+            self.assertEqual(_asked(server.public, "/health"), 200)
+            with server.client() as client:
+                client.send(type="ping", id=1)
+                self.assertEqual(client.receive()["type"], "pong")
+            server.logged(f"notify {__version__} as late is ready: public tcp:")
+
+    @in_thread
+    def test_it_may_have_as_many_files_open_as_the_system_lets_it(self) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        low = min(hard, 1024) if hard != resource.RLIM_INFINITY else 1024
+        argv = [
+            "/bin/sh",
+            "-c",
+            f'ulimit -S -n {low} && exec "$@"',
+            "sh",
+            str(TWISTD),
+            "--nodaemon",
+            "--pidfile=",
+        ]
+        with Server(argv=argv) as server:
+            soft, allowed = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+            self.assertEqual(soft, allowed)
+
+
+def _asked(port: int, path: str) -> int:
+    """The status of an answer of the public port; 0: none came within a second."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1) as client:
+            client.settimeout(1)
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            answer = client.recv(4096)
+    except OSError:
+        return 0
+    return int(answer.split()[1]) if answer else 0
