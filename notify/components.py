@@ -15,11 +15,16 @@ from zope.interface import Interface, Invalid, implementer
 from zope.interface.verify import verifyObject
 
 import notify.plugins
-from notify.config import PLUGIN_TABLES, Config, ConfigError, convert
-from notify.interfaces import IAuthenticator, IBroker, IPlugin, IRegistry
+from notify.config import FOLLOW, PLUGIN_TABLES, Config, ConfigError, convert
+from notify.interfaces import IAuthenticator, IBroker, IControl, IPlugin, IRegistry
 from notify.observe.metrics import Metrics
 
-INTERFACES: dict[str, type[Interface]] = {"auth": IAuthenticator, "broker": IBroker, "registry": IRegistry}
+INTERFACES: dict[str, type[Interface]] = {
+    "auth": IAuthenticator,
+    "broker": IBroker,
+    "registry": IRegistry,
+    "control": IControl,
+}
 
 
 @implementer(ITwistedPlugin, IPlugin)
@@ -67,16 +72,17 @@ def plugins(kind: str) -> dict[str, IPlugin]:
 def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
     """The class of a plugin, and its settings; nothing is made. Raises ``ConfigError``.
 
-    ``name`` empty: the one that the configuration names. A plugin that shares the table of another kind's finds it
-    this way, and imports no other kind.
+    ``name`` empty: the one that the configuration names, which for the control may be left to the broker. A plugin that
+    shares the table of another kind's finds it this way, and imports no other kind.
     """
     known, table = plugins(kind), getattr(config, kind)
     for named in (table.plugin, *table.tables):
-        if named not in known:
+        if named not in known and not (named == FOLLOW and kind == "control"):
             raise ConfigError(
                 f"{config.source}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
             )
-    plugin = known[name or table.plugin]
+    name = name or table.plugin or getattr(find("broker", config)[0], "control", "memory")
+    plugin = known[name]
     module, _, attribute = plugin.factory.partition(":")
     try:
         factory = getattr(import_module(module), attribute)

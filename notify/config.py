@@ -91,8 +91,12 @@ class Listen(Settings, frozen=True):
     demo: bool = False
 
 
+#: in place of a plugin's name: the one that goes with the broker
+FOLLOW = ""
+
+
 class PluginTable(Settings, frozen=True):
-    """``[auth]``, ``[broker]`` or ``[registry]``: the plugin's name, and a table for each plugin, still raw."""
+    """``[auth]``, ``[broker]``, ``[registry]`` or ``[control]``: the plugin's name, and a table for each plugin, still raw."""
 
     plugin: str
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -205,6 +209,7 @@ class Config(Settings, frozen=True):
     auth: PluginTable = PluginTable("jwt")
     broker: PluginTable = PluginTable("memory")
     registry: PluginTable = PluginTable("memory")
+    control: PluginTable = PluginTable(FOLLOW)
     api: Api = Api()
     limits: Limits = Limits()
     compression: Compression = Compression()
@@ -215,7 +220,7 @@ class Config(Settings, frozen=True):
     source: str = "the defaults"
 
 
-PLUGIN_TABLES = ("auth", "broker", "registry")
+PLUGIN_TABLES = ("auth", "broker", "registry", "control")
 
 
 class _FromEnvironment(str):

@@ -28,6 +28,18 @@ class BrokerStatus(Struct, frozen=True):
     detail: str
 
 
+class Gathered(Struct, frozen=True):
+    """What nodes answered: pairs of a node's name and its answer, sorted, two of one name included.
+
+    ``missing`` names those known to be there that did not answer, or could not do it. ``detail`` says in words why this
+    node cannot reach others now; empty: it can.
+    """
+
+    answers: list[tuple[str, bytes]]
+    missing: list[str]
+    detail: str = ""
+
+
 class IPlugin(Interface):
     """What a file in ``notify/plugins/`` offers: a name, and where the implementation is.
 
@@ -38,10 +50,11 @@ class IPlugin(Interface):
     :class:`~notify.errors.StartError` where its settings contradict each other or the machine. The class
     may offer ``cautions(settings)``, a static method that gives a list of sentences about what works and is dangerous, for
     ``notify check-config`` and ``doctor``; ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
-    ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs.
+    ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs. A broker may name the control
+    that goes with it in an attribute ``control``.
     """
 
-    kind = Attribute("'auth', 'broker' or 'registry': the configuration table that may name it")
+    kind = Attribute("'auth', 'broker', 'registry' or 'control': the configuration table that may name it")
     name = Attribute("str: the value of `plugin` in that table, and the name of its own table under it")
     factory = Attribute("str: 'package.module:Class'")
 
@@ -209,6 +222,28 @@ class IRegistry(Interface):
         """Withdraw this node's presence."""
 
 
+class IControl(Interface):
+    """Has all nodes do something at the word of one of them. What may be asked: :mod:`notify.core.steering`."""
+
+    def start(do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
+        """Get ready, which must not depend on others: a node that reaches nobody steers itself.
+
+        ``do(command, argument)`` is called on each node that is asked, and gives that node's answer; both are JSON
+        documents. It may fail, and the node is then among those that did not answer.
+        Errback :class:`~notify.errors.StartError` where the settings are wrong.
+        """
+
+    def ask(command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
+        """Have all nodes do it, this one included, or the one of this name, and gather what they answer.
+
+        Fires in a bounded time and never fails: what this node itself answers is there also while it reaches no other.
+        Nobody does the same request twice. The name of a node that nobody knows gives no answers, and nobody missing.
+        """
+
+    def stop() -> Deferred[None]:
+        """Let the others know that this node leaves, and release what :meth:`start` took."""
+
+
 class IConnection(Interface):
     """One client's connection, as session, dispatcher and registry see it. Hashable by identity."""
 
@@ -221,6 +256,7 @@ class IConnection(Interface):
     )
     opened = Attribute("float: Unix time in seconds at which it was accepted")
     queued = Attribute("int: bytes that wait because the client has not taken what came before")
+    heard = Attribute("float: when the client was heard last, by the reactor's clock; it answers pings")
 
     def write(frame: bytes) -> None:
         """Send bytes that ``encoding.pack`` made. Never blocks or raises; drops them once the connection closes.

@@ -29,6 +29,7 @@ from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
+from notify.core.steering import Steering
 from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
@@ -36,7 +37,7 @@ from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.server import Site
 from notify.http.sites import internal_site, public_site
-from notify.interfaces import IBroker, IRegistry
+from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
@@ -51,7 +52,7 @@ from notify.service.systemd import Systemd
 from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
-from notify.transport.tcp import open_files
+from notify.transport.tcp import open_files, open_more_files
 from notify.transport.websocket import ConnectionFactory
 from notify.wire.addresses import Network, parse_networks
 
@@ -115,6 +116,7 @@ def makeService(options: Options) -> IService:
     """The service that twistd runs."""
     from twisted.internet import reactor
 
+    open_more_files()
     try:
         service = build(
             options.config,
@@ -157,6 +159,7 @@ def build(
     live = Live(prepare(config))
     broker: IBroker = components.make("broker", context)
     registry: IRegistry = components.make("registry", context)
+    control: IControl = components.make("control", context)
     tracer = tracing.make(config.tracing, context.node)
 
     # Core: who gets what.
@@ -187,9 +190,8 @@ def build(
         reactor=reactor,
         broker=broker,
         registry=registry,
-        connections=hub.connections.keys,
-        disconnect=partial(access.disconnect, live, registry),
-        drain=lifecycle.drain,
+        control=control,
+        node=context.node,
         health=health,
         keys=ApiKeys(lambda: live.now.keys, metrics.keys_refused, reactor.seconds),
         limits=config.limits,
@@ -218,7 +220,7 @@ def build(
         counted=metrics.sockets.set,
         refused=lambda reason: metrics.turned_away.labels(reason).inc(),
     )
-    front = PublicFactory(websockets, pages, admission, wheel, patience)
+    front = PublicFactory(websockets, pages, admission, wheel, patience, lambda: not health.starting)
     internal = Listener(
         "internal",
         config.listen.internal,
@@ -238,17 +240,6 @@ def build(
     )
 
     # The service: start, reload, drain, stop.
-    collector = Collector(wheel)
-    parts = (
-        Part(start=wheel.start, stop=wheel.stop),
-        Part(stop=tracer.stop),
-        *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
-        *([Part(start=secrecy.conceal)] if world.alone and not config.server.dumpable else []),
-        Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
-        Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
-        Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
-    )
-
     def refuse() -> Deferred[None]:
         # Who leaves from now on comes back to another node.
         dispatcher.wind_down()
@@ -264,14 +255,43 @@ def build(
         report=lifecycle.progress,
     )
     reloader = Reloader(
-        config, live, read or (lambda: config), prepare, partial(access.renew, hub), lifecycle.ready
+        config,
+        live,
+        read or (lambda: config),
+        prepare,
+        partial(access.renew, hub),
+        lifecycle.reloaded,
+        metrics.reloads,
+        world.now,
+    )
+
+    steering = Steering(
+        hub,
+        context.node,
+        broker=broker.status,
+        stage=lambda: drain.progress.stage.value,
+        reloads=lambda: reloader.outcome,
+        reload=reloader.reload,
+        drain=lifecycle.drain,
+    )
+
+    collector = Collector(wheel)
+    parts = (
+        Part(start=wheel.start, stop=wheel.stop),
+        Part(stop=tracer.stop),
+        *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
+        *([Part(start=secrecy.conceal)] if world.alone and not config.server.dumpable else []),
+        Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
+        Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
+        Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
+        Part(start=lambda: control.start(steering.do), stop=control.stop),
     )
 
     def announce() -> None:
         if show is not None:
             show(dev.instructions(config, public.number, internal.number, environ or {}))
 
-    return NotifyService(reactor, parts, internal, public, lifecycle, drain, reloader, announce)
+    return NotifyService(reactor, parts, internal, public, lifecycle, drain, reloader, announce, context.node)
 
 
 def in_force(context: components.Context, config: Config) -> InForce:

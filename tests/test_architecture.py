@@ -36,6 +36,7 @@ WINGS = {
     "auth": Wing("auth", "ground config observe components"),
     "brokers": Wing("brokers", "ground config observe components nats"),
     "registries": Wing("registries", "ground config observe components nats"),
+    "control": Wing("control", "ground config observe components nats"),
     "transport": Wing("transport", "ground config observe wire core"),
     "http": Wing("http", "ground config observe wire core"),
     "service": Wing("service", "ground config observe core transport http"),
@@ -49,7 +50,7 @@ WINGS = {
 }
 
 #: the kinds of plugins: reached by name, through ``components``
-KINDS = {"auth", "brokers", "registries"}
+KINDS = {"auth", "brokers", "registries", "control"}
 
 #: a library, and the rooms that alone know it
 LIBRARIES = {

@@ -24,12 +24,13 @@ from notify.core.timers import Timer
 from notify.errors import Unavailable
 from notify.identity import Identity
 from notify.ids import Id
-from notify.interfaces import IAuthenticator, IRegistry, IReviewer
+from notify.interfaces import IAuthenticator, IReviewer
 from notify.topics import Topic
 
 log = Logger()
 
 DISCONNECTED_BY_OPERATOR = 4503
+RECONNECT = 1012
 
 #: seconds between two reviews of one client, however often it shows a token
 LEAST = 5.0
@@ -38,16 +39,30 @@ LEAST = 5.0
 EARLIEST = 0.75
 
 
-def disconnect(live: Live, registry: IRegistry, workspace_id: Id, user_id: Id) -> int:
+def disconnect(hub: Hub, workspace_id: Id, user_id: Id, reconnect: bool = False) -> int:
     """Close a user's connections on this node with 4503, after which a client does not come back by itself.
 
-    Whoever comes back all the same is asked about anew. The number of connections.
+    ``reconnect``: with 1012, and it comes back in a moment. It is asked about anew either way. The number of connections.
     """
-    forget(live, workspace_id, user_id)
-    connections = list(registry.members(topics.user(workspace_id, user_id)))
+    forget(hub.live, workspace_id, user_id)
+    connections = list(hub.registry.members(topics.user(workspace_id, user_id)))
     for connection in connections:
-        connection.close(DISCONNECTED_BY_OPERATOR)
+        if reconnect:
+            connection.close(RECONNECT, hub.retry_after())
+        else:
+            connection.close(DISCONNECTED_BY_OPERATOR)
     return len(connections)
+
+
+def unsubscribe(hub: Hub, workspace_id: Id, user_id: Id, chat_id: Id) -> int:
+    """End a user's subscriptions to a chat on this node, those included that are about to be.
+
+    Whoever subscribes again is asked about anew. The number of subscriptions.
+    """
+    forget(hub.live, workspace_id, user_id)
+    members = list(hub.registry.members(topics.user(workspace_id, user_id)))
+    subscribers = [hub.subscribers[one] for one in members if one in hub.subscribers]
+    return sum(subscriber.bar(chat_id) for subscriber in subscribers)
 
 
 def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
@@ -59,7 +74,7 @@ def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
 
 def renew(hub: Hub) -> None:
     """Another authenticator is in force, perhaps one that wants to be asked sooner: have its time hold for everyone."""
-    for client in tuple(hub.subscribers):
+    for client in tuple(hub.subscribers.values()):
         client.renew()
 
 

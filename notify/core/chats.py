@@ -13,6 +13,7 @@ from notify.core.client import CLOSED, Client, given, position
 from notify.core.feed import Joined
 from notify.identity import Identity, Presence
 from notify.ids import Id
+from notify.observe.logging import clients
 from notify.topics import Topic
 from notify.wire.frames import Ok, PresenceList, PresenceQuery, Subscribe, Subscribed, Unsubscribe
 
@@ -24,6 +25,8 @@ def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
         client.error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
         return None
     topic = _topic(client, frame.chat_id)
+    client.joining = frame.chat_id
+    client.hub.subscribers[client.connection] = client
     joining = _authorized(client, topic).addCallback(_join, client, frame, topic)
     return joining.addErrback(_not_joined, client, topic)
 
@@ -31,18 +34,27 @@ def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
 def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Deferred[None] | None:
     if client.state == CLOSED:
         return None
-    if not allowed:
-        _leave(client, topic)
-        client.error("forbidden", "no such chat, or not yours to see", frame.id)
+    if not allowed or client.joining is None:
+        _forbid(client, frame, topic)
         return None
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
 
 
+def _forbid(client: Client, frame: Subscribe, topic: Topic) -> None:
+    client.joining = None
+    _leave(client, topic)
+    client.error("forbidden", "no such chat, or not yours to see", frame.id)
+    _tell("may not have", client, frame.chat_id)
+
+
 def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> None:
     if client.state == CLOSED:
         return
-    hub = client.hub
+    if client.joining is None:
+        _forbid(client, frame, topic)
+        return
+    hub, client.joining = client.hub, None
     if frame.chat_id not in client.chats:
         client.chats.add(frame.chat_id)
         hub.metrics.subscriptions.inc()
@@ -52,6 +64,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
         answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
         client.send(answer, joined.bodies)
     client.owe(joined.read)
+    _tell("is in", client, frame.chat_id)
     if frame.watch_presence:
         hub.presence.watch(client.connection, topic)
     else:
@@ -59,6 +72,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
 
 
 def _not_joined(failure: Failure, client: Client, topic: Topic) -> Failure:
+    client.joining = None
     # Also where it was subscribed before: an error always means that it is not.
     if client.state != CLOSED:
         _leave(client, topic)
@@ -102,8 +116,30 @@ def keep(client: Client, chats: Set[Id]) -> None:
 def end(client: Client, chat_id: Id, code: str, message: str, retry: bool = False) -> None:
     """End a subscription that nobody asked to end, and tell the client; ``retry``: it may ask for it again later."""
     client.hub.metrics.ended.labels(code).inc()
+    _tell(f"is put out ({code}) of", client, chat_id)
     _leave(client, _topic(client, chat_id))
     client.error(code, message, None, retry, chat_id)
+
+
+def _tell(what: str, client: Client, chat_id: Id) -> None:
+    clients.debug(
+        "{connection} of user {user} {what} chat {chat}",
+        connection=client.connection.id,
+        user=_identity(client).user_id,
+        workspace=_identity(client).workspace_id,
+        what=what,
+        chat=chat_id,
+    )
+
+
+def bar(client: Client, chat_id: Id) -> bool:
+    """See :class:`~notify.core.hub.Subscriber`."""
+    asks, there = client.joining == chat_id, chat_id in client.chats
+    if asks:
+        client.joining = None
+    if there:
+        end(client, chat_id, "forbidden", "an operator ended it: unsubscribed")
+    return asks or there
 
 
 def forget(client: Client) -> None:

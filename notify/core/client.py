@@ -24,6 +24,8 @@ class Client(Protocol):
     state: str
     #: the chats that it is subscribed to
     chats: set[Id]
+    #: the chat that it has asked for and is not told of yet; None also when it is not to get in
+    joining: Id | None
 
     @property
     def connection(self) -> IConnection:
@@ -55,6 +57,9 @@ class Client(Protocol):
 
     def review(self) -> None:
         """Ask about its chats again: it has shown a new token."""
+
+    def bar(self, chat_id: Id) -> bool:
+        """See :class:`~notify.core.hub.Subscriber`."""
 
     def renew(self) -> None:
         """Another authenticator is in force, which wants to be asked about its chats within its own time."""

@@ -108,6 +108,7 @@ class Dispatcher:
             return
         feed.pending = []
         feed.last = messages[-1].position.seq
+        feed.count += len(messages)
         feed.tail.add(messages, self._live.now.limits.replay)
         frames: dict[Encoding, bytes] = {}
         members: list[IConnection] = list(self._registry.members(feed.topic))
@@ -373,6 +374,10 @@ class Dispatcher:
                 self._lingering.add(topic)
             else:
                 self._unfollow(topic)
+
+    def counts(self) -> dict[Topic, int]:
+        """How many messages each followed topic has had since it is followed."""
+        return {topic: feed.count for topic, feed in self._feeds.items()}
 
     def wind_down(self) -> None:
         """The server leaves: what nobody here wants is unfollowed at once, from now on."""

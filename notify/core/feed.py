@@ -122,6 +122,7 @@ class Feed:
         "_hopeless",
         "_known",
         "ahead",
+        "count",
         "epoch",
         "last",
         "pending",
@@ -141,6 +142,7 @@ class Feed:
         self.starting = True
         self.epoch = ""
         self.last = 0  # the seq of the last message of any kind
+        self.count = 0  # messages that were delivered
         self.tail = Tail(recents, 0)
         self.sent = Sent()
         self.pending: list[Message] = []  # delivered in this turn

@@ -11,15 +11,19 @@ from notify.core.dispatcher import Dispatcher
 from notify.core.live import Live
 from notify.core.presence import PresenceWatch
 from notify.core.timers import Wheel
+from notify.ids import Id
 from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
 
 
-class Renewable(Protocol):
-    """Someone whose chats are asked about again."""
+class Subscriber(Protocol):
+    """A client that has been in a chat, or asks for one."""
 
     def renew(self) -> None:
-        """Another authenticator is in force."""
+        """Another authenticator is in force: its chats are asked about again."""
+
+    def bar(self, chat_id: Id) -> bool:
+        """It is to be in this chat no more, nor to get in by what was answered before; whether it was, or was about to."""
 
 
 def _nobody() -> None:
@@ -50,8 +54,8 @@ class Hub:
         self.random = random
         #: every open connection, and who is told that its client has arrived: has shown a good token once. None: it has
         self.connections: dict[IConnection, Callable[[], None] | None] = {}
-        #: the clients that have been in a chat
-        self.subscribers: set[Renewable] = set()
+        #: the clients that have been in a chat, or ask for one
+        self.subscribers: dict[IConnection, Subscriber] = {}
         #: those that have not
         self.arriving = 0
 

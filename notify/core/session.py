@@ -73,6 +73,7 @@ class Session:
         "chats",
         "connection",
         "hub",
+        "joining",
         "state",
     )
 
@@ -81,6 +82,7 @@ class Session:
         self.hub = hub
         self.state = NEW
         self.chats: set[Id] = set()
+        self.joining: Id | None = None
         self._allowance = Allowance(hub.live.now.limits, hub.wheel.seconds())
         self._backlog: deque[ClientFrame | InvalidFrame] | None = None  # for a turn, or while one waits
         self._busy = False  # _work is on the stack, or a frame waits for its answer
@@ -221,11 +223,15 @@ class Session:
 
     def settled(self, chat_id: Id) -> None:
         """It has just joined a chat, or left it; while it is in one, the authenticator is asked about it again."""
-        self.hub.subscribers.add(self)
+        self.hub.subscribers[self.connection] = self
         if self._review is None and access.rechecks(self.hub.live.now.authenticator):
             self._review = access.Review(self)
         if self._review is not None:
             self._review.settled(chat_id)
+
+    def bar(self, chat_id: Id) -> bool:
+        """See :class:`~notify.core.hub.Subscriber`."""
+        return chats.bar(self, chat_id)
 
     def renew(self) -> None:
         """Another authenticator is in force."""
@@ -276,7 +282,7 @@ class Session:
         self._backlog = None
         self.hub.wheel.cancel(self._deadline)
         self.hub.wheel.cancel(self._rest)
-        self.hub.subscribers.discard(self)
+        self.hub.subscribers.pop(self.connection, None)
         if self._review is not None:
             self._review.stop()
             self._review = None

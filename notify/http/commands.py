@@ -1,44 +1,80 @@
-"""What the API can tell the server to do: send a user away, or leave."""
+"""What the API can tell the nodes to do: send a user away, end a subscription, read the configuration again, leave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from notify.http.answers import Answer, answer, bad_request
+from notify.core.steering import Count, DisconnectOrder, Done, Nothing, UnsubscribeOrder
+from notify.http.answers import Answer, Refused, answer, bad_request
+from notify.http.cluster import Cluster, Reached, Told
 from notify.http.keys import permit
 from notify.http.request import Request
-from notify.ids import Id
 from notify.observe import logging
 
 #: who told the server to do what: neither sampled nor left out at a higher level
 audit = Logger(logging.AUDIT)
 
+#: bytes of the body of a command
+MAX_COMMAND = 4096
 
-class Disconnect(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom to disconnect."""
+T = TypeVar("T")
 
-    workspace_id: Id
-    user_id: Id
+
+class Disconnect(DisconnectOrder, frozen=True, forbid_unknown_fields=True):
+    """Whom to disconnect; ``reconnect``: the clients come back by themselves, in a moment."""
 
 
 class Disconnected(Struct, frozen=True):
-    """How many connections of this node were told to close."""
+    """How many connections were told to close, on all nodes."""
 
     closed: int
+    reached: Reached
+
+
+class Unsubscribe(UnsubscribeOrder, frozen=True, forbid_unknown_fields=True):
+    """Whose subscriptions to which chat to end."""
+
+
+class Unsubscribed(Struct, frozen=True):
+    """How many subscriptions were ended, on all nodes."""
+
+    ended: int
+    reached: Reached
+
+
+class WhichNode(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which node is meant; without a name, the one that is asked."""
+
+    node: Annotated[str, Meta(max_length=64)] = ""
+
+
+class Reloading(Struct, frozen=True):
+    """The node reads its configuration again; ``GET /v1/nodes`` tells what became of that."""
+
+    node: str
+    reloading: bool = True
 
 
 class Draining(Struct, frozen=True):
-    """The server leaves."""
+    """The node leaves."""
 
+    node: str
     draining: bool = True
 
 
-_decode = msgspec.json.Decoder(Disconnect).decode
+def _read(request: Request, kind: type[T], what: str) -> T:
+    try:
+        return msgspec.json.decode(request.body, type=kind)
+    except msgspec.ValidationError:
+        raise bad_request(f"the body must be an object of {what}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise bad_request("the body is not valid JSON in UTF-8") from None
 
 
 def _by(request: Request) -> dict[str, str]:
@@ -46,41 +82,86 @@ def _by(request: Request) -> dict[str, str]:
 
 
 class Disconnector:
-    """``POST /v1/disconnect``: closes a user's connections on this node."""
+    """``POST /v1/disconnect``: closes a user's connections on all nodes."""
 
-    def __init__(self, disconnect: Callable[[Id, Id], int]) -> None:
-        """``disconnect(workspace_id, user_id)`` closes them, and says how many there were."""
-        self._disconnect = disconnect
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
-    def __call__(self, request: Request) -> Answer:
-        """Closes with 4503, after which a client does not come back by itself."""
-        try:
-            whom = _decode(request.body)
-        except msgspec.ValidationError:
-            raise bad_request("the body must be an object of two ids, workspace_id and user_id") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise bad_request("the body is not valid JSON in UTF-8") from None
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Closes with 4503, after which a client does not come back by itself, or with 1012."""
+        whom = _read(
+            request, Disconnect, "two ids, workspace_id and user_id, and perhaps reconnect, a boolean"
+        )
         permit(request.key, whom.workspace_id)
-        closed = self._disconnect(whom.workspace_id, whom.user_id)
         audit.info(
-            "API key {key} from {peer}, request {request}: disconnect user {user} of workspace {workspace}: {closed} closed",
+            "API key {key} from {peer}, request {request}: disconnect user {user} of workspace {workspace}",
             **_by(request),
             user=whom.user_id,
             workspace=whom.workspace_id,
-            closed=closed,
         )
-        return answer(Disconnected(closed))
+        told = self._cluster.ask("disconnect", whom, Count)
+        return told.addCallback(lambda told: answer(Disconnected(_sum(told), told.reached)))
 
 
-class Drainer:
-    """``POST /v1/drain``: starts the drain, and is harmless when it runs already."""
+class Unsubscriber:
+    """``POST /v1/unsubscribe``: ends a user's subscriptions to a chat on all nodes."""
 
-    def __init__(self, drain: Callable[[], object]) -> None:
-        self._drain = drain
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
-    def __call__(self, request: Request) -> Answer:
-        """Answers as soon as the drain has begun."""
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """The clients get ``forbidden`` for the chat. Whoever subscribes again is asked about anew."""
+        what = _read(request, Unsubscribe, "three ids, workspace_id, user_id and chat_id")
+        permit(request.key, what.workspace_id)
+        audit.info(
+            "API key {key} from {peer}, request {request}: end what user {user} of workspace {workspace} has of chat {chat}",
+            **_by(request),
+            user=what.user_id,
+            workspace=what.workspace_id,
+            chat=what.chat_id,
+        )
+        told = self._cluster.ask("unsubscribe", what, Count)
+        return told.addCallback(lambda told: answer(Unsubscribed(_sum(told), told.reached)))
+
+
+def _sum(told: Told[Count]) -> int:
+    return sum(one.count for _, one in told.answers)
+
+
+class Order:
+    """``POST /v1/drain`` and ``POST /v1/reload``: has one node begin something, this one (``here``) or another."""
+
+    def __init__(self, cluster: Cluster, here: str, command: str, begun: type[Draining | Reloading]) -> None:
+        self._cluster, self._here, self._command, self._begun = cluster, here, command, begun
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Answers as soon as it has begun; harmless when it runs already."""
         permit(request.key, None)
-        audit.info("API key {key} from {peer}, request {request}: drain", **_by(request))
-        self._drain()
-        return answer(Draining(), HTTPStatus.ACCEPTED)
+        which = (
+            _read(request, WhichNode, "the name of a node, or of nothing") if request.body else WhichNode()
+        )
+        node = which.node or self._here
+        audit.info(
+            "API key {key} from {peer}, request {request}: {command} {node}",
+            **_by(request),
+            command=self._command,
+            # A name that a client made up is no line of the log.
+            node=ascii(node)[1:-1],
+        )
+        told = self._cluster.ask(self._command, Nothing(), Done, node)
+        return told.addCallback(self._answer, node)
+
+    def _answer(self, told: Told[Done], node: str) -> Answer:
+        if told.answers:
+            return answer(self._begun(node), HTTPStatus.ACCEPTED)
+        if told.reached.missing:
+            raise Refused(
+                HTTPStatus.GATEWAY_TIMEOUT, "timeout", "the node is known and does not answer: nobody can tell what it does"
+            )  # fmt: skip
+        raise Refused(HTTPStatus.NOT_FOUND, "no_such_node", _unknown(told.reached))
+
+
+def _unknown(reached: Reached) -> str:
+    return "there is no node of this name" + (
+        f", as far as is known: {reached.detail}" if reached.detail else ""
+    )

@@ -8,9 +8,18 @@ import msgspec
 
 from notify import __version__
 from notify.http.answers import REF, ErrorAnswer
-from notify.http.commands import Disconnect, Disconnected, Draining
+from notify.http.cluster import Connections, Nodes, Topics
+from notify.http.commands import (
+    Disconnect,
+    Disconnected,
+    Draining,
+    Reloading,
+    Unsubscribe,
+    Unsubscribed,
+    WhichNode,
+)
 from notify.http.publish import MAX_LIST, Published, PublishedList
-from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, Connections, History, PresenceAnswer
+from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
 from notify.messages import ChatEvent, ChatMessage, Notification
 from notify.observe.health import HealthReport, Live
@@ -23,9 +32,15 @@ _TYPES = (
     PublishedList,
     History,
     PresenceAnswer,
+    Nodes,
     Connections,
+    Topics,
     Disconnect,
     Disconnected,
+    Unsubscribe,
+    Unsubscribed,
+    WhichNode,
+    Reloading,
     Draining,
     HealthReport,
     Live,
@@ -57,6 +72,7 @@ _ERRORS = {
     401: "No API key came along, or an unknown one.",
     403: "The server has no API keys, so nobody may use this; or the key is not for this, or not for this workspace; or the "
     "Host may be a stranger's.",
+    404: "No node of this name is known here.",
     408: "The request did not arrive whole in time.",
     410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
     413: "The body, the list or the payload is too large.",
@@ -65,7 +81,7 @@ _ERRORS = {
     429: "Too many unknown API keys came from this address: try again later.",
     500: "The server failed; its log says why.",
     503: "The broker is away and nothing was done: try again later.",
-    504: "The broker did not answer in time.",
+    504: "Nobody answered in time: the broker, or the node that was named.",
 }
 
 
@@ -130,6 +146,26 @@ def say_int64(schema: Any) -> None:
 
 def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
     return {"operationId": id, "summary": summary, "tags": [tag], **more}
+
+
+#: what can be answered beside a success: to a question, to a command, to one that names a node
+_ASKED = (400, 401, 403, 408, 413, 429, 500)
+_TOLD = (*_ASKED, 415)
+_ORDERED = (*_ASKED, 404, 504)
+
+
+def _command(
+    id: str, summary: str, takes: str, responses: dict[str, Any], body: bool = True, **more: Any
+) -> dict[str, Any]:
+    return _operation(
+        id,
+        summary,
+        "command",
+        security=[{"apiKey": []}],
+        requestBody={"required": body, "content": _json(_schema(takes))},
+        responses=responses,
+        **more,
+    )
 
 
 def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
@@ -255,44 +291,74 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 ),
             )
         },
+        "/v1/nodes": {
+            "get": _operation(
+                "nodes",
+                "The nodes, and how each is",
+                "ask",
+                description="Rates are measured over a second, so the answer takes one.",
+                security=secured,
+                responses=_responses({200: _success("The nodes.", "Nodes")}, *_ASKED),
+            )
+        },
         "/v1/connections": {
             "get": _operation(
                 "connections",
-                "A user's connections on this node",
+                "A user's connections on all nodes",
                 "ask",
                 security=secured,
                 parameters=[
                     _id("user_id", "The user."),
                     _id("workspace_id", "In this workspace only.", False),
                 ],
-                responses=_responses(
-                    {200: _success("The connections.", "Connections")}, 400, 401, 403, 408, 413, 429, 500
-                ),
+                responses=_responses({200: _success("The connections.", "Connections")}, *_ASKED),
+            )
+        },
+        "/v1/topics": {
+            "get": _operation(
+                "topics",
+                "The chats of a workspace that somebody is in, on all nodes, the busiest first",
+                "ask",
+                description="Rates are measured over a second, so the answer takes one.",
+                security=secured,
+                parameters=[_id("workspace_id", "The workspace.")],
+                responses=_responses({200: _success("The chats.", "Topics")}, *_ASKED),
             )
         },
         "/v1/disconnect": {
-            "post": _operation(
+            "post": _command(
                 "disconnect",
-                "Close a user's connections on this node, with 4503",
-                "command",
-                security=secured,
-                requestBody={"required": True, "content": _json(_schema("Disconnect"))},
-                responses=_responses(
-                    {200: _success("They were told to close.", "Disconnected")},
-                    *(400, 401, 403, 408, 413, 415, 429, 500),
-                ),
+                "Close a user's connections on all nodes, with 4503 or, to have them come back, 1012",
+                "Disconnect",
+                _responses({200: _success("They were told to close.", "Disconnected")}, *_TOLD),
+            )
+        },
+        "/v1/unsubscribe": {
+            "post": _command(
+                "unsubscribe",
+                "End a user's subscriptions to a chat on all nodes",
+                "Unsubscribe",
+                _responses({200: _success("They are ended.", "Unsubscribed")}, *_TOLD),
+                description="The clients get `forbidden` for the chat. Whoever subscribes again is asked about anew, "
+                "whatever was remembered.",
+            )
+        },
+        "/v1/reload": {
+            "post": _command(
+                "reload",
+                "Read the configuration again, on this node or another",
+                "WhichNode",
+                _responses({202: _success("The reload has begun.", "Reloading")}, *_ORDERED),
+                body=False,
             )
         },
         "/v1/drain": {
-            "post": _operation(
+            "post": _command(
                 "drain",
-                "Leave: not ready from now on, clients are sent away in small steps",
-                "command",
-                security=secured,
-                responses=_responses(
-                    {202: _success("The drain has begun, or runs already.", "Draining")},
-                    *(400, 401, 403, 408, 413, 429, 500),
-                ),
+                "Leave: not ready from now on, clients are sent away in small steps; this node or another",
+                "WhichNode",
+                _responses({202: _success("The drain has begun, or runs already.", "Draining")}, *_ORDERED),
+                body=False,
             )
         },
         "/health/live": {

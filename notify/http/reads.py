@@ -1,9 +1,9 @@
-"""What the API can be asked: history, presence, and this node's connections."""
+"""What the API can be asked about messages and users: history, and presence on all nodes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -15,16 +15,13 @@ from notify.http.keys import permit
 from notify.http.request import Request
 from notify.identity import Presence
 from notify.ids import INT64_MAX, Id
-from notify.interfaces import IBroker, IConnection, IRegistry
+from notify.interfaces import IBroker, IRegistry
 from notify.messages import ChatEvent, ChatMessage, Notification, Position, Replayed
 from notify.topics import Topic
 
 #: messages, and bytes of them, that one answer of the history may carry
 MAX_HISTORY, MAX_HISTORY_BYTES = 1000, 4 * 2**20
 DEFAULT_HISTORY = 100
-
-#: connections that one answer lists
-MAX_CONNECTIONS = 1000
 
 _EVENT = Meta(
     extra_json_schema={
@@ -64,26 +61,6 @@ class PresenceAnswer(Struct, frozen=True):
     workspace_id: Id
     chat_id: Id
     users: list[Presence]
-
-
-class ConnectionItem(Struct, frozen=True):
-    """One authenticated connection of this node; ``opened`` and ``expires_at`` are Unix time in seconds."""
-
-    connection_id: str
-    workspace_id: Id
-    user_id: Id
-    peer: str
-    encoding: str
-    opened: float
-    expires_at: float | None
-    subscriptions: int
-
-
-class Connections(Struct, frozen=True):
-    """Connections of this node; ``count`` is of all, of which at most 1000 are listed."""
-
-    count: int
-    connections: list[ConnectionItem]
 
 
 def integer(parameters: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
@@ -155,44 +132,3 @@ class PresenceReader:
         permit(request.key, workspace_id)
         present = self._registry.presence(topics.chat(workspace_id, chat_id))
         return present.addCallback(lambda users: answer(PresenceAnswer(workspace_id, chat_id, users)))
-
-
-class ConnectionReader:
-    """``GET /v1/connections``: a user's connections on this node, in all workspaces that the key is for, or in one."""
-
-    def __init__(self, registry: IRegistry, connections: Callable[[], Iterable[IConnection]]) -> None:
-        self._registry, self._connections = registry, connections
-
-    def __call__(self, request: Request) -> Answer:
-        """Never fails."""
-        parameters = request.parameters(["user_id"], ["workspace_id"])
-        user_id = identifier(parameters, "user_id")
-        if "workspace_id" in parameters:
-            workspace_id = identifier(parameters, "workspace_id")
-            permit(request.key, workspace_id)
-            found = list(self._registry.members(topics.user(workspace_id, user_id)))
-        else:
-            within = request.key.workspaces
-            found = [
-                c
-                for c in self._connections()
-                if (who := c.identity) is not None
-                and who.user_id == user_id
-                and (within is None or who.workspace_id in within)
-            ]
-        found.sort(key=lambda c: (c.opened, c.id))
-        return answer(Connections(len(found), [self._item(c) for c in found[:MAX_CONNECTIONS]]))
-
-    def _item(self, connection: IConnection) -> ConnectionItem:
-        identity = connection.identity
-        chats = sum(topic.kind == "chat" for topic in self._registry.topics(connection))
-        return ConnectionItem(
-            connection.id,
-            identity.workspace_id,
-            identity.user_id,
-            connection.peer.host,
-            connection.encoding.subprotocol,
-            connection.opened,
-            identity.expires_at,
-            chats,
-        )

@@ -8,20 +8,28 @@ from http import HTTPStatus
 from pathlib import Path
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
 from notify.http.answers import Answer, answer, encode
-from notify.http.commands import Disconnector, Drainer
+from notify.http.cluster import Cluster, ConnectionReader, NodeReader, TopicReader
+from notify.http.commands import (
+    MAX_COMMAND,
+    Disconnector,
+    Draining,
+    Order,
+    Reloading,
+    Unsubscriber,
+)
 from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys
 from notify.http.openapi import document
 from notify.http.publish import Publisher
-from notify.http.reads import ConnectionReader, HistoryReader, PresenceReader
+from notify.http.reads import HistoryReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
-from notify.ids import Id
-from notify.interfaces import IBroker, IConnection, IRegistry
+from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Tracer
@@ -43,9 +51,8 @@ def internal_site(
     reactor: IReactorTime,
     broker: IBroker,
     registry: IRegistry,
-    connections: Callable[[], Iterable[IConnection]],
-    disconnect: Callable[[Id, Id], int],
-    drain: Callable[[], object],
+    control: IControl,
+    node: str,
     health: Health,
     keys: ApiKeys,
     limits: Limits,
@@ -56,9 +63,8 @@ def internal_site(
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``connections`` gives all open connections of this node; ``disconnect`` closes those of a user; ``drain`` starts
-    the drain and is harmless when it runs already; ``hosts`` are those by which metrics may be asked for. ``logs()`` is
-    whether anybody reads what is logged of each answer.
+    ``node`` is this node's name; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads
+    what is logged of each answer.
     """
 
     def ready(request: Request) -> Answer:
@@ -73,6 +79,11 @@ def internal_site(
     max_body = max(MAX_BODY, limits.max_frame + 64 * 1024)
     description = Answer(HTTPStatus.OK, encode(document(limits.max_frame, max_body)))
     get, post = b"GET", b"POST"
+    cluster = Cluster(control)
+
+    def command(handler: Callable[[Request], Deferred[Answer]], json: bool = False) -> Route:
+        return Route({post: handler}, scope="control", max_body=MAX_COMMAND, json=json)
+
     routes = {
         b"/v1/publish": Route(
             {post: Publisher(broker, metrics, limits.max_frame, tracer)},
@@ -82,9 +93,13 @@ def internal_site(
         ),
         b"/v1/history": Route({get: HistoryReader(broker)}, scope="read"),
         b"/v1/presence": Route({get: PresenceReader(registry)}, scope="read"),
-        b"/v1/connections": Route({get: ConnectionReader(registry, connections)}, scope="read"),
-        b"/v1/disconnect": Route({post: Disconnector(disconnect)}, scope="control", max_body=4096, json=True),
-        b"/v1/drain": Route({post: Drainer(drain)}, scope="control"),
+        b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
+        b"/v1/connections": Route({get: ConnectionReader(cluster)}, scope="read"),
+        b"/v1/topics": Route({get: TopicReader(cluster)}, scope="read"),
+        b"/v1/disconnect": command(Disconnector(cluster), json=True),
+        b"/v1/unsubscribe": command(Unsubscriber(cluster), json=True),
+        b"/v1/reload": command(Order(cluster, node, "reload", Reloading)),
+        b"/v1/drain": command(Order(cluster, node, "drain", Draining)),
         b"/health/live": Route({get: lambda request: answer(Live())}),
         b"/health/ready": Route({get: ready}),
         b"/health": Route({get: ready}),

@@ -164,6 +164,14 @@ class Metrics:
             "Presence entries that outlived their node and were removed.",
             registry=r,
         )
+        self.reloads = Counter(
+            "notify_reloads", "Reloads of the configuration, by result: ok, failed.", ["result"], registry=r
+        )
+        for result in ("ok", "failed"):
+            self.reloads.labels(result)  # from the first scrape on, so that the first of them shows
+        self.nodes = Gauge(
+            "notify_nodes", "Nodes that this one knows to be there, itself included.", registry=r
+        )
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
         self.drain_left = Gauge(
             "notify_drain_left", "Clients that the drain has still to send away.", registry=r

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec import Struct
+from prometheus_client import Counter
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -88,7 +90,8 @@ class Reloader:
     """Reads the configuration again and puts it in force: all that can be, or, where a part is wrong, nothing.
 
     ``read`` gives the configuration anew. ``prepare`` makes of one what it puts in force, with an authenticator that is
-    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, ``done`` after each reload.
+    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, ``done`` after each reload;
+    ``reloads`` counts them by result.
     """
 
     def __init__(
@@ -99,6 +102,8 @@ class Reloader:
         prepare: Callable[[Config], InForce],
         applied: Callable[[], object],
         done: Callable[[], object],
+        reloads: Counter,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
         self._live = live
@@ -106,6 +111,10 @@ class Reloader:
         self._prepare = prepare
         self._applied = applied
         self._done = done
+        self._reloads = reloads
+        self._now = now
+        #: the Unix time of the last reload, None before the first; and why it changed nothing, or nothing
+        self.outcome: tuple[float | None, str] = (None, "")
         self._running = self._again = False
 
     def reload(self) -> None:
@@ -127,6 +136,7 @@ class Reloader:
                 successor.take_over(self._live.now.authenticator)
             await wanted.authenticator.start()
         except StartError as error:
+            self._over(str(error))
             log.error("not reloaded, everything stays as it is: {reason}", reason=str(error))
             return
         before, self._live.now = self._live.now, wanted
@@ -134,12 +144,18 @@ class Reloader:
         logging.configure(wanted.log)
         before.authenticator.stop()
         self._applied()
+        self._over()
         log.info("reloaded; changed: {keys}", keys=", ".join(found.live) or "no key; secrets were read again")
         if found.restart:
             log.warn("changed, but only a restart applies it: {keys}", keys=", ".join(found.restart))
 
     def _failed(self, failure: Failure) -> None:
+        self._over("it failed; the log says how")
         log.failure("not reloaded", failure)
+
+    def _over(self, failed: str = "") -> None:
+        self.outcome = self._now(), failed
+        self._reloads.labels("failed" if failed else "ok").inc()
 
     def _finished(self, _: object) -> None:
         self._running = False

@@ -76,6 +76,7 @@ class Connection:
         "_transport",
         "_wire",
         "encoding",
+        "heard",
         "id",
         "identity",
         "opened",
@@ -93,13 +94,18 @@ class Connection:
         transport: Any,
         queues: SendQueues,
         direct: Callable[[bytes], int] | None,
+        heard: float = 0.0,
     ) -> None:
-        """``direct`` is the plain socket's ``send``, which may be used while the transport holds nothing; or None."""
+        """``direct`` is the plain socket's ``send``, which may be used while the transport holds nothing; or None.
+
+        ``heard`` is the reactor's time now.
+        """
         self.id = id
         self.peer = peer
         self.identity: Identity | None = None
         self.encoding = encoding
         self.opened = opened
+        self.heard = heard
         #: bytes that wait here
         self.queued = 0
         self._wire: Any = wire

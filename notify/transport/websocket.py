@@ -17,6 +17,7 @@ from notify.core.hub import Hub
 from notify.core.session import Session
 from notify.core.timers import Timer
 from notify.identity import Peer
+from notify.observe.logging import clients
 from notify.transport.admission import Visit
 from notify.transport.connection import Connection, SendQueues
 from notify.transport.handshake import Accepted, Refused
@@ -71,8 +72,10 @@ class ClientProtocol(OpenProtocol):
             self.transport,
             self.factory.queues,
             direct(self.transport),
+            hub.wheel.seconds(),
         )
         self._session = session = Session(connection, hub)
+        clients.debug("{connection} from {peer} is open", connection=connection.id, peer=peer.host)
         self.transport.registerProducer(connection, True)
         self._ping = hub.wheel.after(hub.live.now.limits.ping_interval, self._look)
         session.opened(self._arrived)
@@ -89,6 +92,7 @@ class ClientProtocol(OpenProtocol):
         if self.deaf or connection is None:
             return
         self._heard = True
+        connection.heard = self.factory.hub.wheel.seconds()
         connection.hold()
         try:
             self._reader.feed(data, self.factory.most, self)
@@ -175,7 +179,14 @@ class ClientProtocol(OpenProtocol):
             self._session = None
             final = self.closed_with or code or 1000
             hub.metrics.closes.labels(str(final) if final in CODES else "other").inc()
-            log.debug("{connection} closed with {code}", connection=connection.id, code=final)
+            who = connection.identity
+            clients.debug(
+                "{connection} of user {user} closed with {code}",
+                connection=connection.id,
+                user=None if who is None else who.user_id,
+                workspace=None if who is None else who.workspace_id,
+                code=final,
+            )
 
     def gone(self) -> None:
         """See :class:`~notify.transport.connection.Wire`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -298,16 +299,23 @@ class AtRefresh(Case):
 class Disconnect(Case):
     def test_closes_the_user_here_and_what_was_said_of_him_is_forgotten(self) -> None:
         other = self.world.client(user_id=2)
-        closed = access.disconnect(self.world.live, self.world.registry, 1, 1)
+        closed = access.disconnect(self.world.hub, 1, 1)
         self.assertEqual((closed, self.client.closed), (1, (4503, "")))
         self.assertIsNone(other.closed)
         self.assertEqual(self.reviewer.forgotten, [(1, 1)])
         access.forget(self.world.live, 3, "a")
         self.assertEqual(self.reviewer.forgotten[1:], [(3, "a")])
 
+    def test_it_can_be_for_a_moment(self) -> None:
+        self.assertEqual(access.disconnect(self.world.hub, 1, 1, reconnect=True), 1)
+        code, reason = self.client.closed or (0, "")
+        self.assertEqual(code, 1012)
+        self.assertTrue(500 <= json.loads(reason)["retry_after_ms"] <= 5500, reason)
+        self.assertEqual(self.reviewer.forgotten, [(1, 1)])
+
     def test_an_authenticator_that_remembers_nothing_needs_not_forget(self) -> None:
         self.world.reload(authenticator=TableAuthenticator())
-        self.assertEqual(access.disconnect(self.world.live, self.world.registry, 1, 1), 1)
+        self.assertEqual(access.disconnect(self.world.hub, 1, 1), 1)
 
 
 class LongestLife(SynchronousTestCase):
@@ -333,3 +341,82 @@ class LongestLife(SynchronousTestCase):
     def test_by_default_it_is_a_day(self) -> None:
         result = World().client(expires_in=30 * 86400).result[0]
         self.assertTrue(NOW + 0.9 * 86400 <= result["expires_at"] <= NOW + 86400)
+
+
+class Unsubscribe(Case):
+    """At an operator's word."""
+
+    def forbidden(self) -> list[Any]:
+        return [frame for frame in self.client.take() if frame["type"] == "error"]
+
+    def test_ends_the_subscription_tells_the_client_and_forgets_what_was_said(self) -> None:
+        other = self.world.client(user_id=2)
+        other.send(type="subscribe", chat_id=1)
+        self.client.take()
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 1), 1)
+        [error] = self.forbidden()
+        self.assertEqual((error["code"], error["chat_id"]), ("forbidden", 1))
+        self.assertEqual(self.reviewer.forgotten, [(1, 1)])
+        self.assertEqual(self.heard(), [2])
+        self.assertIn("chat_message", [frame["type"] for frame in other.take()])
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 1), 0)
+
+    def test_all_connections_of_that_user_of_that_workspace_are_meant(self) -> None:
+        second, elsewhere = self.world.client(), self.world.client(workspace_id=2)
+        for client in (second, elsewhere):
+            client.send(type="subscribe", chat_id=1)
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 1), 2)
+        self.assertEqual(second.session.chats, set())
+        self.assertEqual(elsewhere.session.chats, {1})
+
+    def test_who_is_allowed_still_may_come_back(self) -> None:
+        access.unsubscribe(self.world.hub, 1, 1, 1)
+        self.client.take()
+        self.assertEqual(self.client.ask(type="subscribe", chat_id=1, id=5)["type"], "subscribed")
+        self.assertEqual(self.heard(), [1, 2])
+
+    def test_who_is_not_stays_out(self) -> None:
+        access.unsubscribe(self.world.hub, 1, 1, 1)
+        self.reviewer.forbidden.add(1)
+        self.assertEqual(self.client.ask(type="subscribe", chat_id=1)["code"], "forbidden")
+        self.assertEqual(self.heard(), [2])
+
+    def test_a_question_that_is_under_way_lets_nobody_in(self) -> None:
+        self.reviewer.held = []
+        self.client.send(type="subscribe", chat_id=3, id=7)
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 3), 1)
+        for answer in self.reviewer.held:
+            answer()
+        [error] = self.forbidden()
+        self.assertEqual((error["code"], error["id"]), ("forbidden", 7))
+        self.assertEqual(self.client.session.chats, {1, 2})
+        # What it asks for next is answered as ever.
+        self.reviewer.held = None
+        self.assertEqual(self.client.ask(type="subscribe", chat_id=3, id=8)["type"], "subscribed")
+
+    def test_nor_does_a_topic_that_is_about_to_be_followed(self) -> None:
+        self.world.broker.held = []
+        self.client.send(type="subscribe", chat_id=3, id=7)
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 3), 1)
+        for answer in self.world.broker.held:
+            answer()
+        [error] = self.forbidden()
+        self.assertEqual((error["code"], error["id"]), ("forbidden", 7))
+        self.assertEqual(list(self.world.registry.members(chat(1, 3))), [])
+        self.assertEqual(self.heard(), [1, 2])
+
+    def test_one_that_is_there_and_asks_for_a_replay_is_out_for_good(self) -> None:
+        self.reviewer.held = []
+        self.client.send(type="subscribe", chat_id=1, id=7)
+        self.client.take()
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 1), 1)
+        for answer in self.reviewer.held:
+            answer()
+        self.assertEqual([error.get("id") for error in self.forbidden()], [None, 7])
+        self.assertEqual(self.heard(), [2])
+        self.assertEqual(self.world.sample("notify_subscriptions"), 1)
+
+    def test_a_client_that_left_is_nobody(self) -> None:
+        self.client.leave()
+        self.assertEqual(access.unsubscribe(self.world.hub, 1, 1, 1), 0)
+        self.assertEqual(self.world.hub.subscribers, {})

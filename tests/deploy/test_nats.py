@@ -12,14 +12,17 @@ import nats
 import nkeys
 from cryptography import x509
 from twisted.internet import reactor
+from twisted.internet.defer import succeed
 from twisted.trial.unittest import TestCase
 
 from notify.brokers.jetstream import JetStreamBroker
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stored import Stored
 from notify.config import Config, Duration, PluginTable
+from notify.control.nats import NATSControl, NATSControlSettings
 from notify.errors import StartError
 from notify.identity import Presence
+from notify.interfaces import Gathered
 from notify.messages import Position
 from notify.nats.bridge import as_deferred
 from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
@@ -140,14 +143,37 @@ class ShippedCluster(TestCase):
         await as_deferred(client.subscribe("workspace.>"))
         await until(lambda: errors, 10, "subscribing past the stream")
 
-    async def test_presence_has_all_that_it_needs(self) -> None:
+    def config(self) -> Config:
         table = {
             "servers": [f"tls://127.0.0.1:{server.port}" for server in self.servers],
             "tls_ca": str(self.directory / "ca.pem"),
             "nkey_seed_file": str(self.directory / "NOTIFY"),
             "replicas": 3,
         }
-        config = Config(broker=PluginTable("jetstream", {"jetstream": table}))
+        return Config(broker=PluginTable("jetstream", {"jetstream": table}))
+
+    async def test_the_control_has_all_that_it_needs(self) -> None:
+        nodes = [
+            NATSControl(NATSControlSettings(), make_context(reactor, self.config(), f"node-{n}", n))
+            for n in (1, 2)
+        ]
+        for node in nodes:
+            self.addCleanup(node.stop)
+            await node.start(lambda command, argument: succeed(argument))
+        for node in nodes:
+            gauge = node._metrics.nodes._value
+            await until(lambda gauge=gauge: gauge.get() == 2, 20, "they know each other")
+        for _ in range(3):
+            gathered = await nodes[0].ask("it", b"7")
+            self.assertEqual(gathered, Gathered([("node-1", b"7"), ("node-2", b"7")], []))
+        client, _ = await self.client("OPERATOR")
+        for subject in ("$SRV.PING.notify", "$SRV.INFO.notify", "$SRV.STATS.notify"):
+            reply = await as_deferred(client.request(subject, b"", timeout=10))
+            self.assertIn(b'"name":"notify"', reply.data)
+        self.assertEqual([node._refused for node in nodes], ["", ""])
+
+    async def test_presence_has_all_that_it_needs(self) -> None:
+        config = self.config()
         one, two = [
             JetStreamRegistry(KVSettings(lease=Duration(5)), make_context(reactor, config, f"node-{n}", n))
             for n in (1, 2)
@@ -174,11 +200,17 @@ class ShippedCluster(TestCase):
         reply = await as_deferred(client.request(TOPIC.subject, chat_payload(TOPIC), timeout=5))
         self.assertIn(b'"seq"', reply.data)
         await recorder.wait(1)
-        for forbidden in ("$JS.API.STREAM.INFO.MESSAGES", "live.x", "workspace.1.chat.1.other"):
+        for forbidden in (
+            "$JS.API.STREAM.INFO.MESSAGES",
+            "live.x",
+            "workspace.1.chat.1.other",
+            "control.MESSAGES.do.drain",
+            "control.MESSAGES.beat",
+        ):
             errors.clear()
             await as_deferred(client.publish(forbidden, b""))
             await until(lambda: errors, 10, forbidden)
-        for forbidden in ("live.>", "workspace.>", "_INBOX_notify.>"):
+        for forbidden in ("live.>", "workspace.>", "_INBOX_notify.>", "control.>"):
             errors.clear()
             await as_deferred(client.subscribe(forbidden))
             await until(lambda: errors, 10, forbidden)
@@ -196,14 +228,14 @@ class ShippedCluster(TestCase):
 class MissingPermissions(TestCase):
     timeout = 60
 
-    async def refusal(self, needed: str, **settings: Any) -> str:
-        """What notify says at start where its user lacks this line of etc/nats/users.conf."""
+    async def without(self, needed: str, instead: str = "") -> dict[str, Any]:
+        """How a server is reached whose notify user lacks this line of etc/nats/users.conf."""
         text = (ETC / "users.conf").read_text()
         self.assertIn(needed, text)
         seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
         path = Path(self.mktemp())
         path.write_bytes(bytes(seed))
-        text = text.replace(needed, "").replace(
+        text = text.replace(needed, instead).replace(
             "$NOTIFY_NKEY", nkeys.from_seed(bytearray(seed)).public_key.decode()
         )
         for user in ("BACKEND", "OPERATOR"):
@@ -212,11 +244,11 @@ class MissingPermissions(TestCase):
         server = NatsServer(accounts=text).start()
         self.addCleanup(server.remove)
         await server.up()
-        options: dict[str, Any] = {
-            "servers": (server.url,),
-            "nkey_seed_file": str(path),
-            "request_timeout": Duration(0.5),
-        }
+        return {"servers": (server.url,), "nkey_seed_file": str(path)}
+
+    async def refusal(self, needed: str, **settings: Any) -> str:
+        """What notify says at start without a line."""
+        options = {**await self.without(needed), "request_timeout": Duration(0.5)}
         broker = JetStreamBroker(JetStreamSettings(**(options | settings)), make_context(reactor))
         self.addCleanup(broker.stop)
         error = await self.assertFailure(broker.start(lambda message: None, lambda topic: None), StartError)
@@ -242,3 +274,20 @@ class MissingPermissions(TestCase):
             ('"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.*",', "consumer.msg.next"),
         ):
             self.assertIn(named, await self.refusal(needed, delivery="consumer"), needed)
+
+    async def test_without_those_of_the_control_a_node_starts_and_steers_itself(self) -> None:
+        for needed in (
+            '"control.MESSAGES.>"\n          ]\n        }\n        subscribe',
+            '"control.MESSAGES.>", "$SRV.>"',
+        ):
+            keep = needed.partition("\n")[2]
+            table = {**await self.without(needed, keep), "request_timeout": "500ms"}
+            config = Config(broker=PluginTable("jetstream", {"jetstream": table}))
+            node = NATSControl(NATSControlSettings(), make_context(reactor, config))
+            self.addCleanup(node.stop)
+            await node.start(lambda command, argument: succeed(argument))
+            await until(lambda node=node: node._refused, 20, "it is told")
+            gathered = await node.ask("it", b"7")
+            self.assertEqual((gathered.answers, gathered.missing), ([("node-1", b"7")], []))
+            self.assertIn("steers itself alone", gathered.detail)
+            self.assertIn("control.messages", gathered.detail)

@@ -18,7 +18,7 @@ from tests.support.programs import program
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "http-api.md").read_text("utf-8")
 
 #: what differs from run to run
-VOLATILE = {"epoch", "next", "detail", "opened"}
+VOLATILE = {"epoch", "next", "detail", "opened", "uptime", "silent", "version"}
 
 
 def steady(value: Any) -> Any:
@@ -37,8 +37,11 @@ class HttpApiPageTest(TestCase):
         node = Node(reactor=reactor)
         node.up()
         connection = FakeConnection(7, 1)
-        node.registry.join(connection, user(1, 7))
-        node.registry.join(connection, chat(1, 10))
+        node.hub.enter(connection)
+        for topic in (user(1, 7), chat(1, 10)):
+            await node.hub.dispatcher.subscribe(connection, topic, None)
+        node.wheel.start()
+        self.addCleanup(node.wheel.stop)
         port = reactor.listenTCP(0, node.site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         environment = {
@@ -53,7 +56,7 @@ class HttpApiPageTest(TestCase):
             out, err, status = await getProcessOutputAndValue("/bin/sh", ["-c", command], environment)
             self.assertEqual((status, err), (0, b""), command)
             self.assertEqual(steady(json.loads(out)), steady(json.loads(printed)), command)
-        self.assertEqual((connection.closed, node.drains), ((4503, ""), 1))
+        self.assertEqual((connection.closed, node.reloads, node.drains), ((4503, ""), 1, 1))
 
     def test_names_every_path_and_every_status(self) -> None:
         paths = document(1, 1)["paths"]

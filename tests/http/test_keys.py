@@ -119,7 +119,11 @@ class Scopes(SynchronousTestCase):
         ("read", "GET", "/v1/history?subject=workspace.7.chat.1.messages", None),
         ("read", "GET", "/v1/presence?workspace_id=7&chat_id=1", None),
         ("read", "GET", "/v1/connections?user_id=1", None),
+        ("read", "GET", "/v1/nodes", None),
+        ("read", "GET", "/v1/topics?workspace_id=7", None),
         ("control", "POST", "/v1/disconnect", {"workspace_id": 7, "user_id": 1}),
+        ("control", "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": 1}),
+        ("control", "POST", "/v1/reload", None),
         ("control", "POST", "/v1/drain", None),
     )
 
@@ -140,7 +144,7 @@ class Scopes(SynchronousTestCase):
                     message = response.json["error"]["message"]
                     self.assertIn(f"'chat-backend' does not have the scope '{needed}'", message)
             self.assertGreater(node.metrics.keys_refused.labels("scope")._value.get(), 0)
-            self.assertEqual(node.drains, scope == "control")
+            self.assertEqual((node.drains, node.reloads), (scope == "control", scope == "control"))
 
 
 class Workspaces(SynchronousTestCase):
@@ -177,7 +181,7 @@ class Workspaces(SynchronousTestCase):
         node = limited(workspaces=frozenset({8}))
         for workspace_id in (7, 8):
             connection = FakeConnection(1, workspace_id, id=f"c{workspace_id}")
-            node.connections.append(connection)
+            node.hub.enter(connection)
             node.registry.join(connection, user(workspace_id, 1))
         found = node.call("GET", "/v1/connections?user_id=1").json
         self.assertEqual([one["workspace_id"] for one in found["connections"]], [8])
@@ -196,10 +200,16 @@ class Audit(SynchronousTestCase):
         [line] = self.lines(node, "POST", "/v1/disconnect", {"workspace_id": 7, "user_id": 1})
         self.assertEqual(
             line,
-            "API key chat-backend from 192.168.1.1, request r-1: disconnect user 1 of workspace 7: 1 closed",
+            "API key chat-backend from 192.168.1.1, request r-1: disconnect user 1 of workspace 7",
         )
+        [line] = self.lines(
+            node, "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": "x"}
+        )
+        self.assertTrue(line.endswith("r-1: end what user 1 of workspace 7 has of chat x"), line)
         [line] = self.lines(node, "POST", "/v1/drain")
-        self.assertEqual(line, "API key chat-backend from 192.168.1.1, request r-1: drain")
+        self.assertEqual(line, "API key chat-backend from 192.168.1.1, request r-1: drain node-1")
+        [line] = self.lines(node, "POST", "/v1/reload", {"node": "a\nb"})
+        self.assertEqual(line, "API key chat-backend from 192.168.1.1, request r-1: reload a\\nb")
         self.assertEqual(self.lines(node, "GET", "/v1/connections?user_id=1"), [])
 
     def test_a_bare_key_is_named_by_its_place(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
+from notify.core import steering
 from notify.http.openapi import INT64, document
 from tests.support.http import KEY, Node, temporary_folder
 
@@ -77,6 +78,9 @@ class SchemathesisTest(TestCase):
 
         node = Node(reactor=reactor, drains=False)
         node.up()
+        self.patch(steering, "LOOK", 0.0)  # each rate is measured over a second
+        node.wheel.start()
+        self.addCleanup(node.wheel.stop)
         port = reactor.listenTCP(0, node.site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         out, err, status = await getProcessOutputAndValue(

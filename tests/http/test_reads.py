@@ -146,16 +146,22 @@ class PresenceTest(Base):
             self.assertEqual(self.ask("/v1/presence", **wrong).code, "bad_request")
 
 
+#: what a node says that is alone
+REACHED = {"answered": 1, "missing": [], "detail": ""}
+
+
 class ConnectionsTest(Base):
     def setUp(self) -> None:
         super().setUp()
+        self.connections: list[FakeConnection] = []
         for n, (user_id, workspace_id) in enumerate([(7, 1), (7, 1), (7, 2), (8, 1)]):
             connection = FakeConnection(user_id, workspace_id, f"c{n}")
             connection.opened = 100.0 - n
-            self.node.connections.append(connection)
+            self.node.hub.enter(connection)
+            self.connections.append(connection)
             self.node.registry.join(connection, user(workspace_id, user_id))
-        self.node.connections.append(FakeConnection(None))
-        self.node.registry.join(self.node.connections[0], chat(1, 10))
+        self.node.hub.enter(FakeConnection(None))
+        self.node.registry.join(self.connections[0], chat(1, 10))
 
     def test_lists_a_users_connections_oldest_first(self) -> None:
         response = self.ask("/v1/connections", user_id=7)
@@ -176,15 +182,22 @@ class ConnectionsTest(Base):
                 "opened": 100.0,
                 "expires_at": None,
                 "subscriptions": 1,
+                "node": "node-1",
+                "chats": [10],
+                "queued": 0,
+                "silent": 0.0,
             },
         )
 
     def test_a_user_who_is_not_here_has_none(self) -> None:
-        self.assertEqual(self.ask("/v1/connections", user_id=99).json, {"count": 0, "connections": []})
+        self.assertEqual(
+            self.ask("/v1/connections", user_id=99).json, {"count": 0, "connections": [], "reached": REACHED}
+        )
         self.assertEqual(self.ask("/v1/connections", user_id=8, workspace_id=2).json["count"], 0)
 
     def test_a_long_list_is_cut_and_counted(self) -> None:
-        self.node.connections += [FakeConnection(50, 1, f"d{n}") for n in range(1200)]
+        for n in range(1200):
+            self.node.hub.enter(FakeConnection(50, 1, f"d{n}"))
         response = self.ask("/v1/connections", user_id=50)
         self.assertEqual((response.json["count"], len(response.json["connections"])), (1200, 1000))
 
@@ -211,7 +224,7 @@ class CommandsTest(Base):
             identity = connection.identity
             self.node.registry.join(connection, user(identity.workspace_id, identity.user_id))
         response = self.node.call("POST", "/v1/disconnect", {"workspace_id": 1, "user_id": 7})
-        self.assertEqual(response.json, {"closed": 2})
+        self.assertEqual(response.json, {"closed": 2, "reached": REACHED})
         self.assertEqual([c.closed and c.closed[0] for c in connections], [4503, 4503, None, None])
 
     def test_disconnect_refuses_another_body(self) -> None:
@@ -231,7 +244,7 @@ class CommandsTest(Base):
         self.node.up()
         self.assertEqual(self.node.call("GET", "/health/ready").status, 200)
         response = self.node.call("POST", "/v1/drain")
-        self.assertEqual((response.status, response.json), (202, {"draining": True}))
+        self.assertEqual((response.status, response.json), (202, {"node": "node-1", "draining": True}))
         self.assertEqual(self.node.drains, 1)
         self.assertEqual(self.node.call("GET", "/health/ready").status, 503)
         self.assertEqual(self.node.call("GET", "/health/live").status, 200)

@@ -11,6 +11,7 @@ from notify.config import Config, ConfigError, Drain, Duration, Limits, Listen, 
 from notify.core.live import InForce, Live
 from notify.interfaces import ISuccessor
 from notify.observe import logging
+from notify.observe.metrics import Metrics
 from notify.service.reload import Changes, Reloader, changes, merge
 from tests.support.world import TableAuthenticator
 
@@ -73,7 +74,9 @@ class ReloaderTests(TestCase):
         self.applied: list[object] = []
         self.first = SlowAuthenticator(self)
         self.live = Live(InForce(self.first))
-        self.reloader = Reloader(Config(), self.live, self.read, self.prepare, self.apply, self.finished)
+        self.reloads = Metrics().reloads
+        self.reloader = Reloader(Config(), self.live, self.read, self.prepare, self.apply, self.finished,
+                                 self.reloads, lambda: 1234.5)  # fmt: skip
         self.patch(logging, "configure", lambda log: None)
 
     def read(self) -> Config:
@@ -103,6 +106,22 @@ class ReloaderTests(TestCase):
         self.assertEqual((self.level, self.stopped, self.done), ("debug", [self.first], 1))
         self.assertEqual(self.applied, [self.live.now.authenticator])
         self.assertEqual(self.reloader.config.log.level, "debug")
+
+    def test_what_became_of_it_is_kept_and_counted(self) -> None:
+        self.assertEqual(self.reloader.outcome, (None, ""))
+        self.next = ConfigError("no such file")
+        self.reloader.reload()
+        self.assertEqual(self.reloader.outcome, (1234.5, "no such file"))
+        self.next = Config()
+        self.reloader.reload()
+        self.preparing.pop().errback(RuntimeError("a fault"))
+        self.flushLoggedErrors(RuntimeError)
+        self.assertEqual(self.reloader.outcome, (1234.5, "it failed; the log says how"))
+        self.reloader.reload()
+        self.preparing.pop().callback(None)
+        self.assertEqual(self.reloader.outcome, (1234.5, ""))
+        counts = [self.reloads.labels(result)._value.get() for result in ("ok", "failed")]
+        self.assertEqual(counts, [1, 2])
 
     def test_a_successor_takes_over_before_it_starts(self) -> None:
         took: list[object] = []

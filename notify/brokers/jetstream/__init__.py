@@ -53,6 +53,8 @@ class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
     Settings = JetStreamSettings
+    #: the control that goes with it, where the configuration names none
+    control = "nats"
     diagnose = staticmethod(diagnose)
     new_epoch = staticmethod(new_epoch)
     log = Logger()

@@ -2,7 +2,8 @@
 
 from notify.testing.contracts.authenticator import AuthenticatorContract
 from notify.testing.contracts.broker import BrokerContract
+from notify.testing.contracts.control import ControlContract
 from notify.testing.contracts.ids import TextIds
 from notify.testing.contracts.registry import RegistryContract
 
-__all__ = ["AuthenticatorContract", "BrokerContract", "RegistryContract", "TextIds"]
+__all__ = ["AuthenticatorContract", "BrokerContract", "ControlContract", "RegistryContract", "TextIds"]

@@ -103,6 +103,8 @@ class World:
             # How NATS is reached stands in the broker's table, whoever else needs it.
             broker=plugin(plan.broker, *(("jetstream",) if plan.registry == "jetstream_kv" else ())),
             registry=plugin(plan.registry),
+            # Nobody steers a life: beats would cost time, and find nothing.
+            control=PluginTable("memory"),
             api=Api(keys=(KEY,)),
             limits=_limits(plan.limits),
             drain=Drain(Duration(0), Duration(1)),

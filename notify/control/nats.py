@@ -1,0 +1,353 @@
+"""The control over NATS: each node is an instance of one service, and all of them answer every request.
+
+    control.{stream}.do.{command}    a request, as JSON: {"argument": ..., "from": id, "node": name}; all of it may be left out
+    control.{stream}.beat            each node says that it is there: {"id": ..., "node": name, "state": "here"}
+
+Core NATS carries it: what is asked is for those who are there now. Who is there is known by beats, so that one that
+does not answer can be named. The instances are also those of a service as ``nats micro`` sees it
+(:mod:`notify.control.micro`).
+
+Whoever may publish to these subjects steers the server: no backend may (etc/nats/users.conf). Where this node may not, or
+NATS is away, it does what it is asked itself, and says that it reached no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct, field
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from notify import __version__, components
+from notify.components import Context
+from notify.config import Duration, Settings
+from notify.control.micro import Endpoint, Service
+from notify.control.rounds import Round, failed
+from notify.errors import StartError, TooLarge
+from notify.interfaces import Gathered, IControl
+from notify.nats.connection import Connection, Hooks
+from notify.nats.settings import NATSSettings
+
+#: seconds between two beats of a node
+BEAT = 2.0
+#: beats after which a silent node is taken for an earlier life of another one of its name
+_SUPERSEDED = 2.5
+#: seconds after a connection came up in which nodes may still be heard for the first time
+SETTLE = 0.5
+#: seconds until a connection on which something was not permitted is made anew: perhaps it is by then
+_OPERATOR = 30.0
+#: seconds that the farewell may take
+_FAREWELL = 0.5
+
+_ABOUT = "A node of notify. Whoever may ask it may send its clients away."
+
+
+class NATSControlSettings(Settings, frozen=True):
+    """``[control.nats]``. How NATS is reached stands in ``[broker.jetstream]``."""
+
+    #: a node that has not answered by then is named as missing
+    patience: Duration = Duration(3)
+    #: a node that is silent for so long was there once, and is named no more
+    remember: Duration = Duration(60)
+
+
+class Beat(Struct, frozen=True):
+    """``state`` is ``here``, ``new`` (the others shall beat, too) or ``leaving``."""
+
+    id: str
+    node: str
+    state: str = "here"
+
+
+class Request(Struct, frozen=True, omit_defaults=True):
+    """See the module; ``sender`` does what it asks without being asked."""
+
+    argument: Raw = Raw(b"{}")
+    sender: str = field(default="", name="from")
+    node: str = ""
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
+    """What a node answers, or that it failed."""
+
+    id: str
+    node: str
+    answer: Raw = Raw(b"null")
+    failed: bool = False
+
+
+class Known(Struct):
+    """Another node, as far as it was heard: ``heard`` is the reactor's time."""
+
+    node: str
+    heard: float
+
+
+_beat = msgspec.json.Decoder(Beat).decode
+_request = msgspec.json.Decoder(Request).decode
+_reply = msgspec.json.Decoder(Reply).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@implementer(IControl)
+class NATSControl:
+    """See :class:`~notify.interfaces.IControl` and the module."""
+
+    Settings = NATSControlSettings
+    log = Logger()
+
+    def __init__(self, settings: NATSControlSettings, context: Context) -> None:
+        nats: NATSSettings
+        _, nats = components.find("broker", context.config, "jetstream")
+        nats.check()
+        if settings.patience < 0.1 or settings.remember < 2 * BEAT:
+            raise StartError(
+                f"[control.nats] patience must be at least 100ms, and remember at least {2 * BEAT:.0f}s."
+            )
+        self._settings = settings
+        self._reactor = context.reactor
+        self._metrics = context.metrics
+        self._node = context.node
+        self._id = f"{context.random.getrandbits(64):016x}"
+        prefix = f"control.{getattr(nats, 'stream', 'MESSAGES')}"
+        self._asking, self._beating = f"{prefix}.do.", f"{prefix}.beat"
+        self._endpoint = Endpoint("steer", f"{self._asking}*")
+        self._service = Service(
+            "notify", self._id, __version__, _ABOUT, {"node": self._node}, [self._endpoint], context.now()
+        )
+        connect = context.connect or Connection
+        self._connection = connect(nats, context.reactor, context.random, f"notify control {context.node}")
+        self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
+        self._do: Callable[[str, bytes], Deferred[bytes]] | None = None
+        self._known: dict[str, Known] = {}
+        self._rounds: dict[Round, None] = {}
+        self._refused = ""
+        self._settled = 0.0
+        self._farewell: Deferred[None] | None = None
+        self._retry: Any = None
+        self._heart = LoopingCall(self._pulse)
+        self._heart.clock = context.reactor
+
+    # ------------------------------------------------------------------ IControl
+
+    def start(self, do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IControl`."""
+        self._do = do
+        self._metrics.nodes.set(1)
+        self._connection.subscribe(f"{self._asking}*", self._requested)
+        self._connection.subscribe(self._beating, self._beaten)
+        for subject, verb in self._service.subjects().items():
+            self._connection.subscribe(subject, partial(self._inquired, verb))
+        self._connection.start().addErrback(self._hopeless)
+        self._heart.start(BEAT, now=False)
+        return succeed(None)
+
+    def ask(self, command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
+        """See :class:`~notify.interfaces.IControl`."""
+        waiting = {id: known.node for id, known in self._known.items() if node in ("", known.node)}
+        mine = node in ("", self._node)
+        if mine:
+            waiting[self._id] = self._node
+        gathered: Deferred[Gathered] = Deferred()
+        one = Round(waiting, gathered.callback)
+        self._rounds[one] = None
+        one.closing.append(lambda: self._rounds.pop(one))
+        late = self._reactor.callLater(self._settings.patience, one.finish)
+        one.closing.append(lambda: late.active() and late.cancel())
+        if mine:
+            self._perform(command, argument).addCallback(partial(one.heard, self._id, self._node))
+        if self._reaches:
+            self._spread(one, command, _encode(Request(Raw(argument), self._id, node)))
+        else:
+            one.only(self._id, self._detail)
+        return gathered
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IControl`."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._heart.running:
+            self._heart.stop()
+        if self._reaches:
+            # It is heard here, too: then the others have it.
+            farewell = self._farewell = Deferred()
+            self._beat("leaving")
+            late = self._reactor.callLater(_FAREWELL, farewell.callback, None)
+            await farewell
+            if late.active():
+                late.cancel()
+        self._do = None
+        for one in list(self._rounds):
+            one.finish("this node stops")
+        self._cancel_retry()
+        await self._connection.stop()
+
+    # ------------------------------------------------------------------ asking others
+
+    @property
+    def _reaches(self) -> bool:
+        return self._connection.connected and not self._refused
+
+    @property
+    def _detail(self) -> str:
+        if self._refused:
+            return f"this node steers itself alone: {self._refused}"
+        return "this node reaches no other: NATS is away"
+
+    def _spread(self, one: Round, command: str, request: bytes) -> None:
+        token, inbox = self._connection.expect(lambda reply: self._replied(one, reply.data))
+        one.closing.append(lambda: self._connection.forget(token))
+        try:
+            self._connection.publish(self._asking + command, request, inbox)
+        except TooLarge as error:
+            one.only(self._id, str(error))
+            return
+        unsettled = self._settled - self._reactor.seconds()
+        if unsettled > 0:
+            settle = self._reactor.callLater(unsettled, one.settle)
+            one.closing.append(lambda: settle.active() and settle.cancel())
+        else:
+            one.settle()
+
+    def _replied(self, one: Round, data: bytes) -> None:
+        if not data:  # NATS says that nobody is there: not even what this node has subscribed to
+            return
+        try:
+            reply = _reply(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.log.warn("what a node answers cannot be read: is it another version?")
+        else:
+            one.heard(reply.id, reply.node, None if reply.failed else bytes(reply.answer))
+
+    # ------------------------------------------------------------------ being asked
+
+    def _perform(self, command: str, argument: bytes) -> Deferred[bytes | None]:
+        """Do it here. Never fails; None: it could not be done."""
+        begun = self._reactor.seconds()
+
+        def done(answer: bytes) -> bytes:
+            self._endpoint.served(int((self._reactor.seconds() - begun) * 1e9))
+            return answer
+
+        def undone(failure: Failure) -> None:
+            self._endpoint.served(int((self._reactor.seconds() - begun) * 1e9), f"{command!a} failed")
+            failed(self.log, failure, command)
+
+        do = self._do
+        if do is None:
+            return succeed(None)
+        return maybeDeferred(do, command, argument).addCallbacks(done, undone)
+
+    def _requested(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        try:
+            request = _request(data or b"{}")
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.log.warn("a request to all nodes cannot be read: is its sender another version?")
+            return
+        if request.sender == self._id or request.node not in ("", self._node):
+            return
+        command = subject.decode("utf-8", "replace").removeprefix(self._asking)
+        done = self._perform(command, bytes(request.argument))
+        if reply:
+            done.addCallback(self._answer, command, reply)
+
+    def _answer(self, answer: bytes | None, command: str, reply: str) -> None:
+        sorry = Reply(self._id, self._node, failed=True)
+        mine = sorry if answer is None else Reply(self._id, self._node, Raw(answer))
+        try:
+            self._connection.publish(reply, _encode(mine))
+        except TooLarge:
+            self.log.warn("the answer to {command} is larger than NATS takes", command=command)
+            self._connection.publish(reply, _encode(sorry))
+
+    def _inquired(self, verb: str, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        if reply:
+            self._connection.publish(reply, self._service.answer(verb))
+
+    # ------------------------------------------------------------------ who is there
+
+    def _beat(self, state: str = "here") -> None:
+        self._connection.publish(self._beating, _encode(Beat(self._id, self._node, state)))
+
+    def _pulse(self) -> None:
+        if not self._reaches:
+            return
+        self._beat()
+        now = self._reactor.seconds()
+        for id, known in list(self._known.items()):
+            if now - known.heard > self._settings.remember:
+                self._forget(id)
+
+    def _beaten(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        try:
+            beat = _beat(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if beat.id == self._id:
+            if beat.state == "leaving" and self._farewell is not None and not self._farewell.called:
+                self._farewell.callback(None)
+        elif beat.state == "leaving":
+            self._forget(beat.id)
+        else:
+            now = self._reactor.seconds()
+            self._known[beat.id] = Known(beat.node, now)
+            for id, known in list(self._known.items()):
+                if known.node == beat.node and now - known.heard > _SUPERSEDED * BEAT:
+                    self._forget(id)
+            self._metrics.nodes.set(1 + len(self._known))
+            if beat.state == "new" and self._do is not None:
+                self._beat()
+
+    def _forget(self, id: str) -> None:
+        self._known.pop(id, None)
+        self._metrics.nodes.set(1 + len(self._known))
+
+    # ------------------------------------------------------------------ the connection
+
+    def _up(self) -> None:
+        self._refused = ""
+        self._cancel_retry()
+        now = self._reactor.seconds()
+        self._settled = now + SETTLE
+        for known in self._known.values():
+            known.heard = now  # nobody could be heard meanwhile
+        if self._do is not None:
+            self._beat("new")
+
+    def _down(self, reason: str) -> None:
+        for one in list(self._rounds):
+            one.only(self._id, self._detail)
+
+    def _denied(self, words: str) -> None:
+        if "$srv" in words.lower():
+            return  # only nats micro does not see this node then
+        self._alone(f"NATS does not permit it ({words}): docs/jetstream.md, Permissions")
+        if self._retry is None:
+            self._retry = self._reactor.callLater(_OPERATOR, self._try_again)
+
+    def _hopeless(self, failure: Failure) -> None:
+        self._alone(failure.getErrorMessage())
+
+    def _alone(self, reason: str) -> None:
+        if not self._refused:
+            self.log.error("no other node can be told what to do, nor tell this one: {reason}", reason=reason)
+        self._refused = reason
+        for one in list(self._rounds):
+            one.only(self._id, self._detail)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._connection.abandon("perhaps it is permitted by now")
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        self._retry = None

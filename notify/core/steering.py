@@ -1,0 +1,302 @@
+"""What a node does when it is asked over the control (:class:`~notify.interfaces.IControl`), and what it answers.
+
+Arguments and answers are JSON. They go between nodes of different versions: fields are added, and none is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred, maybeDeferred
+
+from notify import __version__, ids, topics
+from notify.core import access
+from notify.core.hub import Hub
+from notify.errors import Unavailable
+from notify.ids import Id
+from notify.interfaces import BrokerStatus, IConnection
+from notify.topics import Topic
+
+#: connections, or topics, that one node lists
+MOST = 1000
+
+#: seconds over which rates are measured
+LOOK = 1.0
+
+
+class Nothing(Struct, frozen=True):
+    """No argument."""
+
+
+class ConnectionQuery(Struct, frozen=True):
+    """Whose connections: ``workspaces`` None is all of them."""
+
+    user_id: Id
+    workspaces: tuple[Id, ...] | None = None
+
+
+class TopicQuery(Struct, frozen=True):
+    """Whose chats."""
+
+    workspace_id: Id
+
+
+class DisconnectOrder(Struct, frozen=True):
+    """Whom to disconnect; ``reconnect``: the clients come back by themselves, in a moment."""
+
+    workspace_id: Id
+    user_id: Id
+    reconnect: bool = False
+
+
+class UnsubscribeOrder(Struct, frozen=True):
+    """Which subscriptions to end."""
+
+    workspace_id: Id
+    user_id: Id
+    chat_id: Id
+
+
+class BrokerItem(Struct, frozen=True):
+    """How a node's broker is, in words."""
+
+    ready: bool
+    detail: str
+
+
+class NodeItem(Struct, frozen=True):
+    """One node.
+
+    ``uptime`` is in seconds; ``published`` (to it) and ``delivered`` (to its clients) are messages a second, measured over
+    one. ``stage`` is ``serving``, or how far it is on its way out: ``announced``, ``closing``, ``finishing``. ``reloaded`` is
+    Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one changed nothing.
+    """
+
+    node: str
+    version: str
+    uptime: float
+    connections: int
+    topics: int
+    published: float
+    delivered: float
+    stage: str
+    broker: BrokerItem
+    reloaded: float | None = None
+    reload_failed: str = ""
+
+
+class ConnectionItem(Struct, frozen=True):
+    """One authenticated connection.
+
+    ``opened`` and ``expires_at`` are Unix time in seconds; ``queued`` is bytes that the client has not taken; ``silent`` the
+    seconds since it was heard, which answers pings. ``chats`` are what it is subscribed to, ``subscriptions`` how many.
+    """
+
+    connection_id: str
+    workspace_id: Id
+    user_id: Id
+    peer: str
+    encoding: str
+    opened: float
+    expires_at: float | None
+    subscriptions: int
+    node: str = ""
+    chats: list[Id] = []
+    queued: int = 0
+    silent: float = 0.0
+
+
+class ConnectionsFound(Struct, frozen=True):
+    """A node's connections; ``count`` is of all, of which at most 1000 are listed."""
+
+    count: int
+    connections: list[ConnectionItem]
+
+
+class TopicItem(Struct, frozen=True):
+    """A chat as one node has it: its members there, and messages a second, which are the same on every node that has some."""
+
+    chat_id: Id
+    members: int
+    rate: float
+
+
+class TopicsFound(Struct, frozen=True):
+    """A node's chats, the busiest first; ``count`` is of all, of which at most 1000 are listed."""
+
+    count: int
+    topics: list[TopicItem]
+
+
+class Count(Struct, frozen=True):
+    """How many connections, or subscriptions, it was done to."""
+
+    count: int
+
+
+class Done(Struct, frozen=True):
+    """It has begun."""
+
+
+class Steering:
+    """Does what this node is asked.
+
+    ``broker`` gives its status, ``stage`` the drain's, ``reloads`` the Unix time of the last reload and why it failed.
+    ``reload`` and ``drain`` begin that, and return at once.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        node: str,
+        broker: Callable[[], BrokerStatus],
+        stage: Callable[[], str],
+        reloads: Callable[[], tuple[float | None, str]],
+        reload: Callable[[], object],
+        drain: Callable[[], object],
+    ) -> None:
+        self._hub = hub
+        self._node = node
+        self._broker = broker
+        self._stage = stage
+        self._reloads = reloads
+        self._reload = reload
+        self._drain = drain
+        self._begun = hub.wheel.seconds()
+        self._commands: dict[str, tuple[type, Callable[[Any], object]]] = {
+            "nodes": (Nothing, self._node_item),
+            "connections": (ConnectionQuery, self._connections),
+            "topics": (TopicQuery, self._topics),
+            "disconnect": (DisconnectOrder, self._disconnect),
+            "unsubscribe": (UnsubscribeOrder, self._unsubscribe),
+            "reload": (Nothing, self._reload_soon),
+            "drain": (Nothing, self._drain_soon),
+        }
+
+    def do(self, command: str, argument: bytes) -> Deferred[bytes]:
+        """Do it, and answer. Errback :class:`~notify.errors.Unavailable`: this version does not know how to."""
+        return maybeDeferred(self._do, command, argument).addCallback(msgspec.json.encode)
+
+    def _do(self, command: str, argument: bytes) -> object:
+        if command not in self._commands:
+            raise Unavailable("this version does not know the command")
+        kind, do = self._commands[command]
+        try:
+            decoded: Any = msgspec.json.decode(argument, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Unavailable("this version does not know what is wanted") from None
+        return do(decoded)
+
+    # --- asked ----------------------------------------------------------------------------------------------
+
+    def _over_a_look(
+        self, read: Callable[[], Any], tell: Callable[[Any, Any, float], object]
+    ) -> Deferred[object]:
+        """Read some counts twice, a little while apart, and tell of the difference."""
+        wheel, before = self._hub.wheel, read()
+        at, answer = wheel.seconds(), Deferred[object]()
+        wheel.after(LOOK, lambda: answer.callback(tell(before, read(), wheel.seconds() - at)))
+        return answer
+
+    def _node_item(self, _: Nothing) -> Deferred[object]:
+        registry = self._hub.metrics.registry
+
+        def read() -> tuple[float, float]:
+            published = registry.get_sample_value("notify_published_total", {"result": "ok"})
+            return published or 0.0, registry.get_sample_value("notify_delivered_total") or 0.0
+
+        def tell(before: tuple[float, float], after: tuple[float, float], seconds: float) -> NodeItem:
+            hub, broker, (reloaded, reload_failed) = self._hub, self._broker(), self._reloads()
+            published, delivered = (round((b - a) / seconds, 1) for a, b in zip(before, after, strict=True))
+            return NodeItem(
+                node=self._node,
+                version=__version__,
+                uptime=round(hub.wheel.seconds() - self._begun, 1),
+                connections=len(hub.connections),
+                topics=len(hub.dispatcher.counts()),
+                published=published,
+                delivered=delivered,
+                stage=self._stage(),
+                broker=BrokerItem(broker.ready, broker.detail),
+                reloaded=reloaded,
+                reload_failed=reload_failed,
+            )
+
+        return self._over_a_look(read, tell)
+
+    def _connections(self, query: ConnectionQuery) -> ConnectionsFound:
+        registry = self._hub.registry
+        found: list[IConnection]
+        if query.workspaces is None:
+            # Only an operator asks so; by workspace it is one look into a table.
+            found = [
+                one
+                for one in self._hub.connections
+                if one.identity is not None and one.identity.user_id == query.user_id
+            ]
+        else:
+            found = [
+                one
+                for workspace_id in query.workspaces
+                for one in registry.members(topics.user(workspace_id, query.user_id))
+            ]
+        found.sort(key=lambda one: (one.opened, one.id))
+        return ConnectionsFound(len(found), [self._connection_item(one) for one in found[:MOST]])
+
+    def _connection_item(self, connection: IConnection) -> ConnectionItem:
+        identity = connection.identity
+        chats = [topic.id for topic in self._hub.registry.topics(connection) if topic.kind == "chat"]
+        return ConnectionItem(
+            connection_id=connection.id,
+            workspace_id=identity.workspace_id,
+            user_id=identity.user_id,
+            peer=connection.peer.host,
+            encoding=connection.encoding.subprotocol,
+            opened=connection.opened,
+            expires_at=identity.expires_at,
+            subscriptions=len(chats),
+            node=self._node,
+            chats=sorted(chats, key=ids.order)[:MOST],
+            queued=connection.queued,
+            silent=round(self._hub.wheel.seconds() - connection.heard, 1),
+        )
+
+    def _topics(self, query: TopicQuery) -> Deferred[object]:
+        hub = self._hub
+
+        def read() -> dict[Topic, int]:
+            return {
+                topic: count
+                for topic, count in hub.dispatcher.counts().items()
+                if topic.kind == "chat" and topic.workspace_id == query.workspace_id
+            }
+
+        def tell(before: dict[Topic, int], after: dict[Topic, int], seconds: float) -> TopicsFound:
+            items = [
+                TopicItem(topic.id, members, round(max(0, count - before.get(topic, 0)) / seconds, 1))
+                for topic, count in after.items()
+                if (members := len(hub.registry.members(topic)))
+            ]
+            items.sort(key=lambda item: (-item.rate, -item.members, ids.order(item.chat_id)))
+            return TopicsFound(len(items), items[:MOST])
+
+        return self._over_a_look(read, tell)
+
+    # --- told -----------------------------------------------------------------------------------------------
+
+    def _disconnect(self, whom: DisconnectOrder) -> Count:
+        return Count(access.disconnect(self._hub, whom.workspace_id, whom.user_id, whom.reconnect))
+
+    def _unsubscribe(self, what: UnsubscribeOrder) -> Count:
+        return Count(access.unsubscribe(self._hub, what.workspace_id, what.user_id, what.chat_id))
+
+    def _reload_soon(self, _: Nothing) -> Done:
+        self._reload()
+        return Done()
+
+    def _drain_soon(self, _: Nothing) -> Done:
+        self._drain()
+        return Done()

@@ -1,0 +1,113 @@
+"""What every control must do (:class:`notify.interfaces.IControl`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface.verify import verifyObject
+
+from notify.interfaces import Gathered, IControl
+
+if TYPE_CHECKING:
+    from twisted.trial.unittest import TestCase as Suite
+else:
+    Suite = object
+
+NODE = "node-1"
+
+
+class Doer:
+    """Does what a node is asked: it counts, fails at ``fail``, and lets ``wait`` wait for :meth:`go_on`."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, object]] = []
+        self._waiting: list[Deferred[bytes]] = []
+
+    def __call__(self, command: str, argument: bytes) -> Deferred[bytes]:
+        """See :class:`~notify.interfaces.IControl`."""
+        self.done.append((command, msgspec.json.decode(argument)))
+        if command == "fail":
+            return fail(RuntimeError("this node fails"))
+        if command == "wait":
+            self._waiting.append(Deferred())
+            return self._waiting[-1]
+        return succeed(b'{"done":%d}' % len(self.done))
+
+    def go_on(self) -> None:
+        """Answer those who wait."""
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(b'"at last"')
+
+
+class ControlContract(Suite):
+    """Subclass with a ``TestCase``; say how a control of a node that is alone is made."""
+
+    async def make_control(self, node: str) -> IControl:
+        """A new control, not started, of a node with this name; clean up with ``addCleanup``."""
+        raise NotImplementedError
+
+    async def started(self) -> IControl:
+        """A control that runs, of the node :data:`NODE`; what it is asked is done by ``self.doer``."""
+        self.doer = Doer()
+        control = await self.make_control(NODE)
+        await control.start(self.doer)
+        self.addCleanup(control.stop)
+        return control
+
+    async def ask(self, control: IControl, command: str, argument: object = None, node: str = "") -> Gathered:
+        """Ask, with a value; ``detail`` is left to each implementation."""
+        gathered = await control.ask(command, msgspec.json.encode(argument), node)
+        return Gathered(gathered.answers, gathered.missing)
+
+    async def test_provides_the_interface(self) -> None:
+        self.assertTrue(verifyObject(IControl, await self.started()))
+
+    async def test_this_node_does_what_it_asks_once_and_answers(self) -> None:
+        control = await self.started()
+        argument = {"user_id": 7, "text": "ü\u2028", "list": [1, None, 2.5]}
+        self.assertEqual(await self.ask(control, "it", argument), Gathered([(NODE, b'{"done":1}')], []))
+        self.assertEqual(await self.ask(control, "that"), Gathered([(NODE, b'{"done":2}')], []))
+        self.assertEqual(self.doer.done, [("it", argument), ("that", None)])
+
+    async def test_it_can_be_meant_by_its_name(self) -> None:
+        control = await self.started()
+        self.assertEqual(await self.ask(control, "it", 1, NODE), Gathered([(NODE, b'{"done":1}')], []))
+
+    async def test_of_a_name_that_nobody_has_there_is_nobody_to_do_it(self) -> None:
+        control = await self.started()
+        self.assertEqual(await self.ask(control, "it", 1, "another"), Gathered([], []))
+        self.assertEqual(self.doer.done, [])
+
+    async def test_who_fails_is_among_those_who_did_not_answer(self) -> None:
+        control = await self.started()
+        self.assertEqual(await self.ask(control, "fail"), Gathered([], [NODE]))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(await self.ask(control, "it"), Gathered([(NODE, b'{"done":2}')], []))
+
+    async def test_it_is_waited_for_and_others_can_ask_meanwhile(self) -> None:
+        control = await self.started()
+        waits = Deferred.fromCoroutine(self.ask(control, "wait"))
+        self.assertEqual(await self.ask(control, "it"), Gathered([(NODE, b'{"done":2}')], []))
+        self.assertFalse(waits.called)
+        self.doer.go_on()
+        self.assertEqual(await waits, Gathered([(NODE, b'"at last"')], []))
+
+    async def test_who_is_not_interested_any_more_disturbs_nobody(self) -> None:
+        control = await self.started()
+        asked = control.ask("wait", b"null", "")
+        asked.addErrback(lambda _: None)
+        asked.cancel()
+        self.doer.go_on()
+        self.assertEqual(await self.ask(control, "it"), Gathered([(NODE, b'{"done":2}')], []))
+
+    async def test_nothing_is_done_before_the_start_or_after_the_stop(self) -> None:
+        control = await self.make_control(NODE)
+        self.assertEqual(await self.ask(control, "it"), Gathered([], [NODE]))
+        doer = Doer()
+        await control.start(doer)
+        await control.stop()
+        self.assertEqual(await self.ask(control, "it"), Gathered([], [NODE]))
+        self.assertEqual(doer.done, [])

@@ -1,0 +1,223 @@
+"""The control of several nodes, against a real server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import nats
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import TestCase
+
+from notify import __version__
+from notify.config import Config, Duration, PluginTable
+from notify.control.nats import NATSControl, NATSControlSettings
+from notify.errors import StartError
+from notify.interfaces import Gathered, IControl
+from notify.nats.bridge import as_deferred
+from notify.testing import make_context
+from notify.testing.contracts import ControlContract
+from tests.support.natsd import NatsServer, until
+from tests.support.proxy import Proxy
+
+ALONE = "this node reaches no other: NATS is away"
+
+
+def make(url: str, node: str, seed: int = 1, **settings: Any) -> NATSControl:
+    broker = PluginTable("jetstream", {"jetstream": {"servers": [url]}})
+    settings = {"patience": Duration(5), **settings}
+    context = make_context(reactor, Config(broker=broker), node=node, seed=seed)
+    return NATSControl(NATSControlSettings(**settings), context)
+
+
+async def server_of(case: TestCase, **more: Any) -> NatsServer:
+    server = NatsServer(**more).start()
+    case.addCleanup(server.remove)
+    return await server.up()
+
+
+class Contract(ControlContract, TestCase):
+    timeout = 60
+
+    async def make_control(self, node: str) -> IControl:
+        return make((await server_of(self)).url, node)
+
+
+class ContractWithoutNATS(ControlContract, TestCase):
+    """A node that reaches nobody does what it is asked itself."""
+
+    timeout = 60
+
+    async def make_control(self, node: str) -> IControl:
+        return make("nats://127.0.0.1:1", node)
+
+
+class Nodes(TestCase):
+    timeout = 120
+
+    async def node(self, url: str, name: str, seed: int = 0, **settings: Any) -> NATSControl:
+        """A node that has been heard by all that are there; what each is asked is in ``self.done``."""
+        self.done: list[tuple[str, str, object]] = getattr(self, "done", [])
+        self.nodes: list[NATSControl] = getattr(self, "nodes", [])
+        control = make(url, name, seed or len(self.nodes) + 1, **settings)
+
+        def do(command: str, argument: bytes) -> Deferred[bytes]:
+            self.done.append((name, command, msgspec.json.decode(argument)))
+            return succeed(b'"%s"' % name.encode())
+
+        await control.start(do)
+        self.addCleanup(control.stop)
+        self.nodes.append(control)
+        await self.listens(control)
+        await self.all_known(len(self.nodes))
+        return control
+
+    async def listens(self, control: NATSControl) -> None:
+        """Wait until the server has all that this node subscribes to."""
+        await until(lambda: control._connection.connected, 20, "it is connected")
+        await control._connection.request(f"$SRV.PING.notify.{control._id}", b"", 20)
+
+    async def all_known(self, count: int) -> None:
+        for node in self.nodes:
+            gauge = node._metrics.nodes
+            await until(lambda gauge=gauge: gauge._value.get() == count, 20, "the nodes know each other")
+
+    async def three(self) -> tuple[NatsServer, list[NATSControl]]:
+        server = await server_of(self)
+        return server, [await self.node(server.url, name) for name in "abc"]
+
+    async def test_all_do_it_once_and_answer_whoever_is_asked(self) -> None:
+        _, nodes = await self.three()
+        for node in nodes:
+            self.done.clear()
+            gathered = await node.ask("it", b'{"user_id":7}')
+            self.assertEqual(gathered, Gathered([("a", b'"a"'), ("b", b'"b"'), ("c", b'"c"')], []))
+            self.assertEqual(sorted(self.done), [(name, "it", {"user_id": 7}) for name in "abc"])
+
+    async def test_one_can_be_meant_by_its_name(self) -> None:
+        _, (a, _, _) = await self.three()
+        self.assertEqual(await a.ask("it", b"1", "b"), Gathered([("b", b'"b"')], []))
+        self.assertEqual(await a.ask("it", b"1", "a"), Gathered([("a", b'"a"')], []))
+        self.assertEqual(await a.ask("it", b"1", "d"), Gathered([], []))
+        self.assertEqual(self.done, [("b", "it", 1), ("a", "it", 1)])
+
+    async def test_one_that_died_is_named_and_in_time_forgotten(self) -> None:
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        a = await self.node(server.url, "a", patience=Duration(0.5), remember=Duration(4))
+        b = await self.node(proxy.url, "b")
+        proxy.stall()
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], ["b"]))
+        proxy.cut()
+        await proxy.stop()
+        # It has lost its connection, and says so.
+        await until(lambda: not b._connection.connected, 20)
+        self.assertEqual(await b.ask("it", b"1"), Gathered([("b", b'"b"')], ["a"], ALONE))
+        self.nodes.remove(b)
+        await self.all_known(1)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], []))
+
+    async def test_one_that_leaves_is_forgotten_at_once(self) -> None:
+        server = await server_of(self)
+        a, b = await self.node(server.url, "a"), await self.node(server.url, "b")
+        await b.stop()
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], []))
+
+    async def test_a_name_that_is_there_again_is_not_missed(self) -> None:
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        a, b = await self.node(server.url, "a"), await self.node(proxy.url, "b")
+        proxy.cut()
+        await proxy.stop()
+        self.nodes.remove(b)
+        await self.node(server.url, "b", 9)
+        # Until its earlier life has been silent for some beats, both count.
+        await self.all_known(2)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("b", b'"b"')], []))
+
+    async def test_two_of_one_name_both_do_it(self) -> None:
+        server = await server_of(self)
+        a, _ = await self.node(server.url, "a", 1), await self.node(server.url, "a", 2)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("a", b'"a"')], []))
+        self.assertEqual(self.done, [("a", "it", 1)] * 2)
+
+    async def test_a_node_that_is_new_knows_all_others_before_it_answers(self) -> None:
+        _, _ = await self.three()
+        new = make(self.nodes[0]._connection._settings.servers[0], "d", 4)
+        self.addCleanup(new.stop)
+        await new.start(lambda command, argument: succeed(b"4"))
+        await until(lambda: new._connection.connected, 20)
+        gathered = await new.ask("it", b"1")
+        self.assertEqual([node for node, _ in gathered.answers], ["a", "b", "c", "d"])
+
+    async def test_while_nats_is_away_each_steers_itself_and_says_so(self) -> None:
+        server, (a, b, _) = await self.three()
+        server.kill()
+        await until(lambda: not any(node._connection.connected for node in self.nodes), 20)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], ["b", "c"], ALONE))
+        self.assertEqual(await a.ask("it", b"1", "b"), Gathered([], ["b"], ALONE))
+        server.start()
+        await server.up()
+        for node in self.nodes:
+            await self.listens(node)
+        gathered = await b.ask("it", b"1")
+        self.assertEqual(gathered, Gathered([("a", b'"a"'), ("b", b'"b"'), ("c", b'"c"')], []))
+
+    async def test_a_connection_that_ends_while_answers_are_waited_for_ends_the_wait(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a", patience=Duration(60))
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        await self.node(proxy.url, "b")
+        proxy.stall()
+        asked = a.ask("it", b"1")
+        server.kill()
+        self.assertEqual(await asked, Gathered([("a", b'"a"')], ["b"], ALONE))
+
+    async def test_an_answer_that_nats_does_not_take_is_missing(self) -> None:
+        server = await server_of(self, extra="max_payload: 4096")
+        a = await self.node(server.url, "a")
+        large = make(server.url, "large", 2)
+        self.addCleanup(large.stop)
+        await large.start(lambda command, argument: succeed(b'"%s"' % (b"x" * 5000)))
+        self.nodes.append(large)
+        await self.all_known(2)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], ["large"]))
+        gathered = await a.ask("it", b'"%s"' % (b"x" * 5000))
+        self.assertEqual((gathered.answers, gathered.missing), ([("a", b'"a"')], ["large"]))
+        self.assertIn("4096", gathered.detail)
+
+    async def test_what_cannot_be_read_disturbs_nobody(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        client = await as_deferred(nats.connect(server.url))
+        self.addCleanup(lambda: as_deferred(client.close()))
+        for subject in ("control.MESSAGES.do.it", "control.MESSAGES.beat"):
+            for data in (b"{", b"\xff", b"[]", b'{"from":1,"id":1}', b'{"argument":'):
+                await as_deferred(client.publish(subject, data))
+        # People ask so, too: nothing of the form is needed.
+        reply = await as_deferred(client.request("control.MESSAGES.do.it", b"", timeout=10))
+        self.assertEqual(json.loads(reply.data), {"id": a._id, "node": "a", "answer": "a"})
+        self.assertEqual(self.done, [("a", "it", {})])
+
+    async def test_the_tools_of_nats_see_the_nodes_as_a_service(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        await a.ask("it", b"1")
+        client = await as_deferred(nats.connect(server.url))
+        self.addCleanup(lambda: as_deferred(client.close()))
+        for subject in ("$SRV.STATS", "$SRV.STATS.notify", f"$SRV.STATS.notify.{a._id}"):
+            stats = json.loads((await as_deferred(client.request(subject, b"", timeout=10))).data)
+            self.assertEqual(
+                (stats["name"], stats["version"], stats["metadata"]), ("notify", __version__, {"node": "a"})
+            )
+            self.assertEqual(stats["endpoints"][0]["num_requests"], 1)
+
+    def test_settings_that_cannot_work_are_refused(self) -> None:
+        for wrong in ({"patience": Duration(0.01)}, {"remember": Duration(1)}):
+            error = self.assertRaises(StartError, make, "nats://127.0.0.1:1", "a", **wrong)
+            self.assertRegex(str(error), r"^\[control.nats\] patience must be at least 100ms, and remember")
