@@ -98,6 +98,7 @@ setup(
         "protobuf>=5.26",
         "pyjwt[crypto]>=2.10",
         "cryptography>=50",
+        "rich>=13.7",
     ],
     extras_require={
         "bench": [

@@ -6,4 +6,8 @@ A module of this package whose name is in :data:`COMMANDS` offers ``SUMMARY`` (o
 """
 
 #: in the order that ``notify --help`` shows them
-COMMANDS = ("token", "publish", "listen", "presence", "check-config", "doctor", "chaos", "new-epoch")
+COMMANDS = (
+    *("token", "publish", "listen", "presence"),
+    *("nodes", "connections", "topics", "disconnect", "unsubscribe", "reload", "drain"),
+    *("check-config", "doctor", "chaos", "new-epoch"),
+)

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.auth.tokens import issue
-from notify.cli.presence import ask
+from notify.cli.api import ask
 from notify.client import Publisher
 from tests.docs.test_client import EXAMPLES, Program
 from tests.support.auth import SECRET, serve

@@ -20,7 +20,7 @@ from twisted.trial.unittest import TestCase
 from notify import config, dev, tap
 from notify.auth.tokens import issue
 from notify.cli import main as cli
-from notify.cli.presence import ask
+from notify.cli.api import ask
 from notify.cli.terminal import Terminal
 from tests.support.auth import SECRET
 

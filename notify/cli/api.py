@@ -1,0 +1,76 @@
+"""Questions and commands to the HTTP API: the options that say where it is, and the request."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from notify.cli.terminal import (
+    API_URL,
+    CommandError,
+    Terminal,
+    secret,
+    secret_options,
+    url,
+    url_option,
+)
+
+_TIMEOUT = 10.0
+_MOST_BYTES = 64 * 1024 * 1024
+
+
+def api_options(parser: argparse.ArgumentParser) -> None:
+    """Where the API is, and the key."""
+    url_option(parser, "the HTTP API's address, of any node", "NOTIFY_API_URL", API_URL)
+    secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
+
+
+def call(
+    options: argparse.Namespace,
+    terminal: Terminal,
+    path: str,
+    query: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
+) -> Any:
+    """What the API of :func:`api_options` answers: to a POST of ``body``, or to a GET. Raises :class:`CommandError`."""
+    key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
+    address = url(options, terminal, "NOTIFY_API_URL", API_URL).rstrip("/") + path
+    return ask(f"{address}?{urlencode(query)}" if query else address, key, body)
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """The API key is for the server that was named and no other."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def ask(address: str, key: str, body: dict[str, Any] | None = None) -> Any:
+    """The HTTP API's answer. Raises :class:`CommandError`."""
+    if not address.startswith(("http://", "https://")):
+        raise CommandError("--url is wrong: the address of the HTTP API is like http://127.0.0.1:8081.")
+    headers = {"Authorization": f"Bearer {key}"}
+    data = None
+    if body is not None:
+        headers["Content-Type"], data = "application/json", json.dumps(body).encode()
+    request = Request(address, data, headers)  # noqa: S310 - http(s) only, see above
+    try:
+        with build_opener(_NoRedirect).open(request, timeout=_TIMEOUT) as response:
+            return json.loads(response.read(_MOST_BYTES))
+    except HTTPError as error:
+        try:
+            reason = json.loads(error.read(_MOST_BYTES))["error"]["message"]
+        except (OSError, ValueError, KeyError, TypeError):
+            reason = f"HTTP {error.code}"
+        raise CommandError(f"The server refused: {reason}.") from None
+    except (URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise CommandError(f"No answer ({reason}); is --url right, and does the server run?") from None
+    except ValueError:
+        raise CommandError(
+            "The answer is not JSON: --url is not the address of an HTTP API of notify."
+        ) from None

@@ -1,0 +1,27 @@
+"""``notify drain``: have a node leave."""
+
+from __future__ import annotations
+
+import argparse
+
+from notify.cli.cluster import order, order_options
+from notify.cli.terminal import Terminal
+
+SUMMARY = "have a node leave: its clients are sent to others in small steps"
+DESCRIPTION = """\
+Have a node leave, as SIGTERM does: it is not ready from now on, sends its clients away in small steps, and ends. Under systemd it stays
+stopped; `systemctl start` brings it back."""
+EXAMPLES = """\
+  export NOTIFY_API_KEY=...
+  notify drain --url http://10.0.0.5:8081
+  notify drain --node node-2"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    order_options(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Raises :class:`~notify.cli.terminal.CommandError`."""
+    return order(options, terminal, "drains")
