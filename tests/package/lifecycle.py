@@ -193,7 +193,7 @@ class Follower(threading.Thread):
             self.here.set()
 
     def publish(self) -> None:
-        with Publisher("http://127.0.0.1:8081", self.installed.key) as publisher:
+        with Publisher("http://127.0.0.1:8081", self.installed.key, tries=15) as publisher:
             while not self.over.wait(0.02):
                 content = str(len(self.sent))
                 publisher.chat(1, self.chat_id, 1, content)
