@@ -46,7 +46,7 @@ test-lowest: env ## most tests with the lowest versions of the libraries that se
 	PATH="$(CURDIR)/build/lowest/bin:$$PATH" build/lowest/bin/python -m pytest -q -p no:cacheprovider --numprocesses=4 --dist=worksteal $(LOWEST)
 
 # Where our code meets the libraries; a process of its own is started by one module, for all the others that do.
-LOWEST = tests/wire tests/core tests/transport tests/http tests/auth tests/brokers tests/registries tests/nats tests/cli \
+LOWEST = tests/wire tests/core tests/transport tests/http tests/auth tests/brokers tests/registries tests/control tests/nats tests/cli \
 	tests/test_twistd.py tests/test_config.py tests/test_tap.py tests/test_components.py \
 	$(filter-out %_process.py,$(wildcard tests/observe/test_*.py tests/service/test_*.py)) \
 	$(filter-out %/test_alone.py %/test_js.py %/test_npm.py %/test_twins.py,$(wildcard tests/client/test_*.py))
