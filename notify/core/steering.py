@@ -23,6 +23,9 @@ from notify.topics import Topic
 #: connections, or topics, that one node lists
 MOST = 1000
 
+#: chats that one node lists altogether: the longest ids of so many, and ``MOST`` connections, are less than NATS takes
+MOST_CHATS = 5000
+
 #: seconds over which rates are measured
 LOOK = 1.0
 
@@ -92,7 +95,8 @@ class ConnectionItem(Struct, frozen=True):
     """One authenticated connection.
 
     ``opened`` and ``expires_at`` are Unix time in seconds; ``queued`` is bytes that the client has not taken; ``silent`` the
-    seconds since it was heard, which answers pings. ``chats`` are what it is subscribed to, ``subscriptions`` how many.
+    seconds since it was heard, which answers pings. ``chats`` are what it is subscribed to, ``subscriptions`` how many; where a
+    node has many to list, ``chats`` are the first of them.
     """
 
     connection_id: str
@@ -244,9 +248,12 @@ class Steering:
                 for one in registry.members(topics.user(workspace_id, query.user_id))
             ]
         found.sort(key=lambda one: (one.opened, one.id))
-        return ConnectionsFound(len(found), [self._connection_item(one) for one in found[:MOST]])
+        listed = found[:MOST]
+        # A client chooses how many chats it is in, and their ids: it does not choose that this node cannot answer.
+        chats = min(MOST, MOST_CHATS // max(1, len(listed)))
+        return ConnectionsFound(len(found), [self._connection_item(one, chats) for one in listed])
 
-    def _connection_item(self, connection: IConnection) -> ConnectionItem:
+    def _connection_item(self, connection: IConnection, most: int) -> ConnectionItem:
         identity = connection.identity
         chats = [topic.id for topic in self._hub.registry.topics(connection) if topic.kind == "chat"]
         return ConnectionItem(
@@ -259,7 +266,7 @@ class Steering:
             expires_at=identity.expires_at,
             subscriptions=len(chats),
             node=self._node,
-            chats=sorted(chats, key=ids.order)[:MOST],
+            chats=sorted(chats, key=ids.order)[:most],
             queued=connection.queued,
             silent=round(self._hub.wheel.seconds() - connection.heard, 1),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify import __version__
@@ -98,6 +99,19 @@ class Asked(Case):
         [one] = [c for c in self.do("connections", user_id=1)["connections"] if 9 in c["chats"]]
         self.assertEqual((one["node"], one["subscriptions"], one["queued"]), ("node-1", 2, 77))
         self.assertGreaterEqual(one["silent"], 3.0)
+
+    def test_no_client_makes_the_answer_larger_than_nats_takes(self) -> None:
+        workspace_id, user_id = "w" * 64, "u" * 64
+        for index in range(1000):
+            connection = self.world.client(user_id=user_id, workspace_id=workspace_id).connection
+            for number in range(20):
+                self.world.registry.join(connection, chat(workspace_id, f"{index * 20 + number:c>64}"))
+        found = self.do("connections", user_id=user_id)
+        self.assertEqual((found["count"], len(found["connections"])), (1000, 1000))
+        self.assertEqual(
+            {(one["subscriptions"], len(one["chats"])) for one in found["connections"]}, {(20, 5)}
+        )
+        self.assertLess(len(msgspec.json.encode(found)), 1_000_000)
 
     def test_the_chats_of_a_workspace_the_busiest_first(self) -> None:
         for user_id, chats in enumerate(([1, 2, 3], [2, 3], [3, 4]), 1):
