@@ -1,6 +1,6 @@
 """The control over NATS: each node is an instance of one service, and all of them answer every request.
 
-    control.{stream}.do.{command}    a request, as JSON: {"argument": ..., "from": id, "node": name}; all of it may be left out
+    control.{stream}.do.{command}    a request, as JSON: {"argument": ..., "from": id, "node": name}; all but argument may be left out
     control.{stream}.beat            each node says that it is there: {"id": ..., "node": name, "state": "here"}
 
 Core NATS carries it: what is asked is for those who are there now. Who is there is known by beats, so that one that
@@ -8,7 +8,8 @@ does not answer can be named. The instances are also those of a service as ``nat
 (:mod:`notify.control.micro`).
 
 Whoever may publish to these subjects steers the server: no backend may (etc/nats/users.conf). Where this node may not, or
-NATS is away, it does what it is asked itself, and says that it reached no other.
+NATS is away, it does what it is asked itself, and says that it reached no other. A request must have an argument, since a
+backend can have NATS itself publish here: it names the subject as the one to which NATS answers that a message was stored.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Beat(Struct, frozen=True):
 class Request(Struct, frozen=True, omit_defaults=True):
     """See the module; ``sender`` does what it asks without being asked."""
 
-    argument: Raw = Raw(b"{}")
+    argument: Raw
     sender: str = field(default="", name="from")
     node: str = ""
 
@@ -248,7 +249,7 @@ class NATSControl:
 
     def _requested(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
         try:
-            request = _request(data or b"{}")
+            request = _request(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.log.warn("a request to all nodes cannot be read: is its sender another version?")
             return

@@ -199,8 +199,15 @@ class Nodes(TestCase):
         for subject in ("control.MESSAGES.do.it", "control.MESSAGES.beat"):
             for data in (b"{", b"\xff", b"[]", b'{"from":1,"id":1}', b'{"argument":'):
                 await as_deferred(client.publish(subject, data))
-        # People ask so, too: nothing of the form is needed.
-        reply = await as_deferred(client.request("control.MESSAGES.do.it", b"", timeout=10))
+            # NATS answers so, to whatever subject a backend names, that a message was stored or was not.
+            for data in (
+                b"",
+                b'{"stream":"MESSAGES","seq":1}',
+                b'{"error":{"code":503},"stream":"MESSAGES","seq":0}',
+            ):
+                await as_deferred(client.publish(subject, data))
+        # People ask so, too: no more of the form is needed.
+        reply = await as_deferred(client.request("control.MESSAGES.do.it", b'{"argument":{}}', timeout=10))
         self.assertEqual(json.loads(reply.data), {"id": a._id, "node": "a", "answer": "a"})
         self.assertEqual(self.done, [("a", "it", {})])
 

@@ -215,6 +215,24 @@ class ShippedCluster(TestCase):
             await as_deferred(client.subscribe(forbidden))
             await until(lambda: errors, 10, forbidden)
 
+    async def test_a_backend_has_nats_itself_steer_nothing(self) -> None:
+        broker, _ = await self.broker("republish")
+        await broker.follow(TOPIC)
+        told: list[str] = []
+        node = NATSControl(NATSControlSettings(), make_context(reactor, self.config()))
+        self.addCleanup(node.stop)
+        await node.start(lambda command, argument: told.append(command) or succeed(b"1"))
+        await until(lambda: node._connection.connected, 20, "it hears")
+        backend, _ = await self.client("BACKEND")
+        operator, _ = await self.client("OPERATOR")
+        await as_deferred(operator.request("control.MESSAGES.do.first", b'{"argument":1}', timeout=10))
+        # That a message is stored, NATS says to whatever subject the publisher names.
+        for subject in ("control.MESSAGES.do.drain", "control.MESSAGES.beat"):
+            await as_deferred(backend.publish(TOPIC.subject, chat_payload(TOPIC), reply=subject))
+        await as_deferred(backend.request(TOPIC.subject, chat_payload(TOPIC), timeout=5))
+        await as_deferred(operator.request("control.MESSAGES.do.last", b'{"argument":1}', timeout=10))
+        self.assertEqual(told, ["first", "last"])
+
     async def test_without_the_right_authority_nobody_connects(self) -> None:
         broker = JetStreamBroker(self.settings(tls_ca=""), make_context(reactor))
         self.addCleanup(broker.stop)
