@@ -155,7 +155,7 @@ class Request:
         if len(found) != len(pairs):
             raise bad_request("a query parameter may be given only once")
         if not found.keys() <= {*known}:
-            raise bad_request(f"unknown query parameter; known are: {', '.join(known)}")
+            raise bad_request(f"unknown query parameter; known are: {', '.join(known) or 'none'}")
         for name in required:
             if name not in found:
                 raise bad_request(f"the query parameter '{name}' is missing")

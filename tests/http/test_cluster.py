@@ -76,6 +76,8 @@ class Asking(Case):
         self.assertEqual([node["node"] for node in found["nodes"]], ["a", "b"])
         self.assertEqual(found["reached"], {"answered": 2, "missing": ["c"], "detail": "because"})
         self.assertEqual(self.others.asked, [("nodes", {}, "")])
+        refused = self.node.call("GET", "/v1/nodes?node=a").json["error"]
+        self.assertEqual(refused["message"], "unknown query parameter; known are: none")
 
     def test_an_answer_that_cannot_be_read_is_missing(self) -> None:
         self.answer(a=b'{"version":1}', b=item("b"), c=b"\xff", missing=["d"])
