@@ -237,6 +237,10 @@ class Llhttp:
         self.messages += 1
 
 
+#: of a body that witnesses are given whole
+LONGEST = 100_000
+
+
 class DifferentialTest(SynchronousTestCase):
     """Whatever is taken here is read alike by llhttp and by h11: what a proxy in front of us sees is what we see."""
 
@@ -252,9 +256,11 @@ class DifferentialTest(SynchronousTestCase):
                 heads.host(ours)
             except (Malformed, TooLong):
                 return
-            body = b"5\r\nabcde\r\n0\r\n\r\n" if size is None else b"abcdefgh" * 10
-            whole = data + b"\r\n\r\n" + body[:size]
-            content = b"abcde" if size is None else body[:size]
+            if size is not None and size > LONGEST:
+                return
+            body = b"5\r\nabcde\r\n0\r\n\r\n" if size is None else b"x" * size
+            whole = data + b"\r\n\r\n" + body
+            content = b"abcde" if size is None else body
             # To refuse what we take is no other reading: llhttp knows some methods only.
             with contextlib.suppress(httptools.HttpParserError):
                 self.compare_to_llhttp(ours, whole, content)
