@@ -85,9 +85,11 @@ class Reply(Struct, frozen=True, omit_defaults=True):
 
 
 class Known(Struct):
-    """Another node, as far as it was heard: ``heard`` is the reactor's time."""
+    """Another node, as far as it was heard. Times are the reactor's: of its first beat, of its last, and since when it is silent."""
 
     node: str
+    first: float
+    last: float
     heard: float
 
 
@@ -299,9 +301,13 @@ class NATSControl:
             self._forget(beat.id)
         else:
             now = self._reactor.seconds()
-            self._known[beat.id] = Known(beat.node, now)
+            before = self._known.get(beat.id)
+            first = now if before is None else before.first
+            self._known[beat.id] = Known(beat.node, first, now, now)
             for id, known in list(self._known.items()):
-                if known.node == beat.node and now - known.heard > _SUPERSEDED * BEAT:
+                # One that was heard after the other had come is no earlier life of it: two have one name, and it is missing.
+                earlier = known.node == beat.node and known.last < first
+                if earlier and now - known.heard > _SUPERSEDED * BEAT:
                     self._forget(id)
             self._metrics.nodes.set(1 + len(self._known))
             if beat.state == "new" and self._do is not None:

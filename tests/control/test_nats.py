@@ -19,7 +19,7 @@ from notify.interfaces import Gathered, IControl
 from notify.nats.bridge import as_deferred
 from notify.testing import make_context
 from notify.testing.contracts import ControlContract
-from tests.support.natsd import NatsServer, until
+from tests.support.natsd import NatsServer, pause, until
 from tests.support.proxy import Proxy
 
 ALONE = "this node reaches no other: NATS is away"
@@ -144,6 +144,18 @@ class Nodes(TestCase):
         a, _ = await self.node(server.url, "a", 1), await self.node(server.url, "a", 2)
         self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("a", b'"a"')], []))
         self.assertEqual(self.done, [("a", "it", 1)] * 2)
+
+    async def test_one_of_two_of_one_name_that_is_silent_is_missed(self) -> None:
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        a = await self.node(server.url, "a", patience=Duration(0.5))
+        await self.node(server.url, "b", 2)
+        await self.node(proxy.url, "b", 3)
+        proxy.stall()
+        # Longer than an earlier life is remembered, and a beat of the other more.
+        await pause(8)
+        self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("b", b'"b"')], ["b"]))
 
     async def test_a_node_that_is_new_knows_all_others_before_it_answers(self) -> None:
         _, _ = await self.three()
