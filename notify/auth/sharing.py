@@ -88,6 +88,8 @@ class Questions(Generic[T]):
         self._asked: dict[Hashable, Shared[T]] = {}
         #: rises when answers are forgotten: one to a question of before is not remembered
         self.age = 0
+        #: for each question that is under way, what was forgotten since it was asked
+        self._under_way: dict[object, list[Callable[[Hashable, T], bool]]] = {}
 
     def ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[T, float]]]) -> Deferred[T]:
         """``call`` gives the answer, and until when (seconds) it may be remembered."""
@@ -102,9 +104,15 @@ class Questions(Generic[T]):
         return shared.wait()
 
     async def _ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[T, float]]], age: int) -> T:
+        key = object()
+        forgotten = self._under_way[key] = []
         try:
             answer, until = await call()
+            while any(about(question, answer) for about in forgotten):
+                forgotten.clear()
+                answer, until = await call()
         finally:
+            del self._under_way[key]
             if age == self.age:
                 self._asked.pop(question, None)
         self.remember(question, answer, until, age)
@@ -116,7 +124,12 @@ class Questions(Generic[T]):
             self._answers.put(question, answer, until)
 
     def forget(self, about: Callable[[Hashable, T], bool]) -> None:
-        """Remember no answer of which ``about(question, answer)`` is true, nor any that is still to come."""
+        """Remember no answer of which ``about(question, answer)`` is true, nor any that is still to come.
+
+        Nobody is given such an answer that is still to come: the question is asked again.
+        """
         self.age += 1
+        for forgotten in self._under_way.values():
+            forgotten.append(about)
         self._asked.clear()
         self._answers.forget(about)

@@ -547,7 +547,7 @@ class Review(Case):
         webhook.forget(2, 1)
         self.assertEqual((await ask(), await ask()), (6, 6))
 
-    async def test_an_answer_that_was_under_way_is_not_remembered(self) -> None:
+    async def test_an_answer_that_was_under_way_is_neither_given_nor_remembered(self) -> None:
         webhook = await self.make(authorize_url=True)
         self.backend.held = []
         asked = webhook.authorize(ME, chat(2, 10))
@@ -562,9 +562,27 @@ class Review(Case):
         newer.callback(b"")
         self.assertFalse(await again)
         older.callback(b"")
-        self.assertTrue(await asked)
+        while len(self.backend.held) < 3:
+            await deferLater(reactor, 0.01)
+        self.backend.held[2].callback(b"")
+        self.assertFalse(await asked)
         self.assertFalse(await webhook.authorize(ME, chat(2, 10)))
-        self.assertEqual(len(self.backend.asked), 2)
+        self.assertEqual(len(self.backend.asked), 3)
+
+    async def test_nobody_comes_in_by_what_was_said_before_he_was_forgotten(self) -> None:
+        webhook = await self.make(authorize_url=True, authenticate_url=True)
+        self.backend.answer = {"authenticated": True, "user_id": 1, "workspace_id": 2}
+        for forgotten, asked in ((1, 2), (3, 1)):
+            self.backend.asked, self.backend.held = [], []
+            coming = webhook.authenticate(f"token {forgotten}", PEER)
+            while not self.backend.held:
+                await deferLater(reactor, 0.01)
+            webhook.forget(2, forgotten)
+            [first], self.backend.held = self.backend.held, None
+            first.callback(b"")
+            self.assertEqual((await coming).user_id, 1)
+            # Another user's answers are as good as before.
+            self.assertEqual(len(self.backend.asked), asked)
 
     async def test_stopping_ends_what_waits(self) -> None:
         webhook = await self.make(authorize_url=True, authorize_many_url=True)
