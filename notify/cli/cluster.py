@@ -64,9 +64,9 @@ def told(options: argparse.Namespace, terminal: Terminal, answer: Any, line: str
         terminal.out(line)
     reached = answer["reached"]
     if reached["detail"]:
-        terminal.say(f"notify {options.command}: {reached['detail']}.")
+        terminal.say(f"notify {options.command}: {_plain(reached['detail'])}.")
     if reached["missing"]:
-        terminal.say(f"notify {options.command}: no answer from {', '.join(reached['missing'])}.")
+        terminal.say(f"notify {options.command}: no answer from {_plain(', '.join(reached['missing']))}.")
     return NOT_ALL if reached["missing"] or reached["detail"] else 0
 
 

@@ -101,6 +101,11 @@ class Shown(SynchronousTestCase):
         for reached, said in (
             ({"answered": 1, "missing": ["b", "c"], "detail": ""}, "notify it: no answer from b, c.\n"),
             ({"answered": 1, "missing": [], "detail": "alone"}, "notify it: alone.\n"),
+            # What NATS says of itself, and what stands there for a node's name, is no command to the terminal either.
+            (
+                {"answered": 1, "missing": ["b\x1b[2J"], "detail": "alone\nb"},
+                "notify it: alone\N{REPLACEMENT CHARACTER}b.\nnotify it: no answer from b\N{REPLACEMENT CHARACTER}[2J.\n",
+            ),
         ):
             self.assertEqual(self.show(nodes, {"nodes": [], "reached": reached}), cluster.NOT_ALL)
             self.assertEqual(self.err.getvalue(), said)
