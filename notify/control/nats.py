@@ -336,7 +336,7 @@ class NATSControl:
     def _denied(self, words: str) -> None:
         if "$srv" in words.lower():
             return  # only nats micro does not see this node then
-        self._alone(f"NATS does not permit it ({words}): docs/jetstream.md, Permissions")
+        self._alone(f"NATS does not permit it ({words}): docs/operations/cluster.md, Permissions")
         if self._retry is None:
             self._retry = self._reactor.callLater(_OPERATOR, self._try_again)
 

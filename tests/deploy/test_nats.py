@@ -309,3 +309,4 @@ class MissingPermissions(TestCase):
             self.assertEqual((gathered.answers, gathered.missing), ([("node-1", b"7")], []))
             self.assertIn("steers itself alone", gathered.detail)
             self.assertIn("control.messages", gathered.detail)
+            self.assertIn("docs/operations/cluster.md, Permissions", gathered.detail)
