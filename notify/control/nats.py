@@ -252,7 +252,7 @@ class NATSControl:
     def _requested(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
         try:
             request = _request(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.log.warn("a request to all nodes cannot be read: is its sender another version?")
             return
         if request.sender == self._id or request.node not in ("", self._node):
@@ -292,7 +292,7 @@ class NATSControl:
     def _beaten(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
         try:
             beat = _beat(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if beat.id == self._id:
             if beat.state == "leaving" and self._farewell is not None and not self._farewell.called:
