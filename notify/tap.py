@@ -269,7 +269,7 @@ def build(
         hub,
         context.node,
         broker=broker.status,
-        stage=lambda: drain.progress.stage.value,
+        stage=lambda: "starting" if health.starting else drain.progress.stage.value,
         reloads=lambda: reloader.outcome,
         reload=reloader.reload,
         drain=lifecycle.drain,
@@ -281,10 +281,11 @@ def build(
         Part(stop=tracer.stop),
         *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
         *([Part(start=secrecy.conceal)] if world.alone and not config.server.dumpable else []),
+        # Before whatever may have to be waited for: a node that is starting can be told to leave.
+        Part(start=lambda: control.start(steering.do), stop=control.stop),
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
         Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
-        Part(start=lambda: control.start(steering.do), stop=control.stop),
     )
 
     def announce() -> None:

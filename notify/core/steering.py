@@ -74,7 +74,7 @@ class NodeItem(Struct, frozen=True):
     """One node.
 
     ``uptime`` is in seconds; ``published`` (to it) and ``delivered`` (to its clients) are messages a second, measured over
-    one. ``stage`` is ``serving``, or how far it is on its way out: ``announced``, ``closing``, ``finishing``. ``reloaded`` is
+    one. ``stage`` is ``starting``, ``serving``, or how far it is on its way out: ``announced``, ``closing``, ``finishing``. ``reloaded`` is
     Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one changed nothing.
     """
 

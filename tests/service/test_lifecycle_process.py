@@ -319,6 +319,8 @@ class StartTests(TestCase):
             server.logged("reloaded; changed")
             self.assertEqual(_asked(server.public, "/health"), 503)
             self.assertEqual(server.http("GET", "/health")[1]["status"], "starting")
+            found = server.http("GET", "/v1/nodes")[1]
+            self.assertEqual([(one["node"], one["stage"]) for one in found["nodes"]], [("late", "starting")])
             nats.start()
             starting.join()
             self.assertEqual(_asked(server.public, "/health"), 200)
@@ -326,6 +328,28 @@ class StartTests(TestCase):
                 client.send(type="ping", id=1)
                 self.assertEqual(client.receive()["type"], "pong")
             server.logged(f"notify {__version__} as late is ready: public tcp:")
+
+    @in_thread
+    def test_while_it_starts_it_can_be_told_to_leave(self) -> None:
+        config = '[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["nats://127.0.0.1:1"]\n'
+        with ExitStack() as stack:
+            server = Server(config)
+            stack.push(server.__exit__)
+            failed: list[str] = []
+
+            def start() -> None:
+                try:
+                    server.start()
+                except AssertionError as error:
+                    failed.append(str(error))
+
+            starting = threading.Thread(target=start)
+            starting.start()
+            wait_for("it answers", lambda: _asked(server.internal, "/health/live"), 60)
+            self.assertEqual(server.http("POST", "/v1/drain")[0], 202)
+            starting.join()
+            self.assertEqual(server.process.wait(20), 0)
+            self.assertIn("the server ended", failed[0])
 
     @in_thread
     def test_it_may_have_as_many_files_open_as_the_system_lets_it(self) -> None:
