@@ -304,7 +304,7 @@ class StartTests(TestCase):
             starting = threading.Thread(target=server.start)
             starting.start()
             stack.callback(starting.join)
-            stack.callback(nats.start)
+            stack.callback(lambda: nats.process or nats.start())  # or it would wait for it for ever
             wait_for("it is asked", lambda: _asked(server.public, "/health"), 60)
             self.assertEqual(_asked(server.public, "/health"), 503)
             upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
