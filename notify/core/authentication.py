@@ -22,9 +22,9 @@ from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
 
 log = Logger()
 
-#: a refresh costs as much as so many messages, for some signatures take a millisecond to check: who sends one after the
-#: other waits behind the second
-REFRESH_ITEMS = 1000
+#: a refresh costs as much as so many messages, for some signatures take a millisecond to check: one leaves room for what a
+#: client does besides, and who sends one after the other waits behind the second
+REFRESH_ITEMS = 900
 
 
 def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
