@@ -91,7 +91,7 @@ class Follower:
         self._up = True
         self._connects = 1.0
         self.noticed: list[float] = []
-        self._resuming: list[Deferred[None]] = []
+        self._resuming: dict[Topic, Deferred[None]] = {}
         self._watch = LoopingCall(self._look)
         self.stopped = False
 
@@ -134,9 +134,12 @@ class Follower:
         self.live[topic] = False
         self.noticed.append(time.monotonic())
         if not self.stopped:
-            work = Deferred.fromCoroutine(self._resume(topic))
+            # A resumption that is under way is over, as a client's is whose connection ends once more: two of them would
+            # take what is held from each other, and live messages would be taken before those that are read.
+            if topic in self._resuming:
+                self._resuming.pop(topic).cancel()
+            work = self._resuming[topic] = Deferred.fromCoroutine(self._resume(topic))
             work.addErrback(lambda failure: failure.trap(CancelledError))
-            self._resuming.append(work)
 
     async def _resume(self, topic: Topic) -> None:
         while not self.stopped:
@@ -166,7 +169,7 @@ class Follower:
         self.stopped = True
         if self._watch.running:
             self._watch.stop()
-        for work in self._resuming:
+        for work in self._resuming.values():
             work.cancel()
         await self.broker.stop()
 

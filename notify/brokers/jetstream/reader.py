@@ -114,6 +114,10 @@ class Reader:
             for start in range(0, len(subjects), _LEADER_READS):
                 few = subjects[start : start + _LEADER_READS]
                 numbers += await gather(self.leader.newest(subject, since) for subject in few)
+            # A leader that was elected in between may not have yet what the one before it said that there is.
+            after = await self._streams.info()
+            if after.cluster != state.cluster or after.last_seq < state.last_seq:
+                raise Unavailable("the leader has just changed")
         except Unavailable:
             raise Unavailable(f"newest positions cannot be read: {problem}") from None
         found = {s: n for s, n in zip(subjects, numbers, strict=True) if n >= since}

@@ -205,8 +205,10 @@ class Tail:
             self.highest = seq
         self.marks.heard(seq, stored)
         if not state.busy and position < seq <= state.checked:
-            # The stream had nothing there. If it still is the same, the comparison finds this message.
+            # The stream had nothing there. If it still is the same, the comparison finds this message; or the next one does,
+            # which is not taken for the one behind what was delivered, whatever brings it.
             state.checked = position
+            state.doubt = True
             self.marks.keep()
             self._suspect()
         elif not state.busy and seq > position and self._follows_on(state, last) and last:

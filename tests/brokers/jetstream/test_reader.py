@@ -341,6 +341,22 @@ class Reading(ReadingCase):
         self.streams.stored = [1, 2, 7]
         self.assertEqual(self.get(reader.newest([SUBJECT], at_least=5)).found, {SUBJECT: 7})
 
+    def test_a_leader_that_is_elected_meanwhile_may_not_know_yet(self) -> None:
+        for after in (
+            StreamState("1", 1, 90, 0, "live.x."),
+            StreamState("1", 1, 100, 0, "live.x.", cluster="n2"),
+        ):
+            reader = self.reader([], trusted=False)
+            self.streams.stored = [1, 2]
+            states = iter([self.streams.state, after, after, after])
+
+            async def info(states: Any = states) -> StreamState:
+                return next(states)
+
+            self.streams.info = info  # type: ignore[method-assign]
+            self.error(reader.newest([SUBJECT]), Unavailable)
+            self.assertEqual(self.get(reader.newest([SUBJECT])).found, {SUBJECT: 2})
+
     def test_without_any_replica_the_leader_knows(self) -> None:
         reader = self.reader(Unavailable("nobody answers"))
         self.streams.stored = [1, 2, 7]

@@ -270,6 +270,20 @@ class Gaps(TailCase):
         self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
         self.assertEqual(self.delivered, [18])
 
+    def test_what_comes_behind_such_a_number_is_not_taken_for_the_next_whatever_brings_it(self) -> None:
+        for last in (18, -1):  # a source that tells what came before, and one that cannot
+            self.setUp()
+            self.stream.put(OTHER, 20)
+            self.follow(OTHER)
+            self.follow()
+            self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
+            self.stream.put(TOPIC, 18)
+            self.live(18, 0 if last > 0 else -1)
+            self.stream.put(TOPIC, 21)
+            self.live(21, last)
+            self.clock.advance(0)
+            self.assertEqual((self.delivered, self.lost), ([18, 21], []))
+
     def test_a_first_message_may_have_had_others_before_it(self) -> None:
         for oldest, expected in ((1, ([9], [])), (8, ([], [TOPIC]))):
             self.setUp()
