@@ -76,13 +76,15 @@ def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
     shares the table of another kind's finds it this way, and imports no other kind.
     """
     known, table = plugins(kind), getattr(config, kind)
-    for named in (table.plugin, *table.tables):
-        if named not in known and not (named == FOLLOW and kind == "control"):
+    chosen = table.plugin
+    if kind == "control" and chosen == FOLLOW:
+        chosen = getattr(find("broker", config)[0], "control", "memory")
+    for named in (chosen, *table.tables):
+        if named not in known:
             raise ConfigError(
                 f"{config.source}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
             )
-    name = name or table.plugin or getattr(find("broker", config)[0], "control", "memory")
-    plugin = known[name]
+    plugin = known[name or chosen]
     module, _, attribute = plugin.factory.partition(":")
     try:
         factory = getattr(import_module(module), attribute)

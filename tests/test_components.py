@@ -26,6 +26,19 @@ class Finding(SynchronousTestCase):
         self.assertEqual(set(components.plugins("auth")), {"jwt", "webhook"})
         self.assertEqual(set(components.plugins("broker")), {"memory", "jetstream"})
         self.assertEqual(set(components.plugins("registry")), {"memory", "jetstream_kv"})
+        self.assertEqual(set(components.plugins("control")), {"memory", "nats"})
+
+    def test_the_control_follows_the_broker_unless_it_is_named(self) -> None:
+        for broker, control, found in (
+            ("memory", "", "MemoryControl"),
+            ("jetstream", "", "NATSControl"),
+            ("jetstream", "memory", "MemoryControl"),
+        ):
+            config = Config(broker=PluginTable(broker), control=PluginTable(control))
+            self.assertEqual(components.find("control", config)[0].__name__, found)
+        config = Config(control=PluginTable("kafka"))
+        error = self.assertRaises(ConfigError, components.find, "control", config)
+        self.assertIn("unknown plugin 'kafka' in [control]; known are: memory, nats", str(error))
 
     def test_looking_at_them_imports_none(self) -> None:
         code = (
@@ -64,6 +77,12 @@ class Making(SynchronousTestCase):
             "'bad' in [broker] cannot be loaded: No module named 'nowhere'", self.fault("bad", "nowhere:X")
         )
         self.assertIn("cannot be loaded", self.fault("worse", "notify.brokers.memory:Missing"))
+
+    def test_a_broker_that_goes_with_an_unknown_control_is_told_so(self) -> None:
+        MemoryBroker.control = "kafka"  # type: ignore[attr-defined]
+        self.addCleanup(delattr, MemoryBroker, "control")
+        error = self.assertRaises(ConfigError, components.find, "control", Config())
+        self.assertIn("unknown plugin 'kafka' in [control]; known are: memory, nats", str(error))
 
     def test_one_that_is_not_what_it_claims_says_what_is_missing(self) -> None:
         fault = self.fault("registry", "notify.registries.memory:MemoryRegistry")
