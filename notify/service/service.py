@@ -231,6 +231,8 @@ class NotifyService(Service):
             in_time = late.active()
             if in_time:
                 late.cancel()
+        if in_time:
+            self.public.accept()
         log.info(
             "notify {version} as {node} is ready: public {public}, internal {internal}",
             version=__version__,
@@ -240,8 +242,6 @@ class NotifyService(Service):
         )
         self._ready = True
         self.lifecycle.ready()
-        if in_time:
-            self.public.accept()
         self._announce()
 
     def _give_up(self, failure: Failure) -> None:
