@@ -15,7 +15,7 @@ from zope.interface import Interface, Invalid, implementer
 from zope.interface.verify import verifyObject
 
 import notify.plugins
-from notify.config import FOLLOW, PLUGIN_TABLES, Config, ConfigError, convert
+from notify.config import FOLLOW, PLUGIN_TABLES, Config, ConfigError, convert, having
 from notify.interfaces import IAuthenticator, IBroker, IControl, IPlugin, IRegistry
 from notify.observe.metrics import Metrics
 
@@ -81,8 +81,9 @@ def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
         chosen = getattr(find("broker", config)[0], "control", "memory")
     for named in (chosen, *table.tables):
         if named not in known:
+            key = f"{kind}.{named if named in table.tables else 'plugin'}"
             raise ConfigError(
-                f"{config.source}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
+                f"{having(config.source, key)}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
             )
     plugin = known[name or chosen]
     module, _, attribute = plugin.factory.partition(":")
@@ -90,7 +91,7 @@ def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
         factory = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"{config.source}: plugin '{plugin.name}' in [{kind}] cannot be loaded: {error}."
+            f"{having(config.source, f'{kind}.plugin')}: plugin '{plugin.name}' in [{kind}] cannot be loaded: {error}."
         ) from None
     raw = table.tables.get(plugin.name, {})
     return factory, convert(raw, factory.Settings, config.source, f"{kind}.{plugin.name}")

@@ -1,4 +1,4 @@
-"""Configuration: one TOML file and the environment in, frozen typed settings out.
+"""Configuration: TOML files and the environment in, frozen typed settings out.
 
 Every key has a default here but the secrets; ``etc/notify.toml`` lists each one. An environment variable
 overrides a key: ``NOTIFY_BROKER__JETSTREAM__SERVERS`` is ``[broker.jetstream] servers``. Whatever is wrong raises
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -230,19 +230,55 @@ class _FromEnvironment(str):
     variable: str
 
 
-def load(path: str | None, environ: Mapping[str, str]) -> Config:
-    """Read the file at ``path`` (None: no file) and the environment. Raises :class:`ConfigError`."""
+class Source(str):
+    """What a configuration was read from, as errors name it; and which file a key comes from, where there are several."""
+
+    __slots__ = ("_keys", "files")
+    files: tuple[str, ...]
+    _keys: dict[str, str]
+
+    @classmethod
+    def of(cls, files: Sequence[str]) -> Source:
+        """The source that these files are, in their order; none: the environment."""
+        source = cls(", ".join(files) or "the environment")
+        source.files, source._keys = tuple(files), {}
+        return source
+
+    def read(self, key: str, file: str) -> None:
+        """The dotted key, and with it all below it, comes from this file."""
+        self._keys[key] = file
+
+    def having(self, key: str) -> str:
+        """The file that the dotted key comes from, or a key below it; what is in none is nowhere in particular."""
+        key = key.partition("[")[0]  # of an array's element: the array
+        above = [key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1)]
+        below = [known for known in self._keys if known.startswith(f"{key}.")]
+        return next((self._keys[known] for known in (*above, *below) if known in self._keys), self)
+
+
+def having(source: str, key: str) -> str:
+    """What to name in an error about a dotted key: of several files, the one that has it."""
+    return source.having(key) if isinstance(source, Source) else source
+
+
+def load(paths: str | Sequence[str] | None, environ: Mapping[str, str]) -> Config:
+    """Read the files (one, several or none), each over those before it, and then the environment. Raises :class:`ConfigError`.
+
+    Tables are merged key by key; any other value takes the place of the one before it, an array as a whole.
+    """
     data: dict[str, Any] = {}
-    source = path or "the environment"
-    if path is not None:
+    files = [paths] if isinstance(paths, str) else paths or ()
+    source = Source.of(files)
+    for path in files:
         try:
-            data = tomllib.loads(Path(path).read_text("utf-8"))
+            read = tomllib.loads(Path(path).read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}.") from None
-    if "source" in data:
-        raise ConfigError(f"{path}: unknown key 'source'; known are: {_known(Config)}.")
+        if "source" in read:
+            raise ConfigError(f"{path}: unknown key 'source'; known are: {_known(Config)}.")
+        _lay_over(data, read, path, source)
     _overlay(data, environ)
     for name in PLUGIN_TABLES:
         table = data.get(name)
@@ -250,13 +286,26 @@ def load(path: str | None, environ: Mapping[str, str]) -> Config:
             options = {key: value for key, value in table.items() if key != "plugin"}
             stray = [key for key, value in options.items() if not isinstance(value, dict)]
             if stray:
+                key = f"{name}.{stray[0]}"
                 raise ConfigError(
-                    f"{source}: unknown key '{name}.{stray[0]}'; [{name}] takes 'plugin' and one table a plugin, "
+                    f"{source.having(key)}: unknown key '{key}'; [{name}] takes 'plugin' and one table a plugin, "
                     f"like [{name}.{table.get('plugin', 'NAME')}]."
                 )
             plugin = table.get("plugin", getattr(Config(), name).plugin)
             data[name] = {"plugin": plugin, "tables": options}
     return msgspec.structs.replace(convert(data, Config, source), source=source)
+
+
+def _lay_over(
+    below: dict[str, Any], above: dict[str, Any], path: str, source: Source, prefix: str = ""
+) -> None:
+    for key, value in above.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(below.get(key, {}), dict):
+            _lay_over(below.setdefault(key, {}), value, path, source, f"{dotted}.")
+        else:
+            below[key] = value
+            source.read(dotted, path)
 
 
 def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "") -> S:
@@ -272,8 +321,9 @@ def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "
             table = key.rstrip(".")
             known = _known(_struct_at(kind, table.removeprefix(prefix).strip(".")))
             full = f"{table}.{unknown[1]}" if table else unknown[1]
-            raise ConfigError(f"{source}: unknown key '{full}'; known are: {known}.") from None
-        raise ConfigError(f"{source}: '{key.rstrip('.')}' is wrong: {_plain(message)}.") from None
+            raise ConfigError(f"{having(source, full)}: unknown key '{full}'; known are: {known}.") from None
+        wrong = key.rstrip(".")
+        raise ConfigError(f"{having(source, wrong)}: '{wrong}' is wrong: {_plain(message)}.") from None
 
 
 def _plain(message: str) -> str:

@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from notify import components, dev
-from notify.config import Config, ConfigError, load
+from notify.config import Config, ConfigError, having, load
 from notify.core import access
 from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.hub import Hub
@@ -82,11 +82,21 @@ class Options(usage.Options):
         "A real-time notification server. Without --config it runs on its defaults and the environment "
         "(NOTIFY_LISTEN__PUBLIC=tcp:9000 and so on); etc/notify.toml lists every key."
     )
-    optParameters = [["config", "c", None, "The configuration file (TOML)."]]  # noqa: RUF012
     optFlags = [  # noqa: RUF012
         ["dev", None, "Try it out: memory broker, keys made for this run, demo page, commands to paste."]
     ]
+    compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})  # type: ignore[no-untyped-call]
     config: Config
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["config"] = []
+
+    def opt_config(self, path: str) -> None:
+        """A configuration file (TOML); may be given several times: the later ones override the earlier, key by key."""
+        self["config"].append(path)
+
+    opt_c = opt_config
 
     def postOptions(self) -> None:
         """Read the configuration, and install the reactor: the one place that twistd and twist share for it."""
@@ -94,6 +104,8 @@ class Options(usage.Options):
             reactor.install()
             if self["dev"] and self["config"]:
                 raise StartError("--dev makes its own configuration: give either --dev or --config.")
+            # Whoever starts a daemon may go elsewhere, and a reload reads them again.
+            self["config"] = [os.path.abspath(path) for path in self["config"]]
             self.config = self.read()
         except StartError as error:
             raise SystemExit(f"notify: {error}") from None
@@ -318,14 +330,18 @@ def _trusted_proxies(config: Config) -> tuple[Network, ...]:
     try:
         return parse_networks(config.listen.trusted_proxies)
     except ValueError as error:
-        raise ConfigError(f"{config.source}: 'listen.trusted_proxies' is wrong: {error}.") from None
+        raise ConfigError(
+            f"{having(config.source, 'listen.trusted_proxies')}: 'listen.trusted_proxies' is wrong: {error}."
+        ) from None
 
 
 def _allowed_origins(config: Config) -> tuple[str, ...]:
     try:
         return parse_origins(config.listen.allowed_origins)
     except ValueError as error:
-        raise ConfigError(f"{config.source}: 'listen.allowed_origins' is wrong: {error}.") from None
+        raise ConfigError(
+            f"{having(config.source, 'listen.allowed_origins')}: 'listen.allowed_origins' is wrong: {error}."
+        ) from None
 
 
 def _show(text: str) -> None:

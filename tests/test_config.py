@@ -27,6 +27,57 @@ class ConfigTests(SynchronousTestCase):
             return str(error).replace(self.path, "FILE")
         raise AssertionError("no error")
 
+    def files(self, *texts: str) -> list[str]:
+        paths = []
+        for number, text in enumerate(texts):
+            path = Path(f"{self.mktemp()}-{number}")
+            path.write_text(text)
+            paths.append(str(path))
+        return paths
+
+    def test_of_several_files_the_later_override_key_by_key_and_arrays_as_a_whole(self) -> None:
+        paths = self.files(
+            '[limits]\nreplay = 5\nmax_invalid = 3\n[listen]\nallowed_origins = ["https://a.example", "https://b.example"]\n'
+            '[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["nats://a:1", "nats://b:1"]\nreplicas = 3\n',
+            '[limits]\nreplay = 6\n[listen]\nallowed_origins = ["https://c.example"]\n[broker.jetstream]\nservers = ["nats://c:1"]\n',
+            "[limits]\nmax_invalid = 4\n",
+        )
+        config = load(paths, {"NOTIFY_LIMITS__MAX_INVALID": "9"})
+        self.assertEqual((config.limits.replay, config.limits.max_invalid), (6, 9))
+        self.assertEqual(config.listen.allowed_origins, ("https://c.example",))
+        self.assertEqual(config.broker.plugin, "jetstream")
+        self.assertEqual(config.broker.tables["jetstream"], {"servers": ["nats://c:1"], "replicas": 3})
+        self.assertEqual(load(paths[::-1], {}).limits.replay, 5)
+
+    def test_of_several_files_the_one_with_the_fault_is_named(self) -> None:
+        good = f'[auth.jwt]\nsecret = "{SECRET}"\n[limits]\nreplay = 5\n[listen]\nallowed_origins = ["https://a.example"]\n'
+        replaced = ("'limits.replay'", "'listen.allowed_origins", "'limits'")
+        for bad, key in (
+            ("[limits]\nreplays = 1\n", "unknown key 'limits.replays'"),
+            ("[limits]\nreplay = -1\n", "'limits.replay' is wrong"),
+            ("[listen]\nallowed_origins = [1]\n", "'listen.allowed_origins[0]' is wrong"),
+            ("[auth.jwt]\nleeway = 'x'\n", "'auth.jwt.leeway' is wrong"),
+            ("[auth.jwt]\nlee = 1\n", "unknown key 'auth.jwt.lee'"),
+            ("[auth]\nlee = 1\n", "unknown key 'auth.lee'"),
+            ("[auth]\nplugin = 'x'\n", "unknown plugin 'x' in [auth]"),
+            ("[broker.x]\ny = 1\n", "unknown plugin 'x' in [broker]"),
+            ("limits = 1\n", "'limits' is wrong"),
+            ("source = 'x'\n", "unknown key 'source'"),
+            ("[", "not valid TOML"),
+        ):
+            # What the good one replaces is no fault any more.
+            for texts in ((good, bad), (bad, good))[: 1 if key.startswith(replaced) else 2]:
+                paths = self.files(*texts)
+                with self.assertRaises(ConfigError) as raised:
+                    check(load(paths, {}))
+                said = str(raised.exception)
+                self.assertTrue(said.startswith(f"{paths[texts.index(bad)]}: {key}"), said)
+        paths = self.files(good, good)
+        with self.assertRaisesRegex(ConfigError, "NOTIFY_LIMITS__REPLAY"):
+            load(paths, {"NOTIFY_LIMITS__REPLAY": "x"})
+        with self.assertRaisesRegex(ConfigError, "/nowhere: cannot be read"):
+            load([*paths, "/nowhere"], {})
+
     def test_without_anything_the_defaults_hold(self) -> None:
         self.assertEqual(load(None, {}).limits, Config().limits)
 

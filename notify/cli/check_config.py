@@ -6,19 +6,25 @@ import argparse
 
 from notify.cli.terminal import Terminal
 
-SUMMARY = "check a configuration file without starting anything"
+SUMMARY = "check a configuration without starting anything"
 DESCRIPTION = """\
-Read a configuration file and the environment as the server would, plugins' settings and the files they name
+Read configuration files and the environment as the server would, plugins' settings and the files they name
 included, and say what is wrong. Nothing is started, bound or connected to. The exit status is 0 where the
 configuration is good, else 1."""
 EXAMPLES = """\
   notify check-config /etc/notify/notify.toml
+  notify check-config /etc/notify/notify.toml /etc/notify/two.toml
   NOTIFY_LISTEN__PUBLIC=tcp:9000 notify check-config notify.toml"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
-    parser.add_argument("file", metavar="FILE", nargs="?", help="the file; without it the environment alone")
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="the file, or several, the later over the earlier; without any the environment alone",
+    )
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -28,7 +34,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from notify.errors import StartError
     from notify.service import reactor
 
-    config = load(options.file, terminal.environ)
+    config = load(options.files, terminal.environ)
     components.check(config)
     reactor.install()
     from twisted.internet import reactor as running

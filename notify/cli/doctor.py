@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 
 from notify.cli.terminal import Terminal, duration
 from notify.config import Duration
@@ -25,7 +23,10 @@ _MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "fault": "FA
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", help="the configuration; without it the environment alone"
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="the configuration, or several files, the later over the earlier; without any the environment alone",
     )
     parser.add_argument(
         "--resume-window",
@@ -46,9 +47,15 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
     from notify.doctor import Patient, examine
 
-    file = None if options.file is None else os.fspath(Path(options.file))
     found = examine(
-        Patient(file, terminal.environ, options.resume_window, options.unit, options.origin, options.host)
+        Patient(
+            tuple(options.files),
+            terminal.environ,
+            options.resume_window,
+            options.unit,
+            options.origin,
+            options.host,
+        )
     )
     for finding in found:
         if options.json:

@@ -20,7 +20,10 @@ EXAMPLES = """\
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", help="the configuration; without it the environment alone"
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="the configuration, or several files, the later over the earlier; without any the environment alone",
     )
 
 
@@ -30,7 +33,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from notify.config import load
     from notify.errors import Unavailable
 
-    config = load(options.file, terminal.environ)
+    config = load(options.files, terminal.environ)
     factory, settings = components.find("broker", config)
     if not hasattr(factory, "new_epoch"):
         raise CommandError(f"the broker {config.broker.plugin} needs none: each start begins one.")

@@ -53,7 +53,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--claim", action="append", default=[], metavar="NAME=JSON", help="one more claim; may be repeated"
     )
-    parser.add_argument("--config", metavar="FILE", help="the server's configuration")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        help="the server's configuration; several: given several times",
+    )
     key = parser.add_mutually_exclusive_group()
     key.add_argument("--secret-file", metavar="FILE", help="sign with this secret ('-': standard input)")
     key.add_argument("--private-key-file", metavar="FILE", help="sign with this PEM key (RS, ES, EdDSA)")

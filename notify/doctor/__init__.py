@@ -28,7 +28,7 @@ PATIENCE = 30.0
 class Patient(Struct, frozen=True):
     """What to look at. ``origin`` and ``host``: whether a page of that origin may connect to that host."""
 
-    file: str | None
+    files: tuple[str, ...]
     environ: Mapping[str, str]
     resume_window: float
     unit: str = "notify"
@@ -40,7 +40,7 @@ def examine(patient: Patient) -> list[Finding]:
     """Look at everything; faults come as findings, never as exceptions. Not for a thread in which a loop runs."""
     check = "configuration"
     try:
-        config = load(patient.file, patient.environ)
+        config = load(patient.files, patient.environ)
         components.check(config)
     except StartError as error:
         return [Finding("fault", check, str(error), "Mend this first; `notify check-config` tells the same.")]

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from twisted.logger import Logger
 
 from notify import ids
-from notify.config import Api, ConfigError
+from notify.config import Api, ConfigError, having
 from notify.core.live import SCOPES, ApiKey
 from notify.http.answers import Refused
 from notify.http.guesses import Guesses
@@ -38,7 +38,7 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(
-                f"{source}: 'api.keys_file' is wrong: {api.keys_file} cannot be read: {reason}."
+                f"{having(source, 'api.keys_file')}: 'api.keys_file' is wrong: {api.keys_file} cannot be read: {reason}."
             ) from None
         lines += [
             (f"'api.keys_file' is wrong: line {number} of {api.keys_file}", line.split())
@@ -55,7 +55,8 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
                 if other.digest == made.digest and (other.limited or made.limited):
                     raise ValueError("is there twice, with more and with less that it may do")
         except ValueError as error:
-            raise ConfigError(f"{source}: {where} {error}.") from None
+            key = where.split("'")[1]
+            raise ConfigError(f"{having(source, key)}: {where} {error}.") from None
         keys.append(made)
     return tuple(keys)
 

@@ -384,6 +384,17 @@ class CheckConfig(SynchronousTestCase):
             self.assertEqual(said.count("\n"), 1)
             self.assertNotIn("short'", said)
 
+    def test_takes_several_files_and_names_the_one_with_the_fault(self) -> None:
+        shared = temporary_file(self, f'[auth.jwt]\nsecret = "{SECRET}"\n'.encode())
+        own = temporary_file(self, b'[listen]\npublic = "tcp:8090"\n')
+        self.assertEqual(command("check-config", own).status, 1)
+        result = command("check-config", shared, own)
+        self.assertEqual(result.status, 0)
+        self.assertIn(f"{shared}, {own} is good", result.out)
+        self.assertIn("public tcp:8090", result.out)
+        bad = temporary_file(self, b"[limits]\nreplays = 1\n")
+        self.assertIn(f"{bad}: unknown key 'limits.replays'", command("check-config", shared, bad, own).err)
+
     def test_reads_the_environment_too(self) -> None:
         self.assertEqual(command("check-config", NOTIFY_AUTH__JWT__SECRET=SECRET).status, 0)
         result = command("check-config", NOTIFY_AUTH__JWT__SECRET=SECRET, NOTIFY_LIMITS__REPLAY="x")

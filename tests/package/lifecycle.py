@@ -333,9 +333,9 @@ def live(machine: Machine, old: Path, new: Path) -> None:
     check(machine.show("ActiveState") == "active", "a bad file changes nothing and the journal says why")
 
     say("--- several instances")
+    installed.configure(JETSTREAM)
     machine.write(
-        "/etc/notify/two.toml",
-        JETSTREAM + '[listen]\npublic = "tcp:8090"\ninternal = "tcp:8091:interface=127.0.0.1"\n',
+        "/etc/notify/two.toml", '[listen]\npublic = "tcp:8090"\ninternal = "tcp:8091:interface=127.0.0.1"\n'
     )
     machine.call("systemctl", "start", "notify@two")
     check(
