@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -41,7 +42,7 @@ from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
-from notify.service import reactor, secrecy
+from notify.service import daemon, reactor, secrecy
 from notify.service.drain import Drain
 from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
@@ -109,10 +110,8 @@ class Options(usage.Options):
             self.config = self.read()
         except StartError as error:
             raise SystemExit(f"notify: {error}") from None
-        parent = self.parent
-        if parent is not None and not any(parent.get(option) for option in ("logger", "logfile", "syslog")):
-            parent["logger"] = "notify.observe.logging.observer"
-        logging.configure(self.config.log)
+        if self.parent is not None and not self.parent.get("logger"):
+            self.parent["logger"] = "notify.observe.logging.observer"
 
     def read(self) -> Config:
         """The configuration that the options name, anew. Raises ``ConfigError``."""
@@ -125,28 +124,70 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The service that twistd runs."""
+    """The service that twistd runs, in its daemon where it makes one."""
     from twisted.internet import reactor
 
-    open_more_files()
+    foreground = daemon.Foreground()
     try:
+        foreground = _become_daemon(options, foreground)
+        logging.configure(options.config.log)
+        open_more_files()
         service = build(
             options.config,
             reactor,
             show=_show if options["dev"] else None,
             read=options.read,
             environ=os.environ,
+            foreground=foreground,
         )
     except StartError as error:
-        raise SystemExit(f"notify: {error}") from None
+        foreground.failed(str(error))
+        raise SystemExit(1) from None
     # Ended by a watchdog (SIGABRT) or by a fault in a library, it says where it was.
-    if sys.__stderr__ is not None:
-        faulthandler.enable(sys.__stderr__)
+    if (last_words := logging.descriptor()) is not None:
+        faulthandler.enable(last_words)
     # Twisted installs its own handlers when the reactor starts.
     installing: Any = reactor
     signals = Signals(service.lifecycle, service.drain.hurry, service.reloader.reload)
     installing.callWhenRunning(signals.install, installing.callFromThread)
+    signal.signal(signal.SIGUSR1, lambda *_: installing.callFromThread(logging.reopen))
     return service
+
+
+def _become_daemon(options: Options, foreground: daemon.Foreground) -> daemon.Foreground:
+    """Do what twistd's options ask of a daemon, where they can; raises ``StartError`` where it cannot be."""
+    twistd = options.parent
+    # Another runner (twist) knows no daemon.
+    if twistd is None or "nodaemon" not in twistd:
+        return foreground
+    leaves, user = not twistd["nodaemon"], daemon.user(twistd)
+    if leaves and options["dev"]:
+        raise StartError(
+            "--dev prints keys and commands to the terminal: run `twistd --nodaemon notify --dev`."
+        )
+    if twistd["pidfile"] and not twistd["chroot"]:
+        daemon.check_pid_file(twistd["pidfile"], user)
+    file = twistd["logfile"] or ("twistd.log" if leaves else "-")
+    if twistd["logger"] is not logging.observer:
+        pass  # the operator's own: it writes as it likes
+    elif twistd["syslog"]:
+        logging.use(logging.Syslog(twistd["prefix"]))
+    elif file != "-":
+        try:
+            logging.use(logging.File(file, user.acting))
+        except OSError as error:
+            raise StartError(
+                f"--logfile: user {user.name} cannot write {file}: {error.strerror}. Give it a folder of that user."
+            ) from None
+    elif leaves:
+        raise StartError("--logfile=-: a daemon has no terminal; name a file, or use --syslog or --nodaemon.")
+    if leaves:
+        foreground = daemon.detach()
+        # Done: twistd is not to leave once more; its daemons' umask stays.
+        twistd["nodaemon"] = True
+        if twistd["umask"] is None:
+            twistd["umask"] = 0o077
+    return foreground
 
 
 def build(
@@ -156,11 +197,13 @@ def build(
     read: Callable[[], Config] | None = None,
     environ: Mapping[str, str] | None = None,
     world: World = REAL,
+    foreground: daemon.Foreground | None = None,
 ) -> NotifyService:
     """One service of a configuration. Raises ``StartError``.
 
     ``show`` is given the instructions of ``--dev``, which binds to loopback only; ``read`` gives the configuration anew, for a reload; ``environ``
-    says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it.
+    says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it; ``foreground`` is
+    told whether it runs.
     """
     # Parts: what the operator chose, and what everyone uses.
     metrics, random, wheel = Metrics(), world.random, Wheel(reactor)
@@ -304,7 +347,9 @@ def build(
         if show is not None:
             show(dev.instructions(config, public.number, internal.number, environ or {}))
 
-    return NotifyService(reactor, parts, internal, public, lifecycle, drain, reloader, announce, context.node)
+    return NotifyService(
+        reactor, parts, internal, public, lifecycle, drain, reloader, announce, context.node, foreground
+    )
 
 
 def in_force(context: components.Context, config: Config) -> InForce:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+import syslog
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
@@ -28,6 +30,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notify.config import Log
+
+log = Logger()
 
 #: syslog(3)'s number of each level
 _PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
@@ -105,7 +109,7 @@ class Output:
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream
-        self._journal = journal
+        self._text = journal_lines if journal else text_line
         self._seconds = seconds
         self._sampler: Sampler | None = None
         self.configure(settings or Log())
@@ -127,9 +131,9 @@ class Output:
             level = LogLevel.levelWithName(name)
             for namespace in (f"notify.{part}", part):
                 levels.setLogLevelForNamespace(namespace, level)
-        form = json_line if settings.format == "json" else journal_lines if self._journal else text_line
+        form = json_line if settings.format == "json" else self._text
         self._sampler = Sampler(
-            lambda event: self._write(form(event)), settings.burst, settings.window, self._seconds
+            lambda event: self._write(form(event), event), settings.burst, settings.window, self._seconds
         )
         self._observer = FilteringLogObserver(cast(ILogObserver, self._sampler), [levels])
 
@@ -145,13 +149,55 @@ class Output:
             takes = self._debug[namespace] = least is LogLevel.debug
         return takes
 
-    def _write(self, lines: str) -> None:
+    def _write(self, lines: str, event: LogEvent) -> None:
         try:
             self._stream.write(lines)
             self._stream.flush()
         except (OSError, ValueError):
             # Nobody reads the log any more; the server goes on.
             pass
+
+
+class File(Output):
+    """Writes events to a file, which may be renamed while it runs: :meth:`reopen` goes on in a new one of its name.
+
+    It is opened by ``acting()``: as the user that opens it again later. Raises ``OSError``.
+    """
+
+    def __init__(
+        self, path: str, acting: Callable[[], AbstractContextManager[None]] = nullcontext, **more: Any
+    ) -> None:
+        self._path = os.path.abspath(path)
+        with acting():
+            #: the number of the open file, the same for good
+            self.descriptor = self._open()
+        # What is not UTF-8 must not end a line, let alone the log.
+        super().__init__(os.fdopen(self.descriptor, "w", encoding="utf-8", errors="backslashreplace"), **more)
+
+    def reopen(self) -> None:
+        """Open it anew. Raises ``OSError``; it goes on in the old one then."""
+        new = self._open()
+        self._stream.flush()
+        # The number stays what it is: the interpreter's last words go there, too.
+        os.dup2(new, self.descriptor, inheritable=False)
+        os.close(new)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, 0o640)
+
+
+class Syslog(Output):
+    """Writes events to syslog(3), each with its priority."""
+
+    def __init__(self, ident: str, **more: Any) -> None:
+        syslog.openlog(ident, syslog.LOG_PID, syslog.LOG_DAEMON)
+        super().__init__(sys.stdout, **more)
+        self._text = plain_lines
+        self.configure(Log())
+
+    def _write(self, lines: str, event: LogEvent) -> None:
+        for line in lines.splitlines():
+            syslog.syslog(_PRIORITY[_level(event)], line.replace("\0", ""))
 
 
 def _level(event: LogEvent) -> str:
@@ -182,10 +228,15 @@ def text_line(event: LogEvent) -> str:
     return f"{when} {_level(event):5} {_part(event)}: {_message(event)}\n"
 
 
+def plain_lines(event: LogEvent) -> str:
+    """One event for whoever knows time and level by other means."""
+    return f"{_part(event)}: {_message(event)}\n"
+
+
 def journal_lines(event: LogEvent) -> str:
     """One event for the journal, which knows the time; each line carries its priority (sd-daemon(3))."""
     prefix = f"<{_PRIORITY[_level(event)]}>"
-    return "".join(f"{prefix}{line}\n" for line in f"{_part(event)}: {_message(event)}".splitlines())
+    return "".join(f"{prefix}{line}\n" for line in plain_lines(event).splitlines())
 
 
 def json_line(event: LogEvent) -> str:
@@ -238,6 +289,36 @@ def observer() -> Output:
         stream = sys.__stdout__ or sys.stdout
         _output = Output(stream, journal=writes_to_journal(os.environ, stream))
     return _output
+
+
+def use(output: Output) -> None:
+    """Let the log of this process go there; to be said before twistd begins to write it."""
+    global _output
+    _output = output
+
+
+def descriptor() -> int | None:
+    """Where what ends this process can be said: the log's open file, or the terminal's; None: nowhere."""
+    output = observer()
+    if isinstance(output, File):
+        return output.descriptor
+    return sys.__stderr__.fileno() if sys.__stderr__ is not None else None
+
+
+def reopen() -> None:
+    """Go on in a new file where the log is one that was renamed (logrotate)."""
+    output = observer()
+    if not isinstance(output, File):
+        log.warn("no log file to open again: the log goes elsewhere")
+        return
+    try:
+        output.reopen()
+    except OSError as error:
+        log.error(
+            "the log file cannot be opened again, it goes on in the old one: {reason}", reason=str(error)
+        )
+    else:
+        log.info("the log goes on here")
 
 
 def configure(settings: Log) -> None:

@@ -28,6 +28,7 @@ from notify.config import Drain as DrainSettings
 from notify.config import Duration
 from notify.errors import StartError
 from notify.observe.health import Health
+from notify.service.daemon import PATIENCE, Foreground
 from notify.service.drain import Drain
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
@@ -54,11 +55,6 @@ def _leave() -> None:
 
 
 atexit.register(_leave)
-
-
-def _complain(error: object) -> None:
-    """One sentence to whoever waits at the terminal: twistd sends to the log what goes to sys.stderr."""
-    print(f"notify: {error}", file=sys.__stderr__, flush=True)
 
 
 def _is_local(address: object) -> bool:
@@ -170,7 +166,8 @@ class NotifyService(Service):
     """Runs what the composition root made.
 
     ``parts`` are started in their order before the public listener accepts, and stopped in the opposite one after the
-    drain. ``announce`` is called once the server is ready. ``node`` is its name, for the log.
+    drain. ``announce`` is called once the server is ready. ``node`` is its name, for the log. ``foreground`` is told
+    that it runs, or why it does not.
     """
 
     name = "notify"
@@ -186,6 +183,7 @@ class NotifyService(Service):
         reloader: Reloader,
         announce: Callable[[], None],
         node: str = "",
+        foreground: Foreground | None = None,
     ) -> None:
         self.internal = internal
         self.public = public
@@ -196,31 +194,37 @@ class NotifyService(Service):
         self._parts = parts
         self._announce = announce
         self._node = node
+        self._foreground = foreground or Foreground()
+        self._fault: StartError | None = None
         self._starting: Deferred[None] | None = None
         self._ready = False
 
     def privilegedStartService(self) -> None:
-        """Bind the ports, while the process may still have the right to."""
+        """Bind the ports, while the process may still have the right to. A fault is told by :meth:`startService`."""
         try:
             self.internal.bind(self._reactor)
             self.public.bind(self._reactor)
         except StartError as error:
-            log.critical("cannot start: {reason}", reason=str(error))
-            _complain(error)
-            raise SystemExit(1) from None
+            self._fault = error
 
     def startService(self) -> None:
         """Start; returns at once."""
         super().startService()  # type: ignore[no-untyped-call]
-        self.internal.accept()
-        self.lifecycle.starting()
-        # There is no running event loop before the reactor's first turn.
+        if self._fault is None:
+            self.internal.accept()
+            self.lifecycle.starting()
+        # There is no running event loop before the reactor's first turn; and by stopping it, twistd removes its pid file.
         self._reactor.callLater(0, self._start)
 
     def _start(self) -> None:
-        if self.running:
+        if self._fault is not None:
+            self._give_up(Failure(self._fault))  # type: ignore[no-untyped-call]
+        elif self.running:
             self._starting = ensureDeferred(self._bring_up())
             self._starting.addErrback(self._give_up)
+            if self._foreground.waits:
+                late = "it runs and is not ready yet: what it waits for is away, and it goes on trying; the log says more."
+                self._reactor.callLater(PATIENCE, self._foreground.up, late)
 
     async def _bring_up(self) -> None:
         late = self._reactor.callLater(UNNOTICED, self.public.accept)
@@ -242,6 +246,7 @@ class NotifyService(Service):
         )
         self._ready = True
         self.lifecycle.ready()
+        self._foreground.up()
         self._announce()
 
     def _give_up(self, failure: Failure) -> None:
@@ -253,7 +258,7 @@ class NotifyService(Service):
             log.critical("cannot start: {reason}", reason=str(failure.value))
         else:
             log.failure("cannot start", failure)
-        _complain(failure.value)
+        self._foreground.failed(str(failure.value))
         self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:

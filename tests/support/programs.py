@@ -32,6 +32,7 @@ PACKAGES = {
     "ip": "iproute2",
     "kubectl": "kubernetes-client",
     "lintian": "lintian",
+    "logrotate": "logrotate",
     "make": "make",
     "mmdebstrap": "mmdebstrap",
     "nginx": "nginx-light",

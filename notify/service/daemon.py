@@ -1,0 +1,175 @@
+"""twistd's daemon: who waits at the terminal for its start, which user it becomes, and its pid file.
+
+twistd's own way out of the foreground says that all is well before the reactor runs, quotes a hundred bytes of what
+is not, and waits for ever for a process that ended without a word. Here the command waits for the server's first word:
+that it runs, or why it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from notify.errors import StartError
+
+#: seconds that whoever starts a daemon waits until it is ready: then it runs, and is not ready yet
+PATIENCE = 15.0
+
+
+def _say(sentence: str) -> None:
+    # Not to sys.stderr, which twistd sends to the log.
+    print(f"notify: {sentence}", file=sys.__stderr__, flush=True)
+
+
+class Foreground:
+    """Whoever started the server, and sees its terminal."""
+
+    #: whether a command waits for the first word
+    waits = False
+
+    def up(self, sentence: str = "") -> None:
+        """The server runs. ``sentence``: what there is to know."""
+
+    def failed(self, sentence: str) -> None:
+        """It does not, and this is why."""
+        _say(sentence)
+
+
+class Waiting(Foreground):
+    """A command that ends with what it is told first, down a pipe: a byte, ``0`` for success, and a sentence."""
+
+    waits = True
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def up(self, sentence: str = "") -> None:
+        """See :class:`Foreground`."""
+        self._tell(f"0{sentence}")
+
+    def failed(self, sentence: str) -> None:
+        """See :class:`Foreground`."""
+        self._tell(f"1{sentence}")
+
+    def _tell(self, word: str) -> None:
+        if not self.waits:
+            return
+        self.waits = False
+        try:
+            os.write(self._pipe, word.encode())
+        except BrokenPipeError:
+            pass  # the command was interrupted
+        os.close(self._pipe)
+
+
+def detach() -> Waiting:
+    """Leave the foreground: returns in a new process, without terminal. The old one waits for the first word, and ends."""
+    read, write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os.close(write)
+        os._exit(_wait(read))
+    os.close(read)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.close(null)
+    return Waiting(write)
+
+
+def _wait(read: int) -> int:
+    """The exit status of the command in the foreground."""
+    try:
+        with os.fdopen(read, encoding="utf-8", errors="replace") as pipe:
+            word = pipe.read()
+    except KeyboardInterrupt:
+        return 130
+    if word[1:] or not word:
+        _say(word[1:] or "it ended before it ran; the end of its log may say why.")
+    return 0 if word[:1] == "0" else 1
+
+
+class User(Struct, frozen=True):
+    """Whom the process becomes once its ports are bound; ``None``: it stays who it is."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As people know it."""
+        uid = os.geteuid() if self.uid is None else self.uid
+        try:
+            return pwd.getpwuid(uid).pw_name
+        except KeyError:
+            return str(uid)
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Act as this user for a while, as far as the process is root's."""
+        if os.geteuid() != 0 or (self.uid is None and self.gid is None):
+            yield
+            return
+        own, groups = os.getegid(), os.getgroups()
+        gid = own if self.gid is None else self.gid
+        others = groups if self.uid is None else [gid]
+        if self.uid is not None and self.name != str(self.uid):
+            others = os.getgrouplist(self.name, gid)
+        os.setgroups(others)
+        os.setegid(gid)
+        try:
+            if self.uid is not None:
+                os.seteuid(self.uid)
+            yield
+        finally:
+            os.seteuid(0)
+            os.setegid(own)
+            os.setgroups(groups)
+
+
+def user(options: Mapping[str, Any]) -> User:
+    """Whom twistd's ``--uid`` and ``--gid`` name. Raises ``StartError`` for what it cannot become."""
+    uid, gid = options.get("uid"), options.get("gid")
+    if uid is None and gid is None:
+        return User()
+    if os.geteuid() != 0:
+        raise StartError(
+            "--uid and --gid are for root, who starts the server and is let go of: leave them out."
+        )
+    if uid is not None and gid is None:
+        try:
+            gid = pwd.getpwuid(uid).pw_gid
+        except KeyError:
+            raise StartError(f"--uid: this machine knows no user {uid}: name its group with --gid.") from None
+    return User(uid, gid)
+
+
+def check_pid_file(path: str, user: User) -> None:
+    """Whether the file will be gone when the server is. Raises ``StartError``.
+
+    One that stays would name another process some day, and a script would end that.
+    """
+    folder = Path(path).resolve().parent
+    with user.acting():
+        try:
+            about = folder.stat()
+            removable = os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+        except OSError as error:
+            raise StartError(f"--pidfile: {folder}: {error.strerror}.") from None
+    if not removable or (about.st_mode & stat.S_ISVTX and user.uid not in (None, 0, about.st_uid)):
+        raise StartError(
+            f"--pidfile: user {user.name} could not remove {path} at the end: put it into a folder of that user, "
+            "like /run/notify/, or leave it out with --pidfile= (empty)."
+        )
