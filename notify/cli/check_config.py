@@ -31,6 +31,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Raises ``StartError``, which says what is wrong."""
     from notify import components, tap
     from notify.config import load
+    from notify.doctor import host
     from notify.errors import StartError
     from notify.service import reactor
 
@@ -56,5 +57,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     plugins = ", ".join(f"{kind} {getattr(config, kind).plugin}" for kind in ("auth", "broker", "registry"))
     for caution in components.cautions(config):
         terminal.out(f"Caution: {caution}")
+    for copy in host.copies(config):
+        terminal.out(f"Caution: {copy}. {host.COPY_MEND}")
     terminal.out(f"{config.source} is good: {plugins}; public {config.listen.public}.")
     return 0

@@ -39,8 +39,11 @@ class Patient(Struct, frozen=True):
 def examine(patient: Patient) -> list[Finding]:
     """Look at everything; faults come as findings, never as exceptions. Not for a thread in which a loop runs."""
     check = "configuration"
+    unit = host.read_unit(patient.unit)
+    # As the server finds it; what is set here goes before.
+    environ = {**(unit.environ if unit is not None else {}), **patient.environ}
     try:
-        config = load(patient.files, patient.environ)
+        config = load(patient.files, environ)
         components.check(config)
     except StartError as error:
         return [Finding("fault", check, str(error), "Mend this first; `notify check-config` tells the same.")]
@@ -54,9 +57,8 @@ def examine(patient: Patient) -> list[Finding]:
         Finding("warning", "plugins", caution, "docs/auth.md tells of each setting.")
         for caution in components.cautions(config)
     ]
-    unit = host.read_unit(patient.unit)
     found += host.files(config, unit)
-    found += listeners.ports(config)
+    found += listeners.ports(config, unit.user if unit is not None else "")
     found += listeners.origins(config, patient.origin, patient.host)
     found += host.limits(config, unit)
     found += host.clock()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import re
 import resource
+import shlex
 import stat
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from notify import components
 from notify.config import PLUGIN_TABLES, Config
@@ -27,19 +29,22 @@ _SECRET_KEYS = ("secret", "password", "token", "keys")
 
 
 class Unit(Struct, frozen=True):
-    """A systemd service: what it says of itself."""
+    """A systemd service: what it says of itself, and of its process, where one runs (``pid`` is 0 else)."""
 
     name: str
     type: str
     user: str
     files: int
     stop: float
+    pid: int = 0
+    #: what the server has, or will have, in its environment
+    environ: Mapping[str, str] = {}
 
 
 def read_unit(name: str) -> Unit | None:
     """The unit, or ``None`` where there is no systemd or no such unit."""
     name = name if name.endswith(".service") else f"{name}.service"
-    wanted = "LoadState,Type,User,LimitNOFILE,TimeoutStopUSec"
+    wanted = "LoadState,Type,User,LimitNOFILE,TimeoutStopUSec,MainPID,Environment,EnvironmentFiles"
     try:
         shown = subprocess.run(  # noqa: S603 - the unit's name is one argument, and no shell reads it
             ["systemctl", "show", f"--property={wanted}", "--", name],  # noqa: S607
@@ -50,22 +55,62 @@ def read_unit(name: str) -> Unit | None:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return parse_unit(name, shown)
+    unit = parse_unit(name, shown)
+    # What runs may have been started before the last edit, and by now is what counts.
+    return unit if unit is None or not unit.pid else of_process(unit)
 
 
 def parse_unit(name: str, shown: str) -> Unit | None:
     """A unit from what ``systemctl show`` prints."""
-    values = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    lines = [(key, value) for key, _, value in (line.partition("=") for line in shown.splitlines())]
+    values = dict(lines)
     if values.get("LoadState") != "loaded":
         return None
-    files = values.get("LimitNOFILE", "")
+    environ = _assignments(shlex.split(values.get("Environment", "")))
+    for key, value in lines:
+        if key == "EnvironmentFiles":
+            environ |= _environment_file(Path(value.rpartition(" (ignore_errors=")[0]))
+    files, pid = values.get("LimitNOFILE", ""), values.get("MainPID", "")
     return Unit(
         name,
         values.get("Type", ""),
         values.get("User", "") or "root",
         int(files) if files.isdecimal() else 2**63,
         parse_span(values.get("TimeoutStopUSec", "")),
+        int(pid) if pid.isdecimal() else 0,
+        environ,
     )
+
+
+def _environment_file(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, ValueError):
+        return {}
+    return _assignments(
+        "".join(shlex.split(line)) for line in lines if "=" in line and line.lstrip()[:1] not in ("#", ";")
+    )
+
+
+def _assignments(texts: Iterable[str]) -> dict[str, str]:
+    return dict(text.split("=", 1) for text in texts if "=" in text)
+
+
+def of_process(unit: Unit, proc: Path = Path("/proc")) -> Unit:
+    """The unit as its process has it, as far as whoever asks may see that."""
+    process = proc / str(unit.pid)
+    try:
+        limit = re.search(r"(?m)^Max open files +\S+ +(\d+|unlimited) ", (process / "limits").read_text())
+    except OSError:
+        limit = None
+    if limit is None:
+        return structs.replace(unit, pid=0)
+    unit = structs.replace(unit, files=int(limit[1]) if limit[1].isdecimal() else 2**63)
+    try:
+        environ = (process / "environ").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return unit
+    return structs.replace(unit, environ=_assignments(environ))
 
 
 def parse_span(text: str) -> float:
@@ -93,6 +138,8 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
             mode = path.stat().st_mode
             readable = may_read(path, user)
         except OSError as error:
+            if is_credential(path):
+                continue  # it is there while the service runs
             found.append(
                 Finding(
                     "fault", "files", f"{key}: {path}: {error.strerror}.", "Create it, or correct the key."
@@ -111,15 +158,16 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
                     f"chmod o-r {path}",
                 )
             )
-    return found or [
-        Finding("ok", "files", f"what is named can be read by user {user}, and no secret by everyone.")
-    ]
+    if not found:
+        text = f"what is named can be read by user {user}, and no secret by everyone."
+        found.append(Finding("ok", "files", text))
+    return found + [Finding("note", "files", f"{copy}.", COPY_MEND) for copy in copies(config)]
 
 
 def named_files(config: Config) -> Iterator[tuple[str, Path, bool]]:
     """The configuration's key, path, and whether it holds a secret, for each file that is named."""
-    if Path(config.source).is_file():
-        yield "the configuration", Path(config.source), _holds_secrets(config)
+    for file in getattr(config.source, "files", ()):
+        yield "the configuration", Path(file), _holds_secrets(Path(file))
     yield from _files_of("api", config.api)
     for kind in PLUGIN_TABLES:
         _, settings = components.find(kind, config)
@@ -130,6 +178,8 @@ def _files_of(table: str, settings: Struct) -> Iterator[tuple[str, Path, bool]]:
     for field in msgspec.structs.fields(settings):
         value = getattr(settings, field.name)
         name = field.name
+        if isinstance(value, Struct):
+            yield from _files_of(f"{table}.{name}", value)
         if (
             isinstance(value, str)
             and value
@@ -139,12 +189,29 @@ def _files_of(table: str, settings: Struct) -> Iterator[tuple[str, Path, bool]]:
             yield f"{table}.{name}", Path(value), not public
 
 
-def _holds_secrets(config: Config) -> bool:
+def is_credential(path: Path) -> bool:
+    """Whether systemd makes this file, of ``LoadCredential=`` and its like (systemd.exec(5))."""
+    return path.is_relative_to("/run/credentials")
+
+
+COPY_MEND = "Restart after the file behind it has changed; where a reload is to do, name a file that the group notify can read."
+
+
+def copies(config: Config) -> list[str]:
+    """The files that a reload reads again in vain, a sentence each."""
+    return [
+        f"{key}: {path} is a copy that systemd makes at a start, so that a reload finds it unchanged"
+        for key, path, _ in named_files(config)
+        if is_credential(path)
+    ]
+
+
+def _holds_secrets(file: Path) -> bool:
     """Whether the file itself has a secret in it, rather than the name of another file."""
     try:
         import tomllib
 
-        data: Mapping[str, Any] = tomllib.loads(Path(config.source).read_text())
+        data: Mapping[str, Any] = tomllib.loads(file.read_text())
     except (OSError, ValueError):
         return False
 
@@ -189,12 +256,20 @@ def _group(user: str) -> str:
 # --- limits
 
 
+def _hard_limit() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 2**63 if hard == resource.RLIM_INFINITY else hard
+
+
 def limits(config: Config, unit: Unit | None) -> list[Finding]:
     """Whether as many connections can be open as are allowed, and whether their queues fit into memory."""
     most, where = (
         (unit.files, f"LimitNOFILE of {unit.name}")
+        if unit is not None and not unit.pid
+        else (unit.files, f"the limit on open files of {unit.name}, as it runs,")
         if unit is not None
-        else (resource.getrlimit(resource.RLIMIT_NOFILE)[0], "the limit on open files here")
+        # The server raises its soft limit to the hard one.
+        else (_hard_limit(), "the limit on open files here")
     )
     found = []
     allowed, fit = admission.most(config.limits, most), most - admission.reserve(most)

@@ -7,7 +7,9 @@ import http.client
 import json
 import re
 import socket
+import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 from notify.config import Config
 from notify.findings import Finding
@@ -40,8 +42,11 @@ class Endpoint:
         return family, (self.interface or ("::" if six else "0.0.0.0"), self.port or 0)  # noqa: S104
 
 
-def ports(config: Config) -> list[Finding]:
-    """Whether both ports are free, or notify's already."""
+def ports(config: Config, user: str = "", first: int | None = None) -> list[Finding]:
+    """Whether both ports are free, or notify's already. ``user`` is the server's; ``first`` is the lowest port that others
+    than root may bind (None: the kernel is asked)."""
+    if first is None:
+        first = _first_unprivileged()
     found = []
     for key in ("public", "internal"):
         description = getattr(config.listen, key)
@@ -49,7 +54,8 @@ def ports(config: Config) -> list[Finding]:
         if endpoint.kind == "systemd":
             found.append(Finding("note", check, "systemd hands it over: the .socket unit names its port."))
         elif endpoint.port is not None:
-            found.append(_port(check, endpoint))
+            low = user not in ("", "root") and 0 < endpoint.port < first
+            found.append(_too_low(check, endpoint.port) if low else _port(check, endpoint))
         if key == "internal" and endpoint.port is not None and not endpoint.local:
             found.append(
                 Finding(
@@ -62,6 +68,22 @@ def ports(config: Config) -> list[Finding]:
     return found
 
 
+def _first_unprivileged() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
+
+
+def _too_low(check: str, port: int) -> Finding:
+    return Finding(
+        "fault",
+        check,
+        f"port {port}: only root may bind a port this low.",
+        "Use a port from 1024 on, or let systemd bind it (notify.socket); without systemd, start as root with twistd's --uid.",
+    )
+
+
 def _port(check: str, endpoint: Endpoint) -> Finding:
     family, address = endpoint.address()
     shown = f"{address[0]} port {address[1]}"
@@ -71,12 +93,7 @@ def _port(check: str, endpoint: Endpoint) -> Finding:
             probe.bind(address)
         except OSError as error:
             if error.errno == errno.EACCES:
-                return Finding(
-                    "fault",
-                    check,
-                    f"{shown}: only root may bind a port this low.",
-                    "Use a port from 1024 on, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE.",
-                )
+                return _too_low(check, address[1])
             if error.errno == errno.EADDRINUSE:
                 return _taken(check, endpoint, shown)
             return Finding(
@@ -87,9 +104,18 @@ def _port(check: str, endpoint: Endpoint) -> Finding:
 
 def _taken(check: str, endpoint: Endpoint, shown: str) -> Finding:
     """Somebody listens: is it notify, and is it well?"""
-    interface = endpoint.interface
-    asked = interface if interface not in ("", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
+    family, (asked, _) = endpoint.address()
+    if asked in ("0.0.0.0", "::"):  # noqa: S104
+        asked = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     connection = http.client.HTTPConnection(asked, endpoint.port, timeout=3)
+    if endpoint.kind == "ssl":
+        # Whose certificate it is does not matter: nothing is told to it.
+        connection = http.client.HTTPSConnection(
+            asked,
+            endpoint.port,
+            timeout=3,
+            context=ssl._create_unverified_context(),  # noqa: S323
+        )
     try:
         connection.request("GET", "/health")
         response = connection.getresponse()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import resource
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
@@ -21,6 +23,7 @@ from notify.config import Config, load
 from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
 from notify.findings import Finding, span
+from tests.support.certificates import Authority
 from tests.support.natsd import Greeter, NatsServer, listening
 from tests.support.ports import free_port
 from tests.support.programs import need
@@ -75,6 +78,38 @@ class Units(TestCase):
         self.assertEqual(infinite, Unit("n.service", "", "root", 2**63, float("inf")))
         self.assertIsNone(parse_unit("n.service", "LoadState=not-found\n"))
 
+    def test_the_environment_of_the_unit_and_of_its_files(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text('# a comment\nNOTIFY_LIMITS__REPLAY="7"\n\nNOTIFY_AUTH__PLUGIN=jwt\n')
+        shown = (
+            'LoadState=loaded\nMainPID=0\nEnvironment=NOTIFY_LIMITS__REPLAY=6 "NOTIFY_API__KEYS=a b"\n'
+            f"EnvironmentFiles={file} (ignore_errors=no)\nEnvironmentFiles=/nowhere (ignore_errors=yes)\n"
+        )
+        made = parse_unit("n.service", shown)
+        assert made is not None
+        self.assertEqual(
+            made.environ,
+            {"NOTIFY_LIMITS__REPLAY": "7", "NOTIFY_API__KEYS": "a b", "NOTIFY_AUTH__PLUGIN": "jwt"},
+        )
+
+    def test_a_process_that_runs_says_what_it_has(self) -> None:
+        made = host.of_process(unit(pid=os.getpid(), files=1))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.assertEqual(made.files, 2**63 if hard == resource.RLIM_INFINITY else hard)
+        self.assertEqual(made.environ["PATH"], os.environ["PATH"])
+        self.assertIn(
+            "as it runs", next(f.text for f in host.limits(config(), made) if f.check == "file limit")
+        )
+        gone = unit(pid=os.getpid(), environ={"A": "b"})
+        self.assertEqual(host.of_process(gone, Path("/nowhere")), unit(environ={"A": "b"}))
+
+    def test_what_the_unit_has_in_its_environment_is_examined(self) -> None:
+        self.patch(host, "read_unit", lambda name: unit(environ={"NOTIFY_LIMITS__REPLAY": "many", **GOOD}))
+        (finding,) = examine(Patient((), {}, 60))
+        self.assertIn("NOTIFY_LIMITS__REPLAY is wrong", finding.text)
+        found = examine(Patient((), {"NOTIFY_LIMITS__REPLAY": "5"}, 60))
+        self.assertEqual(levels(found, "configuration"), ["ok"])
+
     def test_our_own_unit_gives_the_drain_enough_time(self) -> None:
         text = (Path(__file__).parent.parent.parent / "debian" / "notify-server.notify.service").read_text()
         stop = next(line.split("=")[1] for line in text.splitlines() if line.startswith("TimeoutStopSec="))
@@ -112,6 +147,14 @@ class Limits(TestCase):
         self.assertEqual(
             levels(host.limits(config(LIMITS__MAX_CONNECTIONS="10"), None), "file limit"), ["ok"]
         )
+
+    def test_the_limit_that_counts_is_the_one_to_which_the_server_raises_its_own(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        need(hard > 4096, "this machine has too low a hard limit on open files: ulimit -Hn")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        found = host.limits(config(LIMITS__MAX_CONNECTIONS="2000"), None)
+        self.assertEqual(levels(found, "file limit"), ["ok"])
 
     def test_queues_must_fit_into_memory(self) -> None:
         found = host.limits(config(LIMITS__SEND_QUEUES="4096TiB"), unit())
@@ -169,6 +212,25 @@ class Files(TestCase):
         self.assertEqual(finding.level, "fault")
         self.assertIn("api.keys_file", finding.text)
 
+    def test_each_of_several_configuration_files_is_looked_at(self) -> None:
+        open_one, closed = self.folder / "a.toml", self.folder / "b.toml"
+        open_one.write_text(f'[auth.jwt]\nsecret = "{SECRET}"\n')
+        closed.write_text("")
+        open_one.chmod(0o644)
+        closed.chmod(0o600)
+        found = host.files(load([str(open_one), str(closed)], {}), unit(user="nobody"))
+        self.assertEqual([finding.level for finding in found], ["warning", "fault"])
+        self.assertIn("a.toml", found[0].text)
+        self.assertIn("b.toml", found[1].text)
+
+    def test_a_key_that_systemd_copies_is_not_reloaded(self) -> None:
+        copy = "/run/credentials/notify.service/jwt"
+        for key in ("AUTH__JWT__SECRET_FILE", "AUTH__WEBHOOK__JWT__SECRET_FILE"):
+            settings = config(**{key: copy, "AUTH__PLUGIN": key.split("__")[1].lower()})
+            found = host.files(settings, unit())
+            self.assertEqual([finding.level for finding in found], ["ok", "note"])
+            self.assertIn(f"{copy} is a copy that systemd makes at a start", found[1].text)
+
     def test_a_configuration_with_a_secret_in_it(self) -> None:
         file = self.folder / "notify.toml"
         for text, expected in (
@@ -203,6 +265,26 @@ class Ports(TestCase):
         found = await deferToThread(self.check, f"tcp:{port}:interface=127.0.0.1")
         self.assertEqual(found, ["ok"])
 
+    async def test_a_port_of_notify_that_speaks_tls(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        key, certificate = Authority(folder).issue(x509.DNSName("x"))
+        endpoint = f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1"
+        server = await LocalServer(LISTEN__PUBLIC=endpoint).start(self)
+        port = server.service.public.number
+        found = await deferToThread(self.check, endpoint.replace("ssl:0", f"ssl:{port}"))
+        self.assertEqual(found, ["ok"])
+
+    def test_a_port_that_only_root_may_bind(self) -> None:
+        settings = config(LISTEN__PUBLIC="tcp:443:interface=192.0.2.1")
+        for user, first, text in (
+            ("notify", 1024, "only root may bind a port this low"),
+            ("notify", 80, "192.0.2.1 port 443"),
+            ("root", 1024, "192.0.2.1 port 443"),
+        ):
+            (finding,) = [f for f in listeners.ports(settings, user, first) if f.check == "port public"]
+            self.assertIn(text, finding.text)
+
     def test_an_internal_port_that_everyone_can_reach(self) -> None:
         for endpoint, expected in (("tcp:0", "warning"), ("tcp:0:interface=\\:\\:1", "ok")):
             found = listeners.ports(config(LISTEN__INTERNAL=endpoint))
@@ -235,7 +317,7 @@ class Origins(TestCase):
 class MemoryBroker(TestCase):
     def found(self, window: float, **environ: str) -> list[Finding]:
         given = {**GOOD, **{f"NOTIFY_{key}": value for key, value in environ.items()}}
-        return examine(Patient(None, given, window, unit="no-such-unit"))
+        return examine(Patient((), given, window, unit="no-such-unit"))
 
     def test_retention_against_the_resume_window(self) -> None:
         self.assertEqual(levels(self.found(86400), "retention"), ["ok"])
@@ -279,7 +361,7 @@ class JetStream(TestCase):
             "NOTIFY_BROKER__JETSTREAM__SERVERS": url,
             **{f"NOTIFY_BROKER__JETSTREAM__{key}": value for key, value in environ.items()},
         }
-        return deferToThread(examine, Patient(None, given, window, unit="no-such-unit"))
+        return deferToThread(examine, Patient((), given, window, unit="no-such-unit"))
 
     async def made(self, server: NatsServer) -> None:
         """Let a notify server make the streams, and go."""
