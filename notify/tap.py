@@ -233,6 +233,7 @@ def build(
         clients=lambda: len(hub.connections),
         # Not at once: whoever asked over HTTP gets an answer first.
         leave=lambda: reactor.callLater(0, reactor.stop),
+        fault=lambda: reloader.outcome[1],
     )
 
     def patience() -> float:

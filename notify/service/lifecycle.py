@@ -15,6 +15,8 @@ from notify.service.systemd import Systemd
 
 log = Logger()
 
+#: seconds, at most, until the status tells what has changed
+_FRESH = 5.0
 #: seconds between two lines of the log about one stage of the drain
 _REPORT_EVERY = 5.0
 #: seconds that the end of a drain may take beyond what it announced
@@ -24,7 +26,7 @@ _MARGIN = 15.0
 class Lifecycle:
     """From the start to the end of one process.
 
-    ``clients`` counts them, for the status line. ``leave`` is called once, when the server is told to leave: it stops
+    ``clients`` counts them, and ``fault`` says why the last reload changed nothing, for the status line. ``leave`` is called once, when the server is told to leave: it stops
     the service. ``clock`` is an ``IReactorTime``.
     """
 
@@ -36,6 +38,7 @@ class Lifecycle:
         metrics: Metrics,
         clients: Callable[[], int],
         leave: Callable[[], object],
+        fault: Callable[[], str] = lambda: "",
     ) -> None:
         self._clock = clock
         self._systemd = systemd
@@ -43,6 +46,7 @@ class Lifecycle:
         self._metrics = metrics
         self._clients = clients
         self._leave = leave
+        self._fault = fault
         self.leaving = False
         self._told: tuple[Stage, float] = (Stage.SERVING, 0.0)
         self._watchdog = LoopingCall(self._alive)
@@ -58,8 +62,8 @@ class Lifecycle:
         if self.leaving:
             return
         self._systemd.ready(self._status())
-        if self._systemd.watchdog_interval is not None and not self._watchdog.running:
-            self._watchdog.start(self._systemd.watchdog_interval)
+        if self._systemd.present and not self._watchdog.running:
+            self._watchdog.start(min(self._systemd.watchdog_interval or _FRESH, _FRESH))
 
     def reloading(self) -> None:
         """A reload begins; :meth:`reloaded` ends it. One that comes during the start changes nothing of what is told."""
@@ -97,10 +101,14 @@ class Lifecycle:
             self._watchdog.stop()
 
     def _alive(self) -> None:
-        self._systemd.alive()
+        if self._systemd.watchdog_interval is not None:
+            self._systemd.alive()
         if not self.leaving:
             self._systemd.status(self._status())
 
     def _status(self) -> str:
-        count = self._clients()
-        return f"Serving {count} client{'' if count == 1 else 's'}."
+        count, broker = self._clients(), self._health.report().broker
+        clients = f"{count} client{'' if count == 1 else 's'}"
+        said = f"Serving {clients}." if broker.ready else f"Not ready, with {clients}: {broker.detail}."
+        failed = self._fault()
+        return f"{said} The last reload changed nothing: {failed}" if failed else said

@@ -34,6 +34,11 @@ class Systemd:
         self._interval = _watchdog(environ, os.getpid() if pid is None else pid)
 
     @property
+    def present(self) -> bool:
+        """Whether there is a service manager that listens."""
+        return bool(self._address)
+
+    @property
     def watchdog_interval(self) -> float | None:
         """Seconds between two calls of :meth:`alive`, half of what systemd allows; None: there is no watchdog."""
         return self._interval if self._address else None

@@ -39,7 +39,9 @@ class LifeCase(TestCase):
         self.systemd = Told(watchdog)
         self.metrics = Metrics()
         self.clients = 0
-        self.health = Health(lambda: BrokerStatus(True, ""), ())
+        self.broker = BrokerStatus(True, "")
+        self.health = Health(lambda: self.broker, ())
+        self.fault = ""
         self.calls: list[str] = []
         self.life = Lifecycle(
             self.clock,
@@ -48,6 +50,7 @@ class LifeCase(TestCase):
             self.metrics,
             lambda: self.clients,
             lambda: self.calls.append("leave"),
+            lambda: self.fault,
         )
 
 
@@ -59,21 +62,64 @@ class LifecycleTests(LifeCase):
         self.life.ready()
         self.systemd.take()
         self.clients = 2
-        self.clock.advance(10)
+        self.clock.advance(5)
         self.assertEqual(self.systemd.take(), ["WATCHDOG=1", "STATUS=Serving 2 clients."])
         self.life.drain()
         self.systemd.take()
-        self.clock.advance(10)
+        self.clock.advance(5)
         self.assertEqual(self.systemd.take(), ["WATCHDOG=1"])
         self.life.stopped()
         self.clock.advance(60)
         self.assertEqual(self.systemd.take(), [])
 
-    def test_without_a_watchdog_nothing_runs(self) -> None:
+    def test_a_short_watchdog_is_answered_in_time(self) -> None:
+        self.systemd._interval = 0.1
+        self.life.ready()
+        self.clock.pump([0.1] * 10)
+        self.assertEqual(self.systemd.take().count("WATCHDOG=1"), 11)
+
+    def test_without_a_watchdog_the_status_is_told_alone(self) -> None:
         self.make(watchdog=False)
         self.life.ready()
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.systemd.take()
+        self.clients = 1
+        self.clock.advance(5)
+        self.assertEqual(self.systemd.take(), ["STATUS=Serving 1 client."])
         self.life.stopped()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_without_systemd_nothing_runs(self) -> None:
+        self.systemd._address = ""
+        self.life.ready()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_status_tells_of_a_broker_that_goes_and_comes(self) -> None:
+        self.life.ready()
+        self.systemd.take()
+        self.clients = 2
+        for broker, expected in (
+            (BrokerStatus(False, "NATS is away"), "STATUS=Not ready, with 2 clients: NATS is away."),
+            (BrokerStatus(True, "connected"), "STATUS=Serving 2 clients."),
+        ):
+            self.broker = broker
+            self.clock.advance(5)
+            self.assertEqual(self.systemd.take(), ["WATCHDOG=1", expected])
+
+    def test_the_status_tells_of_a_reload_that_failed_until_one_does_not(self) -> None:
+        self.life.ready()
+        for self.fault, expected in (
+            (
+                "FILE: unknown key 'x'.",
+                "Serving 0 clients. The last reload changed nothing: FILE: unknown key 'x'.",
+            ),
+            ("", "Serving 0 clients."),
+        ):
+            self.systemd.take()
+            self.life.reloading()
+            self.life.reloaded()
+            self.assertEqual(self.systemd.take()[1:], [f"READY=1 STATUS={expected}"])
+            self.clock.advance(5)
+            self.assertEqual(self.systemd.take(), ["WATCHDOG=1", f"STATUS={expected}"])
 
     def test_progress_is_in_the_metrics_and_asks_systemd_for_time(self) -> None:
         self.life.progress(Progress(Stage.CLOSING, 10, 7, 21.0))
