@@ -27,7 +27,7 @@ export REQUIRE_ALL := 1
 env js: programs
 endif
 
-programs: ## whatever some tests need beside Python, by apt-get (Debian, root); ALL=1 does this first and skips no test
+programs: ## whatever some tests need beside Python, by apt-get (Debian, root) and Go; ALL=1 does this first and skips no test
 	@$(PYTHON) -m tests.support.programs install
 
 test: env js ## all tests, under pytest with branch coverage, and under trial (RUNNERS=trial: under one)

@@ -30,7 +30,6 @@ PACKAGES = {
     "groff": "groff-base",
     "haproxy": "haproxy",
     "ip": "iproute2",
-    "kubectl": "kubernetes-client",
     "lintian": "lintian",
     "logrotate": "logrotate",
     "make": "make",
@@ -48,6 +47,10 @@ PACKAGES = {
     "tar": "tar",
 }
 
+#: what no Debian package has, and Go builds: the newest version that is tried, and one that the oldest Go about can build
+BUILT = {"helm": ("helm.sh/helm/v3/cmd/helm@v3.22.0", "helm.sh/helm/v3/cmd/helm@v3.11.3")}
+TOOLS = ROOT / "build" / "tools"
+
 
 def need(found: object, what: str) -> None:
     """Skip a test, loudly, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
@@ -58,15 +61,18 @@ def need(found: object, what: str) -> None:
 
 
 def find(name: str) -> str | None:
-    """Where a program is: in the test environment, in the PATH, or in the sbin beside a bin of the PATH."""
+    """Where a program is: in the test environment, among the built ones, in the PATH, or in the sbin beside a bin of the PATH."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     sbin = [str(Path(folder).with_name("sbin")) for folder in path if folder]
-    return shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), *path, *sbin]))
+    folders = [str(Path(sys.executable).parent), str(TOOLS), *path, *sbin]
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 def lack(name: str) -> str:
     """The sentence that says what is missing, and the command that would change it."""
     remedy = f"apt-get install {PACKAGES[name]}" if name in PACKAGES else "make env"
+    if name in BUILT:
+        remedy = "make programs"
     return f"{name} is missing: {remedy}"
 
 
@@ -109,16 +115,26 @@ def packages() -> list[str]:
 
 
 def install() -> None:
-    """Install what is missing: on Debian, as root."""
+    """Install what is missing: on Debian, as root. What Go builds is kept in the project's own folder."""
     wanted = packages()
-    if not wanted:
-        return
-    if not shutil.which("apt-get") or os.geteuid():
-        sys.exit(f"only root, on Debian, can do this: apt-get install {' '.join(wanted)}")
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *wanted]
-    subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+    if wanted:
+        if not shutil.which("apt-get") or os.geteuid():
+            sys.exit(f"only root, on Debian, can do this: apt-get install {' '.join(wanted)}")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], check=True, env=quiet)
+        command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *wanted]
+        subprocess.run(command, check=True, env=quiet, stdout=subprocess.DEVNULL)
+    for name, versions in BUILT.items():
+        if not find(name) and not any(build(version) for version in versions):
+            sys.exit(f"{name} cannot be built: go install {versions[0]}")
+
+
+def build(version: str) -> bool:
+    """Have Go build a program of this version, with the Go that is there; whether it did."""
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    environ = {**os.environ, "GOBIN": str(TOOLS), "GOTOOLCHAIN": "local"}
+    done = subprocess.run(["go", "install", version], check=False, env=environ, stderr=subprocess.DEVNULL)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
