@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,7 +25,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from notify.config import load
 from notify.observe.metrics import Metrics
-from notify.tap import Options
 from tests.support.ports import free_port
 from tests.support.process import Client, Server, token, wait_for
 from tests.support.programs import program, run
@@ -45,7 +43,7 @@ LOADED = {
     "deploy/docker/Dockerfile": "package/image.py",
     "deploy/docker/compose.yaml": "ComposeTests",
     "deploy/docker/nats.conf": "NATSTests",
-    "deploy/kubernetes/*": "KubernetesTests",
+    "deploy/helm/**/*": "test_helm.py",
 }
 
 
@@ -372,7 +370,7 @@ class ComposeTests(TestCase):
 
 
 class NATSTests(TempCase):
-    """The rest of what is said of NATS: test_nats.py runs etc/nats, KubernetesTests asks of the manifests."""
+    """The rest of what is said of NATS: test_nats.py runs etc/nats, test_helm.py asks of the chart."""
 
     def test_nats_server_takes_the_configuration_of_compose(self) -> None:
         path = DEPLOY / "docker/nats.conf"
@@ -382,86 +380,6 @@ class NATSTests(TempCase):
 
     def test_every_shipped_server_has_a_message_on_disk_before_it_acknowledges_it(self) -> None:
         files = [path for folder in (ETC, DEPLOY) for path in folder.rglob("nats.conf")]
-        self.assertEqual(len(files), 3)
+        self.assertEqual(len(files), 2)
         for path in files:
             self.assertRegex(path.read_text(), r"(?m)^  sync_interval: always$", path)
-
-
-class KubernetesTests(TempCase):
-    #: the versions of the kinds that the manifests use; a validator only warns of one that it does not know
-    VERSIONS = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}  # noqa: RUF012
-
-    def render(self) -> list[dict[str, Any]]:
-        said = run(program("kubectl"), "kustomize", DEPLOY / "kubernetes")
-        (self.folder / "all.yaml").write_text(said)
-        return list(yaml.safe_load_all(said))
-
-    def test_kustomize_renders_what_a_strict_validator_takes_without_a_warning(self) -> None:
-        documents = self.render()
-        said = run(program("kubernetes-validate"), "--strict", self.folder / "all.yaml")
-        self.assertNotIn("WARN", said)
-        self.assertEqual(said.count(" passed "), len(documents))
-        self.assertEqual({document["apiVersion"] for document in documents}, self.VERSIONS)
-        kinds = [document["kind"] for document in documents]
-        for kind in (
-            "Deployment",
-            "StatefulSet",
-            "PodDisruptionBudget",
-            "HorizontalPodAutoscaler",
-            "NetworkPolicy",
-        ):
-            self.assertIn(kind, kinds)
-
-    def test_pods_are_not_root_cannot_write_and_have_no_capabilities(self) -> None:
-        for document in self.render():
-            if document["kind"] in ("Deployment", "StatefulSet"):
-                pod = document["spec"]["template"]["spec"]
-                self.assertTrue(pod["securityContext"]["runAsNonRoot"])
-                for container in pod["containers"]:
-                    self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
-                    self.assertEqual(container["securityContext"]["capabilities"]["drop"], ["ALL"])
-                    self.assertIn("preStop", container["lifecycle"])
-                    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                        self.assertIn(probe, container)
-
-    def test_a_pod_has_time_for_its_drain(self) -> None:
-        config = load(str(DEPLOY / "kubernetes/notify.toml"), {})
-        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
-        grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-        self.assertGreater(grace, config.drain.delay + config.drain.duration + 15)
-
-    def test_the_server_takes_the_configuration_in_it(self) -> None:
-        from notify import components
-
-        components.check(load(str(DEPLOY / "kubernetes/notify.toml"), {}))
-
-    def test_nats_server_takes_the_configuration_in_it(self) -> None:
-        run(
-            program("nats-server"), "-t", "-c", DEPLOY / "kubernetes/nats.conf",
-            environ={"POD_NAME": "nats-0"}, cwd=self.folder,
-        )  # fmt: skip
-
-    def test_pre_stop_begins_a_drain_that_sigterm_does_not_hurry(self) -> Deferred[None]:
-        return deferToThread(self.pre_stop)
-
-    def pre_stop(self) -> None:
-        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
-        container = deployment["spec"]["template"]["spec"]["containers"][0]
-        command = container["lifecycle"]["preStop"]["exec"]["command"]
-        with Server('[drain]\ndelay = "1s"\n') as server:
-            keys = self.folder / "api.keys"
-            from tests.support.process import KEY
-
-            keys.write_text(f"{KEY}\n")
-            script = command[-1].replace("/run/secrets/notify/api.keys", str(keys))
-            script = script.replace("8081", str(server.internal))
-            began = time.monotonic()
-            run(program("python3"), *command[1:-1], script)
-            server.process.terminate()
-            self.assertEqual(server.process.wait(15), 0)
-            self.assertGreater(time.monotonic() - began, 0.9)
-
-    def test_its_arguments_are_options_of_the_server(self) -> None:
-        (deployment,) = (d for d in self.render() if d["kind"] == "Deployment")
-        arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
-        self.assertIn(f"{arguments[0].removeprefix('--')}=", Options().longOpt)
