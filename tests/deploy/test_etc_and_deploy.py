@@ -285,11 +285,14 @@ class RunbookTests(TestCase):
         headings = re.findall(r"(?m)^## (Notify\w+)$", text)
         self.assertEqual(sorted(headings), sorted(rule["alert"] for rule in rules()))
 
-    def test_every_alert_links_to_its_entry(self) -> None:
+    def test_every_alert_links_to_its_entry_in_the_page_that_the_package_installs(self) -> None:
+        self.assertIn("docs", (TOP / "debian/notify-server.docs").read_text().split())
         for rule in rules():
-            self.assertEqual(
-                rule["annotations"]["runbook"], f"docs/operations/runbook.md#{rule['alert'].lower()}"
-            )
+            base, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+            page = TOP / base.removeprefix("file:///usr/share/doc/notify-server/")
+            headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+            self.assertIn(anchor, [heading.lower().replace(" ", "-") for heading in headings])
+            self.assertEqual(anchor, rule["alert"].lower())
 
     def test_what_the_runbook_names_exists(self) -> None:
         text = "".join(page.read_text() for page in (DOCS / "operations").glob("*.md"))
