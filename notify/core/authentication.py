@@ -44,10 +44,18 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
     if client.state == CLOSED:
         return None
     if _expired(identity, hub.now()):
+        _say_refused(client, "the token has expired")
         _deny(client, frame)
         return None
     mine = topics.user(identity.workspace_id, identity.user_id)
     if 0 < hub.live.now.limits.max_connections_per_user <= len(hub.registry.members(mine)):
+        hub.metrics.auth.labels("full").inc()
+        clients.debug(
+            "{connection} is sent away: user {user} of workspace {workspace} has as many connections as one may",
+            connection=connection.id,
+            user=identity.user_id,
+            workspace=identity.workspace_id,
+        )
         client.close(1013, hub.retry_after())
         return None
     connection.identity = identity = _bounded(identity, client)
@@ -91,13 +99,17 @@ def _refuse(failure: Failure, client: Client, frame: Auth) -> None:
     if not isinstance(failure.value, Unauthorized):
         failure.raiseException()
     if client.state != CLOSED:
-        log.info(
-            "{connection} from {peer} is refused: {reason}",
-            connection=client.connection.id,
-            peer=client.connection.peer.host,
-            reason=str(failure.value),
-        )
+        _say_refused(client, str(failure.value))
         _deny(client, frame)
+
+
+def _say_refused(client: Client, reason: str) -> None:
+    log.info(
+        "{connection} from {peer} is refused: {reason}",
+        connection=client.connection.id,
+        peer=client.connection.peer.host,
+        reason=reason,
+    )
 
 
 def _deny(client: Client, frame: Auth) -> None:

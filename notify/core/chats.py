@@ -23,6 +23,7 @@ def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
     limit = client.hub.live.now.limits.max_subscriptions
     if frame.chat_id not in client.chats and 0 < limit <= len(client.chats):
         client.error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
+        _tell("has as many chats as it may, and does not get", client, frame.chat_id)
         return None
     topic = _topic(client, frame.chat_id)
     client.joining = frame.chat_id
@@ -97,6 +98,7 @@ def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery, topic: To
         return None
     if not allowed:
         client.error("forbidden", "no such chat, or not yours to see", frame.id)
+        _tell("may not see who is in", client, frame.chat_id)
         return None
     asked: Deferred[list[Presence]] = client.hub.registry.presence(topic)
     return asked.addCallback(_tell_presence, client, frame)

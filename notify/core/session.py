@@ -28,6 +28,7 @@ from notify.core.timers import Timer
 from notify.errors import Unavailable
 from notify.ids import Id
 from notify.interfaces import IConnection
+from notify.observe.logging import clients
 from notify.wire.frames import (
     Auth,
     ClientFrame,
@@ -99,6 +100,11 @@ class Session:
         if self.hub.enter(self.connection, arrived):
             self.expect(self.hub.live.now.limits.auth_timeout)
         else:
+            clients.debug(
+                "{connection} from {peer} is sent away: too many clients are on their way in",
+                connection=self.connection.id,
+                peer=self.connection.peer.host,
+            )
             self.close(1013, self.hub.retry_after())
 
     def received(self, frames: list[ClientFrame]) -> None:

@@ -55,7 +55,7 @@ class Metrics:
         )
         self.auth = Counter(
             "notify_auth",
-            "Authentications, by result: ok, refused, unavailable, timeout.",
+            "Authentications, by result: ok, refused, unavailable, timeout, full (max_connections_per_user).",
             ["result"],
             registry=r,
         )

@@ -98,7 +98,7 @@ class _Arriving(Protocol):
             address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
             visit.identify(address)
         except Refused as refused:
-            websocket.refused(refused)
+            websocket.refused(refused, _host(transport))
             self._refuse(refused.answer)
             return
         except TurnedAway as why:

@@ -236,13 +236,20 @@ class ConnectionFactory(OpenFactory):
         """The proxies in force."""
         return self.hub.live.now.trusted
 
-    def refused(self, refused: Refused) -> None:
-        """A handshake opens nothing."""
+    def refused(self, refused: Refused, address: str) -> None:
+        """A handshake from this address (a proxy's, where it came through one) opens nothing."""
         self.hub.metrics.refused_handshakes.labels(str(refused.status.value)).inc()
         if refused.origin:
             log.info(
                 "a page was not let in: its origin is {origin}, which listen.allowed_origins does not name",
                 origin=refused.origin[:100],
+                address=address,
+            )
+        else:
+            clients.debug(
+                "a handshake from {address} is refused with {status}",
+                address=address,
+                status=refused.status.value,
             )
 
     def open(self, transport: Any, accepted: Accepted, address: str, visit: Visit) -> ClientProtocol:

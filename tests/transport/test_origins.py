@@ -7,6 +7,7 @@ from typing import Any
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.observe import logging
 from notify.transport.origins import name_of, origin_allowed, parse_origins
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, head
 
@@ -152,7 +153,11 @@ class Told(SynchronousTestCase):
         wire = Wire(origins=("https://a.example",))
         for origin in (b"https://Evil.example:443", b"null", b"https://" + b"x" * 1000):
             self.assertEqual(wire.again().feed(head(*HANDSHAKE, b"Origin: " + origin)).status, b"403")
+        self.patch(logging, "takes_debug", lambda namespace: True)
         wire.again().feed(head(*HANDSHAKE, b"Upgrade: h2c"))
+        self.assertEqual(wire.again().feed(head(*HANDSHAKE, b"Host: twice")).status, b"400")
+        told = [formatEvent(event) for event in events if "status" in event]
+        self.assertRegex(told[0], r"a handshake from \S* ?is refused with 4\d\d")
         said = [formatEvent(event) for event in events if "origin" in event]
         self.assertEqual([event["log_level"].name for event in events if "origin" in event], ["info"] * 3)
         self.assertIn("https://evil.example, which listen.allowed_origins does not name", said[0])
