@@ -127,9 +127,21 @@ def makeService(options: Options) -> IService:
     """The service that twistd runs, in its daemon where it makes one."""
     from twisted.internet import reactor
 
-    foreground = daemon.Foreground()
+    twistd, foreground = options.parent, daemon.Foreground()
     try:
-        foreground = _become_daemon(options, foreground)
+        # Another runner (twist) knows no daemon, and no user.
+        if twistd is not None and "nodaemon" in twistd:
+            user = daemon.user(twistd)
+            _choose_log(options, twistd, user)
+            if not twistd["nodaemon"]:
+                foreground = daemon.detach()
+                # Done: twistd is not to leave once more; its daemons' umask stays.
+                twistd["nodaemon"] = True
+                twistd["umask"] = 0o077 if twistd["umask"] is None else twistd["umask"]
+            # In another root it is twistd's to write, once it is there.
+            if twistd["pidfile"] and not twistd["chroot"]:
+                path, twistd["pidfile"] = twistd["pidfile"], ""
+                daemon.write_pid_file(path, user)
         logging.configure(options.config.log)
         open_more_files()
         service = build(
@@ -154,19 +166,13 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def _become_daemon(options: Options, foreground: daemon.Foreground) -> daemon.Foreground:
-    """Do what twistd's options ask of a daemon, where they can; raises ``StartError`` where it cannot be."""
-    twistd = options.parent
-    # Another runner (twist) knows no daemon.
-    if twistd is None or "nodaemon" not in twistd:
-        return foreground
-    leaves, user = not twistd["nodaemon"], daemon.user(twistd)
+def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> None:
+    """Have the log written where twistd's options say. Raises ``StartError``."""
+    leaves = not twistd["nodaemon"]
     if leaves and options["dev"]:
         raise StartError(
             "--dev prints keys and commands to the terminal: run `twistd --nodaemon notify --dev`."
         )
-    if twistd["pidfile"] and not twistd["chroot"]:
-        daemon.check_pid_file(twistd["pidfile"], user)
     file = twistd["logfile"] or ("twistd.log" if leaves else "-")
     if twistd["logger"] is not logging.observer:
         pass  # the operator's own: it writes as it likes
@@ -181,13 +187,6 @@ def _become_daemon(options: Options, foreground: daemon.Foreground) -> daemon.Fo
             ) from None
     elif leaves:
         raise StartError("--logfile=-: a daemon has no terminal; name a file, or use --syslog or --nodaemon.")
-    if leaves:
-        foreground = daemon.detach()
-        # Done: twistd is not to leave once more; its daemons' umask stays.
-        twistd["nodaemon"] = True
-        if twistd["umask"] is None:
-            twistd["umask"] = 0o077
-    return foreground
 
 
 def build(

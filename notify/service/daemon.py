@@ -7,13 +7,12 @@ that it runs, or why it does not.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -44,25 +43,35 @@ class Foreground:
 
 
 class Waiting(Foreground):
-    """A command that ends with what it is told first, down a pipe: a byte, ``0`` for success, and a sentence."""
+    """A command that ends with what it is told first, down a pipe: a byte, ``0`` for success, and a sentence.
+
+    A fault is told by the end of the process, when nothing of it is left.
+    """
 
     waits = True
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
+        self._fault = ""
+        atexit.register(self._last_word)
 
     def up(self, sentence: str = "") -> None:
         """See :class:`Foreground`."""
-        self._tell(f"0{sentence}")
+        if self.waits:
+            self.waits = False
+            self._tell(f"0{sentence}")
 
     def failed(self, sentence: str) -> None:
         """See :class:`Foreground`."""
-        self._tell(f"1{sentence}")
+        if self.waits:
+            self.waits = False
+            self._fault = f"1{sentence}"
+
+    def _last_word(self) -> None:
+        if self._fault:
+            self._tell(self._fault)
 
     def _tell(self, word: str) -> None:
-        if not self.waits:
-            return
-        self.waits = False
         try:
             os.write(self._pipe, word.encode())
         except BrokenPipeError:
@@ -96,9 +105,10 @@ def _wait(read: int) -> int:
             word = pipe.read()
     except KeyboardInterrupt:
         return 130
-    if word[1:] or not word:
+    failed = word[:1] != "0"
+    if failed or word[1:]:
         _say(word[1:] or "it ended before it ran; the end of its log may say why.")
-    return 0 if word[:1] == "0" else 1
+    return int(failed)
 
 
 class User(Struct, frozen=True):
@@ -156,20 +166,27 @@ def user(options: Mapping[str, Any]) -> User:
     return User(uid, gid)
 
 
-def check_pid_file(path: str, user: User) -> None:
-    """Whether the file will be gone when the server is. Raises ``StartError``.
+def write_pid_file(path: str, user: User) -> None:
+    """Write the process's number there, and remove the file when the process ends. Raises ``StartError``.
 
-    One that stays would name another process some day, and a script would end that.
+    It is the user's, who can then remove it; what this user links to is not root's to write. A file that stayed would
+    name another process some day, and a script would end that.
     """
-    folder = Path(path).resolve().parent
-    with user.acting():
-        try:
-            about = folder.stat()
-            removable = os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
-        except OSError as error:
-            raise StartError(f"--pidfile: {folder}: {error.strerror}.") from None
-    if not removable or (about.st_mode & stat.S_ISVTX and user.uid not in (None, 0, about.st_uid)):
+    try:
+        with user.acting():
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
         raise StartError(
-            f"--pidfile: user {user.name} could not remove {path} at the end: put it into a folder of that user, "
-            "like /run/notify/, or leave it out with --pidfile= (empty)."
-        )
+            f"--pidfile: user {user.name} cannot make {path}: {error.strerror}. Put it into a folder of that user, like "
+            "/run/notify/, or leave it out with --pidfile= (empty)."
+        ) from None
+    os.write(file, b"%d" % os.getpid())
+    os.close(file)
+    atexit.register(_remove, path)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # somebody else did

@@ -213,7 +213,7 @@ class NotifyService(Service):
         if self._fault is None:
             self.internal.accept()
             self.lifecycle.starting()
-        # There is no running event loop before the reactor's first turn; and by stopping it, twistd removes its pid file.
+        # There is no running event loop before the reactor's first turn.
         self._reactor.callLater(0, self._start)
 
     def _start(self) -> None:

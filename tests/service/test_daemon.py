@@ -90,7 +90,7 @@ class DaemonCase(TestCase):
         status, said = await self.command(*options, notify=notify, **environ)
         self.assertEqual(status, 1, said)
         self.assertRegex(said, r"\Anotify: [^\n]+\n\Z")
-        await self.until("the pid file is gone", lambda: not self.pid_file.exists())
+        self.assertFalse(os.path.lexists(self.pid_file))
         await self.until("the process is gone", lambda: not self.processes())
         return said
 
@@ -351,11 +351,25 @@ class AsAnotherUser(DaemonCase):
     async def test_a_pid_file_that_the_user_could_not_remove_is_refused(self) -> None:
         inner = self.folder / "run"
         inner.mkdir()
-        for mode in (0o755, 0o1777):
-            inner.chmod(mode)
-            said = await self.refused(*self.as_nobody, f"--pidfile={inner / 'notify.pid'}")
-            self.assertIn(f"user {self.user.pw_name} could not remove {inner}/notify.pid", said)
-            self.assertEqual(list(inner.iterdir()), [])
+        said = await self.refused(*self.as_nobody, f"--pidfile={inner / 'notify.pid'}")
+        self.assertIn(f"user {self.user.pw_name} cannot make {inner}/notify.pid: Permission denied", said)
+        self.assertEqual(list(inner.iterdir()), [])
+
+    async def test_in_a_folder_of_everyone_the_pid_file_is_the_user_s_and_gone_at_the_end(self) -> None:
+        self.folder.chmod(0o1777)
+        pid = await self.started(*self.as_nobody)
+        self.assertEqual(self.pid_file.stat().st_uid, self.user.pw_uid)
+        await self.stop(pid)
+        self.assertFalse(self.pid_file.exists())
+
+    async def test_a_link_in_place_of_the_pid_file_is_not_followed(self) -> None:
+        # Root would write where this user cannot.
+        self.pid_file.symlink_to("/notify-test-of-a-link")
+        status, said = await self.command(*self.as_nobody)
+        self.pid_file.unlink()
+        self.assertEqual(status, 1)
+        self.assertIn("notify.pid: File exists", said)
+        self.assertFalse(Path("/notify-test-of-a-link").exists())
 
     async def test_another_group_alone(self) -> None:
         pid = await self.started(f"--gid={self.group}")
