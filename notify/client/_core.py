@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from notify.client import actions as do
+from notify.client._client_id import ClientId
 from notify.client._link import Link
 from notify.client._saver import Saver
 from notify.client._stream import Chat, OnEvent, OnLost, Stream, Waiter
@@ -46,7 +47,8 @@ class Core(ABC):
 
     ``token`` is a token, or a callable that gives one (also asynchronously): it is called before the first
     connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
-    out. ``store`` keeps positions over restarts. ``queue`` bounds the messages that wait for a reader, per stream.
+    out. ``store`` keeps positions over restarts. ``client_id`` is the program's own instead of a random one: 1 to 64 of
+    ``A-Z a-z 0-9 _ -`` on which proxies hash, and which gets a suffix when the server sends the client elsewhere. ``queue`` bounds the messages that wait for a reader, per stream.
     ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
     """
 
@@ -56,6 +58,7 @@ class Core(ABC):
         token: TokenSource,
         *,
         store: Store | None = None,
+        client_id: str | None = None,
         settings: Settings | None = None,
         queue: int = 256,
         on_state: Callable[[State], None] | None = None,
@@ -65,7 +68,9 @@ class Core(ABC):
     ) -> None:
         if queue < 1:
             raise ValueError("queue: at least one message")
-        self.address = Address.parse(url)
+        address = Address.parse(url)
+        self._client_id = ClientId(address.client_id if client_id is None else client_id)
+        self.address = address.under(self.client_id)
         self.machine = Machine(settings or Settings(), random, time.time)
         self.state = State()
         self.queue = queue
@@ -88,6 +93,11 @@ class Core(ABC):
         self._timer: tuple[float, Callable[[], None]] | None = None
 
     # --- for users ------------------------------------------------------------------------------------------
+
+    @property
+    def client_id(self) -> str:
+        """The one in use."""
+        return self._client_id.value
 
     async def start(self) -> None:
         """Connect, and wait until connected, however long it takes. Raises ``ClientClosed`` where it ends instead."""
@@ -276,7 +286,10 @@ class Core(ABC):
             case do.Send(frame):
                 if self._link is not None:
                     self._link.send(frame)
-            case do.Open():
+            case do.Open(elsewhere):
+                if elsewhere:
+                    self._client_id.move()
+                    self.address = self.address.under(self.client_id)
                 self._link = Link(self)
                 self._dial(self._link)
             case do.Close(code, reason):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
@@ -22,6 +22,7 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 SUBPROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"]
 #: the longest message that is accepted, in bytes: a whole replay in one batch
 MAX_MESSAGE = 128 * 2**20
+_CLIENT_ID = "client_id="
 
 
 class Address(Struct, frozen=True):
@@ -41,6 +42,20 @@ class Address(Struct, frozen=True):
         secure = parts.scheme == "wss"
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return cls(secure, parts.hostname, parts.port or (443 if secure else 80), target)
+
+    @property
+    def client_id(self) -> str | None:
+        """The one that the query names; None: it names none."""
+        return next((one[len(_CLIENT_ID) :] for one in self._query() if one.startswith(_CLIENT_ID)), None)
+
+    def under(self, client_id: str) -> Address:
+        """The same with this ``client_id`` in the query."""
+        others = [one for one in self._query() if not one.startswith(_CLIENT_ID)]
+        query = "&".join((*others, _CLIENT_ID + client_id))
+        return structs.replace(self, target=f"{self.target.partition('?')[0]}?{query}")
+
+    def _query(self) -> list[str]:
+        return [one for one in self.target.partition("?")[2].split("&") if one]
 
     @property
     def host_header(self) -> str:

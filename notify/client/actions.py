@@ -64,7 +64,12 @@ class FetchToken(Action, frozen=True, tag="token"):
 
 
 class Open(Action, frozen=True, tag="open"):
-    """Open a connection; answer with ``opened``, or ``closed`` where it cannot be."""
+    """Open a connection; answer with ``opened``, or ``closed`` where it cannot be.
+
+    ``elsewhere``: under another ``client_id`` than before, and from now on.
+    """
+
+    elsewhere: bool = False
 
 
 class Send(Action, frozen=True, tag="send"):

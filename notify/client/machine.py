@@ -47,6 +47,7 @@ class Machine:
         self.actions: list[Action] = []
         self._wake: float | None = None  # when the present state ends by itself
         self._open = False  # there is a connection, or one is being opened
+        self._elsewhere = False  # the next one is to be opened by another client_id
         self._attempts = Attempts(settings, random)
         self._requests = Requests(settings, self._do)
         self._heartbeat = Heartbeat(settings, self._requests)
@@ -173,7 +174,9 @@ class Machine:
         elif self._attempts.final(code):
             self._end(code, reason)
         else:
-            self._wait(code, reason, now, advice(reason))
+            wait, elsewhere = advice(reason)
+            self._elsewhere = self._elsewhere or elsewhere
+            self._wait(code, reason, now, wait)
 
     def online(self, now: float) -> None:
         """The network came back: try at once, or see whether the connection survived."""
@@ -221,7 +224,8 @@ class Machine:
     def _dial(self, now: float) -> None:
         self._wake = now + self.settings.connect_timeout
         self._open = True
-        self._do(Open())
+        self._do(Open(self._elsewhere))
+        self._elsewhere = False
 
     def _authenticated(self, frame: Frame, now: float) -> None:
         if self.state != "authenticating":

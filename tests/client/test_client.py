@@ -107,6 +107,42 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_it_comes_back_by_its_client_id_and_by_another_when_it_is_sent_elsewhere(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client(on_state=self.heard) as client:
+                own = client.client_id
+                for reason in ("", '{"retry_after_ms": 0, "elsewhere": true}', ""):
+                    self.states.clear()
+                    await self.aside(self.server.close(1012, reason))
+                    await self.when(client, "connected")
+                self.assertNotEqual(client.client_id, own)
+                used = [own, own, client.client_id, client.client_id]
+                self.assertEqual(self.server.paths, [f"/ws?client_id={one}" for one in used])
+                self.assertEqual([len(one) for one in used], [16] * 4)
+
+        return self.check(scenario)
+
+    def test_a_client_id_of_the_programs_own_gets_a_suffix_when_it_has_to_move(self: Any) -> Any:
+        async def scenario() -> None:
+            own = "x" * 64
+            async with self.client(on_state=self.heard, client_id=own) as client:
+                for number in range(2):
+                    self.states.clear()
+                    await self.aside(self.server.close(1012, '{"elsewhere": true}'))
+                    await self.when(client, "connected")
+                    self.assertRegex(client.client_id, r"^x{55}-[A-Za-z0-9_-]{8}\Z", number)
+                    self.assertEqual(self.server.paths[-1], f"/ws?client_id={client.client_id}")
+            self.assertEqual(self.server.paths[0], f"/ws?client_id={own}")
+            self.assertEqual(len(set(self.server.paths)), 3)
+
+        return self.check(scenario)
+
+    def test_a_client_id_is_made_once_a_client_or_given_and_of_its_form(self) -> None:
+        self.assertNotEqual(self.client().client_id, self.client().client_id)
+        self.assertEqual(self.client(client_id="a-B_3").client_id, "a-B_3")
+        for wrong in ("", "x" * 65, "a b", "ä", "a\n", "a&b"):
+            self.assertRaises(ValueError, self.client, client_id=wrong)
+
     def test_a_program_has_the_token_replaced_and_goes_on_once_it_is(self: Any) -> Any:
         async def scenario() -> None:
             made: list[str] = []
@@ -576,6 +612,20 @@ class Addresses(TestCase):
         self.assertEqual(Address.parse("wss://h:444"), Address(True, "h", 444, "/"))
         self.assertEqual(Address.parse("ws://[::1]:8080/ws").host_header, "[::1]:8080")
         self.assertEqual(Address.parse("wss://h/ws").host_header, "h")
+
+    def test_the_client_id_has_its_place_in_the_query(self) -> None:
+        for url, named, target in (
+            ("ws://h/ws", None, "/ws?client_id=me"),
+            ("ws://h/ws?", None, "/ws?client_id=me"),
+            ("ws://h/ws?a=1&client_id=x&b=2", "x", "/ws?a=1&b=2&client_id=me"),
+            ("ws://h", None, "/?client_id=me"),
+            ("ws://h/ws?my_client_id=x&a=%20?", None, "/ws?my_client_id=x&a=%20?&client_id=me"),
+        ):
+            address = Address.parse(url)
+            self.assertEqual((address.client_id, address.under("me").target), (named, target), url)
+        client = AsyncioClient("ws://h/ws?client_id=mine", "T")
+        self.assertEqual((client.client_id, client.address.target), ("mine", "/ws?client_id=mine"))
+        self.assertRaises(ValueError, AsyncioClient, "ws://h/ws?client_id=a%20b", "T")
 
     def test_other_addresses_are_refused(self) -> None:
         for url in ("http://h/ws", "h:80", "ws:///ws"):

@@ -20,7 +20,8 @@ from tests.support.programs import ROOT, program
 
 LIVES, EVENTS = 450, 120
 CODES = (1000, 1006, 1012, 1013, 4000, 4001, 4002, 4004, 4499, 4500, 4501, 4503)
-REASONS = ("", '{"retry_after_ms": 1500}', '{"retry_after_ms": -1}', "gone", "{")
+REASONS = ("", '{"retry_after_ms": 1500}', '{"retry_after_ms": -1}', "gone", "{",
+           '{"retry_after_ms": 700, "elsewhere": true}', '{"elsewhere": true}', '{"elsewhere": 1}')  # fmt: skip
 ERRORS = ("forbidden", "unavailable", "rate_limited", "too_many_subscriptions", "history_unavailable")
 
 

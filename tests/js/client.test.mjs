@@ -4,6 +4,7 @@ import { test } from "node:test";
 import {
   ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, decode, encode,
 } from "../../notify/web/client/notify-client.js";
+import { ClientId } from "../../notify/web/client/client-id.js";
 
 const SETTINGS = { backoff_floor: 0.001, backoff_base: 0.002, backoff_cap: 0.004 };
 const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
@@ -109,6 +110,49 @@ test("messages are read in order, with their positions", async () => {
   await client.close();
   assert.deepEqual(world.sockets[0].closed, [1000, ""]);
   assert.deepEqual(await chat.next(), { done: true, value: undefined });
+});
+
+test("it comes back by its client_id, and by another when it is sent elsewhere", async () => {
+  const [client, world] = await connected();
+  const own = client.clientId;
+  assert.match(own, /^[A-Za-z0-9_-]{16}$/);
+  for (const reason of ["", '{"retry_after_ms": 0, "elsewhere": true}', ""]) {
+    const again = state(client, "connected");
+    world.cut(1012, reason);
+    await again;
+  }
+  assert.notEqual(client.clientId, own);
+  const used = [own, own, client.clientId, client.clientId];
+  assert.deepEqual(world.sockets.map(({ url }) => url), used.map((one) => `ws://h/ws?client_id=${one}`));
+  await client.close();
+});
+
+test("a client_id of the program's own gets a suffix when it has to move", async () => {
+  const own = "x".repeat(64);
+  const [client, world] = await connected({ clientId: own });
+  for (let turn = 0; turn < 2; turn++) {
+    const again = state(client, "connected");
+    world.cut(1012, '{"elsewhere": true}');
+    await again;
+    assert.match(client.clientId, /^x{55}-[A-Za-z0-9_-]{8}$/);
+  }
+  assert.equal(new Set(world.sockets.map(({ url }) => url)).size, 3);
+  await client.close();
+});
+
+test("the client_id has its place in the query", () => {
+  const { WebSocket } = new World();
+  const of = (url, more = {}) => new NotifyClient(url, { token: "T", WebSocket, ...more });
+  assert.equal(of("ws://h/ws?client_id=mine").clientId, "mine");
+  assert.equal(of("ws://h/ws?client_id=mine", { clientId: "other" }).clientId, "other");
+  assert.notEqual(of("ws://h/ws").clientId, of("ws://h/ws").clientId);
+  for (const clientId of ["", "x".repeat(65), "a b", "ä", "a\n", "a&b"]) assert.throws(() => of("ws://h/ws", { clientId }), /clientId/);
+  for (const [url, expected] of [
+    ["/ws", "/ws?client_id=me"],
+    ["ws://h/ws?", "ws://h/ws?client_id=me"],
+    ["ws://h/ws?a=1&client_id=x&b=2#c", "ws://h/ws?a=1&b=2&client_id=me"],
+    ["ws://h/ws?my_client_id=x&a=%20?", "ws://h/ws?my_client_id=x&a=%20?&client_id=me"],
+  ]) assert.equal(new ClientId(url, "me", Math.random).url, expected);
 });
 
 test("a program has the token replaced, and goes on once it is", async () => {

@@ -22,6 +22,7 @@ class FakeServer:
         self.members: dict[ServerConnection, set[int | None]] = {}
         self.tokens: list[str] = []
         self.frames: list[dict[str, Any]] = []
+        self.paths: list[str] = []
         self.recoverable = True
         self.refuse: dict[str, int] = {}  # token -> close code
         self.expires_at: float | None = None
@@ -52,6 +53,11 @@ class FakeServer:
         """Drop every connection, without a close frame."""
         for connection in list(self.members):
             connection.transport.abort()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close every connection."""
+        for connection in list(self.members):
+            await connection.close(code, reason)
 
     async def say(self, text: str) -> None:
         """Send every connection this text, whatever it is."""
@@ -105,6 +111,7 @@ class FakeServer:
 
     async def _serve(self, connection: ServerConnection) -> None:
         self.members[connection] = set()
+        self.paths.append(connection.request.path if connection.request is not None else "")
         try:
             async for text in connection:
                 frame = json.loads(text)

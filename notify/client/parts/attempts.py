@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -54,10 +55,16 @@ class Attempts:
         return delay
 
 
-def advice(reason: str) -> float | None:
-    """Seconds of ``{"retry_after_ms": N}``, a close reason's advice; None: there is none."""
+def advice(reason: str) -> tuple[float | None, bool]:
+    """A close reason's advice, ``{"retry_after_ms": N, "elsewhere": true}``: seconds, None where it names none; and whether
+    to come back by another ``client_id``.
+    """
     try:
-        wait = msgspec.json.decode(reason)["retry_after_ms"]
-    except (msgspec.DecodeError, KeyError, TypeError, IndexError):
-        return None
-    return wait / 1000 if isinstance(wait, int | float) and not isinstance(wait, bool) and wait >= 0 else None
+        said = msgspec.json.decode(reason)
+    except msgspec.DecodeError:
+        return None, False
+    if not isinstance(said, dict):
+        return None, False
+    wait: Any = said.get("retry_after_ms")
+    timed = isinstance(wait, int | float) and not isinstance(wait, bool) and wait >= 0
+    return wait / 1000 if timed else None, said.get("elsewhere") is True

@@ -1,5 +1,6 @@
 /** The client: it carries out what the machine asks for, and gives what comes to its readers. */
 
+import { ClientId } from "./client-id.js";
 import { ClientClosed, Refused } from "./errors.js";
 import { chatKey } from "./int64.js";
 import { Link } from "./link.js";
@@ -11,7 +12,7 @@ import { Stream } from "./stream.js";
 const now = () => performance.now() / 1000;
 
 export class NotifyClient {
-  #url; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
+  #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
   #listeners = new Map(); #settled = []; #awake; #hidden;
 
@@ -22,7 +23,7 @@ export class NotifyClient {
       throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
     }
     if (token === undefined) throw new TypeError("options.token: a token, or a function that gives one");
-    this.#url = String(url);
+    this.#clientId = new ClientId(String(url), options.clientId ?? null, random);
     this.#token = token;
     this.#bound = queue;
     this.#saver = new Saver(store, (error) => this.#tell("error", error));
@@ -34,6 +35,11 @@ export class NotifyClient {
       if (globalThis.document.visibilityState === "visible") this.online();
       else this.#saver.flush();
     };
+  }
+
+  /** What proxies hash: the program's own or a random one, and another once the server has sent the client elsewhere. */
+  get clientId() {
+    return this.#clientId.value;
   }
 
   /** `on("state" | "presence" | "action" | "error", listener)`; returns a function that takes it away again. */
@@ -205,7 +211,7 @@ export class NotifyClient {
     switch (action.do) {
       case "message": return this.#deliver(action);
       case "send": return this.#link?.send(action.frame);
-      case "open": return this.#open();
+      case "open": return this.#open(action.elsewhere);
       case "close": return this.#leave(action.code, action.reason);
       case "token": return void this.#fetch(action.n);
       case "state": return this.#state(action);
@@ -281,8 +287,9 @@ export class NotifyClient {
 
   // --- the connection
 
-  #open() {
-    this.#link = new Link(this.#WebSocket, this.#url, {
+  #open(elsewhere) {
+    if (elsewhere) this.#clientId.move();
+    this.#link = new Link(this.#WebSocket, this.#clientId.url, {
       opened: () => this.#event("opened"),
       frame: (frame) => this.#received(frame),
       closed: (code, reason) => this.#event("closed", code, reason),

@@ -31,6 +31,7 @@ export class Machine {
   topics;
   #wake = null; // when the present state ends by itself
   #open = false; // there is a connection, or one is being opened
+  #elsewhere = false; // the next one is to be opened by another client_id
   #attempts; #requests; #heartbeat; #credentials; #commands;
 
   constructor(settings, random, unix) {
@@ -148,7 +149,11 @@ export class Machine {
     if (code === TOKEN_EXPIRED || code === AUTH_TIMEOUT) this.#credentials.drop();
     if (code === AUTH_FAILED) this.#rejected(reason, now);
     else if (this.#attempts.final(code)) this.#end(code, reason);
-    else this.#wait(code, reason, now, advice(reason));
+    else {
+      const { wait, elsewhere } = advice(reason);
+      this.#elsewhere ||= elsewhere;
+      this.#wait(code, reason, now, wait);
+    }
   }
 
   /** The network came back: try at once, or see whether the connection survived. */
@@ -194,7 +199,8 @@ export class Machine {
   #dial(now) {
     this.#wake = now + this.settings.connect_timeout;
     this.#open = true;
-    this.#do({ do: "open" });
+    this.#do(this.#elsewhere ? { do: "open", elsewhere: true } : { do: "open" });
+    this.#elsewhere = false;
   }
 
   #authenticated(frame, now) {

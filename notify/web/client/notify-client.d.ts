@@ -106,6 +106,11 @@ export interface Options {
   /** A token, or a function that gives one; null from it signs out. */
   token: string | (() => Token | null | Promise<Token | null>);
   store?: Store | null;
+  /**
+   * On which proxies hash, so that the client comes back to its node: 1 to 64 of A-Z a-z 0-9 _ -, instead of a random one. It
+   * gets a suffix when the server sends the client elsewhere.
+   */
+  clientId?: string;
   settings?: Partial<Settings>;
   /** Messages that may wait for a reader, per stream; then the client takes no more from the server. */
   queue?: number;
@@ -148,6 +153,8 @@ export class Stream<M> implements AsyncIterableIterator<M> {
 export class NotifyClient {
   constructor(url: string | { readonly href: string }, options: Options);
   readonly state: State;
+  /** The client_id in use. */
+  readonly clientId: string;
   readonly notifications: Stream<Notification>;
   /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
   start(): Promise<void>;
@@ -200,7 +207,8 @@ export class Refused extends Error {
 export type Action =
   | ({ readonly do: "state" } & State)
   | { readonly do: "token"; readonly n: number }
-  | { readonly do: "open" }
+  /** With `elsewhere`: under another client_id than before, from now on. */
+  | { readonly do: "open"; readonly elsewhere?: true }
   | { readonly do: "send"; readonly frame: Frame }
   | { readonly do: "close"; readonly code: number; readonly reason: string }
   | {

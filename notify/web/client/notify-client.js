@@ -11,6 +11,7 @@
  *   client.js    the client: carries out what the machine asks for, and gives its reader streams (stream.js)
  *   machine.js   the state machine apart from sockets and clocks, made of the rooms in parts/
  *   link.js      one connection; int64.js: JSON with 64-bit integers
+ *   client-id.js what proxies hash
  *   saver.js     positions on their way to a store (store.js)
  */
 

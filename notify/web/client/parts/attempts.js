@@ -51,12 +51,15 @@ export class Attempts {
   }
 }
 
-/** Seconds of `{"retry_after_ms": N}`, a close reason's advice; null: there is none. */
+/**
+ * A close reason's advice, `{"retry_after_ms": N, "elsewhere": true}`: `wait` in seconds, null where it names none, and whether
+ * to come back by another client_id.
+ */
 export function advice(reason) {
   try {
-    const wait = JSON.parse(reason).retry_after_ms;
-    return typeof wait === "number" && wait >= 0 ? wait / 1000 : null;
+    const { retry_after_ms: wait, elsewhere } = JSON.parse(reason);
+    return { wait: typeof wait === "number" && wait >= 0 ? wait / 1000 : null, elsewhere: elsewhere === true };
   } catch {
-    return null;
+    return { wait: null, elsewhere: false };
   }
 }

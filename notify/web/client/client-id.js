@@ -1,0 +1,38 @@
+/** The name that a client has for proxies, which hash on it to lead the client back to its node: docs/client.md, rule 25. */
+
+const FORM = /^[A-Za-z0-9_-]{1,64}$/;
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/** Letters of a random name, and of what a name of the program's own is followed by; and what that leaves room for. */
+const WHOLE = 16, SUFFIX = 8, KEPT = 55;
+const PARAMETER = "client_id=";
+
+/** `url` may name one already; `given` is the program's own, or null: then that of the URL, else a random one. */
+export class ClientId {
+  value;
+  #given; #random; #path; #query;
+
+  constructor(url, given, random) {
+    const [path, ...query] = url.split("#", 1)[0].split("?");
+    const parameters = query.join("?").split("&").filter((one) => one !== "");
+    this.#path = path;
+    this.#query = parameters.filter((one) => !one.startsWith(PARAMETER));
+    this.#given = given ?? parameters.find((one) => one.startsWith(PARAMETER))?.slice(PARAMETER.length) ?? null;
+    if (this.#given !== null && !FORM.test(this.#given)) throw new TypeError("clientId: 1 to 64 of A-Z a-z 0-9 _ -");
+    this.#random = random;
+    this.value = this.#given ?? this.#draw(WHOLE);
+  }
+
+  /** The URL with this name. */
+  get url() {
+    return `${this.#path}?${[...this.#query, PARAMETER + this.value].join("&")}`;
+  }
+
+  /** Have another one, which may lead elsewhere. */
+  move() {
+    this.value = this.#given === null ? this.#draw(WHOLE) : `${this.#given.slice(0, KEPT)}-${this.#draw(SUFFIX)}`;
+  }
+
+  #draw(letters) {
+    return Array.from({ length: letters }, () => LETTERS[Math.floor(this.#random() * LETTERS.length)]).join("");
+  }
+}
