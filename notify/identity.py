@@ -11,10 +11,14 @@ from notify.ids import Id
 
 
 class Peer(Struct, frozen=True):
-    """What is known of a client before it authenticates: its address, and the Origin it named or an empty string."""
+    """What is known of a client before it authenticates: its address; and the Origin, the ``client_id`` (1 to 64 of
+    ``A-Z a-z 0-9 _ -``) and the User-Agent (at most 200 characters) that it named, each or an empty string.
+    """
 
     host: str
     origin: str = ""
+    client_id: str = ""
+    agent: str = ""
 
 
 class Identity(Struct, frozen=True):

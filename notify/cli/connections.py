@@ -19,7 +19,19 @@ EXAMPLES = """\
   notify connections --user 7
   notify connections --workspace 1 --user 7 --json"""
 
-_COLUMNS = ("NODE", "CONNECTION", "WORKSPACE", "SINCE", "FROM", "ENCODING", "QUEUED", "HEARD", "CHATS")
+_COLUMNS = (
+    "NODE",
+    "CONNECTION",
+    "WORKSPACE",
+    "SINCE",
+    "FROM",
+    "ENCODING",
+    "QUEUED",
+    "HEARD",
+    "ID",
+    "CLIENT",
+    "CHATS",
+)
 _MOST_CHATS = 20
 
 
@@ -57,5 +69,8 @@ def _row(one: dict[str, Any], now: float) -> list[object]:
         one["encoding"],
         one["queued"],
         f"{duration(one['silent'])} ago",
+        # A node of an older version does not tell these.
+        one.get("client_id", ""),
+        one.get("client", ""),
         ", ".join(chats) + (f" and {more} more" if more > 0 else ""),
     ]

@@ -26,6 +26,9 @@ MOST = 1000
 #: chats that one node lists altogether: the longest ids of so many, and ``MOST`` connections, are less than NATS takes
 MOST_CHATS = 5000
 
+#: characters of the User-Agents that one node lists altogether, each of up to three bytes
+MOST_AGENTS = 50_000
+
 #: seconds over which rates are measured
 LOOK = 1.0
 
@@ -96,7 +99,8 @@ class ConnectionItem(Struct, frozen=True):
 
     ``opened`` and ``expires_at`` are Unix time in seconds; ``queued`` is bytes that the client has not taken; ``silent`` the
     seconds since it was heard, which answers pings. ``chats`` are what it is subscribed to, ``subscriptions`` how many; where a
-    node has many to list, ``chats`` are the first of them.
+    node has many to list, ``chats`` are the first of them. ``client_id`` and ``client``, its User-Agent, are what the client says
+    of itself, and may be empty.
     """
 
     connection_id: str
@@ -111,6 +115,8 @@ class ConnectionItem(Struct, frozen=True):
     chats: list[Id] = []
     queued: int = 0
     silent: float = 0.0
+    client_id: str = ""
+    client: str = ""
 
 
 class ConnectionsFound(Struct, frozen=True):
@@ -249,11 +255,12 @@ class Steering:
             ]
         found.sort(key=lambda one: (one.opened, one.id))
         listed = found[:MOST]
-        # A client chooses how many chats it is in, and their ids: it does not choose that this node cannot answer.
+        # A client chooses how many chats it is in, their ids and its name: it does not choose that this node cannot answer.
         chats = min(MOST, MOST_CHATS // max(1, len(listed)))
-        return ConnectionsFound(len(found), [self._connection_item(one, chats) for one in listed])
+        agent = MOST_AGENTS // max(1, len(listed))
+        return ConnectionsFound(len(found), [self._connection_item(one, chats, agent) for one in listed])
 
-    def _connection_item(self, connection: IConnection, most: int) -> ConnectionItem:
+    def _connection_item(self, connection: IConnection, most: int, agent: int) -> ConnectionItem:
         identity = connection.identity
         chats = [topic.id for topic in self._hub.registry.topics(connection) if topic.kind == "chat"]
         return ConnectionItem(
@@ -269,6 +276,8 @@ class Steering:
             chats=sorted(chats, key=ids.order)[:most],
             queued=connection.queued,
             silent=round(self._hub.wheel.seconds() - connection.heard, 1),
+            client_id=connection.peer.client_id,
+            client=connection.peer.agent[:agent],
         )
 
     def _topics(self, query: TopicQuery) -> Deferred[object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha1
 from http import HTTPStatus
 from typing import NamedTuple
@@ -33,10 +34,14 @@ _ONCE = frozenset((b"host", b"origin", b"sec-websocket-key", b"sec-websocket-ver
 _READ = {
     name.encode("ascii"): name
     for name in (
-        *("host", "origin", "x-forwarded-for", "upgrade", "connection", "sec-websocket-key"),
+        *("host", "origin", "x-forwarded-for", "upgrade", "connection", "sec-websocket-key", "user-agent"),
         *("sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions"),
     )
 }
+#: characters of a User-Agent that are kept
+MAX_AGENT = 200
+_CLIENT_ID = "client_id="
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -44,7 +49,8 @@ class Accepted(NamedTuple):
     """A handshake that opens a connection.
 
     ``answer`` goes to the client. ``deflate`` is what was agreed on compression, if anything; ``origin`` and
-    ``forwarded`` are the headers Origin and X-Forwarded-For, empty where there are none.
+    ``forwarded`` are the headers Origin and X-Forwarded-For, empty where there are none. ``client_id`` is that of the query, empty
+    where it has none of the form; ``agent`` begins the header User-Agent, without control characters.
     """
 
     answer: bytes
@@ -52,6 +58,8 @@ class Accepted(NamedTuple):
     deflate: Deflate | None
     origin: str
     forwarded: str
+    client_id: str = ""
+    agent: str = ""
 
 
 class Refused(Exception):  # noqa: N818
@@ -104,7 +112,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
     if version != b"HTTP/1.1":
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    host = _read_host(target.decode("ascii"), headers)
+    host, query = _read_target(target.decode("ascii"), headers)
     if body != 0:
         # What is a body to a proxy in front would be frames to us.
         raise Refused(HTTPStatus.BAD_REQUEST)
@@ -134,7 +142,16 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     subprotocol, encoding = encodings.choose(protocols)
     deflate = accept_deflate(offers) if compress else None
     answer = _accept(key, subprotocol, deflate)
-    return Accepted(answer, encoding, deflate, origin or "", get("x-forwarded-for", ""))
+    forwarded, client_id = get("x-forwarded-for", ""), _client_id(query) if query else ""
+    return Accepted(
+        answer,
+        encoding,
+        deflate,
+        origin or "",
+        forwarded,
+        client_id,
+        _plain(get("user-agent", "")[:MAX_AGENT]),
+    )
 
 
 def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
@@ -149,9 +166,9 @@ def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
     return headers
 
 
-def _read_host(target: str, headers: dict[str, str]) -> str:
-    """The host that a request for our path is meant for. A target with an authority overrides the header Host, which
-    must be there all the same (RFC 9112, section 3.2).
+def _read_target(target: str, headers: dict[str, str]) -> tuple[str, str]:
+    """The host that a request for our path is meant for, and its query. A target with an authority overrides the header Host,
+    which must be there all the same (RFC 9112, section 3.2).
     """
     host = headers.get("host")
     if host is None or "#" in target:
@@ -160,9 +177,23 @@ def _read_host(target: str, headers: dict[str, str]) -> str:
         host, target = absolute.groups()
     if not _HOST.fullmatch(host):
         raise Refused(HTTPStatus.BAD_REQUEST)
-    if target.partition("?")[0] != PATH:
+    path, _, query = target.partition("?")
+    if path != PATH:
         raise Refused(HTTPStatus.NOT_FOUND)
-    return host
+    return host, query
+
+
+def _client_id(query: str) -> str:
+    """What the query says that proxies hash on. Given twice it is none: the one may have been hashed, or the other."""
+    given = [one for one in query.split("&") if one.startswith(_CLIENT_ID)]
+    value = given[0][len(_CLIENT_ID) :] if len(given) == 1 else ""
+    return value if _ID.fullmatch(value) else ""
+
+
+@lru_cache(1024)
+def _plain(text: str) -> str:
+    """Without control characters. Most clients name one of few agents: they share its text."""
+    return text if text.isprintable() else "".join(letter for letter in text if letter.isprintable())
 
 
 def _names(option: str, value: str) -> bool:

@@ -254,7 +254,7 @@ class ConnectionFactory(OpenFactory):
 
     def open(self, transport: Any, accepted: Accepted, address: str, visit: Visit) -> ClientProtocol:
         """Answer a handshake of a client at this address: a connection that goes on with the transport."""
-        peer = Peer(address, accepted.origin)
+        peer = Peer(address, accepted.origin, accepted.client_id, accepted.agent)
         protocol: ClientProtocol = self.protocol()
         protocol.factory = self
         encoding = accepted.encoding

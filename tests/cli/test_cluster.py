@@ -119,6 +119,8 @@ class Shown(SynchronousTestCase):
             "workspace_id": 1,
             "opened": 0.0,
             "peer": "x" * 300,
+            "client_id": "me",
+            "client": "Mozilla [red]\x9b1m",
             "encoding": ":smile:",
             "queued": 5,
             "silent": 200.0,
@@ -134,6 +136,7 @@ class Shown(SynchronousTestCase):
             "x" * 300,
             ":smile:",
             "3m ago",
+            "Mozilla [red]\N{REPLACEMENT CHARACTER}1m",
             "19 and 10 more",
         ):
             self.assertIn(text, row)

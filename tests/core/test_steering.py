@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify import __version__
 from notify.core.steering import Steering
 from notify.errors import Unavailable
+from notify.identity import Peer
 from notify.interfaces import BrokerStatus
 from notify.testing import chat_payload
 from notify.topics import chat
@@ -83,6 +84,7 @@ class Asked(Case):
             client.send(type="subscribe", chat_id=chat_id)
         client.send(type="subscribe", chat_id=9)
         client.connection.heard, client.connection.queued = -3.0, 77
+        client.connection.peer = Peer("127.0.0.1", "", "me", "Mozilla/5.0 " + "x" * 188)
         self.world.client(user_id=2)
         self.world.connect()
 
@@ -99,11 +101,15 @@ class Asked(Case):
         [one] = [c for c in self.do("connections", user_id=1)["connections"] if 9 in c["chats"]]
         self.assertEqual((one["node"], one["subscriptions"], one["queued"]), ("node-1", 2, 77))
         self.assertGreaterEqual(one["silent"], 3.0)
+        self.assertEqual((one["client_id"], one["client"]), ("me", "Mozilla/5.0 " + "x" * 188))
 
     def test_no_client_makes_the_answer_larger_than_nats_takes(self) -> None:
         workspace_id, user_id = "w" * 64, "u" * 64
         for index in range(1000):
             connection = self.world.client(user_id=user_id, workspace_id=workspace_id).connection
+            connection.peer = Peer(
+                "2001:db8:1111:2222:3333:4444:5555:6666", "", "c" * 64, "\N{REPLACEMENT CHARACTER}" * 200
+            )
             for number in range(20):
                 self.world.registry.join(connection, chat(workspace_id, f"{index * 20 + number:c>64}"))
         found = self.do("connections", user_id=user_id)
@@ -111,6 +117,7 @@ class Asked(Case):
         self.assertEqual(
             {(one["subscriptions"], len(one["chats"])) for one in found["connections"]}, {(20, 5)}
         )
+        self.assertEqual({len(one["client"]) for one in found["connections"]}, {50})
         self.assertLess(len(msgspec.json.encode(found)), 1_000_000)
 
     def test_the_chats_of_a_workspace_the_busiest_first(self) -> None:

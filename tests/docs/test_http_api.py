@@ -10,6 +10,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from notify.http.openapi import document
+from notify.identity import Peer
 from notify.testing import FakeConnection
 from notify.topics import chat, user
 from tests.support.http import KEY, Node
@@ -37,6 +38,7 @@ class HttpApiPageTest(TestCase):
         node = Node(reactor=reactor)
         node.up()
         connection = FakeConnection(7, 1)
+        connection.peer = Peer("127.0.0.1", "", "wPq3bXk-71zRfeaC", "Mozilla/5.0")
         node.hub.enter(connection)
         for topic in (user(1, 7), chat(1, 10)):
             await node.hub.dispatcher.subscribe(connection, topic, None)

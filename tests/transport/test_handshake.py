@@ -71,7 +71,7 @@ class Judgements(SynchronousTestCase):
     def test_a_browsers_handshake_opens_a_connection(self) -> None:
         found = accepted(
             request(
-                "GET /ws?client_id=a%20b HTTP/1.1",
+                "GET /ws?client_id=a%20b&x=1 HTTP/1.1",
                 Origin="https://chat.example",
                 Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits",
                 Sec_WebSocket_Protocol="x, notify.v1.json.batch, notify.v1.json",
@@ -91,6 +91,37 @@ class Judgements(SynchronousTestCase):
                 "192.0.2.1",
             ),
         )
+
+    def test_a_client_id_of_the_form_is_read_and_of_any_other_ignored(self) -> None:
+        for query, found in (
+            ("", ""),
+            ("?client_id=a-B_9", "a-B_9"),
+            ("?x=1&client_id=" + "y" * 64 + "&z", "y" * 64),
+            ("?client_id=", ""),
+            ("?client_id", ""),
+            ("?client_id=" + "y" * 65, ""),
+            ("?client_id=a%20b", ""),
+            ("?client_id=a%41", ""),
+            ("?client_id=a.b", ""),
+            ("?client_id=a;client_id=b", ""),
+            ("?client_id=a&client_id=a", ""),
+            ("?my_client_id=a", ""),
+            ("?CLIENT_ID=a", ""),
+            ("?x=?client_id=a", ""),
+        ):
+            for target in (f"/ws{query}", f"http://chat.example/ws{query}"):
+                self.assertEqual(accepted(request(f"GET {target} HTTP/1.1")).client_id, found, target)
+
+    def test_a_user_agent_is_kept_without_control_characters_and_not_all_of_it(self) -> None:
+        for agent, found in (
+            (None, ""),
+            ("Mozilla/5.0 (X11)", "Mozilla/5.0 (X11)"),
+            ("a\tb", "ab"),
+            ("x" * 10_000, "x" * 200),
+            ("\xe9\x9b", "\N{REPLACEMENT CHARACTER}" * 2),
+            ("a\r\nUser-Agent: b", "a, b"),
+        ):
+            self.assertEqual(accepted(request(User_Agent=agent)).agent, found)
 
     def test_what_was_agreed_is_in_the_answer_and_nothing_else(self) -> None:
         offer = request(Sec_WebSocket_Extensions="permessage-deflate; server_max_window_bits=10")
