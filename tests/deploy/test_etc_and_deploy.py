@@ -76,6 +76,7 @@ class NginxTests(TempCase):
             ("/etc/nginx/notify.pem", str(pem)),
             ("/etc/nginx/notify.key", str(key)),
             ("/var/log/nginx/notify.log", str(self.folder / "access.log")),
+            ("/var/log/nginx/notify-error.log", str(self.folder / "notify-error.log")),
             ("127.0.0.1:8080", f"127.0.0.1:{notify}"),
             ("listen 80;", f"listen 127.0.0.1:{plain};"),
             ("listen 443 ssl;", f"listen 127.0.0.1:{tls} ssl;"),
