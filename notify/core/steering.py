@@ -6,15 +6,16 @@ Arguments and answers are JSON. They go between nodes of different versions: fie
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from notify import __version__, ids, topics
 from notify.core import access
 from notify.core.hub import Hub
+from notify.core.shed import Shed
 from notify.errors import Unavailable
 from notify.ids import Id
 from notify.interfaces import BrokerStatus, IConnection
@@ -64,6 +65,12 @@ class UnsubscribeOrder(Struct, frozen=True):
     workspace_id: Id
     user_id: Id
     chat_id: Id
+
+
+class ShedOrder(Struct, frozen=True):
+    """Which share of a node's clients to send to others."""
+
+    share: Annotated[float, Meta(gt=0, le=1)]
 
 
 class BrokerItem(Struct, frozen=True):
@@ -147,6 +154,14 @@ class Count(Struct, frozen=True):
     count: int
 
 
+class Shedding(Struct, frozen=True):
+    """How many clients go, and over how many seconds; or why none do: ``not_serving``, ``already_shedding``."""
+
+    clients: int = 0
+    seconds: float = 0.0
+    refused: str = ""
+
+
 class Done(Struct, frozen=True):
     """It has begun."""
 
@@ -175,6 +190,7 @@ class Steering:
         self._reloads = reloads
         self._reload = reload
         self._drain = drain
+        self._shed = Shed(hub)
         self._begun = hub.wheel.seconds()
         self._commands: dict[str, tuple[type, Callable[[Any], object]]] = {
             "nodes": (Nothing, self._node_item),
@@ -182,6 +198,7 @@ class Steering:
             "topics": (TopicQuery, self._topics),
             "disconnect": (DisconnectOrder, self._disconnect),
             "unsubscribe": (UnsubscribeOrder, self._unsubscribe),
+            "shed": (ShedOrder, self._begin_to_shed),
             "reload": (Nothing, self._reload_soon),
             "drain": (Nothing, self._drain_soon),
         }
@@ -308,6 +325,14 @@ class Steering:
 
     def _unsubscribe(self, what: UnsubscribeOrder) -> Count:
         return Count(access.unsubscribe(self._hub, what.workspace_id, what.user_id, what.chat_id))
+
+    def _begin_to_shed(self, order: ShedOrder) -> Shedding:
+        if self._stage() != "serving":
+            return Shedding(refused="not_serving")
+        if self._shed.running:
+            return Shedding(refused="already_shedding")
+        clients, seconds = self._shed.begin(order.share)
+        return Shedding(clients, round(seconds, 1))
 
     def _reload_soon(self, _: Nothing) -> Done:
         self._reload()

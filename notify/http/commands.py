@@ -1,4 +1,4 @@
-"""What the API can tell the nodes to do: send a user away, end a subscription, read the configuration again, leave."""
+"""What the API can tell the nodes to do: send users away, end a subscription, read the configuration again, leave."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from notify.core.steering import Count, DisconnectOrder, Done, Nothing, UnsubscribeOrder
+from notify.core.steering import (
+    Count,
+    DisconnectOrder,
+    Done,
+    Nothing,
+    Shedding,
+    ShedOrder,
+    UnsubscribeOrder,
+)
 from notify.http.answers import Answer, Refused, answer, bad_request
 from notify.http.cluster import Cluster, Reached, Told
 from notify.http.keys import permit
@@ -52,6 +60,20 @@ class WhichNode(Struct, frozen=True, forbid_unknown_fields=True):
     """Which node is meant; without a name, the one that is asked."""
 
     node: Annotated[str, Meta(max_length=64)] = ""
+
+
+class ShedRequest(ShedOrder, frozen=True, forbid_unknown_fields=True):
+    """Which share of which node's clients to send to others: above 0, at most 1."""
+
+    node: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class Shed(Struct, frozen=True):
+    """So many clients, chosen at random, are sent to other nodes over so many seconds."""
+
+    node: str
+    clients: int
+    seconds: float
 
 
 class Reloading(Struct, frozen=True):
@@ -128,6 +150,39 @@ def _sum(told: Told[Count]) -> int:
     return sum(one.count for _, one in told.answers)
 
 
+class Shedder:
+    """``POST /v1/shed``: sends a share of a node's clients to others."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Answers as soon as it has begun; refused while one runs, and by a node that is not serving."""
+        permit(request.key, None)
+        what = _read(request, ShedRequest, "the name of a node, and share, a number above 0 and at most 1")
+        audit.info(
+            "API key {key} from {peer}, request {request}: send {share} of the clients of {node} away",
+            **_by(request),
+            share=what.share,
+            node=ascii(what.node)[1:-1],
+        )
+        told = self._cluster.ask("shed", ShedOrder(what.share), Shedding, what.node)
+        return told.addCallback(self._answer, what.node)
+
+    @staticmethod
+    def _answer(told: Told[Shedding], node: str) -> Answer:
+        shedding = _one(told)
+        if shedding.refused:
+            raise Refused(HTTPStatus.CONFLICT, shedding.refused, _REFUSED.get(shedding.refused, "not now"))
+        return answer(Shed(node, shedding.clients, shedding.seconds), HTTPStatus.ACCEPTED)
+
+
+_REFUSED = {
+    "already_shedding": "the node is sending clients away already: ask again when that is over",
+    "not_serving": "the node is starting, or leaves: there is nobody to choose from",
+}
+
+
 class Order:
     """``POST /v1/drain`` and ``POST /v1/reload``: has one node begin something, this one (``here``) or another."""
 
@@ -152,13 +207,19 @@ class Order:
         return told.addCallback(self._answer, node)
 
     def _answer(self, told: Told[Done], node: str) -> Answer:
-        if told.answers:
-            return answer(self._begun(node), HTTPStatus.ACCEPTED)
-        if told.reached.missing:
-            raise Refused(
-                HTTPStatus.GATEWAY_TIMEOUT, "timeout", "the node is known and does not answer: nobody can tell what it does"
-            )  # fmt: skip
-        raise Refused(HTTPStatus.NOT_FOUND, "no_such_node", _unknown(told.reached))
+        _one(told)
+        return answer(self._begun(node), HTTPStatus.ACCEPTED)
+
+
+def _one(told: Told[T]) -> T:
+    """What the node that was named answers."""
+    if told.answers:
+        return told.answers[0][1]
+    if told.reached.missing:
+        raise Refused(
+            HTTPStatus.GATEWAY_TIMEOUT, "timeout", "the node is known and does not answer: nobody can tell what it does"
+        )  # fmt: skip
+    raise Refused(HTTPStatus.NOT_FOUND, "no_such_node", _unknown(told.reached))
 
 
 def _unknown(reached: Reached) -> str:

@@ -14,6 +14,8 @@ from notify.http.commands import (
     Disconnected,
     Draining,
     Reloading,
+    Shed,
+    ShedRequest,
     Unsubscribe,
     Unsubscribed,
     WhichNode,
@@ -39,6 +41,8 @@ _TYPES = (
     Disconnected,
     Unsubscribe,
     Unsubscribed,
+    ShedRequest,
+    Shed,
     WhichNode,
     Reloading,
     Draining,
@@ -74,6 +78,7 @@ _ERRORS = {
     "Host may be a stranger's.",
     404: "No node of this name is known here.",
     408: "The request did not arrive whole in time.",
+    409: "Not now: the node does this already, or is starting or leaving.",
     410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
     413: "The body, the list or the payload is too large.",
     415: "The body is not JSON.",
@@ -341,6 +346,15 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 _responses({200: _success("They are ended.", "Unsubscribed")}, *_TOLD),
                 description="The clients get `forbidden` for the chat. Whoever subscribes again is asked about anew, "
                 "whatever was remembered.",
+            )
+        },
+        "/v1/shed": {
+            "post": _command(
+                "shed",
+                "Send a share of a node's clients to others, in small steps",
+                "ShedRequest",
+                _responses({202: _success("It has begun.", "Shed")}, *_ORDERED, 409, 415),
+                description="They are chosen at random, and asked to change their `client_id`, on which load balancers hash.",
             )
         },
         "/v1/reload": {

@@ -20,6 +20,7 @@ from notify.http.commands import (
     Draining,
     Order,
     Reloading,
+    Shedder,
     Unsubscriber,
 )
 from notify.http.hosts import Hosts
@@ -98,6 +99,7 @@ def internal_site(
         b"/v1/topics": Route({get: TopicReader(cluster)}, scope="read"),
         b"/v1/disconnect": command(Disconnector(cluster), json=True),
         b"/v1/unsubscribe": command(Unsubscriber(cluster), json=True),
+        b"/v1/shed": command(Shedder(cluster), json=True),
         b"/v1/reload": command(Order(cluster, node, "reload", Reloading)),
         b"/v1/drain": command(Order(cluster, node, "drain", Draining)),
         b"/health/live": Route({get: lambda request: answer(Live())}),

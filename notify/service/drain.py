@@ -14,19 +14,15 @@ from collections.abc import Callable, Collection
 from enum import Enum
 from random import Random
 
-import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from notify.core.shed import STEP, send_away
 from notify.interfaces import IConnection
 
-SERVICE_RESTART = 1012
-
-#: seconds between two steps: what a client waits at most beyond its own handshake
-STEP = 0.5
 #: seconds between two looks at who has answered the closing handshake
 POLL = 0.05
 #: seconds that clients which do not answer the closing handshake are waited for
@@ -166,9 +162,7 @@ class Drain:
         self._random.shuffle(chosen)
         chosen = chosen[: math.ceil(len(waiting) / steps)]
         spread = HURRIED_SPREAD if self._hurried else STEP
-        for index, connection in enumerate(chosen):
-            slot = round(1000 * spread * index / len(chosen))
-            connection.close(SERVICE_RESTART, msgspec.json.encode({"retry_after_ms": slot}).decode())
+        send_away(chosen, spread)
         return len(chosen)
 
     def _tell(self, stage: Stage, total: int, remaining: float) -> None:

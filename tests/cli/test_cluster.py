@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import redirect_stderr
 from types import SimpleNamespace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.cli import cluster, connections, nodes, topics
+from notify.cli import cluster, connections, main, nodes, topics
 from notify.cli.terminal import Terminal
 from tests.support.cli import Server
 
@@ -64,6 +65,20 @@ class Commands(Server):
         while (await self.json("disconnect", "--user", "1"))["closed"] == 0:
             pass
         await other.until(lambda: "an operator disconnected this user" in other.err)
+
+    async def test_shed_a_share_of_a_nodes_clients(self) -> None:
+        process = await self.listening()
+        self.assertEqual(
+            await self.lines("shed", "--node", "node-a", "--share", "1"),
+            ["node-a sends 1 of its clients away, over 0 s"],
+        )
+        await process.until(lambda: "the server restarts" in process.err)
+        self.assertEqual((await self.json("shed", "--node", "node-a", "--share", "0.4"))["clients"], 0)
+        for share in ("0", "1.1", "nan", "x", "-1"):
+            said = io.StringIO()
+            with redirect_stderr(said), self.assertRaises(SystemExit):
+                main.make_parser().parse_args(["shed", "--node", "node-a", f"--share={share}"])
+            self.assertIn("a number above 0 and at most 1", said.getvalue())
 
     async def test_reload_and_drain_a_node(self) -> None:
         self.assertEqual(await self.lines("reload"), ["node-a reads its configuration again"])

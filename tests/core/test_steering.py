@@ -24,11 +24,12 @@ class Case(SynchronousTestCase):
         self.status = BrokerStatus(True, "fine")
         self.reloads: tuple[float | None, str] = (None, "")
         self.told: list[str] = []
+        self.stage = "serving"
         self.steering = Steering(
             self.world.hub,
             "node-1",
             broker=lambda: self.status,
-            stage=lambda: "serving",
+            stage=lambda: self.stage,
             reloads=lambda: self.reloads,
             reload=lambda: self.told.append("reload"),
             drain=lambda: self.told.append("drain"),
@@ -155,6 +156,20 @@ class Asked(Case):
 
 
 class Told(Case):
+    def test_a_share_of_its_clients_is_shed_once_at_a_time_while_it_serves(self) -> None:
+        clients = [self.world.client(user_id=number) for number in range(10)]
+        self.stage = "announced"
+        self.assertEqual(self.do("shed", share=0.5)["refused"], "not_serving")
+        self.stage = "serving"
+        self.assertEqual(self.do("shed", share=0.5), {"clients": 5, "seconds": 15.0, "refused": ""})
+        self.assertEqual(self.do("shed", share=0.5)["refused"], "already_shedding")
+        self.world.clock.pump([0.25] * 60)
+        self.assertEqual(sum(one.connection.closed is not None for one in clients), 5)
+        self.assertEqual(self.do("shed", share=1)["clients"], 5)
+        for wrong in (0, -1, 1.1, "1", None):
+            done = self.steering.do("shed", json.dumps({"share": wrong}).encode())
+            self.failureResultOf(done, Unavailable)
+
     def test_to_disconnect_a_user(self) -> None:
         client = self.world.client()
         self.assertEqual(self.do("disconnect", workspace_id=1, user_id=2), {"count": 0})

@@ -16,6 +16,7 @@ from notify.core.steering import (
     Count,
     Done,
     NodeItem,
+    Shedding,
     TopicItem,
     TopicsFound,
 )
@@ -157,6 +158,33 @@ class Telling(Case):
             self.assertEqual(self.others.asked, [(command, {}, "b"), *mine])
             for wrong in ({"node": 1}, {"node": "x" * 65}, {"name": "b"}, [], 0):
                 self.assertEqual(self.node.call("POST", f"/v1/{command}", wrong).code, "bad_request")
+
+    def test_a_share_of_one_nodes_clients_is_sent_away(self) -> None:
+        self.answer(b=Shedding(12, 9.0))
+        response = self.node.call("POST", "/v1/shed", {"node": "b", "share": 0.3})
+        self.assertEqual(
+            (response.status, response.json), (202, {"node": "b", "clients": 12, "seconds": 9.0})
+        )
+        self.assertEqual(self.others.asked, [("shed", {"share": 0.3}, "b")])
+        for refused in ("already_shedding", "not_serving", "what a newer node says"):
+            self.answer(b=Shedding(refused=refused))
+            response = self.node.call("POST", "/v1/shed", {"node": "b", "share": 1})
+            self.assertEqual((response.status, response.code), (409, refused))
+        self.answer()
+        self.assertEqual(self.node.call("POST", "/v1/shed", {"node": "b", "share": 1}).code, "no_such_node")
+        self.answer(missing=["b"])
+        self.assertEqual(self.node.call("POST", "/v1/shed", {"node": "b", "share": 1}).code, "timeout")
+        self.others.asked.clear()
+        for wrong in (
+            {"node": "b"},
+            {"share": 0.5},
+            {"node": "", "share": 0.5},
+            *({"node": "b", "share": share} for share in (0, -0.1, 1.01, "0.5", None, True)),
+            {"node": "b", "share": 0.5, "more": 1},
+            [],
+        ):
+            self.assertEqual(self.node.call("POST", "/v1/shed", wrong).code, "bad_request", wrong)
+        self.assertEqual(self.others.asked, [])
 
     def test_a_node_that_nobody_knows_or_that_does_not_answer(self) -> None:
         response = self.node.call("POST", "/v1/drain", {"node": "zz"})

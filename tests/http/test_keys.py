@@ -123,6 +123,7 @@ class Scopes(SynchronousTestCase):
         ("read", "GET", "/v1/topics?workspace_id=7", None),
         ("control", "POST", "/v1/disconnect", {"workspace_id": 7, "user_id": 1}),
         ("control", "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": 1}),
+        ("control", "POST", "/v1/shed", {"node": "node-1", "share": 0.5}),
         ("control", "POST", "/v1/reload", None),
         ("control", "POST", "/v1/drain", None),
     )
@@ -206,6 +207,8 @@ class Audit(SynchronousTestCase):
             node, "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": "x"}
         )
         self.assertTrue(line.endswith("r-1: end what user 1 of workspace 7 has of chat x"), line)
+        [line] = self.lines(node, "POST", "/v1/shed", {"node": "a\nb", "share": 0.5})
+        self.assertTrue(line.endswith("r-1: send 0.5 of the clients of a\\nb away"), line)
         [line] = self.lines(node, "POST", "/v1/drain")
         self.assertEqual(line, "API key chat-backend from 192.168.1.1, request r-1: drain node-1")
         [line] = self.lines(node, "POST", "/v1/reload", {"node": "a\nb"})

@@ -10,8 +10,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
+from notify.core.shed import STEP
 from notify.interfaces import IConnection
-from notify.service.drain import GRACE, HURRIED_SPREAD, STEP, Drain, Progress, Stage
+from notify.service.drain import GRACE, HURRIED_SPREAD, Drain, Progress, Stage
 
 
 @implementer(IConnection)

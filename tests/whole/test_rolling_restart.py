@@ -18,7 +18,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher, PublishFailed
-from notify.service.drain import STEP
+from notify.core.shed import STEP
 from tests.support.haproxy import HAProxy
 from tests.support.natsd import NatsServer
 from tests.support.process import KEY, Server, token
