@@ -71,12 +71,36 @@ class Backend:
 
     def post(self, several: list[Kind], number: int, answered: Callable[[bool], None]) -> None:
         """``POST /v1/publish`` at a node."""
-        node = self._world.nodes[number]
         made = [self._message(*one) for one in several]
         parts = [{"subject": entry.topic.subject, "payload": msgspec.Raw(payload)} for entry, payload in made]
         body = msgspec.json.encode(parts if len(parts) > 1 else parts[0])
+        self._request(number, "publish", body, lambda head, body: self._answered(head, body, made), answered)
+
+    def shed(self, number: int, share: float) -> None:
+        """``POST /v1/shed`` at a node, for itself."""
+        body = msgspec.json.encode({"node": self._world.nodes[number].name, "share": share})
+        self._request(number, "shed", body, self._shed, lambda _: None)
+
+    def _shed(self, head: str, body: bytes) -> bool:
+        status = int(head.split()[1])
+        self._world.mark(f"shed answered with {status}")
+        # It leaves, or is about it already.
+        if status not in (202, 409):
+            self._world.oracle.wrong("refused", f"shed was answered with {status} {body.decode()[:200]}")
+        return status == 202
+
+    def _request(
+        self,
+        number: int,
+        what: str,
+        body: bytes,
+        judge: Callable[[str, bytes], bool],
+        answered: Callable[[bool], None],
+    ) -> None:
+        """A ``POST`` at a node: ``judge`` is given head and body of what comes, and ``answered`` what it says, or no."""
+        node = self._world.nodes[number]
         request = (
-            f"POST /v1/publish HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {KEY}\r\n"
+            f"POST /v1/{what} HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {KEY}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode() + body
         came = bytearray()
@@ -97,7 +121,7 @@ class Backend:
                 return
             size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
             if len(rest) >= size and not done:
-                finish(self._answered(head, rest[:size], made))
+                finish(judge(head.decode(), rest[:size]))
 
         socket = None
         if node.alive and INTERNAL in node.host.ports:
@@ -118,7 +142,7 @@ class Backend:
             socket.write(request)
             self._world.later(30.0, finish, False)
 
-    def _answered(self, head: bytes, body: bytes, made: list[Any]) -> bool:
+    def _answered(self, head: str, body: bytes, made: list[Any]) -> bool:
         status = int(head.split()[1])
         answer = msgspec.json.decode(body)
         self._world.mark(f"publish answered with {status}")

@@ -28,7 +28,7 @@ class Happenings:
             "server isolated": self._server_isolated, "no leader": self._no_leader, "nats cut": self._nats_cut,
             "replica behind": self._replica, "replica frozen": self._replica, "replica with holes": self._replica,
             "go back": self._go_back, "leader behind": self._leader_behind, "forged": self._forged, "recreate": self._recreate, "purge": self._purge, "delete": self._delete,
-            "kill": self._kill, "pause": self._pause, "restart": self._restart, "reload": self._reload,
+            "kill": self._kill, "pause": self._pause, "restart": self._restart, "reload": self._reload, "shed": self._shed,
             "clock": self._clock_step, "cut": self._cut, "silent": self._silent, "slow": self._slow,
             "half-closed": self._half_closed, "resubscribe": self._resubscribe, "come again": self._come_again,
             "unsubscribe": self._unsubscribe, "storm": self._storm, "ask": self._ask,
@@ -284,6 +284,10 @@ class Happenings:
         node = self._process(step)
         if not node.host.paused:
             node.reload(step.number)
+
+    def _shed(self, step: Step) -> None:
+        """A share of the clients of a node is sent elsewhere, and comes back."""
+        self._backend.shed(step.about["node"], step.about["share"])
 
     def _clock_step(self, step: Step) -> None:
         self._process(step).ahead += step.about["by"]

@@ -218,8 +218,29 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
         outside,
         inside,
         random.choice((2**20, 2**20, 2**20, 4096)),
-        tuple(Step(n, round(at, 3), what, about) for n, (at, what, about) in enumerate(steps)),
+        _numbered(steps + _sheds(seed, seconds, nodes)),
     )
+
+
+def _sheds(seed: int, seconds: float, nodes: int) -> list[tuple[float, str, dict[str, Any]]]:
+    """Shares of a node's clients that are sent elsewhere. From a chance of their own, and numbered behind the others: what was
+    drawn before they came is drawn as before.
+    """
+    random = Random(f"shed {seed}")
+    return [
+        (
+            random.uniform(1.0, seconds),
+            "shed",
+            {"node": random.randrange(nodes), "share": random.choice((0.3, 0.5, 1.0))},
+        )
+        for _ in range(random.choice((0, 0, 0, 1, 2)))
+    ]
+
+
+def _numbered(steps: list[tuple[float, str, dict[str, Any]]]) -> tuple[Step, ...]:
+    """In the order of their times; the numbers are those of the order that they are given in."""
+    made = [Step(n, round(at, 3), what, about) for n, (at, what, about) in enumerate(steps)]
+    return tuple(sorted(made, key=lambda step: step.at))
 
 
 def _publish(random: Random, workspaces: int, chats: int, names: list[str]) -> dict[str, Any]:
