@@ -50,7 +50,9 @@ class Commands(Server):
         head, row = await self.lines("topics")
         self.assertEqual(row.split(), ["10", "0.0", "1", "node-a:", "1"])
         self.assertEqual((await self.json("nodes"))["nodes"][0]["connections"], 1)
-        self.assertEqual((await self.json("connections", "--user", "1", "--workspace", "1"))["count"], 1)
+        found = await self.json("connections", "--user", "1", "--workspace", "1")
+        self.assertEqual(found["count"], 1)
+        self.assertRegex(found["connections"][0]["client_id"], r"^[A-Za-z0-9_-]{16}$")
         self.assertEqual((await self.json("connections", "--user", "1", "--workspace", "2"))["count"], 0)
         self.assertEqual((await self.json("topics", "--workspace", "1"))["topics"][0]["members"], 1)
 

@@ -116,6 +116,8 @@ class ThreeNodes(TestCase):
             self.all_answered(found)
             told = sorted((one["node"], one["chats"]) for one in found["connections"])
             self.assertEqual(told, [("node-b", [1, 2]), ("node-c", [2])])
+            for one in found["connections"]:
+                self.assertIn("websockets", one["client"])
             found = self.ask(a, "GET", "/v1/topics?workspace_id=1")
             self.all_answered(found)
             members = {topic["chat_id"]: topic["nodes"] for topic in found["topics"]}
