@@ -223,7 +223,10 @@ class IRegistry(Interface):
 
 
 class IControl(Interface):
-    """Has all nodes do something at the word of one of them. What may be asked: :mod:`notify.core.steering`."""
+    """Has all nodes do something at the word of one of them, and keeps what holds for nodes that come later, too.
+
+    What may be asked, and what is kept: :mod:`notify.core.steering`.
+    """
 
     def start(do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
         """Get ready, which must not depend on others: a node that reaches nobody steers itself.
@@ -238,6 +241,24 @@ class IControl(Interface):
 
         Fires in a bounded time and never fails: what this node itself answers is there also while it reaches no other.
         Nobody does the same request twice. The name of a node that nobody knows gives no answers, and nobody missing.
+        """
+
+    def keep(key: str, merge: Callable[[bytes | None], bytes], until: float) -> Deferred[bool]:
+        """Keep a record under a key until ``until`` (Unix time in seconds, at most 366 days away), for all nodes.
+
+        ``key`` is up to 512 letters, digits, ``_``, ``-`` and ``.`` between them. ``merge(record)`` is given what is kept there
+        now, None where that is nothing, and gives the record, of up to 2 KiB; it may be called several times. Fires once it is
+        kept: True, and it outlives this process; False, and nothing does here. Before :meth:`watch` has fired it may fail.
+        Errback :class:`~notify.errors.Unavailable`: it is not kept, or nobody can tell. The same call may be repeated.
+        """
+
+    def watch(heard: Callable[[str, bytes], None]) -> Deferred[None]:
+        """Call ``heard(key, record)`` with every record that is kept, and from then on with each that any node keeps.
+
+        Fires once it was called with all that were there, however long it takes; nobody may be let in before. Where some may
+        have been missed, as while others could not be reached, it is called with those in time; what it has heard before it may
+        hear again. ``heard`` neither raises nor blocks. Called once, after :meth:`start`.
+        Errback :class:`~notify.errors.StartError` where waiting would not help.
         """
 
     def stop() -> Deferred[None]:

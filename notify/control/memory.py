@@ -1,10 +1,17 @@
-"""The control of one process alone: whatever is asked, this node does."""
+"""The control of one process alone: whatever is asked, this node does, and what is kept is kept by it.
+
+A node that has a state directory keeps it in a file there, ``kept.json``, which outlives the process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from threading import Lock
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -12,11 +19,26 @@ from zope.interface import implementer
 from notify.components import Context
 from notify.config import Settings
 from notify.control.rounds import failed
+from notify.errors import StartError, Unavailable
 from notify.interfaces import Gathered, IControl
+from notify.state import directory, write
 
 
 class MemorySettings(Settings, frozen=True):
-    """``[control.memory]`` has no keys."""
+    """``[control.memory]``."""
+
+    #: where what is kept outlives a restart; empty: systemd's ($STATE_DIRECTORY), or nowhere
+    state_directory: str = ""
+
+
+class Kept(Struct, frozen=True):
+    """One record, until a Unix time in seconds."""
+
+    record: bytes
+    until: float
+
+
+_read = msgspec.json.Decoder(dict[str, Kept]).decode
 
 
 @implementer(IControl)
@@ -28,11 +50,26 @@ class MemoryControl:
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:
         self._node = context.node
+        self._reactor, self._now = context.reactor, context.now
         context.metrics.nodes.set(1)
         self._do: Callable[[str, bytes], Deferred[bytes]] | None = None
+        self._heard: Callable[[str, bytes], None] = lambda key, record: None
+        self._kept: dict[str, Kept] = {}
+        folder = directory(settings.state_directory)
+        self._path = folder / "kept.json" if folder else None
+        self._writing = Lock()
 
     def start(self, do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
-        """See :class:`~notify.interfaces.IControl`."""
+        """See :class:`~notify.interfaces.IControl`. A file that is there and cannot be read ends the start."""
+        if self._path is not None:
+            try:
+                self._kept = _read(self._path.read_bytes())
+            except FileNotFoundError:
+                pass
+            except (OSError, msgspec.DecodeError) as error:
+                reason = getattr(error, "strerror", None) or "it is damaged"
+                advice = "it holds whose tokens were revoked: mend it, or remove it"
+                return fail(StartError(f"{self._path} cannot be read: {reason}; {advice}."))
         self._do = do
         return succeed(None)
 
@@ -48,6 +85,43 @@ class MemoryControl:
         # Whoever asked may have no interest any more: what is done is done all the same.
         told.addCallback(gathered.callback)
         return gathered
+
+    def keep(self, key: str, merge: Callable[[bytes | None], bytes], until: float) -> Deferred[bool]:
+        """See :class:`~notify.interfaces.IControl`."""
+        if self._do is None:
+            return fail(Unavailable("this node does not run"))
+        now = self._now()
+        kept_now = {key: one for key, one in self._kept.items() if one.until > now}
+        before = kept_now.get(key)
+        record = merge(before.record if before else None)
+        # Another one each time: a thread may be writing the one before.
+        self._kept = {**kept_now, key: Kept(record, until)}
+        self._heard(key, record)
+        if self._path is None:
+            return succeed(False)
+        # Whoever asked may have no interest any more: it is kept all the same.
+        kept: Deferred[bool] = Deferred()
+        self._reactor.callInThread(self._write, self._path, kept)
+        return kept
+
+    def watch(self, heard: Callable[[str, bytes], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IControl`."""
+        self._heard, now = heard, self._now()
+        for key, one in self._kept.items():
+            if one.until > now:
+                heard(key, one.record)
+        return succeed(None)
+
+    def _write(self, path: Path, kept: Deferred[bool]) -> None:
+        """In a thread. One at a time, and what is newest by then."""
+        outcome: bool | Failure = True
+        with self._writing:
+            try:
+                write(path, msgspec.json.encode(self._kept))
+            except OSError as error:
+                outcome = Failure(Unavailable(f"{path} cannot be written: {error.strerror}"))  # type: ignore[no-untyped-call]
+        # Of a failure it makes an errback; one that was cancelled does nothing.
+        self._reactor.callFromThread(kept.callback, outcome)
 
     def _done(self, answer: bytes) -> Gathered:
         return Gathered([(self._node, answer)], [])

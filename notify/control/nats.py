@@ -2,13 +2,15 @@
 
     control.{stream}.do.{command}    a request, as JSON: {"argument": ..., "from": id, "node": name}; all but argument may be left out
     control.{stream}.beat            each node says that it is there: {"id": ..., "node": name, "state": "here"}
+    control.{stream}.kept.{key}      what is kept for those who come later, too (:mod:`notify.control.kept`)
 
 Core NATS carries it: what is asked is for those who are there now. Who is there is known by beats, so that one that
 does not answer can be named. The instances are also those of a service as ``nats micro`` sees it
 (:mod:`notify.control.micro`).
 
 Whoever may publish to these subjects steers the server: no backend may (etc/nats/users.conf). Where this node may not, or
-NATS is away, it does what it is asked itself, and says that it reached no other. A request must have an argument, since a
+NATS is away, it does what it is asked itself, and says that it reached no other; but it lets nobody in before it has read
+what is kept. A request must have an argument, since a
 backend can have NATS itself publish here: it names the subject as the one to which NATS answers that a message was stored.
 """
 
@@ -20,8 +22,8 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct, field
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.task import LoopingCall
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,11 +31,13 @@ from zope.interface import implementer
 from notify import __version__, components
 from notify.components import Context
 from notify.config import Duration, Settings
+from notify.control.kept import KeptStream
 from notify.control.micro import Endpoint, Service
 from notify.control.rounds import Round, failed
-from notify.errors import StartError, TooLarge
+from notify.errors import StartError, TooLarge, Unavailable
 from notify.interfaces import Gathered, IControl
 from notify.nats.connection import Connection, Hooks
+from notify.nats.jetstream import JetStream
 from notify.nats.settings import NATSSettings
 
 #: seconds between two beats of a node
@@ -44,6 +48,9 @@ _SUPERSEDED = 2.5
 SETTLE = 0.5
 #: seconds until a connection on which something was not permitted is made anew: perhaps it is by then
 _OPERATOR = 30.0
+#: seconds between two looks whether something was kept that was not heard of, and between tries while there is no answer
+CHECK = 5.0
+_AGAIN = (0.1, 2.0)  # first, most
 #: seconds that the farewell may take
 _FAREWELL = 0.5
 
@@ -119,7 +126,8 @@ class NATSControl:
         self._metrics = context.metrics
         self._node = context.node
         self._id = f"{context.random.getrandbits(64):016x}"
-        prefix = f"control.{getattr(nats, 'stream', 'MESSAGES')}"
+        stream = getattr(nats, "stream", "MESSAGES")
+        prefix = f"control.{stream}"
         self._asking, self._beating = f"{prefix}.do.", f"{prefix}.beat"
         self._endpoint = Endpoint("steer", f"{self._asking}*")
         self._service = Service(
@@ -128,6 +136,20 @@ class NATSControl:
         connect = context.connect or Connection
         self._connection = connect(nats, context.reactor, context.random, f"notify control {context.node}")
         self._connection.hooks = Hooks(self._up, self._down, self._denied, lambda: None)
+        manage = getattr(nats, "manage_stream", True)
+        jetstream = JetStream(self._connection, nats.request_timeout, manage=manage)
+        self._kept = KeptStream(
+            self._connection,
+            jetstream,
+            stream,
+            nats.replicas,
+            context.now,
+            lambda *record: self._heard(*record),
+        )
+        self._heard: Callable[[str, bytes], None] = lambda key, record: None
+        self._watched: Deferred[None] | None = None
+        self._following: Deferred[None] | None = None
+        self._ensured = False
         self._do: Callable[[str, bytes], Deferred[bytes]] | None = None
         self._known: dict[str, Known] = {}
         self._rounds: dict[Round, None] = {}
@@ -172,6 +194,22 @@ class NATSControl:
             one.only(self._id, self._detail)
         return gathered
 
+    def keep(self, key: str, merge: Callable[[bytes | None], bytes], until: float) -> Deferred[bool]:
+        """See :class:`~notify.interfaces.IControl`."""
+        if self._do is None:
+            return fail(Unavailable("this node does not run"))
+        return Deferred.fromCoroutine(self._kept.keep(key, merge, until)).addCallback(lambda _: True)
+
+    def watch(self, heard: Callable[[str, bytes], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IControl`."""
+        self._heard = heard
+        self._watched = Deferred()
+        # Heard before it is read: nothing is kept in between. What is heard need not have been kept in the end.
+        self._connection.subscribe(self._kept.subjects, self._record_heard)
+        if self._connection.connected:
+            self._follow()
+        return self._watched
+
     def stop(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IControl`."""
         return Deferred.fromCoroutine(self._stop())
@@ -191,6 +229,7 @@ class NATSControl:
         for one in list(self._rounds):
             one.finish("this node stops")
         self._cancel_retry()
+        self._unfollow()
         await self._connection.stop()
 
     # ------------------------------------------------------------------ asking others
@@ -317,6 +356,61 @@ class NATSControl:
         self._known.pop(id, None)
         self._metrics.nodes.set(1 + len(self._known))
 
+    # ------------------------------------------------------------------ what is kept
+
+    def _record_heard(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        self._heard(self._kept.key(subject), data)
+
+    def _follow(self, wait: float = 0.0) -> None:
+        """In so many seconds, and again and again: read what was kept since then."""
+        self._unfollow()
+        self._following = Deferred.fromCoroutine(self._catch_up(wait))
+        self._following.addCallbacks(self._caught_up, self._no_longer_followed)
+
+    def _unfollow(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            self._following = None
+
+    async def _catch_up(self, wait: float) -> None:
+        pause, told = _AGAIN[0], False
+        while True:
+            if wait:
+                await deferLater(self._reactor, wait, lambda: None)
+            try:
+                if not self._ensured:
+                    await self._kept.ensure()
+                    self._ensured = True
+                await self._kept.catch_up()
+            except (Unavailable, StartError) as error:
+                self._ensured = False
+                if isinstance(error, StartError) and self._give_up(error):
+                    return
+                if not told:
+                    self.log.warn("what is kept for all nodes cannot be read: {reason}", reason=str(error))
+                told, wait, pause = True, pause, min(2 * pause, _AGAIN[1])
+            else:
+                if told:
+                    self.log.info("what is kept for all nodes is read again")
+                return
+
+    def _caught_up(self, _: object) -> None:
+        if self._do is not None:
+            self._follow(CHECK)
+        if self._watched is not None and not self._watched.called:
+            self._watched.callback(None)
+
+    def _give_up(self, error: StartError) -> bool:
+        """The start waits for it in vain; whether it did wait."""
+        if self._watched is None or self._watched.called:
+            return False
+        self._watched.errback(error)
+        return True
+
+    def _no_longer_followed(self, failure: Failure) -> None:
+        if not isinstance(failure.value, CancelledError):
+            self.log.failure("what is kept for all nodes cannot be followed", failure)
+
     # ------------------------------------------------------------------ the connection
 
     def _up(self) -> None:
@@ -328,14 +422,26 @@ class NATSControl:
             known.heard = now  # nobody could be heard meanwhile
         if self._do is not None:
             self._beat("new")
+        if self._watched is not None:
+            self._follow()
 
     def _down(self, reason: str) -> None:
+        self._unfollow()
+        self._ensured = False
         for one in list(self._rounds):
             one.only(self._id, self._detail)
 
     def _denied(self, words: str) -> None:
         if "$srv" in words.lower():
             return  # only nats micro does not see this node then
+        if self._kept.concerns(words):
+            # Who cannot know whose tokens were revoked lets nobody in.
+            self._give_up(
+                StartError(
+                    f"NATS does not permit what is kept for all nodes: {words}; grant it (docs/jetstream.md, Permissions)."
+                )
+            )
+            return
         self._alone(f"NATS does not permit it ({words}): docs/operations/cluster.md, Permissions")
         if self._retry is None:
             self._retry = self._reactor.callLater(_OPERATOR, self._try_again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ from twisted.trial.unittest import TestCase
 
 from notify import __version__
 from notify.config import Config, Duration, PluginTable
+from notify.control import nats as nats_control
 from notify.control.nats import NATSControl, NATSControlSettings
-from notify.errors import StartError
+from notify.errors import StartError, Unavailable
 from notify.interfaces import Gathered, IControl
 from notify.nats.bridge import as_deferred
 from notify.testing import make_context
@@ -49,6 +51,7 @@ class ContractWithoutNATS(ControlContract, TestCase):
     """A node that reaches nobody does what it is asked itself."""
 
     timeout = 60
+    keeps = False
 
     async def make_control(self, node: str) -> IControl:
         return make("nats://127.0.0.1:1", node)
@@ -241,3 +244,164 @@ class Nodes(TestCase):
         for wrong in ({"patience": Duration(0.01)}, {"remember": Duration(1)}):
             error = self.assertRaises(StartError, make, "nats://127.0.0.1:1", "a", **wrong)
             self.assertRegex(str(error), r"^\[control.nats\] patience must be at least 100ms, and remember")
+
+
+def until_in(seconds: float) -> float:
+    return time.time() + seconds
+
+
+class Kept(TestCase):
+    """What is kept for all nodes, over real streams."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.heard: dict[str, dict[str, bytes]] = {}
+
+    async def node(self, url: str, name: str, watched: bool = True, **broker: Any) -> NATSControl:
+        table = PluginTable("jetstream", {"jetstream": {"servers": [url], **broker}})
+        context = make_context(reactor, Config(broker=table), node=name, seed=len(self.heard) + 1)
+        control = NATSControl(NATSControlSettings(), context)
+        heard = self.heard[name] = {}
+        await control.start(lambda command, argument: succeed(b""))
+        self.addCleanup(control.stop)
+        self.watching = control.watch(heard.__setitem__)
+        if watched:
+            await self.watching
+        return control
+
+    async def keep(self, control: NATSControl, key: str, record: bytes, seconds: float = 600) -> None:
+        self.assertTrue(await control.keep(key, lambda there: record, until_in(seconds)))
+
+    async def test_another_node_hears_it_at_once_and_one_that_starts_later_too(self) -> None:
+        self.patch(nats_control, "CHECK", 3600.0)
+        server = await server_of(self)
+        a, _ = await self.node(server.url, "a"), await self.node(server.url, "b")
+        await self.keep(a, "revoked.1.7", b"one")
+        await until(lambda: self.heard["b"], 20)
+        await self.keep(a, "revoked.1.7", b"two")
+        await self.keep(a, "revoked.1.8", b"three")
+        all_of_it = {"revoked.1.7": b"two", "revoked.1.8": b"three"}
+        await self.node(server.url, "c")
+        self.assertEqual(self.heard["c"], all_of_it)
+        await until(lambda: self.heard["a"] == self.heard["b"] == all_of_it, 20)
+
+    async def test_what_two_keep_at_the_same_time_are_both(self) -> None:
+        server = await server_of(self)
+        nodes = [await self.node(server.url, name) for name in "abc"]
+
+        def adding(word: bytes) -> Any:
+            return lambda there: b" ".join(sorted({*(there or b"").split(), word}))
+
+        waits = [
+            node.keep("k", adding(word), until_in(600))
+            for node, word in zip(nodes, (b"x", b"y", b"z"), strict=True)
+        ]
+        for one in waits:
+            await one
+        await self.node(server.url, "d")
+        self.assertEqual(self.heard["d"], {"k": b"x y z"})
+
+    async def test_thousands_are_read(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        for start in range(0, 2500, 250):
+            for one in [
+                a.keep(f"n.{n}", lambda there: b"1" * 1500, until_in(600)) for n in range(start, start + 250)
+            ]:
+                await one
+        await self.node(server.url, "b")
+        self.assertEqual(len(self.heard["b"]), 2500)
+
+    async def test_a_node_that_was_cut_off_hears_of_it_when_it_is_back(self) -> None:
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        a, b = await self.node(server.url, "a"), await self.node(proxy.url, "b")
+        port = proxy.port
+        proxy.cut()
+        await proxy.stop()
+        await until(lambda: not b._connection.connected, 20)
+        await self.keep(a, "k", b"1")
+        self.assertEqual(self.heard["b"], {})
+        await self.assertFailure(b.keep("k", lambda there: b"2", until_in(600)), Unavailable)
+        self.addCleanup(Proxy(server.port, port=port).stop)
+        await until(lambda: self.heard["b"] == {"k": b"1"}, 30)
+
+    async def test_what_was_not_heard_on_a_connection_that_stayed_is_found(self) -> None:
+        server = await server_of(self)
+        a, b = await self.node(server.url, "a"), await self.node(server.url, "b")
+        # As behind a server that was cut off from the others, and is not any more.
+        self.patch(b, "_record_heard", lambda *_: None)
+        for subscription in list(b._connection._subscriptions):
+            if ".kept." in subscription.subject:
+                b._connection.unsubscribe(subscription)
+        await b._connection.request("$SRV.PING", b"", 20)
+        await self.keep(a, "k", b"1")
+        await until(lambda: self.heard["b"] == {"k": b"1"}, 30)
+
+    async def test_nobody_is_told_that_all_was_heard_while_nats_is_away(self) -> None:
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        await self.keep(await self.node(server.url, "a"), "k", b"1")
+        port, url = proxy.port, proxy.url
+        await proxy.stop()
+        await self.node(url, "b", watched=False)
+        await pause(1)
+        self.assertFalse(self.watching.called)
+        self.addCleanup(Proxy(server.port, port=port).stop)
+        await self.watching
+        self.assertEqual(self.heard["b"], {"k": b"1"})
+
+    async def test_it_ends_by_itself(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        await self.keep(a, "short", b"1", 1)
+        await self.keep(a, "long", b"1", 600)
+        while (await a._kept._jetstream.api("STREAM.INFO.MESSAGES_KEPT"))["state"]["messages"] > 1:
+            await pause(0.1)
+        await self.node(server.url, "b")
+        self.assertEqual(self.heard["b"], {"long": b"1"})
+
+    async def test_an_acknowledgement_that_is_led_here_takes_no_record_away(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        await self.keep(a, "k", b"1")
+        client = await as_deferred(nats.connect(server.url))
+        self.addCleanup(lambda: as_deferred(client.close()))
+        await a._kept._jetstream.api("STREAM.CREATE.OTHER", {"name": "OTHER", "subjects": ["workspace.>"]})
+        await as_deferred(client.publish("workspace.1", b"{}", reply="control.MESSAGES.kept.k"))
+        await until(lambda: b"stream" in self.heard["a"]["k"], 20)
+        told: list[bytes] = []
+        b = await self.node(server.url, "b", watched=False)
+        b._heard = lambda key, record: told.append(record)
+        await self.watching
+        self.assertEqual(told[0], b"1")
+
+    async def test_a_stream_that_the_operator_owns_is_checked(self) -> None:
+        server = await server_of(self)
+        await self.node(server.url, "a", watched=False, manage_stream=False)
+        error = await self.assertFailure(self.watching, StartError)
+        self.assertIn("MESSAGES_KEPT does not exist and manage_stream is false", str(error))
+        b = await self.node(server.url, "b")
+        config = (await b._kept._jetstream.api("STREAM.INFO.MESSAGES_KEPT"))["config"]
+        await self.node(server.url, "c", manage_stream=False)
+        await b._kept._jetstream.api("STREAM.UPDATE.MESSAGES_KEPT", {**config, "max_age": 10**12})
+        await self.node(server.url, "d", watched=False, manage_stream=False)
+        error = await self.assertFailure(self.watching, StartError)
+        self.assertIn("max_age is less than 366 days", str(error))
+
+    async def test_a_stream_that_was_deleted_is_made_again(self) -> None:
+        server = await server_of(self)
+        a = await self.node(server.url, "a")
+        await self.keep(a, "k", b"1")
+        await a._kept._jetstream.api("STREAM.DELETE.MESSAGES_KEPT")
+        while True:
+            try:
+                await a.keep("k", lambda there: b"2", until_in(600))
+                break
+            except Unavailable:
+                await pause(0.2)
+        await self.node(server.url, "b")
+        self.assertEqual(self.heard["b"], {"k": b"2"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,11 @@ class ShippedCluster(TestCase):
         for node in nodes:
             self.addCleanup(node.stop)
             await node.start(lambda command, argument: succeed(argument))
+        heard: dict[str, bytes] = {}
+        for node in nodes:
+            await node.watch(heard.__setitem__)
+        self.assertTrue(await nodes[0].keep("revoked.1.7", lambda there: b"1", time.time() + 60))
+        await until(lambda: heard == {"revoked.1.7": b"1"}, 20, "what is kept is heard")
         for node in nodes:
             gauge = node._metrics.nodes._value
             await until(lambda gauge=gauge: gauge.get() == 2, 20, "they know each other")
@@ -304,9 +310,35 @@ class MissingPermissions(TestCase):
             node = NATSControl(NATSControlSettings(), make_context(reactor, config))
             self.addCleanup(node.stop)
             await node.start(lambda command, argument: succeed(argument))
+            # What is kept it reads all the same, and looks at it every few seconds.
+            await node.watch(lambda key, record: None)
             await until(lambda node=node: node._refused, 20, "it is told")
             gathered = await node.ask("it", b"7")
             self.assertEqual((gathered.answers, gathered.missing), ([("node-1", b"7")], []))
             self.assertIn("steers itself alone", gathered.detail)
             self.assertIn("control.messages", gathered.detail)
             self.assertIn("docs/operations/cluster.md, Permissions", gathered.detail)
+
+    async def test_without_those_of_what_is_kept_a_node_lets_nobody_in(self) -> None:
+        for needed, named in (
+            ('"$JS.API.STREAM.INFO.MESSAGES_KEPT",', "stream.info.messages_kept"),
+            ('"$JS.API.DIRECT.GET.MESSAGES_KEPT"', "direct.get.messages_kept"),
+            ('"$JS.API.STREAM.CREATE.MESSAGES_KEPT",', "stream.create.messages_kept"),
+        ):
+            table = {**await self.without(needed), "request_timeout": "500ms"}
+            config = Config(broker=PluginTable("jetstream", {"jetstream": table}))
+            node = NATSControl(NATSControlSettings(), make_context(reactor, config))
+            self.addCleanup(node.stop)
+            await node.start(lambda command, argument: succeed(argument))
+            watching = node.watch(lambda key, record: None)
+            if "DIRECT" in needed:
+                await watching  # there is nothing to read yet
+                await node.keep("k", lambda there: b"1", time.time() + 60)
+                await node.stop()
+                node = NATSControl(NATSControlSettings(), make_context(reactor, config, seed=2))
+                self.addCleanup(node.stop)
+                await node.start(lambda command, argument: succeed(argument))
+                watching = node.watch(lambda key, record: None)
+            error = await self.assertFailure(watching, StartError)
+            self.assertIn("does not permit what is kept for all nodes", str(error))
+            self.assertIn(named, str(error).lower())

@@ -11,7 +11,6 @@ The record in the stream of dead letters decides for all nodes: who replaces it 
 
 from __future__ import annotations
 
-import os
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from notify.brokers.jetstream.stream import Mark, Streams, StreamState
 from notify.errors import Unavailable
 from notify.nats.jetstream import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
 from notify.observe.metrics import Metrics
+from notify.state import directory, write
 
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 _ATTEMPTS = 5
@@ -101,29 +101,18 @@ class Memory:
 
     def _write(self, path: Path) -> None:
         """In a thread. One at a time, and what is newest by then: a disk may be slower than messages come."""
-        new = path.with_suffix(".new")
         with self._writing:
             self._due = False
             try:
-                with open(new, "wb") as file:
-                    file.write(msgspec.json.encode(self.record))
-                    file.flush()
-                    os.fsync(file.fileno())
-                new.replace(path)
-                # Until its directory is on the disk, too, the loss of power brings the old file back.
-                directory = os.open(path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                write(path, msgspec.json.encode(self.record))
             except OSError as error:
                 self.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
 
 
 def place(configured: str, stream: str) -> Path | None:
     """Where a node's record is: in the directory that is configured, or that systemd gives ($STATE_DIRECTORY)."""
-    directory = configured or os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(directory) / f"history-{stream}.json" if directory else None
+    folder = directory(configured)
+    return folder / f"history-{stream}.json" if folder else None
 
 
 class History:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface.verify import verifyObject
 
+from notify.errors import Unavailable
 from notify.interfaces import Gathered, IControl
 
 if TYPE_CHECKING:
@@ -43,7 +45,12 @@ class Doer:
 
 
 class ControlContract(Suite):
-    """Subclass with a ``TestCase``; say how a control of a node that is alone is made."""
+    """Subclass with a ``TestCase``; say how a control of a node that is alone is made.
+
+    ``keeps`` false: there is nobody who would keep anything.
+    """
+
+    keeps = True
 
     async def make_control(self, node: str) -> IControl:
         """A new control, not started, of a node with this name; clean up with ``addCleanup``."""
@@ -56,6 +63,17 @@ class ControlContract(Suite):
         await control.start(self.doer)
         self.addCleanup(control.stop)
         return control
+
+    async def keep(self, control: IControl, key: str, record: bytes, seconds: float = 60) -> bytes | None:
+        """Keep a record for so many seconds; what was there before."""
+        before: list[bytes | None] = []
+
+        def merge(there: bytes | None) -> bytes:
+            before.append(there)
+            return record
+
+        await control.keep(key, merge, time.time() + seconds)
+        return before[-1]
 
     async def ask(self, control: IControl, command: str, argument: object = None, node: str = "") -> Gathered:
         """Ask, with a value; ``detail`` is left to each implementation."""
@@ -102,6 +120,29 @@ class ControlContract(Suite):
         asked.cancel()
         self.doer.go_on()
         self.assertEqual(await self.ask(control, "it"), Gathered([(NODE, b'{"done":2}')], []))
+
+    async def test_what_is_kept_is_heard_and_takes_the_place_of_what_was_there(self) -> None:
+        control = await self.started()
+        heard: list[tuple[str, bytes]] = []
+        watching = control.watch(lambda *record: heard.append(record))
+        if not self.keeps:
+            await self.assertFailure(control.keep("a", lambda there: b"1", time.time() + 60), Unavailable)
+            self.assertFalse(watching.called)
+            return
+        await watching
+        self.assertEqual(heard, [])
+        self.assertIsNone(await self.keep(control, "some.key-1", b"one"))
+        self.assertIsNone(await self.keep(control, "some.key_2", b"\x00\xff"))
+        self.assertEqual(await self.keep(control, "some.key-1", b"two"), b"one")
+        self.assertEqual(dict(heard), {"some.key-1": b"two", "some.key_2": b"\x00\xff"})
+        self.assertEqual([key for key, _ in heard], ["some.key-1", "some.key_2", "some.key-1"])
+
+    async def test_nothing_is_kept_before_the_start_or_after_the_stop(self) -> None:
+        control = await self.make_control(NODE)
+        await self.assertFailure(control.keep("a", lambda there: b"1", time.time() + 60), Unavailable)
+        await control.start(Doer())
+        await control.stop()
+        await self.assertFailure(control.keep("a", lambda there: b"1", time.time() + 60), Unavailable)
 
     async def test_nothing_is_done_before_the_start_or_after_the_stop(self) -> None:
         control = await self.make_control(NODE)

@@ -284,10 +284,10 @@ class Recognising(SynchronousTestCase):
         self.assertEqual(msgspec.json.decode(path.read_bytes(), type=Record), one.record)
 
     def test_the_file_is_where_it_is_configured_or_where_systemd_says(self) -> None:
-        self.patch(place.__globals__["os"], "environ", {"STATE_DIRECTORY": "/var/lib/notify/a:/other"})
+        self.patch(os, "environ", {"STATE_DIRECTORY": "/var/lib/notify/a:/other"})
         self.assertEqual(place("", "M"), Path("/var/lib/notify/a/history-M.json"))
         self.assertEqual(place("/state", "M"), Path("/state/history-M.json"))
-        self.patch(place.__globals__["os"], "environ", {})
+        self.patch(os, "environ", {})
         self.assertIsNone(place("", "M"))
 
     def test_a_directory_that_cannot_be_written_is_told_and_stops_nothing(self) -> None:
