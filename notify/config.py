@@ -117,6 +117,8 @@ class Limits(Settings, frozen=True):
     handshake_timeout: Duration = Duration(5)
     #: a client that has shown a token shows one again within this time, also where the first is good for longer; 0: no bound
     reauthenticate: Duration = Duration(86400)
+    #: a token that says when it was issued (iat) is good for so long from then on, at most; a revocation stands as long
+    token_age: Duration = Duration(30 * 86400)
     #: one client frame, and one published payload
     max_frame: Size = Size(64 * 1024)
     #: sockets of the public port; "auto": as many as may be open files, less a reserve

@@ -26,7 +26,8 @@ class Identity(Struct, frozen=True):
 
     ``expires_at`` is Unix time in seconds (``None``: never). ``chats`` are the only chats that the user may
     subscribe to (``None``: the authenticator decides otherwise). ``claims`` is for the authenticator's own use
-    in ``authorize``.
+    in ``authorize``. ``issued_at`` is when the token was made (Unix time; ``None``: it does not say): who fills it lets new
+    tokens of a user in whose old ones were revoked.
     """
 
     user_id: Id
@@ -34,6 +35,7 @@ class Identity(Struct, frozen=True):
     expires_at: float | None = None
     chats: frozenset[Id] | None = None
     claims: tuple[tuple[str, str], ...] = ()
+    issued_at: float | None = None
 
     def same_user(self, other: Identity) -> bool:
         """Whether ``other`` is the same user of the same workspace, the rule of ``refresh``."""

@@ -36,6 +36,7 @@ from notify.dev.demo import demo_routes
 from notify.errors import StartError
 from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys, read_keys
+from notify.http.revoke import Revoker
 from notify.http.server import Site
 from notify.http.sites import internal_site, public_site
 from notify.interfaces import IBroker, IControl, IRegistry
@@ -56,6 +57,9 @@ from notify.transport.origins import parse_origins
 from notify.transport.tcp import open_files, open_more_files
 from notify.transport.websocket import ConnectionFactory
 from notify.wire.addresses import Network, parse_networks
+
+#: seconds that a token may be old, at most: what is revoked has to be kept as long
+OLDEST = 366 * 86400
 
 #: the demo page's folder
 DEMO = Path(__file__).parent / "web"
@@ -254,6 +258,7 @@ def build(
         tracer=tracer,
         hosts=Hosts((gethostname(), *config.listen.internal_hosts)),
         logs=logs,
+        revoker=Revoker(control, hub),
     )
     pages = public_site(
         reactor=reactor,
@@ -341,6 +346,8 @@ def build(
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
         Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
+        # Nobody is let in before this node knows whom not to let in.
+        Part(start=lambda: control.watch(steering.heard)),
     )
 
     def announce() -> None:
@@ -354,6 +361,8 @@ def build(
 
 def in_force(context: components.Context, config: Config) -> InForce:
     """What a configuration puts in force; its authenticator is yet to be started. Raises ``ConfigError``."""
+    if not 60 <= config.limits.token_age <= OLDEST:
+        raise ConfigError(f"{config.source}: 'limits.token_age' is wrong: from a minute to a year.")
     return InForce(
         keys=read_keys(config.api, config.source),
         trusted=_trusted_proxies(config),

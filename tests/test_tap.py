@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.config import Api, Config, Drain, Duration, Limits, Listen, Log, PluginTable
 from notify.core.live import InForce
+from notify.errors import StartError
 from notify.http.answers import Refused
 from notify.observe import logging
 from notify.service.reload import LIVE
@@ -56,6 +57,15 @@ class WhatIsInForce(SynchronousTestCase):
             self.assertEqual(
                 {name for name in now if now[name] != before[name]}, {changed, "authenticator"}, changed
             )
+
+    def test_a_token_may_be_as_old_as_what_is_revoked_can_be_kept(self) -> None:
+        for age, good in ((59, False), (60, True), (366 * 86400, True), (367 * 86400, False)):
+            config = structs.replace(BEFORE, limits=Limits(token_age=Duration(age)))
+            if good:
+                in_force(make_context(), config)
+            else:
+                error = self.assertRaises(StartError, in_force, make_context(), config)
+                self.assertIn("'limits.token_age' is wrong: from a minute to a year", str(error))
 
 
 class Reloads(SynchronousTestCase):

@@ -44,6 +44,7 @@ def identity(claims: dict[str, Any], rules: Rules, now: float) -> Identity:
         workspace_id=_id(claims, rules.workspace_claim),
         expires_at=expires_at,
         chats=_chats(claims, rules.chats_claim) if rules.chats_claim else None,
+        issued_at=_time(claims, "iat"),
     )
 
 

@@ -10,10 +10,10 @@ Every question is a POST of JSON, and only a whole answer of status 200 and the 
 
     authenticate_url   {"token": "...", "host": "192.0.2.7", "origin": "https://chat.example"}
                        {"authenticated": true, "user_id": 1, "workspace_id": 2, "expires_at": 1700000000,
-                        "chats": [10], "claims": {"role": "guest"}}
+                        "issued_at": 1699996400, "chats": [10], "claims": {"role": "guest"}}
 
-``expires_at`` (Unix time), ``chats`` and ``claims`` (text to text; asked back in ``authorize``) may be left out. Any
-other answer, or none in time, is an error, and an error lets nobody in.
+``expires_at`` and ``issued_at`` (Unix time), ``chats`` and ``claims`` (text to text; asked back in ``authorize``) may be left
+out. Any other answer, or none in time, is an error, and an error lets nobody in.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class _Authentication(Struct):
     user_id: Id | None = None
     workspace_id: Id | None = None
     expires_at: Annotated[float, Meta(ge=0, le=2**53)] | None = None
+    issued_at: Annotated[float, Meta(ge=0, le=2**53)] | None = None
     chats: frozenset[Id] | None = None
     claims: Annotated[dict[_Text, _Text], Meta(max_length=32)] = msgspec.field(default_factory=dict)
 
@@ -209,6 +210,7 @@ class WebhookAuthenticator:
             answer.expires_at,
             answer.chats,
             tuple(sorted(answer.claims.items())),
+            answer.issued_at,
         )
         good: float = self._settings.allow_ttl
         if answer.expires_at is not None:

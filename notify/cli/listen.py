@@ -52,7 +52,7 @@ _GONE = {
     1013: "the server is full",
     4000: "the server failed",
     4001: "we read too slowly",
-    4002: "the token has expired",
+    4002: "the token has expired, or was revoked",
     4003: "we did not answer in time",
     4004: "the server lost track",
 }

@@ -20,6 +20,7 @@ from notify.core import chats
 from notify.core.client import OPEN, Client
 from notify.core.hub import Hub
 from notify.core.live import Live
+from notify.core.revocations import Revocation
 from notify.core.timers import Timer
 from notify.errors import Unavailable
 from notify.identity import Identity
@@ -29,8 +30,12 @@ from notify.topics import Topic
 
 log = Logger()
 
+TOKEN_EXPIRED = 4002
 DISCONNECTED_BY_OPERATOR = 4503
 RECONNECT = 1012
+
+#: the reason of a close for a token that is refused, though it was good once
+REVOKED = "token revoked"
 
 #: seconds between two reviews of one client, however often it shows a token
 LEAST = 5.0
@@ -63,6 +68,21 @@ def unsubscribe(hub: Hub, workspace_id: Id, user_id: Id, chat_id: Id) -> int:
     members = list(hub.registry.members(topics.user(workspace_id, user_id)))
     subscribers = [hub.subscribers[one] for one in members if one in hub.subscribers]
     return sum(subscriber.bar(chat_id) for subscriber in subscribers)
+
+
+def revoke(hub: Hub, revocation: Revocation) -> int:
+    """Refuse a user's tokens on this node from now on, and close the connections that have one with 4002.
+
+    Who has just shown one, and is not told yet, does not get in either. The number of connections.
+    """
+    workspace_id, user_id = revocation.workspace_id, revocation.user_id
+    forget(hub.live, workspace_id, user_id)
+    hub.revocations.add(revocation)
+    members = hub.registry.members(topics.user(workspace_id, user_id))
+    refused = [one for one in members if one.identity is not None and hub.revocations.refuses(one.identity)]
+    for connection in refused:
+        connection.close(TOKEN_EXPIRED, REVOKED)
+    return len(refused)
 
 
 def forget(live: Live, workspace_id: Id, user_id: Id) -> None:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify import topics
-from notify.core import chats
+from notify.core import access, chats
 from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given, position
 from notify.core.feed import Joined
 from notify.errors import Unauthorized
@@ -43,9 +43,12 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
     hub, connection = client.hub, client.connection
     if client.state == CLOSED:
         return None
+    identity = _bounded(identity, client)
     if _expired(identity, hub.now()):
-        _say_refused(client, "the token has expired")
+        _say_refused(client, "the token has expired, or is older than [limits] token_age")
         _deny(client, frame)
+        return None
+    if _revoked(identity, client):
         return None
     mine = topics.user(identity.workspace_id, identity.user_id)
     if 0 < hub.live.now.limits.max_connections_per_user <= len(hub.registry.members(mine)):
@@ -58,8 +61,9 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         )
         client.close(1013, hub.retry_after())
         return None
-    connection.identity = identity = _bounded(identity, client)
+    connection.identity = identity
     connection.encoding = encodings.featured(connection.encoding, FEATURES.intersection(frame.features or ()))
+    # A member at once: what is revoked from here on finds it.
     joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
     return joining.addCallback(_admitted, client, identity, frame)
 
@@ -138,10 +142,13 @@ def _refreshed(identity: Identity, client: Client, frame: Refresh) -> None:
     current = client.connection.identity
     if client.state == CLOSED:
         return
+    identity = _bounded(identity, client)
     if current is None or _expired(identity, client.hub.now()) or not current.same_user(identity):
         client.close(4500, "authentication failed")
         return
-    client.connection.identity = identity = _bounded(identity, client)
+    if _revoked(identity, client):
+        return
+    client.connection.identity = identity
     _expect_refresh(client, identity)
     if frame.id is not None:
         client.send(Ok(frame.id, _expiry(identity)))
@@ -158,10 +165,35 @@ def _not_refreshed(failure: Failure, client: Client) -> None:
         client.close(4500, "authentication failed")
 
 
+def _revoked(identity: Identity, client: Client) -> bool:
+    """Whether the token is refused because its user's were revoked. The client is told to come with a new one."""
+    reason = client.hub.revocations.refuses(identity)
+    if reason:
+        client.hub.metrics.auth.labels("revoked").inc()
+        log.info(
+            "{connection} from {peer}, user {user} of workspace {workspace}: the token is refused: {reason}",
+            connection=client.connection.id,
+            peer=client.connection.peer.host,
+            user=identity.user_id,
+            workspace=identity.workspace_id,
+            reason=reason,
+        )
+        client.close(access.TOKEN_EXPIRED, access.REVOKED)
+    return bool(reason)
+
+
 def _bounded(identity: Identity, client: Client) -> Identity:
-    """The identity, good for no longer than ``limits.reauthenticate``: up to a tenth less, so that not all end at once."""
+    """The identity, good until its token is as old as tokens may be, and for no longer than ``limits.reauthenticate``: up
+    to a tenth less, so that not all end at once.
+    """
     hub = client.hub
-    longest = hub.live.now.limits.reauthenticate
+    limits = hub.live.now.limits
+    if identity.issued_at is not None:
+        # A revocation is forgotten by then: a token that outlived it would be good again.
+        oldest = identity.issued_at + limits.token_age
+        if identity.expires_at is None or oldest < identity.expires_at:
+            identity = replace(identity, expires_at=oldest)
+    longest = limits.reauthenticate
     if not longest:
         return identity
     ends, now = identity.expires_at, hub.now()

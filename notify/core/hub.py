@@ -10,6 +10,7 @@ from typing import Protocol
 from notify.core.dispatcher import Dispatcher
 from notify.core.live import Live
 from notify.core.presence import PresenceWatch
+from notify.core.revocations import Revocations
 from notify.core.timers import Wheel
 from notify.ids import Id
 from notify.interfaces import IConnection, IRegistry
@@ -52,6 +53,7 @@ class Hub:
         self.wheel = wheel
         self.now = now
         self.random = random
+        self.revocations = Revocations(now, metrics.revocations.set)
         #: every open connection, and who is told that its client has arrived: has shown a good token once. None: it has
         self.connections: dict[IConnection, Callable[[], None] | None] = {}
         #: the clients that have been in a chat, or ask for one

@@ -13,8 +13,9 @@ from msgspec import Meta, Struct
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from notify import __version__, ids, topics
-from notify.core import access
+from notify.core import access, revocations
 from notify.core.hub import Hub
+from notify.core.revocations import Revocation
 from notify.core.shed import Shed
 from notify.errors import Unavailable
 from notify.ids import Id
@@ -198,6 +199,7 @@ class Steering:
             "topics": (TopicQuery, self._topics),
             "disconnect": (DisconnectOrder, self._disconnect),
             "unsubscribe": (UnsubscribeOrder, self._unsubscribe),
+            "revoke": (Revocation, self._revoke),
             "shed": (ShedOrder, self._begin_to_shed),
             "reload": (Nothing, self._reload_soon),
             "drain": (Nothing, self._drain_soon),
@@ -325,6 +327,17 @@ class Steering:
 
     def _unsubscribe(self, what: UnsubscribeOrder) -> Count:
         return Count(access.unsubscribe(self._hub, what.workspace_id, what.user_id, what.chat_id))
+
+    def _revoke(self, what: Revocation) -> Count:
+        if not self._hub.revocations.has_room(what):
+            raise Unavailable("too many users' tokens are revoked")
+        return Count(access.revoke(self._hub, what))
+
+    def heard(self, key: str, record: bytes) -> None:
+        """What is kept for all nodes: see :meth:`notify.interfaces.IControl.watch`."""
+        revocation = revocations.read(key, record)
+        if revocation is not None:
+            access.revoke(self._hub, revocation)
 
     def _begin_to_shed(self, order: ShedOrder) -> Shedding:
         if self._stage() != "serving":

@@ -90,7 +90,8 @@ class Draining(Struct, frozen=True):
     draining: bool = True
 
 
-def _read(request: Request, kind: type[T], what: str) -> T:
+def read(request: Request, kind: type[T], what: str) -> T:
+    """The body of a command, of this kind; ``what`` says what it is made of. Raises :class:`Refused`, 400."""
     try:
         return msgspec.json.decode(request.body, type=kind)
     except msgspec.ValidationError:
@@ -99,7 +100,8 @@ def _read(request: Request, kind: type[T], what: str) -> T:
         raise bad_request("the body is not valid JSON in UTF-8") from None
 
 
-def _by(request: Request) -> dict[str, str]:
+def by(request: Request) -> dict[str, str]:
+    """Who asks, for the line that a command leaves in the log."""
     return {"key": request.key.name, "peer": request.peer, "request": request.request_id}
 
 
@@ -111,13 +113,13 @@ class Disconnector:
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Closes with 4503, after which a client does not come back by itself, or with 1012."""
-        whom = _read(
+        whom = read(
             request, Disconnect, "two ids, workspace_id and user_id, and perhaps reconnect, a boolean"
         )
         permit(request.key, whom.workspace_id)
         audit.info(
             "API key {key} from {peer}, request {request}: disconnect user {user} of workspace {workspace}",
-            **_by(request),
+            **by(request),
             user=whom.user_id,
             workspace=whom.workspace_id,
         )
@@ -133,11 +135,11 @@ class Unsubscriber:
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """The clients get ``forbidden`` for the chat. Whoever subscribes again is asked about anew."""
-        what = _read(request, Unsubscribe, "three ids, workspace_id, user_id and chat_id")
+        what = read(request, Unsubscribe, "three ids, workspace_id, user_id and chat_id")
         permit(request.key, what.workspace_id)
         audit.info(
             "API key {key} from {peer}, request {request}: end what user {user} of workspace {workspace} has of chat {chat}",
-            **_by(request),
+            **by(request),
             user=what.user_id,
             workspace=what.workspace_id,
             chat=what.chat_id,
@@ -159,10 +161,10 @@ class Shedder:
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Answers as soon as it has begun; refused while one runs, and by a node that is not serving."""
         permit(request.key, None)
-        what = _read(request, ShedRequest, "the name of a node, and share, a number above 0 and at most 1")
+        what = read(request, ShedRequest, "the name of a node, and share, a number above 0 and at most 1")
         audit.info(
             "API key {key} from {peer}, request {request}: send {share} of the clients of {node} away",
-            **_by(request),
+            **by(request),
             share=what.share,
             node=ascii(what.node)[1:-1],
         )
@@ -192,13 +194,11 @@ class Order:
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Answers as soon as it has begun; harmless when it runs already."""
         permit(request.key, None)
-        which = (
-            _read(request, WhichNode, "the name of a node, or of nothing") if request.body else WhichNode()
-        )
+        which = read(request, WhichNode, "the name of a node, or of nothing") if request.body else WhichNode()
         node = which.node or self._here
         audit.info(
             "API key {key} from {peer}, request {request}: {command} {node}",
-            **_by(request),
+            **by(request),
             command=self._command,
             # A name that a client made up is no line of the log.
             node=ascii(node)[1:-1],

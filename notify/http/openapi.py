@@ -22,6 +22,7 @@ from notify.http.commands import (
 )
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
+from notify.http.revoke import Revoke, Revoked
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
 from notify.messages import ChatEvent, ChatMessage, Notification
 from notify.observe.health import HealthReport, Live
@@ -41,6 +42,8 @@ _TYPES = (
     Disconnected,
     Unsubscribe,
     Unsubscribed,
+    Revoke,
+    Revoked,
     ShedRequest,
     Shed,
     WhichNode,
@@ -85,7 +88,7 @@ _ERRORS = {
     422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
     429: "Too many unknown API keys came from this address: try again later.",
     500: "The server failed; its log says why.",
-    503: "The broker is away and nothing was done: try again later.",
+    503: "The broker is away and nothing was done, or what was done could not be kept: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
 }
 
@@ -346,6 +349,20 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 _responses({200: _success("They are ended.", "Unsubscribed")}, *_TOLD),
                 description="The clients get `forbidden` for the chat. Whoever subscribes again is asked about anew, "
                 "whatever was remembered.",
+            )
+        },
+        "/v1/revoke": {
+            "post": _command(
+                "revoke",
+                "Refuse a user's tokens that were issued before now, or before a time, on all nodes",
+                "Revoke",
+                _responses(
+                    {200: _success("They are refused, and their connections told to close.", "Revoked")},
+                    *_TOLD,
+                    503,
+                ),
+                description="Connections are closed with 4002, and clients ask for a new token. 503, `not_kept`: it was done on "
+                "the nodes that were reached, and not kept for others; repeat the request.",
             )
         },
         "/v1/shed": {

@@ -58,13 +58,14 @@ def internal_site(
     keys: ApiKeys,
     limits: Limits,
     metrics: Metrics,
+    revoker: Callable[[Request], Deferred[Answer]],
     tracer: Tracer = NO_TRACER,
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``node`` is this node's name; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads
+    ``node`` is this node's name; ``revoker`` answers ``/v1/revoke``; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads
     what is logged of each answer.
     """
 
@@ -99,6 +100,7 @@ def internal_site(
         b"/v1/topics": Route({get: TopicReader(cluster)}, scope="read"),
         b"/v1/disconnect": command(Disconnector(cluster), json=True),
         b"/v1/unsubscribe": command(Unsubscriber(cluster), json=True),
+        b"/v1/revoke": command(revoker, json=True),
         b"/v1/shed": command(Shedder(cluster), json=True),
         b"/v1/reload": command(Order(cluster, node, "reload", Reloading)),
         b"/v1/drain": command(Order(cluster, node, "drain", Draining)),

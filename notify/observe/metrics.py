@@ -55,7 +55,7 @@ class Metrics:
         )
         self.auth = Counter(
             "notify_auth",
-            "Authentications, by result: ok, refused, unavailable, timeout, full (max_connections_per_user).",
+            "Authentications, by result: ok, refused, revoked, unavailable, timeout, full (max_connections_per_user).",
             ["result"],
             registry=r,
         )
@@ -171,6 +171,9 @@ class Metrics:
             self.reloads.labels(result)  # from the first scrape on, so that the first of them shows
         self.nodes = Gauge(
             "notify_nodes", "Nodes that this one knows to be there, itself included.", registry=r
+        )
+        self.revocations = Gauge(
+            "notify_revocations", "Users of whom this node refuses the tokens that were revoked.", registry=r
         )
         self.draining = Gauge("notify_draining", "1 while the server drains.", registry=r)
         self.drain_left = Gauge(

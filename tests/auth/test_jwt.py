@@ -195,6 +195,11 @@ class Claims(Case):
         identity = self.accepted(self.make(), raw_token({"alg": "HS256"}, claims(exp=NOW + 0.5)))
         self.assertEqual(identity.expires_at, NOW + 0.5)
 
+    def test_says_when_the_token_was_issued_where_it_does(self) -> None:
+        for iat, issued_at in ((NOW - 5, NOW - 5.0), (NOW - 0.5, NOW - 0.5), (None, None)):
+            identity = self.accepted(self.make(), raw_token({"alg": "HS256"}, claims(iat=iat)))
+            self.assertEqual(identity.issued_at, issued_at)
+
     def test_waits_for_nbf_and_iat_but_for_the_leeway(self) -> None:
         authenticator = self.make(leeway=Duration(5))
         for name in ("nbf", "iat"):

@@ -299,12 +299,13 @@ class Authenticate(Case):
             "user_id": 1,
             "workspace_id": 2,
             "expires_at": expires,
+            "issued_at": 1000,
             "chats": [10],
             "claims": {"role": "guest"},
         }
         self.assertEqual(
             await self.ask(webhook, "Zoë's token"),
-            Identity(1, 2, expires, frozenset({10}), (("role", "guest"),)),
+            Identity(1, 2, expires, frozenset({10}), (("role", "guest"),), 1000.0),
         )
         self.assertEqual(
             self.backend.asked,
@@ -378,6 +379,7 @@ class Authenticate(Case):
                     (200, {**good, "expires_at": "soon"}),
                     (200, {**good, "expires_at": 1e300}),
                     (200, {**good, "expires_at": -1}),
+                    (200, {**good, "issued_at": "now"}),
                     (200, {**good, "chats": ["10"]}),
                     (200, {**good, "chats": 10}),
                     (200, {**good, "claims": {"a": 1}}),

@@ -68,6 +68,19 @@ class Commands(Server):
             pass
         await other.until(lambda: "an operator disconnected this user" in other.err)
 
+    async def test_revoke_tokens(self) -> None:
+        process = await self.listening()
+        result = await self.run_command("revoke", "--user", "1", "--before", "1")
+        self.assertEqual((result.status, result.out), (0, "0 closed\n"))
+        self.assertIn("it holds until the server restarts, which has no state directory", result.err)
+        result = await self.run_command("revoke", "--user", "1", "--json")
+        answer = json.loads(result.out)
+        self.assertEqual((result.status, answer["closed"], answer["kept"]), (0, 1, False))
+        await process.until(lambda: "the token has expired" in process.err)
+        result = await self.run_command("revoke", "--user", "1", "--before", "99999999999")
+        self.assertEqual((result.status, result.out), (1, ""))
+        self.assertIn("before is in the future", result.err)
+
     async def test_shed_a_share_of_a_nodes_clients(self) -> None:
         process = await self.listening()
         self.assertEqual(

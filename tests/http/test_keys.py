@@ -123,6 +123,7 @@ class Scopes(SynchronousTestCase):
         ("read", "GET", "/v1/topics?workspace_id=7", None),
         ("control", "POST", "/v1/disconnect", {"workspace_id": 7, "user_id": 1}),
         ("control", "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": 1}),
+        ("control", "POST", "/v1/revoke", {"workspace_id": 7, "user_id": 1}),
         ("control", "POST", "/v1/shed", {"node": "node-1", "share": 0.5}),
         ("control", "POST", "/v1/reload", None),
         ("control", "POST", "/v1/drain", None),

@@ -71,6 +71,16 @@ TABLE = (
              "auth/test_webhook.py::Authenticate::test_remembers_no_token"),
     Mutation("core/chats.py", "    if client.joining is None:\n        _forbid(client, frame, topic)\n", "    if False:\n        _forbid(client, frame, topic)\n",
              "core/test_access.py::Unsubscribe::test_nor_does_a_topic_that_is_about_to_be_followed"),
+    # revocations
+    Mutation("core/access.py", "    refused = [one for one in members if one.identity is not None and",
+             "    refused = [one for one in members if hub.connections.get(one) is None and",
+             "core/test_revocations.py::Revoked::test_nor_does_who_has_authenticated_and_is_not_told_yet"),
+    Mutation("core/authentication.py", "    if _revoked(identity, client):\n        return None\n", "",
+             "core/test_revocations.py::Revoked::test_who_is_just_authenticating_does_not_get_in"),
+    Mutation("core/authentication.py", "        oldest = identity.issued_at + limits.token_age\n", "        oldest = float(\"inf\")\n",
+             "core/test_revocations.py::Age::test_a_token_ends_when_a_revocation_of_it_would"),
+    Mutation("core/revocations.py", "        if identity.issued_at is None:\n", "        if identity.issued_at is None and not revocation:\n",
+             "core/test_revocations.py::Table::test_a_token_that_does_not_say_when_is_refused_while_it_stands"),
     # origins
     Mutation("transport/origins.py", "    if str(here) in allowed:\n        return True\n",
              "    if any(one.endswith(here.host) for one in allowed):\n        return True\n",

@@ -25,6 +25,7 @@ from notify.core.presence import PresenceWatch
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
 from notify.http import ApiKeys, internal_site, unlimited
+from notify.http.revoke import Revoker
 from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
@@ -176,6 +177,7 @@ class Node:
             drain=self.drain,
         )
         self.control.start(self.steering.do)
+        self.control.watch(self.steering.heard)
         self.site = internal_site(
             reactor=self.context.reactor,
             broker=self.broker,
@@ -186,6 +188,7 @@ class Node:
             keys=ApiKeys(lambda: unlimited(keys), self.metrics.keys_refused, self.clock.seconds),
             limits=limits or Limits(),
             metrics=self.metrics,
+            revoker=Revoker(control or self.control, self.hub),
         )
         self.broker.start(lambda message: None, lambda topic: None)
 

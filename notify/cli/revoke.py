@@ -1,0 +1,43 @@
+"""``notify revoke``: have a user's tokens refused on all nodes."""
+
+from __future__ import annotations
+
+import argparse
+
+from notify.cli.api import call
+from notify.cli.cluster import options_of, told
+from notify.cli.terminal import Terminal, identifier
+
+SUMMARY = "refuse a user's tokens that were issued before, on all nodes"
+DESCRIPTION = """\
+Have all nodes refuse the tokens of a user that were issued before now, or before a time: connections that have one are closed with
+4002, after which clients ask for a new one. See first that the user gets no new token, where that is meant. The exit status is 1
+where it could not be kept for nodes that start later, and 3 where a node that should be there did not answer."""
+EXAMPLES = """\
+  export NOTIFY_API_KEY=...
+  notify revoke --workspace 1 --user 7
+  notify revoke --user 7 --before 1700000000"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument(
+        "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
+    )
+    parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user")
+    parser.add_argument(
+        "--before", type=float, metavar="TIME", help="tokens issued before this Unix time (default: now)"
+    )
+    options_of(parser)
+
+
+def run(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Raises :class:`~notify.cli.terminal.CommandError`."""
+    body = {"workspace_id": options.workspace, "user_id": options.user}
+    if options.before is not None:
+        body["before"] = options.before
+    answer = call(options, terminal, "/v1/revoke", body=body)
+    status = told(options, terminal, answer, f"{answer['closed']} closed")
+    if not answer["kept"]:
+        terminal.say("notify revoke: it holds until the server restarts, which has no state directory.")
+    return status
