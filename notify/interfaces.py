@@ -106,6 +106,16 @@ class IReviewer(Interface):
         """Remember nothing that was said of this user until now, questions that are under way included."""
 
 
+class IExplainer(Interface):
+    """What an authenticator may provide besides that can say more of a refusal to whoever traces a user."""
+
+    def claims(token: str) -> tuple[Id, Id] | None:
+        """The workspace and the user that a token names, which was refused: nobody has verified it. None: nobody can tell."""
+
+    def why_not(identity: Identity, topic: Topic) -> str:
+        """Why :meth:`IAuthenticator.authorize` says no to this: text for an operator. It asks nobody."""
+
+
 class ISuccessor(Interface):
     """What an authenticator may provide besides that goes on with what the one before it has found out."""
 

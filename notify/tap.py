@@ -259,6 +259,7 @@ def build(
         hosts=Hosts((gethostname(), *config.listen.internal_hosts)),
         logs=logs,
         revoker=Revoker(control, hub),
+        witness=lambda: hub.witness,
     )
     pages = public_site(
         reactor=reactor,

@@ -48,6 +48,11 @@ def identity(claims: dict[str, Any], rules: Rules, now: float) -> Identity:
     )
 
 
+def whom(claims: dict[str, Any], rules: Rules) -> tuple[Id, Id]:
+    """The workspace and the user that a token names, whatever else is wrong with it. Raises :class:`Unauthorized`."""
+    return _id(claims, rules.workspace_claim), _id(claims, rules.user_claim)
+
+
 def _check_audience(claims: dict[str, Any], audience: str) -> None:
     named = claims.get("aud")
     if named is None and not audience:

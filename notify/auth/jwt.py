@@ -14,7 +14,8 @@ from notify.components import Context
 from notify.config import Duration, Size
 from notify.errors import StartError, Unauthorized
 from notify.identity import Identity, Peer
-from notify.interfaces import IAuthenticator, ISuccessor
+from notify.ids import Id
+from notify.interfaces import IAuthenticator, IExplainer, ISuccessor
 from notify.topics import Topic
 
 KEY_SOURCES = ("secret", "secret_file", "public_key_file", "jwks_file", "jwks_url")
@@ -61,7 +62,7 @@ class JWTSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_token: Size = Size(16 * 1024)
 
 
-@implementer(IAuthenticator, ISuccessor)
+@implementer(IAuthenticator, IExplainer, ISuccessor)
 class JWTAuthenticator:
     """Verifies signed JSON Web Tokens (RFC 7519), guarded as RFC 8725 asks.
 
@@ -128,6 +129,18 @@ class JWTAuthenticator:
     def authorize(self, identity: Identity, topic: Topic) -> Deferred[bool]:
         """See :class:`~notify.interfaces.IAuthenticator`."""
         return succeed(topic.kind == "chat" and (identity.chats is None or topic.id in identity.chats))
+
+    def claims(self, token: str) -> tuple[Id, Id] | None:
+        """See :class:`~notify.interfaces.IExplainer`."""
+        try:
+            payload = jws.unique_object(jws.parse(token, self._types, self._most).payload, "payload")
+            return claims.whom(payload, self._rules)
+        except Unauthorized:
+            return None
+
+    def why_not(self, identity: Identity, topic: Topic) -> str:
+        """See :class:`~notify.interfaces.IExplainer`."""
+        return "the token does not name this chat"
 
     def stop(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IAuthenticator`."""

@@ -38,7 +38,7 @@ from notify.components import Context
 from notify.errors import StartError, Unauthorized, Unavailable
 from notify.identity import Identity, Peer
 from notify.ids import Id
-from notify.interfaces import IAuthenticator, IReviewer, ISuccessor
+from notify.interfaces import IAuthenticator, IExplainer, IReviewer, ISuccessor
 from notify.topics import Topic
 
 #: live subscriptions in one question
@@ -74,7 +74,7 @@ class _Refused(Struct, frozen=True):
 _Question = tuple[Id, Id, tuple[tuple[str, str], ...], Topic]
 
 
-@implementer(IAuthenticator, IReviewer, ISuccessor)
+@implementer(IAuthenticator, IExplainer, IReviewer, ISuccessor)
 class WebhookAuthenticator:
     """Leaves decisions to a backend, and takes care that asking it stays cheap and bounded."""
 
@@ -164,6 +164,17 @@ class WebhookAuthenticator:
         question = (identity.user_id, identity.workspace_id, identity.claims, topic)
         asked = self._authorizations.ask(question, lambda: self._ask_authorization(question))
         return asked.addErrback(self._no_answer_for_chat)
+
+    def claims(self, token: str) -> tuple[Id, Id] | None:
+        """See :class:`~notify.interfaces.IExplainer`."""
+        return None if self._jwt is None else self._jwt.claims(token)
+
+    def why_not(self, identity: Identity, topic: Topic) -> str:
+        """See :class:`~notify.interfaces.IExplainer`."""
+        if identity.chats is not None and topic.id not in identity.chats:
+            return "the token does not name this chat"
+        deny = self._settings.on_error == "deny"
+        return "the webhook said no" + (", or gave no answer: on_error is deny" if deny else "")
 
     def review(self, identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
         """See :class:`~notify.interfaces.IReviewer`."""

@@ -8,6 +8,17 @@ A module of this package whose name is in :data:`COMMANDS` offers ``SUMMARY`` (o
 #: in the order that ``notify --help`` shows them
 COMMANDS = (
     *("token", "publish", "listen", "presence"),
-    *("nodes", "connections", "topics", "disconnect", "unsubscribe", "revoke", "shed", "reload", "drain"),
+    *(
+        "nodes",
+        "connections",
+        "topics",
+        "trace",
+        "disconnect",
+        "unsubscribe",
+        "revoke",
+        "shed",
+        "reload",
+        "drain",
+    ),
     *("check-config", "doctor", "chaos", "new-epoch"),
 )

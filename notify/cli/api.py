@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
@@ -20,6 +22,9 @@ from notify.cli.terminal import (
 )
 
 _TIMEOUT = 10.0
+#: seconds of silence in an answer that goes on: the server breaks it long before
+_SILENCE = 60.0
+_MOST_LINE = 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 
 
@@ -37,9 +42,13 @@ def call(
     body: dict[str, Any] | None = None,
 ) -> Any:
     """What the API of :func:`api_options` answers: to a POST of ``body``, or to a GET. Raises :class:`CommandError`."""
-    key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
-    address = url(options, terminal, "NOTIFY_API_URL", API_URL).rstrip("/") + path
+    key, address = _where(options, terminal, path)
     return ask(f"{address}?{urlencode(query)}" if query else address, key, body)
+
+
+def _where(options: argparse.Namespace, terminal: Terminal, path: str) -> tuple[str, str]:
+    key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
+    return key, url(options, terminal, "NOTIFY_API_URL", API_URL).rstrip("/") + path
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -51,6 +60,21 @@ class _NoRedirect(HTTPRedirectHandler):
 
 def ask(address: str, key: str, body: dict[str, Any] | None = None) -> Any:
     """The HTTP API's answer. Raises :class:`CommandError`."""
+    with _answer(address, key, body) as response:
+        return json.loads(response.read(_MOST_BYTES))
+
+
+def lines(options: argparse.Namespace, terminal: Terminal, path: str, query: dict[str, Any]) -> Iterator[str]:
+    """The lines of an answer that comes about while it is read; its connection ends with the iterator."""
+    key, address = _where(options, terminal, path)
+    with _answer(f"{address}?{urlencode(query)}", key, None, _SILENCE) as response:
+        while line := response.readline(_MOST_LINE):
+            yield line.decode("utf-8", "replace").rstrip("\n")
+
+
+@contextmanager
+def _answer(address: str, key: str, body: dict[str, Any] | None, timeout: float = _TIMEOUT) -> Iterator[Any]:
+    """The response to a request, which is read inside. Raises :class:`CommandError`."""
     if not address.startswith(("http://", "https://")):
         raise CommandError("--url is wrong: the address of the HTTP API is like http://127.0.0.1:8081.")
     headers = {"Authorization": f"Bearer {key}"}
@@ -59,8 +83,8 @@ def ask(address: str, key: str, body: dict[str, Any] | None = None) -> Any:
         headers["Content-Type"], data = "application/json", json.dumps(body).encode()
     request = Request(address, data, headers)  # noqa: S310 - http(s) only, see above
     try:
-        with build_opener(_NoRedirect).open(request, timeout=_TIMEOUT) as response:
-            return json.loads(response.read(_MOST_BYTES))
+        with build_opener(_NoRedirect).open(request, timeout=timeout) as response:
+            yield response
     except HTTPError as error:
         try:
             reason = json.loads(error.read(_MOST_BYTES))["error"]["message"]

@@ -48,11 +48,12 @@ def show(terminal: Terminal, columns: Sequence[str], rows: Iterable[Sequence[obj
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_plain(str(cell))) for cell in row))
+        table.add_row(*(Text(plain(str(cell))) for cell in row))
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Text of which nothing controls a terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
@@ -64,9 +65,9 @@ def told(options: argparse.Namespace, terminal: Terminal, answer: Any, line: str
         terminal.out(line)
     reached = answer["reached"]
     if reached["detail"]:
-        terminal.say(f"notify {options.command}: {_plain(reached['detail'])}.")
+        terminal.say(f"notify {options.command}: {plain(reached['detail'])}.")
     if reached["missing"]:
-        terminal.say(f"notify {options.command}: no answer from {_plain(', '.join(reached['missing']))}.")
+        terminal.say(f"notify {options.command}: no answer from {plain(', '.join(reached['missing']))}.")
     return NOT_ALL if reached["missing"] or reached["detail"] else 0
 
 

@@ -14,6 +14,7 @@ from notify import topics
 from notify.core import access, chats
 from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, Client, given, position
 from notify.core.feed import Joined
+from notify.core.witness import reason_of
 from notify.errors import Unauthorized
 from notify.identity import Identity
 from notify.observe.logging import clients
@@ -46,6 +47,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
     identity = _bounded(identity, client)
     if _expired(identity, hub.now()):
         _say_refused(client, "the token has expired, or is older than [limits] token_age")
+        tell(client, "refused", "the token has expired", identity=identity)
         _deny(client, frame)
         return None
     if _revoked(identity, client):
@@ -59,6 +61,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
             user=identity.user_id,
             workspace=identity.workspace_id,
         )
+        tell(client, "refused", "limits.max_connections_per_user is reached", identity=identity)
         client.close(1013, hub.retry_after())
         return None
     connection.identity = identity
@@ -75,6 +78,7 @@ def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -
     client.state = OPEN
     hub.arrive(client.connection)
     hub.metrics.auth.labels("ok").inc()
+    tell(client, "ok")
     _expect_refresh(client, identity)
     asked = frame.since is not None
     result = AuthResult(
@@ -104,6 +108,7 @@ def _refuse(failure: Failure, client: Client, frame: Auth) -> None:
         failure.raiseException()
     if client.state != CLOSED:
         _say_refused(client, str(failure.value))
+        tell(client, "refused", str(failure.value), frame.token)
         _deny(client, frame)
 
 
@@ -127,8 +132,23 @@ def _cannot_admit(failure: Failure, client: Client, frame: Auth) -> None:
     if client.state == CLOSED:
         return
     client.hub.metrics.auth.labels("unavailable").inc()
+    tell(client, "unavailable", reason_of(failure.value), frame.token)
     client.failed(failure, frame.id)
     client.close(1013, client.hub.retry_after())
+
+
+def tell(
+    client: Client,
+    outcome: str,
+    reason: str = "",
+    token: str = "",
+    identity: Identity | None = None,
+    what: str = "auth",
+) -> None:
+    """Tell whoever traces it what came of a token: see :meth:`~notify.core.witness.Witness.auth`."""
+    witness = client.hub.witness
+    if witness is not None:
+        witness.auth(client.connection, outcome, reason, token, identity, what)
 
 
 def refresh(client: Client, frame: Refresh) -> Deferred[Any]:
@@ -144,11 +164,13 @@ def _refreshed(identity: Identity, client: Client, frame: Refresh) -> None:
         return
     identity = _bounded(identity, client)
     if current is None or _expired(identity, client.hub.now()) or not current.same_user(identity):
+        tell(client, "refused", "the new token has expired, or is another user's", what="refresh")
         client.close(4500, "authentication failed")
         return
     if _revoked(identity, client):
         return
     client.connection.identity = identity
+    tell(client, "ok", what="refresh")
     _expect_refresh(client, identity)
     if frame.id is not None:
         client.send(Ok(frame.id, _expiry(identity)))
@@ -162,6 +184,7 @@ def _not_refreshed(failure: Failure, client: Client) -> None:
     if not isinstance(failure.value, Unauthorized):
         failure.raiseException()
     if client.state != CLOSED:
+        tell(client, "refused", str(failure.value), what="refresh")
         client.close(4500, "authentication failed")
 
 
@@ -178,6 +201,7 @@ def _revoked(identity: Identity, client: Client) -> bool:
             workspace=identity.workspace_id,
             reason=reason,
         )
+        tell(client, "refused", reason, identity=identity, what="refresh" if client.state == OPEN else "auth")
         client.close(access.TOKEN_EXPIRED, access.REVOKED)
     return bool(reason)
 

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from notify import topics
 from notify.core.client import CLOSED, Client, given, position
 from notify.core.feed import Joined
+from notify.core.witness import reason_of
 from notify.identity import Identity, Presence
 from notify.ids import Id
 from notify.observe.logging import clients
@@ -36,14 +37,18 @@ def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Defe
     if client.state == CLOSED:
         return None
     if not allowed or client.joining is None:
-        _forbid(client, frame, topic)
+        _forbid(client, frame, topic, barred=allowed)
         return None
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
 
 
-def _forbid(client: Client, frame: Subscribe, topic: Topic) -> None:
+def _forbid(client: Client, frame: Subscribe, topic: Topic, barred: bool = True) -> None:
     client.joining = None
+    witness = client.hub.witness
+    if witness is not None:
+        reason = "an operator ended it" if barred else witness.why_not(_identity(client), topic)
+        witness.subscription(client.connection, "subscribe", topic.id, "forbidden", reason)
     _leave(client, topic)
     client.error("forbidden", "no such chat, or not yours to see", frame.id)
     _tell("may not have", client, frame.chat_id)
@@ -60,6 +65,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
         client.chats.add(frame.chat_id)
         hub.metrics.subscriptions.inc()
     client.settled(frame.chat_id)
+    _report(client, "subscribe", topic.id, "ok")
     if frame.id is not None or frame.since is not None:
         at = joined.position
         answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
@@ -76,12 +82,14 @@ def _not_joined(failure: Failure, client: Client, topic: Topic) -> Failure:
     client.joining = None
     # Also where it was subscribed before: an error always means that it is not.
     if client.state != CLOSED:
+        _report(client, "subscribe", topic.id, "unavailable", reason_of(failure.value))
         _leave(client, topic)
     return failure
 
 
 def unsubscribe(client: Client, frame: Unsubscribe) -> None:
     """Send it no more of a chat."""
+    _report(client, "unsubscribe", frame.chat_id, "ok")
     _leave(client, _topic(client, frame.chat_id))
     if frame.id is not None:
         client.send(Ok(frame.id))
@@ -119,6 +127,7 @@ def end(client: Client, chat_id: Id, code: str, message: str, retry: bool = Fals
     """End a subscription that nobody asked to end, and tell the client; ``retry``: it may ask for it again later."""
     client.hub.metrics.ended.labels(code).inc()
     _tell(f"is put out ({code}) of", client, chat_id)
+    _report(client, "unsubscribe", chat_id, code, message)
     _leave(client, _topic(client, chat_id))
     client.error(code, message, None, retry, chat_id)
 
@@ -132,6 +141,13 @@ def _tell(what: str, client: Client, chat_id: Id) -> None:
         what=what,
         chat=chat_id,
     )
+
+
+def _report(client: Client, what: str, chat_id: Id, outcome: str, reason: str = "") -> None:
+    """Tell whoever traces it: see :meth:`~notify.core.witness.Witness.subscription`."""
+    witness = client.hub.witness
+    if witness is not None:
+        witness.subscription(client.connection, what, chat_id, outcome, reason)
 
 
 def bar(client: Client, chat_id: Id) -> bool:
@@ -150,6 +166,8 @@ def forget(client: Client) -> None:
     for chat_id in client.chats:
         hub.presence.unwatch(client.connection, _topic(client, chat_id))
     hub.metrics.subscriptions.dec(len(client.chats))
+    if hub.witness is not None:
+        hub.witness.left(client.connection, client.chats)
     client.chats.clear()
     hub.dispatcher.forget(client.connection)
 

@@ -20,6 +20,7 @@ from notify.core.feed import LOST, RECOVERED, TOO_LONG, Feed, Joined, Read, Wait
 from notify.core.linger import Lingering
 from notify.core.live import Live
 from notify.core.recent import Reach, Recents
+from notify.core.witness import Witness
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker, IConnection, IRegistry
 from notify.messages import ChatEvent, Followed, Message, Position, Replayed
@@ -69,6 +70,8 @@ class Dispatcher:
         self._counting = False
         self._received = self._delivered = 0
         self._replayed = 0  # messages to those who came back
+        #: whom deliveries are told to, while somebody traces them
+        self.witness: Witness | None = None
 
     # --- from the broker ------------------------------------------------------------------------------------
 
@@ -112,6 +115,8 @@ class Dispatcher:
         feed.tail.add(messages, self._live.now.limits.replay)
         frames: dict[Encoding, bytes] = {}
         members: list[IConnection] = list(self._registry.members(feed.topic))
+        if self.witness is not None:
+            self.witness.delivered(feed.topic, messages, members)
         spans = [self._span(message, len(members)) for message in messages if message.trace]
         if feed.waiting:
             members = [one for one in members if one not in feed.waiting]

@@ -12,6 +12,7 @@ from notify.core.live import Live
 from notify.core.presence import PresenceWatch
 from notify.core.revocations import Revocations
 from notify.core.timers import Wheel
+from notify.core.witness import Witness
 from notify.ids import Id
 from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
@@ -60,6 +61,8 @@ class Hub:
         self.subscribers: dict[IConnection, Subscriber] = {}
         #: those that have not
         self.arriving = 0
+        #: whom what happens with clients is told to, while somebody traces it
+        self.witness: Witness | None = None
 
     def enter(self, connection: IConnection, arrived: Callable[[], None] | None = None) -> bool:
         """A client connects; whether there is room for it among those on their way in."""

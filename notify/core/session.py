@@ -105,6 +105,11 @@ class Session:
                 connection=self.connection.id,
                 peer=self.connection.peer.host,
             )
+            witness = self.hub.witness
+            if witness is not None:
+                peer = self.connection.peer
+                reason = "limits.max_arriving is reached by those who have shown no token yet"
+                witness.turned_away(peer.host, reason, "1013", peer.origin, self.connection.id)
             self.close(1013, self.hub.retry_after())
 
     def received(self, frames: list[ClientFrame]) -> None:
@@ -202,7 +207,10 @@ class Session:
     def send(self, frame: ServerFrame, bodies: list[bytes] | None = None) -> None:
         """Send a frame, and encoded ones right behind it."""
         encoding = self.connection.encoding
-        self.connection.write(encoding.pack([encoding.encode(frame), *(bodies or ())]))
+        body, witness = encoding.encode(frame), self.hub.witness
+        if witness is not None:
+            witness.sent(self.connection, frame, len(body), len(bodies or ()))
+        self.connection.write(encoding.pack([body, *(bodies or ())]))
 
     def error(
         self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: Id | None = None
@@ -273,9 +281,13 @@ class Session:
             self.close(4002, "token expired")
         elif self.state == NEW:
             self.hub.metrics.auth.labels("timeout").inc()
+            authentication.tell(self, "timeout", "it sent no token within limits.auth_timeout")
             self.close(4501, "authentication timeout")
         elif self.state == AUTHENTICATING:
             self.hub.metrics.auth.labels("unavailable").inc()
+            authentication.tell(
+                self, "unavailable", "the authenticator did not answer within limits.auth_timeout"
+            )
             self.close(1013, self.hub.retry_after())
 
     def close(self, code: int, reason: str) -> None:

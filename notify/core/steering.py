@@ -17,6 +17,8 @@ from notify.core import access, revocations
 from notify.core.hub import Hub
 from notify.core.revocations import Revocation
 from notify.core.shed import Shed
+from notify.core.traces import Traces
+from notify.core.witness import TraceOrder
 from notify.errors import Unavailable
 from notify.ids import Id
 from notify.interfaces import BrokerStatus, IConnection
@@ -197,6 +199,7 @@ class Steering:
             "nodes": (Nothing, self._node_item),
             "connections": (ConnectionQuery, self._connections),
             "topics": (TopicQuery, self._topics),
+            "trace": (TraceOrder, Traces(hub, node).collect),
             "disconnect": (DisconnectOrder, self._disconnect),
             "unsubscribe": (UnsubscribeOrder, self._unsubscribe),
             "revoke": (Revocation, self._revoke),

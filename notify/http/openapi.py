@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from notify import __version__
+from notify.core.witness import Seen
 from notify.http.answers import REF, ErrorAnswer
 from notify.http.cluster import Connections, Nodes, Topics
 from notify.http.commands import (
@@ -23,6 +24,7 @@ from notify.http.commands import (
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
 from notify.http.revoke import Revoke, Revoked
+from notify.http.trace import LONGEST, MOST, USUAL
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
 from notify.messages import ChatEvent, ChatMessage, Notification
 from notify.observe.health import HealthReport, Live
@@ -38,6 +40,7 @@ _TYPES = (
     Nodes,
     Connections,
     Topics,
+    Seen,
     Disconnect,
     Disconnected,
     Unsubscribe,
@@ -86,7 +89,7 @@ _ERRORS = {
     413: "The body, the list or the payload is too large.",
     415: "The body is not JSON.",
     422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
-    429: "Too many unknown API keys came from this address: try again later.",
+    429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
     500: "The server failed; its log says why.",
     503: "The broker is away and nothing was done, or what was done could not be kept: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
@@ -331,6 +334,46 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 security=secured,
                 parameters=[_id("workspace_id", "The workspace.")],
                 responses=_responses({200: _success("The chats.", "Topics")}, *_ASKED),
+            )
+        },
+        "/v1/trace": {
+            "get": _operation(
+                "trace",
+                "What happens with a user's clients, or in a chat, on all nodes, as it happens",
+                "ask",
+                description=f"Server-sent events, without names or ids: the data of each is one `Seen` as JSON. One of user_id and "
+                f"chat_id is needed. At most {MOST} run at once through a node; each node keeps some 50 events a second and says "
+                "what it left out. No content, and no token.",
+                security=secured,
+                parameters=[
+                    _id("workspace_id", "The workspace of the user or chat."),
+                    _id("user_id", "The user.", False),
+                    _id("chat_id", "The chat.", False),
+                    _parameter(
+                        "peer",
+                        "query",
+                        {"type": "string"},
+                        "An IP address: of clients that are nobody's, only those from there. For keys of all workspaces.",
+                        False,
+                    ),
+                    _parameter(
+                        "seconds",
+                        "query",
+                        {"type": "integer", "minimum": 1, "maximum": LONGEST, "default": USUAL},
+                        "When it ends.",
+                        False,
+                    ),
+                ],
+                responses=_responses(
+                    {
+                        200: {
+                            "description": "Events, until its time is over.",
+                            "content": {"text/event-stream": {"schema": _schema("Seen")}},
+                            "headers": _HEADERS,
+                        }
+                    },
+                    *_ASKED,
+                ),
             )
         },
         "/v1/disconnect": {

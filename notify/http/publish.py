@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
 
 from notify.core.live import ApiKey
+from notify.core.witness import Witness
 from notify.errors import Unknown
 from notify.http.answers import (
     Answer,
@@ -79,17 +81,23 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 
 
 class Publisher:
-    """Publishes through a broker. ``max_payload`` is in bytes.
+    """Publishes through a broker. ``max_payload`` is in bytes; ``witness()`` is told of each message, while somebody traces.
 
     Each message is a trace of its own, or a part of the caller's: a span ``publish``, and in it ``broker.publish``
     until the broker has accepted it, whose context travels with the message.
     """
 
     def __init__(
-        self, broker: IBroker, metrics: Metrics, max_payload: int, tracer: Tracer = NO_TRACER
+        self,
+        broker: IBroker,
+        metrics: Metrics,
+        max_payload: int,
+        tracer: Tracer = NO_TRACER,
+        witness: Callable[[], Witness | None] = lambda: None,
     ) -> None:
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
         self._tracer = tracer
+        self._witness = witness
         self._ok = metrics.published.labels("ok")
 
     def __call__(self, request: Request) -> Deferred[Answer]:
@@ -149,7 +157,25 @@ class Publisher:
         working = self._start(one, key, request)
         return working.addCallbacks(self._accepted, self._count_failure, callbackArgs=(one.subject,))
 
+    def _told(self, outcome: Position | Failure, one: Publication) -> Position | Failure:
+        """Tell whoever traces it what became of a message."""
+        witness = self._witness()
+        if witness is not None and (topic := _topic(one.subject)) is not None:
+            size = len(bytes(one.payload))
+            if isinstance(outcome, Position):
+                witness.published(topic, size, "ok", "", outcome.epoch, outcome.seq)
+            else:
+                refused = _refusal(outcome)
+                code, text = ("failed", "") if refused is None else (refused.code, refused.message)
+                witness.published(topic, size, code, text)
+        return outcome
+
     def _start(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
+        working = self._begin(one, key, request)
+        # Nobody who begins to trace meanwhile misses much.
+        return working if self._witness() is None else working.addBoth(self._told, one)
+
+    def _begin(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
             try:
                 return self._broker.publish(*self._read(one, request.key), key, request.trace)
@@ -196,6 +222,13 @@ class Publisher:
             _log.failure("Failed to publish", failure=failure)
             refused = internal_error()
         return Result(refused.status, error=refused.detail)
+
+
+def _topic(subject: str) -> Topic | None:
+    try:
+        return Topic.from_subject(subject)
+    except ValueError:
+        return None
 
 
 def _ended(outcome: T, span: Span) -> T:

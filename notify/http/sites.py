@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
+from notify.core.witness import Witness
 from notify.http.answers import Answer, answer, encode
 from notify.http.cluster import Cluster, ConnectionReader, NodeReader, TopicReader
 from notify.http.commands import (
@@ -30,6 +31,7 @@ from notify.http.publish import Publisher
 from notify.http.reads import HistoryReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
+from notify.http.trace import TraceReader
 from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
 from notify.observe.metrics import Metrics
@@ -62,11 +64,12 @@ def internal_site(
     tracer: Tracer = NO_TRACER,
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
+    witness: Callable[[], Witness | None] = lambda: None,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
     ``node`` is this node's name; ``revoker`` answers ``/v1/revoke``; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads
-    what is logged of each answer.
+    what is logged of each answer, ``witness()`` whom publishes are told to.
     """
 
     def ready(request: Request) -> Answer:
@@ -88,7 +91,7 @@ def internal_site(
 
     routes = {
         b"/v1/publish": Route(
-            {post: Publisher(broker, metrics, limits.max_frame, tracer)},
+            {post: Publisher(broker, metrics, limits.max_frame, tracer, witness)},
             scope="publish",
             max_body=max_body,
             json=True,
@@ -98,6 +101,7 @@ def internal_site(
         b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
         b"/v1/connections": Route({get: ConnectionReader(cluster)}, scope="read"),
         b"/v1/topics": Route({get: TopicReader(cluster)}, scope="read"),
+        b"/v1/trace": Route({get: TraceReader(cluster, reactor)}, scope="read"),
         b"/v1/disconnect": command(Disconnector(cluster), json=True),
         b"/v1/unsubscribe": command(Unsubscriber(cluster), json=True),
         b"/v1/revoke": command(revoker, json=True),

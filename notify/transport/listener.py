@@ -62,6 +62,7 @@ class _Arriving(Protocol):
         try:
             self._visit = self._factory.admission.enter(_host(transport), descriptor(transport))
         except TurnedAway as why:
+            self._factory.websocket.turned_away(_host(transport), why.reason)
             # Under TLS an answer would cost a handshake, and out of files each turn counts.
             if why.reason == "files" or _encrypted(transport):
                 self._refused = True
@@ -87,6 +88,7 @@ class _Arriving(Protocol):
 
     def _shake_hands(self) -> None:
         websocket, transport, visit = self._factory.websocket, self.transport, self._visit
+        address = _host(transport)
         try:
             parts = split_head(self._start)
             if parts is None:
@@ -98,10 +100,11 @@ class _Arriving(Protocol):
             address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
             visit.identify(address)
         except Refused as refused:
-            websocket.refused(refused, _host(transport))
+            websocket.refused(refused, address)
             self._refuse(refused.answer)
             return
         except TurnedAway as why:
+            websocket.turned_away(address, why.reason)
             self._refuse(Refused(_status(why)).answer)
             return
         visit.opened()

@@ -8,6 +8,7 @@ past it: see :mod:`notify.transport.connection`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from twisted.logger import Logger
@@ -18,7 +19,7 @@ from notify.core.session import Session
 from notify.core.timers import Timer
 from notify.identity import Peer
 from notify.observe.logging import clients
-from notify.transport.admission import Visit
+from notify.transport.admission import REASONS, Visit
 from notify.transport.connection import Connection, SendQueues
 from notify.transport.handshake import Accepted, Refused
 from notify.transport.reader import Reader
@@ -119,14 +120,24 @@ class ClientProtocol(OpenProtocol):
         encoding = connection.encoding
         if binary != encoding.binary:
             kind = "binary" if encoding.binary else "text"
-            session.invalid(InvalidFrame(f"this connection speaks {kind} frames"))
+            self._invalid(InvalidFrame(f"this connection speaks {kind} frames"), len(payload))
             return
         try:
             frames = encoding.decode(payload)
         except InvalidFrame as fault:
-            session.invalid(fault)
+            self._invalid(fault, len(payload))
         else:
+            witness = self.factory.hub.witness
+            if witness is not None:
+                witness.heard(connection, frames, len(payload))
             session.received(frames)
+
+    def _invalid(self, fault: InvalidFrame, size: int) -> None:
+        session, connection, witness = self._session, self.connection, self.factory.hub.witness
+        if session is not None and connection is not None:
+            if witness is not None:
+                witness.misheard(connection, fault, size)
+            session.invalid(fault)
 
     def ping(self, payload: bytes) -> None:
         """A ping came: its pong goes the way of all frames, in order and within the bounds of the queue."""
@@ -180,6 +191,8 @@ class ClientProtocol(OpenProtocol):
             final = self.closed_with or code or 1000
             hub.metrics.closes.labels(str(final) if final in CODES else "other").inc()
             who = connection.identity
+            if hub.witness is not None:
+                hub.witness.closed(connection, final, bool(self.closed_with))
             clients.debug(
                 "{connection} of user {user} closed with {code}",
                 connection=connection.id,
@@ -211,6 +224,14 @@ class ClientProtocol(OpenProtocol):
         self._ping = hub.wheel.after(wait, self._look)
 
 
+def _why(refused: Refused) -> str:
+    if refused.origin:
+        return "listen.allowed_origins does not name its page's origin"
+    if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return "the server is starting"
+    return f"no opening handshake of a WebSocket: {refused.status.phrase}"
+
+
 class ConnectionFactory(OpenFactory):
     """Opens connections."""
 
@@ -236,19 +257,26 @@ class ConnectionFactory(OpenFactory):
         """The proxies in force."""
         return self.hub.live.now.trusted
 
-    def refused(self, refused: Refused, address: str) -> None:
-        """A handshake from this address (a proxy's, where it came through one) opens nothing."""
+    def turned_away(self, peer: str, reason: str) -> None:
+        """A client of this address is not let in, for one of :data:`~notify.transport.admission.REASONS`."""
+        if self.hub.witness is not None:
+            self.hub.witness.turned_away(peer, REASONS[reason].format(address=peer), "limit")
+
+    def refused(self, refused: Refused, peer: str) -> None:
+        """A handshake of a client of this address opens nothing."""
+        if self.hub.witness is not None:
+            self.hub.witness.turned_away(peer, _why(refused), str(refused.status.value), refused.origin)
         self.hub.metrics.refused_handshakes.labels(str(refused.status.value)).inc()
         if refused.origin:
             log.info(
                 "a page was not let in: its origin is {origin}, which listen.allowed_origins does not name",
                 origin=refused.origin[:100],
-                address=address,
+                address=peer,
             )
         else:
             clients.debug(
                 "a handshake from {address} is refused with {status}",
-                address=address,
+                address=peer,
                 status=refused.status.value,
             )
 

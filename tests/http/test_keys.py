@@ -121,6 +121,7 @@ class Scopes(SynchronousTestCase):
         ("read", "GET", "/v1/connections?user_id=1", None),
         ("read", "GET", "/v1/nodes", None),
         ("read", "GET", "/v1/topics?workspace_id=7", None),
+        ("read", "GET", "/v1/trace?workspace_id=7", None),
         ("control", "POST", "/v1/disconnect", {"workspace_id": 7, "user_id": 1}),
         ("control", "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": 1}),
         ("control", "POST", "/v1/revoke", {"workspace_id": 7, "user_id": 1}),

@@ -189,6 +189,7 @@ class Node:
             limits=limits or Limits(),
             metrics=self.metrics,
             revoker=Revoker(control or self.control, self.hub),
+            witness=lambda: self.hub.witness,
         )
         self.broker.start(lambda message: None, lambda topic: None)
 

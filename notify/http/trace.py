@@ -1,0 +1,219 @@
+"""``GET /v1/trace``: what happens with one user's clients, or in one chat, on all nodes, as it happens.
+
+The answer is server-sent events (WHATWG HTML, section 9.2). Each node keeps what it sees until it is asked, so all of them are
+asked every moment; an event goes out once, and those of a moment in the order of their times. A client that does not take them
+is waited for, while the nodes keep what they can and count the rest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from secrets import token_hex
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from notify.core.witness import Collected, Seen, TraceOrder
+from notify.http.answers import Refused, Sink, Stream, bad_request, encode
+from notify.http.cluster import Cluster, Told
+from notify.http.keys import forbidden, permit
+from notify.http.reads import identifier, integer
+from notify.http.request import Request
+from notify.observe import logging
+from notify.wire import addresses
+
+#: seconds for which a trace goes on at most, and unless something else is asked for
+LONGEST, USUAL = 600, 60
+#: traces at once through one node
+MOST = 4
+#: seconds between two questions to the nodes
+MOMENT = 0.3
+#: seconds without an event after which a comment shows that the connection lives
+SILENCE = 5.0
+
+audit = Logger(logging.AUDIT)
+
+
+class TraceReader:
+    """Begins traces, of which a few run at once. ``reactor`` is the clock, ``now`` gives Unix time."""
+
+    def __init__(self, cluster: Cluster, reactor: IReactorTime, now: Callable[[], float] = time.time) -> None:
+        self._cluster, self._reactor, self._now = cluster, reactor, now
+        self._running = 0
+
+    def __call__(self, request: Request) -> Stream:
+        """Raises :class:`~notify.http.answers.Refused`."""
+        order, seconds = self._read(request)
+        if self._running >= MOST:
+            raise Refused(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "too_many_traces",
+                f"{MOST} traces run through this node: end one, or ask another node",
+                {b"Retry-After": b"%d" % USUAL},
+            )
+        audit.info(
+            "API key {key} from {peer}, request {request}: trace {what} {id} of workspace {workspace} for {seconds} s",
+            key=request.key.name,
+            peer=request.peer,
+            request=request.request_id,
+            what="chat" if order.user_id is None else "user",
+            id=order.chat_id if order.user_id is None else order.user_id,
+            workspace=order.workspace_id,
+            seconds=seconds,
+        )
+
+        def begin(sink: Sink) -> Following:
+            self._running += 1
+            following = Following(self._cluster, self._reactor, self._now, order, seconds, sink, self._ended)
+            following.go_on()
+            return following
+
+        return Stream(begin, content_type=b"text/event-stream")
+
+    def _ended(self) -> None:
+        self._running -= 1
+
+    @staticmethod
+    def _read(request: Request) -> tuple[TraceOrder, int]:
+        parameters = request.parameters(["workspace_id"], ["user_id", "chat_id", "peer", "seconds"])
+        workspace_id, key = identifier(parameters, "workspace_id"), request.key
+        permit(key, workspace_id)
+        if ("user_id" in parameters) == ("chat_id" in parameters):
+            raise bad_request("one of the query parameters 'user_id' and 'chat_id' is needed, and not both")
+        user_id, chat_id = (
+            identifier(parameters, name) if name in parameters else None for name in ("user_id", "chat_id")
+        )
+        seconds = integer(parameters, "seconds", 1, LONGEST, USUAL)
+        everywhere, peer = key.workspaces is None, parameters.get("peer", "")
+        if peer:
+            if not everywhere:
+                raise forbidden(
+                    f"the API key '{key.name}' is for some workspaces only, and an address is in none"
+                )
+            if addresses.parse(peer) is None:
+                raise bad_request("the query parameter 'peer' must be an IP address")
+        return TraceOrder(token_hex(8), workspace_id, user_id, chat_id, everywhere, peer), seconds
+
+
+class _Reached(Struct, frozen=True):
+    """Who did not answer, and why others cannot be reached."""
+
+    missing: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@implementer(IPushProducer)
+class Following:
+    """One trace that is being written: asks all nodes, writes what is new, and asks again in a moment."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        reactor: IReactorTime,
+        now: Callable[[], float],
+        order: TraceOrder,
+        seconds: float,
+        sink: Sink,
+        ended: Callable[[], None],
+    ) -> None:
+        self._cluster, self._reactor, self._now, self._order = cluster, reactor, now, order
+        self._sink, self._ended = sink, ended
+        self._ends = reactor.seconds() + seconds
+        self._wrote = reactor.seconds()
+        self._after: dict[str, int] = {}
+        self._reached = _Reached()
+        self._busy: frozenset[str] = frozenset()
+        self._asking = self._paused = self._over = False
+        self._later: Any = None
+
+    def go_on(self) -> None:
+        """Ask, unless somebody was asked and has not answered, or the client takes nothing."""
+        self._later = None
+        if self._asking or self._paused or self._over:
+            return
+        self._asking = True
+        asked = self._cluster.ask("trace", replace(self._order, after=self._after), Collected)
+        asked.addCallback(self._heard)
+
+    def _heard(self, told: Told[Collected]) -> None:
+        self._asking = False
+        if self._over:
+            return
+        events = self._news(told)
+        if events:
+            self._write(b"".join(b"data: %b\n\n" % encode(event) for event in events))
+        elif self._reactor.seconds() - self._wrote >= SILENCE:
+            self._write(b": nothing happens\n\n")
+        if self._reactor.seconds() >= self._ends:
+            self._write(b"data: %b\n\n" % encode(Seen(self._now(), "end", reason="its time is over")))
+            self._stop()
+            self._sink.finish()
+        elif not self._paused:
+            self._later = self._reactor.callLater(MOMENT, self.go_on)
+
+    def _news(self, told: Told[Collected]) -> list[Seen]:
+        seen = [event for _, collected in told.answers for event in collected.events]
+        seen.sort(key=lambda event: event.at)
+        now, events, after = self._now(), list(seen), {}
+        for node, collected in told.answers:
+            if collected.busy:
+                if node not in self._busy:
+                    events.append(Seen(now, "busy", node=node, reason="it has too many traces already"))
+            else:
+                after[collected.life] = collected.last
+            if collected.left_out:
+                events.append(Seen(now, "left_out", node=node, count=collected.left_out))
+        self._busy = frozenset(node for node, collected in told.answers if collected.busy)
+        # One that is missing goes on from where it was.
+        self._after = {**(self._after if told.reached.missing else {}), **after}
+        reached = _Reached(tuple(told.reached.missing), told.reached.detail)
+        if reached != self._reached:
+            events += [
+                Seen(now, "missing", node=node, reason="it does not answer: what it sees is not told")
+                for node in reached.missing
+                if node not in self._reached.missing
+            ]
+            answered = {node for node, _ in told.answers}
+            events += [Seen(now, "back", node=node) for node in self._reached.missing if node in answered]
+            if reached.detail and reached.detail != self._reached.detail:
+                events.append(Seen(now, "alone", reason=reached.detail))
+            self._reached = reached
+        return events
+
+    def _write(self, data: bytes) -> None:
+        self._wrote = self._reactor.seconds()
+        self._sink.write(data)
+
+    def _stop(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._ended()
+        # Nodes that do not hear it end it themselves.
+        farewell: Deferred[Any] = self._cluster.ask("trace", replace(self._order, end=True), Collected)
+        farewell.addErrback(lambda _: None)
+
+    def pauseProducing(self) -> None:
+        """The client does not take what was written."""
+        self._paused = True
+        if self._later is not None and self._later.active():
+            self._later.cancel()
+        self._later = None
+
+    def resumeProducing(self) -> None:
+        """It has taken all."""
+        self._paused = False
+        self.go_on()
+
+    def stopProducing(self) -> None:
+        """It is gone."""
+        self._stop()
