@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -13,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
 from notify.core.witness import Witness
+from notify.http import admin
 from notify.http.answers import Answer, answer, encode
 from notify.http.cluster import Cluster, ConnectionReader, NodeReader, TopicReader
 from notify.http.commands import (
@@ -24,6 +24,7 @@ from notify.http.commands import (
     Shedder,
     Unsubscriber,
 )
+from notify.http.files import File
 from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys
 from notify.http.openapi import document
@@ -41,6 +42,9 @@ from notify.observe.tracing import NO_TRACER, Tracer
 MAX_BODY = 4 * 2**20
 #: requests that a stranger may send without waiting for answers; browsers never do
 MOST_AHEAD = 16
+
+#: of the demo page's folder: what npm makes there, and the page that is for the internal listener
+_LEFT_OUT = ("node_modules", "admin")
 
 NO_NAMES = Hosts()
 
@@ -113,6 +117,7 @@ def internal_site(
         b"/health": Route({get: ready}),
         b"/metrics": Route({get: show_metrics}),
         b"/openapi.json": Route({get: lambda request: description}),
+        **admin.routes(hosts),
     }
     return Site(reactor, routes, keys, metrics, logs=logs)
 
@@ -143,25 +148,7 @@ def public_site(
     return Site(reactor, routes, None, metrics, timeout=timeout, most_ahead=MOST_AHEAD, logs=logs)
 
 
-class _File:
-    """One file of the demo page, read anew each time, so that a change shows at once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        kind = "text/javascript" if path.suffix in (".js", ".mjs") else mimetypes.guess_type(path.name)[0]
-        kind = kind or "application/octet-stream"
-        self._type = (kind + "; charset=utf-8" if kind.startswith("text/") else kind).encode("ascii")
-
-    def __call__(self, request: Request) -> Answer:
-        return Answer(
-            HTTPStatus.OK,
-            self._path.read_bytes(),
-            self._type,
-            {b"Cache-Control": b"no-cache", b"Referrer-Policy": b"no-referrer"},
-        )
-
-
-def _files(folder: Path | None) -> Iterable[tuple[bytes, _File]]:
+def _files(folder: Path | None) -> Iterable[tuple[bytes, File]]:
     """Every file in a folder by the path it is served at: none but these can be reached, whatever is asked for."""
     if folder is None:
         return
@@ -169,9 +156,9 @@ def _files(folder: Path | None) -> Iterable[tuple[bytes, _File]]:
     for path in sorted(root.rglob("*")):
         inside = path.resolve().is_relative_to(root)
         parts = path.relative_to(root).parts
-        if not inside or not path.is_file() or any(p.startswith(".") or p == "node_modules" for p in parts):
+        if not inside or not path.is_file() or any(p.startswith(".") or p in _LEFT_OUT for p in parts):
             continue
-        file = _File(path)
+        file = File(path)
         yield b"/" + "/".join(parts).encode(), file
         if parts == ("index.html",):
             yield b"/", file
