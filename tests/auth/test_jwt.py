@@ -120,6 +120,35 @@ class Algorithms(Case):
             self.accepted(self.make(secret_file=self.file(SECRET.encode() + end)), token())
 
 
+class Explained(Case):
+    """What can be told of a refusal: see :class:`~notify.interfaces.IExplainer`."""
+
+    def test_whom_a_refused_token_names_whatever_is_wrong_with_it(self) -> None:
+        made = self.make(audience="here")
+        for wrong in (
+            token(id=7, workspace_id="acme", exp=1),
+            token(id=7, workspace_id="acme"),
+            token(id=7, workspace_id="acme", exp=1, aud="elsewhere"),
+            token(id=7, workspace_id="acme", exp=NOW + 60)[:-4] + "AAAA",
+        ):
+            self.refused(made, wrong)
+            self.assertEqual(made.claims(wrong), ("acme", 7))
+
+    def test_nobody_where_it_cannot_be_read(self) -> None:
+        made = self.make(max_token=Size(400))
+        for wrong in (
+            "opaque", "a.b.c", token(id=7, workspace_id=1.5), token(id=True, workspace_id=1), token(id="no id!", workspace_id=1),
+            token(id=7, workspace_id=1, more="x" * 400),
+        ):  # fmt: skip
+            self.assertIsNone(made.claims(wrong), wrong)
+
+    def test_why_a_chat_is_not_somebodys(self) -> None:
+        made = self.make(chats_claim="chats")
+        self.assertEqual(
+            made.why_not(Identity(7, 1, chats=frozenset()), chat(1, 2)), "the token does not name this chat"
+        )
+
+
 class Rotation(Case):
     def test_reads_a_changed_file_again(self) -> None:
         path = self.file(SECRET.encode())

@@ -106,6 +106,23 @@ class EmbeddedJWTContract(Case, AuthenticatorContract):
         return token(id=user_id, workspace_id=workspace_id, exp=soon())
 
 
+class Explained(Case):
+    """What can be told of a refusal: see :class:`~notify.interfaces.IExplainer`."""
+
+    async def test_whom_a_refused_token_names_where_tokens_are_read_here(self) -> None:
+        wrong = token(id=1, workspace_id=2, exp=1)
+        self.assertEqual((await self.make(authorize_url=True)).claims(wrong), (2, 1))
+        self.assertIsNone((await self.make(authenticate_url=True)).claims(wrong))
+
+    async def test_why_a_chat_is_not_somebodys(self) -> None:
+        webhook = await self.make(authorize_url=True)
+        self.assertEqual(webhook.why_not(ME, chat(2, 10)), "the webhook said no")
+        few = Identity(1, 2, chats=frozenset({11}))
+        self.assertEqual(webhook.why_not(few, chat(2, 10)), "the token does not name this chat")
+        denies = await self.make(authorize_url=True, on_error="deny")
+        self.assertIn("on_error is deny", denies.why_not(ME, chat(2, 10)))
+
+
 class Authorize(Case):
     async def test_asks_the_backend_and_does_as_it_says(self) -> None:
         webhook = await self.make(authorize_url=True)
