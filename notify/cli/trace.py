@@ -129,7 +129,7 @@ def _what(event: dict[str, Any]) -> Iterator[str]:
     if event.get("origin"):
         yield f"origin {event['origin']}"
     if what == "watching":
-        yield f"{event['connections']} connections are there"
+        yield f"it has {event['connections']} connections here"
     if what == "connection":
         yield f"since {duration(max(0.0, event['at'] - event['since']))}"
         chats = ", ".join(map(str, event.get("chats", [])))
@@ -156,4 +156,4 @@ def _what(event: dict[str, Any]) -> Iterator[str]:
     if event.get("seq") is not None:
         yield f"position {event['seq']}"
     if what == "message":
-        yield f"{event['connections']} connections here got it"
+        yield f"to {event['connections']} of its connections here"

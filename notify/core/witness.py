@@ -25,11 +25,12 @@ from notify.messages import Message
 from notify.topics import Topic
 from notify.wire.frames import ClientFrame, Error, InvalidFrame, ServerFrame, Subscribed
 
-#: what a trace keeps of what concerns whom it is about, in events a second, and of what only may have to do with it; a burst
-#: is twice as much
+#: what a trace keeps of each kind, in events a second; a burst is twice as much. So messages without end hide no close
 RATE, RATE_ASIDE = 50, 10
-#: events that wait for the next question
-MOST_WAITING = 500
+#: events that wait for the next question, and those of them that are kept for what is not traffic
+MOST_WAITING, RESERVED = 500, 100
+#: what comes with each message
+TRAFFIC = frozenset(("frame", "message", "publish"))
 #: connections that are there already and are told of at the beginning, and chats of each
 MOST_THERE, MOST_CHATS = 50, 50
 #: connections that a trace knows although they are nobody's
@@ -160,16 +161,19 @@ class Trace:
         self.order = order
         self.life = life
         self.asked = now
-        #: whom connections are said to be of that are nobody's yet
-        self.known: dict[str, tuple[Id, Id]] = {}
+        #: whom connections are said to be of that are nobody's yet, and whether nobody has verified it
+        self.known: dict[str, tuple[Id, Id, bool]] = {}
         self._last = self._told = 0  # numbers: of the newest event, and of the newest that was told
         self._waiting: deque[tuple[int, Seen]] = deque()
         self._left_out = 0
-        self._budget, self._aside = Budget(RATE, now), Budget(RATE_ASIDE, now)
+        self._life, self._traffic, self._aside = Budget(RATE, now), Budget(RATE, now), Budget(RATE_ASIDE, now)
 
     def see(self, now: float, seen: Seen, aside: bool = False) -> None:
         """Keep it, where there is room; ``aside``: it only may have to do with whom this is about."""
-        if len(self._waiting) >= MOST_WAITING or not (self._aside if aside else self._budget).spend(now):
+        life = not aside and seen.what not in TRAFFIC
+        budget = self._life if life else self._aside if aside else self._traffic
+        most = MOST_WAITING if life else MOST_WAITING - RESERVED
+        if len(self._waiting) >= most or not budget.spend(now):
             self._left_out += 1
             return
         self._last += 1
@@ -213,10 +217,10 @@ class Trace:
         """Whether it is about this chat."""
         return topics.chat(workspace_id, chat_id) == self.order.topic
 
-    def remember(self, connection_id: str, workspace_id: Id, user_id: Id) -> None:
-        """A connection is said to be this user's: its end will be told, too."""
+    def remember(self, connection_id: str, workspace_id: Id, user_id: Id, claimed: bool) -> None:
+        """A connection that was refused is said to be this user's: its end will be told, too."""
         if len(self.known) < MOST_KNOWN:
-            self.known[connection_id] = workspace_id, user_id
+            self.known[connection_id] = workspace_id, user_id, claimed
 
 
 class Witness:
@@ -292,7 +296,7 @@ class Witness:
             if mine is None:
                 continue
             if connection.identity is None:
-                trace.remember(connection.id, *user)
+                trace.remember(connection.id, *user, claimed)
             more = who(connection) | {"workspace_id": user[0], "user_id": user[1], "claimed": claimed}
             if what == "auth":
                 origin, kind = _text(connection.peer.origin), connection.encoding.subprotocol
@@ -372,8 +376,8 @@ class Witness:
             if identity is not None:
                 mine = trace.user(identity.workspace_id, identity.user_id)
             elif named is not None:
-                mine = trace.user(*named)
-                about |= {"workspace_id": named[0], "user_id": named[1], "claimed": True}
+                mine = trace.user(*named[:2])
+                about |= {"workspace_id": named[0], "user_id": named[1], "claimed": named[2]}
             else:
                 mine = None
             if mine is not None:

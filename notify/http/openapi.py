@@ -342,7 +342,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "What happens with a user's clients, or in a chat, on all nodes, as it happens",
                 "ask",
                 description=f"Server-sent events, without names or ids: the data of each is one `Seen` as JSON. One of user_id and "
-                f"chat_id is needed. At most {MOST} run at once through a node; each node keeps some 50 events a second and says "
+                f"chat_id is needed. At most {MOST} run at once through a node; each node keeps some 100 events a second and says "
                 "what it left out. No content, and no token.",
                 security=secured,
                 parameters=[

@@ -20,7 +20,7 @@ class Followed(Server):
 
     async def test_a_user_as_it_happens(self) -> None:
         process = self.spawn("trace", "--user", "1", "--seconds", "600")
-        await process.until(lambda: "0 connections are there" in process.out)
+        await process.until(lambda: "it has 0 connections here" in process.out)
         listener = self.spawn("listen", "--chat", "10")
         await process.until(lambda: "subscribe" in process.out and "chat 10" in process.out)
         listener.signal("KILL")

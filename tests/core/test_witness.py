@@ -15,7 +15,7 @@ from notify.core.traces import LEASE, MOST_TRACES, Traces
 from notify.core.witness import Collected, Seen, Trace, TraceOrder
 from notify.identity import Identity
 from notify.interfaces import IAuthenticator, IExplainer
-from notify.testing import chat_payload, notification_payload
+from notify.testing import FakeConnection, chat_payload, notification_payload
 from notify.topics import Topic, chat, user
 from tests.support.world import TableAuthenticator, World
 
@@ -112,11 +112,22 @@ class Told(Case):
         told = trace.tell("n", told.last)
         self.assertEqual((len(told.events), told.left_out), (1, 0))
 
+    def test_messages_without_end_hide_no_close(self) -> None:
+        trace = Trace(self.order(), "life", 0.0)
+        for second in range(60):
+            for _ in range(10 * witness.RATE):
+                trace.see(float(second), Seen(1.0, "message"))
+                trace.see(float(second), Seen(1.0, "turned_away"), True)
+            trace.see(float(second), Seen(1.0, "close"))
+        told = trace.tell("n", 0)
+        self.assertEqual(sum(one.what == "close" for one in told.events), 60)
+        self.assertEqual(len(told.events) - 60 + told.left_out, 60 * 20 * witness.RATE)
+
     def test_what_nobody_takes_is_bounded_and_less_than_nats_takes(self) -> None:
         trace = Trace(self.order(), "life", 0.0)
         text = "\N{GRINNING FACE}"
         big = Seen(
-            1.5, "turned_away", workspace_id="w" * 64, user_id="u" * 64, connection_id="c" * 32, peer="p" * 45,
+            1.5, "auth", workspace_id="w" * 64, user_id="u" * 64, connection_id="c" * 32, peer="p" * 45,
             origin=text * witness.MOST_TEXT, reason="r" * witness.MOST_REASON,
         )  # fmt: skip
         for second in range(100):
@@ -298,6 +309,11 @@ class Full(Case):
         self.world.client(7)
         [_, one] = self.seen()
         self.assertEqual((one.outcome, one.reason), ("refused", "limits.max_connections_per_user is reached"))
+        witness = self.world.hub.witness
+        assert witness is not None
+        witness.closed(FakeConnection(id=one.connection_id), 1013, True)
+        [close] = self.seen()
+        self.assertEqual((close.user_id, close.claimed), (7, False))
         self.world.connect()
         self.world.connect()
         [one] = self.seen()

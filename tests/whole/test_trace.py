@@ -89,7 +89,7 @@ class Traced(TestCase):
         def test(stack: ExitStack, a: Server, b: Server, c: Server) -> None:
             screen = Screen(stack, a, "--user", "7", "--workspace", "1", "--seconds", "120")
             for name in ("node-a", "node-b", "node-c"):
-                screen.shows(name, "0 connections are there")
+                screen.shows(name, "it has 0 connections here")
 
             # A wrong token.
             wrong = issue("another secret of as many characters as it needs", 7, 1, 3600, time.time())
@@ -128,7 +128,7 @@ class Traced(TestCase):
             client.send(type="subscribe", chat_id=3, id=3)
             screen.shows("node-b", "subscribe", "chat 3", "ok")
             self.assertEqual(a.publish(3, "not to be shown", 2)[0], 200)
-            screen.shows("node-b", "message", "workspace.1.chat.3.messages", "1 connections here got it")
+            screen.shows("node-b", "message", "workspace.1.chat.3.messages", "to 1 of its connections here")
 
             # In another workspace than they publish to.
             other = dial(stack, c, token(7, 2))

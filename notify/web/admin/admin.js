@@ -204,7 +204,7 @@ function told(event, workspace) {
   if (event.chat_id !== undefined) parts.push(`chat ${event.chat_id}`);
   if (event.peer && ["connect", "connection", "turned_away", "auth"].includes(event.what)) parts.push(`from ${event.peer}`);
   if (event.origin) parts.push(`origin ${event.origin}`);
-  if (event.what === "watching") parts.push(`${event.connections} connections are there`);
+  if (event.what === "watching") parts.push(`it has ${event.connections} connections here`);
   if (event.what === "connection") {
     parts.push(`since ${since(event.since)}`, event.chats?.length ? `in chats ${event.chats.join(", ")}` : "subscribed to NOTHING");
   } else if (event.what === "frame") parts.push(`${event.way === "in" ? "from" : "to"} it: ${event.type}`);
@@ -216,7 +216,7 @@ function told(event, workspace) {
   if (event.reason) parts.push(event.reason);
   if (event.size !== undefined) parts.push(`${event.size} bytes`);
   if (event.seq !== undefined) parts.push(`position ${event.seq}`);
-  if (event.what === "message") parts.push(`${event.connections} connections here got it`);
+  if (event.what === "message") parts.push(`to ${event.connections} of its connections here`);
   return parts.join(", ");
 }
 
