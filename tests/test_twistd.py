@@ -204,6 +204,12 @@ class Refusing(TestCase):
         sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC=endpoint)
         self.assertIn(f"listen.public: '{endpoint}' is not a server endpoint", sentence)
 
+    async def test_a_socket_that_systemd_has_not_handed_over(self) -> None:
+        for how in ("name=ws", "index=0"):
+            endpoint = f"systemd:domain=INET6:{how}"
+            sentence = await self.refused("notify", "--dev", NOTIFY_LISTEN__PUBLIC=endpoint)
+            self.assertIn(f"listen.public: systemd has handed over no socket for '{endpoint}'", sentence)
+
     async def test_an_origin_that_can_never_match(self) -> None:
         environ = {"NOTIFY_AUTH__JWT__SECRET": SECRET, "NOTIFY_LISTEN__ALLOWED_ORIGINS": "chat.example"}
         sentence = await self.refused("notify", **environ)

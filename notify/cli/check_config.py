@@ -39,21 +39,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     components.check(config)
     reactor.install()
     from twisted.internet import reactor as running
-    from twisted.internet.endpoints import serverFromString
 
-    tap.build(config, running)
-    for name in ("public", "internal"):
-        endpoint = getattr(config.listen, name)
+    service = tap.build(config, running)
+    for listener in (service.public, service.internal):
         try:
-            serverFromString(running, endpoint)  # type: ignore[no-untyped-call]
-        except OSError as error:
-            raise StartError(
-                f"{config.source}: 'listen.{name}' is wrong: {error.filename} cannot be read: {error.strerror}."
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise StartError(
-                f"{config.source}: 'listen.{name}' is wrong: '{endpoint}' is not a server endpoint: {error}."
-            ) from None
+            listener.check(running)
+        except StartError as error:
+            raise StartError(f"{config.source}: {error}") from None
     plugins = ", ".join(f"{kind} {getattr(config, kind).plugin}" for kind in ("auth", "broker", "registry"))
     for caution in components.cautions(config):
         terminal.out(f"Caution: {caution}")

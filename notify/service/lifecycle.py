@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -15,6 +16,8 @@ from notify.service.systemd import Systemd
 
 log = Logger()
 
+#: seconds that a boot, a package manager or a script waits for a start: then the server runs, and is not ready
+PATIENCE = 15.0
 #: seconds, at most, until the status tells what has changed
 _FRESH = 5.0
 #: seconds between two lines of the log about one stage of the drain
@@ -49,18 +52,30 @@ class Lifecycle:
         self._fault = fault
         self.leaving = False
         self._told: tuple[Stage, float] = (Stage.SERVING, 0.0)
+        self._patience: IDelayedCall | None = None
         self._watchdog = LoopingCall(self._alive)
         self._watchdog.clock = clock
 
     def starting(self) -> None:
-        """The process runs but cannot serve yet."""
-        self._systemd.status("Starting: waiting for the broker.")
+        """The process runs but cannot serve yet. Who waits for its start does so for ``PATIENCE`` seconds at most."""
+        self._systemd.status(self._status())
+        self._patience = self._clock.callLater(PATIENCE, self._run_unready)
+
+    def _run_unready(self) -> None:
+        # What is waited for is others' (a broker, keys from the network), and may be away for hours: the boot goes on,
+        # and so does the package manager. Clients and balancers ask for health, which says what is so.
+        self._patience = None
+        log.warn("not ready after {seconds:.0f} s; it goes on trying", seconds=PATIENCE)
+        self._tell_running()
 
     def ready(self) -> None:
         """The server serves."""
         self._health.started()
-        if self.leaving:
-            return
+        self._stop_waiting()
+        if not self.leaving:
+            self._tell_running()
+
+    def _tell_running(self) -> None:
         self._systemd.ready(self._status())
         if self._systemd.present and not self._watchdog.running:
             self._watchdog.start(min(self._systemd.watchdog_interval or _FRESH, _FRESH))
@@ -79,6 +94,7 @@ class Lifecycle:
         """Leave. Harmless when the server does already."""
         if not self.leaving:
             self.leaving = True
+            self._stop_waiting()
             self._systemd.stopping("Draining.")
             self._leave()
 
@@ -97,8 +113,14 @@ class Lifecycle:
 
     def stopped(self) -> None:
         """Nothing more is to be told."""
+        self._stop_waiting()
         if self._watchdog.running:
             self._watchdog.stop()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def _alive(self) -> None:
         if self._systemd.watchdog_interval is not None:
@@ -107,6 +129,8 @@ class Lifecycle:
             self._systemd.status(self._status())
 
     def _status(self) -> str:
+        if self._health.starting:
+            return "Starting: waiting for the broker."
         count, broker = self._clients(), self._health.report().broker
         clients = f"{count} client{'' if count == 1 else 's'}"
         said = f"Serving {clients}." if broker.ready else f"Not ready, with {clients}: {broker.detail}."

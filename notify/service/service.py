@@ -32,6 +32,7 @@ from notify.service.daemon import PATIENCE, Foreground
 from notify.service.drain import Drain
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
+from notify.service.systemd import is_handed_over
 from notify.transport import tls
 from notify.transport.tcp import InnerPort, PacedPort, paced
 
@@ -99,19 +100,41 @@ class Listener:
         self._port: Any = None
         tls.check(key, description)
 
-    def bind(self, reactor: Any) -> None:
-        """Bind, without accepting yet. Raises ``StartError``."""
+    def check(self, reactor: Any) -> None:
+        """Whether the description can be understood, and the files that it names be read; nothing is bound.
+
+        A socket that systemd hands over need not be there yet. Raises ``StartError``.
+        """
         try:
-            encrypting = tls.Encrypting(reactor, self._tls_failed)
-            endpoint = serverFromString(encrypting, self.description)  # type: ignore[no-untyped-call]
-            listening: Deferred[Any] = endpoint.listen(self.factory)
+            self._endpoint(reactor)
+        except (KeyError, IndexError):
+            pass
+
+    def _endpoint(self, reactor: Any) -> Any:
+        """Raises ``StartError``, and ``KeyError`` or ``IndexError`` where systemd has handed over no such socket."""
+        encrypting = tls.Encrypting(reactor, self._tls_failed)
+        try:
+            handed_over = is_handed_over(self.description)
+            return serverFromString(encrypting, self.description)  # type: ignore[no-untyped-call]
         except OSError as error:
             raise StartError(
                 f"listen.{self.key}: {error.filename} cannot be read: {error.strerror}."
             ) from None
         except Exception as error:  # endpoints are plugins, and what pyOpenSSL raises has no base of its own
+            if isinstance(error, LookupError) and handed_over:
+                raise
             raise StartError(
-                f"listen.{self.key}: '{self.description}' is not a server endpoint: {error}"
+                f"listen.{self.key}: '{self.description}' is not a server endpoint: {error}."
+            ) from None
+
+    def bind(self, reactor: Any) -> None:
+        """Bind, without accepting yet. Raises ``StartError``."""
+        try:
+            listening: Deferred[Any] = self._endpoint(reactor).listen(self.factory)
+        except (KeyError, IndexError):
+            raise StartError(
+                f"listen.{self.key}: systemd has handed over no socket for '{self.description}': start its unit first, "
+                "`systemctl start notify.socket` (and name it as its FileDescriptorName does)."
             ) from None
         results: list[Any] = []
         listening.addBoth(results.append)

@@ -1,6 +1,7 @@
-"""What the server tells systemd: readiness, status, reloads, stopping, and that it is alive (sd_notify(3)).
+"""What the server tells systemd: readiness, status, reloads, stopping, and that it is alive (sd_notify(3)); and the
+sockets that systemd hands over (sd_listen_fds(3)).
 
-Outside systemd, where ``$NOTIFY_SOCKET`` is not set, everything here does nothing.
+Outside systemd, where ``$NOTIFY_SOCKET`` is not set, :class:`Systemd` does nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from twisted.logger import Logger
+
+_HANDED_OVER = ({"domain", "name"}, {"domain", "index"})
 
 
 class Systemd:
@@ -44,7 +47,7 @@ class Systemd:
         return self._interval if self._address else None
 
     def ready(self, status: str) -> None:
-        """The server serves, for the first time or again after :meth:`reloading`."""
+        """The server runs: it serves, for the first time or again after :meth:`reloading`, or its start is not waited for."""
         self._send("READY=1", f"STATUS={_line(status)}")
 
     def status(self, status: str) -> None:
@@ -76,6 +79,24 @@ class Systemd:
                 unix.send("\n".join(assignments).encode())
         except OSError as error:
             self.log.warn("systemd cannot be told: {reason}", reason=error.strerror)
+
+
+def is_handed_over(description: str) -> bool:
+    """Whether an endpoint is a socket that systemd hands over: ``systemd:domain=INET6:name=ws``, or ``index=0``.
+
+    Raises ``ValueError`` for one that could not be used even if the socket were there: Twisted looks for the socket first.
+    """
+    kind, *arguments = description.split(":")
+    if kind != "systemd":
+        return False
+    given = dict(argument.partition("=")[::2] for argument in arguments)
+    if given.get("domain") not in ("INET", "INET6", "UNIX") or given.keys() not in _HANDED_OVER:
+        raise ValueError("it must be like systemd:domain=INET6:name=ws, its domain INET, INET6 or UNIX")
+    if not given.get("name", given.get("index", "").isdecimal()):
+        raise ValueError(
+            "it must name the socket as its FileDescriptorName does, or have a number as its index"
+        )
+    return True
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:

@@ -353,6 +353,11 @@ class CheckConfig(SynchronousTestCase):
         self.assertEqual(status, 0)
         self.assertIn("FILE is good: auth jwt, broker memory", text)
 
+    def test_a_socket_that_systemd_will_hand_over_is_good(self) -> None:
+        for how in ("domain=INET6:name=ws", "domain=UNIX:index=0"):
+            status, text = self.check(f'[auth.jwt]\nsecret = "{SECRET}"\n[listen]\npublic = "systemd:{how}"')
+            self.assertEqual(status, 0, text)
+
     def test_warns_of_what_works_and_is_dangerous(self) -> None:
         url = "http://backend.internal/authorize"
         status, text = self.check(
@@ -369,8 +374,17 @@ class CheckConfig(SynchronousTestCase):
             ("[auth.jwt]\nsecret = 'short'", "at least 32"),
             ("[auth.jwt]\nalgorithms = ['RS256']\npublic_key_file = '/nonexistent'", "No such file"),
             ("[auth]\nplugin = 'nothing'", "unknown plugin 'nothing'"),
-            (good + "[listen]\npublic = 'nonsense:1'", "'listen.public' is wrong"),
-            (good + "[listen]\ninternal = 'tcp'", "'listen.internal' is wrong"),
+            (
+                good + "[listen]\npublic = 'nonsense:1'",
+                "listen.public: 'nonsense:1' is not a server endpoint",
+            ),
+            (good + "[listen]\ninternal = 'tcp'", "listen.internal: 'tcp' is not a server endpoint"),
+            (good + "[listen]\npublic = 'systemd:domain=INET9:name=ws'", "its domain INET, INET6 or UNIX"),
+            (
+                good + "[listen]\npublic = 'systemd:domain=INET6'",
+                "it must be like systemd:domain=INET6:name=ws",
+            ),
+            (good + "[listen]\npublic = 'systemd:domain=INET6:index=ws'", "have a number as its index"),
             (good + "[listen]\npublik = 'tcp:1'", "unknown key 'listen.publik'"),
             (good + "[limits]\nmax_frame = 'big'", "'limits.max_frame' is wrong"),
             (good + "[api]\nkeys_file = '/nonexistent'", "'api.keys_file' is wrong"),

@@ -11,7 +11,7 @@ from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress, Stage
-from notify.service.lifecycle import Lifecycle
+from notify.service.lifecycle import PATIENCE, Lifecycle
 from notify.service.systemd import Systemd
 
 
@@ -57,7 +57,7 @@ class LifeCase(TestCase):
 class LifecycleTests(LifeCase):
     def test_the_watchdog_is_answered_from_readiness_to_the_end(self) -> None:
         self.life.starting()
-        self.clock.advance(60)
+        self.clock.advance(PATIENCE - 1)
         self.assertEqual(self.systemd.take(), ["STATUS=Starting: waiting for the broker."])
         self.life.ready()
         self.systemd.take()
@@ -71,6 +71,36 @@ class LifecycleTests(LifeCase):
         self.life.stopped()
         self.clock.advance(60)
         self.assertEqual(self.systemd.take(), [])
+
+    def test_a_start_is_waited_for_only_so_long_and_then_it_runs_and_is_not_ready(self) -> None:
+        with patch("notify.service.lifecycle.log") as log:
+            self.life.starting()
+            self.clock.advance(PATIENCE - 1)
+            self.assertEqual((len(self.systemd.take()), log.warn.call_count), (1, 0))
+            self.clock.advance(1)
+            self.assertEqual(log.warn.call_count, 1)
+        waiting = "STATUS=Starting: waiting for the broker."
+        self.assertEqual(self.systemd.take(), [f"READY=1 {waiting}", "WATCHDOG=1", waiting])
+        self.assertEqual(self.health.report().status, "starting")
+        # systemd asks from READY=1 on whether it is alive.
+        self.clock.advance(10)
+        self.assertEqual(self.systemd.take(), ["WATCHDOG=1", waiting])
+        self.life.reloading()
+        self.life.reloaded()
+        self.assertEqual((self.systemd.take(), self.health.report().status), ([], "starting"))
+        self.life.ready()
+        self.assertEqual(self.systemd.take(), ["READY=1 STATUS=Serving 0 clients."])
+        self.assertEqual(self.health.report().status, "ok")
+        self.life.stopped()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_leaves_or_fails_while_starting_does_not_run_later(self) -> None:
+        for leave in (self.life.drain, self.life.stopped):
+            self.life.starting()
+            self.systemd.take()
+            leave()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+            self.assertNotIn("READY", "".join(self.systemd.take()))
 
     def test_a_short_watchdog_is_answered_in_time(self) -> None:
         self.systemd._interval = 0.1
