@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from notify.auth.tokens import issue
 from notify.client.publisher import Publisher
-from tests.package.machine import TOP, base, require, run
+from tests.package.machine import TOP, base, require, run, say
 from tests.support.inventory import wrong
 from tests.support.ports import free_port
 from tests.support.process import Client, wait_for
@@ -25,13 +25,8 @@ BASE = "localhost/notify-test/base:local"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 IMAGE = "localhost/notify-test/notify:local"
 SECRET, KEY = "a-secret-for-the-image-test-0123456789", "a-key-for-the-image-test"
-STARTED = time.monotonic()
 #: what podman would set by itself may be more than this machine allows
 LIMITS = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768")
-
-
-def say(text: str) -> None:
-    print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", flush=True)
 
 
 def health(port: int) -> int:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from unittest import SkipTest
@@ -18,9 +19,27 @@ from tests.support.programs import need, program
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = TOP / "build" / "package-test"
-SUITE = platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+#: the Debian of this machine, unless another one is asked for
+SUITE = os.environ.get("SUITE") or platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
+#: where nspawn finds its control group, of version 2 or of systemd's own hierarchy beside it
+CGROUPS = [Path("/sys/fs/cgroup") / name for name in ("", "unified", "systemd")]
 
 _CLONE_NEWNET = 0x40000000
+
+
+_STARTED = time.monotonic()
+
+
+def say(text: str) -> None:
+    """One line of what is done and found, with the time since the beginning."""
+    print(f"[{time.monotonic() - _STARTED:5.1f} s] {text}", flush=True)
+
+
+def check(condition: object, what: str) -> None:
+    """Say that something is as it should be, or fail."""
+    if not condition:
+        raise AssertionError(what)
+    say(f"ok: {what}")
 
 
 def require(*tools: str) -> None:
@@ -49,42 +68,74 @@ def run(*command: str | Path, **options: object) -> str:
     return str(done.stdout)
 
 
-def base() -> Path:
-    """A minimal Debian as a tar file, made once, from the machine's own apt sources."""
-    tar = BUILD / f"{SUITE}.tar"
+def base(suite: str = SUITE) -> Path:
+    """A minimal Debian as a tar file, made once, from where this machine has its own packages."""
+    tar = BUILD / f"{suite}.tar"
     if not tar.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        folder = Path("/etc/apt")
-        sources = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
-        sources = [
-            s for s in sources if s.suffix in (".list", ".sources") and s.exists() and SUITE in s.read_text()
-        ]
         packages = "systemd,systemd-sysv,dbus,python3,python3-venv,procps,iproute2,ca-certificates"
-        made = tar.with_suffix(".new.tar")
-        run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", SUITE, made, *sources)
-        made.rename(tar)
+        with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+            made = Path(folder) / tar.name
+            options = ["--quiet", "--variant=minbase", f"--include={packages}"]
+            options += [f"--aptopt={line}" for line in proxies()]
+            run("mmdebstrap", *options, suite, made, mirror())
+            made.rename(tar)
     return tar
+
+
+def mirror() -> str:
+    """Where this machine has its Debian packages from."""
+    which = ("Created-By: Packages", "Origin: Debian", "Label: Debian")
+    found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which).split()
+    return min(found, default="http://deb.debian.org/debian")
+
+
+def proxies() -> list[str]:
+    """By which proxies this machine gets them: lines of apt's configuration."""
+    lines = []
+    for scheme in ("http", "https"):
+        name = f"Acquire::{scheme}::Proxy"
+        proxy = run("apt-config", "shell", "proxy", name).strip().removeprefix("proxy=").strip("'")
+        if proxy:
+            lines.append(f'{name} "{proxy}";')
+    return lines
 
 
 class Machine:
     """A booted container without a network. This process, and what it starts, joins its loopback."""
 
-    def __init__(self) -> None:
+    def __init__(self, suite: str = SUITE) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="notify-machine-"))
-        run("tar", "-C", self.root, "-xf", base())
+        run("tar", "-C", self.root, "-xf", base(suite))
         (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
+        # It need not outlive a power failure.
+        self.write("/etc/dpkg/dpkg.cfg.d/unsafe-io", "force-unsafe-io\n")
+        self._groups = [folder / self.root.name for folder in CGROUPS if (folder / "cgroup.procs").exists()]
         self._leader = ""
 
     def __enter__(self) -> Machine:
         began = time.monotonic()
+        # In a control group of its own: another machine's systemd must not see its units.
         boot = (
+            'root=$1; shift; for group; do mkdir "$group"; echo $$ >"$group/cgroup.procs"; done; '
             "mount -t tmpfs -o mode=755 tmpfs /run && exec systemd-nspawn --register=no --keep-unit --quiet --boot "
-            '--directory="$1" --machine=notify --private-network --resolv-conf=off --console=pipe'
+            '--directory="$root" --machine=notify --private-network --resolv-conf=off --console=pipe'
         )
         with (self.root.parent / f"{self.root.name}.log").open("wb") as log:
             self._log = Path(log.name)
             self._nspawn = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-c", boot, "sh", str(self.root)],
+                [
+                    "unshare",
+                    "--mount",
+                    "--propagation",
+                    "private",
+                    "sh",
+                    "-c",
+                    boot,
+                    "sh",
+                    self.root,
+                    *self._groups,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -119,12 +170,24 @@ class Machine:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
+        for group in self._groups:
+            for below in sorted(group.glob("**/"), reverse=True):
+                with suppress(OSError):
+                    below.rmdir()
         shutil.rmtree(self.root, ignore_errors=True)
         self._log.unlink(missing_ok=True)
 
-    def command(self, *command: str) -> list[str]:
-        """What runs a command inside."""
-        inside = ["nsenter", "--target", self._leader, "--mount", "--uts", "--ipc", "--net", "--pid"]
+    def connect(self, suite: str) -> None:
+        """Let apt in there have the packages of a suite, by this machine's network (``online``)."""
+        self.write("/etc/apt/sources.list", f"deb {mirror()} {suite} main\n")
+        self.write("/etc/apt/apt.conf.d/proxies", "\n".join(proxies()))
+        for shared in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
+            shutil.copy(shared, self.root / shared.lstrip("/"))
+
+    def command(self, *command: str, online: bool = False) -> list[str]:
+        """What runs a command inside; ``online``: with this machine's network."""
+        net = f"--net=/proc/{self._nspawn.pid if online else self._leader}/ns/net"
+        inside = ["nsenter", "--target", self._leader, "--mount", "--uts", "--ipc", net, "--pid"]
         clean = [
             "env",
             "-i",
@@ -134,14 +197,24 @@ class Machine:
         ]
         return [*inside, *clean, *command]
 
-    def call(self, *command: str, check: bool = True) -> str:
+    def call(self, *command: str, check: bool = True, online: bool = False) -> str:
         """Run a command inside; its output."""
+        status, said = self.attempt(*command, online=online)
+        if check and status:
+            raise RuntimeError(f"{' '.join(command)}: exit status {status}\n{said}")
+        return said
+
+    def attempt(self, *command: str, online: bool = False) -> tuple[int, str]:
+        """Run a command inside, without a terminal; its exit status and output."""
         done = subprocess.run(
-            self.command(*command), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300
+            self.command(*command, online=online),
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=900 if online else 300,
         )
-        if check and done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}")
-        return done.stdout
+        return done.returncode, done.stdout
 
     def journal(self, unit: str = "notify") -> str:
         """All that a unit has logged."""
