@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock news deb npm package-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -122,8 +122,11 @@ npm: js ## dist/notify-client-*.tgz, the JavaScript client, and dist/notify-clie
 	PATH="$(CURDIR)/tests/js/node_modules/.bin:$$PATH" npm pack --silent --pack-destination dist ./notify/web/client
 	cp notify/web/client/dist/notify-client.global.js dist
 
-package-test: env ## the Debian package through its life, on a real systemd in a container (root)
-	$(BIN)/python -m tests.package.lifecycle
+package-test: env ## the Debian package through its life, on a real systemd in a container (root; SUITE=trixie: built and tried on that Debian)
+	$(if $(SUITE),SUITE=$(SUITE) )$(BIN)/python -m tests.package.lifecycle
+
+dist-upgrade-test: env ## a server with the Debian package on the way from Debian 12 to 13, as the page tells it (root; some minutes)
+	$(BIN)/python -m tests.package.dist_upgrade
 
 image-test: env ## the container image: built without a registry, run read-only (root)
 	$(BIN)/python -m tests.package.image
