@@ -23,6 +23,7 @@ from notify.ids import Id
 from notify.interfaces import IConnection, IExplainer, IRegistry
 from notify.messages import Message
 from notify.topics import Topic
+from notify.wire import addresses
 from notify.wire.frames import ClientFrame, Error, InvalidFrame, ServerFrame, Subscribed
 
 #: what a trace keeps of each kind, in events a second; a burst is twice as much. So messages without end hide no close
@@ -161,6 +162,7 @@ class Trace:
         self.order = order
         self.life = life
         self.asked = now
+        self._peer = addresses.parse(order.peer)
         #: whom connections are said to be of that are nobody's yet, and whether nobody has verified it
         self.known: dict[str, tuple[Id, Id, bool]] = {}
         self._last = self._told = 0  # numbers: of the newest event, and of the newest that was told
@@ -201,7 +203,9 @@ class Trace:
     def nobody(self, peer: str) -> bool:
         """Whether a client that is nobody's, and comes from there, may be told of."""
         order = self.order
-        return order.everywhere and (peer == order.peer if order.peer else order.user_id is not None)
+        if order.peer:
+            return order.everywhere and addresses.parse(peer) == self._peer
+        return order.everywhere and order.user_id is not None
 
     def client(self, connection: IConnection) -> bool:
         """Whether it is one of its user's."""
@@ -297,11 +301,12 @@ class Witness:
                 continue
             if connection.identity is None:
                 trace.remember(connection.id, *user, claimed)
+            aside = claimed or not mine  # whoever names this user in bad tokens hides nothing that is theirs
             more = who(connection) | {"workspace_id": user[0], "user_id": user[1], "claimed": claimed}
             if what == "auth":
                 origin, kind = _text(connection.peer.origin), connection.encoding.subprotocol
-                self._keep(trace, "connect", not mine, at=connection.opened, origin=origin, type=kind, **more)
-            self._keep(trace, what, not mine, **more, **about)
+                self._keep(trace, "connect", aside, at=connection.opened, origin=origin, type=kind, **more)
+            self._keep(trace, what, aside, **more, **about)
 
     def _claims(self, token: str) -> tuple[Id, Id] | None:
         explainer: IExplainer | None = IExplainer(self._live.now.authenticator, None)
@@ -381,7 +386,8 @@ class Witness:
             else:
                 mine = None
             if mine is not None:
-                self._keep(trace, "close", not mine, **about, code=code, reason=reason)
+                aside = not mine or about.get("claimed", False)
+                self._keep(trace, "close", aside, **about, code=code, reason=reason)
 
     # --- messages -------------------------------------------------------------------------------------------
 

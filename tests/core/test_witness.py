@@ -190,6 +190,16 @@ class WhyNothing(Case):
             self.world.connect().send(type="auth", token=token)
         self.assertEqual(self.seen(), [])
 
+    def test_bad_tokens_that_name_somebody_hide_nothing_that_is_theirs(self) -> None:
+        for _ in range(200):
+            self.world.connect().send(type="auth", token="1/7")
+        self.world.client(7)
+        collected = self.collect()
+        self.assertEqual(
+            [one.what for one in collected.events if not one.claimed], ["connect", "auth", "frame"]
+        )
+        self.assertGreater(collected.left_out, 100)
+
     def test_one_that_names_nobody_is_somebodys(self) -> None:
         self.world.connect().send(type="auth", token="opaque")
         [auth] = self.seen()
@@ -374,6 +384,14 @@ class Tenants(Case):
 
 
 class Peers(Case):
+    def test_an_address_is_one_however_it_is_written(self) -> None:
+        self.collect(peer="2001:db8:0::1")
+        witness = self.world.hub.witness
+        assert witness is not None
+        for peer in ("2001:DB8::1", "2001:db8::2", ""):
+            witness.turned_away(peer, "full", "limit")
+        self.assertEqual([one.peer for one in self.seen(peer="2001:db8:0::1")], ["2001:DB8::1"])
+
     def test_of_those_who_are_nobodys_only_one_address(self) -> None:
         self.collect(peer="192.0.2.1")
         witness = self.world.hub.witness

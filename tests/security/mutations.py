@@ -58,6 +58,15 @@ TABLE = (
              "auth/test_jwt.py::Claims::test_checks_the_audience_and_refuses_tokens_for_others"),
     Mutation("auth/keys.py", "            if material.key_size < _RSA_BITS:\n", "            if False:\n",
              "auth/test_jwt.py::Start::test_small_rsa_keys_are_refused"),
+    # traces
+    Mutation("core/witness.py", "        return False if order.everywhere else None\n", "        return False\n",
+             "core/test_witness.py::Tenants::test_nothing_of_another_workspace_and_nothing_of_nobody"),
+    Mutation("core/witness.py", "            aside = claimed or not mine  #", "            aside = not mine  #",
+             "core/test_witness.py::WhyNothing::test_bad_tokens_that_name_somebody_hide_nothing_that_is_theirs"),
+    Mutation("core/witness.py", "not budget.spend(now):\n", "False:\n",
+             "core/test_witness.py::Told::test_more_than_it_may_keep_is_counted"),
+    Mutation("http/admin.py", "            hosts.check(request.host)\n", "            pass\n",
+             "http/test_admin.py::Served::test_not_by_a_strangers_name_and_in_no_frame"),
     # the JWK Set
     Mutation("auth/jwks.py", "        wait = self._began + self._cooldown - self._clock.seconds()\n        if wait <= 0:\n",
              "        wait = 0.0\n        if wait <= 0:\n",
