@@ -19,9 +19,6 @@ from msgspec import Struct
 
 from notify.errors import StartError
 
-#: seconds that whoever starts a daemon waits until it is ready: then it runs, and is not ready yet
-PATIENCE = 15.0
-
 
 def _say(sentence: str) -> None:
     # Not to sys.stderr, which twistd sends to the log.

@@ -28,9 +28,9 @@ from notify.config import Drain as DrainSettings
 from notify.config import Duration
 from notify.errors import StartError
 from notify.observe.health import Health
-from notify.service.daemon import PATIENCE, Foreground
+from notify.service.daemon import Foreground
 from notify.service.drain import Drain
-from notify.service.lifecycle import Lifecycle
+from notify.service.lifecycle import PATIENCE, Lifecycle
 from notify.service.reload import Reloader
 from notify.service.systemd import is_handed_over
 from notify.transport import tls

@@ -186,6 +186,8 @@ class ConnectionsTest(Base):
                 "chats": [10],
                 "queued": 0,
                 "silent": 0.0,
+                "client_id": "",
+                "client": "",
             },
         )
 
