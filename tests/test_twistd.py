@@ -43,7 +43,7 @@ class Running(TestCase):
 
     async def test_dev_prints_an_address_a_token_and_commands_that_work(self) -> None:
         server = self.twistd("--nodaemon", "--pidfile=", "notify", "--dev")
-        printed = await server.says(r"WebSocket +(\S+)[\s\S]*HTTP API +(\S+)openapi.json[\s\S]*"
+        printed = await server.says(r"WebSocket +(\S+)[\s\S]*HTTP API +(\S+)openapi.json[\s\S]*admin page +\S+/admin[\s\S]*"
                                     r"export NOTIFY_TOKEN=(\S+) NOTIFY_API_KEY=(\S+)[\s\S]*Ctrl-C")  # fmt: skip
         url, api, token, key = printed.groups()
 

@@ -73,6 +73,7 @@ notify is ready, for you to try out: memory broker, keys made for this run, reac
   WebSocket   ws://127.0.0.1:{public_port}/ws
   demo page   http://127.0.0.1:{public_port}/
   HTTP API    http://127.0.0.1:{internal_port}/openapi.json
+  admin page  http://127.0.0.1:{internal_port}/admin
   token       {token}
               (user 1 of workspace 1, for a day)
 
