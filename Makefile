@@ -123,8 +123,8 @@ npm: js ## dist/notify-client-*.tgz, the JavaScript client, and dist/notify-clie
 	PATH="$(CURDIR)/tests/js/node_modules/.bin:$$PATH" npm pack --silent --pack-destination dist ./notify/web/client
 	cp notify/web/client/dist/notify-client.global.js dist
 
-package-test: env ## the Debian package through its life, on a real systemd in a container (root; SUITE=trixie: built and tried on that Debian)
-	$(if $(SUITE),SUITE=$(SUITE) )$(BIN)/python -m tests.package.lifecycle
+package-test: env ## the Debian package through its life, on a real systemd in a container (root; SUITE=trixie: built and tried on that Debian; STAGES=few: in part)
+	$(if $(SUITE),SUITE=$(SUITE) )$(if $(STAGES),STAGES=$(STAGES) )$(BIN)/python -m tests.package.lifecycle
 
 dist-upgrade-test: env ## a server with the Debian package on the way from Debian 12 to 13, as the page tells it (root; some minutes)
 	$(BIN)/python -m tests.package.dist_upgrade

@@ -394,11 +394,12 @@ class Life:
     def purge_while_it_runs(self) -> None:
         machine, installed = self.machine, self.installed
         installed.configure(JETSTREAM + '[listen]\npublic = "systemd:domain=INET6:name=ws"\n')
+        machine.write("/etc/notify/two.toml", instance(9))
         machine.call("systemctl", "enable", "--now", "notify.socket", "notify.service", "notify@two.service")
         machine.call("apt-get", "purge", "-y", "notify-server")
         check(not _connects(), "purged, nothing listens")
         for name in ("two", "three"):
-            (machine.root / f"etc/notify/{name}.toml").unlink()
+            (machine.root / f"etc/notify/{name}.toml").unlink(missing_ok=True)
         places = (
             "usr/lib/notify-server", "var/lib/notify", "etc/notify/jwt.secret", "etc/notify/notify.toml",
             "etc/systemd/system/multi-user.target.wants/notify.service",
@@ -431,6 +432,16 @@ STAGES = (
     Life.purge_while_it_runs,
 )
 
+#: what another systemd, or another Python, could change
+FEW = (
+    Life.installation,
+    Life.nats_beside_it_and_an_edited_configuration,
+    Life.upgrade_with_a_client_connected,
+    Life.socket_activation,
+    Life.drain,
+    Life.purge_while_it_runs,
+)
+
 
 def _connects() -> bool:
     """Whether somebody listens on the public port."""
@@ -449,7 +460,7 @@ def main() -> None:
         deb = build_elsewhere(SUITE) if "SUITE" in os.environ else build()
     with Machine() as machine:
         life = Life(machine, deb)
-        for stage in STAGES:
+        for stage in FEW if os.environ.get("STAGES") == "few" else STAGES:
             say(f"--- {stage.__name__.replace('_', ' ')}")
             stage(life)
     say(f"package on {SUITE}: passed")
