@@ -60,12 +60,19 @@ class MemoryControl:
         self._writing = Lock()
 
     def start(self, do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
-        """See :class:`~notify.interfaces.IControl`. A file that is there and cannot be read ends the start."""
+        """See :class:`~notify.interfaces.IControl`. A file that cannot be read ends the start, and so does a directory that is away."""
         if self._path is not None:
             try:
                 self._kept = _read(self._path.read_bytes())
             except FileNotFoundError:
-                pass
+                # The first start of all; or what was kept lies on a disk that is not there.
+                if not self._path.parent.is_dir():
+                    advice = "whose tokens were revoked is kept there: make it, or mount its disk"
+                    return fail(
+                        StartError(
+                            f"[control.memory] state_directory: {self._path.parent} is missing; {advice}."
+                        )
+                    )
             except (OSError, msgspec.DecodeError) as error:
                 reason = getattr(error, "strerror", None) or "it is damaged"
                 advice = "it holds whose tokens were revoked: mend it, or remove it"

@@ -65,7 +65,8 @@ class StateDirectory(TestCase):
         self.assertEqual(await self.heard(control), [("a", b"1")])
 
     async def test_a_disk_that_does_not_take_it_is_told_and_it_holds_here_all_the_same(self) -> None:
-        control = await self.started(str(self.folder / "missing"))
+        control = await self.started()
+        self.folder.rmdir()
         heard = await self.heard(control)
         kept = control.keep("a", lambda there: b"1", self.until)
         error = await self.assertFailure(kept, Unavailable)
@@ -76,6 +77,15 @@ class StateDirectory(TestCase):
         (self.folder / "kept.json").write_bytes(b'{"a":')
         error = await self.assertFailure(self.started_or_not(), StartError)
         self.assertIn("kept.json cannot be read: it is damaged", str(error))
+
+    async def test_a_directory_that_is_away_ends_the_start(self) -> None:
+        # On it may be whose tokens were revoked: a start without it would let them in.
+        self.assertTrue(await (await self.started()).keep("a", lambda there: b"1", self.until))
+        self.folder.rename(self.folder.with_suffix(".elsewhere"))
+        error = await self.assertFailure(self.started_or_not(), StartError)
+        self.assertIn(f"state_directory: {self.folder} is missing", str(error))
+        self.folder.with_suffix(".elsewhere").rename(self.folder)
+        self.assertEqual(await self.heard(await self.started()), [("a", b"1")])
 
     def started_or_not(self) -> object:
         from twisted.internet.defer import Deferred
