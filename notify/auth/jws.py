@@ -26,10 +26,10 @@ class Token(Struct, frozen=True):
     signature: bytes
 
 
-def parse(token: str, types: frozenset[str], most: int) -> Token:
+def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
     """Take a token apart. Raises :class:`Unauthorized` for anything but a plain signed JWT of a type in ``types``.
 
-    ``types`` are lower-case values of ``typ``; a token without one counts as ``jwt``. ``most`` is in characters.
+    ``types`` are lower-case values of ``typ``, None any of them; a token without one counts as ``jwt``. ``most`` is in characters.
     """
     if len(token) > most:
         raise Unauthorized(f"the token is longer than {most} characters")
@@ -45,7 +45,9 @@ def parse(token: str, types: frozenset[str], most: int) -> Token:
     # RFC 7515, section 4.1.11: what is critical and not understood must be refused; nothing here is understood.
     if "crit" in header or "b64" in header:
         raise Unauthorized("the token's header has an extension that is not supported")
-    if not isinstance(type, str) or type.lower().removeprefix("application/") not in types:
+    if types is not None and not (
+        isinstance(type, str) and type.lower().removeprefix("application/") in types
+    ):
         raise Unauthorized("the token is of another type (typ) than allowed")
     return Token(
         algorithm, key_id, _decode(parts[1]), f"{parts[0]}.{parts[1]}".encode("ascii"), _decode(parts[2])

@@ -130,6 +130,7 @@ class Explained(Case):
             token(id=7, workspace_id="acme"),
             token(id=7, workspace_id="acme", exp=1, aud="elsewhere"),
             token(id=7, workspace_id="acme", exp=NOW + 60)[:-4] + "AAAA",
+            raw_token({"alg": "HS256", "typ": "at+jwt"}, {"id": 7, "workspace_id": "acme"}),
         ):
             self.refused(made, wrong)
             self.assertEqual(made.claims(wrong), ("acme", 7))
