@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from notify.cli.api import call
 from notify.cli.cluster import options_of, told
@@ -26,9 +27,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user")
     parser.add_argument(
-        "--before", type=float, metavar="TIME", help="tokens issued before this Unix time (default: now)"
+        "--before", type=_time, metavar="TIME", help="tokens issued before this Unix time (default: now)"
     )
     options_of(parser)
+
+
+def _time(text: str) -> float:
+    try:
+        time = float(text)
+    except ValueError:
+        time = math.nan
+    if not 0 <= time < math.inf:
+        raise argparse.ArgumentTypeError("a Unix time in seconds")
+    return time
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

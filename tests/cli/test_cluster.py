@@ -80,6 +80,11 @@ class Commands(Server):
         result = await self.run_command("revoke", "--user", "1", "--before", "99999999999")
         self.assertEqual((result.status, result.out), (1, ""))
         self.assertIn("before is in the future", result.err)
+        for time in ("nan", "inf", "-1", "x"):
+            said = io.StringIO()
+            with redirect_stderr(said), self.assertRaises(SystemExit):
+                main.make_parser().parse_args(["revoke", "--user", "1", f"--before={time}"])
+            self.assertIn("a Unix time in seconds", said.getvalue())
 
     async def test_shed_a_share_of_a_nodes_clients(self) -> None:
         process = await self.listening()
