@@ -165,6 +165,10 @@ class ApiKeys:
             )
         return key
 
+    def stands(self, key: ApiKey) -> bool:
+        """Whether a key that was good is so now, and for the same: what it began may go on."""
+        return key in self._in_force()
+
     def _count(self, reason: str) -> None:
         if self._refused is not None:
             self._refused.labels(reason).inc()

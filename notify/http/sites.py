@@ -105,7 +105,7 @@ def internal_site(
         b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
         b"/v1/connections": Route({get: ConnectionReader(cluster)}, scope="read"),
         b"/v1/topics": Route({get: TopicReader(cluster)}, scope="read"),
-        b"/v1/trace": Route({get: TraceReader(cluster, reactor)}, scope="read"),
+        b"/v1/trace": Route({get: TraceReader(cluster, keys.stands, reactor)}, scope="read"),
         b"/v1/disconnect": command(Disconnector(cluster), json=True),
         b"/v1/unsubscribe": command(Unsubscriber(cluster), json=True),
         b"/v1/revoke": command(revoker, json=True),

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from notify.core.live import ApiKey
 from notify.core.witness import Collected, Seen, TraceOrder
 from notify.http.answers import Refused, Sink, Stream, bad_request, encode
 from notify.http.cluster import Cluster, Told
@@ -42,10 +43,18 @@ audit = Logger(logging.AUDIT)
 
 
 class TraceReader:
-    """Begins traces, of which a few run at once. ``reactor`` is the clock, ``now`` gives Unix time."""
+    """Begins traces, of which a few run at once. ``stands(key)`` is whether an API key is good now, and for as much as it was;
+    ``reactor`` is the clock, ``now`` gives Unix time.
+    """
 
-    def __init__(self, cluster: Cluster, reactor: IReactorTime, now: Callable[[], float] = time.time) -> None:
-        self._cluster, self._reactor, self._now = cluster, reactor, now
+    def __init__(
+        self,
+        cluster: Cluster,
+        stands: Callable[[ApiKey], bool],
+        reactor: IReactorTime,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._cluster, self._stands, self._reactor, self._now = cluster, stands, reactor, now
         self._running = 0
 
     def __call__(self, request: Request) -> Stream:
@@ -71,7 +80,16 @@ class TraceReader:
 
         def begin(sink: Sink) -> Following:
             self._running += 1
-            following = Following(self._cluster, self._reactor, self._now, order, seconds, sink, self._ended)
+            following = Following(
+                self._cluster,
+                lambda: self._stands(request.key),
+                self._reactor,
+                self._now,
+                order,
+                seconds,
+                sink,
+                self._ended,
+            )
             following.go_on()
             return following
 
@@ -111,11 +129,12 @@ class _Reached(Struct, frozen=True):
 
 @implementer(IPushProducer)
 class Following:
-    """One trace that is being written: asks all nodes, writes what is new, and asks again in a moment."""
+    """One trace that is being written: asks all nodes, writes what is new, and asks again in a moment, while ``allowed()``."""
 
     def __init__(
         self,
         cluster: Cluster,
+        allowed: Callable[[], bool],
         reactor: IReactorTime,
         now: Callable[[], float],
         order: TraceOrder,
@@ -124,7 +143,7 @@ class Following:
         ended: Callable[[], None],
     ) -> None:
         self._cluster, self._reactor, self._now, self._order = cluster, reactor, now, order
-        self._sink, self._ended = sink, ended
+        self._allowed, self._sink, self._ended = allowed, sink, ended
         self._ends = reactor.seconds() + seconds
         self._wrote = reactor.seconds()
         self._after: dict[str, int] = {}
@@ -146,15 +165,16 @@ class Following:
         self._asking = False
         if self._over:
             return
+        if not self._allowed():
+            self._end("its API key is good no more, or for less")
+            return
         events = self._news(told)
         if events:
             self._write(b"".join(b"data: %b\n\n" % encode(event) for event in events))
         elif self._reactor.seconds() - self._wrote >= SILENCE:
             self._write(b": nothing happens\n\n")
         if self._reactor.seconds() >= self._ends:
-            self._write(b"data: %b\n\n" % encode(Seen(self._now(), "end", reason="its time is over")))
-            self._stop()
-            self._sink.finish()
+            self._end("its time is over")
         elif not self._paused:
             self._later = self._reactor.callLater(MOMENT, self.go_on)
 
@@ -186,6 +206,11 @@ class Following:
                 events.append(Seen(now, "alone", reason=reached.detail))
             self._reached = reached
         return events
+
+    def _end(self, reason: str) -> None:
+        self._write(b"data: %b\n\n" % encode(Seen(self._now(), "end", reason=reason)))
+        self._stop()
+        self._sink.finish()
 
     def _write(self, data: bytes) -> None:
         self._wrote = self._reactor.seconds()

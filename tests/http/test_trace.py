@@ -210,6 +210,21 @@ class Refusals(Case):
         client.send(request_bytes("HEAD", "/v1/trace?workspace_id=1&user_id=7", None, AUTH))
         self.assertEqual(len(self.nodes.asked), asked)
 
+    def test_a_key_that_is_taken_away_or_narrowed_ends_what_it_began(self) -> None:
+        for change in (self.limit, lambda: setattr(self.node.site.keys, "_in_force", lambda: ())):
+            self.setUp()
+            reader = Reader(self.node)
+            self.moment()
+            self.assertEqual(reader.kinds(), [])
+            change()
+            self.nodes.tell(a=Collected("life-a", 1, [Seen(3.0, "auth", "a")]))
+            self.moment()
+            [end] = reader.events()
+            self.assertEqual(
+                (end["what"], end["reason"]), ("end", "its API key is good no more, or for less")
+            )
+            self.assertTrue(self.nodes.asked[-1]["end"])
+
     def limit(self) -> None:
         [key] = unlimited([KEY])
         made = ApiKey(key.digest, "tenant", workspaces=frozenset({1}))

@@ -259,7 +259,7 @@ async function trace() {
       for (const block of blocks) {
         if (!block.startsWith("data: ")) continue;
         const event = decode(block.slice(6));
-        if (event.what === "end") ended = "Its time is over.";
+        if (event.what === "end") ended = `The server ended it: ${event.reason}.`;
         else show(event, workspace);
       }
     }
