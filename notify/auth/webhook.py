@@ -66,6 +66,10 @@ class _Authentication(Struct):
     claims: Annotated[dict[_Text, _Text], Meta(max_length=32)] = msgspec.field(default_factory=dict)
 
 
+#: seconds that the backend's clock may be ahead of ours
+AHEAD = 60.0
+
+
 class _Refused(Struct, frozen=True):
     """What is remembered of a token that the backend refused."""
 
@@ -215,6 +219,11 @@ class WebhookAuthenticator:
             return _Refused(), self._clock.seconds() + self._settings.deny_ttl
         if answer.user_id is None or answer.workspace_id is None:
             raise Unavailable("the webhook's answer has no user_id or no workspace_id")
+        if answer.issued_at is not None and answer.issued_at > self._now() + AHEAD:
+            # In milliseconds perhaps: no revocation would ever be about it.
+            raise Unavailable(
+                "the webhook's answer has an issued_at in the future: it is Unix time in seconds"
+            )
         identity = Identity(
             answer.user_id,
             answer.workspace_id,

@@ -397,6 +397,8 @@ class Authenticate(Case):
                     (200, {**good, "expires_at": 1e300}),
                     (200, {**good, "expires_at": -1}),
                     (200, {**good, "issued_at": "now"}),
+                    (200, {**good, "issued_at": soon() + 60}),
+                    (200, {**good, "issued_at": 1000 * time.time()}),
                     (200, {**good, "chats": ["10"]}),
                     (200, {**good, "chats": 10}),
                     (200, {**good, "claims": {"a": 1}}),
