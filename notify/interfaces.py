@@ -232,6 +232,17 @@ class IRegistry(Interface):
         """Withdraw this node's presence."""
 
 
+class IPlaces(Interface):
+    """What a registry may provide besides that knows of a user's connections in other processes, too."""
+
+    def room(topic: Topic, most: int) -> Deferred[bool]:
+        """May the user whose own topic this is have one connection more, and no more than ``most`` altogether?
+
+        Yes is good for a connection that joins before the callbacks of the Deferred return. Errback
+        :class:`~notify.errors.Unavailable`.
+        """
+
+
 class IControl(Interface):
     """Has all nodes do something at the word of one of them, and keeps what holds for nodes that come later, too.
 

@@ -19,7 +19,6 @@ from notify import topics
 from notify.core import chats
 from notify.core.client import OPEN, Client
 from notify.core.hub import Hub
-from notify.core.live import Live
 from notify.core.revocations import Revocation
 from notify.core.timers import Timer
 from notify.errors import Unavailable
@@ -49,7 +48,7 @@ def disconnect(hub: Hub, workspace_id: Id, user_id: Id, reconnect: bool = False)
 
     ``reconnect``: with 1012, and it comes back in a moment. It is asked about anew either way. The number of connections.
     """
-    forget(hub.live, workspace_id, user_id)
+    forget(hub, workspace_id, user_id)
     connections = list(hub.registry.members(topics.user(workspace_id, user_id)))
     for connection in connections:
         if reconnect:
@@ -64,7 +63,7 @@ def unsubscribe(hub: Hub, workspace_id: Id, user_id: Id, chat_id: Id) -> int:
 
     Whoever subscribes again is asked about anew. The number of subscriptions.
     """
-    forget(hub.live, workspace_id, user_id)
+    forget(hub, workspace_id, user_id)
     members = list(hub.registry.members(topics.user(workspace_id, user_id)))
     subscribers = [hub.subscribers[one] for one in members if one in hub.subscribers]
     return sum(subscriber.bar(chat_id) for subscriber in subscribers)
@@ -76,7 +75,7 @@ def revoke(hub: Hub, revocation: Revocation) -> int:
     Who has just shown one, and is not told yet, does not get in either. The number of connections.
     """
     workspace_id, user_id = revocation.workspace_id, revocation.user_id
-    forget(hub.live, workspace_id, user_id)
+    forget(hub, workspace_id, user_id)
     hub.revocations.add(revocation)
     members = hub.registry.members(topics.user(workspace_id, user_id))
     refused = [one for one in members if one.identity is not None and hub.revocations.refuses(one.identity)]
@@ -85,9 +84,10 @@ def revoke(hub: Hub, revocation: Revocation) -> int:
     return len(refused)
 
 
-def forget(live: Live, workspace_id: Id, user_id: Id) -> None:
+def forget(hub: Hub, workspace_id: Id, user_id: Id) -> None:
     """Let the next question about this user be asked, whatever was answered before."""
-    reviewer: IReviewer | None = IReviewer(live.now.authenticator, None)
+    hub.waiting.pop(topics.user(workspace_id, user_id), None)
+    reviewer: IReviewer | None = IReviewer(hub.live.now.authenticator, None)
     if reviewer is not None:
         reviewer.forget(workspace_id, user_id)
 

@@ -17,7 +17,9 @@ from notify.core.feed import Joined
 from notify.core.witness import reason_of
 from notify.errors import Unauthorized
 from notify.identity import Identity
+from notify.interfaces import IPlaces
 from notify.observe.logging import clients
+from notify.topics import Topic
 from notify.wire import encodings
 from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
 
@@ -34,6 +36,10 @@ def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
         client.error("already_authenticated", "use refresh for a new token", frame.id)
         return None
     client.state = AUTHENTICATING
+    return _ask(client, frame)
+
+
+def _ask(client: Client, frame: Auth) -> Deferred[Any]:
     asked = client.hub.live.now.authenticator.authenticate(frame.token, client.connection.peer)
     asked.addCallbacks(_admit, _refuse, (client, frame), {}, (client, frame))
     asked.addErrback(_cannot_admit, client, frame)
@@ -41,7 +47,7 @@ def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
 
 
 def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | None:
-    hub, connection = client.hub, client.connection
+    hub = client.hub
     if client.state == CLOSED:
         return None
     identity = _bounded(identity, client)
@@ -50,10 +56,42 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         tell(client, "refused", "the token has expired", identity=identity)
         _deny(client, frame)
         return None
+    mine = topics.user(identity.workspace_id, identity.user_id)
+    most = hub.live.now.limits.max_connections_per_user
+    places: IPlaces | None = IPlaces(hub.registry, None)
+    if not most or places is None:
+        return _let_in(not 0 < most <= len(hub.registry.members(mine)), client, identity, frame)
+    # Who is to be asked about anew meanwhile is no longer among them.
+    hub.waiting.setdefault(mine, set()).add(client.connection)
+    asked = places.room(mine, most)
+    return asked.addBoth(_waited, client, mine).addCallback(_judged, client, identity, frame)
+
+
+def _waited(result: bool | Failure, client: Client, mine: Topic) -> Any:
+    """It is known whether there is a place. The answer, and whether what was said of the user still stands."""
+    waiting = client.hub.waiting.get(mine, set())
+    stands = client.connection in waiting
+    waiting.discard(client.connection)
+    if not waiting:
+        client.hub.waiting.pop(mine, None)
+    return result if isinstance(result, Failure) else (result, stands)
+
+
+def _judged(told: tuple[bool, bool], client: Client, identity: Identity, frame: Auth) -> Deferred[Any] | None:
+    room, stands = told
+    if stands or client.state == CLOSED:
+        return _let_in(room, client, identity, frame)
+    return _ask(client, frame)
+
+
+def _let_in(room: bool, client: Client, identity: Identity, frame: Auth) -> Deferred[None] | None:
+    hub, connection = client.hub, client.connection
+    if client.state == CLOSED:
+        return None
+    # Now, when the client becomes a member: what is revoked from here on finds it.
     if _revoked(identity, client):
         return None
-    mine = topics.user(identity.workspace_id, identity.user_id)
-    if 0 < hub.live.now.limits.max_connections_per_user <= len(hub.registry.members(mine)):
+    if not room:
         hub.metrics.auth.labels("full").inc()
         clients.debug(
             "{connection} is sent away: user {user} of workspace {workspace} has as many connections as one may",
@@ -64,9 +102,9 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         tell(client, "refused", "limits.max_connections_per_user is reached", identity=identity)
         client.close(1013, hub.retry_after())
         return None
+    mine = topics.user(identity.workspace_id, identity.user_id)
     connection.identity = identity
     connection.encoding = encodings.featured(connection.encoding, FEATURES.intersection(frame.features or ()))
-    # A member at once: what is revoked from here on finds it.
     joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
     return joining.addCallback(_admitted, client, identity, frame)
 

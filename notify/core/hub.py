@@ -16,6 +16,7 @@ from notify.core.witness import Witness
 from notify.ids import Id
 from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
+from notify.topics import Topic
 
 
 class Subscriber(Protocol):
@@ -61,6 +62,8 @@ class Hub:
         self.subscribers: dict[IConnection, Subscriber] = {}
         #: those that have not
         self.arriving = 0
+        #: by user's own topic, those who have shown a good token and wait to be told whether there is a place for them
+        self.waiting: dict[Topic, set[IConnection]] = {}
         #: whom what happens with clients is told to, while somebody traces it
         self.witness: Witness | None = None
 

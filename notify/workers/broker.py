@@ -1,0 +1,192 @@
+"""The broker of the first process, shared by its workers: one history, and each message sent once to each worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from notify.errors import Unavailable
+from notify.interfaces import BrokerStatus, IBroker
+from notify.messages import Followed, Message, Position, Replayed
+from notify.topics import Topic
+from notify.workers import frames
+from notify.workers.frames import At, Follow, From, History, Lost, Publish, Replay, Told, Unfollow
+from notify.workers.link import GONE, Link
+
+
+class _Followed:
+    """One topic that workers follow, and what was newest in it; ``asked`` while the broker has not answered yet."""
+
+    __slots__ = ("asked", "links", "newest")
+
+    def __init__(self) -> None:
+        self.links: dict[Link, None] = {}
+        self.newest: Followed | None = None
+        self.asked: list[tuple[Link, Deferred[From]]] = []
+
+
+class SharedBroker:
+    """The first process's end: ``broker`` follows a topic once, however many workers want it.
+
+    :meth:`deliver` and :meth:`lost` are what the broker is started with.
+    """
+
+    def __init__(self, broker: IBroker) -> None:
+        self._broker = broker
+        self._topics: dict[Topic, _Followed] = {}
+
+    def serve(self, link: Link) -> None:
+        """A worker may ask from now on."""
+        link.answer(Follow, lambda asked: self._follow(link, asked.topic))
+        link.answer(Replay, self._replay)
+        link.answer(Publish, self._publish)
+        link.hear(Unfollow, lambda said: self._unfollow(link, said.topic))
+
+    def forget(self, link: Link) -> None:
+        """A worker is gone."""
+        for topic in list(self._topics):
+            self._unfollow(link, topic)
+
+    def deliver(self, message: Message) -> None:
+        """A followed topic has a message."""
+        followed = self._topics.get(message.topic)
+        if followed is None:
+            return
+        followed.newest = Followed(message.position, message.event)
+        packed = frames.pack(Told.of(message))
+        for link in followed.links:
+            link.send(packed)
+
+    def lost(self, topic: Topic) -> None:
+        """A followed topic has a gap, and is followed no more."""
+        followed = self._topics.pop(topic, None)
+        if followed is not None:
+            for link in followed.links:
+                link.say(Lost(topic))
+
+    def _follow(self, link: Link, topic: Topic) -> From | Deferred[From]:
+        followed = self._topics.get(topic)
+        if followed is not None and followed.newest is not None:
+            followed.links[link] = None
+            return From.of(followed.newest)
+        answer: Deferred[From] = Deferred()
+        if followed is not None:
+            followed.asked.append((link, answer))
+            return answer
+        followed = self._topics[topic] = _Followed()
+        followed.asked.append((link, answer))
+        self._broker.follow(topic).addCallbacks(
+            self._follows, self._does_not_follow, (topic, followed), {}, (topic, followed)
+        )
+        return answer
+
+    def _follows(self, newest: Followed, topic: Topic, followed: _Followed) -> None:
+        followed.newest = newest
+        asked, followed.asked = followed.asked, []
+        for link, answer in asked:
+            if link.alive:
+                followed.links[link] = None
+                answer.callback(From.of(newest))
+        if not followed.links:
+            self._drop(topic)
+
+    def _does_not_follow(self, failure: Failure, topic: Topic, followed: _Followed) -> None:
+        self._topics.pop(topic, None)
+        for link, answer in followed.asked:
+            if link.alive:
+                answer.errback(failure)
+
+    def _unfollow(self, link: Link, topic: Topic) -> None:
+        followed = self._topics.get(topic)
+        if followed is None or link not in followed.links:
+            return
+        del followed.links[link]
+        if not followed.links:
+            self._drop(topic)
+
+    def _drop(self, topic: Topic) -> None:
+        del self._topics[topic]
+        self._broker.unfollow(topic)
+
+    def _replay(self, asked: Replay) -> Deferred[History]:
+        replayed = self._broker.replay(asked.topic, asked.after, asked.limit, asked.size, asked.whole)
+        return replayed.addCallback(History.of)
+
+    def _publish(self, asked: Publish) -> Deferred[At]:
+        published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)
+        return published.addCallback(lambda at: At(at.epoch, at.seq))
+
+
+@implementer(IBroker)
+class LinkedBroker:
+    """The worker's end. See :class:`~notify.interfaces.IBroker`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._followed: set[Topic] = set()
+        self._deliver: Callable[[Message], None] | None = None
+        self._lost: Callable[[Topic], None] | None = None
+
+    def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._deliver, self._lost = deliver, lost
+        self._link.hear(Told, self._told)
+        self._link.hear(Lost, self._is_lost)
+        return succeed(None)
+
+    def publish(
+        self, topic: Topic, payload: bytes, idempotency_key: str | None = None, trace: str = ""
+    ) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        asked = self._link.ask(Publish(topic, payload, idempotency_key, trace))
+        return asked.addCallback(lambda at: Position(at.epoch, at.seq))
+
+    def follow(self, topic: Topic) -> Deferred[Followed]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+
+        def follows(answer: From) -> Followed:
+            self._followed.add(topic)
+            return answer.followed(topic)
+
+        return self._link.ask(Follow(topic)).addCallback(follows)
+
+    def unfollow(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if topic in self._followed:
+            self._followed.discard(topic)
+            self._link.say(Unfollow(topic))
+
+    def replay(
+        self, topic: Topic, after: Position | None, limit: int, size: int, whole: bool = False
+    ) -> Deferred[Replayed]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return self._link.ask(Replay(topic, after, limit, size, whole)).addCallback(History.replayed)
+
+    def status(self) -> BrokerStatus:
+        """See :class:`~notify.interfaces.IBroker`."""
+        if self._deliver is None:
+            return BrokerStatus(False, "not running")
+        return BrokerStatus(self._link.alive, "in the first process" if self._link.alive else GONE)
+
+    def stop(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IBroker`."""
+        self._deliver = None
+        return succeed(None)
+
+    def _told(self, told: Told) -> None:
+        if self._deliver is not None and told.topic in self._followed:
+            self._deliver(told.message())
+
+    def _is_lost(self, said: Lost) -> None:
+        if self._lost is not None and said.topic in self._followed:
+            self._followed.discard(said.topic)
+            self._lost(said.topic)

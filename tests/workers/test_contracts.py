@@ -1,0 +1,84 @@
+"""What a worker has over its link does what every broker, registry and control does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.control import memory as control
+from notify.core.dispatcher import end_of_turn
+from notify.interfaces import Gathered, IBroker, IControl, IRegistry
+from notify.registries import memory as registry
+from notify.testing import make_context
+from notify.testing.contracts import BrokerContract, ControlContract, RegistryContract, TextIds
+from notify.topics import Topic
+from notify.workers.broker import LinkedBroker, SharedBroker
+from notify.workers.control import LinkedControl, SharedControl
+from notify.workers.registry import LinkedRegistry, SharedRegistry
+from tests.workers.joined import Joined
+
+
+def the_reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+class BrokerOverALink(BrokerContract, TestCase):
+    async def make_broker(self) -> IBroker:
+        self.memory = MemoryBroker(MemorySettings(), make_context())
+        joined, shared = Joined(the_reactor()), SharedBroker(self.memory)
+        await self.memory.start(shared.deliver, shared.lost)
+        shared.serve(joined.head)
+        return LinkedBroker(joined.worker)
+
+    async def lose_history(self, broker: IBroker, topic: Topic) -> None:
+        while self.memory._log:
+            self.memory._drop_oldest()
+
+
+class BrokerOverALinkWithTextIds(TextIds, BrokerOverALink):
+    pass
+
+
+class RegistryOverALink(RegistryContract, TestCase):
+    async def make_registry(self) -> IRegistry:
+        joined = Joined(the_reactor())
+        local = [registry.MemoryRegistry(registry.MemorySettings(), make_context()) for _ in range(2)]
+        SharedRegistry(local[0]).serve(joined.head)
+        return LinkedRegistry(local[1], joined.worker, end_of_turn(the_reactor()))
+
+
+class RegistryOverALinkWithTextIds(TextIds, RegistryOverALink):
+    pass
+
+
+class _Silent:
+    """The first process of a server whose only node that answers is a worker."""
+
+    def start(self, do: object) -> Deferred[None]:
+        return succeed(None)
+
+    def ask(self, command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
+        return succeed(Gathered([], []))
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
+class ControlOverALink(ControlContract, TestCase):
+    async def make_control(self, node: str) -> IControl:
+        joined = Joined(the_reactor())
+        self.addCleanup(joined.end, "the test is over")
+        shared: Any = SharedControl(_Silent(), the_reactor().callLater)  # type: ignore[arg-type]
+        shared.serve(joined.head, node)
+        return LinkedControl(joined.worker, node)
+
+
+class SharedControlWithoutWorkers(ControlContract, TestCase):
+    async def make_control(self, node: str) -> IControl:
+        own = control.MemoryControl(control.MemorySettings(), make_context(node=node))
+        return SharedControl(own, the_reactor().callLater)

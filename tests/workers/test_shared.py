@@ -1,0 +1,295 @@
+"""What the first process shares between its workers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from notify import topics
+from notify.brokers.memory import MemoryBroker, MemorySettings
+from notify.control import memory as control
+from notify.core.dispatcher import end_of_turn
+from notify.errors import Unavailable
+from notify.identity import Presence
+from notify.interfaces import Gathered
+from notify.messages import Followed, Position
+from notify.registries import memory as registry
+from notify.testing import FakeConnection, Recorder, chat_payload, make_context
+from notify.topics import Topic
+from notify.workers.broker import LinkedBroker, SharedBroker
+from notify.workers.control import PATIENCE, LinkedControl, SharedControl
+from notify.workers.registry import LinkedRegistry, SharedRegistry
+from tests.workers.joined import Joined
+
+TOPIC, OTHER = topics.chat(1, 10), topics.chat(1, 11)
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.links = [Joined(self.clock), Joined(self.clock)]
+
+    def turns(self) -> None:
+        for _ in range(10):
+            self.clock.advance(0)
+
+    def result(self, asked: Deferred[Any]) -> Any:
+        self.turns()
+        return self.successResultOf(asked)
+
+
+class Broker(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.memory: Any = MemoryBroker(MemorySettings(), make_context(self.clock))
+        self.shared = SharedBroker(self.memory)
+        self.followed: list[tuple[str, Topic]] = []
+        self.memory.start(self.shared.deliver, self.shared.lost)
+        self.workers, self.recorders = [], []
+        for joined in self.links:
+            self.shared.serve(joined.head)
+            worker, recorder = LinkedBroker(joined.worker), Recorder()
+            worker.start(recorder.deliver, recorder.lost)
+            self.workers.append(worker)
+            self.recorders.append(recorder)
+        for name in ("follow", "unfollow"):
+            self.watch(name)
+
+    def watch(self, name: str) -> None:
+        """Note each call of the broker."""
+        call = getattr(self.memory, name)
+
+        def noted(topic: Topic) -> Any:
+            self.followed.append((name, topic))
+            return call(topic)
+
+        setattr(self.memory, name, noted)
+
+    def publish(self, number: int) -> None:
+        self.memory.publish(TOPIC, chat_payload(TOPIC, number))
+        self.turns()
+
+    def got(self) -> list[list[int]]:
+        return [[m.event.message_id for m in recorder.messages] for recorder in self.recorders]
+
+    def test_a_topic_is_followed_once_and_given_to_each_that_wants_it(self) -> None:
+        one, other = self.workers
+        self.publish(1)
+        self.assertEqual(self.result(one.follow(TOPIC)).position.seq, 1)
+        self.publish(2)
+        # From what was delivered meanwhile, which the broker was not asked for again.
+        second = self.result(other.follow(TOPIC))
+        self.assertEqual((second.position.seq, second.event.message_id), (2, 2))
+        self.publish(3)
+        self.assertEqual(self.got(), [[2, 3], [3]])
+        one.unfollow(TOPIC)
+        self.publish(4)
+        self.assertEqual(self.got(), [[2, 3], [3, 4]])
+        other.unfollow(TOPIC)
+        self.turns()
+        self.assertEqual(self.followed, [("follow", TOPIC), ("unfollow", TOPIC)])
+
+    def test_a_worker_that_is_gone_follows_nothing(self) -> None:
+        one, other = self.workers
+        self.result(one.follow(TOPIC))
+        self.result(other.follow(TOPIC))
+        self.result(one.follow(OTHER))
+        self.links[0].end("killed")
+        self.shared.forget(self.links[0].head)
+        self.assertEqual(self.followed[2:], [("unfollow", OTHER)])
+        self.publish(1)
+        self.assertEqual(self.got(), [[], [1]])
+        self.assertFalse(one.status().ready)
+        self.failureResultOf(one.replay(TOPIC, None, 1, 1), Unavailable)
+
+    def test_who_asks_while_the_broker_has_not_answered_waits_with_the_first(self) -> None:
+        answer: Deferred[Followed] = Deferred()
+        self.memory.follow = lambda topic: answer
+        asked = [worker.follow(TOPIC) for worker in self.workers]
+        self.turns()
+        self.links[0].end("killed")
+        self.failureResultOf(asked[0], Unavailable)
+        self.shared.forget(self.links[0].head)
+        answer.callback(Followed(Position("e", 5)))
+        self.assertEqual(self.result(asked[1]).position, Position("e", 5))
+
+    def test_when_all_who_asked_are_gone_it_is_followed_no_more(self) -> None:
+        answer: Deferred[Followed] = Deferred()
+        self.memory.follow = lambda topic: answer
+        self.workers[0].follow(TOPIC).addErrback(lambda _: None)
+        self.turns()
+        self.links[0].end("killed")
+        self.shared.forget(self.links[0].head)
+        answer.callback(Followed(Position("e", 5)))
+        self.assertEqual(self.followed, [("unfollow", TOPIC)])
+
+    def test_a_follow_that_fails_fails_for_all_and_can_be_tried_again(self) -> None:
+        self.memory.follow = lambda topic: fail(Unavailable("away"))
+        asked = [worker.follow(TOPIC) for worker in self.workers]
+        self.turns()
+        for one in asked:
+            self.failureResultOf(one, Unavailable)
+        self.memory.follow = lambda topic: succeed(Followed(Position("e", 5)))
+        self.assertEqual(self.result(self.workers[0].follow(TOPIC)).position.seq, 5)
+
+    def test_what_has_lost_its_continuity_is_told_to_those_who_follow_it(self) -> None:
+        self.result(self.workers[0].follow(TOPIC))
+        self.shared.lost(TOPIC)
+        self.shared.lost(OTHER)
+        self.turns()
+        self.assertEqual([r.lost_topics for r in self.recorders], [[TOPIC], []])
+        self.publish(1)
+        self.assertEqual(self.got(), [[], []])
+
+    def test_what_was_under_way_when_it_was_unfollowed_is_not_delivered(self) -> None:
+        one = self.workers[0]
+        self.result(one.follow(TOPIC))
+        self.memory.publish(TOPIC, chat_payload(TOPIC, 1))
+        one.unfollow(TOPIC)
+        again = one.follow(TOPIC)
+        self.assertEqual(self.result(again).position.seq, 1)
+        self.publish(2)
+        self.assertEqual(self.got()[0], [2])
+
+
+class Registry(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.shared = SharedRegistry(self.local())
+        self.changes: list[list[Topic]] = [[], [], []]
+        self.shared.start(self.changes[2].append)
+        self.workers = []
+        for joined, changes in zip(self.links, self.changes, strict=False):
+            self.shared.serve(joined.head)
+            worker = LinkedRegistry(self.local(), joined.worker, end_of_turn(self.clock))
+            worker.start(changes.append)
+            self.workers.append(worker)
+
+    def local(self) -> Any:
+        return registry.MemoryRegistry(registry.MemorySettings(), make_context(self.clock))
+
+    def present(self) -> list[Presence]:
+        self.turns()
+        found = [self.result(one.presence(TOPIC)) for one in (self.shared, *self.workers)]
+        self.assertEqual(found, [found[0]] * 3)
+        return list(found[0])
+
+    def test_who_is_present_is_who_is_with_any_worker(self) -> None:
+        a, b, c = (FakeConnection(user, id=f"c{n}") for n, user in enumerate((7, 5, 7)))
+        self.workers[0].join(a, TOPIC)
+        self.workers[0].join(a, TOPIC)
+        self.workers[0].join(b, TOPIC)
+        self.workers[1].join(c, TOPIC)
+        self.assertEqual(self.present(), [Presence(5, 1), Presence(7, 2)])
+        self.workers[0].leave(a, TOPIC)
+        self.workers[0].leave(a, TOPIC)
+        self.assertEqual(self.present(), [Presence(5, 1), Presence(7, 1)])
+        self.workers[0].forget(b)
+        self.assertEqual(self.present(), [Presence(7, 1)])
+
+    def test_with_a_worker_go_all_who_were_there_with_it(self) -> None:
+        for worker, user in zip(self.workers, (1, 2), strict=True):
+            worker.join(FakeConnection(user), TOPIC)
+        self.shared.watch(TOPIC)
+        self.turns()
+        self.changes[2].clear()
+        self.links[0].end("killed")
+        self.shared.drop(self.links[0].head)
+        self.assertEqual(self.result(self.shared.presence(TOPIC)), [Presence(2, 1)])
+        self.assertEqual(self.changes[2], [TOPIC])
+
+    def test_a_change_is_told_to_all_who_watch_and_to_nobody_else(self) -> None:
+        self.workers[0].watch(TOPIC)
+        self.shared.watch(OTHER)
+        self.turns()
+        self.workers[1].join(FakeConnection(1), TOPIC)
+        self.workers[1].join(FakeConnection(1), OTHER)
+        self.turns()
+        self.assertEqual(self.changes, [[TOPIC], [], [OTHER]])
+        self.workers[0].unwatch(TOPIC)
+        self.shared.unwatch(OTHER)
+        self.turns()
+        self.workers[1].join(FakeConnection(2, id="c2"), TOPIC)
+        self.turns()
+        self.assertEqual(self.changes, [[TOPIC], [], [OTHER]])
+
+    def test_a_user_has_no_more_connections_than_he_may_over_all_workers(self) -> None:
+        mine = topics.user(1, 7)
+        joined: list[FakeConnection] = []
+
+        def let_in(worker: LinkedRegistry, name: str) -> Any:
+            def over(room: bool) -> bool:
+                if room:
+                    joined.append(FakeConnection(7, id=name))
+                    worker.join(joined[-1], mine)
+                return room
+
+            return worker.room(mine, 3).addCallback(over)
+
+        # All at once, from both sides.
+        asked = [let_in(self.workers[number % 2], str(number)) for number in range(6)]
+        self.turns()
+        self.assertEqual(sorted(map(self.successResultOf, asked)), [False] * 3 + [True] * 3)
+        self.assertEqual(self.result(self.shared.presence(mine)), [Presence(7, 3)])
+        # One that leaves makes room for one, also while others ask.
+        gone = next(one for one in joined if one in self.workers[0].members(mine))
+        refused = let_in(self.workers[0], "too early")
+        self.workers[0].forget(gone)
+        self.assertFalse(self.result(refused))
+        self.assertTrue(self.result(let_in(self.workers[1], "in time")))
+        self.assertFalse(self.result(let_in(self.workers[0], "too late")))
+
+    def test_a_place_that_is_not_taken_is_free_again(self) -> None:
+        mine = topics.user(1, 7)
+        self.assertTrue(self.result(self.workers[0].room(mine, 1)))
+        self.turns()
+        self.assertTrue(self.result(self.workers[1].room(mine, 1)))
+
+
+class Control(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        own = control.MemoryControl(control.MemorySettings(), make_context(self.clock, node="n"))
+        self.shared = SharedControl(own, self.clock.callLater)
+        self.shared.start(lambda command, argument: succeed(b'"n"'))
+        self.workers = []
+        for number, joined in enumerate(self.links, 1):
+            name = f"n-w{number}"
+            self.shared.serve(joined.head, name)
+            worker = LinkedControl(joined.worker, name)
+            worker.start(lambda command, argument, name=name: self.do(name, command))
+            self.workers.append(worker)
+
+    def do(self, name: str, command: str) -> Deferred[bytes]:
+        if command == "sleep" and name == "n-w2":
+            return Deferred()
+        return succeed(f'"{name}"'.encode())
+
+    def test_all_are_asked_whoever_asks(self) -> None:
+        everyone = Gathered([("n", b'"n"'), ("n-w1", b'"n-w1"'), ("n-w2", b'"n-w2"')], [])
+        for one in (self.shared, *self.workers):
+            self.assertEqual(self.result(one.ask("it", b"null")), everyone)
+
+    def test_one_can_be_meant_by_its_name(self) -> None:
+        for name in ("n", "n-w1", "n-w2"):
+            answer = self.result(self.workers[0].ask("it", b"null", name))
+            self.assertEqual(answer, Gathered([(name, f'"{name}"'.encode())], []))
+
+    def test_who_does_not_answer_in_time_is_named(self) -> None:
+        asked = self.shared.ask("sleep", b"null")
+        self.turns()
+        self.assertNoResult(asked)
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.successResultOf(asked).missing, ["n-w2"])
+        self.assertEqual(self.clock.getDelayedCalls()[1:], [])
+
+    def test_one_that_dies_meanwhile_is_named_at_once_and_then_known_no_more(self) -> None:
+        asked = self.shared.ask("sleep", b"null")
+        self.turns()
+        self.links[1].end("killed")
+        self.shared.drop(self.links[1].head)
+        self.assertEqual(self.successResultOf(asked).missing, ["n-w2"])
+        self.assertEqual(self.result(self.shared.ask("it", b"null")).missing, [])
