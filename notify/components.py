@@ -45,6 +45,7 @@ class Context(Struct, frozen=True):
     ``node`` is this process's name, unique among the nodes and stable over restarts where the operator set it.
     ``random`` is the source of all randomness, ``reactor`` of all durations, by a clock that nobody sets and that begins
     anywhere; ``now`` gives the time of day, in seconds since 1970, for what is compared with a date.
+    ``part`` tells the processes of one server apart, for what a plugin keeps on the disk; empty: there is one.
     ``connect`` stands in for the connection of plugins on NATS (``notify.nats.connection.Connection``) where a cluster is
     simulated.
     """
@@ -56,6 +57,7 @@ class Context(Struct, frozen=True):
     config: Config
     now: Callable[[], float] = time.time
     connect: Callable[..., Any] | None = None
+    part: str = ""
 
 
 def plugins(kind: str) -> dict[str, IPlugin]:

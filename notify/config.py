@@ -70,6 +70,9 @@ class Server(Settings, frozen=True):
 
     #: its name, unique among the nodes and the same after a restart; empty: made of host name and public port
     node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
+    #: processes for the clients, beside which the first one does all else; 1: one process does everything; "auto": as many
+    #: as it may use cores
+    workers: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
     #: write core dumps, which hold keys and tokens, and let debuggers of the same user attach: to look for a fault
     dumpable: bool = False
 
@@ -308,6 +311,42 @@ def _lay_over(
         else:
             below[key] = value
             source.read(dotted, path)
+
+
+#: in place of text from the environment in a plugin's table, which is yet to be read as its key's type
+_VARIABLE = "\0variable"
+
+
+def dumps(config: Config) -> bytes:
+    """A configuration as JSON, for another process of this version."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, _FromEnvironment):
+            return {_VARIABLE: value.variable, "value": str(value)}
+        return float(value) if isinstance(value, float) else int(value)  # type: ignore[call-overload]
+
+    return msgspec.json.encode(config, enc_hook=plain)
+
+
+def loads(data: bytes) -> Config:
+    """The configuration that was given to :func:`dumps`."""
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, dict) and _VARIABLE in value:
+            text = _FromEnvironment(value["value"])
+            text.variable = value[_VARIABLE]
+            return text
+        if isinstance(value, dict):
+            return {key: restored(each) for key, each in value.items()}
+        return [restored(each) for each in value] if isinstance(value, list) else value
+
+    config = msgspec.json.decode(data, type=Config, dec_hook=_decode)
+    tables = {
+        kind: msgspec.structs.replace(table, tables=restored(table.tables))
+        for kind in PLUGIN_TABLES
+        for table in (getattr(config, kind),)
+    }
+    return msgspec.structs.replace(config, **tables)
 
 
 def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "") -> S:

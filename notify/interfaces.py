@@ -51,7 +51,8 @@ class IPlugin(Interface):
     may offer ``cautions(settings)``, a static method that gives a list of sentences about what works and is dangerous, for
     ``notify check-config`` and ``doctor``; ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
     ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs. A broker may name the control
-    that goes with it in an attribute ``control``.
+    that goes with it in an attribute ``control``. What knows of its own process alone says so by an attribute ``alone`` that is true: where a
+    server has several, the first has it and serves the others; of what is not, each process has its own, as a node does.
     """
 
     kind = Attribute("'auth', 'broker', 'registry' or 'control': the configuration table that may name it")

@@ -32,6 +32,8 @@ from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
+from notify.cores.head import head
+from notify.cores.role import Role
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
 from notify.http.hosts import Hosts
@@ -148,6 +150,9 @@ def makeService(options: Options) -> IService:
                 daemon.write_pid_file(path, user)
         logging.configure(options.config.log)
         open_more_files()
+        role = head(reactor, options.config, node_name(options.config))
+        if role is not None:
+            _fit_for_workers(options, twistd)
         service = build(
             options.config,
             reactor,
@@ -155,6 +160,7 @@ def makeService(options: Options) -> IService:
             read=options.read,
             environ=os.environ,
             foreground=foreground,
+            role=role,
         )
     except StartError as error:
         foreground.failed(str(error))
@@ -164,10 +170,24 @@ def makeService(options: Options) -> IService:
         faulthandler.enable(last_words)
     # Twisted installs its own handlers when the reactor starts.
     installing: Any = reactor
-    signals = Signals(service.lifecycle, service.drain.hurry, service.reloader.reload)
+
+    def hurry() -> None:
+        service.drain.hurry()
+        if role is not None:
+            role.crew.hurry()
+
+    signals = Signals(service.lifecycle, hurry, service.reloader.reload)
     installing.callWhenRunning(signals.install, installing.callFromThread)
     signal.signal(signal.SIGUSR1, lambda *_: installing.callFromThread(logging.reopen))
     return service
+
+
+def _fit_for_workers(options: Options, twistd: usage.Options | None) -> None:
+    """Raises ``StartError`` for options of twistd that a server of several processes does not go with."""
+    if options["dev"]:
+        raise StartError("--dev is for one process: leave out [server] workers.")
+    if twistd is not None and twistd.get("chroot"):
+        raise StartError("--chroot is for one process: leave out [server] workers.")
 
 
 def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> None:
@@ -201,23 +221,25 @@ def build(
     environ: Mapping[str, str] | None = None,
     world: World = REAL,
     foreground: daemon.Foreground | None = None,
+    role: Role | None = None,
 ) -> NotifyService:
     """One service of a configuration. Raises ``StartError``.
 
     ``show`` is given the instructions of ``--dev``, which binds to loopback only; ``read`` gives the configuration anew, for a reload; ``environ``
     says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it; ``foreground`` is
-    told whether it runs.
+    told whether it runs; ``role`` is this process's among several.
     """
+    role = role or Role()
     # Parts: what the operator chose, and what everyone uses.
     metrics, random, wheel = Metrics(), world.random, Wheel(reactor)
-    context = components.Context(
-        reactor, metrics, random, node_name(config), config, world.now, world.connect
-    )
+    role.metrics = metrics
+    node = role.node or node_name(config)
+    context = components.Context(reactor, metrics, random, node, config, world.now, world.connect, role.part)
     prepare = partial(in_force, context)
     live = Live(prepare(config))
-    broker: IBroker = components.make("broker", context)
-    registry: IRegistry = components.make("registry", context)
-    control: IControl = components.make("control", context)
+    broker: IBroker = role.make("broker", context)
+    registry: IRegistry = role.make("registry", context)
+    control: IControl = role.make("control", context)
     tracer = tracing.make(config.tracing, context.node)
 
     # Core: who gets what.
@@ -233,7 +255,7 @@ def build(
         Systemd(environ or {}),
         health,
         metrics,
-        clients=lambda: len(hub.connections),
+        clients=lambda: role.clients(len(hub.connections)),
         # Not at once: whoever asked over HTTP gets an answer first.
         leave=lambda: reactor.callLater(0, reactor.stop),
         fault=lambda: reloader.outcome[1],
@@ -255,6 +277,7 @@ def build(
         keys=ApiKeys(lambda: live.now.keys, metrics.keys_refused, reactor.seconds),
         limits=config.limits,
         metrics=metrics,
+        render=lambda: role.render(metrics),
         tracer=tracer,
         hosts=Hosts((gethostname(), *config.listen.internal_hosts)),
         logs=logs,
@@ -276,12 +299,19 @@ def build(
     admission = Admission(
         limits=lambda: live.now.limits,
         trusted=lambda: live.now.trusted,
-        files=open_files,
+        files=lambda: role.files(open_files()),
         seconds=reactor.seconds,
         counted=metrics.sockets.set,
         refused=lambda reason: metrics.turned_away.labels(reason).inc(),
     )
-    front = PublicFactory(websockets, pages, admission, wheel, patience, lambda: not health.starting)
+    front = PublicFactory(
+        websockets,
+        pages,
+        role.admits(admission),
+        wheel,
+        patience,
+        lambda: role.serves and not health.starting,
+    )
     internal = Listener(
         "internal",
         config.listen.internal,
@@ -300,11 +330,13 @@ def build(
         tls_failed=lambda why: metrics.tls_failures.labels("public", why).inc(),
     )
 
+    internal, public = role.internal(internal), role.public(public, front, health)
+
     # The service: start, reload, drain, stop.
     def refuse() -> Deferred[None]:
         # Who leaves from now on comes back to another node.
         dispatcher.wind_down()
-        return public.close()
+        return public.close().addCallback(lambda _: role.sent_away(live.now.drain.duration))
 
     drain = Drain(
         reactor,
@@ -313,15 +345,15 @@ def build(
         sockets=lambda: websockets.countConnections,
         refuse=refuse,
         finish=internal.close,
-        report=lifecycle.progress,
+        report=partial(role.progress, lifecycle),
     )
     reloader = Reloader(
         config,
         live,
         read or (lambda: config),
         prepare,
-        partial(access.renew, hub),
-        lifecycle.reloaded,
+        lambda: role.applied(partial(access.renew, hub), reloader.config),
+        lambda: role.reloaded(lifecycle, reloader),
         metrics.reloads,
         world.now,
     )
@@ -332,11 +364,12 @@ def build(
         broker=broker.status,
         stage=lambda: "starting" if health.starting else drain.progress.stage.value,
         reloads=lambda: reloader.outcome,
-        reload=reloader.reload,
-        drain=lifecycle.drain,
+        reload=lambda: role.reload(reloader),
+        drain=lambda: role.drain(lifecycle),
     )
+    role.steered(reloader.reload, lifecycle)
 
-    collector = Collector(wheel)
+    sink, collector = role.sink(dispatcher), Collector(wheel)
     parts = (
         Part(start=wheel.start, stop=wheel.stop),
         Part(stop=tracer.stop),
@@ -345,10 +378,11 @@ def build(
         # Before whatever may have to be waited for: a node that is starting can be told to leave.
         Part(start=lambda: control.start(steering.do), stop=control.stop),
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
-        Part(start=lambda: broker.start(dispatcher.deliver, dispatcher.lost), stop=broker.stop),
+        Part(start=lambda: broker.start(sink.deliver, sink.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
         # Nobody is let in before this node knows whom not to let in.
         Part(start=lambda: control.watch(steering.heard)),
+        *role.parts(),
     )
 
     def announce() -> None:
@@ -356,7 +390,7 @@ def build(
             show(dev.instructions(config, public.number, internal.number, environ or {}))
 
     return NotifyService(
-        reactor, parts, internal, public, lifecycle, drain, reloader, announce, context.node, foreground
+        reactor, parts, internal, public, lifecycle, drain, reloader, announce, node, foreground
     )
 
 

@@ -54,6 +54,8 @@ class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
     Settings = MemorySettings
+    #: with several processes the first has it, for all
+    alone = True
 
     @staticmethod
     async def diagnose(settings: MemorySettings, question: Question) -> list[Finding]:

@@ -46,6 +46,8 @@ class MemoryControl:
     """See :class:`~notify.interfaces.IControl`."""
 
     Settings = MemorySettings
+    #: with several processes the first has it, for all
+    alone = True
     log = Logger()
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
@@ -65,6 +66,7 @@ def internal_site(
     limits: Limits,
     metrics: Metrics,
     revoker: Callable[[Request], Deferred[Answer]],
+    render: Callable[[], bytes | Deferred[bytes]] | None = None,
     tracer: Tracer = NO_TRACER,
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
@@ -72,18 +74,23 @@ def internal_site(
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``node`` is this node's name; ``revoker`` answers ``/v1/revoke``; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads
-    what is logged of each answer, ``witness()`` whom publishes are told to.
+    ``node`` is this node's name; ``revoker`` answers ``/v1/revoke``; ``render`` gives the metrics as text, where others' are
+    among them; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads what is logged of each
+    answer, ``witness()`` whom publishes are told to.
     """
 
     def ready(request: Request) -> Answer:
         report = health.report()
         return answer(report, _status(report))
 
-    def show_metrics(request: Request) -> Answer:
+    def show_metrics(request: Request) -> Deferred[Answer]:
         hosts.check(request.host)
         metrics.broker_up.set(broker.status().ready)
-        return Answer(HTTPStatus.OK, metrics.render(), CONTENT_TYPE_LATEST.encode("ascii"))
+        kind = CONTENT_TYPE_LATEST.encode("ascii")
+        rendered: Any = maybeDeferred(render or metrics.render)
+        rendered.addCallback(lambda text: Answer(HTTPStatus.OK, text, kind))
+        shown: Deferred[Answer] = rendered
+        return shown
 
     max_body = max(MAX_BODY, limits.max_frame + 64 * 1024)
     description = Answer(HTTPStatus.OK, encode(document(limits.max_frame, max_body)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from notify.interfaces import BrokerStatus
 
@@ -17,6 +17,8 @@ class HealthReport(Struct, frozen=True):
     broker: BrokerStatus
     listeners: dict[str, bool]
     draining: bool
+    #: by node, where there are workers: whether it serves
+    workers: dict[str, bool] | UnsetType = UNSET
 
 
 class Live(Struct, frozen=True):
@@ -43,6 +45,8 @@ class Health:
         self._listeners = dict.fromkeys(listeners, False)
         self._started = False
         self._draining = False
+        #: asked anew for each report
+        self.workers: Callable[[], dict[str, bool]] | None = None
 
     @property
     def starting(self) -> bool:
@@ -81,4 +85,5 @@ class Health:
             status = "not listening"
         else:
             status = "ok"
-        return HealthReport(status, status == "ok", broker, dict(self._listeners), self._draining)
+        workers = UNSET if self.workers is None else self.workers()
+        return HealthReport(status, status == "ok", broker, dict(self._listeners), self._draining, workers)

@@ -37,6 +37,8 @@ log = Logger()
 _PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
 #: the namespace of what is always logged
 AUDIT = "notify.audit"
+#: the field that names the worker which said it
+RELAYED = "worker"
 #: call sites that are counted at once; a process has far fewer
 _PLACES = 1000
 
@@ -78,7 +80,12 @@ class Sampler:
     @staticmethod
     def _always(event: LogEvent) -> bool:
         # A traceback that the interpreter prints comes line by line, and its last one says the most.
-        return event.get("log_level") is LogLevel.critical or event.get("log_namespace") in ("stderr", AUDIT)
+        # What a worker says was sampled there.
+        return (
+            event.get("log_level") is LogLevel.critical
+            or event.get("log_namespace") in ("stderr", AUDIT)
+            or RELAYED in event
+        )
 
     def flush(self) -> None:
         """Begin a new window: say what was kept back in the one before."""
@@ -131,10 +138,8 @@ class Output:
             level = LogLevel.levelWithName(name)
             for namespace in (f"notify.{part}", part):
                 levels.setLogLevelForNamespace(namespace, level)
-        form = json_line if settings.format == "json" else self._text
-        self._sampler = Sampler(
-            lambda event: self._write(form(event), event), settings.burst, settings.window, self._seconds
-        )
+        self._form = json_line if settings.format == "json" else self._text
+        self._sampler = Sampler(self._let_through, settings.burst, settings.window, self._seconds)
         self._observer = FilteringLogObserver(cast(ILogObserver, self._sampler), [levels])
 
     def __call__(self, event: LogEvent) -> None:
@@ -148,6 +153,9 @@ class Output:
             least: object = self._levels.logLevelForNamespace(namespace)
             takes = self._debug[namespace] = least is LogLevel.debug
         return takes
+
+    def _let_through(self, event: LogEvent) -> None:
+        self._write(self._form(event), event)
 
     def _write(self, lines: str, event: LogEvent) -> None:
         try:
@@ -222,6 +230,15 @@ def _message(event: LogEvent) -> str:
     return "\n".join(filter(None, (formatEvent(event), _traceback(event))))
 
 
+def _plain(event: LogEvent) -> dict[str, Any]:
+    """The fields that are plain values."""
+    return {
+        key: value
+        for key, value in event.items()
+        if not key.startswith("log_") and isinstance(value, str | int | float | bool | None)
+    }
+
+
 def text_line(event: LogEvent) -> str:
     """One event for a person at a terminal or a file."""
     when = datetime.fromtimestamp(event.get("log_time", 0.0)).astimezone().isoformat(" ", "milliseconds")
@@ -241,11 +258,7 @@ def journal_lines(event: LogEvent) -> str:
 
 def json_line(event: LogEvent) -> str:
     """One event as a JSON object: time, level, part, message, and every field that is a plain value."""
-    fields: dict[str, Any] = {
-        key: value
-        for key, value in event.items()
-        if not key.startswith("log_") and isinstance(value, str | int | float | bool | None)
-    }
+    fields = _plain(event)
     fields |= {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
         "level": _level(event),
@@ -276,6 +289,36 @@ def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return environ.get("JOURNAL_STREAM") == f"{about.st_dev}:{about.st_ino}"
+
+
+class Relay(Output):
+    """Gives what the settings let through to ``say``: its namespace, its level, its text, and its plain fields as JSON."""
+
+    def __init__(self, say: Callable[[str, str, str, bytes], object]) -> None:
+        self._say = say
+        super().__init__(sys.stderr)
+
+    def _let_through(self, event: LogEvent) -> None:
+        fields = msgspec.json.encode(_printable(_plain(event)))
+        self._say(str(event.get("log_namespace")), _level(event), _message(event), fields)
+
+
+def relayed(worker: str, namespace: str, level: str, text: str, fields: bytes) -> None:
+    """Log what a worker has given its :class:`Relay`."""
+    plain = msgspec.json.decode(fields)
+    for taken in ("level", "format"):
+        plain.pop(taken, None)
+    escaped = text.replace("{", "{{").replace("}", "}}")
+    Logger(namespace).emit(
+        LogLevel.levelWithName(level), f"{worker}: {escaped}", **{**plain, RELAYED: worker}
+    )
+
+
+def relay(say: Callable[[str, str, str, bytes], object]) -> Relay:
+    """The log of a worker goes to the first process from now on."""
+    global _output
+    _output = Relay(say)
+    return _output
 
 
 _output: Output | None = None

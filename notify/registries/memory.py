@@ -29,6 +29,8 @@ class MemoryRegistry:
     """See :class:`~notify.interfaces.IRegistry`."""
 
     Settings = MemorySettings
+    #: with several processes the first has it, for all
+    alone = True
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:
         self._members: dict[Topic, dict[IConnection, None]] = {}

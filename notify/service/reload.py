@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 from msgspec import Struct
 from prometheus_client import Counter
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -90,7 +90,8 @@ class Reloader:
     """Reads the configuration again and puts it in force: all that can be, or, where a part is wrong, nothing.
 
     ``read`` gives the configuration anew. ``prepare`` makes of one what it puts in force, with an authenticator that is
-    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, ``done`` after each reload;
+    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, waited for, and may say
+    that something else could not follow; ``done`` is called after each reload;
     ``reloads`` counts them by result.
     """
 
@@ -143,7 +144,12 @@ class Reloader:
         self.config = target
         logging.configure(wanted.log)
         before.authenticator.stop()
-        self._applied()
+        try:
+            await maybeDeferred(self._applied)
+        except StartError as error:
+            self._over(str(error))
+            log.error("reloaded, but not everywhere: {reason}", reason=str(error))
+            return
         self._over()
         log.info("reloaded; changed: {keys}", keys=", ".join(found.live) or "no key; secrets were read again")
         if found.restart:

@@ -106,12 +106,12 @@ class Listener:
         A socket that systemd hands over need not be there yet. Raises ``StartError``.
         """
         try:
-            self._endpoint(reactor)
+            self.endpoint(reactor)
         except (KeyError, IndexError):
             pass
 
-    def _endpoint(self, reactor: Any) -> Any:
-        """Raises ``StartError``, and ``KeyError`` or ``IndexError`` where systemd has handed over no such socket."""
+    def endpoint(self, reactor: Any) -> Any:
+        """What listens. Raises ``StartError``, and ``KeyError`` or ``IndexError`` where systemd has handed over no such socket."""
         encrypting = tls.Encrypting(reactor, self._tls_failed)
         try:
             handed_over = is_handed_over(self.description)
@@ -130,7 +130,7 @@ class Listener:
     def bind(self, reactor: Any) -> None:
         """Bind, without accepting yet. Raises ``StartError``."""
         try:
-            listening: Deferred[Any] = self._endpoint(reactor).listen(self.factory)
+            listening: Deferred[Any] = self.endpoint(reactor).listen(self.factory)
         except (KeyError, IndexError):
             raise StartError(
                 f"listen.{self.key}: systemd has handed over no socket for '{self.description}': start its unit first, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from notify.config import Limits
@@ -212,11 +213,15 @@ class Visit:
         self._shaking = True
         self._arriving = block is not None
 
-    def identify(self, address: str) -> None:
-        """Its opening handshake tells where its client is. Raises :class:`TurnedAway`; it is yet to leave then."""
+    def identify(self, address: str) -> Deferred[None] | None:
+        """Its opening handshake tells where its client is. Raises :class:`TurnedAway`; it is yet to leave then.
+
+        Where another process has to be asked: a Deferred, with the same errback.
+        """
         if self._block is None and self._admission is not None:
             self._block = self._admission.identify(address)
             self._arriving = self._block is not None
+        return None
 
     def opened(self) -> None:
         """Its opening handshake is done. Harmless when called again, like what follows."""

@@ -14,15 +14,19 @@ from typing import Any
 
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.core.timers import Timer, Wheel
-from notify.transport.admission import Admission, TurnedAway
-from notify.transport.handshake import PATH, Refused, judge, split_head
+from notify.transport.admission import TurnedAway
+from notify.transport.handover import Admits
+from notify.transport.handshake import PATH, Accepted, Refused, judge, split_head
 from notify.transport.tcp import descriptor
 from notify.transport.websocket import LINGER, ConnectionFactory
 from notify.wire.addresses import client_address
 from notify.wire.head import MAX_HEAD
+
+log = Logger()
 
 _WEBSOCKET = f"GET {PATH}".encode()
 _ENOUGH = len(_WEBSOCKET) + 1
@@ -98,7 +102,7 @@ class _Arriving(Protocol):
             head, rest = parts
             accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
             address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
-            visit.identify(address)
+            asked = visit.identify(address)
         except Refused as refused:
             websocket.refused(refused, address)
             self._refuse(refused.answer)
@@ -107,9 +111,35 @@ class _Arriving(Protocol):
             websocket.turned_away(address, why.reason)
             self._refuse(Refused(_status(why)).answer)
             return
+        if asked is None:
+            self._open(accepted, address, rest)
+            return
+        # What comes meanwhile waits where it is bounded.
+        producer: Any = transport
+        producer.pauseProducing()
+        asked.addBoth(self._judged, accepted, address, rest)
+        asked.addErrback(lambda failure: log.failure("a handshake failed", failure))
+
+    def _judged(self, verdict: Failure | None, accepted: Accepted, address: str, rest: bytes) -> None:
+        """Another process says whether there is room for a client of this address."""
+        transport: Any = self.transport
+        if self._visit is None:
+            return  # it is gone
+        transport.resumeProducing()
+        if verdict is None:
+            self._open(accepted, address, rest)
+        else:
+            why = verdict.value
+            self._refuse(
+                Refused(
+                    _status(why) if isinstance(why, TurnedAway) else HTTPStatus.SERVICE_UNAVAILABLE
+                ).answer
+            )
+
+    def _open(self, accepted: Accepted, address: str, rest: bytes) -> None:
+        visit, self._visit = self._visit, None
         visit.opened()
-        self._visit = None
-        protocol = websocket.open(transport, accepted, address, visit)
+        protocol = self._factory.websocket.open(self.transport, accepted, address, visit)
         self._hand_over(protocol)
         if rest:
             protocol.dataReceived(rest)
@@ -154,8 +184,9 @@ class _Arriving(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client is gone: before it said what it wants, or after it was served by the site."""
         self._factory.wheel.cancel(self._timer)
-        if self._visit is not None:
-            self._visit.leave()
+        visit, self._visit = self._visit, None
+        if visit is not None:
+            visit.leave()
         site, self._site = self._site, None  # which knows this
         if site is not None:
             site.connectionLost(reason)
@@ -191,7 +222,7 @@ class PublicFactory(Factory):
         self,
         websocket: ConnectionFactory,
         site: IProtocolFactory,
-        admission: Admission,
+        admission: Admits,
         wheel: Wheel,
         patience: Callable[[], float],
         welcome: Callable[[], bool] = lambda: True,

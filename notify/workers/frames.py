@@ -183,6 +183,12 @@ class Yes(Said, frozen=True):
     yes: bool
 
 
+class Verdict(Said, frozen=True):
+    """Why a socket is refused; empty: it is not."""
+
+    reason: str
+
+
 class Answers(Said, frozen=True):
     """What nodes answered: :class:`~notify.interfaces.Gathered`."""
 
@@ -198,7 +204,7 @@ class Document(Said, frozen=True):
 
 
 Asked: TypeAlias = Follow | Replay | Publish | Present | Room | Ask | Do | Identify | Scrape | Reload
-Answered: TypeAlias = Nothing | At | From | History | Users | Yes | Answers | Document
+Answered: TypeAlias = Nothing | At | From | History | Users | Yes | Verdict | Answers | Document
 
 
 class Call(Said, frozen=True):
@@ -307,11 +313,7 @@ class Hurry(Said, frozen=True):
 
 
 class Left(Said, frozen=True):
-    """How many clients a worker that leaves has still to send away, of how many; ``done``: it ends now."""
-
-    left: int
-    total: int
-    done: bool
+    """A worker that leaves has sent some of its clients away."""
 
 
 class Wanted(Said, frozen=True):
@@ -333,7 +335,7 @@ class Line(Said, frozen=True):
 
     namespace: str
     level: str
-    format: str
+    text: str
     fields: bytes
 
 
@@ -362,7 +364,13 @@ Frame: TypeAlias = (
     | Line
 )
 
-_encode = msgspec.msgpack.Encoder().encode
+
+def _plain(value: object) -> float | int:
+    """Durations and sizes are numbers."""
+    return float(value) if isinstance(value, float) else int(value)  # type: ignore[call-overload]
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
 

@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from notify.config import load
 from notify.observe.metrics import Metrics
+from notify.workers.metrics import dump, render
 from tests.support.ports import free_port
 from tests.support.process import Client, Server, token, wait_for
 from tests.support.programs import program, run
@@ -192,7 +193,8 @@ def exported() -> set[str]:
         names = getattr(attribute, "_labelnames", ())
         if names and hasattr(attribute, "labels"):
             attribute.labels(*["x"] * len(names))
-    text = metrics.render().decode()
+    counted = dump(metrics.registry)
+    text = render(counted, {1: counted}, [1]).decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 

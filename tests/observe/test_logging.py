@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
@@ -255,6 +256,66 @@ class FloodTests(LogCase):
         self.flood(3)
         self.output.configure(Log())
         self.assertIn("2 more like this", self.lines()[-1])
+
+
+class RelayTests(LogCase):
+    """What a worker says, in the log of the first process."""
+
+    def relayed(self, say: Callable[[Logger], object], **settings: Any) -> list[str]:
+        """The lines of the first process, which has these settings, and so has the worker."""
+        self.make(**settings)
+        said: list[Any] = []
+        relay = logging.Relay(lambda *line: said.append(line))
+        relay.configure(Log(**settings))
+        say(Logger(namespace="notify.core.session", observer=relay))
+        self.patch(logging, "Logger", lambda namespace: Logger(namespace=namespace, observer=self.output))
+        for line in said:
+            logging.relayed("n-w1", *line)
+        return self.lines()
+
+    def test_its_text_and_its_plain_fields_come_with_its_name(self) -> None:
+        def say(logger: Logger) -> None:
+            logger.info("{what} of {who!r}", what="a {brace}", who="x")
+
+        (line,) = self.relayed(say)
+        self.assertTrue(line.endswith("info  core.session: n-w1: a {brace} of 'x'"), line)
+        (line,) = self.relayed(say, format="json")
+        told = json.loads(line)
+        self.assertEqual((told["worker"], told["part"], told["who"]), ("n-w1", "core.session", "x"))
+        self.assertEqual(told["message"], "n-w1: a {brace} of 'x'")
+
+    def test_fields_that_twisteds_older_log_gives_disturb_nothing(self) -> None:
+        about = {
+            "log_namespace": "a",
+            "log_level": LogLevel.info,
+            "log_format": "old",
+            "format": "x",
+            "level": 3,
+        }
+        (line,) = self.relayed(lambda logger: logger.observer(about))
+        self.assertTrue(line.endswith("a: n-w1: old"), line)
+
+    def test_a_failure_comes_with_its_traceback_and_level(self) -> None:
+        def say(logger: Logger) -> None:
+            try:
+                raise RuntimeError("broken")
+            except RuntimeError:
+                logger.failure("it failed")
+
+        lines = self.relayed(say)
+        self.assertIn("critical core.session: n-w1: it failed", lines[0])
+        self.assertIn("RuntimeError: broken", lines[-1])
+
+    def test_the_worker_lets_through_what_the_settings_do_and_the_first_process_samples_nothing_again(
+        self,
+    ) -> None:
+        def say(logger: Logger) -> None:
+            for number in range(30):
+                logger.info("{number}", number=number)
+                logger.debug("{number}", number=number)
+
+        lines = self.relayed(say, burst=5)
+        self.assertEqual([line.rpartition(" ")[2] for line in lines], ["0", "1", "2", "3", "4"])
 
 
 class JournalStreamTests(TestCase):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.errors import Unavailable
 from notify.http.answers import Answer
 from notify.http.server import Route, Site
+from notify.transport.admission import TurnedAway, Visit
 from notify.transport.listener import is_websocket
 from notify.wire.head import MAX_HEAD
 from tests.transport.test_websocket_attack import HANDSHAKE, Wire, frame, frames, head
@@ -57,6 +60,45 @@ class Choice(SynchronousTestCase):
             self.assertTrue(wire.transport.no_delay)
             wire = Wire().feed(*(b"GET /hello"[at : at + size] for at in range(0, 10, size)))
             self.assertEqual((wire.status, wire.protocol.seen), (b"299", b"GET /hello"))
+
+
+class Elsewhere(SynchronousTestCase):
+    """Another process has to be asked whether there is room for an address that a proxy tells."""
+
+    def setUp(self) -> None:
+        self.wire = Wire(trusted=("192.168.1.1",))
+        self.asked: Deferred[None] = Deferred()
+        visit = self.wire.transport.protocol._visit
+        self.patch(Visit, "identify", lambda visit, address: self.asked)
+        self.paused: list[bool] = []
+        self.wire.transport.pauseProducing = lambda: self.paused.append(True)
+        self.wire.transport.resumeProducing = lambda: self.paused.append(False)
+        self.assertIsInstance(visit, Visit)
+        sent = head(*HANDSHAKE, b"X-Forwarded-For: 8.8.8.8") + frame(b'{"type":"ping"}')
+        self.wire.feed(sent)
+
+    def test_it_opens_once_that_is_known_with_all_that_was_sent(self) -> None:
+        self.assertEqual((self.wire.answer, self.paused), (b"", [True]))
+        self.asked.callback(None)
+        self.assertEqual((self.wire.status, len(frames(self.wire.answer))), (b"101", 1))
+        self.assertEqual((self.paused, self.wire.admission.arriving), ([True, False], 0))
+
+    def test_it_is_refused_where_there_is_none_or_nobody_can_be_asked(self) -> None:
+        for why, status in (
+            (TurnedAway("address_connections"), b"429"),
+            (Unavailable("gone"), b"503"),
+        ):
+            self.setUp()
+            self.asked.errback(why)
+            self.assertEqual(self.wire.status, status)
+            self.wire.transport.protocol.connectionLost()
+            self.assertEqual(self.wire.admission.sockets, 0)
+
+    def test_who_is_gone_by_then_is_gone(self) -> None:
+        self.wire.transport.protocol.connectionLost()
+        self.assertEqual(self.wire.admission.sockets, 0)
+        self.asked.callback(None)
+        self.assertEqual(self.wire.answer, b"")
 
 
 class KeptConnections(SynchronousTestCase):

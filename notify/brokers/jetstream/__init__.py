@@ -71,7 +71,7 @@ class JetStreamBroker:
         self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped, self._changed)
         self._streams = Streams(settings, self._connection, context.random)
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
-        memory = Memory(place(settings.state_directory, settings.stream), context.reactor)
+        memory = Memory(place(settings.state_directory, settings.stream, context.part), context.reactor)
         self._lasts = memory.lasts
         self._remembering = LoopingCall(self._remember_on)
         self._remembering.clock = context.reactor

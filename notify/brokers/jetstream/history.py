@@ -109,10 +109,13 @@ class Memory:
                 self.log.warn("{path} cannot be written: {error}", path=str(path), error=str(error))
 
 
-def place(configured: str, stream: str) -> Path | None:
-    """Where a node's record is: in the directory that is configured, or that systemd gives ($STATE_DIRECTORY)."""
+def place(configured: str, stream: str, part: str = "") -> Path | None:
+    """Where a node's record is: in the directory that is configured, or that systemd gives ($STATE_DIRECTORY).
+
+    ``part`` names one of several processes that share the directory.
+    """
     folder = directory(configured)
-    return folder / f"history-{stream}.json" if folder else None
+    return folder / f"history-{stream}{part and '-'}{part}.json" if folder else None
 
 
 class History:

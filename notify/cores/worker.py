@@ -1,0 +1,255 @@
+"""A worker: it serves the clients that the first process hands to it, and has from there whatever all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+
+from notify import components
+from notify.config import Config, loads
+from notify.core.dispatcher import end_of_turn
+from notify.cores.role import Role
+from notify.errors import StartError
+from notify.interfaces import IBroker
+from notify.observe import logging
+from notify.observe.health import Health
+from notify.service.daemon import Foreground
+from notify.service.drain import Progress
+from notify.service.lifecycle import Lifecycle
+from notify.service.reload import Reloader
+from notify.service.service import Listener, NotifyService
+from notify.tap import build
+from notify.transport.admission import Admission
+from notify.transport.handover import Admits, Adopting, Decided, Receiver
+from notify.workers import metrics as counted
+from notify.workers.broker import LinkedBroker
+from notify.workers.control import LinkedControl
+from notify.workers.frames import (
+    Announce,
+    Begin,
+    Document,
+    Failed,
+    Hurry,
+    Leave,
+    Left,
+    Nothing,
+    Ready,
+    Reload,
+    Scrape,
+    Wanted,
+)
+from notify.workers.link import Link
+from notify.workers.registry import LinkedRegistry
+
+log = Logger()
+
+
+class WorkerRole(Role):
+    """What the composition root asks (:class:`~notify.cores.role.Role`)."""
+
+    def __init__(self, reactor: Any, link: Link, sockets: Any, begin: Begin) -> None:
+        self.node = begin.node
+        self.part = f"w{begin.number}"
+        self._reactor = reactor
+        self._link = link
+        self._sockets = sockets
+        self._soon = end_of_turn(reactor)
+        self._decided = Decided()
+        self._config = loads(begin.config)
+        self._health: Health | None = None
+        self._broker: IBroker | None = None
+        self._asked: Deferred[Nothing] | None = None
+
+    def make(self, kind: str, context: components.Context) -> Any:
+        """See there: of what knows of its own process alone, the first process has the one that counts."""
+        made = self._make(kind, context)
+        if kind == "broker":
+            self._broker = made
+        return made
+
+    def _make(self, kind: str, context: components.Context) -> Any:
+        factory, _ = components.find(kind, context.config)
+        if not getattr(factory, "alone", False):
+            return super().make(kind, context)
+        if kind == "broker":
+            return LinkedBroker(self._link)
+        if kind == "registry":
+            return LinkedRegistry(super().make(kind, context), self._link, self._soon)
+        return LinkedControl(self._link, self.node)
+
+    def admits(self, admission: Admission) -> Admits:
+        """See there: the first process has let in whom it hands over."""
+        return self._decided
+
+    def internal(self, listener: Listener) -> Listener:
+        """See there: the first process has it."""
+        return _NoListener(listener)
+
+    def public(self, listener: Listener, front: IProtocolFactory, health: Health) -> Listener:
+        """See there."""
+        self._health = health
+        return _HandedListener(listener, self._receiver, front)
+
+    def _receiver(self, port: Adopting) -> Receiver:
+        return Receiver(self._reactor, self._sockets, port, self._decided, self._link, self._soon)
+
+    def progress(self, lifecycle: Lifecycle, progress: Progress) -> None:
+        """See there."""
+        lifecycle.progress(progress)
+        self._link.say(Left())
+
+    def reload(self, reloader: Reloader) -> None:
+        """See there: it is the whole server that reloads."""
+        self._link.say(Wanted("reload"))
+
+    def drain(self, lifecycle: Lifecycle) -> None:
+        """See there: it is the whole server that leaves."""
+        self._link.say(Wanted("drain"))
+
+    def reloaded(self, lifecycle: Lifecycle, reloader: Reloader) -> None:
+        """See there."""
+        asked, self._asked = self._asked, None
+        if asked is None or asked.called:
+            return
+        _, failed = reloader.outcome
+        if failed:
+            asked.errback(StartError(failed))
+        else:
+            asked.callback(Nothing())
+
+    # --- what the first process says ------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until it is told to leave."""
+        logging.configure(self._config.log)
+        link = self._link
+        service = build(
+            self._config, self._reactor, read=lambda: self._config, foreground=First(link), role=self
+        )
+        link.answer(Scrape, lambda _: self._scraped())
+        link.answer(Reload, lambda asked: self._reload(service, loads(asked.config)))
+        link.hear(Announce, lambda _: self._announced())
+        link.hear(Leave, lambda said: self._leave(service, said.seconds))
+        link.hear(Hurry, lambda _: service.drain.hurry())
+        service.privilegedStartService()
+        service.startService()
+
+    def _announced(self) -> None:
+        if self._health is not None:
+            self._health.drain()
+
+    def _scraped(self) -> Document:
+        if self._broker is not None:
+            self.metrics.broker_up.set(self._broker.status().ready)
+        return Document(counted.dump(self.metrics.registry))
+
+    def _reload(self, service: NotifyService, config: Config) -> Deferred[Nothing]:
+        self._config = config
+        asked = self._asked = Deferred()
+        service.reloader.reload()
+        return asked
+
+    def _leave(self, service: NotifyService, seconds: float) -> None:
+        service.drain.start(0, seconds).addCallback(lambda _: self._reactor.stop())
+        self._reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+
+
+class First(Foreground):
+    """The first process, which started this one and is told whether it serves."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def up(self, sentence: str = "") -> None:
+        """See :class:`~notify.service.daemon.Foreground`."""
+        self._link.say(Ready())
+
+    def failed(self, sentence: str) -> None:
+        """See there."""
+        self._link.say(Failed(sentence))
+        self._link.flush()
+
+
+class _NoListener(Listener):
+    """A port that another process has."""
+
+    def __init__(self, listener: Listener) -> None:
+        vars(self).update(vars(listener))
+        self.description = "the first process's"
+
+    def bind(self, reactor: Any) -> None:
+        """Nothing is bound here."""
+
+    def accept(self) -> None:
+        """Nor accepted."""
+        self._health.listening(self.key)
+
+    @property
+    def number(self) -> int:
+        """It has none."""
+        return 0
+
+    def close(self) -> Deferred[None]:
+        """There is nothing to close."""
+        return succeed(None)
+
+
+class _HandedListener(_NoListener):
+    """The public port, of which this process has the sockets that it is handed."""
+
+    def __init__(
+        self, listener: Listener, receiver: Callable[[Adopting], Receiver], front: IProtocolFactory
+    ) -> None:
+        super().__init__(listener)
+        self.description = listener.description
+        self._make = receiver
+        self._front = front
+        self._receiver: Receiver | None = None
+
+    def bind(self, reactor: Any) -> None:
+        """Find out what is served: TLS, or what is given."""
+        factory = served(self, reactor)
+        starting: Any = factory
+        starting.doStart()
+        self._receiver = self._make(Adopting(factory, reactor))
+
+    def accept(self) -> None:
+        """Take sockets."""
+        if self._receiver is not None:
+            self._receiver.start()
+        super().accept()
+
+    def close(self) -> Deferred[None]:
+        """Take no more."""
+        if self._receiver is not None:
+            self._receiver.stop()
+        return super().close()
+
+
+def served(listener: Listener, reactor: Any) -> IProtocolFactory:
+    """What the listener's port would serve, if it were bound here. Raises ``StartError``."""
+    if listener.description.startswith("systemd:"):
+        return listener.factory  # and there is nothing in this process to be found out from
+    capturing = _Capturing(reactor)
+    listener.endpoint(capturing).listen(listener.factory)
+    return capturing.factory
+
+
+class _Capturing:
+    """A reactor that binds nothing: ``factory`` is what would be served."""
+
+    factory: IProtocolFactory
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> None:
+        """See ``IReactorTCP``."""
+        self.factory = factory

@@ -1,0 +1,292 @@
+"""The workers of a server: started, watched, started anew when they die, told to reload and to leave.
+
+    starting ──ready──► serving ──told to leave──► leaving ──► (ended)
+        └────────dies──────┴──► away ──a while──► starting
+
+A worker that dies costs only its own clients a resumption. One that dies again and again is started ever more slowly; the
+server goes on with those that are there. One that does not answer is hung: it is killed, and its last words say where.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from notify.errors import StartError, Unavailable
+from notify.workers.frames import (
+    Announce,
+    Begin,
+    Failed,
+    Hurry,
+    Leave,
+    Left,
+    Ping,
+    Pong,
+    Ready,
+    Reload,
+    Wanted,
+)
+from notify.workers.link import Link
+
+log = Logger()
+
+#: seconds between two questions whether a worker's reactor turns, and after which one that has not answered is hung
+PING, HUNG = 1.0, 15.0
+#: seconds that a process may take until it answers for the first time: on a busy machine it has much to load
+LOADING = 120.0
+#: seconds that a hung worker has to say where it is
+LAST_WORDS = 2.0
+#: seconds that a worker has served after which its death is its first
+STEADY = 60.0
+#: seconds until one that died for the second time in a row is started; twice as many each time, up to the last
+SOON, AT_MOST = 1.0, 30.0
+#: seconds beyond the time to send clients away after which those that are still there are killed
+GRACE = 10.0
+#: seconds that a worker may take to put another configuration in force
+RELOAD = 30.0
+
+
+class Process(Protocol):
+    """A worker's process."""
+
+    def signal(self, number: int) -> None:
+        """Send it a signal. Harmless when it has ended."""
+
+
+class Worker:
+    """One of them: its ``number`` is for ever, its ``link`` and ``process`` are those of its present life."""
+
+    def __init__(self, number: int, node: str) -> None:
+        self.number = number
+        self.node = node
+        self.link: Link | None = None
+        self.process: Process | None = None
+        self.ready = False
+        self.ended: Deferred[None] = succeed(None)
+        self.since = 0.0  # since when it serves
+        self.served = 0.0  # for how long it did, in its last life
+        self.heard = 0.0
+        self.deaths = 0  # in a row
+        self.timer: Any = None
+
+
+class Crew:
+    """See above.
+
+    ``spawn`` starts a worker's process: it gives it a link, ready to be used, and a process, and calls :meth:`gone` and
+    :meth:`ended`. ``begin`` gives the first word to one, ``serving`` is called when one serves and ``lost`` when one does not any
+    more; ``wanted`` is told what a worker was asked that is for the whole server, and ``progress`` is called as they send their
+    clients away. ``clock`` is an ``IReactorTime``.
+    """
+
+    def __init__(
+        self,
+        clock: Any,
+        workers: Iterable[Worker],
+        spawn: Callable[[Worker], None],
+        begin: Callable[[Worker], Begin],
+        serving: Callable[[Worker], object],
+        lost: Callable[[Worker], object],
+        wanted: Callable[[str], object] = lambda what: None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.workers = list(workers)
+        self._clock = clock
+        self._spawn = spawn
+        self._begin = begin
+        self._serving = serving
+        self._lost = lost
+        self._wanted = wanted
+        self._progress = progress
+        self._starting: Deferred[None] | None = None
+        self._leaving = self._announced = False
+        self._pinging = LoopingCall(self._ping)
+        self._pinging.clock = clock
+
+    @property
+    def ready(self) -> list[Worker]:
+        """Those that serve."""
+        return [one for one in self.workers if one.ready]
+
+    # --- start ----------------------------------------------------------------------------------------------
+
+    def start(self) -> Deferred[None]:
+        """Start all; fires once they serve. Errback :class:`~notify.errors.StartError` when one says that it cannot."""
+        self._starting = Deferred()
+        self._pinging.start(PING, now=False)
+        for one in self.workers:
+            self._launch(one)
+        return self._starting
+
+    def _launch(self, one: Worker) -> None:
+        one.timer = None
+        if self._leaving:
+            return
+        one.heard = self._clock.seconds() + LOADING - HUNG
+        one.ended = Deferred()
+        try:
+            self._spawn(one)
+        except OSError as error:
+            log.error("{worker} cannot be started: {reason}", worker=one.node, reason=error.strerror)
+            one.link = one.process = None
+            self.ended(one, "it was never there")
+            return
+        link: Any = one.link
+        link.hear(Ready, lambda _: self._is_ready(one))
+        link.hear(Failed, lambda said: self._cannot(one, said.text))
+        link.hear(Left, lambda _: self._progress())
+        link.hear(Pong, lambda _: self._answered(one))
+        link.hear(Wanted, lambda said: self._wanted(said.what))
+        link.say(self._begin(one))
+
+    def _is_ready(self, one: Worker) -> None:
+        one.ready, one.since = True, self._clock.seconds()
+        self._answered(one)
+        self._serving(one)
+        if self._starting is not None and len(self.ready) == len(self.workers):
+            starting, self._starting = self._starting, None
+            starting.callback(None)
+        elif self._starting is None:
+            log.info("{worker} serves again", worker=one.node)
+
+    def _cannot(self, one: Worker, text: str) -> None:
+        if self._starting is not None:
+            starting, self._starting = self._starting, None
+            starting.errback(StartError(text))
+        else:
+            log.error("{worker} cannot run: {reason}", worker=one.node, reason=text)
+
+    # --- life and death -------------------------------------------------------------------------------------
+
+    def _answered(self, one: Worker) -> None:
+        one.heard = self._clock.seconds()
+
+    def _ping(self) -> None:
+        now = self._clock.seconds()
+        for one in self.workers:
+            if one.link is None or one.process is None:
+                continue
+            if now - one.heard > HUNG:
+                log.error(
+                    "{worker} has not answered for {seconds} s: it is killed", worker=one.node, seconds=HUNG
+                )
+                one.heard = now
+                process = one.process
+                process.signal(signal.SIGABRT)
+                self._clock.callLater(LAST_WORDS, process.signal, signal.SIGKILL)
+            else:
+                one.link.say(Ping())
+
+    def gone(self, one: Worker, reason: str = "") -> None:
+        """A worker's link is at its end, whatever its process does: that is ended, too."""
+        link, one.link = one.link, None
+        if link is None:
+            return
+        link.gone()
+        if reason:
+            log.error("{worker} is given up: {reason}", worker=one.node, reason=reason)
+        one.served = self._clock.seconds() - one.since if one.ready else 0.0
+        one.ready = False
+        self._lost(one)
+        if one.process is not None and not self._leaving:
+            one.process.signal(signal.SIGKILL)
+
+    def ended(self, one: Worker, how: str) -> None:
+        """A worker's process has ended."""
+        one.process = None
+        self.gone(one)
+        ended, one.ended = one.ended, succeed(None)
+        if not self._leaving:
+            one.deaths = 1 if one.served >= STEADY else one.deaths + 1
+            delay = 0.0 if one.deaths == 1 else min(AT_MOST, SOON * 2.0 ** min(one.deaths - 2, 10))
+            log.error(
+                "{worker} has ended ({how}): {left} of {all} serve; it is started anew in {delay} s",
+                worker=one.node,
+                how=how,
+                left=len(self.ready),
+                all=len(self.workers),
+                delay=delay,
+            )
+            one.timer = self._clock.callLater(delay, self._launch, one)
+        if not ended.called:
+            ended.callback(None)
+
+    # --- what all are told ----------------------------------------------------------------------------------
+
+    async def reload(self, config: bytes) -> None:
+        """One after the other puts it in force. Raises :class:`~notify.errors.StartError`: which did not, and why."""
+        failed = []
+        for one in self.workers:
+            if one.link is None or not one.ready:
+                continue  # it begins with what is in force then
+            asked = one.link.ask(Reload(config))
+            late = self._clock.callLater(RELOAD, asked.cancel)
+            try:
+                await asked
+            except (StartError, Unavailable) as error:
+                if one.link is not None:
+                    failed.append(f"{one.node} did not: {error}")
+            except Exception:
+                failed.append(f"{one.node} did not answer")
+            finally:
+                if late.active():
+                    late.cancel()
+        if failed:
+            raise StartError("; ".join(failed))
+
+    def announce(self) -> None:
+        """The server will leave. Harmless when it was said."""
+        if not self._announced:
+            self._announced = True
+            self._tell(Announce())
+
+    def leave(self, seconds: float) -> Deferred[None]:
+        """Have all send their clients away over so many seconds, and end; fires when they have."""
+        self.announce()
+        self._leaving = True
+        for one in self.workers:
+            if one.timer is not None:
+                one.timer.cancel()
+                one.timer = None
+        self._tell(Leave(seconds))
+        late = self._clock.callLater(seconds + GRACE, self._kill)
+        done: Deferred[None] = Deferred()
+
+        def over(_: object) -> None:
+            if late.active():
+                late.cancel()
+            done.callback(None)
+
+        DeferredList([one.ended for one in self.workers]).addCallback(over)
+        return done
+
+    def hurry(self) -> None:
+        """Whoever is left is sent away at once."""
+        self._tell(Hurry())
+
+    def stop(self) -> Deferred[None]:
+        """End those that are left; fires when they have."""
+        if self._pinging.running:
+            self._pinging.stop()
+        self._starting = None
+        left = [one for one in self.workers if one.process is not None]
+        done = self.leave(0)
+        if left:
+            self._kill()
+        return done
+
+    def _tell(self, what: Announce | Leave | Hurry) -> None:
+        for one in self.workers:
+            if one.link is not None:
+                one.link.say(what)
+
+    def _kill(self) -> None:
+        for one in self.workers:
+            if one.process is not None:
+                log.warn("{worker} has not ended: it is killed", worker=one.node)
+                one.process.signal(signal.SIGKILL)

@@ -1,0 +1,81 @@
+"""Starts a worker: a fresh process that inherits nothing but its two sockets, and where the log goes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from notify.transport import handover
+from notify.workers import wire
+from notify.workers.link import Link
+
+#: what a worker runs, and the descriptors of its link and of the sockets that it is handed
+MODULE, LINK, SOCKETS = "notify.cores", 3, 4
+
+#: what the service manager says to the first process alone
+_OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+
+
+class Child(ProcessProtocol):
+    """A worker's process. ``ended`` is called with how it ended."""
+
+    def __init__(self, ended: Callable[[str], object]) -> None:
+        self._ended = ended
+
+    def signal(self, number: int) -> None:
+        """Send it a signal. Harmless when it has ended."""
+        transport: Any = self.transport
+        try:
+            transport.signalProcess(number)
+        except ProcessExitedAlready:
+            pass
+
+    def processEnded(self, reason: Failure) -> None:
+        """It has ended."""
+        why: Any = reason.value
+        self._ended(f"signal {why.signal}" if why.signal else f"status {why.exitCode}")
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """A worker's environment: this process's, with the same modules."""
+    path = os.pathsep.join(part for part in map(os.path.abspath, sys.path) if os.path.exists(part))
+    return {**{name: value for name, value in environ.items() if name not in _OURS}, "PYTHONPATH": path}
+
+
+def spawn(
+    reactor: Any,
+    number: int,
+    gone: Callable[[str], object],
+    ended: Callable[[str], object],
+    soon: Callable[[Callable[[], None]], object],
+) -> tuple[Child, Link, socket.socket]:
+    """Start one: its process, its link, and what sockets are handed to it through. Raises ``OSError``.
+
+    ``gone`` is called when its link is at its end, ``ended`` when its process is.
+    """
+    ours, theirs = socket.socketpair()
+    desk, receiver = handover.pair()
+    child = Child(ended)
+    try:
+        reactor.spawnProcess(
+            child,
+            sys.executable,
+            [sys.executable, "-m", MODULE, str(number)],
+            env=environment(os.environ),
+            childFDs={0: 0, 1: 1, 2: 2, LINK: theirs.fileno(), SOCKETS: receiver.fileno()},
+        )
+    except OSError:
+        ours.close()
+        desk.close()
+        raise
+    finally:
+        theirs.close()
+        receiver.close()
+    return child, wire.join(reactor, ours, gone, soon), desk
