@@ -26,7 +26,7 @@ from twisted.python import usage
 from notify import components, dev
 from notify.config import Config, ConfigError, having, load
 from notify.core import access
-from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.dispatcher import Dispatcher
 from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
@@ -243,7 +243,7 @@ def build(
     tracer = tracing.make(config.tracing, context.node)
 
     # Core: who gets what.
-    soon = end_of_turn(reactor)
+    soon = role.soon(reactor)
     dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer)
     presence = PresenceWatch(registry, wheel.after)
     hub = Hub(live, dispatcher, registry, presence, metrics, wheel, world.now, random)

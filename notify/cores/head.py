@@ -82,6 +82,10 @@ class Head(Role):
         """See :class:`~notify.cores.role.Role`, like what follows."""
         made = super().make(kind, context)
         if not getattr(made, "alone", False):
+            if kind == "registry":
+                self._registry = SharedRegistry(
+                    made
+                )  # for the workers: a user's connections are counted there
             return made
         if kind == "broker":
             self._broker = SharedBroker(made)

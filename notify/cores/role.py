@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from notify import components
 from notify.config import Config
-from notify.core.dispatcher import Dispatcher
+from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress
@@ -29,6 +29,10 @@ class Role:
     #: whether WebSockets are served here
     serves = True
     metrics: Metrics
+
+    def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
+        """How the dispatcher has something called at the end of a turn."""
+        return end_of_turn(reactor)
 
     def make(self, kind: str, context: components.Context) -> Any:
         """A component of this kind. Raises ``StartError``."""

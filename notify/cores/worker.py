@@ -43,7 +43,7 @@ from notify.workers.frames import (
     Wanted,
 )
 from notify.workers.link import Link
-from notify.workers.registry import LinkedRegistry
+from notify.workers.registry import CountedRegistry, LinkedRegistry
 
 log = Logger()
 
@@ -62,7 +62,12 @@ class WorkerRole(Role):
         self._config = loads(begin.config)
         self._health: Health | None = None
         self._broker: IBroker | None = None
+        self._linked = False
         self._asked: Deferred[Nothing] | None = None
+
+    def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
+        """See there: messages that came over the link together are a turn's."""
+        return self._link.at_end if self._linked else super().soon(reactor)
 
     def make(self, kind: str, context: components.Context) -> Any:
         """See there: of what knows of its own process alone, the first process has the one that counts."""
@@ -74,8 +79,10 @@ class WorkerRole(Role):
     def _make(self, kind: str, context: components.Context) -> Any:
         factory, _ = components.find(kind, context.config)
         if not getattr(factory, "alone", False):
-            return super().make(kind, context)
+            made = super().make(kind, context)
+            return CountedRegistry(made, self._link, self._soon) if kind == "registry" else made
         if kind == "broker":
+            self._linked = True
             return LinkedBroker(self._link)
         if kind == "registry":
             return LinkedRegistry(super().make(kind, context), self._link, self._soon)

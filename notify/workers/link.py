@@ -63,7 +63,8 @@ class Link:
         self._number = 0
         self._out: list[bytes] = []
         self._waiting = 0
-        self._due = self._held = False
+        self._due = self._held = self._receiving = False
+        self._calls_due: list[Callable[[], None]] = []
         self._calls: dict[type[Struct], Callable[[Any], object]] = {}
         self._heard: dict[type[Struct], Callable[[Any], object]] = {}
 
@@ -148,10 +149,27 @@ class Link:
         except ValueError:  # of msgspec, too: DecodeError is one
             self.give_up("what it says cannot be understood")
             return
-        for frame in frames:
-            if not self.alive:
-                return
-            self._take(frame)
+        self._receiving = True
+        try:
+            for frame in frames:
+                if self.alive:
+                    self._take(frame)
+        finally:
+            self._receiving = False
+        calls, self._calls_due = self._calls_due, []
+        for call in calls:
+            call()
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Call this once all is taken that has come together; where nothing is being taken, at the end of this turn.
+
+        What came together was said in one turn of the other end's, so it is what belongs together; and a turn of the reactor
+        costs as much as some messages.
+        """
+        if self._receiving:
+            self._calls_due.append(call)
+        else:
+            self._soon(call)
 
     def gone(self) -> None:
         """The other end is gone: what was asked has no answer, and what it asked needs none. Harmless when it was."""

@@ -239,3 +239,34 @@ class LinkedRegistry(_Local):
     def _has_changed(self, said: Changed) -> None:
         if said.topic in self._watched:
             self._changed(said.topic)
+
+
+class CountedRegistry(LinkedRegistry):
+    """The worker's end where ``local`` knows itself who is present in other processes, as over NATS.
+
+    The first process counts a user's connections and no more: how many may be there is for the whole server.
+    """
+
+    def start(self, changed: Callable[[Topic], None]) -> Deferred[None]:
+        """See :class:`~notify.interfaces.IRegistry`, like what follows."""
+        return self._local.start(changed)
+
+    def presence(self, topic: Topic) -> Deferred[list[Presence]]:
+        """See there."""
+        return self._local.presence(topic)
+
+    def watch(self, topic: Topic) -> None:
+        """See there."""
+        self._local.watch(topic)
+
+    def unwatch(self, topic: Topic) -> None:
+        """See there."""
+        self._local.unwatch(topic)
+
+    def stop(self) -> Deferred[None]:
+        """See there."""
+        return self._local.stop()
+
+    def _count(self, connection: IConnection, topic: Topic, more: int) -> None:
+        if topic.kind == "user":
+            super()._count(connection, topic, more)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,20 @@ from notify.client import AsyncioClient
 from notify.client.publisher import Publisher
 from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer
-from tests.support.process import KEY, Client, Server, token, wait_for
+from tests.support.process import KEY, TWISTD, Client, Server, token, wait_for
 from tests.transport.test_websocket_attack import HANDSHAKE
 
 TWO = "[server]\nnode = 'n'\nworkers = 2\n"
+
+
+#: what systemd does: the socket is descriptor 3, and the process is told its own number
+ACTIVATE = """import os, socket, sys
+listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listening.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="ws", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def workers(server: Server) -> list[int]:
@@ -334,17 +347,42 @@ class Encrypted(Case):
             )
         )
         context = ssl.create_default_context(cafile=str(authority.certificate))
-        with server:
-            encrypted = [
-                connect(f"wss://localhost:{server.public}/ws", ssl=context, close_timeout=1) for _ in range(4)
-            ]
-            for number, one in enumerate(encrypted, 1):
-                client = Client(one)
+        url = f"wss://localhost:{server.public}/ws"
+        with server, ExitStack() as stack:
+            for number in range(1, 5):
+                client = Client(stack.enter_context(connect(url, ssl=context, close_timeout=1)))
                 client.send(type="auth", token=token(number))
                 self.assertTrue(client.receive()["success"])
             self.assertEqual(samples(server, "notify_worker_connections"), {'worker="1"': 2, 'worker="2"': 2})
-            for one in encrypted:
-                one.close()
+
+
+class Handed(Case):
+    """The port is the service manager's, and the clients are behind a proxy."""
+
+    def test_a_socket_that_was_handed_over_and_addresses_that_a_proxy_tells(self) -> Deferred[None]:
+        return self.thread(self.behind)
+
+    def behind(self) -> None:
+        server = Server(
+            f"{TWO}[limits]\nmax_connections_per_address = 3\n",
+            argv=[sys.executable, "-c", ACTIVATE, "PORT", str(TWISTD), "--nodaemon", "--pidfile="],
+        )
+        server.argv[3] = str(server.public)
+        text = re.sub(r"public = .*", 'public = "systemd:domain=INET:name=ws"', server.file.read_text())
+        server.file.write_text(text.replace("[listen]", '[listen]\ntrusted_proxies = ["127.0.0.1"]'))
+        url = f"ws://127.0.0.1:{server.public}/ws"
+        with server, ExitStack() as stack:
+
+            def come(address: str) -> None:
+                headers = {"X-Forwarded-For": address}
+                stack.enter_context(connect(url, additional_headers=headers, close_timeout=1))
+
+            for _ in range(3):
+                come("9.9.9.9")
+            with self.assertRaisesRegex(Exception, "429"):
+                come("9.9.9.9")
+            come("8.8.8.8")
+            self.assertEqual(samples(server, "notify_worker_connections"), {'worker="1"': 2, 'worker="2"': 2})
 
 
 class JetStream(Case):
@@ -361,7 +399,7 @@ class JetStream(Case):
     def two(self) -> None:
         config = (
             f"{TWO}[broker]\nplugin = 'jetstream'\n[broker.jetstream]\nservers = ['{self.nats.url}']\n"
-            "[registry]\nplugin = 'jetstream_kv'\n"
+            "[registry]\nplugin = 'jetstream_kv'\n[limits]\nmax_connections_per_user = 1\n"
         )
         server = Server(config)
         server.environ["STATE_DIRECTORY"] = str(server.folder)
@@ -376,6 +414,11 @@ class JetStream(Case):
             )
             _, present = server.http("GET", "/v1/presence?workspace_id=1&chat_id=5")
             self.assertEqual([user["user_id"] for user in present["users"]], [1, 2])
+            for _ in range(2):  # one for each worker
+                with connect(f"ws://127.0.0.1:{server.public}/ws", close_timeout=1) as second:
+                    client = Client(second)
+                    client.send(type="auth", token=token(1))
+                    self.assertEqual(client.closed()[0], 1013)
             gone = server.http("POST", "/v1/disconnect", {"workspace_id": 1, "user_id": 2})[1]
             self.assertEqual((gone["closed"], gone["reached"]["answered"]), (1, 3))
             self.assertEqual(other.closed()[0], 4503)

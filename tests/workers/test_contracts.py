@@ -17,7 +17,7 @@ from notify.testing.contracts import BrokerContract, ControlContract, RegistryCo
 from notify.topics import Topic
 from notify.workers.broker import LinkedBroker, SharedBroker
 from notify.workers.control import LinkedControl, SharedControl
-from notify.workers.registry import LinkedRegistry, SharedRegistry
+from notify.workers.registry import CountedRegistry, LinkedRegistry, SharedRegistry
 from tests.workers.joined import Joined
 
 
@@ -54,6 +54,16 @@ class RegistryOverALink(RegistryContract, TestCase):
 
 class RegistryOverALinkWithTextIds(TextIds, RegistryOverALink):
     pass
+
+
+class CountedOverALink(RegistryContract, TestCase):
+    """What a registry that knows of others by itself does is not changed by being counted."""
+
+    async def make_registry(self) -> IRegistry:
+        joined = Joined(the_reactor())
+        local = [registry.MemoryRegistry(registry.MemorySettings(), make_context()) for _ in range(2)]
+        SharedRegistry(local[0]).serve(joined.head)
+        return CountedRegistry(local[1], joined.worker, end_of_turn(the_reactor()))
 
 
 class _Silent:

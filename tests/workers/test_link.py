@@ -136,6 +136,27 @@ class Links(SynchronousTestCase):
         self.turns()
         self.assertEqual(heard, [Pong()])
 
+    def test_what_comes_together_is_taken_before_what_is_to_be_done_at_its_end(self) -> None:
+        done: list[object] = []
+
+        def heard(said: object) -> None:
+            if not done:
+                self.worker.at_end(lambda: at_end("first"))
+            done.append(type(said))
+
+        def at_end(what: str) -> None:
+            done.append(what)
+            if what == "first":
+                # Not now: whoever goes on and on leaves room for others.
+                self.worker.at_end(lambda: at_end("later"))
+
+        self.worker.hear(Pong, heard)
+        self.worker.hear(Lost, heard)
+        self.worker.received(pack(Pong()) + pack(Lost(TOPIC)))
+        self.assertEqual(done, [Pong, Lost, "first"])
+        self.turns()
+        self.assertEqual(done, [Pong, Lost, "first", "later"])
+
     def test_what_cannot_be_understood_ends_it(self) -> None:
         self.worker.received(b"\0\0\0\1\xc1")
         self.assertEqual(self.joined.ended, ["what it says cannot be understood"])
