@@ -9,13 +9,13 @@ from msgspec import structs
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.config import Api, Config, Drain, Duration, Limits, Listen, Log, PluginTable
+from notify.config import Api, Config, Drain, Duration, Limits, Listen, Log, PluginTable, Server
 from notify.core.live import InForce
 from notify.errors import StartError
 from notify.http.answers import Refused
 from notify.observe import logging
 from notify.service.reload import LIVE
-from notify.tap import build, in_force
+from notify.tap import Options, build, in_force, makeService
 from notify.testing import make_context
 
 OLD, NEW = "an-old-key-of-the-api", "a-new-key-of-the-api"
@@ -66,6 +66,14 @@ class WhatIsInForce(SynchronousTestCase):
             else:
                 error = self.assertRaises(StartError, in_force, make_context(), config)
                 self.assertIn("'limits.token_age' is wrong: from a minute to a year", str(error))
+
+
+class Workers(SynchronousTestCase):
+    def test_to_try_it_out_there_is_one_process(self) -> None:
+        options = Options()
+        options["dev"], options.config = True, Config(server=Server(workers=2))
+        left = self.assertRaises(SystemExit, makeService, options)
+        self.assertEqual(str(left), "notify: --dev is for one process: leave out [server] workers.")
 
 
 class Reloads(SynchronousTestCase):
