@@ -22,6 +22,9 @@ log = Logger()
 #: bytes that may wait for the other end
 MOST_WAITING = 64 * 2**20
 
+#: how often what is to be done at the end of what came together may lead to more that is; then others have their turn
+_ROUNDS = 2
+
 #: what may be raised at one end and is raised again at the other
 FAULTS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -154,11 +157,23 @@ class Link:
             for frame in frames:
                 if self.alive:
                     self._take(frame)
+            # What that leads to may lead to some more: messages are handed out, then counted.
+            for _ in range(_ROUNDS):
+                calls, self._calls_due = self._calls_due, []
+                for call in calls:
+                    self._run(call)
         finally:
             self._receiving = False
-        calls, self._calls_due = self._calls_due, []
-        for call in calls:
+            calls, self._calls_due = self._calls_due, []
+            for call in calls:
+                self._soon(call)
+
+    @staticmethod
+    def _run(call: Callable[[], None]) -> None:
+        try:
             call()
+        except Exception:
+            log.failure("what was to be done at the end of a turn failed")
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Call this once all is taken that has come together; where nothing is being taken, at the end of this turn.

@@ -146,16 +146,29 @@ class Links(SynchronousTestCase):
 
         def at_end(what: str) -> None:
             done.append(what)
-            if what == "first":
-                # Not now: whoever goes on and on leaves room for others.
-                self.worker.at_end(lambda: at_end("later"))
+            # Whoever goes on and on leaves room for others.
+            following = {"first": "second", "second": "later"}.get(what)
+            if following is not None:
+                self.worker.at_end(lambda: at_end(following))
 
         self.worker.hear(Pong, heard)
         self.worker.hear(Lost, heard)
         self.worker.received(pack(Pong()) + pack(Lost(TOPIC)))
-        self.assertEqual(done, [Pong, Lost, "first"])
+        self.assertEqual(done, [Pong, Lost, "first", "second"])
         self.turns()
-        self.assertEqual(done, [Pong, Lost, "first", "later"])
+        self.assertEqual(done, [Pong, Lost, "first", "second", "later"])
+
+    def test_what_fails_at_its_end_is_logged_and_ends_nothing(self) -> None:
+        done: list[str] = []
+
+        def heard(said: object) -> None:
+            self.worker.at_end(lambda: [][1])
+            self.worker.at_end(lambda: done.append("other"))
+
+        self.worker.hear(Pong, heard)
+        self.worker.received(pack(Pong()))
+        self.assertEqual((done, self.worker.alive), (["other"], True))
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
 
     def test_what_cannot_be_understood_ends_it(self) -> None:
         self.worker.received(b"\0\0\0\1\xc1")
