@@ -92,7 +92,7 @@ class Head(Role):
         elif kind == "registry":
             made = self._registry = SharedRegistry(made)
         elif kind == "control":
-            made = self._control = SharedControl(made, self._reactor.callLater)
+            made = self._control = SharedControl(made, self._reactor.callLater, context.now)
         return made
 
     def sink(self, dispatcher: Dispatcher) -> Any:

@@ -108,8 +108,7 @@ class _Arriving(Protocol):
             self._refuse(refused.answer)
             return
         except TurnedAway as why:
-            websocket.turned_away(address, why.reason)
-            self._refuse(Refused(_status(why)).answer)
+            self._turn_away(why, address)
             return
         if asked is None:
             self._open(accepted, address, rest)
@@ -130,11 +129,14 @@ class _Arriving(Protocol):
             self._open(accepted, address, rest)
         else:
             why = verdict.value
-            self._refuse(
-                Refused(
-                    _status(why) if isinstance(why, TurnedAway) else HTTPStatus.SERVICE_UNAVAILABLE
-                ).answer
-            )
+            if isinstance(why, TurnedAway):
+                self._turn_away(why, address)
+            else:  # the other process is gone
+                self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE).answer)
+
+    def _turn_away(self, why: TurnedAway, address: str) -> None:
+        self._factory.websocket.turned_away(address, why.reason)
+        self._refuse(Refused(_status(why)).answer)
 
     def _open(self, accepted: Accepted, address: str, rest: bytes) -> None:
         visit, self._visit = self._visit, None

@@ -108,6 +108,21 @@ class Do(Said, frozen=True):
     argument: bytes
 
 
+class Keep(Said, frozen=True):
+    """``IControl.keep``: the record in place of ``there``, None where there is none."""
+
+    key: str
+    there: bytes | None
+    record: bytes
+    until: float
+
+
+class Remember(Said, frozen=True):
+    """What is kept, in parts: ``again`` asks for the next of them. What is kept from the first question on is told besides."""
+
+    again: bool
+
+
 class Identify(Said, frozen=True):
     """A socket that was handed over turns out to be of this address."""
 
@@ -197,14 +212,31 @@ class Answers(Said, frozen=True):
     detail: str
 
 
+class Other(Said, frozen=True):
+    """It was not kept: something else is there, or nothing."""
+
+    there: bytes | None
+
+
+class Records(Said, frozen=True):
+    """Some of what is kept, by key; ``more``: there are others."""
+
+    records: list[tuple[str, bytes]]
+    more: bool
+
+
 class Document(Said, frozen=True):
     """Bytes that who asked knows how to read."""
 
     data: bytes
 
 
-Asked: TypeAlias = Follow | Replay | Publish | Present | Room | Ask | Do | Identify | Scrape | Reload
-Answered: TypeAlias = Nothing | At | From | History | Users | Yes | Verdict | Answers | Document
+Asked: TypeAlias = (
+    Follow | Replay | Publish | Present | Room | Ask | Do | Keep | Remember | Identify | Scrape | Reload
+)
+Answered: TypeAlias = (
+    Nothing | At | From | History | Users | Yes | Verdict | Answers | Other | Records | Document
+)
 
 
 class Call(Said, frozen=True):
@@ -267,6 +299,13 @@ class Changed(Said, frozen=True):
     """The presence of a watched topic may have changed."""
 
     topic: Topic
+
+
+class Kept(Said, frozen=True):
+    """A record is kept from now on, in place of what was under its key."""
+
+    key: str
+    record: bytes
 
 
 class Sockets(Said, frozen=True):
@@ -350,6 +389,7 @@ Frame: TypeAlias = (
     | Members
     | Watch
     | Changed
+    | Kept
     | Sockets
     | Begin
     | Ready

@@ -20,6 +20,7 @@ _MOST = frozenset(("notify_draining", "notify_broker_faults", "notify_history_ho
 _FIRST = frozenset(
     (
         "notify_nodes",
+        "notify_revocations",
         "notify_sockets",
         "notify_reloads",
         "notify_drain_left",

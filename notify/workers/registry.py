@@ -185,6 +185,7 @@ class LinkedRegistry(_Local):
 
     def room(self, topic: Topic, most: int) -> Deferred[bool]:
         """See :class:`~notify.interfaces.IPlaces`."""
+        self._say()  # before this question counts: the first process counts it itself
         self._asking[topic] += 1
 
         def over(answer: Yes | Failure) -> Yes | Failure:
@@ -193,7 +194,6 @@ class LinkedRegistry(_Local):
             self._mark(topic, topic.id)
             return answer
 
-        self._say()
         asked = self._link.ask(Room(topic, most)).addBoth(over)
         return asked.addCallback(lambda answer: answer.yes)
 

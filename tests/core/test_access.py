@@ -303,7 +303,7 @@ class Disconnect(Case):
         self.assertEqual((closed, self.client.closed), (1, (4503, "")))
         self.assertIsNone(other.closed)
         self.assertEqual(self.reviewer.forgotten, [(1, 1)])
-        access.forget(self.world.live, 3, "a")
+        access.forget(self.world.hub, 3, "a")
         self.assertEqual(self.reviewer.forgotten[1:], [(3, "a")])
 
     def test_it_can_be_for_a_moment(self) -> None:

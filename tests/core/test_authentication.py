@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import alsoProvides
 
 from notify.config import Duration, Limits
+from notify.core import access
+from notify.core.revocations import Revocation
+from notify.errors import Unavailable
 from notify.identity import Identity
+from notify.interfaces import IPlaces
 from notify.testing import chat_payload, notification_payload
-from notify.topics import chat, user
-from tests.support.world import NOW, World
+from notify.topics import Topic, chat, user
+from tests.support.world import NOW, Client, World
 
 
 class Auth(SynchronousTestCase):
@@ -210,3 +217,86 @@ class Expiry(SynchronousTestCase):
         world.turn()
         self.assertEqual([f["chat_id"] for f in client.take()], [1])
         self.assertEqual(world.sample("notify_subscriptions"), 1)
+
+
+class Elsewhere(SynchronousTestCase):
+    """A user has connections in other processes: whether there is a place for one more has to be asked."""
+
+    def setUp(self) -> None:
+        self.world = World(Limits(max_connections_per_user=1))
+        self.asked: list[Deferred[bool]] = []
+        registry: Any = self.world.registry
+        alsoProvides(registry, IPlaces)
+        registry.room = self.room
+
+    def room(self, topic: Topic, most: int) -> Deferred[bool]:
+        self.assertEqual((topic, most), (user(1, 1), 1))
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+    def client(self, issued_at: float | None = NOW) -> Client:
+        self.world.authenticator.tokens["t"] = Identity(1, 1, None, None, (), issued_at)
+        client = self.world.connect()
+        client.send(type="auth", token="t")
+        self.assertEqual((client.take(), len(self.asked)), ([], 1))
+        return client
+
+    def revoke(self) -> int:
+        return access.revoke(self.world.hub, Revocation(1, 1, NOW + 1, NOW + 60))
+
+    def test_where_there_is_one_it_is_taken(self) -> None:
+        client = self.client()
+        self.asked[0].callback(True)
+        self.assertTrue(client.take()[0]["success"])
+        self.assertIn(client.connection, self.world.registry.members(user(1, 1)))
+        self.assertEqual(self.world.hub.waiting, {})
+
+    def test_where_there_is_none_it_is_sent_away(self) -> None:
+        client = self.client()
+        self.asked[0].callback(False)
+        self.assertEqual((client.closed[0], self.world.hub.waiting), (1013, {}))
+        self.assertEqual(self.world.sample("notify_auth_total", result="full"), 1)
+
+    def test_where_nobody_can_tell_it_comes_back(self) -> None:
+        client = self.client()
+        self.asked[0].errback(Unavailable("gone"))
+        self.assertEqual((client.closed[0], self.world.hub.waiting), (1013, {}))
+        self.assertEqual(self.world.sample("notify_auth_total", result="unavailable"), 1)
+
+    def test_who_leaves_meanwhile_takes_none(self) -> None:
+        client = self.client()
+        client.leave()
+        self.asked[0].callback(True)
+        self.assertEqual(list(self.world.registry.members(user(1, 1))), [])
+        self.assertEqual((client.take(), self.world.hub.waiting), ([], {}))
+
+    def test_who_is_revoked_meanwhile_does_not_get_in(self) -> None:
+        client = self.client()
+        self.assertEqual(self.revoke(), 0)
+        self.asked[0].callback(True)
+        # Asked about anew, and told so once there is an answer again.
+        self.asked[1].callback(True)
+        self.assertEqual((client.closed, client.take()), ((4002, "token revoked"), []))
+        self.assertEqual(list(self.world.registry.members(user(1, 1))), [])
+
+    def test_a_token_that_was_revoked_before_takes_no_place_either(self) -> None:
+        self.revoke()
+        client = self.client(NOW - 10)
+        self.asked[0].callback(True)
+        self.assertEqual(client.closed, (4002, "token revoked"))
+
+    def test_who_is_disconnected_meanwhile_is_asked_about_anew(self) -> None:
+        client = self.client()
+        access.disconnect(self.world.hub, 1, 1)
+        del self.world.authenticator.tokens["t"]
+        self.asked[0].callback(True)
+        self.assertEqual((client.closed[0], len(self.asked)), (4500, 1))
+
+    def test_whose_chats_change_meanwhile_is_asked_about_anew(self) -> None:
+        client = self.client()
+        access.unsubscribe(self.world.hub, 1, 1, 5)
+        self.world.authenticator.tokens["t"] = Identity(1, 1, None, frozenset((6,)), (), NOW)
+        self.asked[0].callback(True)
+        self.asked[1].callback(True)
+        self.assertTrue(client.take()[0]["success"])
+        self.assertEqual(client.connection.identity.chats, frozenset((6,)))

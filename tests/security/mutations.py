@@ -86,6 +86,8 @@ TABLE = (
              "core/test_revocations.py::Revoked::test_nor_does_who_has_authenticated_and_is_not_told_yet"),
     Mutation("core/authentication.py", "    if _revoked(identity, client):\n        return None\n", "",
              "core/test_revocations.py::Revoked::test_who_is_just_authenticating_does_not_get_in"),
+    Mutation("core/access.py", "    hub.waiting.pop(topics.user(workspace_id, user_id), None)\n", "",
+             "core/test_authentication.py::Elsewhere::test_who_is_disconnected_meanwhile_is_asked_about_anew"),
     Mutation("core/authentication.py", "        oldest = identity.issued_at + limits.token_age\n", "        oldest = float(\"inf\")\n",
              "core/test_revocations.py::Age::test_a_token_ends_when_a_revocation_of_it_would"),
     Mutation("core/revocations.py", "        if identity.issued_at is None:\n", "        if identity.issued_at is None and not revocation:\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -66,24 +67,21 @@ class CountedOverALink(RegistryContract, TestCase):
         return CountedRegistry(local[1], joined.worker, end_of_turn(the_reactor()))
 
 
-class _Silent:
+class _Silent(control.MemoryControl):
     """The first process of a server whose only node that answers is a worker."""
-
-    def start(self, do: object) -> Deferred[None]:
-        return succeed(None)
 
     def ask(self, command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
         return succeed(Gathered([], []))
-
-    def stop(self) -> Deferred[None]:
-        return succeed(None)
 
 
 class ControlOverALink(ControlContract, TestCase):
     async def make_control(self, node: str) -> IControl:
         joined = Joined(the_reactor())
         self.addCleanup(joined.end, "the test is over")
-        shared: Any = SharedControl(_Silent(), the_reactor().callLater)  # type: ignore[arg-type]
+        silent = _Silent(control.MemorySettings(), make_context(node="first"))
+        shared = SharedControl(silent, the_reactor().callLater, time.time)
+        await shared.start(lambda command, argument: succeed(b"null"))
+        await shared.watch(lambda key, record: None)
         shared.serve(joined.head, node)
         return LinkedControl(joined.worker, node)
 
@@ -91,4 +89,4 @@ class ControlOverALink(ControlContract, TestCase):
 class SharedControlWithoutWorkers(ControlContract, TestCase):
     async def make_control(self, node: str) -> IControl:
         own = control.MemoryControl(control.MemorySettings(), make_context(node=node))
-        return SharedControl(own, the_reactor().callLater)
+        return SharedControl(own, the_reactor().callLater, time.time)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,6 +20,7 @@ from notify.messages import Followed, Position
 from notify.registries import memory as registry
 from notify.testing import FakeConnection, Recorder, chat_payload, make_context
 from notify.topics import Topic
+from notify.workers import control as workers_control
 from notify.workers.broker import LinkedBroker, SharedBroker
 from notify.workers.control import PATIENCE, LinkedControl, SharedControl
 from notify.workers.registry import LinkedRegistry, SharedRegistry
@@ -242,6 +244,15 @@ class Registry(Case):
         self.assertTrue(self.result(let_in(self.workers[1], "in time")))
         self.assertFalse(self.result(let_in(self.workers[0], "too late")))
 
+    def test_a_place_is_free_in_the_turn_in_which_one_leaves(self) -> None:
+        mine, one = topics.user(1, 7), FakeConnection(7)
+        self.workers[0].room(mine, 1).addCallback(lambda _: self.workers[0].join(one, mine))
+        self.turns()
+        self.assertFalse(self.result(self.workers[0].room(mine, 1)))
+        self.turns()
+        self.workers[0].forget(one)
+        self.assertTrue(self.result(self.workers[0].room(mine, 1)))
+
     def test_a_place_that_is_not_taken_is_free_again(self) -> None:
         mine = topics.user(1, 7)
         self.assertTrue(self.result(self.workers[0].room(mine, 1)))
@@ -252,8 +263,10 @@ class Registry(Case):
 class Control(Case):
     def setUp(self) -> None:
         super().setUp()
-        own = control.MemoryControl(control.MemorySettings(), make_context(self.clock, node="n"))
-        self.shared = SharedControl(own, self.clock.callLater)
+        self.now = self.clock.seconds
+        context = replace(make_context(self.clock, node="n"), now=self.now)
+        own = control.MemoryControl(control.MemorySettings(), context)
+        self.shared = SharedControl(own, self.clock.callLater, self.now)
         self.shared.start(lambda command, argument: succeed(b'"n"'))
         self.workers = []
         for number, joined in enumerate(self.links, 1):
@@ -293,3 +306,78 @@ class Control(Case):
         self.shared.drop(self.links[1].head)
         self.assertEqual(self.successResultOf(asked).missing, ["n-w2"])
         self.assertEqual(self.result(self.shared.ask("it", b"null")).missing, [])
+
+    def watch(self) -> list[dict[str, bytes]]:
+        """What each process has heard is kept: the first, and the workers."""
+        heard: list[dict[str, bytes]] = [{}, {}, {}]
+        for one, records in zip((self.shared, *self.workers), heard, strict=True):
+            self.result(one.watch(records.__setitem__))
+        return heard
+
+    def keep(self, by: Any, key: str, record: bytes, seconds: float = 60) -> Any:
+        return self.result(by.keep(key, lambda there: (there or b"") + record, self.now() + seconds))
+
+    def test_what_one_keeps_all_hear(self) -> None:
+        heard = self.watch()
+        self.assertFalse(self.keep(self.workers[0], "a", b"1"))
+        self.assertFalse(self.keep(self.shared, "b", b"2"))
+        self.assertFalse(self.keep(self.workers[1], "a", b"3"))
+        self.turns()
+        self.assertEqual(heard, [{"a": b"13", "b": b"2"}] * 3)
+
+    def test_one_that_is_started_later_hears_all_of_it_before_anything_else(self) -> None:
+        self.patch(workers_control, "PAGE", 3)
+        self.result(self.shared.watch(lambda key, record: None))
+        for number in range(7):
+            self.keep(self.shared, f"k{number}", b"%d" % number)
+        heard: list[tuple[str, bytes]] = []
+        watching = self.workers[0].watch(lambda *record: heard.append(record))
+        self.clock.advance(0)
+        # What is kept while it is told is not lost among the rest, whatever comes first.
+        self.keep(self.shared, "k6", b"!")
+        self.keep(self.shared, "new", b"n")
+        self.result(watching)
+        self.assertEqual(
+            dict(heard), {**{f"k{number}": b"%d" % number for number in range(6)}, "k6": b"6!", "new": b"n"}
+        )
+
+    def test_two_that_keep_something_under_one_key_at_once_both_have_their_say(self) -> None:
+        heard = self.watch()
+        asked = [
+            one.keep("a", lambda there, own=own: (there or b"") + own, self.now() + 60)
+            for one, own in zip(self.workers, (b"1", b"2"), strict=True)
+        ]
+        self.turns()
+        self.assertEqual(list(map(self.result, asked)), [False, False])
+        self.assertEqual(sorted(heard[0]["a"]), sorted(b"12"))
+        self.assertEqual(heard, [heard[0]] * 3)
+
+    def test_where_others_are_always_faster_it_is_given_up(self) -> None:
+        self.watch()
+        others = iter(range(100))
+
+        def merge(there: bytes | None) -> bytes:
+            self.shared.keep("a", lambda _: b"%d" % next(others), self.now() + 60)
+            return b"mine"
+
+        asked = self.workers[0].keep("a", merge, self.now() + 60)
+        for _ in range(10):
+            self.turns()
+        self.failureResultOf(asked, Unavailable)
+
+    def test_what_has_ended_is_told_to_nobody(self) -> None:
+        self.result(self.shared.watch(lambda key, record: None))
+        self.keep(self.shared, "short", b"1", 1)
+        self.clock.advance(2)
+        self.keep(self.shared, "long", b"2")
+        heard: dict[str, bytes] = {}
+        self.result(self.workers[0].watch(heard.__setitem__))
+        self.assertEqual(heard, {"long": b"2"})
+
+    def test_one_that_is_gone_is_told_nothing(self) -> None:
+        heard = self.watch()
+        self.links[0].end("killed")
+        self.shared.drop(self.links[0].head)
+        self.failureResultOf(self.workers[0].keep("a", lambda there: b"1", self.now() + 60), Unavailable)
+        self.keep(self.workers[1], "a", b"1")
+        self.assertEqual(heard, [{"a": b"1"}, {}, {"a": b"1"}])
