@@ -366,8 +366,9 @@ def build(
         reloads=lambda: reloader.outcome,
         reload=lambda: role.reload(reloader),
         drain=lambda: role.drain(lifecycle),
+        shed=role.shed,
     )
-    role.steered(reloader.reload, lifecycle)
+    role.steered(steering, reloader.reload, lifecycle)
 
     sink, collector = role.sink(dispatcher), Collector(wheel)
     parts = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import StringIO
 from ipaddress import ip_network
 from typing import Any
 
@@ -72,8 +74,10 @@ class Workers(SynchronousTestCase):
     def test_to_try_it_out_there_is_one_process(self) -> None:
         options = Options()
         options["dev"], options.config = True, Config(server=Server(workers=2))
-        left = self.assertRaises(SystemExit, makeService, options)
-        self.assertEqual(str(left), "notify: --dev is for one process: leave out [server] workers.")
+        said = StringIO()
+        self.patch(sys, "__stderr__", said)
+        self.assertRaises(SystemExit, makeService, options)
+        self.assertEqual(said.getvalue(), "notify: --dev is for one process: leave out [server] workers.\n")
 
 
 class Reloads(SynchronousTestCase):

@@ -88,7 +88,7 @@ class NodeItem(Struct, frozen=True):
 
     ``uptime`` is in seconds; ``published`` (to it) and ``delivered`` (to its clients) are messages a second, measured over
     one. ``stage`` is ``starting``, ``serving``, or how far it is on its way out: ``announced``, ``closing``, ``finishing``. ``reloaded`` is
-    Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one changed nothing.
+    Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one failed.
     """
 
     node: str
@@ -173,7 +173,8 @@ class Steering:
     """Does what this node is asked.
 
     ``broker`` gives its status, ``stage`` the drain's, ``reloads`` the Unix time of the last reload and why it failed.
-    ``reload`` and ``drain`` begin that, and return at once.
+    ``reload`` and ``drain`` begin that, and return at once. ``shed`` sends a share of this node's clients to others where those
+    are in other processes: it gives a :class:`Shedding`, or a Deferred of one.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class Steering:
         reloads: Callable[[], tuple[float | None, str]],
         reload: Callable[[], object],
         drain: Callable[[], object],
+        shed: Callable[[ShedOrder], object] | None = None,
     ) -> None:
         self._hub = hub
         self._node = node
@@ -194,6 +196,7 @@ class Steering:
         self._reload = reload
         self._drain = drain
         self._shed = Shed(hub)
+        self._send_away = shed or self._send_own_away
         self._begun = hub.wheel.seconds()
         self._commands: dict[str, tuple[type, Callable[[Any], object]]] = {
             "nodes": (Nothing, self._node_item),
@@ -342,9 +345,12 @@ class Steering:
         if revocation is not None:
             access.revoke(self._hub, revocation)
 
-    def _begin_to_shed(self, order: ShedOrder) -> Shedding:
+    def _begin_to_shed(self, order: ShedOrder) -> object:
         if self._stage() != "serving":
             return Shedding(refused="not_serving")
+        return self._send_away(order)
+
+    def _send_own_away(self, order: ShedOrder) -> Shedding:
         if self._shed.running:
             return Shedding(refused="already_shedding")
         clients, seconds = self._shed.begin(order.share)

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IProtocolFactory
@@ -14,6 +15,7 @@ from twisted.logger import Logger
 from notify import components
 from notify.config import Config, dumps
 from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.steering import Shedding, ShedOrder, Steering
 from notify.cores.role import Role
 from notify.errors import StartError
 from notify.observe import logging
@@ -31,7 +33,7 @@ from notify.workers import limits
 from notify.workers import metrics as counted
 from notify.workers.broker import SharedBroker
 from notify.workers.control import SharedControl
-from notify.workers.frames import Begin, Line, Scrape
+from notify.workers.frames import Begin, Line, Scrape, Shed
 from notify.workers.link import Link
 from notify.workers.registry import SharedRegistry
 
@@ -165,7 +167,25 @@ class Head(Role):
         """See there."""
         return (Part(start=self.crew.start, stop=self.crew.stop),)
 
-    def steered(self, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
+    def shed(self, order: ShedOrder) -> Deferred[Shedding]:
+        """See there: every worker sends this share of its clients away."""
+        asked = [self._bounded(one.link.ask(Shed(order.share))) for one in self.crew.ready if one.link]
+
+        def gather(results: list[tuple[bool, Any]]) -> Shedding:
+            told = [msgspec.json.decode(said.data, type=Shedding) for done, said in results if done]
+            begun = [one for one in told if not one.refused]
+            if told and not begun:
+                return told[0]
+            if not begun:
+                return Shedding(refused="not_serving")
+            return Shedding(sum(one.clients for one in begun), max(one.seconds for one in begun))
+
+        shedding: Any = DeferredList(asked, consumeErrors=True)
+        shedding.addCallback(gather)
+        begun: Deferred[Shedding] = shedding
+        return begun
+
+    def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
         """What a worker that is told to reload or to drain has this process do."""
         self._reload, self._lifecycle = reload, lifecycle
 

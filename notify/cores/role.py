@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from notify import components
 from notify.config import Config
 from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.steering import ShedOrder, Steering
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress
@@ -28,6 +29,8 @@ class Role:
     node = part = ""
     #: whether WebSockets are served here
     serves = True
+    #: how a share of this node's clients is sent to others, where they are clients of other processes
+    shed: Callable[[ShedOrder], object] | None = None
     metrics: Metrics
 
     def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
@@ -90,8 +93,8 @@ class Role:
         """This node is told to leave."""
         lifecycle.drain()
 
-    def steered(self, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
-        """How this process is made to reload, and to leave."""
+    def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
+        """How this process is made to do what nodes are asked, to reload, and to leave."""
 
     def parts(self) -> tuple[Part, ...]:
         """What is started last, and stopped first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
@@ -12,6 +13,7 @@ from twisted.logger import Logger
 from notify import components
 from notify.config import Config, loads
 from notify.core.dispatcher import end_of_turn
+from notify.core.steering import ShedOrder, Steering
 from notify.cores.role import Role
 from notify.errors import StartError
 from notify.interfaces import IBroker
@@ -40,6 +42,7 @@ from notify.workers.frames import (
     Ready,
     Reload,
     Scrape,
+    Shed,
     Wanted,
 )
 from notify.workers.link import Link
@@ -116,6 +119,15 @@ class WorkerRole(Role):
     def drain(self, lifecycle: Lifecycle) -> None:
         """See there: it is the whole server that leaves."""
         self._link.say(Wanted("drain"))
+
+    def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
+        """See there: the first process has each worker send away a share of its clients."""
+
+        def shed(asked: Shed) -> Deferred[Document]:
+            done = steering.do("shed", msgspec.json.encode(ShedOrder(asked.share)))
+            return done.addCallback(Document)
+
+        self._link.answer(Shed, shed)
 
     def reloaded(self, lifecycle: Lifecycle, reloader: Reloader) -> None:
         """See there."""

@@ -140,6 +140,12 @@ class Reload(Said, frozen=True):
     config: bytes
 
 
+class Shed(Said, frozen=True):
+    """The worker is to send this share of its clients away; the answer is that of the control's command, as JSON."""
+
+    share: float
+
+
 class Nothing(Said, frozen=True):
     """No answer but that it is done."""
 
@@ -232,7 +238,19 @@ class Document(Said, frozen=True):
 
 
 Asked: TypeAlias = (
-    Follow | Replay | Publish | Present | Room | Ask | Do | Keep | Remember | Identify | Scrape | Reload
+    Follow
+    | Replay
+    | Publish
+    | Present
+    | Room
+    | Ask
+    | Do
+    | Keep
+    | Remember
+    | Identify
+    | Scrape
+    | Reload
+    | Shed
 )
 Answered: TypeAlias = (
     Nothing | At | From | History | Users | Yes | Verdict | Answers | Other | Records | Document
