@@ -238,27 +238,28 @@ class _FromEnvironment(str):
 class Source(str):
     """What a configuration was read from, as errors name it; and which file a key comes from, where there are several."""
 
-    __slots__ = ("_keys", "files")
+    __slots__ = ("files", "keys")
     files: tuple[str, ...]
-    _keys: dict[str, str]
+    #: the file that each dotted key comes from
+    keys: dict[str, str]
 
     @classmethod
     def of(cls, files: Sequence[str]) -> Source:
         """The source that these files are, in their order; none: the environment."""
         source = cls(", ".join(files) or "the environment")
-        source.files, source._keys = tuple(files), {}
+        source.files, source.keys = tuple(files), {}
         return source
 
     def read(self, key: str, file: str) -> None:
         """The dotted key, and with it all below it, comes from this file."""
-        self._keys[key] = file
+        self.keys[key] = file
 
     def having(self, key: str) -> str:
         """The file that the dotted key comes from, or a key below it; what is in none is nowhere in particular."""
         key = key.partition("[")[0]  # of an array's element: the array
         above = [key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1)]
-        below = [known for known in self._keys if known.startswith(f"{key}.")]
-        return next((self._keys[known] for known in (*above, *below) if known in self._keys), self)
+        below = [known for known in self.keys if known.startswith(f"{key}.")]
+        return next((self.keys[known] for known in (*above, *below) if known in self.keys), self)
 
 
 def having(source: str, key: str) -> str:
@@ -317,15 +318,27 @@ def _lay_over(
 _VARIABLE = "\0variable"
 
 
+class _Given(Struct, frozen=True):
+    """A configuration, and what it was read from."""
+
+    config: Config
+    files: tuple[str, ...]
+    keys: dict[str, str]
+
+
 def dumps(config: Config) -> bytes:
     """A configuration as JSON, for another process of this version."""
 
     def plain(value: object) -> object:
         if isinstance(value, _FromEnvironment):
             return {_VARIABLE: value.variable, "value": str(value)}
+        if isinstance(value, Source):
+            return str(value)
         return float(value) if isinstance(value, float) else int(value)  # type: ignore[call-overload]
 
-    return msgspec.json.encode(config, enc_hook=plain)
+    source = config.source
+    files, keys = (source.files, source.keys) if isinstance(source, Source) else ((), {})
+    return msgspec.json.encode({"config": config, "files": files, "keys": keys}, enc_hook=plain)
 
 
 def loads(data: bytes) -> Config:
@@ -340,13 +353,15 @@ def loads(data: bytes) -> Config:
             return {key: restored(each) for key, each in value.items()}
         return [restored(each) for each in value] if isinstance(value, list) else value
 
-    config = msgspec.json.decode(data, type=Config, dec_hook=_decode)
+    given = msgspec.json.decode(data, type=_Given, dec_hook=_decode)
+    config, source = given.config, Source(given.config.source)
+    source.files, source.keys = given.files, given.keys
     tables = {
         kind: msgspec.structs.replace(table, tables=restored(table.tables))
         for kind in PLUGIN_TABLES
         for table in (getattr(config, kind),)
     }
-    return msgspec.structs.replace(config, **tables)
+    return msgspec.structs.replace(config, source=source, **tables)
 
 
 def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "") -> S:

@@ -68,6 +68,24 @@ class Configuration(SynchronousTestCase):
         _, jwt = components.find("auth", again)
         self.assertEqual(tuple(jwt.algorithms), ("HS256", "HS384"))
 
+    def test_of_several_files_the_one_is_named_that_has_a_key(self) -> None:
+        paths = [self.mktemp(), self.mktemp()]
+        for path, text in zip(
+            paths,
+            (
+                "[listen]\nallowed_origins = ['https://a.example']\n",
+                "[auth.jwt]\nsecret = 'short'\n[limits]\nmax_frame = '1MiB'\n",
+            ),
+            strict=True,
+        ):
+            with open(path, "w") as file:
+                file.write(text)
+        again = loads(dumps(load(paths, {})))
+        self.assertEqual(again, load(paths, {}))
+        self.assertEqual(again.source, ", ".join(paths))
+        for key, path in (("listen.allowed_origins", paths[0]), ("limits.max_frame", paths[1])):
+            self.assertEqual(config.having(again.source, key), path)
+
     def test_how_many_workers_there_may_be(self) -> None:
         for text in ("0", "65", "many", "-1"):
             error = self.assertRaises(config.ConfigError, load, None, {"NOTIFY_SERVER__WORKERS": text})
