@@ -258,7 +258,7 @@ def build(
         clients=lambda: role.clients(len(hub.connections)),
         # Not at once: whoever asked over HTTP gets an answer first.
         leave=lambda: reactor.callLater(0, reactor.stop),
-        fault=lambda: reloader.outcome[1],
+        fault=lambda: reloader.fault,
     )
 
     def patience() -> float:

@@ -29,7 +29,7 @@ _MARGIN = 15.0
 class Lifecycle:
     """From the start to the end of one process.
 
-    ``clients`` counts them, and ``fault`` says why the last reload changed nothing, for the status line. ``leave`` is called once, when the server is told to leave: it stops
+    ``clients`` counts them, and ``fault`` says what is wrong with the last reload, for the status line. ``leave`` is called once, when the server is told to leave: it stops
     the service. ``clock`` is an ``IReactorTime``.
     """
 
@@ -134,5 +134,4 @@ class Lifecycle:
         count, broker = self._clients(), self._health.report().broker
         clients = f"{count} client{'' if count == 1 else 's'}"
         said = f"Serving {clients}." if broker.ready else f"Not ready, with {clients}: {broker.detail}."
-        failed = self._fault()
-        return f"{said} The last reload changed nothing: {failed}" if failed else said
+        return f"{said} {self._fault()}".rstrip()

@@ -114,8 +114,10 @@ class Reloader:
         self._done = done
         self._reloads = reloads
         self._now = now
-        #: the Unix time of the last reload, None before the first; and why it changed nothing, or nothing
+        #: the Unix time of the last reload, None before the first; and why it failed, or nothing
         self.outcome: tuple[float | None, str] = (None, "")
+        #: what there is to know of a last reload that failed: a sentence
+        self.fault = ""
         self._running = self._again = False
 
     def reload(self) -> None:
@@ -147,7 +149,7 @@ class Reloader:
         try:
             await maybeDeferred(self._applied)
         except StartError as error:
-            self._over(str(error))
+            self._over(str(error), "The last reload is not in force everywhere")
             log.error("reloaded, but not everywhere: {reason}", reason=str(error))
             return
         self._over()
@@ -159,8 +161,9 @@ class Reloader:
         self._over("it failed; the log says how")
         log.failure("not reloaded", failure)
 
-    def _over(self, failed: str = "") -> None:
+    def _over(self, failed: str = "", what: str = "The last reload changed nothing") -> None:
         self.outcome = self._now(), failed
+        self.fault = f"{what}: {failed}" if failed else ""
         self._reloads.labels("failed" if failed else "ok").inc()
 
     def _finished(self, _: object) -> None:

@@ -139,7 +139,7 @@ class LifecycleTests(LifeCase):
         self.life.ready()
         for self.fault, expected in (
             (
-                "FILE: unknown key 'x'.",
+                "The last reload changed nothing: FILE: unknown key 'x'.",
                 "Serving 0 clients. The last reload changed nothing: FILE: unknown key 'x'.",
             ),
             ("", "Serving 0 clients."),

@@ -9,6 +9,7 @@ from zope.interface import implementer
 
 from notify.config import Config, ConfigError, Drain, Duration, Limits, Listen, Log, PluginTable, Size
 from notify.core.live import InForce, Live
+from notify.errors import StartError
 from notify.interfaces import ISuccessor
 from notify.observe import logging
 from notify.observe.metrics import Metrics
@@ -112,6 +113,7 @@ class ReloaderTests(TestCase):
         self.next = ConfigError("no such file")
         self.reloader.reload()
         self.assertEqual(self.reloader.outcome, (1234.5, "no such file"))
+        self.assertEqual(self.reloader.fault, "The last reload changed nothing: no such file")
         self.next = Config()
         self.reloader.reload()
         self.preparing.pop().errback(RuntimeError("a fault"))
@@ -119,9 +121,24 @@ class ReloaderTests(TestCase):
         self.assertEqual(self.reloader.outcome, (1234.5, "it failed; the log says how"))
         self.reloader.reload()
         self.preparing.pop().callback(None)
-        self.assertEqual(self.reloader.outcome, (1234.5, ""))
+        self.assertEqual((self.reloader.outcome, self.reloader.fault), ((1234.5, ""), ""))
         counts = [self.reloads.labels(result)._value.get() for result in ("ok", "failed")]
         self.assertEqual(counts, [1, 2])
+
+    def test_what_others_could_not_follow_is_in_force_here_and_told(self) -> None:
+        waits: Deferred[None] = Deferred()
+        self.reloader._applied = lambda: waits
+        self.next = Config(log=Log(level="debug"))
+        self.reloader.reload()
+        self.preparing.pop().callback(None)
+        self.assertEqual((self.level, self.done), ("debug", 0))
+        waits.errback(StartError("n-w2 did not answer"))
+        self.assertEqual((self.level, self.done), ("debug", 1))
+        self.assertEqual(self.reloader.outcome, (1234.5, "n-w2 did not answer"))
+        self.assertEqual(
+            self.reloader.fault, "The last reload is not in force everywhere: n-w2 did not answer"
+        )
+        self.assertEqual(self.reloads.labels("failed")._value.get(), 1)
 
     def test_a_successor_takes_over_before_it_starts(self) -> None:
         took: list[object] = []
