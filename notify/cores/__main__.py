@@ -26,7 +26,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Serve, until the first process says that it is over or is gone."""
     # Not from a terminal or a service manager, which tell all processes of a server: the first one says what is to be done.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     # Also where it hangs, and could not see that.

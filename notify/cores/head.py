@@ -203,6 +203,7 @@ class Head(Role):
             one.number,
             lambda reason: self.crew.gone(one, reason),
             lambda how: self.crew.ended(one, how),
+            lambda line: logging.relayed(one.node, "stderr", "error", line, b"{}"),
             self._soon,
         )
         link = self._links[one.number] = one.link

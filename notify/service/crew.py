@@ -43,6 +43,8 @@ LOADING = 120.0
 LAST_WORDS = 2.0
 #: seconds that a worker has served after which its death is its first
 STEADY = 60.0
+#: deaths of a worker, one after the other, after which a start is given up: it will not come up by itself
+HOPELESS = 3
 #: seconds until one that died for the second time in a row is started; twice as many each time, up to the last
 SOON, AT_MOST = 1.0, 30.0
 #: seconds beyond the time to send clients away after which those that are still there are killed
@@ -134,7 +136,7 @@ class Crew:
         except OSError as error:
             log.error("{worker} cannot be started: {reason}", worker=one.node, reason=error.strerror)
             one.link = one.process = None
-            self.ended(one, "it was never there")
+            self.ended(one, f"{error.filename or 'no process'}: {error.strerror}")
             return
         link: Any = one.link
         link.hear(Ready, lambda _: self._is_ready(one))
@@ -213,6 +215,8 @@ class Crew:
                 delay=delay,
             )
             one.timer = self._clock.callLater(delay, self._launch, one)
+            if self._starting is not None and one.deaths >= HOPELESS:
+                self._cannot(one, f"{one.node} ends whenever it is started ({how}): the log says more.")
         if not ended.called:
             ended.callback(None)
 

@@ -1,4 +1,4 @@
-"""Starts a worker: a fresh process that inherits nothing but its two sockets, and where the log goes."""
+"""Starts a worker: a fresh process that inherits nothing but its two sockets, and whose last words are read."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ MODULE, LINK, SOCKETS = "notify.cores", 3, 4
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-class Child(ProcessProtocol):
-    """A worker's process. ``ended`` is called with how it ended."""
+#: bytes of a line that has no end
+_LONGEST = 8192
 
-    def __init__(self, ended: Callable[[str], object]) -> None:
+
+class Child(ProcessProtocol):
+    """A worker's process. ``ended`` is called with how it ended, ``said`` with each line that it prints.
+
+    It logs over its link: what it prints is what the interpreter, or a library in C, has to say of its end.
+    """
+
+    def __init__(self, ended: Callable[[str], object], said: Callable[[str], object]) -> None:
         self._ended = ended
+        self._said = said
+        self._rest = b""
 
     def signal(self, number: int) -> None:
         """Send it a signal. Harmless when it has ended."""
@@ -37,8 +46,19 @@ class Child(ProcessProtocol):
         except ProcessExitedAlready:
             pass
 
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        """It prints something."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LONGEST:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._said(line.decode("utf-8", "replace"))
+
     def processEnded(self, reason: Failure) -> None:
         """It has ended."""
+        if self._rest:
+            self._said(self._rest.decode("utf-8", "replace"))
         why: Any = reason.value
         self._ended(f"signal {why.signal}" if why.signal else f"status {why.exitCode}")
 
@@ -54,22 +74,23 @@ def spawn(
     number: int,
     gone: Callable[[str], object],
     ended: Callable[[str], object],
+    said: Callable[[str], object],
     soon: Callable[[Callable[[], None]], object],
 ) -> tuple[Child, Link, socket.socket]:
     """Start one: its process, its link, and what sockets are handed to it through. Raises ``OSError``.
 
-    ``gone`` is called when its link is at its end, ``ended`` when its process is.
+    ``gone`` is called when its link is at its end, ``ended`` when its process is, ``said`` with each line that it prints.
     """
     ours, theirs = socket.socketpair()
     desk, receiver = handover.pair()
-    child = Child(ended)
+    child = Child(ended, said)
     try:
         reactor.spawnProcess(
             child,
             sys.executable,
             [sys.executable, "-m", MODULE, str(number)],
             env=environment(os.environ),
-            childFDs={0: 0, 1: 1, 2: 2, LINK: theirs.fileno(), SOCKETS: receiver.fileno()},
+            childFDs={0: 0, 1: "r", 2: "r", LINK: theirs.fileno(), SOCKETS: receiver.fileno()},
         )
     except OSError:
         ours.close()

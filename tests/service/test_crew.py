@@ -10,7 +10,19 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.errors import StartError
-from notify.service.crew import AT_MOST, GRACE, HUNG, LAST_WORDS, LOADING, PING, RELOAD, STEADY, Crew, Worker
+from notify.service.crew import (
+    AT_MOST,
+    GRACE,
+    HOPELESS,
+    HUNG,
+    LAST_WORDS,
+    LOADING,
+    PING,
+    RELOAD,
+    STEADY,
+    Crew,
+    Worker,
+)
 from notify.workers.frames import (
     Announce,
     Begin,
@@ -117,6 +129,17 @@ class Crews(SynchronousTestCase):
         self.assertNoResult(self.started)
         self.now(1).say(Ready())
         self.successResultOf(self.started)
+
+    def test_a_start_is_given_up_where_one_dies_whenever_it_is_started(self) -> None:
+        for _ in range(HOPELESS - 1):
+            self.now(1).die("status 1")
+            self.wait(1.1)
+        self.assertNoResult(self.started)
+        self.now(1).die("status 1")
+        said = str(self.failureResultOf(self.started, StartError).value)
+        self.assertEqual(said, "n-w1 ends whenever it is started (status 1): the log says more.")
+        self.crew.stop()
+        self.assertEqual([one.timer for one in self.crew.workers], [None, None])
 
     def test_one_that_dies_is_started_anew_at_once_and_then_ever_more_slowly(self) -> None:
         self.serving()
