@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from random import Random
 from typing import Any
@@ -60,12 +61,16 @@ class Context(Struct, frozen=True):
     part: str = ""
 
 
+@cache
+def _all_plugins() -> list[IPlugin]:
+    """Looked for once: a reload finds what the start found, also when files were replaced, or this user may not read them."""
+    return list(getPlugins(IPlugin, notify.plugins))
+
+
 def plugins(kind: str) -> dict[str, IPlugin]:
     """The plugins of a kind, by name. The first found wins, and a built-in name cannot be taken."""
     found: dict[str, IPlugin] = {}
-    for plugin in sorted(
-        getPlugins(IPlugin, notify.plugins), key=lambda p: not p.factory.startswith("notify.")
-    ):
+    for plugin in sorted(_all_plugins(), key=lambda p: not p.factory.startswith("notify.")):
         if plugin.kind == kind:
             found.setdefault(plugin.name, plugin)
     return found
