@@ -8,8 +8,8 @@ from notify.core.timers import Timer
 from notify.core.witness import Collected, Trace, TraceOrder, Witness
 from notify.interfaces import IConnection
 
-#: traces that a node keeps at once
-MOST_TRACES = 8
+#: traces that a node keeps at once, and of those that see some workspaces only: tenants leave the operator room
+MOST_TRACES, MOST_OF_TENANTS = 8, 4
 #: seconds without a question after which a trace ends
 LEASE = 30.0
 
@@ -32,7 +32,8 @@ class Traces:
             return Collected()
         trace = traces.get(order.trace)
         if trace is None:
-            if len(traces) >= MOST_TRACES:
+            tenants = sum(not one.order.everywhere for one in traces.values())
+            if len(traces) >= MOST_TRACES or (not order.everywhere and tenants >= MOST_OF_TENANTS):
                 return Collected(busy=True)
             trace = traces[order.trace] = Trace(order, f"{self._hub.random.getrandbits(64):016x}", now)
             self._settle()

@@ -32,8 +32,8 @@ from notify.wire import addresses
 
 #: seconds for which a trace goes on at most, and unless something else is asked for
 LONGEST, USUAL = 600, 60
-#: traces at once through one node
-MOST = 4
+#: traces at once through one node, and of those by keys for some workspaces: tenants leave the operator room
+MOST, MOST_OF_TENANTS = 4, 2
 #: seconds between two questions to the nodes
 MOMENT = 0.3
 #: seconds without an event after which a comment shows that the connection lives
@@ -55,16 +55,17 @@ class TraceReader:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._cluster, self._stands, self._reactor, self._now = cluster, stands, reactor, now
-        self._running = 0
+        self._running = self._of_tenants = 0
 
     def __call__(self, request: Request) -> Stream:
         """Raises :class:`~notify.http.answers.Refused`."""
         order, seconds = self._read(request)
-        if self._running >= MOST:
+        tenant = not order.everywhere
+        if self._running >= MOST or (tenant and self._of_tenants >= MOST_OF_TENANTS):
             raise Refused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too_many_traces",
-                f"{MOST} traces run through this node: end one, or ask another node",
+                "as many traces run through this node as may: end one, or ask another node",
                 {b"Retry-After": b"%d" % USUAL},
             )
         audit.info(
@@ -80,6 +81,7 @@ class TraceReader:
 
         def begin(sink: Sink) -> Following:
             self._running += 1
+            self._of_tenants += tenant
             following = Following(
                 self._cluster,
                 lambda: self._stands(request.key),
@@ -88,15 +90,16 @@ class TraceReader:
                 order,
                 seconds,
                 sink,
-                self._ended,
+                lambda: self._ended(tenant),
             )
             following.go_on()
             return following
 
         return Stream(begin, content_type=b"text/event-stream")
 
-    def _ended(self) -> None:
+    def _ended(self, tenant: bool) -> None:
         self._running -= 1
+        self._of_tenants -= tenant
 
     @staticmethod
     def _read(request: Request) -> tuple[TraceOrder, int]:

@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from notify.config import Limits
 from notify.core import witness
-from notify.core.traces import LEASE, MOST_TRACES, Traces
+from notify.core.traces import LEASE, MOST_OF_TENANTS, MOST_TRACES, Traces
 from notify.core.witness import Collected, Seen, Trace, TraceOrder
 from notify.identity import Identity
 from notify.interfaces import IAuthenticator, IExplainer
@@ -90,6 +90,16 @@ class Idle(Case):
         self.assertFalse(self.collect(trace="0").busy)
         self.collect(trace="0", end=True)
         self.assertFalse(self.collect(trace="one more").busy)
+
+    def test_tenants_leave_the_operator_room(self) -> None:
+        for number in range(MOST_OF_TENANTS):
+            self.assertFalse(self.collect(trace=str(number), everywhere=False).busy)
+        self.assertTrue(self.collect(trace="one more", everywhere=False).busy)
+        for number in range(MOST_OF_TENANTS, MOST_TRACES):
+            self.assertFalse(self.collect(trace=str(number)).busy)
+        self.assertFalse(self.collect(trace="0", everywhere=False).busy)
+        self.collect(trace="0", everywhere=False, end=True)
+        self.assertFalse(self.collect(trace="one more", everywhere=False).busy)
 
 
 class Told(Case):

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from notify.core.live import ApiKey
 from notify.core.witness import Collected, Seen
 from notify.http.keys import unlimited
-from notify.http.trace import MOMENT, MOST, SILENCE
+from notify.http.trace import MOMENT, MOST, MOST_OF_TENANTS, SILENCE
 from notify.interfaces import Gathered, IControl
 from notify.testing import FakeConnection, notification_payload
 from notify.topics import user
@@ -202,6 +202,19 @@ class Refusals(Case):
         self.assertIsNotNone(response["Retry-After"])
         readers[0].client.lose()
         self.assertEqual(Reader(self.node).status, 200)
+
+    def test_tenants_leave_the_operator_room(self) -> None:
+        everybody = self.node.site.keys._in_force  # type: ignore[union-attr]
+        self.limit()
+        tenants = self.node.site.keys._in_force  # type: ignore[union-attr]
+        readers = [Reader(self.node) for _ in range(MOST_OF_TENANTS)]
+        self.assertEqual(Reader(self.node).status, 429)
+        self.node.site.keys._in_force = lambda: everybody()  # type: ignore[union-attr]
+        self.assertEqual([Reader(self.node).status for _ in range(MOST - MOST_OF_TENANTS)], [200, 200])
+        self.assertEqual(Reader(self.node).status, 429)
+        readers[0].client.lose()
+        self.node.site.keys._in_force = tenants  # type: ignore[union-attr]
+        self.assertEqual([Reader(self.node).status for _ in range(2)], [200, 429])
 
     def test_a_head_begins_nothing(self) -> None:
         self.assertEqual(Reader(self.node).status, 200)
