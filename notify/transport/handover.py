@@ -151,6 +151,7 @@ class Adopting(PacedPort):
         super().__init__(0, factory, reactor=reactor)
         self.arriving = Poller(reactor, ARRIVING)
         self.settled = Poller(reactor, SETTLED)
+        self._adopted = 0
 
     def adopt(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
         """Serve this one."""
@@ -160,8 +161,8 @@ class Adopting(PacedPort):
         if protocol is None:
             sock.close()
             return
-        self.sessionno += 1
-        protocol.makeConnection(self.transport(sock, protocol, address, self, self.sessionno, self.reactor))
+        self._adopted += 1
+        protocol.makeConnection(self.transport(sock, protocol, address, self, self._adopted, self.reactor))
 
 
 class Admits(Protocol):

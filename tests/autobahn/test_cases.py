@@ -63,11 +63,11 @@ class Verdict(NamedTuple):
         )
 
 
-def play(address: str, count: int, folder: Path) -> dict[str, Verdict]:
-    """Play all cases of :data:`GROUPS`, some at once; blocks."""
+def play(address: str, count: int, folder: Path, cases: Iterable[str]) -> dict[str, Verdict]:
+    """Play these cases (ids, ``*`` for any part), some at once; blocks."""
     program("kosoku")
     command = [sys.executable, "-m", "tests.autobahn.player", str(count), str(folder), address]
-    subprocess.run([*command, *(f"{group}.*" for group in GROUPS)], cwd=ROOT, check=True, timeout=3500)
+    subprocess.run([*command, *cases], cwd=ROOT, check=True, timeout=3500)
     [found] = json.loads((folder / "index.json").read_text()).values()
     return {case: Verdict(one["behavior"], one["behaviorClose"]) for case, one in found.items()}
 
@@ -75,6 +75,11 @@ def play(address: str, count: int, folder: Path) -> dict[str, Verdict]:
 def reason(case: str) -> str | None:
     """Why a case is named."""
     return next((why for pattern, why in NAMED.items() if re.fullmatch(pattern, case)), None)
+
+
+def unnamed(found: dict[str, Verdict]) -> dict[str, tuple[str, ...]]:
+    """What did not pass and has no reason to."""
+    return {case: tuple(one) for case, one in found.items() if one.kind == "named" and not reason(case)}
 
 
 def row(group: str, found: dict[str, Verdict]) -> str:
@@ -115,8 +120,16 @@ class Cases(TestCase):
     async def test_every_case(self) -> None:
         whole = bool(os.environ.get("CONFORMANCE"))
         address, folder = await serve(self), Path(self.mktemp()).resolve()
-        found: Any = await deferToThread(play, address, ALL if whole else FEW, folder)
-        wrong = {case: tuple(one) for case, one in found.items() if one.kind == "named" and not reason(case)}
+
+        async def played(folder: Path, cases: Iterable[str]) -> Any:
+            return await deferToThread(play, address, ALL if whole else FEW, folder, cases)
+
+        found = await played(folder, [f"{group}.*" for group in GROUPS])
+        wrong = unnamed(found)
+        if wrong:
+            # kosoku waits one second for the end of a connection, which a busy machine may take: once more, by themselves.
+            found |= await played(folder / "again", wrong)
+            wrong = unnamed(found)
         self.assertEqual(wrong, {}, "neither passed nor named")
         told = [case for case, one in found.items() if one.kind != "named" and reason(case)]
         self.assertEqual(told, [], "named, and passed")
