@@ -71,7 +71,7 @@ class Server(Settings, frozen=True):
     #: its name, unique among the nodes and the same after a restart; empty: made of host name and public port
     node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
     #: processes for the clients, beside which the first one does all else; 1: one process does everything; "auto": as many
-    #: as it may use cores
+    #: as it may use processors
     workers: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
     #: write core dumps, which hold keys and tokens, and let debuggers of the same user attach: to look for a fault
     dumpable: bool = False

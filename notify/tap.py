@@ -32,8 +32,6 @@ from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
-from notify.cores.head import head
-from notify.cores.role import Role
 from notify.dev.demo import demo_routes
 from notify.errors import StartError
 from notify.http.hosts import Hosts
@@ -45,6 +43,8 @@ from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
+from notify.roles.head import head
+from notify.roles.role import Role
 from notify.service import daemon, reactor, secrecy
 from notify.service.drain import Drain
 from notify.service.garbage import Collector

@@ -43,7 +43,7 @@ WINGS = {
     "http": Wing("http", "ground config observe wire core"),
     "service": Wing("service", "ground config observe workers core transport http"),
     "dev": Wing("dev", "ground config http"),
-    "tap": Wing("tap cores", "ground config observe wire workers core components transport http service dev"),
+    "tap": Wing("tap roles", "ground config observe wire workers core components transport http service dev"),
     "doctor": Wing("doctor", "ground config observe components nats transport http"),
     "client": Wing("client", ""),
     "testing": Wing("testing", "ground config observe wire components nats tap client"),

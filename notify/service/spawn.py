@@ -17,7 +17,7 @@ from notify.workers import wire
 from notify.workers.link import Link
 
 #: what a worker runs, and the descriptors of its link and of the sockets that it is handed
-MODULE, LINK, SOCKETS = "notify.cores", 3, 4
+MODULE, LINK, SOCKETS = "notify.roles", 3, 4
 
 #: what the service manager says to the first process alone
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")

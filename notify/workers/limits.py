@@ -15,7 +15,7 @@ _NAME = 64
 
 
 def count(workers: int | Literal["auto"]) -> int:
-    """How many there are: a number, or as many as this process may use cores."""
+    """How many there are: a number, or as many as this process may use processors."""
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 

@@ -47,7 +47,7 @@ def service_manager() -> Iterator[tuple[socket.socket, dict[str, str]]]:
         yield manager, {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
 
 
-def wait_for(what: str, ask: Callable[[], T], seconds: float = 20) -> T:
+def wait_for(what: str, ask: Callable[[], T], seconds: float = 60) -> T:
     """Ask until the answer is true. Raises ``TimeoutError``, which says what was waited for."""
     until = time.monotonic() + seconds
     while not (answer := ask()):

@@ -1,4 +1,4 @@
-"""``python -m notify.cores``: a worker. Nobody starts it but the first process of a server, whose end it is, too."""
+"""``python -m notify.roles``: a worker. Nobody starts it but the first process of a server, whose end it is, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from notify.errors import StartError
 from notify.service import reactor as reactors
 from notify.service.spawn import LINK, SOCKETS
 
-log = Logger("notify.cores")
+log = Logger("notify.roles")
 
 #: prctl(2), of linux/prctl.h
 _PR_SET_PDEATHSIG = 1
@@ -41,8 +41,8 @@ def main() -> None:
 
 def _join(reactor: Any) -> None:
     from notify.core.dispatcher import end_of_turn
-    from notify.cores.worker import WorkerRole
     from notify.observe import logging
+    from notify.roles.worker import WorkerRole
     from notify.transport.tcp import open_more_files
     from notify.workers import wire
     from notify.workers.frames import Begin, Failed, Line, Ping, Pong

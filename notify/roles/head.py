@@ -16,11 +16,11 @@ from notify import components
 from notify.config import Config, dumps
 from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.steering import Shedding, ShedOrder, Steering
-from notify.cores.role import Role
 from notify.errors import StartError
 from notify.observe import logging
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
+from notify.roles.role import Role
 from notify.service.crew import Crew, Worker
 from notify.service.drain import Progress, Stage
 from notify.service.lifecycle import Lifecycle
@@ -81,7 +81,7 @@ class Head(Role):
     # --- what the composition root asks ---------------------------------------------------------------------
 
     def make(self, kind: str, context: components.Context) -> Any:
-        """See :class:`~notify.cores.role.Role`, like what follows."""
+        """See :class:`~notify.roles.role.Role`, like what follows."""
         made = super().make(kind, context)
         if not getattr(made, "alone", False):
             if kind == "registry":

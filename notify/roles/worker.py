@@ -14,11 +14,11 @@ from notify import components
 from notify.config import Config, loads
 from notify.core.dispatcher import end_of_turn
 from notify.core.steering import ShedOrder, Steering
-from notify.cores.role import Role
 from notify.errors import StartError
 from notify.interfaces import IBroker
 from notify.observe import logging
 from notify.observe.health import Health
+from notify.roles.role import Role
 from notify.service.daemon import Foreground
 from notify.service.drain import Progress
 from notify.service.lifecycle import Lifecycle
@@ -52,7 +52,7 @@ log = Logger()
 
 
 class WorkerRole(Role):
-    """What the composition root asks (:class:`~notify.cores.role.Role`)."""
+    """What the composition root asks (:class:`~notify.roles.role.Role`)."""
 
     def __init__(self, reactor: Any, link: Link, sockets: Any, begin: Begin) -> None:
         self.node = begin.node
