@@ -23,7 +23,7 @@ import msgspec
 from notify.errors import Unavailable
 from notify.nats import headers
 from notify.nats.asking import Asking
-from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream, covers
+from notify.nats.jetstream import ApiError, JetStream, covers
 
 #: seconds that a record may be kept, at most
 OLDEST = 366 * 86400
@@ -137,12 +137,9 @@ class KeptStream:
     async def _get(self, request: dict[str, Any]) -> Any:
         """A message, as the leader has it; None: there is none."""
         try:
-            answer = await self._jetstream.api(f"STREAM.MSG.GET.{self.name}", request)
+            return await self._jetstream.message(self.name, request)
         except ApiError as error:
-            if error.number == NO_MESSAGE:
-                return None
             raise Unavailable(f"stream {self.name}: {error}") from None
-        return answer["message"]
 
     # ------------------------------------------------------------------ the stream
 

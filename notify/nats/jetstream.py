@@ -15,6 +15,8 @@ from notify.errors import StartError, Unavailable
 NO_MESSAGE = 10037
 STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
+#: times that a message is asked for whose answer has none, and no reason
+_ATTEMPTS = 3
 #: the cluster is coming up, or is short of room
 _TAKES_TIME = frozenset({10005, 10008, 10009, 10023, 10047, 10028})
 #: more replicas than a lone server can keep; JetStream is switched off: no time mends that
@@ -64,6 +66,24 @@ class JetStream:
         if error := answer.get("error"):
             raise ApiError(error.get("code", 0), error.get("err_code", 0), error.get("description", ""))
         return answer
+
+    async def message(self, stream: str, which: dict[str, Any]) -> Any:
+        """A message as the stream's leader has it; None: there is none. Raises :class:`ApiError`, ``Unavailable``.
+
+        ``which`` names it: ``seq``, ``seq`` and ``next_by_subj``, or ``last_by_subj``.
+        """
+        call = f"STREAM.MSG.GET.{stream}"
+        for _ in range(_ATTEMPTS):
+            try:
+                answer = await self.api(call, which)
+            except ApiError as error:
+                if error.number == NO_MESSAGE:
+                    return None
+                raise
+            # A nats-server 2.15 was seen to answer with neither message nor error, where the newest had just been deleted.
+            if "message" in answer:
+                return answer["message"]
+        raise Unavailable(f"NATS gave no sense for an answer to {call}")
 
     async def ensure_stream(
         self,

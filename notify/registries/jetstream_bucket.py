@@ -19,7 +19,7 @@ from notify.ids import Id
 from notify.nats import headers
 from notify.nats.asking import Reply
 from notify.nats.connection import Connection
-from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream
+from notify.nats.jetstream import ApiError, JetStream
 from notify.topics import Topic
 
 #: parts of one entry, at most
@@ -177,12 +177,10 @@ class Bucket:
         """Whether a process has its lease, as the leader knows: a replica that is behind must not bury anybody."""
         subject = f"{self._root}.node.{incarnation}"
         try:
-            answer = await self._jetstream.api(f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": subject})
+            message = await self._jetstream.message(self._stream, {"last_by_subj": subject})
         except ApiError as error:
-            if error.number == NO_MESSAGE:
-                return False
             raise Unavailable(str(error)) from None
-        return not is_mark(b64decode(answer["message"].get("hdrs", "")))
+        return message is not None and not is_mark(b64decode(message.get("hdrs", "")))
 
     async def last_sequence(self) -> int:
         """The number of the message that was stored last."""

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+import msgspec
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.nats.jetstream import covers, differences
+from notify.errors import Unavailable
+from notify.nats.asking import Reply
+from notify.nats.jetstream import ApiError, JetStream, covers, differences
+
+
+class Answers:
+    """A connection on which these answers are given, one after the other."""
+
+    def __init__(self, *answers: object) -> None:
+        self.answers = list(answers)
+
+    def request(self, subject: str, payload: bytes, timeout: float | None = None) -> Deferred[Reply]:
+        return succeed(Reply(msgspec.json.encode(self.answers.pop(0)), b""))
+
+
+class Messages(SynchronousTestCase):
+    def ask(self, *answers: object) -> Deferred[object]:
+        jetstream = JetStream(Answers(*answers), 1.0, manage=False)
+        return Deferred.fromCoroutine(jetstream.message("S", {"seq": 3}))
+
+    def test_one_that_is_not_there_is_none(self) -> None:
+        there = {"message": {"seq": 3}}
+        self.assertEqual(self.successResultOf(self.ask(there)), {"seq": 3})
+        self.assertIsNone(self.successResultOf(self.ask({"error": {"err_code": 10037}})))
+        self.failureResultOf(self.ask({"error": {"err_code": 10059}}), ApiError)
+
+    def test_an_answer_with_neither_message_nor_error_is_asked_for_again(self) -> None:
+        self.assertEqual(self.successResultOf(self.ask({}, {}, {"message": {"seq": 3}})), {"seq": 3})
+        self.failureResultOf(self.ask({}, {}, {}), Unavailable)
 
 
 class Streams(SynchronousTestCase):

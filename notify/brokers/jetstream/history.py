@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from notify.brokers.jetstream.stream import Mark, Streams, StreamState
 from notify.errors import Unavailable
-from notify.nats.jetstream import NO_MESSAGE, STREAM_NOT_FOUND, ApiError
+from notify.nats.jetstream import STREAM_NOT_FOUND, ApiError
 from notify.observe.metrics import Metrics
 from notify.state import directory, write
 
@@ -134,7 +134,7 @@ class History:
     ) -> None:
         self._streams = streams
         self._connection = connection
-        self._stored_in = f"STREAM.MSG.GET.{dead_letter_stream}"
+        self._stored_in = dead_letter_stream
         self._subject = streams.plan.history_subject
         self._random = random
         self._memory = memory
@@ -251,12 +251,13 @@ class History:
     async def stored(self) -> tuple[Record | None, int]:
         """The record that all nodes share, and its number in the stream of dead letters; None, 0: there is none."""
         try:
-            answer = await self._streams.api(self._stored_in, {"last_by_subj": self._subject})
+            message = await self._streams.message(self._stored_in, {"last_by_subj": self._subject})
         except ApiError as error:
-            if error.number in (NO_MESSAGE, STREAM_NOT_FOUND):
+            if error.number == STREAM_NOT_FOUND:
                 return None, 0
             raise Unavailable(f"the record of the history cannot be read: {error}") from None
-        message = answer["message"]
+        if message is None:
+            return None, 0
         try:
             record = msgspec.json.decode(b64decode(message.get("data", "")), type=Record)
         except msgspec.DecodeError:

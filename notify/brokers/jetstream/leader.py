@@ -8,7 +8,7 @@ from typing import Any
 from notify.brokers.jetstream.stored import Stored
 from notify.brokers.jetstream.stream import Streams
 from notify.errors import HistoryLost, Unavailable
-from notify.nats.jetstream import NO_MESSAGE, ApiError
+from notify.nats.jetstream import ApiError
 
 
 class Leader:
@@ -16,7 +16,6 @@ class Leader:
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
-        self._call = f"STREAM.MSG.GET.{streams.name}"
 
     async def newest(self, subject: str, since: int = 1) -> int:
         """The newest number of one subject, 0 where there is none from ``since`` on."""
@@ -43,9 +42,6 @@ class Leader:
     async def _get(self, request: dict[str, Any]) -> Any:
         """The message that is asked for; None: there is none."""
         try:
-            answer = await self._streams.api(self._call, request)
+            return await self._streams.message(self._streams.name, request)
         except ApiError as error:
-            if error.number == NO_MESSAGE:
-                return None
             raise Unavailable(f"stream {self._streams.name}: {error}") from None
-        return answer["message"]

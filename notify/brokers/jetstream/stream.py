@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
 from notify.nats import headers
-from notify.nats.jetstream import NO_MESSAGE, ApiError, JetStream, Requests, covers
+from notify.nats.jetstream import ApiError, JetStream, Requests, covers
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
@@ -204,12 +204,11 @@ class Streams(JetStream):
     async def mark(self, seq: int) -> Mark:
         """The message with a number, as the leader has it; nothing is known of one that is not there. Raises ``Unavailable``."""
         try:
-            answer = await self.api(f"STREAM.MSG.GET.{self.name}", {"seq": seq})
+            message = await self.message(self.name, {"seq": seq})
         except ApiError as error:
-            if error.number == NO_MESSAGE:
-                return Mark(seq)
             raise Unavailable(f"stream {self.name}: {error}") from None
-        message = answer["message"]
+        if message is None:
+            return Mark(seq)
         id = headers.text(b64decode(message.get("hdrs", "")), headers.MESSAGE_ID)
         return Mark(seq, nanoseconds(message.get("time", "")), id)
 

@@ -18,7 +18,7 @@ from notify.brokers.jetstream.history import History, Memory, Record, place
 from notify.brokers.jetstream.stream import Mark, StreamState, nanoseconds
 from notify.errors import Unavailable
 from notify.nats.asking import Reply
-from notify.nats.jetstream import ApiError
+from notify.nats.jetstream import ApiError, JetStream
 from notify.observe.metrics import Metrics
 
 
@@ -26,6 +26,7 @@ class FakeStore:
     """The one message in the stream of dead letters; ``faster`` writes one before the next is stored."""
 
     name = "MESSAGES"
+    message: Any = JetStream.message
 
     class plan:  # noqa: N801
         history_subject = "dead.MESSAGES.history"

@@ -20,7 +20,7 @@ from notify.brokers.jetstream.stored import Newest, Page
 from notify.brokers.jetstream.stream import StreamState
 from notify.errors import HistoryLost, Unavailable
 from notify.nats.asking import Reply
-from notify.nats.jetstream import ApiError
+from notify.nats.jetstream import ApiError, JetStream
 from notify.observe.metrics import Metrics
 from notify.testing import chat_payload
 from notify.topics import chat
@@ -32,6 +32,7 @@ class FakeStreams:
     """The leader, who knows everything."""
 
     name = "MESSAGES"
+    message: Any = JetStream.message
 
     def __init__(self) -> None:
         self.stored: list[int] = []
