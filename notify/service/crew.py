@@ -72,7 +72,7 @@ class Worker:
         self.ended: Deferred[None] = succeed(None)
         self.since = 0.0  # since when it serves
         self.served = 0.0  # for how long it did, in its last life
-        self.heard = 0.0
+        self.silent = 0.0  # seconds for which it has not answered
         self.deaths = 0  # in a row
         self.timer: Any = None
 
@@ -129,7 +129,7 @@ class Crew:
         one.timer = None
         if self._leaving:
             return
-        one.heard = self._clock.seconds() + LOADING - HUNG
+        one.silent = HUNG - LOADING
         one.ended = Deferred()
         try:
             self._spawn(one)
@@ -165,19 +165,21 @@ class Crew:
 
     # --- life and death -------------------------------------------------------------------------------------
 
-    def _answered(self, one: Worker) -> None:
-        one.heard = self._clock.seconds()
+    @staticmethod
+    def _answered(one: Worker) -> None:
+        one.silent = 0.0
 
     def _ping(self) -> None:
-        now = self._clock.seconds()
+        # Counted by the questions, not by the clock: who was not asked, because this process itself was stopped, is not hung.
         for one in self.workers:
             if one.link is None or one.process is None:
                 continue
-            if now - one.heard > HUNG:
+            one.silent += PING
+            if one.silent >= HUNG:
                 log.error(
                     "{worker} has not answered for {seconds} s: it is killed", worker=one.node, seconds=HUNG
                 )
-                one.heard = now
+                one.silent = 0.0
                 process = one.process
                 process.signal(signal.SIGABRT)
                 self._clock.callLater(LAST_WORDS, process.signal, signal.SIGKILL)

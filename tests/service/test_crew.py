@@ -193,6 +193,13 @@ class Crews(SynchronousTestCase):
         self.assertEqual(hung.signals, [signal.SIGABRT, signal.SIGKILL])
         self.assertEqual(self.now(2).signals, [])
 
+    def test_while_the_first_process_is_stopped_nobody_hangs(self) -> None:
+        self.serving()
+        self.wait(3 * PING)
+        self.clock.advance(3 * HUNG)
+        self.wait(3 * PING)
+        self.assertEqual([life.signals for life in (self.now(1), self.now(2))], [[], []])
+
     def test_one_that_loads_may_take_longer_but_not_for_ever(self) -> None:
         one, other = self.now(1), self.now(2)
         one.answers = False
