@@ -109,7 +109,8 @@ class Link:
         self._out.append(packed)
         self._waiting += len(packed)
         if self._waiting > self._most_waiting:
-            self.give_up("it does not read what it is told")
+            self.gone()
+            self._soon(self._is_stuck)
         elif not self._due and not self._held:
             self._due = True
             self._soon(self._flush)
@@ -134,6 +135,10 @@ class Link:
         if self.alive:
             self.gone()
             self._end(reason)
+
+    def _is_stuck(self) -> None:
+        # Not at once: who said it was about to say it to others, too, and must not lose one of them meanwhile.
+        self._end("it does not read what it is told")
 
     def _flush(self) -> None:
         self._due = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from notify.core.dispatcher import end_of_turn
@@ -9,10 +10,11 @@ from notify.workers.link import Link
 
 
 class Joined:
-    """``head`` and ``worker``; ``ended`` has the reasons for which one gave up the other."""
+    """``head`` and ``worker``; ``ended`` has the reasons for which one gave up the other, ``given_up`` is called then."""
 
     def __init__(self, reactor: Any, piece: int = 7, most_waiting: int = 2**20) -> None:
         self.ended: list[str] = []
+        self.given_up: Callable[[], object] = lambda: None
         soon = end_of_turn(reactor)
 
         def writer(other: str) -> Any:
@@ -32,3 +34,4 @@ class Joined:
         self.ended.append(reason)
         self.head.gone()
         self.worker.gone()
+        self.given_up()

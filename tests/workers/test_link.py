@@ -121,8 +121,9 @@ class Links(SynchronousTestCase):
             self.head.send(packed)
         self.assertEqual(self.joined.ended, [])
         self.head.send(packed)
-        self.assertEqual(self.joined.ended, ["it does not read what it is told"])
+        self.assertFalse(self.head.alive)
         self.turns()
+        self.assertEqual(self.joined.ended, ["it does not read what it is told"])
         self.assertEqual(heard, [])
 
     def test_what_waited_goes_out_once_it_reads_again(self) -> None:

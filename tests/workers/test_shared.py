@@ -146,6 +146,19 @@ class Broker(Case):
         self.publish(1)
         self.assertEqual(self.got(), [[], []])
 
+    def test_one_that_does_not_read_costs_the_others_no_message(self) -> None:
+        for worker in self.workers:
+            self.result(worker.follow(TOPIC))
+        stopped = self.links[0]
+        stopped.given_up = lambda: self.shared.forget(stopped.head)
+        stopped.head.hold()
+        number = 0
+        while not stopped.ended:
+            number += 1
+            self.publish(number)
+        self.publish(number + 1)
+        self.assertEqual(self.got(), [[], list(range(1, number + 2))])
+
     def test_what_was_under_way_when_it_was_unfollowed_is_not_delivered(self) -> None:
         one = self.workers[0]
         self.result(one.follow(TOPIC))
