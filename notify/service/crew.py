@@ -228,8 +228,8 @@ class Crew:
         """One after the other puts it in force. Raises :class:`~notify.errors.StartError`: which did not, and why."""
         failed = []
         for one in self.workers:
-            if one.link is None or not one.ready:
-                continue  # it begins with what is in force then
+            if one.link is None:
+                continue  # it begins with what is in force then; one that is starting has begun with what was
             asked = one.link.ask(Reload(config))
             late = self._clock.callLater(RELOAD, asked.cancel)
             try:

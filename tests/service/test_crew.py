@@ -229,6 +229,18 @@ class Crews(SynchronousTestCase):
         failure = self.failureResultOf(done, StartError)
         self.assertEqual(str(failure.value), "n-w2 did not: its file is away.")
 
+    def test_one_that_is_just_starting_reloads_too(self) -> None:
+        self.serving()
+        self.now(1).die()
+        self.turns()
+        asked: list[bytes] = []
+        for number in (1, 2):
+            self.now(number).joined.worker.answer(Reload, lambda said: asked.append(said.config))
+        done = Deferred.fromCoroutine(self.crew.reload(b"{}"))
+        self.turns()
+        self.successResultOf(done)
+        self.assertEqual(asked, [b"{}", b"{}"])
+
     def test_a_reload_waits_for_nobody_for_ever_and_for_nobody_who_is_gone(self) -> None:
         self.serving()
         for number in (1, 2):
