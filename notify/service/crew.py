@@ -228,14 +228,15 @@ class Crew:
         """One after the other puts it in force. Raises :class:`~notify.errors.StartError`: which did not, and why."""
         failed = []
         for one in self.workers:
-            if one.link is None:
+            link = one.link
+            if link is None:
                 continue  # it begins with what is in force then; one that is starting has begun with what was
-            asked = one.link.ask(Reload(config))
+            asked = link.ask(Reload(config))
             late = self._clock.callLater(RELOAD, asked.cancel)
             try:
                 await asked
             except (StartError, Unavailable) as error:
-                if one.link is not None:
+                if link.alive:  # else it is started anew
                     failed.append(f"{one.node} did not: {error}")
             except Exception:
                 failed.append(f"{one.node} did not answer")

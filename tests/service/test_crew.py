@@ -247,6 +247,7 @@ class Crews(SynchronousTestCase):
             self.now(number).joined.worker.answer(Reload, lambda _: Deferred())
         done = Deferred.fromCoroutine(self.crew.reload(b"{}"))
         self.wait(RELOAD)
+        self.now(2).joined.end("")  # its link is at its end first
         self.now(2).die()
         failure = self.failureResultOf(done, StartError)
         self.assertEqual(str(failure.value), "n-w1 did not answer")
