@@ -72,6 +72,7 @@ class Head(Role):
         self._desks: dict[int, socket.socket] = {}
         self._links: dict[int, Link] = {}
         self._decided = Decided()
+        self._tally = counted.Tally()
         self._lifecycle: Lifecycle | None = None
         self._health: Health | None = None
         self._reload: Callable[[], object] = lambda: None
@@ -118,20 +119,12 @@ class Head(Role):
     def render(self, metrics: Metrics) -> Deferred[bytes]:
         """See there."""
         mine = counted.dump(metrics.registry)
-        asked: dict[int, Deferred[Any]] = {}
-        for one in self.crew.ready:
-            if one.link is not None:
-                asked[one.number] = self._bounded(one.link.ask(Scrape()))
-        told: Any = DeferredList(list(asked.values()), consumeErrors=True)
+        asked = [self._scraped(one.number, one.link) for one in self.crew.ready if one.link is not None]
+        told: Any = DeferredList(asked, consumeErrors=True)
         wanted = [one.number for one in self.crew.workers]
 
         def render(results: list[tuple[bool, Any]]) -> bytes:
-            found = {
-                number: result.data
-                for number, (answered, result) in zip(asked, results, strict=True)
-                if answered
-            }
-            return counted.render(mine, found, wanted)
+            return self._tally.render(mine, [number for answered, number in results if answered], wanted)
 
         rendered: Deferred[bytes] = told.addCallback(render)
         return rendered
@@ -226,6 +219,7 @@ class Head(Role):
     def _lost(self, one: Worker) -> None:
         link, desk = self._links.pop(one.number), self._desks.pop(one.number)
         self._doorman.drop(link)
+        self._tally.ended(one.number)
         desk.close()
         if self._broker is not None:
             self._broker.forget(link)
@@ -251,6 +245,9 @@ class Head(Role):
             total, ends = self._leaving
             remaining = max(0.0, ends - self._reactor.seconds())
             self._lifecycle.progress(Progress(Stage.CLOSING, total, self.clients(0), remaining))
+
+    def _scraped(self, number: int, link: Link) -> Deferred[Any]:
+        return self._bounded(link.ask(Scrape())).addCallback(lambda said: self._tally.told(number, said.data))
 
     def _bounded(self, asked: Deferred[Any]) -> Deferred[Any]:
         late = self._reactor.callLater(SCRAPE, asked.cancel)

@@ -3,6 +3,8 @@
 Most of what is the server's own (``notify_``) is summed. What a sum says nothing of is the worst of them, or what the first
 process has; what is of a process and of Python is the first one's. Of each worker there is all of it again, with its number
 as a label, under names that begin with ``notify_worker_``: so a rule that sums the others counts nothing twice.
+
+A sum that counts up never falls: Prometheus takes a fall for a restart, and all that is there afterwards for new.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
@@ -27,6 +30,9 @@ _FIRST = frozenset(
         "notify_build",
     )
 )
+
+#: what counts up
+_COUNTED = frozenset(("counter", "histogram"))
 
 _OWN, _WORKERS = "notify_", "notify_worker_"
 
@@ -61,11 +67,18 @@ def _combined(name: str, values: list[float], sample: str) -> float:
 
 
 class _Combined:
-    """A registry for ``generate_latest``: of ``first``, and of the workers by their numbers."""
+    """A registry for ``generate_latest``: of ``first``, of the workers by their numbers, and what else was ``counted``."""
 
-    def __init__(self, first: bytes, workers: Mapping[int, bytes], wanted: Iterable[int]) -> None:
-        self._first = _decode(first)
-        self._workers = {number: _decode(data) for number, data in workers.items()}
+    def __init__(
+        self,
+        first: list[Family],
+        workers: Mapping[int, list[Family]],
+        counted: Iterable[list[Family]],
+        wanted: Iterable[int],
+    ) -> None:
+        self._first = first
+        self._workers = workers
+        self._counted = list(counted)
         self._wanted = sorted(wanted)
 
     def collect(self) -> Iterator[Metric]:
@@ -90,6 +103,8 @@ class _Combined:
         found: dict[_Key, list[float]] = {}
         alone = name in _FIRST or not name.startswith(_OWN)
         sources = [self._first] if alone else [self._first, *self._workers.values()]
+        if not alone and about.type in _COUNTED:
+            sources += self._counted
         for families in sources:
             for family in families:
                 if family.name == name:
@@ -111,7 +126,38 @@ class _Combined:
         return metric
 
 
-def render(first: bytes, workers: Mapping[int, bytes], wanted: Iterable[int]) -> bytes:
-    """The metrics of the whole server as text: ``workers`` are those that have told theirs, of ``wanted``."""
-    combined: CollectorRegistry = _Combined(first, workers, wanted)  # type: ignore[assignment]
-    return generate_latest(combined)
+class Tally:
+    """What the workers have told of themselves. What one had counted stays when it does not answer, and when it has ended."""
+
+    def __init__(self) -> None:
+        self._told: dict[int, list[Family]] = {}
+        self._ended: dict[str, Family] = {}
+
+    def told(self, number: int, data: bytes) -> int:
+        """This worker has told what it has counted since it began, a :func:`dump`. Its number."""
+        self._told[number] = _decode(data)
+        return number
+
+    def ended(self, number: int) -> None:
+        """It has ended, and who comes in its place begins anew. Harmless when it has told nothing."""
+        for family in self._told.pop(number, ()):
+            if family.type in _COUNTED and family.name.startswith(_OWN):
+                there = self._ended.get(family.name)
+                self._ended[family.name] = family if there is None else _added(there, family)
+
+    def render(self, first: bytes, answered: Iterable[int], wanted: Iterable[int]) -> bytes:
+        """The metrics of the whole server as text: of the ``wanted`` workers these have just told theirs."""
+        workers = {number: self._told[number] for number in answered if number in self._told}
+        silent = [told for number, told in self._told.items() if number not in workers]
+        counted = [*silent, list(self._ended.values())]
+        combined: CollectorRegistry = _Combined(_decode(first), workers, counted, wanted)  # type: ignore[assignment]
+        return generate_latest(combined)
+
+
+def _added(one: Family, other: Family) -> Family:
+    """The sum of what two have counted."""
+    found: dict[_Key, list[float]] = {}
+    for sample, labels, value in (*one.samples, *other.samples):
+        found.setdefault((sample, tuple(labels.items())), []).append(value)
+    samples = [(key[0], dict(key[1]), _combined(one.name, values, key[0])) for key, values in found.items()]
+    return replace(one, samples=samples)

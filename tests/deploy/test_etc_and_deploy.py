@@ -25,7 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from notify.config import load
 from notify.observe.metrics import Metrics
-from notify.workers.metrics import dump, render
+from notify.workers.metrics import Tally, dump
 from tests.support.ports import free_port
 from tests.support.process import Client, Server, token, wait_for
 from tests.support.programs import program, run
@@ -194,7 +194,8 @@ def exported() -> set[str]:
         if names and hasattr(attribute, "labels"):
             attribute.labels(*["x"] * len(names))
     counted = dump(metrics.registry)
-    text = render(counted, {1: counted}, [1]).decode()
+    tally = Tally()
+    text = tally.render(counted, [tally.told(1, counted)], [1]).decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
 

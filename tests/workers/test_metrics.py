@@ -6,20 +6,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.observe.metrics import Metrics
-from notify.workers.metrics import dump, render
+from notify.workers.metrics import Tally, dump
 
 
 class Combined(SynchronousTestCase):
     def setUp(self) -> None:
         self.first, self.one, self.other = Metrics(), Metrics(), Metrics()
+        self.tally = Tally()
 
     def told(self, missing: tuple[int, ...] = ()) -> dict[tuple[str, str], float]:
-        workers = {
-            number: dump(m.registry)
+        answered = [
+            self.tally.told(number, dump(m.registry))
             for number, m in ((1, self.one), (2, self.other))
             if number not in missing
-        }
-        text = render(dump(self.first.registry), workers, [1, 2]).decode()
+        ]
+        text = self.tally.render(dump(self.first.registry), answered, [1, 2]).decode()
         found = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -77,3 +78,27 @@ class Combined(SynchronousTestCase):
         told = self.told(missing=(2,))
         self.assertEqual((told["notify_worker_up", "worker=1"], told["notify_worker_up", "worker=2"]), (1, 0))
         self.assertEqual(told["notify_connections", ""], 3)
+
+    def test_what_counts_up_does_not_fall_when_one_does_not_answer_or_ends(self) -> None:
+        def sums(missing: tuple[int, ...] = ()) -> tuple[float, float, float]:
+            told = self.told(missing)
+            closes, slow = "notify_closes_total", "notify_delivery_seconds_bucket"
+            return told[closes, "code=1000"], told[slow, "le=+Inf"], told["notify_connections", ""]
+
+        self.one.closes.labels("1000").inc(2)
+        for metrics in (self.one, self.other):
+            metrics.closes.labels("1000").inc(5)
+            metrics.delivery_seconds.observe(0.3)
+            metrics.connections.set(4)
+        self.assertEqual(sums(), (12, 2, 8))
+        self.assertEqual(sums(missing=(2,)), (12, 2, 4))
+        self.assertEqual(sums(), (12, 2, 8))
+        for _ in range(2):  # it dies, and the one in its place does
+            self.tally.ended(2)
+            self.tally.ended(2)
+            self.assertEqual(sums(missing=(2,)), (12, 2, 4))
+            self.other = Metrics()
+            self.assertEqual(sums(), (12, 2, 4))
+        self.other.closes.labels("1000").inc()
+        self.assertEqual(sums(), (13, 2, 4))
+        self.assertEqual(self.told()["notify_worker_closes_total", "code=1000,worker=2"], 1)
