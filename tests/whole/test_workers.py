@@ -381,6 +381,7 @@ class Handed(Case):
                 come("9.9.9.9")
             with self.assertRaisesRegex(Exception, "429"):
                 come("9.9.9.9")
+            wait_for("it is gone", lambda: server.metric("notify_sockets") == 3)
             come("8.8.8.8")
             self.assertEqual(samples(server, "notify_worker_connections"), {'worker="1"': 2, 'worker="2"': 2})
 
