@@ -146,8 +146,14 @@ class NatsServer:
             self.process.send_signal(number)
 
     def pause(self) -> None:
-        """Stop it from running; connections stay."""
+        """Stop it from running; connections stay. None of its threads runs when this returns."""
         self.send(signal.SIGSTOP)
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        deadline = time.monotonic() + 20
+        while any(") T " not in (task / "stat").read_text() for task in tasks.iterdir()):
+            assert time.monotonic() < deadline, "it does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """Let it run again."""
