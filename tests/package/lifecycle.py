@@ -271,12 +271,19 @@ class Life:
         machine.call("systemctl", "restart", "notify")
         installed.message_arrives()
 
-    def metrics(self) -> None:
-        lacking = self.installed.unknown_metrics()
+    def metrics_with_workers(self) -> None:
+        machine, installed = self.machine, self.installed
+        installed.configure(JETSTREAM + "[server]\nworkers = 2\n")
+        machine.call("systemctl", "restart", "notify")
+        installed.message_arrives()
+        check(True, "with two workers, a message arrives")
+        lacking = installed.unknown_metrics()
         check(
             not lacking,
             f"every metric of the alerts and of the dashboard is there {' '.join(sorted(lacking))}",
         )
+        installed.configure(JETSTREAM)
+        machine.call("systemctl", "restart", "notify")
 
     def reload(self) -> None:
         machine, installed = self.machine, self.installed
@@ -423,7 +430,7 @@ STAGES = (
     Life.life_of_a_process_whose_files_are_gone,
     Life.boot_and_downgrade_while_the_broker_is_away,
     Life.start_that_fails_for_good,
-    Life.metrics,
+    Life.metrics_with_workers,
     Life.reload,
     Life.watchdog,
     Life.socket_activation,
@@ -437,6 +444,7 @@ FEW = (
     Life.installation,
     Life.nats_beside_it_and_an_edited_configuration,
     Life.upgrade_with_a_client_connected,
+    Life.metrics_with_workers,
     Life.socket_activation,
     Life.drain,
     Life.purge_while_it_runs,
