@@ -25,17 +25,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from notify.chaos.processes import free_ports
+
 SERVER = shutil.which("nats-server") or str(Path(sys.executable).parent / "nats-server")
 PAYLOAD = (
     '{"message_id":%d,"chat_id":%d,"workspace_id":%d,"sender_id":7,"content":"%s","timestamp":1700000000}'
 )
 CONTENT = "x" * 100
-
-
-def port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 class Nats:
@@ -44,8 +40,8 @@ class Nats:
     def __init__(self, size: int = 1, config: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bench-nats-"))
         (self.folder / "nats.conf").write_text(config)
-        self.ports = [port() for _ in range(size)]
-        routes = [port() for _ in range(size)]
+        self.ports = free_ports(size)
+        routes = free_ports(size)
         self.processes = []
         for n, (client, route) in enumerate(zip(self.ports, routes, strict=True)):
             command = [SERVER, "-c", f"{self.folder}/nats.conf", "-js", "-sd", f"{self.folder}/{n}"]

@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.load import CACHE, HERE, Clients, Publisher, Unmeasurable
 from benchmarks.process import tree
+from notify.chaos.processes import free_ports
 
 PEERS = HERE / "peers"
 SECRET = "benchmark-secret-of-more-than-thirty-two-bytes"
@@ -31,9 +32,7 @@ API_KEY = "benchmark-key-of-more-than-thirty-two-bytes"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
 
 
 def token(user: int) -> str:

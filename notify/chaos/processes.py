@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +20,45 @@ from notify.chaos.target import TrialFailed
 HOST = "127.0.0.1"
 #: seconds that a server may take to be ready, and to leave when it is asked to
 PATIENCE = 30.0
+#: lines at the end of a log among which one says why a server has ended, and what tells it from the others
+_END, _SEVERE = 20, re.compile(r" critical |\[FTL\]|^notify: ")
+
+
+#: below what the system gives to outgoing connections, of which a trial has hundreds; where it does not say, what Linux gives
+_OUTGOING = 32_768
+with contextlib.suppress(OSError):
+    _OUTGOING = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+_kept: list[socket.socket] = []
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+    """Ports of 127.0.0.1 that nobody has. On Linux, no other process gets one from here while this one runs.
+
+    For processes that must be told a port, and that come back on it when they are started again.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(min(10_000, _OUTGOING // 2), _OUTGOING)  # noqa: S311 - no secret
+        try:
+            _keep(port)
+            with socket.socket() as probe:
+                probe.bind((HOST, port))
+        except OSError:
+            continue
+        ports.append(port)
+    return ports
+
+
+def _keep(port: int) -> None:
+    """Take a name that stands for the port, and that the system frees with the process. Raises ``OSError`` where it is taken."""
+    if sys.platform == "linux":
+        kept = socket.socket(socket.AF_UNIX)
+        try:
+            kept.bind(f"\0notify-port-{port}")
+        except OSError:
+            kept.close()
+            raise
+        _kept.append(kept)
 
 
 class Server:
@@ -112,9 +145,10 @@ class Server:
         self.kill()
 
     def last_words(self) -> str:
-        """The end of what it has said, on one line."""
+        """Why it ended as far as it has said, on one line: its last severe line, or else its last."""
         lines = self._log.read_text("utf-8", "replace").strip().splitlines() if self._log.exists() else []
-        return lines[-1][-300:] if lines else "it said nothing"
+        severe = [line for line in lines[-_END:] if _SEVERE.search(line)]
+        return (severe or lines or ["it said nothing"])[-1][-300:]
 
 
 def listens(port: int) -> bool:
