@@ -102,8 +102,20 @@ class Dispatcher:
 
     def _flush_due(self) -> None:
         due, self._due = self._due, []
+        self._counting = True  # not in a turn of its own, which would cost as much as a message
         for feed in due:
-            self._flush(feed)
+            try:
+                self._flush(feed)
+            except Exception:
+                log.failure("messages of {topic} could not be delivered", topic=feed.topic.subject)
+                self._broken(feed)
+        self._count()
+
+    def _broken(self, feed: Feed) -> None:
+        """Nobody knows who was sent what: the members must resume, and other topics go on."""
+        if self._feeds.get(feed.topic) is feed:
+            self._broker.unfollow(feed.topic)
+            self.lost(feed.topic)
 
     def _flush(self, feed: Feed) -> None:
         messages = feed.pending

@@ -11,8 +11,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.core.feed import Joined
 from notify.messages import Position
 from notify.testing import chat_payload, event_payload
+from notify.topics import chat
 from tests.support.member import TOPIC, Member
 from tests.support.world import World
+
+OTHER = chat(1, 11)
 
 
 class Fanout(SynchronousTestCase):
@@ -87,6 +90,29 @@ class Fanout(SynchronousTestCase):
         self.world.clock.advance(61)
         self.assertEqual(self.world.broker._followed, set())
         self.assertEqual(self.world.dispatcher._recents.count, 0)
+
+    def test_a_topic_whose_delivery_fails_is_resumed_and_others_get_theirs(self) -> None:
+        broken, beside = Member(self.world, "broken").subscribe(), Member(self.world, "beside").subscribe()
+        elsewhere = Member(self.world, "elsewhere").subscribe(topic=OTHER)
+
+        def write(frame: bytes) -> None:
+            raise RuntimeError
+
+        broken.connection.write = write  # type: ignore[method-assign]
+        self.publish(1)
+        self.world.publish(OTHER, chat_payload(OTHER, 7))
+        self.world.turn()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual([frame["message_id"] for frame in elsewhere.connection.take()], [7])
+        self.assertEqual(broken.connection.closed, (4004, "history lost"))
+        self.assertEqual(beside.connection.closed, (4004, "history lost"))
+        for member in (broken, beside):
+            self.world.dispatcher.forget(member.connection)
+        again = Member(self.world, "again").subscribe()
+        self.assertEqual(self.world.broker._followed, {TOPIC, OTHER})
+        self.publish(1)
+        self.world.turn()
+        self.assertEqual(again.seqs()[-1], 3)
 
     def test_lost_continuity_closes_the_members_with_4004(self) -> None:
         member = Member(self.world, "a").subscribe()

@@ -55,6 +55,59 @@ reactor.callLater(0.1, after)
 reactor.run()
 """
 
+AT_ONCE = """
+from notify.service import reactor
+reactor.install()
+from twisted.internet import reactor, task
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+
+told = []
+
+def again(left):
+    told.append(f"again {left}")
+    if left:
+        reactor.callLater(0, again, left - 1)
+
+def fail():
+    told.append("failed")
+    raise ValueError
+
+def raised(act):
+    try:
+        act()
+    except (AlreadyCalled, AlreadyCancelled) as error:
+        return type(error).__name__
+    return "nothing"
+
+def begin():
+    calls = {name: reactor.callLater(0, told.append, name) for name in ("first", "never", "late", "later", "kept", "second")}
+    reactor.callLater(0, fail)
+    reactor.callLater(0, lambda word, end: told.append(word + end), "third", end="!")
+    calls["never"].cancel()
+    calls["late"].reset(0.2)
+    calls["later"].delay(0.4)
+    calls["later"].delay(0.1)
+    calls["kept"].delay(0.3)
+    calls["kept"].reset(0)
+    again(2)
+    told.append(f"{calls['never'].active()} {calls['first'].active()} {0.4 < calls['later'].getTime() - reactor.seconds() <= 0.5}")
+    reactor.callLater(0.05, told.append, "a timer")
+    reactor.callLater(0.1, lambda: told.append(raised(calls["first"].cancel) + " " + raised(calls["never"].cancel)))
+    moved = reactor.callLater(0, told.append, "put off and never")
+    moved.reset(0.3)
+    reactor.callLater(0.1, moved.cancel)
+    sooner = reactor.callLater(0, told.append, "put off and taken back")
+    sooner.reset(60)
+    reactor.callLater(0.3, sooner.reset, 0)
+    reactor.callLater(0.7, reactor.stop)
+
+reactor.callWhenRunning(begin)
+reactor.addSystemEventTrigger("before", "shutdown", lambda: task.deferLater(reactor, 0, told.append, "stopped"))
+reactor.callLater(0, told.append, "before it runs")
+reactor.run()
+print(*told, sep="\\n")
+"""
+
 TWISTD = """
 import os, signal, sys
 signal.signal(signal.SIGUSR2, lambda *_: step(-120))
@@ -109,3 +162,32 @@ class Pending(SynchronousTestCase):
         steady(idle)
         self.assertEqual(busy.seconds(), 0)
         self.assertGreater(idle.seconds(), 0)
+
+
+class AtOnce(SynchronousTestCase):
+    def test_what_is_due_at_once_is_called_in_order_and_can_be_put_off(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=20, check=True
+        )
+        begin = done.stdout.splitlines()
+        self.assertEqual(
+            begin,
+            [
+                "again 2",
+                "False True True",
+                "before it runs",
+                "first",
+                "second",
+                "failed",
+                "third!",
+                "again 1",
+                "kept",  # put off by the moment that it took to put it off and back
+                "again 0",
+                "a timer",
+                "AlreadyCalled AlreadyCancelled",
+                "late",
+                "put off and taken back",
+                "later",
+                "stopped",
+            ],
+        )
