@@ -199,6 +199,7 @@ class _Desk:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self.visits: dict[int, Visit] = {}
+        self.last = 0  # the number of the socket that it was handed last
 
     def hand_over(self, sock: socket.socket, handed: Handed) -> bool:
         """Whether it took a socket."""
@@ -262,9 +263,11 @@ class Doorman:
             return True
         self._number += 1
         handed = Handed(self._number, address)
-        for desk in sorted(self._desks.values(), key=lambda desk: len(desk.visits)):
+        # Those who leave again at once are work, too: of several with as few, it is another's turn.
+        for desk in sorted(self._desks.values(), key=lambda desk: (len(desk.visits), desk.last)):
             if desk.hand_over(sock, handed):
                 desk.visits[handed.number] = visit
+                desk.last = handed.number
                 sock.close()
                 return True
         self._held = sock, address, visit

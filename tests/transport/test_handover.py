@@ -146,6 +146,16 @@ class Handover(TestCase):
         self.assertEqual(names, [b"1"] * 5)
         self.assertEqual((self.admission.sockets, self.own.served), (10, []))
 
+    async def test_those_who_leave_at_once_do_not_all_go_to_the_same(self) -> None:
+        self.worker(), self.worker()
+        names = []
+        for _ in range(6):
+            client = self.connect()
+            names.append(await self.greeted(client))
+            client.close()
+            await self.until(lambda: list(self.doorman.loads().values()) == [0, 0])
+        self.assertEqual(names, [b"0", b"1"] * 3)
+
     async def test_without_a_worker_they_are_served_where_they_were_accepted(self) -> None:
         self.assertEqual(await self.greeted(self.connect()), b"own")
         self.worker()

@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from cryptography import x509
-from twisted.internet.threads import deferToThread
 from websockets.sync.client import connect
 
 from tests.service.test_daemon import DaemonCase, alive
