@@ -26,6 +26,7 @@ from websockets.sync.client import ClientConnection, connect
 from notify.config import load
 from notify.observe.metrics import Metrics
 from notify.workers.metrics import Tally, dump
+from tests.support.certificates import trust_in_threads
 from tests.support.ports import free_port
 from tests.support.process import Client, Server, token, wait_for
 from tests.support.programs import program, run
@@ -120,7 +121,7 @@ class NginxTests(TempCase):
             whole.write_text(text)
             process = subprocess.Popen([nginx, "-c", str(whole), "-e", str(self.folder / "error.log")])
             try:
-                context = ssl.create_default_context(cafile=str(self.folder / "tls.pem"))
+                context = trust_in_threads(self.folder / "tls.pem")
                 context.check_hostname = False
 
                 def reach() -> bool:

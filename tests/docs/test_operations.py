@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import ssl
 import tempfile
 import textwrap
 from pathlib import Path
@@ -16,7 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from websockets.sync.client import connect
 
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, trust_in_threads
 from tests.support.cli import command
 from tests.support.process import Client, Server, token
 from tests.support.programs import program, run
@@ -102,7 +101,7 @@ class TLSByItselfTests(TestCase):
         endpoint = endpoint.replace("/etc/notify", str(folder)).replace("ssl:8443:", f"ssl:{server.public}:")
         text = server.file.read_text().replace(f"tcp:{server.public}", endpoint)
         server.file.write_text(text)
-        context = ssl.create_default_context(cafile=str(folder / "tls.pem"))
+        context = trust_in_threads(folder / "tls.pem")
         context.check_hostname = False
         url = f"wss://127.0.0.1:{server.public}/ws"
         with server, connect(url, ssl=context, close_timeout=1) as connection:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from websockets.sync.client import connect
 
 from notify.client import AsyncioClient
 from notify.client.publisher import Publisher
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, trust_in_threads
 from tests.support.natsd import NatsServer
 from tests.support.process import KEY, TWISTD, Client, Server, token, wait_for
 from tests.transport.test_websocket_attack import HANDSHAKE
@@ -346,7 +345,7 @@ class Encrypted(Case):
                 f"ssl:{server.public}:privateKey={key}:certKey={certificate}:interface=127.0.0.1",
             )
         )
-        context = ssl.create_default_context(cafile=str(authority.certificate))
+        context = trust_in_threads(authority.certificate)
         url = f"wss://localhost:{server.public}/ws"
         with server, ExitStack() as stack:
             for number in range(1, 5):
