@@ -1,8 +1,8 @@
 /* The load generator: opens WebSocket connections, counts what arrives and how late it is, and watches itself.
  *
- *     cc -O2 -DHAVE_ZLIB -o load load.c -lz
+ *     cc -O2 -DHAVE_ZLIB -DHAVE_TLS -o load load.c -lz -lssl -lcrypto
  *     load --port 8080 --plan FILE [--host A] [--concurrency N] [--header H]... [--slow-every K] [--rcvbuf BYTES]
- *          [--reply PREFIX=ANSWER] [--retry]
+ *          [--reply PREFIX=ANSWER] [--retry] [--tls]
  *
  * A plan has one line a connection: the path, then steps, separated by tabs. `>TEXT` sends a text frame, `B>TEXT`
  * a binary one (with \r and \n), `X>HEX` a binary one, and `<TEXT` waits for a frame that contains TEXT. A connection is
@@ -31,8 +31,12 @@
 #include <zlib.h>
 static z_stream inflater;
 #endif
+#ifdef HAVE_TLS
+#include <openssl/ssl.h>
+static SSL_CTX *tls;
+#endif
 
-enum { IDLE, CONNECTING, HANDSHAKE, STEPS, READY, CLOSED, WAITING };
+enum { IDLE, CONNECTING, SECURING, HANDSHAKE, STEPS, READY, CLOSED, WAITING };
 
 typedef struct {
     int fd, state;
@@ -42,6 +46,9 @@ typedef struct {
     uint64_t started, retry_at;
     uint32_t got;
     int slow;
+#ifdef HAVE_TLS
+    SSL *secure;
+#endif
 } conn;
 
 typedef struct { uint64_t n, max, count[64 * 32]; } histogram;
@@ -110,6 +117,10 @@ static void die(const char *what) {
 static void finish(conn *c, int state) {
     if (c->state >= CONNECTING && c->state <= STEPS) in_flight--;
     if (c->state == READY) closed++;
+#ifdef HAVE_TLS
+    SSL_free(c->secure);
+    c->secure = NULL;
+#endif
     if (c->fd >= 0) close(c->fd);
     c->fd = -1;
     free(c->rest);
@@ -131,6 +142,10 @@ static void fail(conn *c, uint64_t retry_ms) {
 }
 
 static int send_all(conn *c, const void *data, size_t len) {
+#ifdef HAVE_TLS
+    if (c->secure && SSL_write(c->secure, data, len) == (int)len) return 1;
+    if (!c->secure)
+#endif
     if (send(c->fd, data, len, MSG_NOSIGNAL) == (ssize_t)len) return 1;
     fail(c, 0);
     return 0;
@@ -306,18 +321,37 @@ keep:
     c->rest_len = len;
 }
 
-static void on_readable(conn *c) {
+/* As recv. */
+static ssize_t receive(conn *c, void *data, size_t len) {
+#ifdef HAVE_TLS
+    if (c->secure) {
+        int n = SSL_read(c->secure, data, len);
+        if (n > 0) return n;
+        errno = EAGAIN;
+        return SSL_get_error(c->secure, n) == SSL_ERROR_WANT_READ ? -1 : 0;
+    }
+#endif
+    return recv(c->fd, data, len, 0);
+}
+
+/* Whether there may be more to read that epoll does not know of. */
+static int on_readable(conn *c) {
     memcpy(buffer, c->rest, c->rest_len);
-    ssize_t n = recv(c->fd, buffer + c->rest_len, sizeof buffer - c->rest_len - 1, 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    ssize_t n = receive(c, buffer + c->rest_len, sizeof buffer - c->rest_len - 1);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
     if (n <= 0) {
         codes[1006]++;
         fail(c, retrying ? 1000 : 0);
-        return;
+        return 0;
     }
     bytes += n;
     buffer[c->rest_len + n] = 0;
     on_data(c, buffer, c->rest_len + n);
+#ifdef HAVE_TLS
+    return c->fd >= 0 && c->secure && SSL_has_pending(c->secure);
+#else
+    return 0;
+#endif
 }
 
 static void open_next(conn *c) {
@@ -342,20 +376,48 @@ static void open_next(conn *c) {
     if (connect(c->fd, (struct sockaddr *)&to, sizeof to) && errno != EINPROGRESS) fail(c, 0);
 }
 
-static void on_writable(conn *c) {
+static void await(conn *c, int events) {
+    struct epoll_event event = {.events = events, .data.ptr = c};
+    epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &event);
+}
+
+static void shake_hands(conn *c) {
     static char request[8192];
-    int error = 0;
-    socklen_t len = sizeof error;
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
-    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
-    if (error) { codes[1006]++; fail(c, retrying ? 1000 : 0); return; }
     int n = snprintf(request, sizeof request,
                      "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
                      c->path, host, port, headers);
     c->state = HANDSHAKE;
-    epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &event);
+    await(c, EPOLLIN);
     send_all(c, request, n);
+}
+
+#ifdef HAVE_TLS
+static void secure(conn *c) {
+    int done = SSL_do_handshake(c->secure), error = done == 1 ? SSL_ERROR_NONE : SSL_get_error(c->secure, done);
+    if (error == SSL_ERROR_NONE) shake_hands(c);
+    else if (error == SSL_ERROR_WANT_READ) await(c, EPOLLIN);
+    else if (error == SSL_ERROR_WANT_WRITE) await(c, EPOLLOUT);
+    else { codes[1015]++; fail(c, retrying ? 1000 : 0); }
+}
+#endif
+
+static void on_connected(conn *c) {
+    int error = 0;
+    socklen_t len = sizeof error;
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    if (error) { codes[1006]++; fail(c, retrying ? 1000 : 0); return; }
+#ifdef HAVE_TLS
+    if (tls) {
+        c->secure = SSL_new(tls);
+        SSL_set_fd(c->secure, c->fd);
+        SSL_set_connect_state(c->secure);
+        c->state = SECURING;
+        secure(c);
+        return;
+    }
+#endif
+    shake_hands(c);
 }
 
 static void print_counts(const char *name, uint64_t *counts, int n) {
@@ -448,6 +510,13 @@ int main(int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
         char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         if (!strcmp(name, "--retry")) { retrying = 1; continue; }
+#ifdef HAVE_TLS
+        if (!strcmp(name, "--tls")) {
+            tls = SSL_CTX_new(TLS_client_method()); /* checks no certificate */
+            SSL_CTX_set_read_ahead(tls, 1);
+            continue;
+        }
+#endif
         i++;
         if (!strcmp(name, "--host")) host = value;
         else if (!strcmp(name, "--port")) port = atoi(value);
@@ -488,8 +557,11 @@ int main(int argc, char **argv) {
                     for (char *p = strtok(line, "\n"); p; p = strtok(NULL, "\n")) command(p);
                 }
             } else if (c->fd < 0) continue;
-            else if (c->state == CONNECTING) on_writable(c);
-            else on_readable(c);
+            else if (c->state == CONNECTING) on_connected(c);
+#ifdef HAVE_TLS
+            else if (c->state == SECURING) secure(c);
+#endif
+            else while (on_readable(c));
         }
         if (waiting && began - scanned > 5000000) {
             scanned = began;

@@ -9,9 +9,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 CACHE = HERE / ".cache"
@@ -21,29 +21,48 @@ class Unmeasurable(Exception):  # noqa: N818
     """This cannot be measured here; says why."""
 
 
-def compile_generator() -> tuple[Path, bool]:
-    """The generator's program, and whether it can inflate compressed frames."""
+class Generator(NamedTuple):
+    """The generator's program, and what it can do beyond plain frames."""
+
+    program: Path
+    inflates: bool
+    tls: bool
+
+
+#: what each define of load.c is linked with
+LIBRARIES = {"HAVE_ZLIB": ("-lz",), "HAVE_TLS": ("-lssl", "-lcrypto")}
+
+
+def compiled(source: Path, name: str, defines: Sequence[str] = ()) -> Path | None:
+    """The program ``name`` out of one C source, made where it is missing or older; None where it does not compile.
+
+    Raises ``Unmeasurable`` without a compiler.
+    """
     CACHE.mkdir(exist_ok=True)
-    source, program = HERE / "load.c", CACHE / "load"
-    plain = CACHE / "load-without-zlib"
-    for target, options in ((program, ["-DHAVE_ZLIB", "-lz"]), (plain, [])):
-        if target.exists() and target.stat().st_mtime > source.stat().st_mtime:
-            return target, target is program
-        flags = [o for o in options if o.startswith("-D")]
-        libraries = [o for o in options if o.startswith("-l")]
-        try:
-            done = subprocess.run(
-                ["cc", "-O2", *flags, "-o", str(target), str(source), *libraries],
-                capture_output=True,
-                text=True,
-            )
-        except FileNotFoundError:
-            raise Unmeasurable(
-                "the load generator needs a C compiler: apt-get install gcc libc6-dev"
-            ) from None
-        if done.returncode == 0:
-            return target, target is program
-    raise Unmeasurable(f"the load generator does not compile: {done.stderr}")
+    program = CACHE / name
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program
+    flags = [f"-D{define}" for define in defines]
+    libraries = [library for define in defines for library in LIBRARIES[define]]
+    command = ["cc", "-O2", *flags, "-o", str(program), str(source), *libraries]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise Unmeasurable(f"{source.name} needs a C compiler: apt-get install gcc libc6-dev") from None
+    return program if done.returncode == 0 else None
+
+
+def compile_generator() -> Generator:
+    """The generator with as much as the machine has libraries for. Raises ``Unmeasurable``."""
+    for name, defines in (
+        ("load", ("HAVE_ZLIB", "HAVE_TLS")),
+        ("load-without-tls", ("HAVE_ZLIB",)),
+        ("load-without-zlib", ("HAVE_TLS",)),
+        ("load-bare", ()),
+    ):
+        if program := compiled(HERE / "load.c", name, defines):
+            return Generator(program, "HAVE_ZLIB" in defines, "HAVE_TLS" in defines)
+    raise Unmeasurable("the load generator, load.c, does not compile")
 
 
 class Clients:
@@ -59,15 +78,18 @@ class Clients:
         concurrency: int = 50,
         slow_every: int = 0,
         retry: bool = False,
+        tls: bool = False,
     ) -> None:
-        program, self.inflates = compile_generator()
-        if any("deflate" in header for header in headers) and not self.inflates:
+        generator = compile_generator()
+        if any("deflate" in header for header in headers) and not generator.inflates:
             raise Unmeasurable("the load generator was built without zlib: apt-get install zlib1g-dev")
+        if tls and not generator.tls:
+            raise Unmeasurable("the load generator was built without OpenSSL: apt-get install libssl-dev")
         self._plan = tempfile.NamedTemporaryFile("w", suffix=".plan")  # noqa: SIM115
         self._plan.writelines(line + "\n" for line in plan)
         self._plan.flush()
         command = [
-            str(program),
+            str(generator.program),
             "--port",
             str(port),
             "--plan",
@@ -83,6 +105,8 @@ class Clients:
             command += ["--slow-every", str(slow_every), "--rcvbuf", "4096"]
         if retry:
             command.append("--retry")
+        if tls:
+            command.append("--tls")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def start(self) -> None:
