@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.load import HERE, Unmeasurable, compile_generator
-from benchmarks.servers import SERVERS
+from benchmarks.others import SERVERS
 from benchmarks.work import WORKS
 
 

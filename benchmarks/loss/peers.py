@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import servers
+from benchmarks import others, servers
 from benchmarks.load import CACHE, Unmeasurable
 from benchmarks.loss import clients
 
@@ -56,7 +56,7 @@ class Nats(servers.Server):
         return [str(binary), "-c", str(config)]
 
 
-class _ForNodeClients(servers.Node):
+class _ForNodeClients(others.Node):
     """Also lays out the script of the clients."""
 
     def command(self) -> list[str]:
@@ -65,17 +65,17 @@ class _ForNodeClients(servers.Node):
         return command
 
 
-class SocketIO(_ForNodeClients, servers.SocketIO):
+class SocketIO(_ForNodeClients, others.SocketIO):
     """Socket.IO with connection state recovery."""
 
     arguments = ("recovery",)
 
 
-class NodeWs(_ForNodeClients, servers.NodeWs):
+class NodeWs(_ForNodeClients, others.NodeWs):
     """ws."""
 
 
-class NatsWebSocket(servers.Nats):
+class NatsWebSocket(others.Nats):
     """Core NATS over WebSocket; each publish is acknowledged (``verbose``)."""
 
     def __enter__(self) -> servers.Server:
@@ -83,7 +83,7 @@ class NatsWebSocket(servers.Nats):
         return super().__enter__()
 
 
-class Nchan(servers.Nchan):
+class Nchan(others.Nchan):
     """Leaves as nginx does in good order, within ``worker_shutdown_timeout``."""
 
     farewell = signal.SIGQUIT
@@ -146,7 +146,7 @@ PEERS = {
         Peer(
             "python-socketio",
             "it has no state recovery; its own client with its defaults, which subscribes again when it connects",
-            lambda: [servers.PythonSocketIO()],
+            lambda: [others.PythonSocketIO()],
             clients.python_socketio,
         ),
         Peer(

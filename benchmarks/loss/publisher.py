@@ -8,7 +8,8 @@ import time
 
 from benchmarks.load import content
 from benchmarks.loss.ledger import Ledger
-from benchmarks.servers import Nats, Server
+from benchmarks.others import Nats
+from benchmarks.servers import Server
 
 #: seconds that a publish may take; it is then not acknowledged
 PATIENCE = 10.0
