@@ -96,7 +96,7 @@ format: env ## mend what can be mended by itself
 	$(BIN)/ruff format .
 
 bench: env ## notify beside its peers, into benchmarks/results (QUICK=1: the short version; ARGS='--works tens')
-	@$(BIN)/python -c 'import matplotlib, socketio, uvicorn' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@$(BIN)/python -c 'import aiohttp, matplotlib, picows, socketio, uvicorn, uvloop, websockets' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(ARGS)
 
 bench-loss: env ## what clients of notify and of its peers lose behind a breaking proxy (ARGS='--seconds 20 --peers ws')

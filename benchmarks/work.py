@@ -22,6 +22,8 @@ EVERYONE = (
     "Socket.IO",
     "Autobahn",
     "python-socketio",
+    "picows",
+    "websockets",
 )
 #: by what share of one core, and by what part of the median latency, the generator may be in the way
 BUSY, LAG = 0.8, 0.25
