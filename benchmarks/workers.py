@@ -11,9 +11,7 @@ import argparse
 import os
 import statistics
 import sys
-import time
 import urllib.request
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,13 +61,7 @@ class Cores(Notify):
     def start(self) -> None:
         """Start it, and wait until all workers serve: the ports answer before."""
         super().start()
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            with suppress(OSError):  # an HTTPError is one
-                urllib.request.urlopen(f"http://127.0.0.1:{self.publish_port}/health/ready").close()
-                return
-            time.sleep(0.1)
-        raise Unmeasurable("it is not ready")
+        self.await_ready()
 
     def spread(self) -> float:
         """The most clients of a worker less the fewest, as a part of what each would have."""

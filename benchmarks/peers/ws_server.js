@@ -2,15 +2,19 @@
 // optional bufferutil and utf-8-validate that it recommends, rooms, a token check by jsonwebtoken, and an HTTP endpoint
 // to publish. A message is serialised once for all its receivers.
 //
-//     node ws_server.js PORT SECRET [deflate]
+//     node ws_server.js PORT SECRET [deflate | tls CERTIFICATE KEY HTTP_PORT]
+//
+// Over TLS publishes come to a port of their own.
+const fs = require('fs');
 const http = require('http');
+const https = require('https');
 const jwt = require('jsonwebtoken');
 const { WebSocketServer, WebSocket } = require('ws');
 
-const [port, secret, deflate] = process.argv.slice(2);
+const [port, secret, mode, certificate, key, httpPort] = process.argv.slice(2);
 const rooms = new Map();
 
-const server = http.createServer((request, response) => {
+const publishing = http.createServer((request, response) => {
   const chunks = [];
   request.on('data', (chunk) => chunks.push(chunk));
   request.on('end', () => {
@@ -24,10 +28,14 @@ const server = http.createServer((request, response) => {
   });
 });
 
+const server = mode === 'tls'
+  ? https.createServer({ cert: fs.readFileSync(certificate), key: fs.readFileSync(key) })
+  : publishing;
+
 const wss = new WebSocketServer({
   server,
   path: '/ws',
-  perMessageDeflate: deflate === 'deflate' ? { serverNoContextTakeover: true, clientNoContextTakeover: true, threshold: 0 } : false,
+  perMessageDeflate: mode === 'deflate' ? { serverNoContextTakeover: true, clientNoContextTakeover: true, threshold: 0 } : false,
 });
 
 wss.on('connection', (client) => {
@@ -60,6 +68,7 @@ setInterval(() => {
   }
 }, 30000);
 
+if (mode === 'tls') publishing.listen({ port: Number(httpPort), host: '127.0.0.1' });
 server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 });
 
 // Leaves as its documentation of close() asks: clients are closed by hand.
