@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 from benchmarks import report
 from benchmarks.load import HERE, Unmeasurable, compile_generator
 from benchmarks.others import SERVERS
-from benchmarks.work import WORKS
+from benchmarks.rounds import hold
+from benchmarks.work import WORKS, Work
 
 
 def versions() -> str:
@@ -53,6 +55,17 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
+def measure(work: Work, server: str, seconds: float) -> dict[str, Any]:
+    """One round of one server, started for it; an ``error`` where it cannot be measured."""
+    try:
+        running = SERVERS[server]()
+        running.tls = work.tls
+        with running:
+            return work.run(running, seconds)
+    except Unmeasurable as error:
+        return {"error": str(error)}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
@@ -84,13 +97,7 @@ def main() -> int:
         results[name] = {server: [] for server in servers}
         for number in range(min(options.rounds, work.rounds)):
             for server in servers:
-                try:
-                    running = SERVERS[server]()
-                    running.tls = work.tls
-                    with running:
-                        figures = work.run(running, options.seconds)
-                except Unmeasurable as error:
-                    figures = {"error": str(error)}
+                figures = hold(partial(measure, work, server, options.seconds))
                 results[name][server].append(figures)
                 print(
                     f"[{time.monotonic() - began:5.0f} s] {name} {number + 1}/{options.rounds} {server}: {brief(figures)}"
@@ -115,8 +122,14 @@ def brief(figures: dict[str, Any]) -> str:
         "took_s",
         "served",
         "retries",
+        "idle_us",
+        "message_us",
+        "store_us",
     )
-    return ", ".join(f"{key} {figures[key]:,.2f}" for key in shown if key in figures)
+    said = [f"{key} {figures[key]:,.2f}" for key in shown if key in figures]
+    if figures.get("thrown_away") or figures.get("spoilt"):
+        said.append(f"thrown away: {len(figures['thrown_away'])}, {figures['spoilt'] or 'then it held'}")
+    return ", ".join(said)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ IDLE = (
     ("accepted/s", "accepted_per_second", ",.0f"),
     ("admission p50 ms", "admission_p50_ms", ".1f"),
 )
+PINGS = (
+    ("CPU us/s a connection", "idle_us", ".2f"),
+    ("memory KiB/connection", "memory_kib", ".2f"),
+    ("pings/s", "pings", ",.0f"),
+)
 STORM = (
     ("served", "served", ",.0f"),
     ("failed", "failed", ",.0f"),
@@ -55,6 +60,7 @@ STORM = (
 COLUMNS = {
     "pairs": PAIRS,
     "idle": IDLE,
+    "pings": PINGS,
     "storm": STORM,
     "slow": SLOW,
     "never-reads": NEVER_READS,
@@ -92,12 +98,21 @@ def cell(rounds: list[dict[str, Any]], key: str, form: str) -> str:
     return middle if low == high else f"{middle} ({low}-{high})"
 
 
+def thrown_away(rounds: list[dict[str, Any]]) -> int:
+    """How many rounds were repeated, since publisher or load generator had spoilt them."""
+    return sum(len(each.get("thrown_away", ())) for each in rounds)
+
+
 def doubts(rounds: list[dict[str, Any]]) -> str:
     """What a reader must know before believing a row."""
     said = []
     ok = good(rounds)
     if any(each.get("generator_in_the_way") for each in ok):
         said.append("the load generator was in the way: latency and throughput are not the server's")
+    if thrown := thrown_away(rounds):
+        said.append(f"{thrown} rounds were thrown away and repeated")
+    if reasons := sorted({each["spoilt"] for each in ok if each.get("spoilt")}):
+        said.append(f"kept all the same: {' and '.join(reasons)}")
     missing = sum(each.get("missing", 0) for each in ok)
     expected = sum(each.get("expected", 0) for each in ok)
     if missing > 0:
@@ -218,7 +233,9 @@ def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: d
         "",
         f"{head['date']}, {head['machine']}, Linux {head['kernel']}, {head['versions']}. "
         f"{head['rounds']} rounds of {head['seconds']} s each, servers in turns; the median, and the spread in "
-        "brackets. CPU is the user and system time of the whole server process and its children, from /proc.",
+        "brackets. CPU is the user and system time of the whole server process and its children, from /proc. "
+        f"{sum(thrown_away(rounds) for each in results.values() for rounds in each.values())} rounds that the publisher or the "
+        "load generator had spoilt were thrown away and repeated.",
         "",
         "## Targets",
         "",
@@ -271,6 +288,8 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
         if name == "idle":
             bars(name, "accept_us", "CPU per accepted client, us", "-accept")
             bars(name, "memory_kib", "memory per connection, KiB", "-memory")
+        elif name == "pings":
+            bars(name, "idle_us", "CPU us a second and connection")
         elif name == "never-reads":
             figure, axes = pyplot.subplots(figsize=(8, 3.2))
             for server, rounds in results[name].items():

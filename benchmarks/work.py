@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import process
 from benchmarks.load import Clients, Publisher
+from benchmarks.rounds import BUSY, lateness, spoilt
 from benchmarks.servers import Server
 
 EVERYONE = (
@@ -26,8 +27,8 @@ EVERYONE = (
     "websockets",
 )
 STORED = ("floor", "notify", "notify (JetStream)", *EVERYONE[2:])
-#: by what share of one core, and by what part of the median latency, the generator may be in the way
-BUSY, LAG = 0.8, 0.25
+#: by what part of the median latency the generator may be in the way
+LAG = 0.25
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class FanOut:
         memory = process.memory(server.pid)
         cpu, waited, stored = process.cpu(server.pid), process.waited(server.pid), store_cpu(server)
         began = time.monotonic()
-        sent = pace(publisher, turns, self.batch, self.per_second, seconds, self.size)
+        paced = pace(publisher, turns, self.batch, self.per_second, seconds, self.size)
+        sent = paced.sent
         offered = time.monotonic() - began
         expected = sum(members[chat] for chat in sent)
         figures = clients.stats()
@@ -116,7 +118,7 @@ class FanOut:
         took = max(offered, moved - began)
         if not figures["deliveries"]:
             return {"error": f"delivered nothing within {time.monotonic() - began:.0f} s"}
-        return {
+        measured = {
             "deliveries": figures["deliveries"],
             "expected": expected,
             "missing": expected - figures["deliveries"],
@@ -135,8 +137,11 @@ class FanOut:
             "frames_per_delivery": figures["frames"] / max(1, figures["deliveries"]),
             "bytes_per_delivery": figures["bytes"] / max(1, figures["deliveries"]),
             "memory_growth": process.memory(server.pid) - memory,
+            "publisher_late_share": paced.late,
+            "publisher_cpu_share": paced.busy,
             **generator(figures),
         }
+        return {**measured, "spoilt": spoilt(measured)}
 
 
 def store_cpu(server: Server) -> float:
@@ -175,12 +180,24 @@ def never_reads(server: Server, _: float) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Paced:
+    """The chats published to; the share of publishes that were late (``rounds.lateness``); the publisher's share of a core."""
+
+    sent: list[int]
+    late: float
+    busy: float
+
+
 def pace(
     publisher: Publisher, turns: Iterator[int], batch: int, per_second: float, seconds: float, size: int
-) -> list[int]:
-    """Publish at a steady pace, catching up where a publish blocked; gives the chats published to."""
+) -> Paced:
+    """Publish at a steady pace, catching up where a publish blocked."""
     sent: list[int] = []
-    began = time.monotonic()
+    due: list[float] = []
+    started: list[float] = []
+    took: list[float] = []
+    began, cpu = time.monotonic(), time.thread_time()
     for tick in range(max(1, round(seconds * per_second))):
         delay = began + tick / per_second - time.monotonic()
         if delay > 0:
@@ -188,10 +205,14 @@ def pace(
         elif -delay > 2 * seconds:
             break  # hopelessly behind: measure what came so far
         chats = list(itertools.islice(turns, batch))
-        publisher.publish(chats, size)
+        due.append(began + tick / per_second)
+        moment, lasted = publisher.publish(chats, size)
+        started.append(moment)
+        took.append(lasted)
         publisher.drain()
         sent += chats
-    return sent
+    busy = (time.thread_time() - cpu) / (time.monotonic() - began)
+    return Paced(sent, lateness(due, started, took, 1 / per_second), busy)
 
 
 def generator(figures: dict[str, Any]) -> dict[str, Any]:
@@ -233,6 +254,49 @@ def idle(count: int) -> Callable[[Server, float], dict[str, Any]]:
                 "admission_p50_ms": opened["admission"]["p50"] / 1000,
                 "admission_p99_ms": opened["admission"]["p99"] / 1000,
                 **generator(opened),
+            }
+        finally:
+            first.close()
+            rest.close()
+
+    return run
+
+
+#: seconds between two pings of a client
+PING_INTERVAL = 25
+
+
+def pinged(count: int) -> Callable[[Server, float], dict[str, Any]]:
+    """``count`` clients have each subscribed to a chat of ten, and nothing is published: only pings go around.
+
+    What they cost is measured over whole intervals: one, and one more for each 8 s that a round has.
+    """
+
+    def run(server: Server, seconds: float) -> dict[str, Any]:
+        # The first ones pay for what is made once.
+        plan = [server.plan(user + 1, [user // 10 + 1]) for user in range(count + 200)]
+        first = server.clients(plan[:200])
+        rest = server.clients(plan[200:])
+        try:
+            first.open()
+            time.sleep(1)
+            memory = process.memory(server.pid)
+            opened = rest.open(120)
+            if opened["ready"] < count:
+                return {"error": f"{count - opened['ready']} of {count} clients were refused"}
+            time.sleep(min(3, seconds))
+            memory = process.memory(server.pid) - memory
+            rest.reset()
+            cpu, began = process.cpu(server.pid), time.monotonic()
+            time.sleep(PING_INTERVAL * (1 + int(seconds / 8)))
+            took, figures = time.monotonic() - began, rest.stats()
+            cpu = process.cpu(server.pid) - cpu
+            if figures["closed"]:
+                return {"error": f"{figures['closed']} of {count} clients were sent away"}
+            return {
+                "memory": memory / count,
+                "idle_us": cpu / took / (count + 200) * 1e6,
+                "pings": figures["frames"] / took,
             }
         finally:
             first.close()
@@ -395,6 +459,13 @@ WORKS: dict[str, Work] = {
             "5,000 clients connect, authenticate, subscribe and stay idle",
             (*EVERYONE, "Autobahn (handshake)"),
             idle(5000),
+        ),
+        Work(
+            "pings",
+            f"10,000 idle clients, each pinged every {PING_INTERVAL} s",
+            EVERYONE,
+            pinged(10_000),
+            rounds=2,
         ),
         Work(
             "storm",

@@ -39,6 +39,7 @@ class ChatFactory(WebSocketServerFactory):
     def __init__(self, secret):
         super().__init__()
         self.secret = secret
+        self.setProtocolOptions(autoPingInterval=25, autoPingTimeout=10)
         self.rooms = {}
         self.joined = {}
 

@@ -66,7 +66,7 @@ setInterval(() => {
     client.isAlive = false;
     client.ping();
   }
-}, 30000);
+}, 25000);
 
 if (mode === 'tls') publishing.listen({ port: Number(httpPort), host: '127.0.0.1' });
 server.listen({ port: Number(port), host: '127.0.0.1', backlog: 4096 });
