@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import report, targets
 from benchmarks.load import HERE, Unmeasurable, compile_generator
 from benchmarks.others import SERVERS
 from benchmarks.rounds import hold
@@ -68,17 +68,25 @@ def measure(work: Work, server: str, seconds: float) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), metavar="WORK")
+    parser.add_argument("--works", nargs="+", choices=WORKS, metavar="WORK")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, metavar="SERVER", help="only these")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--bars", action="store_true", help="only what the first targets need, five rounds of it"
+    )
+    parser.add_argument("--rounds", type=int, help="of each work (default: 3; with --bars: 5)")
     parser.add_argument("--seconds", type=float, default=8.0, help="of traffic a round (default: 8)")
     parser.add_argument("--quick", action="store_true", help="two rounds of 3 s: figures to develop by")
     parser.add_argument(
-        "--into", type=Path, default=HERE / "results", help="the folder for table, JSON and plots"
+        "--into",
+        type=Path,
+        help="the folder for table, JSON and plots (default: results, with --bars results/bars)",
     )
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.seconds = 2, 3.0
+        options.rounds, options.seconds = options.rounds or 2, 3.0
+    options.rounds = options.rounds or (5 if options.bars else 3)
+    options.into = options.into or HERE / "results" / ("bars" if options.bars else "")
+    only = targets.needed() if options.bars else {}
     compile_generator()
 
     began = time.monotonic()
@@ -91,9 +99,10 @@ def main() -> int:
         "seconds": options.seconds,
     }
     results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for name in options.works:
+    for name in options.works or only or WORKS:
         work = WORKS[name]
-        servers = [s for s in work.servers if s in SERVERS and s in (options.servers or work.servers)]
+        wanted = options.servers or only.get(name, work.servers)
+        servers = [server for server in work.servers if server in wanted]
         results[name] = {server: [] for server in servers}
         for number in range(min(options.rounds, work.rounds)):
             for server in servers:
@@ -104,7 +113,7 @@ def main() -> int:
                 )
                 sys.stdout.flush()
         report.write(options.into, head, {name: WORKS[name].title for name in results}, results)
-    print(f"\n{report.targets(results)}\nwritten to {options.into}/results.md")
+    print(f"\n{targets.table(results)}\nwritten to {options.into}/results.md")
     return 0
 
 
@@ -124,6 +133,7 @@ def brief(figures: dict[str, Any]) -> str:
         "retries",
         "idle_us",
         "message_us",
+        "request_us",
         "store_us",
     )
     said = [f"{key} {figures[key]:,.2f}" for key in shown if key in figures]

@@ -169,6 +169,15 @@ class Picows(Websockets):
     script = "picows_server.py"
 
 
+class Uvicorn(Server):
+    """A bare uvicorn (httptools, uvloop) that parses the JSON of a publish and answers."""
+
+    name = "uvicorn"
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(PEERS / "uvicorn_publish.py"), str(self.port)]
+
+
 class Nchan(Server):
     """Nchan, Debian's package, in nginx."""
 
@@ -290,5 +299,6 @@ SERVERS: dict[str, type[Server]] = {
         SocketIO,
         Nats,
         PythonSocketIO,
+        Uvicorn,
     )
 }

@@ -7,12 +7,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-Rounds = dict[str, list[dict[str, Any]]]
+from benchmarks import targets
+from benchmarks.figures import Rounds, good, median, ratios, spread, values
 
 #: column title, key, how to print it
 FAN_OUT: tuple[tuple[str, str, str], ...] = (
     ("CPU us/delivery", "cpu_us", ".2f"),
-    ("against the floor", "", ""),
+    ("against the floor", "", ".2f"),
     ("nats-server's CPU us/delivery", "store_us", ".2f"),
     ("deliveries/s", "throughput", ",.0f"),
     ("core used", "cpu_share", ".0%"),
@@ -57,7 +58,14 @@ STORM = (
     ("live p99 ms", "p99_ms", ".1f"),
     ("live max ms", "max_ms", ".0f"),
 )
+PUBLISH = (
+    ("CPU us/request", "request_us", ".1f"),
+    ("against uvicorn", "", ".2f"),
+    ("nats-server's CPU us/request", "store_us", ".1f"),
+    ("requests/s", "requests", ",.0f"),
+)
 COLUMNS = {
+    "publish": PUBLISH,
     "pairs": PAIRS,
     "idle": IDLE,
     "pings": PINGS,
@@ -67,35 +75,6 @@ COLUMNS = {
     "encodings": ENCODED,
     "encodings-bursts": ENCODED,
 }
-
-
-def good(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for each in rounds if "error" not in each]
-
-
-def values(rounds: list[dict[str, Any]], key: str) -> list[float]:
-    if key == "memory_growth_mib":
-        return [each["memory_growth"] / 2**20 for each in good(rounds)]
-    if key == "memory_peak_mib":
-        return [each["memory_peak_growth"] / 2**20 for each in good(rounds)]
-    if key == "memory_kib":
-        return [each["memory"] / 1024 for each in good(rounds)]
-    return [each[key] for each in good(rounds) if key in each]
-
-
-def median(rounds: list[dict[str, Any]], key: str) -> float:
-    return statistics.median(values(rounds, key))
-
-
-def cell(rounds: list[dict[str, Any]], key: str, form: str) -> str:
-    """The median, and the spread over the rounds."""
-    found = values(rounds, key)
-    low, high, middle = (
-        format(min(found), form),
-        format(max(found), form),
-        format(statistics.median(found), form),
-    )
-    return middle if low == high else f"{middle} ({low}-{high})"
 
 
 def thrown_away(rounds: list[dict[str, Any]]) -> int:
@@ -110,7 +89,7 @@ def doubts(rounds: list[dict[str, Any]]) -> str:
     if any(each.get("generator_in_the_way") for each in ok):
         said.append("the load generator was in the way: latency and throughput are not the server's")
     if thrown := thrown_away(rounds):
-        said.append(f"{thrown} rounds were thrown away and repeated")
+        said.append(f"thrown away and repeated: {thrown}")
     if reasons := sorted({each["spoilt"] for each in ok if each.get("spoilt")}):
         said.append(f"kept all the same: {' and '.join(reasons)}")
     missing = sum(each.get("missing", 0) for each in ok)
@@ -127,100 +106,36 @@ def doubts(rounds: list[dict[str, Any]]) -> str:
 
 
 def table(name: str, title: str, results: Rounds) -> str:
+    against = {"floor", "uvicorn"} & results.keys()
+    measure = against.pop() if against else ""
     # A column that nobody has a figure for says nothing.
     columns = [
         column
         for column in COLUMNS.get(name, FAN_OUT)
-        if not column[1] or any(values(rounds, column[1]) for rounds in results.values())
+        if (any(values(rounds, column[1]) for rounds in results.values()) if column[1] else measure)
     ]
-    floor = results.get("floor")
     lines = [
         f"### {title}",
         "",
         "| | " + " | ".join(column for column, _, _ in columns) + " | |",
         "| --- |" + " ---: |" * len(columns) + " --- |",
     ]
-    key = columns[0][1]
+    first = columns[0][1] if columns else ""
 
     def order(item: tuple[str, list[dict[str, Any]]]) -> float:
-        return median(item[1], key) if good(item[1]) and name != "storm" else 0
+        return median(item[1], first) if good(item[1]) and name != "storm" else 0
+
+    def cell(server: str, key: str, form: str) -> str:
+        found = values(results[server], key) if key else ratios(results, server, measure, first)
+        return spread(found, form) if found else ""
 
     for server, rounds in sorted(results.items(), key=order):
         if not good(rounds):
             lines.append(f"| {server} |" + " |" * len(columns) + f" not measured: {rounds[0]['error']} |")
             continue
-        cells = []
-        for _, key_, form in columns:
-            if key_:
-                cells.append(cell(rounds, key_, form) if values(rounds, key_) else "")
-            elif floor and good(floor):
-                cells.append(f"{median(rounds, 'cpu_us') / median(floor, 'cpu_us'):.2f}")
-            else:
-                cells.append("")
+        cells = [cell(server, key, form) for _, key, form in columns]
         label = f"**{server}**" if server.startswith("notify") else server
         lines.append(f"| {label} | " + " | ".join(cells) + f" | {doubts(rounds)} |")
-    return "\n".join(lines) + "\n"
-
-
-def ratio(rounds_of: Rounds, one: str, other: str, key: str) -> float | None:
-    """The median over the rounds of what one took for each that the other took in the same round."""
-    pairs = [
-        a[key] / b[key]
-        for a, b in zip(rounds_of.get(one, []), rounds_of.get(other, []), strict=False)
-        if "error" not in a and "error" not in b and b[key]
-    ]
-    return statistics.median(pairs) if pairs else None
-
-
-def best_peer(results: Rounds, key: str) -> str | None:
-    peers = {
-        name: median(rounds, key)
-        for name, rounds in results.items()
-        if not name.startswith(("notify", "floor", "Autobahn (")) and good(rounds)
-    }
-    return min(peers, key=lambda name: peers[name]) if peers else None
-
-
-def targets(all_results: dict[str, Rounds]) -> str:
-    """What must be reached, and what was."""
-    rows: list[tuple[str, str, bool]] = []
-
-    def against(
-        work: str, other: str | None, key: str, bound: float, what: str, server: str = "notify"
-    ) -> None:
-        if other is None or work not in all_results:
-            return
-        found = ratio(all_results[work], server, other, key)
-        if found is not None:
-            rows.append((f"{what} {other} ({server})", f"{found:.2f}", found <= bound))
-
-    for server in ("notify", "notify (batch)"):
-        if server in all_results.get("chat-1000", {}):
-            against("chat-1000", "floor", "cpu_us", 1.2, "chat of 1,000: at most 1.2 times", server)
-            best = best_peer(all_results["chat-1000"], "cpu_us")
-            against("chat-1000", best, "cpu_us", 1, "chat of 1,000: less than", server)
-        if server in all_results.get("bursts", {}):
-            best = best_peer(all_results["bursts"], "cpu_us")
-            against("bursts", best, "cpu_us", 0.5, "bursts: at most 0.5 times", server)
-    if "tens" in all_results:
-        against("tens", best_peer(all_results["tens"], "cpu_us"), "cpu_us", 1, "chats of ten: less than")
-    if "idle" in all_results:
-        found = all_results["idle"]
-        against("idle", best_peer(found, "memory"), "memory", 1, "memory of an idle connection: less than")
-        if good(found.get("notify", [])):
-            kib = median(found["notify"], "memory") / 1024
-            rows.append(("memory of an idle connection: under 10 KiB", f"{kib:.2f} KiB", kib < 10))
-        against("idle", "Autobahn (handshake)", "accept_us", 1, "accept, authenticate, subscribe: less than")
-        against("idle", "Node ws", "accept_us", 1.5, "accept, authenticate, subscribe: at most 1.5 times")
-    if "storm" in all_results and good(all_results["storm"].get("notify", [])):
-        p99 = median(all_results["storm"]["notify"], "p99_ms")
-        rows.append(("storm of 10,000: p99 of live traffic under 250 ms", f"{p99:.0f} ms", p99 < 250))
-    if "never-reads" in all_results and good(all_results["never-reads"].get("notify", [])):
-        grown = median(all_results["never-reads"]["notify"], "memory_peak_mib")
-        what = "a client that never reads: memory within its bound of 1 MiB over a minute"
-        rows.append((what, f"+{grown:.2f} MiB", grown <= 1.5))
-    lines = ["| target | measured | |", "| --- | ---: | --- |"]
-    lines += [f"| {what} | {value} | {'reached' if ok else '**not reached**'} |" for what, value, ok in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -239,7 +154,7 @@ def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: d
         "",
         "## Targets",
         "",
-        targets(results),
+        targets.table(results),
         "## Figures",
         "",
         *(table(name, titles[name], each) for name, each in results.items()),
@@ -288,6 +203,10 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
         if name == "idle":
             bars(name, "accept_us", "CPU per accepted client, us", "-accept")
             bars(name, "memory_kib", "memory per connection, KiB", "-memory")
+        elif name == "publish":
+            bars(name, "request_us", "CPU per request, us")
+        elif name == "pairs":
+            bars(name, "message_us", "CPU per message, us")
         elif name == "pings":
             bars(name, "idle_us", "CPU us a second and connection")
         elif name == "never-reads":

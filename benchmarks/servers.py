@@ -24,8 +24,8 @@ from typing import Any
 
 from cryptography import x509
 
+from benchmarks import process
 from benchmarks.load import HERE, Clients, Publisher, Unmeasurable
-from benchmarks.process import tree
 from notify.chaos.processes import free_ports
 from tests.support.certificates import Authority
 
@@ -150,18 +150,18 @@ class Server:
 
     def stop(self, seconds: float = 2) -> None:
         """Ask it to end, and end it with its children if that takes longer."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        running = self._process
+        if running is None or running.poll() is not None:
             return
-        process.send_signal(self.farewell)
+        running.send_signal(self.farewell)
         try:
-            process.wait(seconds)
+            running.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
 
     def kill(self) -> None:
         """End it and its children without a chance to say goodbye."""
-        for pid in tree(self.pid):
+        for pid in process.tree(self.pid):
             os.kill(pid, signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
@@ -175,6 +175,10 @@ class Server:
 
     def publisher(self) -> Publisher:
         return Publisher(self.publish_port, self.request)
+
+    def store_cpu(self) -> float:
+        """CPU seconds of what it stores messages with; 0 where it has none."""
+        return process.cpu(self.store.pid) if self.store else 0.0
 
     def position(self, answer: bytes) -> dict[str, Any] | None:
         """Where a client resumes that has seen the message which a publish answered with this."""

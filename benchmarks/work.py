@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks import process
 from benchmarks.load import Clients, Publisher
+from benchmarks.requests import CONNECTIONS, publish
 from benchmarks.rounds import BUSY, lateness, spoilt
 from benchmarks.servers import Server
 
@@ -97,7 +98,7 @@ class FanOut:
     ) -> dict[str, Any]:
         clients.reset()
         memory = process.memory(server.pid)
-        cpu, waited, stored = process.cpu(server.pid), process.waited(server.pid), store_cpu(server)
+        cpu, waited, stored = process.cpu(server.pid), process.waited(server.pid), server.store_cpu()
         began = time.monotonic()
         paced = pace(publisher, turns, self.batch, self.per_second, seconds, self.size)
         sent = paced.sent
@@ -113,7 +114,7 @@ class FanOut:
             if figures["deliveries"] > seen:
                 moved, seen = time.monotonic(), figures["deliveries"]
         cpu, waited = process.cpu(server.pid) - cpu, process.waited(server.pid) - waited
-        stored = store_cpu(server) - stored
+        stored = server.store_cpu() - stored
         publisher.drain()
         took = max(offered, moved - began)
         if not figures["deliveries"]:
@@ -142,11 +143,6 @@ class FanOut:
             **generator(figures),
         }
         return {**measured, "spoilt": spoilt(measured)}
-
-
-def store_cpu(server: Server) -> float:
-    """CPU seconds of what the server stores messages with; 0 where it has none."""
-    return process.cpu(server.store.pid) if server.store else 0.0
 
 
 #: seconds after which a history is full
@@ -329,12 +325,12 @@ def storm(count: int, live: int) -> Callable[[Server, float], dict[str, Any]]:
                 retry=True,
             )
             watchers.reset()
-            cpu, stored, began = process.cpu(server.pid), store_cpu(server), time.monotonic()
+            cpu, stored, began = process.cpu(server.pid), server.store_cpu(), time.monotonic()
             crowd.start()
             while not crowd.answered() and time.monotonic() - began < 90:
                 pace(publisher, turns, 1, 20, 0.25, 100)
             opened = crowd.answer(1)
-            cpu, stored = process.cpu(server.pid) - cpu, store_cpu(server) - stored
+            cpu, stored = process.cpu(server.pid) - cpu, server.store_cpu() - stored
             time.sleep(0.5)
             stormy, replayed = watchers.stats(), crowd.stats()
             return {
@@ -379,6 +375,12 @@ ENCODINGS = (
 WORKS: dict[str, Work] = {
     work.name: work
     for work in (
+        Work(
+            "publish",
+            f"Publishes of one message to a chat without members, {CONNECTIONS} connections kept busy",
+            ("uvicorn", "notify", "notify (JetStream)"),
+            publish,
+        ),
         Work(
             "chat-1000",
             "One chat of 1,000, 20 messages/s",
