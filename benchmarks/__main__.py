@@ -14,10 +14,11 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks import report, targets
 from benchmarks.load import HERE, Unmeasurable, compile_generator
-from benchmarks.others import SERVERS
+from benchmarks.others import SERVERS, UWebSockets
 from benchmarks.rounds import hold
 from benchmarks.work import WORKS, Work
 
@@ -55,6 +56,14 @@ def machine() -> str:
     return f"{os.cpu_count()} cores of {model}"
 
 
+def here(url: str) -> int:
+    """The port of an address on 127.0.0.1. Raises ``ValueError`` for any other."""
+    parts = urlsplit(url)
+    if parts.hostname != "127.0.0.1" or parts.port is None:
+        raise ValueError(url)
+    return parts.port
+
+
 def measure(work: Work, server: str, seconds: float) -> dict[str, Any]:
     """One round of one server, started for it; an ``error`` where it cannot be measured."""
     try:
@@ -81,7 +90,18 @@ def main() -> int:
         type=Path,
         help="the folder for table, JSON and plots (default: results, with --bars results/bars)",
     )
+    parser.add_argument(
+        "--uws", type=here, metavar="ws://127.0.0.1:PORT", help="a server on uWebSockets that runs"
+    )
+    parser.add_argument(
+        "--uws-http",
+        type=here,
+        metavar="http://127.0.0.1:PORT",
+        help="where it takes publishes (default: there, too)",
+    )
     options = parser.parse_args()
+    if options.uws:
+        UWebSockets.ports = options.uws, options.uws_http or options.uws
     if options.quick:
         options.rounds, options.seconds = options.rounds or 2, 3.0
     options.rounds = options.rounds or (5 if options.bars else 3)

@@ -50,3 +50,20 @@ def memory(pid: int) -> int:
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
     return total
+
+
+def listening(port: int) -> int | None:
+    """The process that listens on a TCP port of this machine; the first one where several do."""
+    wanted = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                wanted.add(f"socket:[{fields[9]}]")
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(descriptor) in wanted:
+                return int(descriptor.parts[2])
+        except OSError:
+            continue
+    return None

@@ -26,6 +26,7 @@ EVERYONE = (
     "python-socketio",
     "picows",
     "websockets",
+    "uWebSockets",
 )
 STORED = ("floor", "notify", "notify (JetStream)", *EVERYONE[2:])
 #: by what part of the median latency the generator may be in the way
