@@ -77,6 +77,15 @@ COLUMNS = {
 }
 
 
+#: the works that the overview shows, and what it calls them
+OVERVIEW = {
+    "chat-1000": "a chat of 1,000,\none message at a time",
+    "tens": "chats of ten,\nmessages in lists",
+    "bursts": "a chat of 500,\n50 messages at once",
+    "pairs": "chats of two,\none message at a time",
+}
+
+
 def thrown_away(rounds: list[dict[str, Any]]) -> int:
     """How many rounds were repeated, since publisher or load generator had spoilt them."""
     return sum(len(each.get("thrown_away", ())) for each in rounds)
@@ -152,6 +161,7 @@ def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: d
         f"{sum(thrown_away(rounds) for each in results.values() for rounds in each.values())} rounds that the publisher or the "
         "load generator had spoilt were thrown away and repeated.",
         "",
+        *(["![What one core delivers](overview.png)", ""] if any(capacity(results).values()) else []),
         "## Targets",
         "",
         targets.table(results),
@@ -161,6 +171,52 @@ def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: d
     ]
     (folder / "results.md").write_text("\n".join(text))
     plots(folder, titles, results)
+
+
+def capacity(results: dict[str, Rounds]) -> dict[str, dict[str, float]]:
+    """Deliveries that a second of CPU makes, for each work of ``OVERVIEW`` and each server that was measured; in thousands."""
+    return {
+        name: {
+            server: 1000 / median(rounds, "cpu_us")
+            for server, rounds in results[name].items()
+            if values(rounds, "cpu_us")
+        }
+        for name in OVERVIEW
+        if name in results
+    }
+
+
+def overview(folder: Path, results: dict[str, Rounds]) -> None:
+    """``overview.png``: what one core delivers in each of the works that most are like, one row a server."""
+    from matplotlib import pyplot
+
+    found = {name: made for name, made in capacity(results).items() if made}
+    if not found:
+        return
+    first = next(iter(found.values()))
+    servers = sorted(
+        {server for made in found.values() for server in made}, key=lambda one: first.get(one, 0)
+    )
+    figure, panels = pyplot.subplots(
+        1, len(found), sharey=True, squeeze=False, figsize=(2.7 * len(found) + 2, 0.36 * len(servers) + 1.6)
+    )
+    for axes, (name, made) in zip(panels[0], found.items(), strict=True):
+        widths = [made.get(server, 0) for server in servers]
+        drawn = axes.barh(servers, widths, color=[colour(server) for server in servers])
+        labels = [f"{width:,.0f}" if width else "not measured" for width in widths]
+        axes.bar_label(drawn, labels, padding=4, fontsize=8)
+        axes.set_xlim(0, max(widths) * 1.25)
+        axes.set_title(OVERVIEW[name], fontsize=10)
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.suptitle("Thousand deliveries that one core makes in a second: longer is better", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(folder / "overview.png", dpi=110)
+    pyplot.close(figure)
+
+
+def colour(server: str) -> str:
+    return "#1b7f5c" if server.startswith("notify") else "#999999" if server == "floor" else "#7a9cc6"
 
 
 def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> None:
@@ -183,10 +239,7 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
             [middle - min(found) for middle, (_, found) in zip(middles, rows, strict=True)],
             [max(found) - middle for middle, (_, found) in zip(middles, rows, strict=True)],
         ]
-        colours = [
-            "#1b7f5c" if server.startswith("notify") else "#999999" if server == "floor" else "#7a9cc6"
-            for server, _ in rows
-        ]
+        colours = [colour(server) for server, _ in rows]
         drawn = axes.barh(
             [server for server, _ in rows], middles, xerr=spread, color=colours, ecolor="#444444"
         )
@@ -199,6 +252,7 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
         figure.savefig(folder / f"{name}{suffix}.png", dpi=110)
         pyplot.close(figure)
 
+    overview(folder, results)
     for name in results:
         if name == "idle":
             bars(name, "accept_us", "CPU per accepted client, us", "-accept")

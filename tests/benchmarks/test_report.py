@@ -56,6 +56,19 @@ class Targets(SynchronousTestCase):
             self.assertLessEqual(set(servers), set(WORKS[work].servers) & set(SERVERS))
 
 
+class Overview(SynchronousTestCase):
+    def test_what_a_second_of_cpu_makes(self) -> None:
+        results = {
+            "chat-1000": {"floor": rounds("cpu_us", 4, 5, 8), "Nchan": [{"error": "no nginx"}]},
+            "publish": {"notify": rounds("request_us", 80)},
+            "tens": {"notify": rounds("cpu_us", 10)},
+        }
+        self.assertEqual(report.capacity(results), {"chat-1000": {"floor": 200}, "tens": {"notify": 100}})
+
+    def test_the_works_that_it_shows_are_there(self) -> None:
+        self.assertLessEqual(set(report.OVERVIEW), set(WORKS))
+
+
 class Table(SynchronousTestCase):
     def test_columns_without_a_figure_are_left_out(self) -> None:
         text = report.table(
