@@ -75,17 +75,21 @@ class FanOut:
             [server.plan(user + 1, self.chats_of(user)) for user in range(self.clients)],
             slow_every=self.slow_every,
         )
-        publisher = server.publisher()
+        publisher = None
         try:
             opened = clients.open()
             if opened["failed"]:
                 return {"error": f"{opened['failed']} of {self.clients} clients were refused"}
+            publisher = (
+                server.publisher()
+            )  # not before: some servers close a connection that is quiet for 10 s
             turns = itertools.cycle(range(1, self.chats + 1))
             pace(publisher, turns, self.batch, self.per_second, 0.5, self.size)
             time.sleep(0.5)
             return self._measure(server, clients, publisher, turns, members, seconds)
         finally:
-            publisher.close()
+            if publisher is not None:
+                publisher.close()
             clients.close()
 
     def _measure(
