@@ -80,9 +80,8 @@ class FanOut:
             opened = clients.open()
             if opened["failed"]:
                 return {"error": f"{opened['failed']} of {self.clients} clients were refused"}
-            publisher = (
-                server.publisher()
-            )  # not before: some servers close a connection that is quiet for 10 s
+            # Not before: some servers close a connection that is quiet for ten seconds.
+            publisher = server.publisher()
             turns = itertools.cycle(range(1, self.chats + 1))
             pace(publisher, turns, self.batch, self.per_second, 0.5, self.size)
             time.sleep(0.5)
