@@ -106,7 +106,7 @@ bench-loss: env ## what clients of notify and of its peers lose behind a breakin
 lock: env ## requirements*.lock anew, with the newest versions that fit
 	$(BIN)/python -m pip install --quiet uv
 	echo '# Made by `make lock`: what the Debian package and the image install, tested together.' >requirements.lock
-	$(COMPILE) --extra otel setup.py >>requirements.lock
+	$(COMPILE) --extra otel --extra uvloop setup.py >>requirements.lock
 	echo '# Made by `make lock`: what builds the wheel, and the list of what is in the package and the image.' >requirements-build.lock
 	printf 'setuptools>=69\ncyclonedx-python-lib>=11.12\n' | $(COMPILE) - >>requirements-build.lock
 

@@ -24,6 +24,11 @@ OTEL = [
     "opentelemetry-sdk>=1.27",
 ]
 
+# The event loop that server processes have where it is installed.
+UVLOOP = [
+    "uvloop>=0.21; sys_platform == 'linux'",
+]
+
 TEST = [
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
@@ -112,10 +117,12 @@ setup(
             "websockets>=15",
         ],
         "otel": OTEL,
-        "test": [*TEST, *OTEL],
+        "uvloop": UVLOOP,
+        "test": [*TEST, *OTEL, *UVLOOP],
         "dev": [
             *TEST,
             *OTEL,
+            *UVLOOP,
             "mypy==2.4.1",  # `make check`
             "mypy-zope==1.0.17",  # mypy's plugin
             "ruff==0.17.6",  # `make check`

@@ -73,6 +73,8 @@ class Server(Settings, frozen=True):
     #: processes for the clients, beside which the first one does all else; 1: one process does everything; "auto": as many
     #: as it may use processors
     workers: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
+    #: what turns: "uvloop", "asyncio", or "auto": uvloop where it is installed
+    event_loop: Literal["auto", "uvloop", "asyncio"] = "auto"
     #: write core dumps, which hold keys and tokens, and let debuggers of the same user attach: to look for a fault
     dumpable: bool = False
 

@@ -45,7 +45,8 @@ from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.roles.head import head
 from notify.roles.role import Role
-from notify.service import daemon, reactor, secrecy
+from notify.service import daemon, secrecy
+from notify.service import reactor as reactors
 from notify.service.drain import Drain
 from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
@@ -108,12 +109,14 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         """Read the configuration, and install the reactor: the one place that twistd and twist share for it."""
         try:
-            reactor.install()
             if self["dev"] and self["config"]:
                 raise StartError("--dev makes its own configuration: give either --dev or --config.")
             # Whoever starts a daemon may go elsewhere, and a reload reads them again.
             self["config"] = [os.path.abspath(path) for path in self["config"]]
-            self.config = self.read()
+            self.config = dev.configuration(os.environ) if self["dev"] else load(self["config"], os.environ)
+            # Before the plugins, which may import it.
+            reactors.install(self.config.server.event_loop)
+            components.check(self.config)
         except StartError as error:
             raise SystemExit(f"notify: {error}") from None
         if self.parent is not None and not self.parent.get("logger"):
@@ -123,7 +126,7 @@ class Options(usage.Options):
         """The configuration that the options name, anew. Raises ``ConfigError``."""
         if self["dev"]:
             # Its keys are made for one run: there is nothing to read again.
-            return getattr(self, "config", None) or dev.configuration(os.environ)
+            return self.config
         config = load(self["config"], os.environ)
         components.check(config)
         return config
@@ -131,8 +134,9 @@ class Options(usage.Options):
 
 def makeService(options: Options) -> IService:
     """The service that twistd runs, in its daemon where it makes one."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
+    running: Any = installed
     twistd, foreground = options.parent, daemon.Foreground()
     try:
         # Another runner (twist) knows no daemon, and no user.
@@ -141,6 +145,7 @@ def makeService(options: Options) -> IService:
             _choose_log(options, twistd, user)
             if not twistd["nodaemon"]:
                 foreground = daemon.detach()
+                reactors.forked(running)
                 # Done: twistd is not to leave once more; its daemons' umask stays.
                 twistd["nodaemon"] = True
                 twistd["umask"] = 0o077 if twistd["umask"] is None else twistd["umask"]
@@ -150,12 +155,12 @@ def makeService(options: Options) -> IService:
                 daemon.write_pid_file(path, user)
         logging.configure(options.config.log)
         open_more_files()
-        role = head(reactor, options.config, node_name(options.config))
+        role = head(running, options.config, node_name(options.config))
         if role is not None:
             _fit_for_workers(options, twistd)
         service = build(
             options.config,
-            reactor,
+            running,
             show=_show if options["dev"] else None,
             read=options.read,
             environ=os.environ,
@@ -168,17 +173,16 @@ def makeService(options: Options) -> IService:
     # Ended by a watchdog (SIGABRT) or by a fault in a library, it says where it was.
     if (last_words := logging.descriptor()) is not None:
         faulthandler.enable(last_words)
-    # Twisted installs its own handlers when the reactor starts.
-    installing: Any = reactor
 
     def hurry() -> None:
         service.drain.hurry()
         if role is not None:
             role.crew.hurry()
 
+    # Twisted installs its own handlers when the reactor starts.
     signals = Signals(service.lifecycle, hurry, service.reloader.reload)
-    installing.callWhenRunning(signals.install, installing.callFromThread)
-    signal.signal(signal.SIGUSR1, lambda *_: installing.callFromThread(logging.reopen))
+    running.callWhenRunning(signals.install, running.callFromThread)
+    signal.signal(signal.SIGUSR1, lambda *_: running.callFromThread(logging.reopen))
     return service
 
 
@@ -231,7 +235,7 @@ def build(
     """
     role = role or Role()
     # Parts: what the operator chose, and what everyone uses.
-    metrics, random, wheel = Metrics(), world.random, Wheel(reactor)
+    metrics, random, wheel = Metrics(reactors.running_on(reactor)), world.random, Wheel(reactor)
     role.metrics = metrics
     node = role.node or node_name(config)
     context = components.Context(reactor, metrics, random, node, config, world.now, world.connect, role.part)

@@ -60,7 +60,8 @@ LIBRARIES = {
     "txaio": "transport",
     "nats": "nats",
     "nkeys": "nats",
-    "asyncio": "nats service.reactor client._asyncio",
+    "asyncio": "nats service.reactor service.uv client._asyncio",
+    "uvloop": "service.uv",
     "twisted.web": "auth",
     "jwt": "auth cli.token",
     "google.protobuf": "wire",
@@ -348,7 +349,7 @@ class MadeUp(SynchronousTestCase):
             ("import autobahn", "autobahn", "transport"),
             ("from nats.aio import client", "nats.aio.client", "nats"),
             ("def hidden():\n    import nkeys", "nkeys", "nats"),
-            ("import asyncio", "asyncio", "nats service.reactor client._asyncio"),
+            ("import asyncio", "asyncio", "nats service.reactor service.uv client._asyncio"),
         ):
             library = name.partition(".")[0]
             self.assertEqual(

@@ -36,8 +36,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from notify.service import reactor
 
     config = load(options.files, terminal.environ)
+    reactor.install(config.server.event_loop)
     components.check(config)
-    reactor.install()
     from twisted.internet import reactor as running
 
     service = tap.build(config, running)

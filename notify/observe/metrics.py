@@ -24,9 +24,9 @@ _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Metrics:
-    """The server's metrics. One instance a process; tests make their own."""
+    """The server's metrics. One instance a process; tests make their own. ``event_loop`` is the name of the loop that runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, event_loop: str = "asyncio") -> None:
         self.registry = r = CollectorRegistry()
         self.connections = Gauge("notify_connections", "Open WebSocket connections.", registry=r)
         self.sockets = Gauge(
@@ -205,7 +205,8 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        Info("notify_build", "The version that runs.", registry=r).info({"version": __version__})
+        about = Info("notify_build", "The version that runs, and its event loop.", registry=r)
+        about.info({"version": __version__, "event_loop": event_loop})
         ProcessCollector(registry=r)
         PlatformCollector(registry=r)
         GCCollector(registry=r)

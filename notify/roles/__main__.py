@@ -1,4 +1,4 @@
-"""``python -m notify.roles``: a worker. Nobody starts it but the first process of a server, whose end it is, too."""
+"""``python -m notify.roles NUMBER LOOP``: a worker, on that event loop. Nobody starts it but the first process of a server, whose end it is, too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import faulthandler
 import os
 import signal
 import socket
+import sys
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -31,7 +32,7 @@ def main() -> None:
     faulthandler.enable()
     # Also where it hangs, and could not see that.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    reactors.install()
+    reactors.install(sys.argv[2])
     from twisted.internet import reactor as installed
 
     reactor: Any = installed

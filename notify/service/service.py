@@ -31,6 +31,7 @@ from notify.observe.health import Health
 from notify.service.daemon import Foreground
 from notify.service.drain import Drain
 from notify.service.lifecycle import PATIENCE, Lifecycle
+from notify.service.reactor import running_on
 from notify.service.reload import Reloader
 from notify.service.systemd import is_handed_over
 from notify.transport import tls
@@ -261,11 +262,12 @@ class NotifyService(Service):
         if in_time:
             self.public.accept()
         log.info(
-            "notify {version} as {node} is ready: public {public}, internal {internal}",
+            "notify {version} as {node} is ready: public {public}, internal {internal}, event loop {event_loop}",
             version=__version__,
             node=self._node,
             public=self.public.description,
             internal=self.internal.description,
+            event_loop=running_on(self._reactor),
         )
         self._ready = True
         self.lifecycle.ready()

@@ -12,6 +12,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from notify.service.reactor import running_on
 from notify.transport import handover
 from notify.workers import wire
 from notify.workers.link import Link
@@ -77,7 +78,7 @@ def spawn(
     said: Callable[[str], object],
     soon: Callable[[Callable[[], None]], object],
 ) -> tuple[Child, Link, socket.socket]:
-    """Start one: its process, its link, and what sockets are handed to it through. Raises ``OSError``.
+    """Start one, on an event loop like this process's: its process, its link, and what sockets are handed to it through. Raises ``OSError``.
 
     ``gone`` is called when its link is at its end, ``ended`` when its process is, ``said`` with each line that it prints.
     """
@@ -88,7 +89,7 @@ def spawn(
         reactor.spawnProcess(
             child,
             sys.executable,
-            [sys.executable, "-m", MODULE, str(number)],
+            [sys.executable, "-m", MODULE, str(number), running_on(reactor)],
             env=environment(os.environ),
             childFDs={0: 0, 1: "r", 2: "r", LINK: theirs.fileno(), SOCKETS: receiver.fileno()},
         )

@@ -17,9 +17,9 @@ class MetricsTest(TestCase):
         self.assertEqual(other.registry.get_sample_value("notify_connections_accepted_total"), 0)
 
     def test_names_the_version_and_describes_the_process(self) -> None:
-        families = parse(Metrics().render())
+        families = parse(Metrics("uvloop").render())
         (build,) = families["notify_build_info"].samples
-        self.assertEqual(build.labels, {"version": __version__})
+        self.assertEqual(build.labels, {"version": __version__, "event_loop": "uvloop"})
         for name in (
             "process_resident_memory_bytes",
             "process_open_fds",

@@ -38,8 +38,8 @@ IMPORTED_AS = {
     "zope-interface": "zope.interface",
 }
 
-#: the one module that may need the extra `otel`
-OTEL = "notify/observe/tracing.py"
+#: the one module that may need each of the server's extras
+EXTRAS = {"otel": "notify/observe/tracing.py", "uvloop": "notify/service/uv.py"}
 
 #: what running the project makes in the tree, planted to be left out
 JUNK = (
@@ -235,17 +235,19 @@ class Requirements(SynchronousTestCase):
         self.assertEqual(unused - reasons(), set(), "imported nowhere, and no reason beside it")
 
     def test_notify_and_install_requires(self) -> None:
-        modules = {m: f for m, f in self.check_imports("notify", "otel").items() if f != OTEL}
+        found = self.check_imports("notify", *EXTRAS)
+        modules = {module: file for module, file in found.items() if file not in EXTRAS.values()}
         self.check_entries(set(required()), modules)
         for module, file in modules.items():
             self.assertTrue(any(provides(name, module) for name in required()), f"{file}: {module}")
 
-    def test_tracing_and_otel(self) -> None:
-        self.check_entries(set(required("otel")) - set(required()), imported("notify/observe"))
+    def test_extras(self) -> None:
+        for extra, file in EXTRAS.items():
+            self.check_entries(set(required(extra)) - set(required()), imported(file.rpartition("/")[0]))
 
     def test_tests_and_test(self) -> None:
         modules = self.check_imports("tests", "test")
-        self.check_entries(set(required("test")) - set(required("otel")), modules)
+        self.check_entries(set(required("test")) - set(required(*EXTRAS)), modules)
 
     def test_benchmarks_and_bench(self) -> None:
         modules = self.check_imports("benchmarks", "bench")

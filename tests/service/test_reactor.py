@@ -56,8 +56,9 @@ reactor.run()
 """
 
 AT_ONCE = """
+import sys
 from notify.service import reactor
-reactor.install()
+reactor.install(sys.argv[1])
 from twisted.internet import reactor, task
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
 
@@ -166,8 +167,12 @@ class Pending(SynchronousTestCase):
 
 class AtOnce(SynchronousTestCase):
     def test_what_is_due_at_once_is_called_in_order_and_can_be_put_off(self) -> None:
+        for loop in ("asyncio", "auto"):
+            self.on(loop)
+
+    def on(self, loop: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-c", AT_ONCE], capture_output=True, text=True, timeout=20, check=True
+            [sys.executable, "-c", AT_ONCE, loop], capture_output=True, text=True, timeout=20, check=True
         )
         begin = done.stdout.splitlines()
         self.assertEqual(
