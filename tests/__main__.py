@@ -2,6 +2,8 @@
 
 pytest shares the tests out by itself. trial is started several times, each time with some of the modules: its own
 ``--jobs`` loses the asyncio reactor. Both run, whatever the other says; the status is 0 if both are content.
+
+The servers that tests start as processes have uvloop under pytest, and asyncio's event loop under trial.
 """
 
 from __future__ import annotations
@@ -38,7 +40,13 @@ def trial(number: int, names: list[str]) -> str:
     """Run some; all that it said."""
     command = [BIN / "trial", "--reactor=asyncio", f"--temp-directory=_trial_temp/{number}", *names]
     done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        env={**os.environ, "NOTIFY_SERVER__EVENT_LOOP": "asyncio"},
     )
     return done.stdout
 
