@@ -11,7 +11,7 @@ help: ## this list
 
 env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 
-$(STAMP): setup.py notify/_version.py
+$(STAMP): setup.py notify/_version.py notify/transport/_fanout.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) makes no virtual environments: apt-get install python3-venv"; exit 1; }
 	@echo "notify and what its tests need are installed into .venv: about a minute, the first time"
@@ -141,4 +141,4 @@ proto: ## notify/wire/proto from proto/notify.proto; made by an old protoc, so t
 	build/protoc/bin/python -m grpc_tools.protoc -Iproto --python_out=notify/wire/proto --pyi_out=notify/wire/proto notify.proto
 
 clean: ## remove everything that make made
-	rm -rf .venv tests/js/node_modules notify/web/client/dist build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf .venv notify/transport/*.so tests/js/node_modules notify/web/client/dist build debian/.tools debian/notify-server debian/.debhelper debian/files dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

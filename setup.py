@@ -4,9 +4,10 @@ All metadata stands here, and pyproject.toml says how it is built and checked. A
 imports says beside it what it is for; ``tests/package/test_distribution.py`` holds the lists to the imports.
 """
 
+import os
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 here = Path(__file__).parent
 about: dict[str, str] = {}
@@ -56,6 +57,10 @@ TEST = [
     "websockets>=15",
 ]
 
+#: NOTIFY_PURE=1 builds what is in C not at all, =0 fails where it cannot be built; otherwise it is left out there
+PURE = os.environ.get("NOTIFY_PURE", "")
+EXTENSIONS = [Extension("notify.transport._fanout", ["notify/transport/_fanout.c"], optional=PURE != "0")]
+
 setup(
     name="notify-realtime",
     version=about["__version__"],
@@ -85,7 +90,12 @@ setup(
     # twisted/plugins is a namespace folder that an editable install finds only with an explicit root.
     package_dir={"": "."},
     packages=[*find_packages(include=["notify", "notify.*"]), "twisted.plugins"],
-    package_data={"notify": ["py.typed", "web/**"], "notify.wire.proto": ["*.pyi"]},
+    package_data={
+        "notify": ["py.typed", "web/**"],
+        "notify.transport": ["*.pyi"],
+        "notify.wire.proto": ["*.pyi"],
+    },
+    ext_modules=[] if PURE == "1" else EXTENSIONS,
     exclude_package_data={"notify": ["web/client/dist/*"]},  # what `npm pack` makes there
     install_requires=[
         *CLIENT,

@@ -54,6 +54,7 @@ from notify.service.reload import Reloader
 from notify.service.service import Listener, NotifyService, Part
 from notify.service.signals import Signals
 from notify.service.systemd import Systemd
+from notify.transport import fanout
 from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
@@ -248,7 +249,9 @@ def build(
 
     # Core: who gets what.
     soon = role.soon(reactor)
-    dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer)
+    way = fanout.choose()
+    metrics.fans_out_in(fanout.name(way))
+    dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer, way)
     presence = PresenceWatch(registry, wheel.after)
     hub = Hub(live, dispatcher, registry, presence, metrics, wheel, world.now, random)
 

@@ -9,7 +9,7 @@ answered out of that: it sees every message after its position once and in order
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -34,6 +34,34 @@ log = Logger()
 #: messages to those who wait for one topic in one turn of the reactor; then others have theirs
 A_TURN = 5000
 
+#: writes each of these connections the frame of its encoding, in this order; an empty one is not written
+FanOut = Callable[[list[IConnection], Mapping[Encoding, bytes]], None]
+
+
+def one_by_one(connections: list[IConnection], frames: Mapping[Encoding, bytes]) -> None:
+    """The plain :data:`FanOut`. There is another in C (notify/transport/fanout.py), which does the same."""
+    for connection in connections:
+        frame = frames[connection.encoding]
+        if frame:
+            connection.write(frame)
+
+
+class Frames(dict[Encoding, bytes]):
+    """Messages of one topic as they are written to each kind of receiver: encoded when the first one of it comes up."""
+
+    def __init__(self, feed: Feed, messages: list[Message]) -> None:
+        super().__init__()
+        self._feed = feed
+        self._messages = messages
+        #: how many of the messages each kind is sent
+        self.counts: dict[Encoding, int] = {}
+
+    def __missing__(self, encoding: Encoding) -> bytes:
+        bodies = linked(encoding, self._messages, self._feed.sent.to(encoding))
+        self.counts[encoding] = len(bodies)
+        frame = self[encoding] = encoding.pack(bodies) if bodies else b""
+        return frame
+
 
 class Dispatcher:
     """Hands what the broker delivers to the connections that the registry names.
@@ -41,6 +69,7 @@ class Dispatcher:
     ``soon`` calls a function at the end of the reactor's turn, ``later`` after some seconds (the timer wheel's ``after``);
     ``seconds`` is the reactor's clock. One resumption is bound by the limits in force: by ``replay`` messages, and by what
     may wait for one client. A message that came with a trace gets a span of ``tracer``, from here to the last socket.
+    ``fan_out`` writes to the members.
     """
 
     def __init__(
@@ -53,8 +82,10 @@ class Dispatcher:
         later: Callable[[float, Callable[[], None]], object],
         seconds: Callable[[], float],
         tracer: Tracer = NO_TRACER,
+        fan_out: FanOut = one_by_one,
     ) -> None:
         self.tracer = tracer
+        self._fan_out = fan_out
         self._broker = broker
         self._registry = registry
         self._metrics = metrics
@@ -125,7 +156,6 @@ class Dispatcher:
         feed.last = messages[-1].position.seq
         feed.count += len(messages)
         feed.tail.add(messages, self._live.now.limits.replay)
-        frames: dict[Encoding, bytes] = {}
         members: list[IConnection] = list(self._registry.members(feed.topic))
         if self.witness is not None:
             self.witness.delivered(feed.topic, messages, members)
@@ -134,16 +164,9 @@ class Dispatcher:
             members = [one for one in members if one not in feed.waiting]
         if feed.ahead:
             members = [one for one in members if not self._skip(feed, one, messages)]
-        counts: dict[Encoding, int] = {}
-        for connection in members:
-            encoding = connection.encoding
-            frame = frames.get(encoding)
-            if frame is None:
-                bodies = linked(encoding, messages, feed.sent.to(encoding))
-                counts[encoding] = len(bodies)
-                frame = frames[encoding] = encoding.pack(bodies) if bodies else b""
-            if frame:
-                connection.write(frame)
+        frames = Frames(feed, messages)
+        self._fan_out(members, frames)
+        counts = frames.counts
         for message in messages:
             feed.sent.add(message.event, message.position.seq)
         for span in spans:

@@ -1,7 +1,7 @@
 """``notify doctor``: looks at a deployment from the machine that it runs on, and says how to mend what is wrong.
 
 Nothing is started, changed or published. Rooms: ``listeners`` (ports, origins, proxies), ``host`` (files and their
-permissions, limits, clock, systemd unit); brokers and other plugins look after themselves (``notify/findings.py``).
+permissions, limits, clock, fan-out, systemd unit); brokers and other plugins look after themselves (``notify/findings.py``).
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def examine(patient: Patient) -> list[Finding]:
     found += listeners.origins(config, patient.origin, patient.host)
     found += host.limits(config, unit)
     found += host.clock()
+    found.append(host.fan_out(environ))
     found += host.drain(config, unit)
     return found + plugins(config, Question(patient.resume_window, config.limits.replay))
 

@@ -1,4 +1,4 @@
-"""The machine: files and their permissions, limits, clock, and the systemd unit that runs the server."""
+"""The machine: files and their permissions, limits, clock, fan-out, and the systemd unit that runs the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from msgspec import Struct, structs
 from notify import components
 from notify.config import PLUGIN_TABLES, Config
 from notify.findings import Finding, span
-from notify.transport import admission
+from notify.transport import admission, fanout
 
 #: seconds that a stop takes beside the drain: the last publishes, the broker's goodbye
 LAST_WORDS = 10.0
@@ -360,6 +360,22 @@ def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> 
 
 
 # --- drain
+
+
+def fan_out(environ: Mapping[str, str]) -> Finding:
+    """Whether messages go out in C, which costs less; of the Python that runs this, which is the server's where it came along."""
+    if fanout.choose(environ) is fanout.in_c:
+        return Finding("ok", "fan-out", "it is in C.")
+    if fanout.in_c is not None:
+        return Finding(
+            "note", "fan-out", "NOTIFY_PURE=1: it is in Python, at a higher cost.", "Leave that variable out."
+        )
+    mend = (
+        "With a C compiler and Python's headers there, install notify from its source: docs/performance.md."
+    )
+    return Finding(
+        "note", "fan-out", "it is in Python, at a higher cost: what is in C was not built here.", mend
+    )
 
 
 def drain(config: Config, unit: Unit | None) -> list[Finding]:

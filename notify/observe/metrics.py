@@ -205,11 +205,20 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        about = Info("notify_build", "The version that runs, and its event loop.", registry=r)
-        about.info({"version": __version__, "event_loop": event_loop})
+        self._build = Info(
+            "notify_build",
+            "The version that runs, its event loop, and whether it fans out in C or in Python.",
+            registry=r,
+        )
+        self._about = {"version": __version__, "event_loop": event_loop}
+        self._build.info(self._about)
         ProcessCollector(registry=r)
         PlatformCollector(registry=r)
         GCCollector(registry=r)
+
+    def fans_out_in(self, language: str) -> None:
+        """Tell the way of fan-out that was chosen, which is the process's for its life."""
+        self._build.info({**self._about, "fan_out": language})
 
     def render(self) -> bytes:
         """All metrics in the Prometheus text format."""

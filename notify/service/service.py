@@ -34,7 +34,7 @@ from notify.service.lifecycle import PATIENCE, Lifecycle
 from notify.service.reactor import running_on
 from notify.service.reload import Reloader
 from notify.service.systemd import is_handed_over
-from notify.transport import tls
+from notify.transport import fanout, tls
 from notify.transport.tcp import InnerPort, PacedPort, paced
 
 log = Logger()
@@ -262,12 +262,13 @@ class NotifyService(Service):
         if in_time:
             self.public.accept()
         log.info(
-            "notify {version} as {node} is ready: public {public}, internal {internal}, event loop {event_loop}",
+            "notify {version} as {node} is ready: public {public}, internal {internal}, event loop {event_loop}, fan-out in {way}",
             version=__version__,
             node=self._node,
             public=self.public.description,
             internal=self.internal.description,
             event_loop=running_on(self._reactor),
+            way=fanout.name(fanout.choose()),
         )
         self._ready = True
         self.lifecycle.ready()

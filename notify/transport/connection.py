@@ -31,6 +31,16 @@ class Wire(Protocol):
         """Nothing more is sent through the connection. Called once."""
 
 
+class Plain(Protocol):
+    """A plain socket that does not block."""
+
+    def send(self, data: bytes, /) -> int:
+        """Send what it takes now; how many bytes. Raises ``OSError``: none."""
+
+    def fileno(self) -> int:
+        """Its descriptor; -1: ``send`` is the only way."""
+
+
 class SendQueues:
     """The bytes that wait for all clients together.
 
@@ -68,6 +78,7 @@ class Connection:
     __slots__ = (
         "_blocked",
         "_clear",
+        "_descriptor",
         "_direct",
         "_held",
         "_open",
@@ -93,10 +104,10 @@ class Connection:
         wire: Wire,
         transport: Any,
         queues: SendQueues,
-        direct: Callable[[bytes], int] | None,
+        plain: Plain | None,
         heard: float = 0.0,
     ) -> None:
-        """``direct`` is the plain socket's ``send``, which may be used while the transport holds nothing; or None.
+        """``plain`` is the socket itself, which may be used while the transport holds nothing; or None.
 
         ``heard`` is the reactor's time now.
         """
@@ -115,9 +126,12 @@ class Connection:
         self._held: list[bytes] | None = None  # frames of one turn, to be written at once
         self._open = True
         self._blocked = False
-        self._direct = direct
+        self._direct = None if plain is None else plain.send
         # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may go straight to it.
-        self._clear = self._direct is not None
+        self._clear = plain is not None
+        # For the C way alone, which looks at these two and at `encoding`. A descriptor that is closed may be another's at
+        # once: a transport tells its producer that it ends before it closes its socket, and `end` forgets the descriptor.
+        self._descriptor = -1 if plain is None else plain.fileno()
 
     def write(self, frame: bytes) -> None:
         """See :class:`~notify.interfaces.IConnection`."""
@@ -127,12 +141,16 @@ class Connection:
             except OSError:
                 sent = 0  # the transport will find out what is wrong
             if sent != len(frame):
-                self._clear = False
-                self._transport.write(frame[sent:])
+                self.left(frame, sent)
         elif self._held is not None:
             self._held.append(frame)
         elif self._open:
             self._write_later(frame)
+
+    def left(self, frame: bytes, sent: int) -> None:
+        """The socket took so many bytes of a frame that went straight to it, which were not all."""
+        self._clear = False
+        self._transport.write(frame[sent:])
 
     def _write_later(self, frame: bytes) -> None:
         if not self._blocked:
@@ -186,6 +204,7 @@ class Connection:
             return
         self._open = self._clear = False
         self._held = self._direct = None
+        self._descriptor = -1
         self._drop_queue()
         # With a paused producer the transport would never close.
         self._transport.unregisterProducer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+from socket import socket
 from typing import Any, cast
 
 from twisted.internet import tcp
@@ -32,7 +32,7 @@ class WriteThroughServer(LeanServer):
     """A server connection whose ``write`` tries the socket first while nothing is buffered.
 
     What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
-    is left for the ordinary way to find and report. A producer that is not paused can go past ``write``: :func:`direct`.
+    is left for the ordinary way to find and report. A producer that is not paused can go past ``write``: :func:`plain`.
     """
 
     def write(self, data: bytes) -> None:
@@ -108,11 +108,10 @@ class InnerPort(PacedPort):
     transport = InnerServer
 
 
-def direct(transport: Any) -> Callable[[bytes], int] | None:
-    """The socket's own ``send``, for a producer that is not paused; None where the bytes are not the socket's."""
+def plain(transport: Any) -> socket | None:
+    """The socket itself, for a producer that is not paused; None where the bytes are not the socket's."""
     if isinstance(transport, WriteThroughServer) and not transport.encrypted:
-        send: Callable[[bytes], int] = transport.socket.send
-        return send
+        return transport.socket
     return None
 
 

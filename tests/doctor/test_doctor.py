@@ -23,6 +23,7 @@ from notify.config import Config, load
 from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
 from notify.findings import Finding, span
+from notify.transport import fanout
 from tests.support.certificates import Authority
 from tests.support.natsd import Greeter, NatsServer, listening
 from tests.support.ports import free_port
@@ -171,6 +172,14 @@ class Clock(TestCase):
             (now, None, "note"),
         ):
             self.assertEqual(levels(host.clock(at, told), "clock"), [expected])
+
+    def test_which_way_messages_go_out(self) -> None:
+        pure, usual = host.fan_out({"NOTIFY_PURE": "1"}), host.fan_out({})
+        self.assertEqual(pure.level, "note")
+        self.assertEqual(usual.level, "ok" if fanout.in_c else "note")
+        for found in (pure, usual):
+            self.assertIn(" in C" if found.level == "ok" else "in Python", found.text)
+            self.assertEqual(bool(found.mend), found.level == "note")
 
     def test_the_kernel_is_asked(self) -> None:
         self.assertIn(host.clock_is_synchronised(), (True, False, None))

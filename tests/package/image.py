@@ -50,7 +50,7 @@ def main() -> None:
         run(
             "podman", "build", "--isolation=chroot", "--network=host", "--format=docker",
             f"--volume={AUTHORITIES}:{AUTHORITIES}:ro", f"--volume={pip}:/etc/pip.conf:ro",
-            f"--build-arg=BASE={BASE}", f"--tag={IMAGE}", "--file", TOP / "deploy/docker/Dockerfile", TOP,
+            f"--build-arg=BASE={BASE}", f"--build-arg=BUILD={BASE}", f"--tag={IMAGE}", "--file", TOP / "deploy/docker/Dockerfile", TOP,
         )  # fmt: skip
     about = json.loads(run("podman", "image", "inspect", IMAGE))[0]
     below = json.loads(run("podman", "image", "inspect", BASE))[0]

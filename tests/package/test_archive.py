@@ -85,6 +85,7 @@ class Archive(SynchronousTestCase):
         before = files(self.tree)
         for made in (
             ".venv/bin/python", "build/lib/notify/old.py", "dist/a.deb", "notify/__pycache__/a.pyc", "debian/files",
+            "notify/transport/_fanout.cpython-30-nowhere.so",
             "notify_realtime.egg-info/PKG-INFO", "tests/js/node_modules/a/index.js", "debian/notify-server/usr/a",
         ):  # fmt: skip
             path = self.tree / made

@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import zipfile
@@ -19,6 +20,8 @@ from packaging.utils import canonicalize_name
 from trove_classifiers import classifiers
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify import __version__
+from notify.transport import fanout
 from tests.support.programs import ROOT, need, program, run
 
 #: what a requirement is imported as, where that is not its name
@@ -41,6 +44,9 @@ IMPORTED_AS = {
 #: the one module that may need each of the server's extras
 EXTRAS = {"otel": "notify/observe/tracing.py", "uvloop": "notify/service/uv.py"}
 
+#: what a wheel has as a library, where it was built
+FAN_OUT, SUFFIX = "notify/transport/_fanout.c", sysconfig.get_config_var("EXT_SUFFIX")
+
 #: what running the project makes in the tree, planted to be left out
 JUNK = (
     ".venv/pyvenv.cfg",
@@ -50,6 +56,7 @@ JUNK = (
     "node_modules/ws/index.js",
     "notify/__pycache__/errors.cpython-311.pyc",
     "notify/plugins/dropin.cache",
+    "notify/transport/_fanout.cpython-30-nowhere.so",
     "notify/web/client/dist/notify-client.global.js",
     "tests/js/node_modules/ws/index.js",
 )
@@ -123,11 +130,34 @@ class Artefacts(SynchronousTestCase):
             },
             ours,
         )
-        self.assertEqual(
-            {name for name in built().wheel if not name.startswith(info)},
-            ours | {"twisted/plugins/notify_plugin.py"},
-        )
+        inside = {name for name in built().wheel if not name.startswith(info)}
+        compiled = {name for name in inside if name.endswith(".so")}
+        self.assertEqual(inside - compiled, ours - {FAN_OUT} | {"twisted/plugins/notify_plugin.py"})
+        self.assertEqual(compiled, {f"notify/transport/_fanout{SUFFIX}"} if fanout.in_c else set())
         self.assertIn(f"{info}licenses/LICENSE", built().wheel)
+
+    def test_a_wheel_for_every_machine_can_be_built_and_one_that_has_what_is_in_c_or_fails(self) -> None:
+        source = Path(self.mktemp()).resolve()
+        for name in tree():
+            if name.startswith(("notify/", "twisted/")) or name in (
+                "setup.py",
+                "pyproject.toml",
+                "README.md",
+                "LICENSE",
+            ):
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, source / name)
+
+        def build(pure: str) -> list[str]:
+            out = Path(self.mktemp()).resolve()
+            options = ("-m", "build", "--wheel", "--no-isolation", "--outdir", out, source)
+            run(sys.executable, *options, environ={"NOTIFY_PURE": pure, "CC": "false"})
+            return [made.name.partition("-")[2] for made in out.glob("*.whl")]
+
+        self.assertEqual(build("1"), [f"{__version__}-py3-none-any.whl"])
+        self.assertEqual([name.endswith(".whl") for name in build("")], [True])
+        with self.assertRaisesRegex(AssertionError, "notify.transport._fanout"):
+            build("0")
 
     def test_installed_it_has_the_plugin_and_the_command(self) -> None:
         target = Path(self.mktemp()).resolve()

@@ -47,6 +47,12 @@ PACKAGES = {
     "tar": "tar",
 }
 
+#: packages without a program of their own, and what Debian's Python does only with them: `make env` and `make deb` need these
+WITHOUT_PROGRAM = {
+    "python3-dev": "import sysconfig; open(sysconfig.get_path('include') + '/Python.h')",
+    "python3-venv": "import ensurepip",
+}
+
 #: what no Debian package has, and Go builds: the newest version that is tried, and one that the oldest Go about can build
 BUILT = {"helm": ("helm.sh/helm/v3/cmd/helm@v3.22.0", "helm.sh/helm/v3/cmd/helm@v3.11.3")}
 TOOLS = ROOT / "build" / "tools"
@@ -109,9 +115,10 @@ def run(*command: str | Path, environ: dict[str, str] | None = None, cwd: str | 
 def packages() -> list[str]:
     """The Debian packages of the programs that are missing here."""
     missing = {PACKAGES[name] for name in PACKAGES if not find(name)}
-    # A package without a program of its own: `make env` and `make deb` need it.
-    venv = subprocess.run(["/usr/bin/python3", "-c", "import ensurepip"], capture_output=True, check=False)
-    return sorted(missing | ({"python3-venv"} if venv.returncode else set()))
+    for package, test in WITHOUT_PROGRAM.items():
+        if subprocess.run(["/usr/bin/python3", "-c", test], capture_output=True, check=False).returncode:
+            missing.add(package)
+    return sorted(missing)
 
 
 def install() -> None:

@@ -34,6 +34,9 @@ class Transport:
         self.sends.append(len(taken))
         return len(taken)
 
+    def fileno(self) -> int:
+        return -1
+
     def write(self, data: bytes) -> None:
         if not self.buffer:
             try:
@@ -93,7 +96,7 @@ class World:
         transport = Transport(room)
         wire = Wire(transport)
         connection = Connection(
-            "c", Peer(""), JSON, 0.0, wire, transport, self.queues, transport.send if plain else None
+            "c", Peer(""), JSON, 0.0, wire, transport, self.queues, transport if plain else None
         )
         transport.registerProducer(connection, True)
         return connection, transport, wire

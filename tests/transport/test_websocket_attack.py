@@ -84,6 +84,9 @@ class Peer(StringTransport):
     def unregisterProducer(self) -> None:
         self.producer = None
 
+    def fileno(self) -> int:
+        return -1
+
     def write(self, data: bytes) -> None:
         if not self.disconnecting:
             super().write(data)
@@ -158,7 +161,7 @@ class Wire:
         return getattr(self.transport.protocol, "_site", None) or self.transport.protocol
 
     def feed(self, *segments: bytes) -> Wire:
-        with patch("notify.transport.websocket.direct", lambda transport: transport.send):
+        with patch("notify.transport.websocket.plain", lambda transport: transport):
             for segment in segments:
                 if self.transport.disconnecting:
                     break

@@ -38,7 +38,7 @@ class Reader:
         self.transport = Transport(10**6)
         self.wire = Wire(self.transport, lambda: self.session.closed())
         self.connection = Connection(
-            f"{self.number}", Peer(""), JSON, 0.0, self.wire, self.transport, self.queues, self.transport.send
+            f"{self.number}", Peer(""), JSON, 0.0, self.wire, self.transport, self.queues, self.transport
         )
         self.transport.registerProducer(self.connection, True)
         world.authenticator.tokens["token"] = Identity(1, 1)
