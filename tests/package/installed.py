@@ -46,6 +46,11 @@ class Installed:
     def token(self, user_id: int = 1) -> str:
         return issue(self.secret, user_id, 1, 3600, time.time())
 
+    def fans_out_in(self) -> str:
+        """The language, as the metrics tell."""
+        with urllib.request.urlopen("http://127.0.0.1:8081/metrics", timeout=10) as answer:
+            return re.findall(r'notify_build_info{.*fan_out="(\w+)"', answer.read().decode())[0]
+
     def unknown_metrics(self) -> set[str]:
         """What the shipped alerts and the dashboard ask for, and the server does not have under its unit."""
         with urllib.request.urlopen("http://127.0.0.1:8081/metrics", timeout=10) as answer:

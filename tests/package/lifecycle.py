@@ -277,6 +277,7 @@ class Life:
         machine.call("systemctl", "restart", "notify")
         installed.message_arrives()
         check(True, "with two workers, a message arrives")
+        check(installed.fans_out_in() == "C", "messages go out in C")
         lacking = installed.unknown_metrics()
         check(
             not lacking,

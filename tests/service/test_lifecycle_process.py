@@ -20,6 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify import __version__
+from notify.transport import fanout
 from tests.support.natsd import NatsServer
 from tests.support.process import KEY, SECRET, TWISTD, Server, service_manager, token, wait_for
 
@@ -328,6 +329,7 @@ class StartTests(TestCase):
                 client.send(type="ping", id=1)
                 self.assertEqual(client.receive()["type"], "pong")
             server.logged(f"notify {__version__} as late is ready: public tcp:")
+            server.logged(f", fan-out in {fanout.name(fanout.choose())}")
 
     @in_thread
     def test_while_it_starts_it_can_be_told_to_leave(self) -> None:

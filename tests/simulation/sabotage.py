@@ -50,8 +50,8 @@ class Breakage(NamedTuple):
 
 
 TABLE = (
-    Breakage('core/dispatcher.py', '                connection.write(frame)\n',
-             '                connection.write(frame) if len(members) != 3 else None\n', 'three members are not written to'),
+    Breakage('core/dispatcher.py', '        self._fan_out(members, frames)\n',
+             '        self._fan_out(members, frames) if len(members) != 3 else None\n', 'three members are not written to'),
     Breakage('core/dispatcher.py', '            connection.close(4004, "history lost")\n',
              '            pass\n', 'a lost topic is not told to its members'),
     Breakage('core/dispatcher.py', '            feed.sent.add(message.event, message.position.seq)\n',
