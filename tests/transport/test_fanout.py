@@ -334,7 +334,8 @@ class Ways:
                     pass
 
         def counts() -> list[int]:
-            return [sys.getrefcount(one) for one in (ours, dead, foreign, frames, JSON, type(ours), self.way)]
+            known = (ours, dead, foreign, frames, frames[JSON], JSON, type(ours), self.way)
+            return [sys.getrefcount(one) for one in known]
 
         rounds(100)
         gc.collect()
