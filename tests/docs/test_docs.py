@@ -140,7 +140,10 @@ class Pages(SynchronousTestCase):
                 # A worker's own: of the server's, or of a process.
                 name = name.replace("_worker_process_", "_process_").replace("_worker_", "_")
                 made.add("notify_process_cpu_seconds")
-            self.assertTrue({name, name.removesuffix("_total"), name.removesuffix("_info")} & made, f"{page.relative_to(ROOT)}: {name}")
+            self.assertTrue(
+                {name, name.removesuffix("_total"), name.removesuffix("_info")} & made,
+                f"{page.relative_to(ROOT)}: {name}",
+            )
 
 
 def rooms() -> list[tuple[str, str]]:
