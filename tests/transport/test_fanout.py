@@ -531,7 +531,19 @@ class CompiledTests(SynchronousTestCase):
 
     def compile(self, *options: str) -> Path:
         made = Path(self.mktemp()).resolve().with_suffix(".so")
-        run(compiler(), "-std=c11", "-O2", "-fPIC", "-shared", *options, f"-I{HEADERS}", SOURCE, "-o", made)
+        run(
+            compiler(),
+            "-std=c11",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            *options,
+            "-isystem",
+            HEADERS,
+            SOURCE,
+            "-o",
+            made,
+        )
         return made
 
     def test_it_has_no_warning(self) -> None:
