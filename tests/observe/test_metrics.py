@@ -23,9 +23,7 @@ class MetricsTest(TestCase):
         metrics = Metrics("uvloop")
         metrics.fans_out_in("C")
         (build,) = parse(metrics.render())["notify_build_info"].samples
-        self.assertEqual(
-            build.labels, {"version": __version__, "event_loop": "uvloop", "fan_out": "C"}
-        )
+        self.assertEqual(build.labels, {"version": __version__, "event_loop": "uvloop", "fan_out": "C"})
         for name in (
             "process_resident_memory_bytes",
             "process_open_fds",
