@@ -38,7 +38,7 @@ from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys, read_keys
 from notify.http.revoke import Revoker
 from notify.http.server import Site
-from notify.http.sites import internal_site, public_site
+from notify.http.sites import internal_site, most_body, public_site
 from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe import logging, tracing
 from notify.observe.health import Health
@@ -59,6 +59,7 @@ from notify.transport.admission import Admission
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.tcp import open_files, open_more_files
+from notify.transport.texts import TextFactory
 from notify.transport.websocket import ConnectionFactory
 from notify.wire.addresses import Network, parse_networks
 
@@ -284,6 +285,7 @@ def build(
         keys=ApiKeys(lambda: live.now.keys, metrics.keys_refused, reactor.seconds),
         limits=config.limits,
         metrics=metrics,
+        sockets=TextFactory(wheel, reactor, most_body(config.limits)),
         render=lambda: role.render(metrics),
         tracer=tracer,
         hosts=Hosts((gethostname(), *config.listen.internal_hosts)),

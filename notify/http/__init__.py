@@ -5,6 +5,6 @@ The interface is described in docs/http-api.md and by ``/openapi.json`` itself.
 
 from notify.http.keys import ApiKeys, read_keys, unlimited
 from notify.http.server import Site
-from notify.http.sites import internal_site, public_site
+from notify.http.sites import internal_site, most_body, public_site
 
-__all__ = ["ApiKeys", "Site", "internal_site", "public_site", "read_keys", "unlimited"]
+__all__ = ["ApiKeys", "Site", "internal_site", "most_body", "public_site", "read_keys", "unlimited"]

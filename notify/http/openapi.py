@@ -21,6 +21,7 @@ from notify.http.commands import (
     Unsubscribed,
     WhichNode,
 )
+from notify.http.pipeline import MOST_STREAMS, StreamMessage, StreamOutcome
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
 from notify.http.revoke import Revoke, Revoked
@@ -35,6 +36,8 @@ _TYPES = (
     Notification,
     Published,
     PublishedList,
+    StreamMessage,
+    StreamOutcome,
     History,
     PresenceAnswer,
     Nodes,
@@ -89,9 +92,10 @@ _ERRORS = {
     413: "The body, the list or the payload is too large.",
     415: "The body is not JSON.",
     422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
+    426: "This is for WebSockets: send an opening handshake (RFC 6455).",
     429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
     500: "The server failed; its log says why.",
-    503: "The broker is away and nothing was done, or what was done could not be kept: try again later.",
+    503: "The broker is away and nothing was done, or what was done could not be kept, or there are too many streams: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
 }
 
@@ -228,6 +232,23 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         207: _success("Some messages of the list were not accepted.", "PublishedList"),
                     },
                     *(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
+                ),
+            )
+        },
+        "/v1/stream": {
+            "get": _operation(
+                "stream",
+                "Open a WebSocket over which messages are published without a request for each",
+                "publish",
+                description=(
+                    "A text frame is a `StreamMessage`, or a list of them as in a POST to /v1/publish; each is answered by a text frame, "
+                    f"a `StreamOutcome` with its id, as soon as it is known what became of it. A frame may have at most {max_body} "
+                    f"bytes, a payload {max_payload}. At most {MOST_STREAMS} are open at once. No page may open one."
+                ),
+                security=secured,
+                responses=_responses(
+                    {101: {"description": "The WebSocket is open."}},
+                    *(400, 401, 403, 408, 413, 426, 429, 500, 503),
                 ),
             )
         },

@@ -1,11 +1,11 @@
-"""``POST /v1/publish``: one message, or a list in order."""
+"""``POST /v1/publish``: one message, or a list in order; and what becomes of each, also where it comes by a stream."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -123,6 +123,14 @@ class Publisher:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
         return self._publish_list(body, key, request)
 
+    def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
+        """Publish one message for whoever has this API key; ``trace`` is a traceparent, or empty.
+
+        Never fails: a message that is given up on (cancelled) may be stored or not, and its result says so.
+        """
+        working: Deferred[Any] = self._start(one, key, by, trace)
+        return working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
+
     def _publish_list(self, body: list[Publication], key: str | None, request: Request) -> Deferred[Answer]:
         results: list[Result | None] = [None] * len(body)
         missing = len(body)
@@ -141,20 +149,14 @@ class Publisher:
             if not missing:
                 together.callback(_collect([one for one in results if one is not None]))
 
-        def accepted(position: Position, index: int, subject: str) -> None:
-            self._stored(position, subject)
-            settle(Result(HTTPStatus.OK, subject, position.epoch, position.seq), index)
-
-        def refused(failure: Failure, index: int) -> None:
-            settle(self._not_accepted(self._count_failure(failure)), index)
-
+        by, trace = request.key, request.trace
         for index, one in enumerate(body):
-            working = self._start(one, None if key is None else f"{key}:{index}", request)
-            under_way.append(working.addCallbacks(accepted, refused, (index, one.subject), {}, (index,)))
+            working = self.result(one, None if key is None else f"{key}:{index}", by, trace)
+            under_way.append(working.addCallback(settle, index))
         return together
 
     def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Answer]:
-        working = self._start(one, key, request)
+        working: Deferred[Any] = self._start(one, key, request.key, request.trace)
         return working.addCallbacks(self._accepted, self._count_failure, callbackArgs=(one.subject,))
 
     def _told(self, outcome: Position | Failure, one: Publication) -> Position | Failure:
@@ -170,19 +172,19 @@ class Publisher:
                 witness.published(topic, size, code, text)
         return outcome
 
-    def _start(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
-        working = self._begin(one, key, request)
+    def _start(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
+        working = self._begin(one, key, by, trace)
         # Nobody who begins to trace meanwhile misses much.
         return working if self._witness() is None else working.addBoth(self._told, one)
 
-    def _begin(self, one: Publication, key: str | None, request: Request) -> Deferred[Position]:
+    def _begin(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
             try:
-                return self._broker.publish(*self._read(one, request.key), key, request.trace)
+                return self._broker.publish(*self._read(one, by), key, trace)
             except Exception:
                 return fail()
-        span = self._tracer.span("publish", request.trace, root=True)
-        return maybeDeferred(self._hand_over, one, key, request.key, span).addBoth(_ended, span)
+        span = self._tracer.span("publish", trace, root=True)
+        return maybeDeferred(self._hand_over, one, key, by, span).addBoth(_ended, span)
 
     def _read(self, one: Publication, by: ApiKey) -> tuple[Topic, bytes]:
         topic = topic_of(one.subject)
@@ -201,10 +203,14 @@ class Publisher:
         )
 
     def _accepted(self, position: Position, subject: str) -> Answer:
-        self._stored(position, subject)
+        self._count(position, subject)
         return answer(Published(subject, position.epoch, position.seq))
 
-    def _stored(self, position: Position, subject: str) -> None:
+    def _stored(self, position: Position, subject: str) -> Result:
+        self._count(position, subject)
+        return Result(HTTPStatus.OK, subject, position.epoch, position.seq)
+
+    def _count(self, position: Position, subject: str) -> None:
         self._ok.inc()
         _log.debug("published {seq} to {subject}", seq=position.seq, subject=subject)
 
@@ -216,8 +222,8 @@ class Publisher:
         ).inc()
         return failure
 
-    def _not_accepted(self, failure: Failure) -> Result:
-        refused = _refusal(failure)
+    def _not_stored(self, failure: Failure) -> Result:
+        refused = _refusal(self._count_failure(failure))
         if refused is None:
             _log.failure("Failed to publish", failure=failure)
             refused = internal_error()

@@ -14,7 +14,7 @@ from math import inf
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -47,7 +47,7 @@ class Site(Factory):
     ``timeout()`` is how long a connection may be idle now, and ``answer_timeout`` how long a handler may
     take, in seconds. ``new_id`` makes request ids. A client is cut off that had its next request here before the one
     before was answered more than ``most_ahead`` times in a row. ``logs()`` is whether anybody reads what is logged of each
-    answer: it costs as much as the answer.
+    answer: it costs as much as the answer. ``wind_up()`` ends what goes on behind the answers, and fires when it has.
     """
 
     noisy = False
@@ -63,6 +63,7 @@ class Site(Factory):
         new_id: Callable[[], str] = lambda: f"{_random.getrandbits(64):016x}",
         most_ahead: float = inf,
         logs: Callable[[], bool] = lambda: True,
+        wind_up: Callable[[], Deferred[None]] = lambda: succeed(None),
     ) -> None:
         self.reactor: Any = reactor
         self.routes, self.keys, self.metrics = routes, keys, metrics
@@ -71,6 +72,7 @@ class Site(Factory):
         self.new_id = new_id
         self.most_ahead = most_ahead
         self._logs = logs
+        self._wind_up = wind_up
         self._under_way = 0
         self._waiting: list[Deferred[None]] = []
         self._due: list[Connection] = []
@@ -105,7 +107,10 @@ class Site(Factory):
                 finished.callback(None)
 
     def settled(self) -> Deferred[None]:
-        """Fires once every request that is under way is answered; for a clean stop."""
+        """Fires once every request that is under way is answered, and nothing goes on behind it; for a clean stop."""
+        return self._wind_up().addCallback(lambda _: self._answered())
+
+    def _answered(self) -> Deferred[None]:
         finished: Deferred[None] = Deferred()
         if self._under_way:
             self._waiting.append(finished)

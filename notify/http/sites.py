@@ -29,6 +29,7 @@ from notify.http.files import File
 from notify.http.hosts import Hosts
 from notify.http.keys import ApiKeys
 from notify.http.openapi import document
+from notify.http.pipeline import PATH, Sockets, Streams
 from notify.http.publish import Publisher
 from notify.http.reads import HistoryReader, PresenceReader
 from notify.http.request import Request, Route
@@ -54,6 +55,11 @@ def _status(report: HealthReport) -> int:
     return HTTPStatus.OK if report.ready else HTTPStatus.SERVICE_UNAVAILABLE
 
 
+def most_body(limits: Limits) -> int:
+    """Bytes that a publish may have, by a request or by a message of a stream."""
+    return max(MAX_BODY, limits.max_frame + 64 * 1024)
+
+
 def internal_site(
     *,
     reactor: IReactorTime,
@@ -65,6 +71,7 @@ def internal_site(
     keys: ApiKeys,
     limits: Limits,
     metrics: Metrics,
+    sockets: Sockets,
     revoker: Callable[[Request], Deferred[Answer]],
     render: Callable[[], bytes | Deferred[bytes]] | None = None,
     tracer: Tracer = NO_TRACER,
@@ -74,7 +81,7 @@ def internal_site(
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``node`` is this node's name; ``revoker`` answers ``/v1/revoke``; ``render`` gives the metrics as text, where others' are
+    ``node`` is this node's name; ``sockets`` makes WebSockets that take messages of :func:`most_body` bytes; ``revoker`` answers ``/v1/revoke``; ``render`` gives the metrics as text, where others' are
     among them; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads what is logged of each
     answer, ``witness()`` whom publishes are told to.
     """
@@ -92,21 +99,31 @@ def internal_site(
         shown: Deferred[Answer] = rendered
         return shown
 
-    max_body = max(MAX_BODY, limits.max_frame + 64 * 1024)
+    max_body = most_body(limits)
     description = Answer(HTTPStatus.OK, encode(document(limits.max_frame, max_body)))
     get, post = b"GET", b"POST"
     cluster = Cluster(control)
+    publisher = Publisher(broker, metrics, limits.max_frame, tracer, witness)
+    streams = Streams(
+        publisher,
+        sockets,
+        keys.stands,
+        reactor,
+        metrics.publish_streams,
+        lambda reason, peer: site.hung_up(reason, peer),
+    )
 
     def command(handler: Callable[[Request], Deferred[Answer]], json: bool = False) -> Route:
         return Route({post: handler}, scope="control", max_body=MAX_COMMAND, json=json)
 
     routes = {
         b"/v1/publish": Route(
-            {post: Publisher(broker, metrics, limits.max_frame, tracer, witness)},
+            {post: publisher},
             scope="publish",
             max_body=max_body,
             json=True,
         ),
+        PATH.encode(): Route({get: streams}, scope="publish"),
         b"/v1/history": Route({get: HistoryReader(broker)}, scope="read"),
         b"/v1/presence": Route({get: PresenceReader(registry)}, scope="read"),
         b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
@@ -126,7 +143,8 @@ def internal_site(
         b"/openapi.json": Route({get: lambda request: description}),
         **admin.routes(hosts),
     }
-    return Site(reactor, routes, keys, metrics, logs=logs)
+    site = Site(reactor, routes, keys, metrics, logs=logs, wind_up=streams.close)
+    return site
 
 
 def public_site(

@@ -87,6 +87,11 @@ class Metrics:
             ["result"],
             registry=r,
         )
+        self.publish_streams = Gauge(
+            "notify_publish_streams",
+            "Open connections of /v1/stream, over which backends publish.",
+            registry=r,
+        )
         self.received = Counter(
             "notify_received", "Messages delivered by the broker to this node.", registry=r
         )

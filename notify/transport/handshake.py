@@ -13,7 +13,7 @@ from hashlib import sha1
 from http import HTTPStatus
 from typing import NamedTuple
 
-from notify.transport.extensions import Deflate, accept_deflate, parse_offers
+from notify.transport.extensions import Deflate, Offer, accept_deflate, parse_offers
 from notify.transport.origins import name_of, origin_allowed
 from notify.wire import encodings
 from notify.wire import head as heads
@@ -31,7 +31,7 @@ _VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
 #: headers that say one thing; said twice, a proxy in front may believe the one and we the other
 _ONCE = frozenset((b"host", b"origin", b"sec-websocket-key", b"sec-websocket-version"))
 #: headers that are read here, by their name as bytes and as text
-_READ = {
+_NAMES = {
     name.encode("ascii"): name
     for name in (
         *("host", "origin", "x-forwarded-for", "upgrade", "connection", "sec-websocket-key", "user-agent"),
@@ -101,6 +101,49 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``compress`` is whether permessage-deflate may
     be agreed on. What is legal is taken, however unusual.
     """
+    asked = _read(head, PATH)
+    headers, origin = asked.headers, asked.headers.get("origin", "")
+    if origin and not origin_allowed(origin, asked.host, allowed_origins):
+        raise Refused(HTTPStatus.FORBIDDEN, name_of(origin))
+    offers = _offers(headers)
+    subprotocol, encoding = encodings.choose(asked.protocols)
+    deflate = accept_deflate(offers) if compress else None
+    answer = _accept(asked.key, subprotocol, deflate)
+    client_id = _client_id(asked.query) if asked.query else ""
+    return Accepted(
+        answer,
+        encoding,
+        deflate,
+        origin,
+        headers.get("x-forwarded-for", ""),
+        client_id,
+        _plain(headers.get("user-agent", "")[:MAX_AGENT]),
+    )
+
+
+def judge_inner(head: bytes, path: str) -> bytes:
+    """The answer to a handshake that opens a connection for one of our own programs: without subprotocol and extension.
+
+    Raises :class:`Refused`, also for a page of whatever origin.
+    """
+    asked = _read(head, path)
+    if "origin" in asked.headers:
+        raise Refused(HTTPStatus.FORBIDDEN)
+    _offers(asked.headers)
+    return _accept(asked.key, None, None)
+
+
+class _Asked(NamedTuple):
+    """What a valid handshake asks for."""
+
+    headers: dict[str, str]
+    host: str
+    query: str
+    key: str
+    protocols: list[str]
+
+
+def _read(head: bytes, path: str) -> _Asked:
     try:
         request = heads.read(head)
         body = heads.length(request)
@@ -112,7 +155,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED)
     if version != b"HTTP/1.1":
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    host, query = _read_target(target.decode("ascii"), headers)
+    host, query = _read_target(target.decode("ascii"), headers, path)
     if body != 0:
         # What is a body to a proxy in front would be frames to us.
         raise Refused(HTTPStatus.BAD_REQUEST)
@@ -124,40 +167,26 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     spoken = get("sec-websocket-version", "")
     if spoken != "13":
         raise Refused(HTTPStatus.UPGRADE_REQUIRED if _VERSION.fullmatch(spoken) else HTTPStatus.BAD_REQUEST)
-    key, protocols, origin = (
-        get("sec-websocket-key", ""),
-        _split(get("sec-websocket-protocol", "")),
-        get("origin"),
-    )
+    key, protocols = get("sec-websocket-key", ""), _split(get("sec-websocket-protocol", ""))
     # An empty Origin is none (RFC 6454, section 7), and must not pass for a client that is no browser.
-    if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or origin == "":
+    if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or get("origin") == "":
         raise Refused(HTTPStatus.BAD_REQUEST)
-    if origin and not origin_allowed(origin, host, allowed_origins):
-        raise Refused(HTTPStatus.FORBIDDEN, name_of(origin))
-    offers = parse_offers(get("sec-websocket-extensions", ""))
+    return _Asked(headers, host, query, key, protocols)
+
+
+def _offers(headers: Mapping[str, str]) -> Sequence[Offer]:
+    offers = parse_offers(headers.get("sec-websocket-extensions", ""))
     if offers is None:
         # RFC 6455, section 9.1: who receives what is not of its grammar must fail the connection; so it is no matter
         # whether we would take any extension. An offer that is well-formed and not for us is declined.
         raise Refused(HTTPStatus.BAD_REQUEST)
-    subprotocol, encoding = encodings.choose(protocols)
-    deflate = accept_deflate(offers) if compress else None
-    answer = _accept(key, subprotocol, deflate)
-    forwarded, client_id = get("x-forwarded-for", ""), _client_id(query) if query else ""
-    return Accepted(
-        answer,
-        encoding,
-        deflate,
-        origin or "",
-        forwarded,
-        client_id,
-        _plain(get("user-agent", "")[:MAX_AGENT]),
-    )
+    return offers
 
 
 def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
     """The headers that matter. One that comes again goes on with the list (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
-    for name, text in _READ.items():
+    for name, text in _NAMES.items():
         values = fields.get(name)
         if values is not None:
             if len(values) > 1 and name in _ONCE:
@@ -166,7 +195,7 @@ def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
     return headers
 
 
-def _read_target(target: str, headers: dict[str, str]) -> tuple[str, str]:
+def _read_target(target: str, headers: dict[str, str], ours: str) -> tuple[str, str]:
     """The host that a request for our path is meant for, and its query. A target with an authority overrides the header Host,
     which must be there all the same (RFC 9112, section 3.2).
     """
@@ -178,7 +207,7 @@ def _read_target(target: str, headers: dict[str, str]) -> tuple[str, str]:
     if not _HOST.fullmatch(host):
         raise Refused(HTTPStatus.BAD_REQUEST)
     path, _, query = target.partition("?")
-    if path != PATH:
+    if path != ours:
         raise Refused(HTTPStatus.NOT_FOUND)
     return host, query
 

@@ -24,13 +24,14 @@ from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
-from notify.http import ApiKeys, internal_site, unlimited
+from notify.http import ApiKeys, internal_site, most_body, unlimited
 from notify.http.revoke import Revoker
 from notify.interfaces import BrokerStatus
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
 from notify.testing import make_context
+from notify.transport.texts import TextFactory
 from tests.support.world import TableAuthenticator
 
 KEY = "a-key-for-tests-only"
@@ -188,6 +189,7 @@ class Node:
             keys=ApiKeys(lambda: unlimited(keys), self.metrics.keys_refused, self.clock.seconds),
             limits=limits or Limits(),
             metrics=self.metrics,
+            sockets=TextFactory(wheel, self.clock, most_body(limits or Limits())),
             revoker=Revoker(control or self.control, self.hub),
             witness=lambda: self.hub.witness,
         )

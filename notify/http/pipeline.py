@@ -1,0 +1,462 @@
+"""``GET /v1/stream``: messages published over a WebSocket, without a request for each, and without waiting for answers.
+
+The client sends a message, or a list of them, a text frame, and gets one answer for each message, by its ``id``, as soon as it is
+known what became of it. Messages go to the broker in the order in which they came, and those of a list at once. What is bounded here: connections; of each one the messages and
+bytes that are under way, beyond which nothing is read; how long a message may take, and a client not read its answers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from prometheus_client import Gauge
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocol, IReactorTime
+
+from notify.core.live import ApiKey
+from notify.http.answers import ErrorDetail, Refused, Upgrade, bad_request, encode
+from notify.http.keys import forbidden
+from notify.http.publish import IDEMPOTENCY_KEY, MAX_LIST, Publication, Result
+from notify.http.request import Request
+from notify.observe import tracing
+from notify.observe.logging import Narrator
+
+log = Narrator("notify.http.pipeline")
+
+PATH = "/v1/stream"
+
+#: connections at once: each is a backend's own, and is kept
+MOST_STREAMS = 200
+#: messages, and bytes of them, of one connection that are under way: beyond them nothing is read from it
+MOST_MESSAGES, MOST_BYTES = 1000, 4 * 2**20
+#: messages that are begun in a row, before others have their turn
+AT_ONCE = 500
+#: seconds that a message may be under way
+ANSWER_TIMEOUT = 30.0
+#: seconds without a byte from a client before it is pinged, and then until the connection ends as idle
+PING_INTERVAL, PING_TIMEOUT = 25.0, 20.0
+#: seconds that a client may not take what was sent
+PATIENCE = 60.0
+#: seconds between two looks at all of that
+LOOK = 1.0
+
+IDLE, NOT_TEXT, WRONG, FORBIDDEN, LEAVING = 1001, 1003, 1007, 1008, 1012
+
+
+class StreamMessage(Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a client: ``id`` is given back with what became of it, ``key`` is its idempotency key, ``trace`` a
+    traceparent.
+    """
+
+    id: int | Annotated[str, Meta(max_length=64)]
+    subject: str
+    payload: Raw
+    key: str | None = None
+    trace: str = ""
+
+
+class StreamOutcome(Struct, frozen=True):
+    """What became of one message: status 200 and its position, or the status and error of a POST."""
+
+    id: int | str
+    status: int
+    epoch: str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+    error: ErrorDetail | UnsetType = UNSET
+
+
+class _Named(Struct, frozen=True):
+    """Of a message that is otherwise wrong."""
+
+    id: int | Annotated[str, Meta(max_length=64)]
+
+
+_decode = msgspec.json.Decoder(StreamMessage).decode
+_decode_list = msgspec.json.Decoder(list[Raw]).decode
+_named = msgspec.json.Decoder(_Named).decode
+
+
+class Socket(Protocol):
+    """The WebSocket that a pipeline talks over (``transport/texts.py``)."""
+
+    def client(self) -> str:
+        """The client's address."""
+
+    def send(self, texts: Sequence[bytes]) -> None:
+        """Send messages."""
+
+    def ask(self) -> None:
+        """Send a ping."""
+
+    def silence(self, silent: bool) -> None:
+        """Read nothing more, or go on."""
+
+    def end(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+
+    def cut_off(self) -> None:
+        """Drop the connection."""
+
+
+class Sockets(Protocol):
+    """Who makes WebSockets."""
+
+    def answer(self, head: bytes, path: str) -> tuple[HTTPStatus, bytes]:
+        """101 and the whole answer to an opening handshake; or what it is refused with."""
+
+    def make(self, talker: Any) -> IProtocol:
+        """One whose messages go to a :class:`Pipeline`, once it has a transport."""
+
+
+class Publishes(Protocol):
+    """Who publishes (:class:`~notify.http.publish.Publisher`)."""
+
+    def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
+        """What became of one message. Never fails; may be cancelled."""
+
+
+class Streams:
+    """All connections.
+
+    ``stands(key)`` is whether an API key is good now, and for as much as it was; ``gauge`` shows how many connections there are;
+    ``hung_up(reason, peer)`` is told of each that is cut off.
+    """
+
+    def __init__(
+        self,
+        publisher: Publishes,
+        sockets: Sockets,
+        stands: Callable[[ApiKey], bool],
+        reactor: IReactorTime,
+        gauge: Gauge,
+        hung_up: Callable[[str, str], None],
+    ) -> None:
+        self.publisher, self.stands, self.reactor = publisher, stands, reactor
+        self.hung_up = hung_up
+        self._sockets, self._gauge = sockets, gauge
+        self._open: dict[Pipeline, None] = {}
+        self._leaving = False
+        self._gone: list[Deferred[None]] = []
+        self._later: Any = None
+
+    def __call__(self, request: Request) -> Upgrade:
+        """Raises :class:`~notify.http.answers.Refused`."""
+        if b"origin" in request.fields:
+            raise forbidden("this is for programs, and no page may open it: send no header Origin")
+        request.parameters([])
+        if self._leaving:
+            raise _unavailable("unavailable", "the server is leaving: open a stream at another, or later")
+        if len(self._open) >= MOST_STREAMS:
+            raise _unavailable("too_many_streams", "as many streams are open as may be: use POST /v1/publish")
+        status, head = self._sockets.answer(request.head, PATH)
+        if not head:
+            raise _no_handshake(status)
+        return Upgrade(head, self._sockets.make(Pipeline(self, request.key)))
+
+    def entered(self, pipeline: Pipeline) -> None:
+        """A connection is open."""
+        self._open[pipeline] = None
+        log.debug("{peer} opened a stream with API key {key}", peer=pipeline.client(), key=pipeline.key.name)
+        self._gauge.set(len(self._open))
+        if self._leaving:
+            pipeline.leave()
+        if self._later is None:
+            self._later = self.reactor.callLater(LOOK, self._look)
+
+    def left(self, pipeline: Pipeline) -> None:
+        """It is gone."""
+        self._open.pop(pipeline, None)
+        log.debug("a stream of API key {key} is over", key=pipeline.key.name)
+        self._gauge.set(len(self._open))
+        if not self._open:
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
+            gone, self._gone = self._gone, []
+            for one in gone:
+                one.callback(None)
+
+    def close(self) -> Deferred[None]:
+        """Open none any more; fires once those that are open have answered what is under way, and are gone."""
+        self._leaving = True
+        for pipeline in list(self._open):
+            pipeline.leave()
+        if not self._open:
+            return succeed(None)
+        gone: Deferred[None] = Deferred()
+        self._gone.append(gone)
+        return gone
+
+    def _look(self) -> None:
+        self._later = self.reactor.callLater(LOOK, self._look)
+        now = self.reactor.seconds()
+        for pipeline in list(self._open):
+            pipeline.look(now)
+
+
+class Pipeline:
+    """One connection, which is open for as long as its API key is good."""
+
+    def __init__(self, streams: Streams, key: ApiKey) -> None:
+        self._streams, self.key = streams, key
+        self._socket: Any = None
+        #: what is under way, the oldest first: the answer to come, since when, and how many bytes
+        self._working: dict[int, tuple[Deferred[Any], float, int]] = {}
+        self._bytes = self._number = 0
+        #: what came and is not begun; None: a message that is not text
+        self._waiting: deque[bytes | None] = deque()
+        self._answers: list[bytes] = []
+        self._due: Any = None
+        self._beginning = self._pinged = self._over = False
+        self._blocked_at: float | None = None
+        self._heard_at = 0.0
+        #: the close code and reason, once it is to end; whether that was said; and what messages are refused with that come
+        #: before: without it they are not answered
+        self._ending: tuple[int, str] | None = None
+        self._instead: Refused | None = None
+        self._ended = False
+
+    def client(self) -> str:
+        """The client's address."""
+        address: str = self._socket.client()
+        return address
+
+    # --- from the WebSocket ---------------------------------------------------------------------------------
+
+    def opened(self, socket: Socket) -> None:
+        """The connection is open."""
+        self._socket = socket
+        self._heard_at = self._streams.reactor.seconds()
+        self._streams.entered(self)
+
+    def text(self, payload: bytes) -> None:
+        """A message came."""
+        if self._ending is None or self._instead is not None:
+            self._waiting.append(payload)
+
+    def other(self) -> None:
+        """A message came that is not text."""
+        if self._ending is None:
+            self._waiting.append(None)
+
+    def read(self) -> None:
+        """That was all that came at once."""
+        self._heard_at, self._pinged = self._streams.reactor.seconds(), False
+        if self._due is None:
+            self._go_on()
+
+    def blocked(self) -> None:
+        """The client does not take what was sent."""
+        if self._blocked_at is None:
+            self._blocked_at = self._streams.reactor.seconds()
+            self._measure()
+
+    def unblocked(self) -> None:
+        """It has taken all."""
+        if self._blocked_at is not None:
+            self._blocked_at, self._heard_at = None, self._streams.reactor.seconds()
+            self._soon()
+
+    def closing(self) -> None:
+        """Nothing goes out any more but what was answered already."""
+        if self._ending is None:
+            # By the other side, whose last messages came before; or for a frame that is wrong, behind good ones.
+            self._begin_some()
+            self._ending = 1000, ""
+        self._flush()
+        self._ended = True
+        self._waiting.clear()
+
+    def closed(self) -> None:
+        """The client is gone: nobody waits for an answer any more."""
+        self._over = self._ended = True
+        self._waiting.clear()
+        self._answers.clear()
+        due, self._due = self._due, None
+        if due is not None and due.active():
+            due.cancel()
+        working, self._working = self._working, {}
+        for one, _, _ in working.values():
+            one.cancel()
+        self._streams.left(self)
+
+    # --- messages -------------------------------------------------------------------------------------------
+
+    def _full(self) -> bool:
+        return (
+            self._blocked_at is not None or len(self._working) >= MOST_MESSAGES or self._bytes >= MOST_BYTES
+        )
+
+    def _go_on(self) -> None:
+        """Begin what waits, within the bounds; then send what is answered, and read on or not."""
+        self._due = None
+        if self._over:
+            return
+        self._begin_some()
+        self._flush()
+        self._measure()
+        if self._waiting and not self._full():
+            self._soon()
+        self._end_if_done()
+
+    def _begin_some(self) -> None:
+        if self._waiting and not self._streams.stands(self.key):
+            self._end_for_key()
+        self._beginning = True
+        begun = 0
+        while self._waiting and (self._ending or (begun < AT_ONCE and not self._full())):
+            begun += self._begin(self._waiting.popleft())
+        self._beginning = False
+
+    def _begin(self, payload: bytes | None) -> int:
+        """Begin what one frame has; how many messages that were."""
+        if payload is None:
+            self.end(NOT_TEXT, "messages are text")
+            return 1
+        if not payload.lstrip().startswith(b"["):
+            self._begin_one(payload)
+            return 1
+        try:
+            parts = _decode_list(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            parts = []
+        if not 0 < len(parts) <= MAX_LIST:
+            self.end(WRONG, f"a list is one of 1 to {MAX_LIST} messages")
+            return 1
+        for part in parts:
+            if self._ending is not None and self._instead is None:
+                break
+            self._begin_one(bytes(part))
+        return len(parts)
+
+    def _begin_one(self, payload: bytes) -> None:
+        try:
+            message = _decode(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._malformed(payload, error)
+            return
+        if message.key is not None and not IDEMPOTENCY_KEY.fullmatch(message.key):
+            self._refuse(message.id, bad_request("the key must be 1 to 128 visible ASCII characters"))
+            return
+        if self._instead is not None:
+            self._refuse(message.id, self._instead)
+            return
+        number, size = self._number, len(payload)
+        self._number += 1
+        trace = tracing.valid(message.trace) if message.trace else ""
+        one = Publication(message.subject, message.payload)
+        working: Deferred[Any] = self._streams.publisher.result(one, message.key, self.key, trace)
+        self._working[number] = working, self._streams.reactor.seconds(), size
+        self._bytes += size
+        working.addCallback(self._told, message.id, number)
+
+    def _malformed(self, payload: bytes, error: Exception) -> None:
+        try:
+            name = _named(payload).id
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self.end(WRONG, "a message is not a JSON object with an id")
+            return
+        text = "a field is unknown" if "unknown field" in str(error) else str(error).replace("`", "'")
+        if not isinstance(error, msgspec.ValidationError):
+            text = "it is not valid JSON in UTF-8"
+        self._refuse(name, bad_request(f"this is not a message: {text}"))
+
+    def _refuse(self, name: int | str, refused: Refused) -> None:
+        self._answers.append(encode(StreamOutcome(name, refused.status, error=refused.detail)))
+
+    def _told(self, result: Result, name: int | str, number: int) -> None:
+        found = self._working.pop(number, None)
+        if found is None:
+            return
+        self._bytes -= found[2]
+        self._answers.append(
+            encode(StreamOutcome(name, result.status, result.epoch, result.seq, result.error))
+        )
+        if not self._beginning:
+            self._soon()
+
+    def _soon(self) -> None:
+        if self._due is None and not self._over:
+            self._due = self._streams.reactor.callLater(0, self._go_on)
+
+    def _flush(self) -> None:
+        if self._answers and not self._ended:
+            answers, self._answers = self._answers, []
+            self._socket.send(answers)
+
+    def _measure(self) -> None:
+        """Read from the client, or let the kernel keep what it sends."""
+        if not self._ended and not self._over:
+            self._socket.silence(bool(self._waiting) or self._full())
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def end(self, code: int, reason: str, instead: Refused | None = None) -> None:
+        """Begin nothing more, answer what is under way, and close. What came and is not begun is refused, or not answered."""
+        if self._ending is None:
+            self._ending, self._instead = (code, reason), instead
+            if instead is None:
+                self._waiting.clear()
+            self._soon()
+
+    def _end_for_key(self) -> None:
+        reason = "the API key is good no more, or for less"
+        self.end(FORBIDDEN, reason, Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", reason))
+
+    def leave(self) -> None:
+        """The server stops."""
+        reason = "the server is leaving"
+        self.end(
+            LEAVING, reason, _unavailable("unavailable", f"{reason} and nothing was done: try again later")
+        )
+
+    def _end_if_done(self) -> None:
+        if self._ending is not None and not self._ended and not self._working:
+            self._ended = True
+            self._socket.end(*self._ending)
+
+    def look(self, now: float) -> None:
+        """Some time has passed."""
+        if self._ended:
+            return
+        if not self._streams.stands(self.key):
+            self._end_for_key()
+        for number in [
+            number for number, (_, since, _) in self._working.items() if now - since >= ANSWER_TIMEOUT
+        ]:
+            if (late := self._working.get(number)) is not None:
+                late[0].cancel()
+        if self._blocked_at is not None:
+            if now - self._blocked_at >= PATIENCE:
+                self._streams.hung_up("unread", self._socket.client())
+                self._socket.cut_off()
+        elif self._waiting or self._full():
+            self._heard_at = now  # it is not read from
+        elif not self._pinged and now - self._heard_at >= PING_INTERVAL:
+            self._pinged = True
+            self._socket.ask()
+        elif self._pinged and now - self._heard_at >= PING_INTERVAL + PING_TIMEOUT:
+            self.end(IDLE, "idle")
+
+
+def _unavailable(code: str, message: str) -> Refused:
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, code, message, {b"Retry-After": b"1"})
+
+
+def _no_handshake(status: HTTPStatus) -> Refused:
+    """The refusal of what opens no WebSocket (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22)."""
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        return Refused(
+            status,
+            "upgrade_required",
+            "this path takes the opening handshake of a WebSocket (RFC 6455, version 13) only",
+            {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13", b"Connection": b"Upgrade"},
+        )
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return Refused(status, "method_not_allowed", "this path takes GET only", {b"Allow": b"GET"})
+    return bad_request("this is not a valid opening handshake of a WebSocket (RFC 6455)")
