@@ -96,7 +96,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         )
     key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
     try:
-        publisher = Publisher(url(options, terminal, "NOTIFY_API_URL", API_URL), key)
+        # One message by itself is one request; a stream begins with a handshake.
+        publisher = Publisher(url(options, terminal, "NOTIFY_API_URL", API_URL), key, stream=message is None)
     except ValueError as error:
         raise CommandError(f"--url is wrong: {error}.") from None
     with publisher:
@@ -239,13 +240,14 @@ class _Lines:
                 error = None
             except PublishFailed as failed:
                 positions, error = failed.positions, failed
-            for line, position in zip(lines, positions, strict=False):
+            errors = error.errors if error is not None else [None] * len(positions)
+            for line, position, wrong in zip(lines, positions, errors, strict=False):
                 if position is not None:
                     self._published += 1
                     if not self._quiet:
                         self._terminal.out(_result(line.subject, position, line.number))
                 else:
-                    self._fail(line.number, str(error))
+                    self._fail(line.number, str(wrong))
             if error is not None and error.status not in _OF_ONE:
                 self._progress.clear()
                 raise CommandError(

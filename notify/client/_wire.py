@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -85,15 +86,30 @@ Event: TypeAlias = Opened | Text | Closed
 
 
 class Wire:
-    """One connection. Bytes to send gather in :attr:`outgoing`; the owner sends and empties it."""
+    """One connection. Bytes to send gather in :attr:`outgoing`; the owner sends and empties it.
 
-    def __init__(self, address: Address) -> None:
+    ``headers`` go with the opening handshake, beside those that it consists of.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        subprotocols: Sequence[str] = SUBPROTOCOLS,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         self.outgoing = bytearray()
         self._connection = WSConnection(ConnectionType.CLIENT)
         self._parts: list[str] = []
         self._size = 0
         self._done = False
-        self._send(Request(host=address.host_header, target=address.target, subprotocols=list(SUBPROTOCOLS)))
+        self._send(
+            Request(
+                host=address.host_header,
+                target=address.target,
+                subprotocols=list(subprotocols),
+                extra_headers=list(headers),
+            )
+        )
 
     def send(self, text: str) -> None:
         """Send a text message; dropped where the connection is not open."""

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
+import time
+from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import treq
+from cryptography import x509
+from msgspec import structs
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.client import Position, Publisher, PublishFailed, TwistedClient
+from tests.support.certificates import Authority
+from tests.support.http import temporary_folder
+from tests.support.natsd import NatsServer, until
+from tests.support.process import KEY, Server
+from tests.support.proxy import Proxy
 from tests.support.running import API_KEY, LocalServer, token
 
 SUBJECT = "workspace.1.chat.7.messages"
@@ -23,10 +36,16 @@ class FakeApi:
         self.requests: list[tuple[str, str, Any]] = []  # Authorization, Idempotency-Key, body
         self.stored: dict[str, int] = {}
         self.failures: list[tuple[int, dict[str, str]] | str] = []
+        self.handshakes = 0
+        self.no_stream = 404
         api = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                api.handshakes += 1
+                self.reply(api.no_stream, {"error": {"code": "not_found", "message": "no stream"}}, {})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -87,6 +106,8 @@ class FakeApi:
 
 
 class Publishing(TestCase):
+    """By requests, for there is no stream: as at an older server, or through some proxies."""
+
     def setUp(self) -> None:
         self.api, self.slept = FakeApi(), []
         self.addCleanup(self.api.stop)
@@ -177,6 +198,34 @@ class Publishing(TestCase):
         self.assertRaises(ValueError, Publisher, "ws://h", "key")
         self.assertRaises(ValueError, Publisher, "http://h", "key", tries=0)
 
+    def test_where_no_stream_is_opened_one_is_asked_for_once_a_minute(self) -> None:
+        for status in (404, 426, 400, 200, 502):
+            self.api.no_stream, self.api.handshakes = status, 0
+            publisher = self.make()
+            for _ in range(3):
+                publisher.publish(SUBJECT, {})
+            self.assertEqual(self.api.handshakes, 1)
+            publisher._stream_from = 0.0
+            publisher.publish(SUBJECT, {})
+            self.assertEqual(self.api.handshakes, 2)
+
+    def test_none_is_asked_for_where_none_is_wanted(self) -> None:
+        self.make(stream=False).publish(SUBJECT, {})
+        self.assertEqual(self.api.handshakes, 0)
+
+    def test_an_answer_that_is_none_is_a_failure(self) -> None:
+        self.patch(self.api, "answer", lambda *_: (200, {"results": [{"status": 200}]}))
+        error = self.assertRaises(PublishFailed, self.publisher.publish_many, [(SUBJECT, {})] * 2)
+        self.assertEqual((error.code, error.positions), ("failed", [None, None]))
+
+    def test_each_message_of_a_list_has_its_own_error(self) -> None:
+        self.api.failures = ["half"] * 9
+        messages = [(SUBJECT, {"bad": n == 0}) for n in range(4)]
+        error = self.assertRaises(PublishFailed, self.make(tries=2).publish_many, messages)
+        self.assertEqual((error.code, error.status), ("unavailable", 503))
+        codes = [one and one.code for one in error.errors]
+        self.assertEqual(codes, ["invalid_message", "unavailable", None, "unavailable"])
+
 
 class WholeServer(TestCase):
     """Against the real one."""
@@ -211,3 +260,192 @@ class WholeServer(TestCase):
             publishing = deferToThread(publisher.publish, SUBJECT, payload)
             error = await self.assertFailure(publishing, PublishFailed)
             self.assertEqual(error.status, status)
+
+
+class Streamed(TestCase):
+    """By a stream of the real server, through a proxy that the tests cut."""
+
+    timeout = 120
+
+    async def setUp(self) -> None:
+        self.server = await LocalServer(BROKER__MEMORY__HISTORY_SIZE="100000").start(self)
+        self.proxy = Proxy(self.server.service.internal.port.getHost().port)
+        self.addCleanup(self.proxy.stop)
+        self.publisher = Publisher(
+            f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=10, sleep=lambda _: None
+        )
+        self.addCleanup(self.publisher.close)
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.server.hub.metrics.registry.get_sample_value(name, labels) or 0
+
+    def posts(self) -> float:
+        return sum(
+            self.sample("notify_http_requests_total", path="/v1/publish", status=s) for s in ("200", "207")
+        )
+
+    def message(self, number: int, **more: Any) -> tuple[str, Any]:
+        payload = {"message_id": number, "chat_id": 7, "workspace_id": 1, "sender_id": 3, "timestamp": 2}
+        return SUBJECT, {**payload, "content": str(number), **more}
+
+    async def test_messages_go_by_one_stream_and_no_request(self) -> None:
+        for n in range(3):
+            await deferToThread(self.publisher.publish, *self.message(n))
+        positions = await deferToThread(self.publisher.publish_many, map(self.message, range(3, 1300)))
+        self.assertEqual([one.seq for one in positions], list(range(4, 1301)))
+        self.assertEqual((self.posts(), self.sample("notify_publish_streams")), (0, 1))
+        self.assertEqual(self.sample("notify_http_requests_total", path="/v1/stream", status="101"), 1)
+
+    async def test_a_key_of_the_callers_own_stores_once(self) -> None:
+        one = partial(self.publisher.publish, *self.message(1), key="mine")
+        first = await deferToThread(one)
+        self.assertEqual(await deferToThread(one), first)
+        error = await self.assertFailure(
+            deferToThread(partial(self.publisher.publish, *self.message(1), key="a b")), PublishFailed
+        )
+        self.assertEqual((error.code, error.status), ("bad_request", 400))
+
+    async def test_each_of_a_list_is_told_of(self) -> None:
+        messages = [self.message(0), self.message(1, chat_id=8), ("workspace.1", {}), self.message(3)]
+        error = await self.assertFailure(deferToThread(self.publisher.publish_many, messages), PublishFailed)
+        self.assertEqual((error.code, error.status), ("invalid_message", 422))
+        self.assertEqual([one and one.seq for one in error.positions], [1, None, None, 2])
+        codes = [one and one.code for one in error.errors]
+        self.assertEqual(codes, [None, "invalid_message", "unknown_subject", None])
+
+    async def test_a_message_that_is_too_large_for_a_stream_goes_by_a_request(self) -> None:
+        await deferToThread(self.publisher.publish, *self.message(1))
+        large = self.message(2, content="x" * 600_000)
+        error = await self.assertFailure(deferToThread(self.publisher.publish, *large), PublishFailed)
+        self.assertEqual((error.code, error.status), ("too_large", 413))
+        self.assertEqual(self.sample("notify_publish_streams"), 1)
+
+    async def test_a_connection_that_is_cut_again_and_again_loses_nothing_and_stores_nothing_twice(
+        self,
+    ) -> None:
+        cutting = LoopingCall(self.proxy.cut)
+        cutting.start(0.05, now=False)
+        self.addCleanup(lambda: cutting.running and cutting.stop())
+        self.publisher._tries = 1000
+
+        def publish() -> None:
+            for start in range(0, 4000, 400):
+                self.publisher.publish_many(map(self.message, range(start, start + 400)))
+
+        await deferToThread(publish)
+        cutting.stop()
+        kept: list[str] = []
+        url = f"{self.server.api}/v1/history?subject={SUBJECT}&limit=1000"
+        while True:
+            answer = await treq.get(url, headers={"Authorization": f"Bearer {API_KEY}"}, persistent=False)
+            page = await answer.json()
+            kept += [one["payload"]["content"] for one in page["messages"]]
+            url = url.partition("&since")[0] + f"&since={page['next']}"
+            if page["complete"]:
+                break
+        self.assertEqual(kept, [str(n) for n in range(4000)])
+
+    async def test_silence_is_not_known_to_be_stored(self) -> None:
+        publisher = Publisher(f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=0.3, tries=1)
+        self.addCleanup(publisher.close)
+        await deferToThread(publisher.publish, *self.message(1))
+        self.proxy.silence()
+        error = await self.assertFailure(deferToThread(publisher.publish, *self.message(2)), PublishFailed)
+        self.assertEqual((error.code, error.status), ("unknown", None))
+
+    async def test_a_key_that_is_taken_away_is_told(self) -> None:
+        await deferToThread(self.publisher.publish, *self.message(1))
+        live = self.server.hub.live
+        live.now = structs.replace(live.now, keys=())
+        error = await self.assertFailure(
+            deferToThread(self.publisher.publish, *self.message(2)), PublishFailed
+        )
+        self.assertIn(error.status, (401, 403))
+
+    async def test_a_stream_that_the_server_ended_meanwhile_is_opened_again(self) -> None:
+        await deferToThread(self.publisher.publish, *self.message(1))
+        self.proxy.cut()
+        await until(lambda: not self.sample("notify_publish_streams"))
+        slept: list[float] = []
+        self.publisher._sleep = slept.append
+        await deferToThread(self.publisher.publish, *self.message(2))
+        self.assertEqual((slept, self.posts()), ([], 0))
+
+
+class Encrypted(TestCase):
+    """By a stream of a server whose internal port speaks TLS."""
+
+    timeout = 60
+
+    async def test_messages_go_by_a_stream_under_tls_and_to_nobody_else(self) -> None:
+        folder = temporary_folder(self)
+        authority = Authority(folder)
+        key, certificate = authority.issue(x509.DNSName("localhost"), name="tls")
+        server = await LocalServer(
+            LISTEN__INTERNAL=f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+        ).start(self)
+        url = server.api.replace("http://127.0.0.1", "https://localhost")
+        payload = {"chat_id": 7, "workspace_id": 1, "sender_id": 3, "timestamp": 2, "content": "x" * 1000}
+        messages = [(SUBJECT, {**payload, "message_id": n}) for n in range(1200)]
+
+        def publish(tls: ssl.SSLContext | None) -> list[Position]:
+            with Publisher(url, API_KEY, tls=tls, tries=1) as publisher:
+                publisher.publish(*messages[0])
+                positions = publisher.publish_many(messages[1:])
+                self.assertIsNotNone(publisher._pipe)
+                return positions
+
+        trusted = ssl.create_default_context(cafile=str(authority.certificate))
+        positions = await deferToThread(publish, trusted)
+        self.assertEqual([one.seq for one in positions], list(range(2, 1201)))
+        error = await self.assertFailure(deferToThread(publish, None), PublishFailed)
+        self.assertIn("certificate", str(error))
+
+
+class Killed(TestCase):
+    """A server that is killed while it publishes, and started again, on a stream of NATS that outlives it."""
+
+    timeout = 180
+
+    async def test_nothing_acknowledged_is_lost_and_nothing_is_stored_twice(self) -> None:
+        nats = NatsServer().start()
+        await nats.up()
+        self.addCleanup(nats.remove)
+        text = f'[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{nats.url}"]\n'
+        await deferToThread(self.publish, text)
+
+    def publish(self, text: str) -> None:
+        total, kills, middle = 3000, 3, threading.Semaphore(0)
+        with Server(text) as server:
+
+            def kill() -> None:
+                for _ in range(kills):
+                    middle.acquire()
+                    server.process.kill()
+                    server.process.wait()
+                    server.start()
+
+            def messages() -> Iterator[tuple[str, Any]]:
+                payload = {"chat_id": 7, "workspace_id": 1, "sender_id": 3, "timestamp": 2}
+                for n in range(total):
+                    if n % (total // kills) == 499:  # the last of those that are sent together
+                        middle.release()
+                    yield SUBJECT, {**payload, "message_id": n, "content": str(n)}
+
+            killer = threading.Thread(target=kill)
+            killer.start()
+            with Publisher(f"http://127.0.0.1:{server.internal}", KEY, tries=1000, timeout=20) as publisher:
+                publisher._sleep = lambda _: time.sleep(0.1)
+                positions = publisher.publish_many(messages())
+            killer.join()
+            kept: list[tuple[int, str]] = []
+            since = ""
+            while True:
+                path = f"/v1/history?subject={SUBJECT}&limit=1000" + (f"&since={since}" if since else "")
+                _, page = server.http("GET", path)
+                kept += [(one["seq"], one["payload"]["content"]) for one in page["messages"]]
+                since = page["next"]
+                if page["complete"]:
+                    break
+        self.assertEqual([content for _, content in kept], [str(n) for n in range(total)])
+        self.assertEqual([seq for seq, _ in kept], [one.seq for one in positions])
