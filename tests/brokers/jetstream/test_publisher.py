@@ -25,8 +25,9 @@ A, B = chat(1, 1), chat(1, 2)
 
 
 class FakeConnection:
-    def __init__(self) -> None:
-        self.sent: list[tuple[str, dict[str, str], str]] = []
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._sent: list[tuple[str, dict[str, str], str]] = []
         self.handlers: dict[bytes, Callable[[Reply], None]] = {}
         self.max_payload = 0
 
@@ -40,7 +41,13 @@ class FakeConnection:
 
     def publish(self, subject: str, payload: bytes, reply: str = "", fields: Any = None) -> None:
         headers.check_size(payload, fields, self.max_payload)
-        self.sent.append((subject, fields, reply))
+        self._sent.append((subject, fields, reply))
+
+    @property
+    def sent(self) -> list[tuple[str, dict[str, str], str]]:
+        """What was sent until the end of this turn."""
+        self.clock.advance(0)
+        return self._sent
 
     def answer(self, index: int, seq: int = 0, block: bytes = b"", **more: Any) -> None:
         body = b"" if block else msgspec.json.encode({"stream": "MESSAGES", "seq": seq, **more})
@@ -52,7 +59,8 @@ class Publishing(SynchronousTestCase):
         self.make()
 
     def make(self, **settings: Any) -> None:
-        self.clock, self.connection = Clock(), FakeConnection()
+        self.clock = Clock()
+        self.connection = FakeConnection(self.clock)
         all_settings = JetStreamSettings(
             **({"publish_patience": Duration(15), "request_timeout": Duration(2)} | settings)
         )
@@ -62,7 +70,10 @@ class Publishing(SynchronousTestCase):
     def publish(
         self, topic: Topic = A, key: str | None = None, trace: str = ""
     ) -> Deferred[tuple[int, bool]]:
-        return self.publisher.publish(topic, chat_payload(topic), key, trace)
+        """In a turn of its own."""
+        answer = self.publisher.publish(topic, chat_payload(topic), key, trace)
+        self.clock.advance(0)
+        return answer
 
     def ids(self) -> list[str]:
         return [fields["Nats-Msg-Id"] for _, fields, _ in self.connection.sent]
@@ -121,6 +132,7 @@ class Publishing(SynchronousTestCase):
         self.make(publish_window=2)
         first, second, third = chat(1, 1), chat(1, 2), chat(1, 3)
         large = self.publisher.publish(first, chat_payload(first, content="x" * 1000), None, "")
+        self.clock.advance(0)
         self.publish(second)
         self.publish(third)
         self.publisher.close()
