@@ -15,10 +15,22 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-import msgspec
-from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 
+from notify.brokers.jetstream.flight import (
+    NO_BATCHES,
+    NOT_BEHIND,
+    OVER_MAX_MSG_SIZE,
+    PASSING,
+    SEALED,
+    After,
+    Error,
+    Flight,
+    Outgoing,
+    batched,
+    chained,
+    read,
+)
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Together
 from notify.errors import TooLarge, Unavailable, Unknown
@@ -32,93 +44,6 @@ _PAUSE = 0.1  # seconds before a publish is repeated that the server could not t
 #: messages of a topic that go out together, and bytes of their payloads
 _MOST = 100
 _MOST_BYTES = 2**20
-#: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
-_NOBODY = -1  # our own: there was nobody to refuse it
-_PASSING = frozenset({_NOBODY, 10008, 10009, 10158})
-_OVER_MAX_MSG_SIZE = 10054
-_SEALED = 10109
-#: the message before was not the last that was stored; the stream takes no batches
-_NOT_BEHIND = 10070
-_NO_BATCHES = frozenset({10174, 10177})
-_EXPECTED = "Nats-Expected-Last-Msg-Id"
-_BATCH_ID = "Nats-Batch-Id"
-_BATCH_SEQUENCE = "Nats-Batch-Sequence"
-_BATCH_COMMIT = "Nats-Batch-Commit"
-
-
-class _Error(Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _Ack(Struct):
-    seq: int = 0
-    duplicate: bool = False
-    count: int = 0
-    error: _Error | None = None
-
-
-_ack = msgspec.json.Decoder(_Ack)
-
-
-class _Publish:
-    """One message on its way."""
-
-    __slots__ = ("answer", "deadline", "fields", "open", "payload", "reply", "round", "token")
-
-    def __init__(self, payload: bytes, fields: dict[str, str]) -> None:
-        self.payload = payload
-        self.fields = fields
-        self.answer: Deferred[tuple[int, bool]] = Deferred(lambda _: None)
-        self.deadline = 0.0
-        #: an attempt was made whose outcome is not known
-        self.open = False
-        self.token = b""
-        self.reply = ""
-        self.round = -1
-
-    @property
-    def id(self) -> str:
-        """By which the stream knows it."""
-        return self.fields["Nats-Msg-Id"]
-
-
-class _Flight:
-    """Messages of one topic that go out together, in order, until all of them are settled."""
-
-    __slots__ = (
-        "alone",
-        "batch",
-        "broken",
-        "call",
-        "first",
-        "heard",
-        "messages",
-        "paused",
-        "sent",
-        "token",
-        "topic",
-    )
-
-    def __init__(self, topic: Topic, messages: list[_Publish]) -> None:
-        self.topic = topic
-        #: those that are not settled
-        self.messages = messages
-        #: of those, what the last attempt has sent, and has no answer yet
-        self.sent: list[_Publish] = []
-        #: the first that the last attempt has sent: the only one that did not depend on another
-        self.first: _Publish | None = None
-        #: of the last attempt: others came in between; the server could not take it now
-        self.broken = self.paused = False
-        #: one by one from now on
-        self.alone = False
-        #: the batch that the last attempt was, and for the answer to it
-        self.batch: list[_Publish] | None = None
-        self.token = b""
-        #: when the last attempt was made, or had an answer
-        self.heard = 0.0
-        self.call: Any = None
 
 
 class Publisher:
@@ -131,10 +56,10 @@ class Publisher:
         self._random = random
         self._window = settings.publish_window
         #: what was not sent yet, by topics that have something here or on its way
-        self._behind: dict[Topic, deque[_Publish]] = {}
+        self._behind: dict[Topic, deque[Outgoing]] = {}
         #: the topics with something that can go out
         self._waiting: deque[Topic] = deque()
-        self._flying: dict[_Flight, None] = {}
+        self._flying: dict[Flight, None] = {}
         self._flown = 0
         self._count = 0
         self._round = 0
@@ -148,7 +73,7 @@ class Publisher:
         self.together = Together.NO
         #: what ``Notify-After`` says of a topic's next message, or of one that is stored directly ``behind`` another of
         #: its topic; empty: nothing
-        self.after: Callable[[Topic, bool], str] = lambda topic, behind: ""
+        self.after: After = lambda topic, behind: ""
         #: told the number and the id of each message that the stream has, whoever stored it
         self.stored: Callable[[int, str], None] = lambda seq, message: None
 
@@ -173,7 +98,7 @@ class Publisher:
             headers.check_size(payload, fields | {headers.AFTER: _ROOM}, self._connection.max_payload)
         except TooLarge:
             return fail()
-        one = _Publish(payload, fields)
+        one = Outgoing(payload, fields)
         one.deadline = self._reactor.seconds() + self._settings.publish_patience
         self._count += 1
         if topic in self._behind:
@@ -208,7 +133,7 @@ class Publisher:
         self._open = False
         self._sweep()
         for flight in self._flying:
-            self._doubt(flight)
+            flight.doubt()
             self._expire_later(flight)
 
     def drain(self) -> Deferred[None]:
@@ -236,14 +161,14 @@ class Publisher:
         try:
             while self._open and self._waiting and self._flown < self._window:
                 topic = self._waiting.popleft()
-                flight = _Flight(topic, self._take(self._behind[topic]))
+                flight = Flight(topic, self._take(self._behind[topic]))
                 self._flying[flight] = None
                 self._flown += len(flight.messages)
                 self._attempt(flight)
         finally:
             self._sending = False
 
-    def _take(self, behind: deque[_Publish]) -> list[_Publish]:
+    def _take(self, behind: deque[Outgoing]) -> list[Outgoing]:
         """The first of a topic's that wait: as many as go out together."""
         most = 1 if self.together is Together.NO else min(self._most, self._window - self._flown)
         taken, size = [behind.popleft()], 0
@@ -256,9 +181,10 @@ class Publisher:
 
     # ------------------------------------------------------------------ attempts
 
-    def _attempt(self, flight: _Flight) -> None:
+    def _attempt(self, flight: Flight) -> None:
         """Send what is not settled, or the first of it. No answer to an earlier attempt is waited for any more."""
-        flight.call, flight.sent, flight.batch, flight.broken, flight.paused = None, [], None, False, False
+        flight.call = None
+        flight.clear()
         now = self._reactor.seconds()
         self._expire(flight, now)
         if not flight.messages:
@@ -275,14 +201,17 @@ class Publisher:
             min(first.deadline - now, self._settings.request_timeout), self._silent, flight
         )
 
-    def _send(self, flight: _Flight) -> None:
+    def _send(self, flight: Flight) -> None:
         """Send the first messages of a flight, as many as can go together. Raises ``TooLarge``: not even one can go."""
         several = flight.messages[: self._most]
-        batched = self.together is Together.BATCHED and len(several) > 1
+        in_batch = self.together is Together.BATCHED and len(several) > 1
         # What a batch has stored already it refuses as a whole: what may have been stored goes one by one.
-        if flight.alone or self.together is Together.NO or (batched and any(one.open for one in several)):
-            several, batched = several[:1], False
-        packed = self._batch(flight.topic, several) if batched else []
+        if flight.alone or self.together is Together.NO or (in_batch and any(one.open for one in several)):
+            several, in_batch = several[:1], False
+        topic, most, packed = flight.topic, self._connection.max_payload, list[dict[str, str]]()
+        if in_batch:
+            name = f"{self._random.getrandbits(64):016x}"
+            packed = batched(topic, several, self.after, most, name)
         if packed:
             flight.batch, flight.alone = several, True  # alone, should that fail
             self._connection.forget(flight.token)
@@ -291,86 +220,45 @@ class Publisher:
             )
             replies = [*[""] * (len(several) - 1), reply]
         else:
-            packed = self._chain(flight.topic, several)
+            packed = chained(topic, several, self.after, most)
             replies = [self._reply(flight, one) for one in several[: len(packed)]]
-        flight.sent = several[: len(packed)]
+        flight.sent, flight.several = several[: len(packed)], len(packed) > 1
         for one, fields, reply in zip(flight.sent, packed, replies, strict=True):
-            self._connection.publish(flight.topic.subject, one.payload, reply, fields)
+            self._connection.publish(topic.subject, one.payload, reply, fields)
 
-    def _chain(self, topic: Topic, messages: list[_Publish]) -> list[dict[str, str]]:
-        """The fields of the first of these messages, each of which names the one before. Raises ``TooLarge``."""
-        packed: list[dict[str, str]] = []
-        for number, one in enumerate(messages):
-            fields = self._fields(topic, one, number > 0)
-            if number:
-                fields[_EXPECTED] = messages[number - 1].id
-            try:
-                headers.check_size(one.payload, fields, self._connection.max_payload)
-            except TooLarge:
-                if not number:
-                    raise
-                break  # there is room where it has not to name another
-            packed.append(fields)
-        return packed
-
-    def _batch(self, topic: Topic, messages: list[_Publish]) -> list[dict[str, str]]:
-        """The fields of a batch; empty where one has no room for them."""
-        name = f"{self._random.getrandbits(64):016x}"
-        packed = []
-        for number, one in enumerate(messages, start=1):
-            fields = self._fields(topic, one, number > 1) | {_BATCH_ID: name, _BATCH_SEQUENCE: str(number)}
-            if number == len(messages):
-                fields[_BATCH_COMMIT] = "1"
-            try:
-                headers.check_size(one.payload, fields, self._connection.max_payload)
-            except TooLarge:
-                return []
-            packed.append(fields)
-        return packed
-
-    def _fields(self, topic: Topic, one: _Publish, behind: bool) -> dict[str, str]:
-        # Only now: those before it in its topic have been settled, or go out with it.
-        after = self.after(topic, behind)
-        return one.fields | {headers.AFTER: after} if after else one.fields.copy()
-
-    def _reply(self, flight: _Flight, one: _Publish) -> str:
+    def _reply(self, flight: Flight, one: Outgoing) -> str:
         if one.round != self._round:  # replies find their way by connection
             one.round = self._round
             one.token, one.reply = self._connection.expect(lambda reply: self._replied(flight, one, reply))
         return one.reply
 
-    def _silent(self, flight: _Flight) -> None:
+    def _silent(self, flight: Flight) -> None:
         """Time is up, unless answers keep coming: only silence is a failure."""
         now = self._reactor.seconds()
         again = flight.heard + self._settings.request_timeout
         if (left := min(again, flight.messages[0].deadline) - now) > 0:
             flight.call = self._reactor.callLater(left, self._silent, flight)
             return
-        self._doubt(flight)
+        flight.doubt()
         self._attempt(flight)
-
-    @staticmethod
-    def _doubt(flight: _Flight) -> None:
-        """What was sent, and has no answer, may have been stored."""
-        for one in flight.sent:
-            one.open = True
 
     # ------------------------------------------------------------------ answers
 
-    def _replied(self, flight: _Flight, one: _Publish, reply: Any) -> None:
-        ack = _read(reply)
+    def _replied(self, flight: Flight, one: Outgoing, reply: Any) -> None:
+        ack = read(reply)
         if ack is None or one not in flight.messages:
             return
         flight.heard = self._reactor.seconds()
         if ack.error is None:
             self.stored(ack.seq, one.id)
             self._settle(flight, one, (ack.seq, ack.duplicate))
-        elif one in flight.sent:
+        elif one in flight.sent and not (one is flight.first and ack.error.err_code == NOT_BEHIND):
+            # (Else it is an answer to an attempt in which it was not the first.)
             flight.sent.remove(one)
             if one is not flight.first:
                 # Not stored: the one before was not, or others came in between. Its own turn to be the first will come.
-                flight.broken |= ack.error.err_code == _NOT_BEHIND
-            elif ack.error.err_code in _PASSING:
+                flight.broken |= ack.error.err_code == NOT_BEHIND
+            elif ack.error.err_code in PASSING:
                 flight.paused = True
             else:
                 self._settle(
@@ -378,8 +266,8 @@ class Publisher:
                 )
         self._go_on(flight)
 
-    def _batch_replied(self, flight: _Flight, batch: list[_Publish], reply: Any) -> None:
-        ack = _read(reply)
+    def _batch_replied(self, flight: Flight, batch: list[Outgoing], reply: Any) -> None:
+        ack = read(reply)
         if ack is None or flight.batch is not batch:
             return
         if ack.error is None and ack.count == len(batch) == len(flight.sent):
@@ -388,16 +276,16 @@ class Publisher:
                 self._settle(flight, one, (number, False))
         elif ack.error is None:
             # A server that knows no batches has taken them one by one.
-            self._doubt(flight)
+            flight.doubt()
             self.together = Together.NO
-        elif ack.error.err_code in _NO_BATCHES:
+        elif ack.error.err_code in NO_BATCHES:
             self.together = Together.NO
         else:
-            flight.paused = ack.error.err_code in _PASSING
+            flight.paused = ack.error.err_code in PASSING
         flight.sent = []
         self._go_on(flight)
 
-    def _go_on(self, flight: _Flight) -> None:
+    def _go_on(self, flight: Flight) -> None:
         """Something of a flight was settled, or answered: on with the rest once nothing more is to be heard."""
         if flight.sent or flight not in self._flying:
             return
@@ -414,8 +302,8 @@ class Publisher:
                 self._most = max(2, self._most // 2)
             self._attempt(flight)
 
-    def _end(self, flight: _Flight) -> None:
-        if not flight.broken:
+    def _end(self, flight: Flight) -> None:
+        if flight.several and not flight.broken:
             self._most = min(_MOST, 2 * self._most)
         self._connection.forget(flight.token)
         del self._flying[flight]
@@ -426,18 +314,18 @@ class Publisher:
         self._fill()
         self._rest()
 
-    def _refusal(self, one: _Publish, error: _Error) -> Exception:
+    def _refusal(self, one: Outgoing, error: Error) -> Exception:
         stream = self._settings.stream
-        if error.err_code == _OVER_MAX_MSG_SIZE:
+        if error.err_code == OVER_MAX_MSG_SIZE:
             needed = headers.size(one.payload, one.fields | {headers.AFTER: _ROOM})
             return TooLarge(
                 f"the message has {needed} bytes, headers included, over max_msg_size of the stream {stream}"
             )
-        if error.err_code == _SEALED:
+        if error.err_code == SEALED:
             return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
         return Unavailable(f"the message was not stored: {error.description}")
 
-    def _expire(self, flight: _Flight, now: float) -> None:
+    def _expire(self, flight: Flight, now: float) -> None:
         """Give up those whose patience has ended: the oldest, which stand in front."""
         while flight.messages and flight.messages[0].deadline <= now:
             self._give_up(flight, flight.messages[0])
@@ -445,7 +333,7 @@ class Publisher:
             self._cancel(flight)
             self._end(flight)
 
-    def _expire_later(self, flight: _Flight) -> None:
+    def _expire_later(self, flight: Flight) -> None:
         """While there is no client: wait for the end of their patience."""
         self._cancel(flight)
         flight.sent = []
@@ -454,24 +342,24 @@ class Publisher:
             max(0.0, flight.messages[0].deadline - now), self._expire_away, flight
         )
 
-    def _expire_away(self, flight: _Flight) -> None:
+    def _expire_away(self, flight: Flight) -> None:
         self._expire(flight, self._reactor.seconds())
         if flight.messages:
             self._expire_later(flight)
 
-    def _give_up(self, flight: _Flight, one: _Publish) -> None:
+    def _give_up(self, flight: Flight, one: Outgoing) -> None:
         if one.open:
             self._settle(flight, one, Unknown("no answer in time: the message may have been stored"))
         else:
             self._settle(flight, one, Unavailable("the message could not be stored in time"))
 
     @staticmethod
-    def _cancel(flight: _Flight) -> None:
+    def _cancel(flight: Flight) -> None:
         if flight.call is not None and flight.call.active():
             flight.call.cancel()
         flight.call = None
 
-    def _settle(self, flight: _Flight, one: _Publish, outcome: Any) -> None:
+    def _settle(self, flight: Flight, one: Outgoing, outcome: Any) -> None:
         flight.messages.remove(one)
         if one in flight.sent:
             flight.sent.remove(one)
@@ -498,7 +386,7 @@ class Publisher:
 
     def _refuse(self, until: float) -> bool:
         """Give up what was never sent and has its deadline by then; whether others still wait."""
-        late: list[_Publish] = []
+        late: list[Outgoing] = []
         for behind in self._behind.values():
             while behind and behind[0].deadline <= until:
                 late.append(behind.popleft())
@@ -541,14 +429,3 @@ class Publisher:
                 self._go_on(flight)
                 return True
         return False
-
-
-def _read(reply: Any) -> _Ack | None:
-    """What a reply says; None: nothing that is understood. Where nobody took the message that passes."""
-    if headers.status(reply.block) == 503:
-        return _Ack(error=_Error(err_code=_NOBODY))
-    try:
-        ack = _ack.decode(reply.data)
-    except msgspec.DecodeError:
-        return None
-    return ack if ack.seq or ack.error is not None else None

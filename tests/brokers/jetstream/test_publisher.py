@@ -415,6 +415,17 @@ class Chained(_Together):
         self.connection.answer(4, 3, duplicate=True)
         self.assertEqual(self.successResultOf(answers[2]), (3, True))
 
+    def test_a_late_refusal_to_come_behind_another_says_nothing_of_who_is_the_first_now(self) -> None:
+        answers = self.list(3)
+        self.connection.sent  # noqa: B018 - the turn ends
+        self.connection.answer(0, 1)
+        self.clock.advance(2)
+        self.error(1, 10070)
+        self.assertNoResult(answers[1])
+        self.connection.answer(3, 2)
+        self.connection.answer(4, 3)
+        self.settled(answers, [1, 2, 3])
+
     def test_no_more_than_the_window_are_on_their_way(self) -> None:
         self.make(publish_window=3, publish_queue=3)
         answers = [*self.list(2, A), *self.list(4, B)]
