@@ -1,7 +1,8 @@
 """Delivery by a durable consumer of this node's own: every message of the stream, acknowledged after dispatch.
 
 Pulled continuously: there is always a request for more at the server, and what it sends comes to a callback.
-The consumer numbers its deliveries; while they come without a hole nothing is missing, in whatever topic.
+The consumer numbers its deliveries; while these and the stream's numbers come without a hole nothing is missing, in whatever
+topic.
 After a hole every topic's next message is checked against the stream, which also puts redelivered messages in
 their place: they are older than what has been read meanwhile.
 
@@ -63,6 +64,7 @@ class Consumer:
         self.name = "notify-" + re.sub(r"[^A-Za-z0-9_-]", "_", node)
         self._made = False
         self._next = 0
+        self._seq = 0  # in the stream, of the last delivery
         self._asked = 0
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -172,9 +174,10 @@ class Consumer:
             seq, number, stamp = (int(part) for part in parts[first : first + 3])
         except ValueError:
             return
-        if number != self._next:
+        # All that the stream has is delivered, in its order: what was removed before its turn leaves a hole in its numbers alone.
+        if number != self._next or (self._seq and seq > self._seq + 1):
             self._tail.doubt()
-        self._next = number + 1
+        self._next, self._seq = number + 1, max(self._seq, seq)
         self._asked -= 1
         if self._asked <= _BATCH // 2:
             self._ask(_BATCH // 2)

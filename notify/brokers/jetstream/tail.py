@@ -245,7 +245,7 @@ class Tail:
         states, self._beginning = self._beginning, []
         for state in states:
             if self._current(state) and 0 < first <= state.checked + 1:
-                self._settle(state)
+                self._settle(state, begun=True)
             elif self._current(state):
                 self._mend(state)
 
@@ -275,8 +275,15 @@ class Tail:
 
     # ------------------------------------------------------------------ mending
 
-    def _settle(self, state: State) -> None:
-        """Let go what was held back as far as it follows on; mend the topic where that is not enough."""
+    def _settle(self, state: State, begun: bool = False) -> None:
+        """Let go what was held back as far as it follows on; mend the topic where that is not enough.
+
+        ``begun``: nothing came, unheard, before a message that says to be the topic's first.
+        """
+        first = next((one for one in state.held if one.seq > state.seq), None)
+        if first is not None and first.last == 0 == state.seq and not begun:
+            self._begin_with(state)
+            return
         self._let_go(state)
         if not self._current(state):
             return

@@ -102,8 +102,8 @@ class Stopping(SynchronousTestCase):
 class Missing(SynchronousTestCase):
     """Deliveries are numbered from the consumer's beginning: the first that is not the next shows a loss."""
 
-    def deliveries(self, already: int, *numbers: int) -> int:
-        """How often a consumer that had so many deliveries before doubts those with these numbers."""
+    def deliveries(self, already: int, *numbers: int, stored: tuple[int, ...] = ()) -> int:
+        """How often a consumer that had so many deliveries before doubts those with these numbers, in the stream ``stored``."""
         clock, streams, tail = Clock(), FakeStreams(), FakeTail()
         streams.delivered = already
         made: Any = (JetStreamSettings(), FakeConnection(), streams, tail, clock, "node", lambda *_: None)
@@ -111,8 +111,8 @@ class Missing(SynchronousTestCase):
         streams.made.callback(None)
         self.successResultOf(Deferred.fromCoroutine(consumer.ready()))
         tail.doubts = 0
-        for number in numbers:
-            consumer._arrived(b"s", f"$JS.ACK.MESSAGES.notify-node.1.{number}.{number}.0.0", b"", b"")
+        for seq, number in zip(stored or numbers, numbers, strict=True):
+            consumer._arrived(b"s", f"$JS.ACK.MESSAGES.notify-node.1.{seq}.{number}.0.0", b"", b"")
         self.successResultOf(Deferred.fromCoroutine(consumer.stop()))
         return tail.doubts
 
@@ -124,6 +124,12 @@ class Missing(SynchronousTestCase):
         self.assertEqual(self.deliveries(40, 41, 42), 0)
         self.assertEqual(self.deliveries(40, 42), 1)
         self.assertEqual(self.deliveries(40, 41, 43, 44), 1)
+
+    def test_what_was_removed_before_its_turn_is_missed_without_a_number(self) -> None:
+        self.assertEqual(self.deliveries(0, 1, 2, 3, stored=(70, 71, 72)), 0)
+        self.assertEqual(self.deliveries(0, 1, 2, 3, stored=(70, 73, 74)), 1)
+        # One that is delivered again is none that is missing.
+        self.assertEqual(self.deliveries(0, 1, 2, 3, 4, stored=(70, 71, 70, 72)), 0)
 
 
 class Stamps(SynchronousTestCase):

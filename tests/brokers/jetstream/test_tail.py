@@ -305,6 +305,17 @@ class Gaps(TailCase):
         self.stream.answer()
         self.assertEqual((self.delivered, self.stream.reads), ([3, 5, 4], []))
 
+    def test_the_same_for_one_that_came_while_the_broker_was_away(self) -> None:
+        for oldest, expected in ((1, ([9], [])), (8, ([], [TOPIC]))):
+            self.setUp()
+            self.follow()
+            self.tail.online(False)
+            self.stream.oldest = oldest
+            self.stream.put(TOPIC, 9)
+            self.live(9, 0)
+            self.tail.online(True)
+            self.assertEqual((self.delivered, self.lost), expected)
+
     def test_a_deleted_message_is_no_gap(self) -> None:
         self.stream.put(TOPIC, 3)
         self.stream.put(TOPIC, 5)
