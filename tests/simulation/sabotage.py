@@ -114,7 +114,7 @@ TABLE = (
              '        for mark in ():\n            if mark.seq > state.last_seq:\n', 'what was seen of a stream that went back is not missed', 94),
     Breakage('brokers/jetstream/history.py', '        if len({one.epoch for one in current}) == 1 and not reused and not await self._lacks(state, seen):\n',
              '        if True:\n', 'a stream that went back is taken for the same history', 55),
-    Breakage('brokers/jetstream/consumer.py', '        if number != self._next:\n',
+    Breakage('brokers/jetstream/consumer.py', '        if number != self._next or (self._seq and seq > self._seq + 1):\n',
              '        if False:\n', 'the numbers of deliveries are not looked at', 350),
     Breakage('brokers/jetstream/tail.py', '        for state in self.states.values():\n            state.doubt = True\n',
              '        pass\n', 'a source that missed something is believed', 350),
