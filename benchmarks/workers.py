@@ -24,6 +24,7 @@ COUNTS = (1, 2, 4)
 
 WORKS = {
     "chat-1000": ("one chat of 1,000, 20 messages/s", FanOut(1000, 1, one_chat, batch=1, per_second=20)),
+    "chat-5000": ("one chat of 5,000, 4 messages/s", FanOut(5000, 1, one_chat, batch=1, per_second=4)),
     "bursts": (
         "one chat of 500, 500 messages/s, 50 at once",
         FanOut(500, 1, one_chat, batch=50, per_second=10),
