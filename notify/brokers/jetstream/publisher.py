@@ -66,6 +66,8 @@ class Publisher:
         self._idle: list[Deferred[None]] = []
         self._sweeper: Any = None
         self._turn: Any = None
+        #: until when what comes in this turn is tried
+        self._until = 0.0
         self._open = False
         self._sending = False
         self._most = _MOST
@@ -98,17 +100,19 @@ class Publisher:
             headers.check_size(payload, fields | {headers.AFTER: _ROOM}, self._connection.max_payload)
         except TooLarge:
             return fail()
+        if self._turn is None:
+            # Others may come in this turn, and go out with it. All have one deadline: of a list that is given up, none of
+            # the last is sent for the moment that it came later, to be stored before those in front are repeated.
+            self._turn = self._reactor.callLater(0, self._end_of_turn)
+            self._until = self._reactor.seconds() + self._settings.publish_patience
         one = Outgoing(payload, fields)
-        one.deadline = self._reactor.seconds() + self._settings.publish_patience
+        one.deadline = self._until
         self._count += 1
         if topic in self._behind:
             self._behind[topic].append(one)
         else:
             self._behind[topic] = deque([one])
             self._waiting.append(topic)
-            if self._turn is None:
-                # Others may come in this turn, and go out with it.
-                self._turn = self._reactor.callLater(0, self._end_of_turn)
         return one.answer
 
     def open(self) -> None:
