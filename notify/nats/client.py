@@ -29,6 +29,9 @@ PRIVATE = {
     "Client._process_info": "called when the cluster's servers come and go",
     "Client._server_info": "has the version as the server gave it; the public one does not take every version",
     "Client._transport": "the way to the socket",
+    "Client._close": "writes what was not sent, also where the connection is gone: asyncio drops that, uvloop raises",
+    "Client._pending": "what was not sent",
+    "Client._pending_data_size": "its bytes",
     "TcpTransport._io_writer": "nats-py cannot abort a connection: closing waits for what was not sent",
 }
 
@@ -105,6 +108,12 @@ class RawClient(Client):
         error = self.last_error
         return "" if error is None or missing_permission(error) else words_of(error)
 
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None and writer.is_closing():
+            self._pending, self._pending_data_size = [], 0
+        await super()._close(status, do_cbs)
+
     def sever(self) -> None:
         """Cut the connection at once, whatever waits to be written: the other end may be gone for ever."""
         writer = getattr(self._transport, "_io_writer", None)
@@ -115,7 +124,7 @@ class RawClient(Client):
         """Close it, whatever state it is in; within a second, or it is cut."""
         try:
             await asyncio.wait_for(self.close(), 1.0)
-        except (TimeoutError, OSError, nats.errors.Error):
-            pass
+        except (TimeoutError, OSError, RuntimeError, nats.errors.Error):
+            pass  # RuntimeError: uvloop's, where the connection goes just now
         finally:
             self.sever()

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import importlib.util
+import unittest
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from nats.aio.client import Client
 from twisted.internet.defer import succeed
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.nats import headers
@@ -56,3 +62,79 @@ class Ways(TestCase):
         self.assertEqual(short[0], (b"a.plain", "", b"one", 0, 0, "", 0))
         self.assertEqual(short[1], (b"a.fields", "reply.to", b"two", 7, 5, "00-" + "a" * 52, 0))
         self.assertEqual((short[2][0], short[2][6]), (b"a.status", 503))
+
+
+class Talks(asyncio.Protocol):
+    """As much of a NATS server as lets a client log in."""
+
+    transport: Any
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.write(b'INFO {"server_id":"x","version":"2.12.8","headers":true,"max_payload":1048576}\r\n')
+
+    def data_received(self, data: bytes) -> None:
+        if b"PING" in data:
+            self.transport.write(b"PONG\r\n")
+
+
+async def cut(end: Callable[[RawClient, Talks], Coroutine[Any, Any, None]]) -> bool:
+    """Whether a client is closed that has something to send when its connection is gone; ``end`` ends it."""
+    peers: list[Talks] = []
+
+    def talks() -> Talks:
+        peers.append(Talks())
+        return peers[-1]
+
+    async def silent(_: Exception) -> None:
+        pass
+
+    server = await asyncio.get_running_loop().create_server(talks, "127.0.0.1", 0)
+    client = RawClient()
+    port = server.sockets[0].getsockname()[1]
+    await client.connect(f"nats://127.0.0.1:{port}", allow_reconnect=False, error_cb=silent)
+    await client.flush()
+    await end(client, peers[0])
+    server.close()
+    return client.is_closed
+
+
+async def by_us(client: RawClient, peer: Talks) -> None:
+    client.sever()
+    await client.publish("a", b"unsent")
+    await client.end()
+
+
+async def by_the_server(client: RawClient, peer: Talks) -> None:
+    peer.transport.abort()
+    async with asyncio.timeout(10):
+        while not client.is_closed:
+            await client.publish("a", b"unsent")
+            await asyncio.sleep(0)
+    await client.end()
+
+
+class Cut(TestCase):
+    """What nats-py did not send when the connection went is dropped, on either event loop, without a word."""
+
+    timeout = 30
+
+    async def each(self, module: str) -> None:
+        def on_its_loop(end: Callable[[RawClient, Talks], Coroutine[Any, Any, None]]) -> bool:
+            loop = importlib.import_module(module).new_event_loop()
+            try:
+                closed: bool = loop.run_until_complete(cut(end))
+            finally:
+                loop.close()
+            return closed
+
+        for end in (by_us, by_the_server):
+            with self.assertNoLogs("nats.aio.client"):
+                self.assertTrue(await deferToThread(on_its_loop, end))
+
+    async def test_on_asyncios(self) -> None:
+        await self.each("asyncio")
+
+    @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
+    async def test_on_uvloop(self) -> None:
+        await self.each("uvloop")

@@ -74,8 +74,8 @@ class Names(SynchronousTestCase):
 
     def test_one_more_would_be_seen(self) -> None:
         source = (WING / "client.py").read_text()
-        for more in ("client._pending", "getattr(client, '_pending', None)"):
-            self.assertIn("_pending", used(f"{source}\n{more}\n", own(source)))
+        for more in ("client._err", "getattr(client, '_err', None)"):
+            self.assertIn("_err", used(f"{source}\n{more}\n", own(source)))
 
 
 class Meaning(TestCase):
