@@ -138,3 +138,12 @@ class Cut(TestCase):
     @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
     async def test_on_uvloop(self) -> None:
         await self.each("uvloop")
+
+
+class Ends(unittest.TestCase):
+    def test_whatever_closing_raises_who_connects_anew_goes_on(self) -> None:
+        class Odd(RawClient):
+            async def close(self) -> None:
+                raise ValueError("not as it was")
+
+        asyncio.run(Odd().end())
