@@ -25,6 +25,10 @@ class AtOnce:
     running: bool
     seconds: Callable[[], float]
 
+    def renew(self) -> None:
+        """This process was forked from the one that made the reactor, which has not run yet."""
+        raise NotImplementedError
+
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kwargs: Any) -> DelayedCall:
         """See ``IReactorTime``. What is due at once is called in the order it came, and is not in ``getDelayedCalls``."""
         if delay == 0 and self.running:

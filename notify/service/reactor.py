@@ -16,6 +16,10 @@ from notify.service.at_once import AtOnce
 class AsyncioReactor(AtOnce, AsyncioSelectorReactor):
     """Twisted's, with a short way for what is due at once."""
 
+    def renew(self) -> None:
+        """Have the loop be the current one in a process that was forked: since Python 3.12 there is none then."""
+        asyncio.set_event_loop(self._asyncioEventloop)
+
 
 def install(event_loop: str = "auto") -> None:
     """Install the asyncio reactor with an event loop of its own, and a clock that nobody sets.
@@ -64,7 +68,7 @@ def running_on(reactor: Any) -> str:
 
 def forked(reactor: Any) -> None:
     """This process was forked from the one that installed the reactor, which has not run yet."""
-    if running_on(reactor) == "uvloop":
+    if isinstance(reactor, AtOnce):
         reactor.renew()
 
 
