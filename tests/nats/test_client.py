@@ -140,10 +140,10 @@ class Cut(TestCase):
         await self.each("uvloop")
 
 
-class Ends(unittest.TestCase):
-    def test_whatever_closing_raises_who_connects_anew_goes_on(self) -> None:
+class Ends(TestCase):
+    async def test_whatever_closing_raises_who_connects_anew_goes_on(self) -> None:
         class Odd(RawClient):
             async def close(self) -> None:
                 raise ValueError("not as it was")
 
-        asyncio.run(Odd().end())
+        await as_deferred(Odd().end())
