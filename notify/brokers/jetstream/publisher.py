@@ -26,6 +26,7 @@ from notify.topics import Topic
 
 _ROOM = "x" * 37  # for an epoch, a dot and a number
 _SWEEP = 0.5  # seconds between looks at what has waited for too long
+_MOMENT = 1.0  # seconds: who has less left than this has no time of its own behind one that was given up
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
 #: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
 _PASSING = frozenset({10008, 10009, 10158})
@@ -252,10 +253,20 @@ class Publisher:
 
     def _give_up(self, one: _Publish) -> None:
         one.call = None
+        # Those of a list came moments later, and would be sent for these: stored, perhaps, before the first is repeated.
+        behind, until, late = self._behind[one.topic], self._reactor.seconds() + _MOMENT, list[_Publish]()
+        while behind and behind[0].deadline <= until:
+            late.append(behind.popleft())
+        self._count -= len(late)
         if one.open:
             self._settle(one, Unknown("no answer in time: the message may have been stored"))
         else:
             self._settle(one, Unavailable("the message could not be stored in time"))
+        for each in late:
+            if not each.answer.called:
+                each.answer.errback(Unavailable("the message could not be stored in time"))
+        if late:
+            self._rest()
 
     def _cancel(self, one: _Publish) -> None:
         if one.call is not None and one.call.active():

@@ -172,6 +172,18 @@ class Publishing(SynchronousTestCase):
         self.failureResultOf(answer, Unknown)
         self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
 
+    def test_of_a_list_that_is_given_up_the_last_are_not_sent_for_having_come_a_moment_later(self) -> None:
+        answers = []
+        for _ in range(103):  # in one turn, which takes its time
+            answers.append(self.publisher.publish(A, chat_payload(A), None, ""))
+            self.clock.rightNow += 0.001
+        sent = set(self.ids())
+        self.clock.pump([0.01] * 1600)
+        self.assertEqual(set(self.ids()), sent)
+        for number, answer in enumerate(answers):
+            self.failureResultOf(answer, Unknown if number < len(sent) else Unavailable)
+        self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
+
     def test_where_nobody_takes_it_it_was_surely_not_stored(self) -> None:
         answer = self.publish()
         for _ in range(151):
