@@ -228,14 +228,17 @@ def generator(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def in_tens(server: Server, count: int) -> tuple[Clients, Clients]:
+    """Clients in chats of ten: 200 first, who pay for what is made once, and ``count`` behind them, who are measured."""
+    plan = [server.plan(user + 1, [user // 10 + 1]) for user in range(count + 200)]
+    return server.clients(plan[:200]), server.clients(plan[200:])
+
+
 def idle(count: int) -> Callable[[Server, float], dict[str, Any]]:
     """``count`` clients connect, show a token, subscribe to a chat of ten, and then do nothing."""
 
     def run(server: Server, seconds: float) -> dict[str, Any]:
-        # The first ones pay for what is made once: measure the slope behind them.
-        plan = [server.plan(user + 1, [user // 10 + 1]) for user in range(count + 200)]
-        first = server.clients(plan[:200])
-        rest = server.clients(plan[200:])
+        first, rest = in_tens(server, count)
         try:
             first.open()
             time.sleep(1)
@@ -273,10 +276,7 @@ def pinged(count: int) -> Callable[[Server, float], dict[str, Any]]:
     """
 
     def run(server: Server, seconds: float) -> dict[str, Any]:
-        # The first ones pay for what is made once.
-        plan = [server.plan(user + 1, [user // 10 + 1]) for user in range(count + 200)]
-        first = server.clients(plan[:200])
-        rest = server.clients(plan[200:])
+        first, rest = in_tens(server, count)
         try:
             first.open()
             time.sleep(1)
