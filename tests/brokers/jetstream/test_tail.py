@@ -450,6 +450,14 @@ class Gaps(TailCase):
         self.send(10, 3)
         self.assertEqual((self.delivered, self.stream.reads), ([10], []))
 
+    def test_a_topic_without_messages_begins_as_far_as_was_looked_whatever_is_missing_there(self) -> None:
+        self.stream.put(OTHER, 9)
+        self.stream.holes = Holes([5])
+        self.stream.oldest = 6  # what the topic had behind the missing number has aged out
+        following = [self.tail.follow(TOPIC), self.tail.follow(OTHER)]
+        self.clock.advance(0)
+        self.assertEqual([self.successResultOf(one).position.seq for one in following], [9, 9])
+
     def test_poison_is_skipped_and_reported(self) -> None:
         self.follow()
         self.live(1, 0, data=b"rubbish")
