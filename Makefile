@@ -11,13 +11,15 @@ help: ## this list
 
 env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 
-$(STAMP): setup.py notify/_version.py notify/transport/_fanout.c
+# The libraries are those that the package and the image bring: a release of one changes nothing here before `make lock`.
+$(STAMP): setup.py requirements.lock notify/_version.py notify/transport/_fanout.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) makes no virtual environments: apt-get install python3-venv"; exit 1; }
 	@echo "notify and what its tests need are installed into .venv: about a minute, the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	packaging/pins >.venv/pins.txt
+	$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable '.[dev]'
 	@touch $@
 
 run: env ## a server on embedded defaults, with a token and commands to paste

@@ -11,7 +11,7 @@ import msgspec
 import yaml
 
 from notify import __version__
-from notify.http.openapi import say_int64
+from notify.http.openapi import finish
 from notify.wire import frames
 
 REF = "#/components/schemas/{name}"
@@ -52,7 +52,7 @@ def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document, from the server's point of view: it receives clients' frames, and sends its own."""
     client, server = get_args(frames.ClientFrame), get_args(frames.ServerFrame)
     _, schemas = msgspec.json.schema_components((*client, *server), ref_template=REF)
-    say_int64(schemas)
+    finish(schemas)
     # `presence` is a frame in both directions.
     ours = {f"client_{tag(kind)}" if tag(kind) == "presence" else tag(kind): kind for kind in client}
     theirs = {tag(kind): kind for kind in server}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import msgspec
@@ -147,16 +148,22 @@ def _id(name: str, text: str, required: bool = True) -> dict[str, Any]:
     return _parameter(name, "query", schema, text, required)
 
 
-def say_int64(schema: Any) -> None:
-    """Every integer here has 64 bits: tell the makers of clients, whose default may be less."""
+def finish(schema: Any) -> None:
+    """What msgspec leaves out of a schema, in place.
+
+    Every integer here has 64 bits: tell the makers of clients, whose default may be less. A docstring is without its
+    indentation, which msgspec before 0.23 keeps.
+    """
     if isinstance(schema, dict):
         if schema.get("type") == "integer":
             schema.setdefault("format", "int64")
+        if isinstance(schema.get("description"), str):
+            schema["description"] = inspect.cleandoc(schema["description"])
         for part in schema.values():
-            say_int64(part)
+            finish(part)
     elif isinstance(schema, list):
         for part in schema:
-            say_int64(part)
+            finish(part)
 
 
 def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
@@ -530,7 +537,7 @@ def _publication(text: str, subject: dict[str, Any], payload: dict[str, Any]) ->
 def document(max_payload: int, max_body: int) -> dict[str, Any]:
     """The OpenAPI 3.1 document; bounds are in bytes."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
-    say_int64(components)
+    finish(components)
     components["ChatPublication"] = _publication(
         "A chat message; the ids in the payload are those of the subject.",
         {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
