@@ -18,8 +18,10 @@ TIME_STAMP = b"\r\nNats-Time-Stamp: "
 SUBJECT = b"\r\nNats-Subject: "
 MESSAGE_ID = b"\r\nNats-Msg-Id: "
 TRACEPARENT = b"\r\ntraceparent: "
-#: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``
+#: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``; or the one with the
+#: number before its own: ``{epoch}.-1``, where the server stores it directly behind that one or not at all
 AFTER = "Notify-After"
+DIRECTLY = "-1"
 _AFTER = f"\r\n{AFTER}: ".encode()
 
 
@@ -66,14 +68,18 @@ def trace(block: bytes) -> str:
     return value if len(value) == 55 and value.isascii() and value.replace("-", "").isalnum() else ""
 
 
-def after(block: bytes, epoch: str) -> int:
-    """The number that ``Notify-After`` names; 0 where there is none of this epoch."""
+def after(block: bytes, epoch: str, own: int = 0) -> int:
+    """The number that ``Notify-After`` names, in a message with the number ``own``; 0 where there is none of this epoch."""
     start = block.find(_AFTER)
     if start < 0:
         return 0
     start += len(_AFTER)
     named, _, seq = block[start : block.find(b"\r", start)].decode("ascii", "replace").rpartition(".")
-    return int(seq) if named == epoch and seq.isdecimal() and len(seq) < 20 else 0
+    if named != epoch:
+        return 0
+    if seq == DIRECTLY:
+        return max(own - 1, 0)
+    return int(seq) if seq.isdecimal() and len(seq) < 20 else 0
 
 
 def description(block: bytes) -> str:

@@ -17,9 +17,12 @@ from notify.topics import Topic
 from tests.support.natsd import NatsServer
 
 
-def make(server: NatsServer, node: str = "node-1", **settings: Any) -> JetStreamBroker:
-    defaults: dict[str, Any] = {"servers": (server.url,), "canary_interval": Duration(0.5)}
-    return JetStreamBroker(JetStreamSettings(**(defaults | settings)), make_context(reactor, node=node))
+def make(server: NatsServer | None, node: str = "node-1", seed: int = 1, **settings: Any) -> JetStreamBroker:
+    servers = () if server is None else (server.url,)
+    defaults: dict[str, Any] = {"servers": servers, "canary_interval": Duration(0.5)}
+    return JetStreamBroker(
+        JetStreamSettings(**(defaults | settings)), make_context(reactor, node=node, seed=seed)
+    )
 
 
 class _Contract(BrokerContract):

@@ -175,11 +175,15 @@ class Follower:
 
 
 class Load:
-    """Publishes to the topics in turn, ``rate`` a second altogether, each message with a key of its own."""
+    """Publishes to the topics in turn, ``rate`` a second altogether, each message with a key of its own.
 
-    def __init__(self, broker: JetStreamBroker, topics: list[Topic], rate: int) -> None:
+    ``together``: so many for one topic in one turn of the reactor.
+    """
+
+    def __init__(self, broker: JetStreamBroker, topics: list[Topic], rate: int, together: int = 1) -> None:
         self.broker = broker
         self.topics = topics
+        self.together = together
         self.published = 0
         self.acknowledged: dict[tuple[Topic, int], Position] = {}
         #: monotonic seconds
@@ -200,15 +204,16 @@ class Load:
 
     def _tick(self, count: int) -> None:
         self._debt += self._each * min(count, 5)
-        while self._debt >= 1:
-            self._debt -= 1
-            self.one()
+        while self._debt >= self.together:
+            self._debt -= self.together
+            for _ in range(self.together):
+                self.one()
 
     def one(self) -> None:
         """Publish one message."""
         number = self.published
         self.published += 1
-        topic = self.topics[number % len(self.topics)]
+        topic = self.topics[number // self.together % len(self.topics)]
         self.pending += 1
         answer = self.broker.publish(topic, chat_payload(topic, number, self.content), f"key {number}")
         answer.addCallbacks(self._accepted, self._failed, callbackArgs=(topic, number))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from notify.brokers.jetstream.stream import Together
 from tests.faults.harness import FaultCase, Follower, Load, make_broker, topics_of
 from tests.support.natsd import Cluster, NatsServer, pause, until
 
@@ -14,7 +15,7 @@ from tests.support.natsd import Cluster, NatsServer, pause, until
 class ThreeServers(FaultCase):
     timeout = 120
 
-    async def begin(self, rate: int = 300) -> None:
+    async def begin(self, rate: int = 300, together: int = 1) -> None:
         self.cluster = Cluster()
         self.addCleanup(self.cluster.remove)
         await self.cluster.up()
@@ -22,34 +23,44 @@ class ThreeServers(FaultCase):
         self.publisher = make_broker(self.cluster.urls, "publisher", replicas=3)
         self.addCleanup(self.publisher.stop)
         await self.publisher.start(lambda message: None, lambda topic: None)
+        if together > 1:
+            # As an operator does.
+            config = (await self.publisher._streams.api("STREAM.INFO.MESSAGES"))["config"]
+            await self.publisher._streams.api("STREAM.UPDATE.MESSAGES", config | {"allow_atomic": True})
+            await until(lambda: self.publisher._publisher.together is Together.BATCHED)
         self.followers = []
         for index, delivery in enumerate(("republish", "republish", "consumer")):
             broker = make_broker(self.cluster.urls, f"node-{index}", replicas=3, delivery=delivery)
             follower = Follower(broker, self.topics)
             self.addCleanup(follower.stop)
             self.followers.append(await follower.start())
-        self.load = Load(self.publisher, self.topics, rate).start()
+        self.load = Load(self.publisher, self.topics, rate, together).start()
         await pause(1.0)
 
     async def leader(self) -> NatsServer:
         info = await self.publisher._streams.api("STREAM.INFO.MESSAGES")
         return self.cluster.named(info["cluster"]["leader"])
 
-    async def fault(self, name: str, breaks: Callable[[NatsServer], Awaitable[Any]]) -> None:
-        await self.begin()
+    async def fault(
+        self, name: str, breaks: Callable[[NatsServer], Awaitable[Any]], together: int = 1
+    ) -> None:
+        await self.begin(together=together)
         leader = await self.leader()
         broke = time.monotonic()
         await breaks(leader)
         verdict = await self.finish(name, self.load, self.followers, broke, time.monotonic())
         self.assertEqual(verdict.told, 0)
 
-    async def test_leader_killed(self) -> None:
-        async def breaks(leader: NatsServer) -> None:
-            leader.kill(signal.SIGKILL)
-            await pause(4.0)
-            await leader.start().up()
+    async def killed(self, leader: NatsServer) -> None:
+        leader.kill(signal.SIGKILL)
+        await pause(4.0)
+        await leader.start().up()
 
-        await self.fault("leader of 3 kill -9", breaks)
+    async def test_leader_killed(self) -> None:
+        await self.fault("leader of 3 kill -9", self.killed)
+
+    async def test_leader_killed_under_batches(self) -> None:
+        await self.fault("leader of 3 kill -9, batches", self.killed, together=20)
 
     async def test_leader_paused(self) -> None:
         async def breaks(leader: NatsServer) -> None:

@@ -20,6 +20,7 @@ class SingleServer(FaultCase):
         deliveries: tuple[str, ...] = ("republish", "consumer"),
         through: str = "",
         user: str = "",
+        together: int = 1,
         **s: object,
     ) -> tuple[Load, list[Follower]]:
         self.topics = topics_of(2, 5)
@@ -34,7 +35,7 @@ class SingleServer(FaultCase):
             )
             self.addCleanup(follower.stop)
             followers.append(await follower.start())
-        return Load(publisher, self.topics, rate).start(), followers
+        return Load(publisher, self.topics, rate, together).start(), followers
 
     async def server(self, accounts: str = "") -> NatsServer:
         server = NatsServer(accounts=accounts).start()
@@ -42,8 +43,14 @@ class SingleServer(FaultCase):
         return await server.up()
 
     async def test_killed_with_9_and_started_again(self) -> None:
+        await self.killed("single server kill -9", 1)
+
+    async def test_killed_with_9_under_lists(self) -> None:
+        await self.killed("single server kill -9, lists", 20)
+
+    async def killed(self, name: str, together: int) -> None:
         server = await self.server()
-        load, followers = await self.begin(server)
+        load, followers = await self.begin(server, together=together)
         await pause(1.5)
         broke = time.monotonic()
         server.kill(signal.SIGKILL)
@@ -51,7 +58,7 @@ class SingleServer(FaultCase):
         self.assertFalse(followers[0].broker.status().ready)
         await server.start().up()
         healed = time.monotonic()
-        verdict = await self.finish("single server kill -9", load, followers, broke, healed)
+        verdict = await self.finish(name, load, followers, broke, healed)
         self.assertEqual(verdict.told, 0)
 
     async def test_stream_deleted_and_made_anew(self) -> None:

@@ -29,6 +29,14 @@ class Headers(TestCase):
         self.assertEqual(headers.number(b"NATS/1.0\r\nNats-Sequence: 1", headers.SEQUENCE), 0)
         self.assertEqual(headers.text(b"", headers.SUBJECT), "")
 
+    def test_what_a_message_names_as_before_it(self) -> None:
+        for value, expected in (
+            ("e.7", 7), ("e.-1", 8), ("f.7", 0), ("f.-1", 0), ("e.-2", 0), ("e.x", 0), ("", 0)
+        ):  # fmt: skip
+            block = f"NATS/1.0\r\nNotify-After: {value}\r\n\r\n".encode()
+            self.assertEqual(headers.after(block, "e", 9), expected, value)
+        self.assertEqual(headers.after(BLOCK, "e", 9), 0)
+
     def test_status_and_description(self) -> None:
         block = b"NATS/1.0 204 EOB\r\nNats-Num-Pending: 3\r\n\r\n"
         self.assertEqual((headers.status(block), headers.description(block)), (204, "EOB"))

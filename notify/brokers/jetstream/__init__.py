@@ -28,12 +28,13 @@ from notify.brokers.jetstream.reader import Reader
 from notify.brokers.jetstream.republish import Republish
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stored import Stored
-from notify.brokers.jetstream.stream import Mark, Streams, StreamState
+from notify.brokers.jetstream.stream import Mark, Streams, StreamState, Together
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker
 from notify.messages import Followed, Message, Poison, Position, Replayed
+from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
 from notify.topics import Topic
@@ -311,6 +312,7 @@ class JetStreamBroker:
             # It has aged out, with all that followers had: had the stream gone back meanwhile, nothing would show it.
             gone = self._tail.forget_all()
         self._reader.epoch, self._reader.created = record.epoch, state.created
+        self._publisher.together = state.together
         self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
         self._health.watch()
@@ -327,6 +329,8 @@ class JetStreamBroker:
             self._tail.marks.keep()
             self._remember()
         self._ready = False
+        # The stream may be changed before it is looked at again.
+        self._publisher.together = Together.NO
         self._metrics.broker_up.set(0)
         self._health.rest()
         self._tail.online(False)
@@ -371,6 +375,7 @@ class JetStreamBroker:
             self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
             return False
         self._tail.marks.confirm(marks)
+        self._publisher.together = state.together
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)
@@ -468,8 +473,10 @@ class JetStreamBroker:
             await deferLater(self._reactor, _PAUSE[0], lambda: None)
         return Position(self._reader.epoch, seq)
 
-    def _after(self, topic: Topic) -> str:
-        """A message that is before the next one of a topic, as this node knows."""
+    def _after(self, topic: Topic, directly: bool) -> str:
+        """A message that is before the next one of a topic, as this node knows; ``directly``: that with the number before."""
+        if directly:
+            return f"{self._reader.epoch}.{headers.DIRECTLY}" if self._reader.epoch else ""
         seq = max(self._newest.get(topic, 0), self._tail.position(topic) or 0)
         return f"{self._reader.epoch}.{seq}" if seq else ""
 

@@ -1,9 +1,11 @@
 """Publishing: many at once within a window, each retried under the same id until its outcome is known.
 
-Within one topic the next goes out when the one before it is settled: a retry could otherwise overtake, and a
-caller's order be lost. So each can name one that was there before it: whoever reads the history later finds out by that
-where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so that the server stores it
-once however often it is sent within the duplicate window.
+What is published for one topic while its last is on its way goes out together where the stream lets it
+(:class:`~notify.brokers.jetstream.stream.Together`); else the next when the one before it is settled: a retry could
+otherwise overtake, and a caller's order be lost. So of a list for one topic the first goes out at once, and all others
+behind it; a lone message waits for nobody. Each can name one that was there before it: whoever reads the history later
+finds out by that where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so
+that the server stores it once however often it is sent within the duplicate window.
 """
 
 from __future__ import annotations
@@ -14,11 +16,24 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-import msgspec
-from msgspec import Struct
 from twisted.internet.defer import Deferred, fail
 
+from notify.brokers.jetstream.flight import (
+    NO_BATCHES,
+    NOT_BEHIND,
+    OVER_MAX_MSG_SIZE,
+    PASSING,
+    SEALED,
+    After,
+    Error,
+    Flight,
+    Outgoing,
+    batched,
+    chained,
+    read,
+)
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stream import Together
 from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import parse_event
 from notify.nats import headers
@@ -26,57 +41,17 @@ from notify.topics import Topic
 
 _ROOM = "x" * 37  # for an epoch, a dot and a number
 _SWEEP = 0.5  # seconds between looks at what has waited for too long
-_MOMENT = 1.0  # seconds: who has less left than this has no time of its own behind one that was given up
+_MOMENT = 1.0  # seconds within which messages of a topic have come together
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
-#: refusals that pass: the message is repeated. Others are answered at once: nothing was stored.
-_PASSING = frozenset({10008, 10009, 10158})
-_OVER_MAX_MSG_SIZE = 10054
-_SEALED = 10109
+#: messages of a topic that go out together, and bytes of their payloads
+_MOST = 100
+_MOST_BYTES = 2**20
 
 
-class _Error(Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
+class _Behind(deque[Outgoing]):
+    """What was not sent yet of a topic that has something here or on its way; ``until`` is the last one's deadline."""
 
-
-class _Ack(Struct):
-    seq: int = 0
-    duplicate: bool = False
-    error: _Error | None = None
-
-
-_ack = msgspec.json.Decoder(_Ack)
-
-
-class _Publish:
-    """One message on its way."""
-
-    __slots__ = (
-        "answer",
-        "call",
-        "deadline",
-        "fields",
-        "open",
-        "payload",
-        "reply",
-        "round",
-        "token",
-        "topic",
-    )
-
-    def __init__(self, topic: Topic, payload: bytes, fields: dict[str, str]) -> None:
-        self.topic = topic
-        self.payload = payload
-        self.fields = fields
-        self.answer: Deferred[tuple[int, bool]] = Deferred(lambda _: None)
-        self.deadline = 0.0
-        #: an attempt was made whose outcome is not known
-        self.open = False
-        self.call: Any = None
-        self.token = b""
-        self.reply = ""
-        self.round = -1
+    until = 0.0
 
 
 class Publisher:
@@ -88,17 +63,23 @@ class Publisher:
         self._reactor = reactor
         self._random = random
         self._window = settings.publish_window
-        self._waiting: deque[_Publish] = deque()
-        self._behind: dict[Topic, deque[_Publish]] = {}
-        self._flying: dict[_Publish, None] = {}
+        self._behind: dict[Topic, _Behind] = {}
+        #: the topics with something that can go out
+        self._waiting: deque[Topic] = deque()
+        self._flying: dict[Flight, None] = {}
+        self._flown = 0
         self._count = 0
         self._round = 0
         self._idle: list[Deferred[None]] = []
         self._sweeper: Any = None
         self._open = False
         self._sending = False
-        #: what ``Notify-After`` says of a topic's next message; empty: nothing
-        self.after: Callable[[Topic], str] = lambda topic: ""
+        self._most = _MOST
+        #: what the stream takes, as far as is known
+        self.together = Together.NO
+        #: what ``Notify-After`` says of a topic's next message, or of one that is stored directly ``behind`` another of
+        #: its topic; empty: nothing
+        self.after: After = lambda topic, behind: ""
         #: told the number and the id of each message that the stream has, whoever stored it
         self.stored: Callable[[int, str], None] = lambda seq, message: None
 
@@ -119,20 +100,24 @@ class Publisher:
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
             fields["traceparent"] = trace
-        fields[headers.AFTER] = _ROOM
         try:
-            headers.check_size(payload, fields, self._connection.max_payload)
+            headers.check_size(payload, fields | {headers.AFTER: _ROOM}, self._connection.max_payload)
         except TooLarge:
             return fail()
-        one = _Publish(topic, payload, fields)
-        one.deadline = self._reactor.seconds() + self._settings.publish_patience
+        one = Outgoing(payload, fields)
         self._count += 1
-        if topic in self._behind:
-            self._behind[topic].append(one)
-        else:
-            self._behind[topic] = deque()
-            self._waiting.append(one)
-            self._fill()
+        behind = self._behind.get(topic)
+        if behind is None:
+            behind = self._behind[topic] = _Behind()
+            self._waiting.append(topic)
+        until = self._reactor.seconds() + self._settings.publish_patience
+        if until - behind.until > _MOMENT:
+            # (Else they have one deadline: of a list that is given up, the last are not sent for the moment that they
+            # came later, to be stored before those in front are repeated.)
+            behind.until = until
+        one.deadline = behind.until
+        behind.append(one)
+        self._fill()
         return one.answer
 
     def open(self) -> None:
@@ -144,10 +129,10 @@ class Publisher:
         self._round += 1
         self._sending = True  # what is settled meanwhile makes room for what waits: that goes out behind
         try:
-            for one in list(self._flying):
-                if one in self._flying:
-                    self._cancel(one)
-                    self._attempt(one)
+            for flight in list(self._flying):
+                if flight in self._flying:
+                    self._cancel(flight)
+                    self._attempt(flight)
         finally:
             self._sending = False
         self._fill()
@@ -156,12 +141,9 @@ class Publisher:
         """There is no client. What was sent may have been stored; what was not waits, within its patience."""
         self._open = False
         self._sweep()
-        for one in self._flying:
-            one.open = True
-            self._cancel(one)
-            one.call = self._reactor.callLater(
-                max(0.0, one.deadline - self._reactor.seconds()), self._give_up, one
-            )
+        for flight in self._flying:
+            flight.doubt()
+            self._expire_later(flight)
 
     def drain(self) -> Deferred[None]:
         """Fires once nothing is on its way."""
@@ -182,114 +164,218 @@ class Publisher:
             return
         self._sending = True
         try:
-            while self._open and self._waiting and len(self._flying) < self._window:
-                one = self._waiting.popleft()
-                self._flying[one] = None
-                self._attempt(one)
+            while self._open and self._waiting and self._flown < self._window:
+                topic = self._waiting.popleft()
+                flight = Flight(topic, self._take(self._behind[topic]))
+                self._flying[flight] = None
+                self._flown += len(flight.messages)
+                self._attempt(flight)
         finally:
             self._sending = False
 
-    def _attempt(self, one: _Publish) -> None:
-        one.call = None
-        left = one.deadline - self._reactor.seconds()
-        if left <= 0:
-            self._give_up(one)
+    def _take(self, behind: _Behind) -> list[Outgoing]:
+        """The first of a topic's that wait: as many as go out together."""
+        most = 1 if self.together is Together.NO else min(self._most, self._window - self._flown)
+        taken, size = [behind.popleft()], 0
+        while behind and len(taken) < most:
+            size += len(taken[-1].payload)
+            if size + len(behind[0].payload) > _MOST_BYTES:
+                break
+            taken.append(behind.popleft())
+        return taken
+
+    # ------------------------------------------------------------------ attempts
+
+    def _attempt(self, flight: Flight) -> None:
+        """Send what is not settled, or the first of it. No answer to an earlier attempt is waited for any more."""
+        flight.call = None
+        flight.clear()
+        now = self._reactor.seconds()
+        self._expire(flight, now)
+        if not flight.messages:
             return
-        if one.round < 0:
-            # Only now: those before it in its topic have been settled.
-            if after := self.after(one.topic):
-                one.fields[headers.AFTER] = after
-            else:
-                del one.fields[headers.AFTER]
+        first = flight.first = flight.messages[0]
+        try:
+            self._send(flight)
+        except TooLarge as error:  # this server takes less than the one before
+            self._settle(flight, first, Unknown(str(error)) if first.open else error)
+            self._go_on(flight)
+            return
+        flight.heard = now
+        flight.call = self._reactor.callLater(
+            min(first.deadline - now, self._settings.request_timeout), self._silent, flight
+        )
+
+    def _send(self, flight: Flight) -> None:
+        """Send the first messages of a flight, as many as can go together. Raises ``TooLarge``: not even one can go."""
+        several = flight.messages[: self._most]
+        in_batch = self.together is Together.BATCHED and len(several) > 1
+        # What a batch has stored already it refuses as a whole: what may have been stored goes one by one.
+        if flight.alone or self.together is Together.NO or (in_batch and any(one.open for one in several)):
+            several, in_batch = several[:1], False
+        topic, most, packed = flight.topic, self._connection.max_payload, list[dict[str, str]]()
+        if in_batch:
+            name = f"{self._random.getrandbits(64):016x}"
+            packed = batched(topic, several, self.after, most, name)
+        if packed:
+            flight.batch, flight.alone = several, True  # alone, should that fail
+            self._connection.forget(flight.token)
+            flight.token, reply = self._connection.expect(
+                lambda answer: self._batch_replied(flight, several, answer)
+            )
+            replies = [*[""] * (len(several) - 1), reply]
+        else:
+            packed = chained(topic, several, self.after, most)
+            replies = [self._reply(flight, one) for one in several[: len(packed)]]
+        flight.sent, flight.several = several[: len(packed)], len(packed) > 1
+        for one, fields, reply in zip(flight.sent, packed, replies, strict=True):
+            self._connection.publish(topic.subject, one.payload, reply, fields)
+
+    def _reply(self, flight: Flight, one: Outgoing) -> str:
         if one.round != self._round:  # replies find their way by connection
             one.round = self._round
-            one.token, one.reply = self._connection.expect(lambda reply: self._replied(one, reply))
-        try:
-            self._connection.publish(one.topic.subject, one.payload, one.reply, one.fields)
-        except TooLarge as error:  # this server takes less than the one before
-            self._settle(one, Unknown(str(error)) if one.open else error)
-            return
-        one.call = self._reactor.callLater(min(left, self._settings.request_timeout), self._timed_out, one)
+            one.token, one.reply = self._connection.expect(lambda reply: self._replied(flight, one, reply))
+        return one.reply
 
-    def _timed_out(self, one: _Publish) -> None:
-        one.open = True
-        if self._open:
-            self._attempt(one)
+    def _silent(self, flight: Flight) -> None:
+        """Time is up, unless answers keep coming: only silence is a failure."""
+        now = self._reactor.seconds()
+        again = flight.heard + self._settings.request_timeout
+        if (left := min(again, flight.messages[0].deadline) - now) > 0:
+            flight.call = self._reactor.callLater(left, self._silent, flight)
+            return
+        flight.doubt()
+        self._attempt(flight)
+
+    # ------------------------------------------------------------------ answers
+
+    def _replied(self, flight: Flight, one: Outgoing, reply: Any) -> None:
+        ack = read(reply)
+        if ack is None or one not in flight.messages:
+            return
+        flight.heard = self._reactor.seconds()
+        if ack.error is None:
+            self.stored(ack.seq, one.id)
+            self._settle(flight, one, (ack.seq, ack.duplicate))
+        elif one in flight.sent and not (one is flight.first and ack.error.err_code == NOT_BEHIND):
+            # (Else it is an answer to an attempt in which it was not the first.)
+            flight.sent.remove(one)
+            if one is not flight.first:
+                # Not stored: the one before was not, or others came in between. Its own turn to be the first will come.
+                flight.broken |= ack.error.err_code == NOT_BEHIND
+            elif ack.error.err_code in PASSING:
+                flight.paused = True
+            else:
+                self._settle(
+                    flight, one, Unknown(ack.error.description) if one.open else self._refusal(one, ack.error)
+                )
+        self._go_on(flight)
+
+    def _batch_replied(self, flight: Flight, batch: list[Outgoing], reply: Any) -> None:
+        ack = read(reply)
+        if ack is None or flight.batch is not batch:
+            return
+        if ack.error is None and ack.count == len(batch) == len(flight.sent):
+            for number, one in enumerate(batch, start=ack.seq - ack.count + 1):
+                self.stored(number, one.id)
+                self._settle(flight, one, (number, False))
+        elif ack.error is None:
+            # A server that knows no batches has taken them one by one.
+            flight.doubt()
+            self.together = Together.NO
+        elif ack.error.err_code in NO_BATCHES:
+            self.together = Together.NO
         else:
-            self._give_up(one)
+            flight.paused = ack.error.err_code in PASSING
+        flight.sent = []
+        self._go_on(flight)
 
-    def _replied(self, one: _Publish, reply: Any) -> None:
-        if one not in self._flying:
+    def _go_on(self, flight: Flight) -> None:
+        """Something of a flight was settled, or answered: on with the rest once nothing more is to be heard."""
+        if flight.sent or flight not in self._flying:
             return
-        if headers.status(reply.block) == 503:
-            self._again(one)
-            return
-        try:
-            ack = _ack.decode(reply.data)
-        except msgspec.DecodeError:
-            return
-        if ack.error is None and ack.seq:
-            self.stored(ack.seq, one.fields["Nats-Msg-Id"])
-            self._settle(one, (ack.seq, ack.duplicate))
-        elif ack.error is not None and ack.error.err_code in _PASSING:
-            self._again(one)
-        elif ack.error is not None:
-            self._settle(one, Unknown(ack.error.description) if one.open else self._refused(one, ack.error))
+        self._cancel(flight)
+        if not flight.messages:
+            self._end(flight)
+        elif not self._open:
+            self._expire_later(flight)
+        elif flight.paused:
+            flight.call = self._reactor.callLater(_PAUSE, self._attempt, flight)
+        else:
+            if flight.broken:
+                # Many publish at once: the shorter, the more of it gets through.
+                self._most = max(2, self._most // 2)
+            self._attempt(flight)
 
-    def _refused(self, one: _Publish, error: _Error) -> Exception:
+    def _end(self, flight: Flight) -> None:
+        if flight.several and not flight.broken:
+            self._most = min(_MOST, 2 * self._most)
+        self._connection.forget(flight.token)
+        del self._flying[flight]
+        if self._behind[flight.topic]:
+            self._waiting.append(flight.topic)
+        else:
+            del self._behind[flight.topic]
+        self._fill()
+        self._rest()
+
+    def _refusal(self, one: Outgoing, error: Error) -> Exception:
         stream = self._settings.stream
-        if error.err_code == _OVER_MAX_MSG_SIZE:
-            needed = headers.size(one.payload, one.fields)
+        if error.err_code == OVER_MAX_MSG_SIZE:
+            needed = headers.size(one.payload, one.fields | {headers.AFTER: _ROOM})
             return TooLarge(
                 f"the message has {needed} bytes, headers included, over max_msg_size of the stream {stream}"
             )
-        if error.err_code == _SEALED:
+        if error.err_code == SEALED:
             return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
         return Unavailable(f"the message was not stored: {error.description}")
 
-    def _again(self, one: _Publish) -> None:
-        self._cancel(one)
-        one.call = self._reactor.callLater(_PAUSE, self._attempt, one)
+    def _expire(self, flight: Flight, now: float) -> None:
+        """Give up those whose patience has ended: the oldest, which stand in front."""
+        while flight.messages and flight.messages[0].deadline <= now:
+            self._give_up(flight, flight.messages[0])
+        if not flight.messages and flight in self._flying:
+            self._cancel(flight)
+            self._end(flight)
 
-    def _give_up(self, one: _Publish) -> None:
-        one.call = None
-        # Those of a list came moments later, and would be sent for these: stored, perhaps, before the first is repeated.
-        behind, until, late = self._behind[one.topic], self._reactor.seconds() + _MOMENT, list[_Publish]()
-        while behind and behind[0].deadline <= until:
-            late.append(behind.popleft())
-        self._count -= len(late)
+    def _expire_later(self, flight: Flight) -> None:
+        """While there is no client: wait for the end of their patience."""
+        self._cancel(flight)
+        flight.sent = []
+        now = self._reactor.seconds()
+        flight.call = self._reactor.callLater(
+            max(0.0, flight.messages[0].deadline - now), self._expire_away, flight
+        )
+
+    def _expire_away(self, flight: Flight) -> None:
+        self._expire(flight, self._reactor.seconds())
+        if flight.messages:
+            self._expire_later(flight)
+
+    def _give_up(self, flight: Flight, one: Outgoing) -> None:
         if one.open:
-            self._settle(one, Unknown("no answer in time: the message may have been stored"))
+            self._settle(flight, one, Unknown("no answer in time: the message may have been stored"))
         else:
-            self._settle(one, Unavailable("the message could not be stored in time"))
-        for each in late:
-            if not each.answer.called:
-                each.answer.errback(Unavailable("the message could not be stored in time"))
-        if late:
-            self._rest()
+            self._settle(flight, one, Unavailable("the message could not be stored in time"))
 
-    def _cancel(self, one: _Publish) -> None:
-        if one.call is not None and one.call.active():
-            one.call.cancel()
-        one.call = None
+    @staticmethod
+    def _cancel(flight: Flight) -> None:
+        if flight.call is not None and flight.call.active():
+            flight.call.cancel()
+        flight.call = None
 
-    def _settle(self, one: _Publish, outcome: Any) -> None:
-        self._cancel(one)
+    def _settle(self, flight: Flight, one: Outgoing, outcome: Any) -> None:
+        flight.messages.remove(one)
+        if one in flight.sent:
+            flight.sent.remove(one)
         self._connection.forget(one.token)
-        del self._flying[one]
+        self._flown -= 1
         self._count -= 1
-        behind = self._behind[one.topic]
-        if behind:
-            self._waiting.append(behind.popleft())
-        else:
-            del self._behind[one.topic]
         if not one.answer.called:
             if isinstance(outcome, Exception):
                 one.answer.errback(outcome)
             else:
                 one.answer.callback(outcome)
-        self._fill()
-        self._rest()
 
     def _rest(self) -> None:
         if not self._count:
@@ -305,24 +391,20 @@ class Publisher:
 
     def _refuse(self, until: float) -> bool:
         """Give up what was never sent and has its deadline by then; whether others still wait."""
-        late = [one for one in self._waiting if one.deadline <= until]
+        late: list[Outgoing] = []
         for behind in self._behind.values():
             while behind and behind[0].deadline <= until:
                 late.append(behind.popleft())
-        for one in late:
-            self._count -= 1
-            if one in self._waiting:
-                self._waiting.remove(one)
-                if behind := self._behind[one.topic]:
-                    self._waiting.append(behind.popleft())
-                else:
-                    del self._behind[one.topic]
+        for topic in [topic for topic in self._waiting if not self._behind[topic]]:
+            del self._behind[topic]
+        self._waiting = deque(topic for topic in self._waiting if topic in self._behind)
+        self._count -= len(late)
         for one in late:
             if not one.answer.called:
                 one.answer.errback(Unavailable("the broker is away: nothing was stored"))
         if late:
             self._rest()
-        return bool(self._waiting) or any(self._behind.values())
+        return any(self._behind.values())
 
     def abort(self) -> None:
         """Give up everything."""
@@ -331,17 +413,23 @@ class Publisher:
             self._sweeper.cancel()
             self._sweeper = None
         self._refuse(float("inf"))
-        for one in list(self._flying):
-            one.open = True
-            self._cancel(one)
-            self._give_up(one)
+        for flight in list(self._flying):
+            for one in flight.messages:
+                one.open = True
+            self._expire(flight, float("inf"))
 
     def denied(self, words: str) -> bool:
-        """The server's words on a missing permission: whether they are about messages on their way here."""
-        for one in list(self._flying):
-            if f'publish to "{one.topic.subject}"' in words:
+        """The server's words on a missing permission: whether they are about a message on its way here.
+
+        It says so of each that it was sent.
+        """
+        for flight in self._flying:
+            if flight.sent and f'publish to "{flight.topic.subject}"' in words:
                 self._settle(
-                    one, Unavailable("NATS does not permit notify to publish there: nothing was stored")
+                    flight,
+                    flight.sent[0],
+                    Unavailable("NATS does not permit notify to publish there: nothing was stored"),
                 )
+                self._go_on(flight)
                 return True
         return False

@@ -24,7 +24,7 @@ class Stored(NamedTuple):
     @classmethod
     def of(cls, seq: int, data: bytes, block: bytes, epoch: str) -> Stored:
         """One with a header block, in the history of an epoch."""
-        return cls(seq, data, headers.trace(block), headers.after(block, epoch))
+        return cls(seq, data, headers.trace(block), headers.after(block, epoch, seq))
 
 
 class Page(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import calendar
 import time
 from base64 import b64decode
+from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
@@ -27,6 +28,18 @@ from notify.nats.jetstream import ApiError, JetStream, Requests, covers
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
+
+
+class Together(Enum):
+    """How several messages of a topic can be on their way at once, and none of them overtake another."""
+
+    #: not at all: the next goes out when the one before it is settled
+    NO = 0
+    #: Each names the one before it, and is stored directly behind that one or not at all. For a stream with one copy:
+    #: one with several remembers the ids of what it refuses so, as if it had them.
+    CHAINED = 1
+    #: As an atomic batch: all are stored, one directly behind the other, or none.
+    BATCHED = 2
 
 
 class Mark(NamedTuple):
@@ -66,6 +79,8 @@ class StreamState(Struct, frozen=True):
     faults: tuple[str, ...] = ()
     #: when the message with the last number was stored, in nanoseconds; 0: it is not known
     stamp: int = 0
+    #: whether it takes several messages of one topic at once, and how
+    together: Together = Together.NO
 
 
 class Plan:
@@ -259,11 +274,18 @@ class Streams(JetStream):
             missing=last - first + 1 - kept if kept else 0,
             live=dest.removesuffix(">"),
             copies=1 + len(replicas),
+            together=_together(config, len(replicas)),
             lagging=not all(_is_well(one) for one in replicas),
             cluster=" ".join([cluster.get("leader", ""), *signs]) if replicas else "",
             faults=tuple(self.plan.required_history(config)),
             stamp=nanoseconds(state.get("last_ts", "")) if kept else 0,
         )
+
+
+def _together(config: dict[str, Any], others: int) -> Together:
+    if config.get("num_replicas", 1) == 1 and not others:
+        return Together.CHAINED
+    return Together.BATCHED if config.get("allow_atomic") else Together.NO
 
 
 def _is_well(replica: dict[str, Any]) -> bool:

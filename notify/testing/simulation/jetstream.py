@@ -36,6 +36,8 @@ _DEFAULTS: dict[str, Any] = {
     "deny_purge": False,
     "allow_rollup_hdrs": False,
 }
+_BATCH = "Nats-Batch-Id"
+_ABANDONED = 10.0  # seconds without a message after which a batch is forgotten
 _NO_STREAM = (404, 10059, "stream not found")
 _NO_MESSAGE = (404, 10037, "no message found")
 
@@ -93,6 +95,10 @@ class Cluster:
         self.mark: Callable[[str], None] = lambda what: None
         self.say: Callable[..., None] = lambda *words: None
         self.version = "2.12.8"
+        #: streams are made so that they take atomic batches
+        self.atomic = False
+        #: when the newest message came, and all
+        self._batches: dict[tuple[str, str, str], tuple[float, list[tuple[str, bytes, dict[str, str]]]]] = {}
         self._orders = itertools.count(1)
         self._created = itertools.count(1)
 
@@ -179,17 +185,24 @@ class Cluster:
             return
         if server in self.isolated or not self.leads(stream):
             return
-        answer = self.store(stream, subject, data, fields)
+        take = self._batched if _BATCH in fields else self.store
+        answer = take(stream, subject, data, fields)
         faults, key = self.faults, ("ack", subject, answer.get("seq", 0), self.clock.now)
         if not reply or self.draw.chance(faults.ack_lost, "lost", *key):
             return
         delay = (
             faults.by * self.draw.unit("by", *key) if self.draw.chance(faults.ack_late, "late", *key) else 0.0
         )
-        self.answer(reply, msgspec.json.encode(answer), delay=delay)
+        self.answer(reply, msgspec.json.encode(answer) if answer else b"", delay=delay)
 
     def store(self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]) -> dict[str, Any]:
         """Store one message; gives the acknowledgement."""
+        return self._objection(stream, subject, data, fields) or self._keep(stream, subject, data, fields)
+
+    def _objection(
+        self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """Why a message is not stored: an error, or that it is there already."""
         now, name = self.clock.now, stream.name
         if stream.config.get("sealed"):
             return _error(name, 400, 10109, "invalid operation on sealed stream")
@@ -198,16 +211,17 @@ class Cluster:
             return _error(name, 400, 10054, "message size exceeds maximum allowed")
         if fields.get("Nats-Expected-Stream", name) != name:
             return _error(name, 400, 10060, "expected stream does not match")
-        if subject.startswith("workspace.") and "Nats-Msg-Id" in fields:
-            key = (fields["Nats-Msg-Id"], now)
-            if self.draw.chance(self.faults.ack_refused, "refused", *key):
-                return _error(name, 503, 10008, "JetStream system temporarily unavailable")
-            if self.draw.chance(self.faults.ack_refused_for_good, "refused for good", *key):
-                return _error(name, 500, 10077, "maximum messages exceeded")
         id = fields.get("Nats-Msg-Id")
+        if subject.startswith("workspace.") and id is not None:
+            if self.draw.chance(self.faults.ack_refused, "refused", id, now):
+                return _error(name, 503, 10008, "JetStream system temporarily unavailable")
+            if self.draw.chance(self.faults.ack_refused_for_good, "refused for good", id, now):
+                return _error(name, 500, 10077, "maximum messages exceeded")
         if id is not None:
             before = stream.dedupe.get(id)
             if before is not None and before[1] + stream.config["duplicate_window"] / NANO > now:
+                if not before[0]:
+                    return _error(name, 409, 10158, "duplicate message id is in process")
                 self.mark("a repeated publish is a duplicate")
                 return {"stream": name, "seq": before[0], "duplicate": True}
         expected = fields.get("Nats-Expected-Last-Subject-Sequence")
@@ -216,10 +230,22 @@ class Cluster:
         expected = fields.get("Nats-Expected-Last-Sequence")
         if expected is not None and int(expected) != stream.last_seq:
             return _error(name, 400, 10071, f"wrong last sequence: {stream.last_seq}")
+        expected = fields.get("Nats-Expected-Last-Msg-Id")
+        if expected is not None and expected != stream.last_id:
+            self.mark("what was to be stored behind another was refused")
+            if id is not None and len(stream.replicas) > 1:
+                # It was known by its id before anybody looked whether it can be stored.
+                stream.dedupe[id] = (0, now)
+            return _error(name, 400, 10070, f"wrong last msg ID: {stream.last_id}")
+        return None
+
+    def _keep(self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]) -> dict[str, Any]:
+        now, name, id = self.clock.now, stream.name, fields.get("Nats-Msg-Id")
         ttl = fields.get("Nats-TTL", "") if stream.config.get("allow_msg_ttl") else ""
         before_this = stream.last_of(subject)
         seconds = float(ttl.removesuffix("s")) if ttl.endswith("s") else 0.0
         one = stream.store(subject, data, _block(fields), now, seconds)
+        stream.last_id = id or ""
         if id is not None:
             stream.dedupe[id] = (one.seq, now)
         if seconds:
@@ -230,6 +256,32 @@ class Cluster:
             if of == name:
                 pull.pump()
         return {"stream": name, "seq": one.seq}
+
+    def _batched(self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]) -> dict[str, Any]:
+        """One message of an atomic batch; gives what is answered, empty before the last."""
+        now, name, batch = self.clock.now, stream.name, fields[_BATCH]
+        if not stream.config.get("allow_atomic"):
+            return _error(name, 400, 10174, "atomic publish is disabled")
+        # Known to the leader alone.
+        key = (name, stream.leader, batch)
+        heard, staged = self._batches.pop(key, (now, []))
+        staged.append((subject, data, fields))
+        if int(fields["Nats-Batch-Sequence"]) != len(staged) or heard + _ABANDONED < now:
+            return _error(name, 400, 10176, "atomic publish batch is incomplete")
+        if "Nats-Batch-Commit" not in fields:
+            self._batches[key] = (now, staged)
+            return {}
+        ids = [fields.get("Nats-Msg-Id", "") for _, _, fields in staged]
+        objections = [self._objection(stream, *one) for one in staged]
+        objection = next((one for one in objections if one is not None), None)
+        if len(set(ids)) < len(ids) or (objection is not None and "error" not in objection):
+            self.mark("a batch with a duplicate was refused")
+            return _error(name, 400, 10201, "atomic publish batch contains duplicate message id")
+        if objection is not None:
+            return objection
+        self.mark("a batch was stored")
+        answers = [self._keep(stream, *one) for one in staged]
+        return answers[-1] | {"batch": batch, "count": len(staged)}
 
     def _send_on(self, stream: Stream, one: Stored, before: int) -> None:
         republish = stream.config.get("republish")
@@ -332,7 +384,7 @@ class Cluster:
     def _stream_create(self, stream: Stream | None, parts: list[str], body: dict[str, Any]) -> dict[str, Any]:
         if stream is not None:
             return _refused((400, 10058, "stream name already in use with a different configuration"))
-        config = _DEFAULTS | body
+        config = _DEFAULTS | body | ({"allow_atomic": True} if self.atomic else {})
         made = Stream(config, self.clock.now, self._orders, self._gone)
         copies = min(config["num_replicas"], len(self.names))
         start = next(self._created) - 1

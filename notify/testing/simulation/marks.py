@@ -10,10 +10,12 @@ from notify.observe.metrics import Metrics
 MARKS = (
     "a position was recovered",
     "a position was not recovered",
+    "a batch was stored",
     "a loss was told",
     "a replica that is behind was asked",
     "a repeated publish is a duplicate",
     "a republished message was dropped",
+    "what was to be stored behind another was refused",
     "closed with 1006",
     "closed with 1012",
     "closed with 1013",

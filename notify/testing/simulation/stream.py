@@ -82,6 +82,8 @@ class Stream:
         self.last_seq = 0
         self._empty_from = 0
         self.dedupe: dict[str, tuple[int, float]] = {}
+        #: that of the message that was stored last; empty: it had none
+        self.last_id = ""
         #: by the names of the servers that have a copy; the leader's lacks nothing
         self.replicas: dict[str, Replica] = {}
         self.leader = ""
@@ -174,6 +176,7 @@ class Stream:
             self._histories = [one for one in self._histories if one[0] <= self.last_seq]
             self._histories.append((self.last_seq + 1, next(self._orders)))
             self.dedupe = {key: value for key, value in self.dedupe.items() if value[0] <= self.last_seq}
+            self.last_id = next((id for id, value in self.dedupe.items() if value[0] == self.last_seq), "")
         return len(lost)
 
     def visible(self, server: str, now: float) -> Callable[[Stored], bool]:

@@ -45,6 +45,8 @@ class World:
         #: what the world does itself happens here
         self.hands = Host(self.clock, "world", self.random.random())
         self.cluster = Cluster(self.clock, self.draw, plan.servers)
+        # From a chance of its own, as `linger`.
+        self.cluster.atomic = Random(f"batches {plan.seed}").random() < 0.7
         self.cluster.max_payload = plan.max_payload
         self.cluster.mark, self.cluster.say = self.mark, self.say
         self.cluster.stored, self.cluster.gone = self._stored, self._gone

@@ -1,0 +1,244 @@
+"""Lists for one topic on real servers: stored together, once and in order, and delivered together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.jetstream import JetStreamBroker
+from notify.brokers.jetstream.stream import SUBJECTS, Together
+from notify.config import Duration
+from notify.errors import TooLarge
+from notify.messages import Message, Position
+from notify.nats import headers
+from notify.testing import Recorder, chat_payload
+from notify.topics import chat
+from tests.brokers.test_jetstream import make
+from tests.support.natsd import Cluster, NatsServer, api, pause, until
+
+TOPIC, OTHER = chat(1, 10), chat(1, 11)
+SIZE = 2**20
+
+
+class Turns(Recorder):
+    """Also counts the turns of the reactor in which something came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+        self._same = False
+
+    def deliver(self, message: Message) -> None:
+        if not self._same:
+            self.turns += 1
+            self._same = True
+            reactor.callLater(0, self._over)
+        super().deliver(message)
+
+    def _over(self) -> None:
+        self._same = False
+
+
+def sent(broker: JetStreamBroker) -> list[dict[str, str]]:
+    """The fields of all that a broker publishes to its stream from now on."""
+    found: list[dict[str, str]] = []
+    publish = broker._connection.publish
+
+    def publishing(subject: str, payload: bytes, reply: str = "", fields: Any = None) -> None:
+        if subject.startswith("workspace."):
+            found.append(fields)
+        publish(subject, payload, reply, fields)
+
+    broker._connection.publish = publishing
+    return found
+
+
+def publish(
+    broker: JetStreamBroker, numbers: range, key: str = "", topic: Any = TOPIC
+) -> Deferred[list[Position]]:
+    """A list, in one turn."""
+    return gatherResults(
+        [broker.publish(topic, chat_payload(topic, n), f"{key}{n}" if key else None) for n in numbers],
+        consumeErrors=True,
+    )
+
+
+class Lists:
+    """On one server, or three."""
+
+    timeout = 120
+    together: Together
+    urls: tuple[str, ...]
+
+    async def servers(self) -> None:
+        raise NotImplementedError
+
+    async def broker(self, node: str = "node-1", **settings: Any) -> tuple[JetStreamBroker, Turns]:
+        if not hasattr(self, "urls"):
+            await self.servers()
+        replicas = 3 if len(self.urls) > 1 else 1
+        # Two nodes draw the same ids and inboxes no more than they do elsewhere.
+        broker = make(None, node, seed=int(node[-1]), servers=self.urls, replicas=replicas, **settings)
+        recorder = Turns()
+        self.addCleanup(broker.stop)
+        await broker.start(recorder.deliver, recorder.lost)
+        self.assertEqual(broker._publisher.together, self.together)
+        return broker, recorder
+
+    async def whole(self, broker: JetStreamBroker, numbers: list[int]) -> None:
+        """The history has these, and each read of it proves that nothing is missing."""
+        replayed = await broker.replay(TOPIC, None, 1000, SIZE)
+        self.assertEqual([one.event.message_id for one in replayed.messages], numbers)
+        for one in replayed.messages[::7]:
+            rest = await broker.replay(TOPIC, one.position, 1000, SIZE)
+            self.assertEqual(
+                [m.event.message_id for m in rest.messages],
+                [m.event.message_id for m in replayed.messages if m.position.seq > one.position.seq],
+            )
+
+    async def test_a_list_goes_out_once_and_comes_together(self) -> None:
+        broker, recorder = await self.broker()
+        await broker.follow(TOPIC)
+        fields = sent(broker)
+        positions = await publish(broker, range(1, 51))
+        self.assertEqual(len(fields), 50)
+        first = positions[0].seq
+        self.assertEqual([one.seq for one in positions], [*range(first, first + 50)])
+        await recorder.wait(50)
+        self.assertEqual([one.position for one in recorder.messages], positions)
+        # As many as reads of the socket that it takes, and some.
+        self.assertLess(recorder.turns, 10)
+        await self.whole(broker, [*range(1, 51)])
+
+    async def test_a_list_that_is_repeated_wholly_or_in_part_is_stored_once(self) -> None:
+        broker, _ = await self.broker()
+        first = await publish(broker, range(1, 21), "k")
+        self.assertEqual(await publish(broker, range(1, 21), "k"), first)
+        later = await publish(broker, range(11, 31), "k")
+        self.assertEqual(later[:10], first[10:])
+        again = await publish(broker, range(1, 41), "k")
+        self.assertEqual(again[:30], [*first, *later[10:]])
+        await self.whole(broker, [*range(1, 41)])
+
+    async def test_beside_others_who_publish_order_holds(self) -> None:
+        broker, recorder = await self.broker()
+        other, _ = await self.broker("node-2")
+        await broker.follow(TOPIC)
+        noise: list[Deferred[Any]] = []
+        for number in range(10):
+            noise += [other.publish(OTHER, chat_payload(OTHER, n)) for n in range(30)]
+            mine = publish(broker, range(number * 50, number * 50 + 50))
+            noise += [other.publish(chat(1, 20 + n), chat_payload(chat(1, 20 + n))) for n in range(30)]
+            await mine
+        await gatherResults(noise)
+        await recorder.wait(500)
+        self.assertEqual([one.event.message_id for one in recorder.messages], [*range(500)])
+        self.assertEqual(recorder.lost_topics, [])
+        await self.whole(broker, [*range(500)])
+
+    async def test_one_that_the_stream_refuses_does_not_keep_the_others_back(self) -> None:
+        broker, _ = await self.broker()
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"max_msg_size": 1000})
+        answers = [
+            broker.publish(TOPIC, chat_payload(TOPIC, n, content="x" * (2000 if n == 3 else 1)))
+            for n in range(1, 7)
+        ]
+        await self.assertFailure(answers[2], TooLarge)
+        del answers[2]
+        await gatherResults(answers)
+        await self.whole(broker, [1, 2, 4, 5, 6])
+
+    async def test_where_answers_are_lost_the_list_is_stored_once_and_in_order(self) -> None:
+        broker, _ = await self.broker(request_timeout=Duration(0.3), check_interval=Duration(60))
+        publisher = broker._publisher
+        deaf = True
+        for name in ("_replied", "_batch_replied"):
+            hear = getattr(publisher, name)
+
+            def hears(*arguments: Any, hear: Any = hear) -> None:
+                if not deaf:
+                    hear(*arguments)
+
+            setattr(publisher, name, hears)
+        answers = publish(broker, range(1, 21))
+        await pause(0.2)
+        deaf = False
+        positions = await answers
+        self.assertEqual([one.seq for one in positions], sorted({one.seq for one in positions}))
+        await self.whole(broker, [*range(1, 21)])
+
+
+class OneServer(Lists, TestCase):
+    together = Together.CHAINED
+
+    async def servers(self) -> None:
+        self.server = NatsServer().start()
+        self.addCleanup(self.server.remove)
+        await self.server.up()
+        self.urls = (self.server.url,)
+
+    async def test_a_server_that_is_killed_under_lists_keeps_their_order(self) -> None:
+        broker, recorder = await self.broker(canary_interval=Duration(0.3))
+        await broker.follow(TOPIC)
+        outcomes: list[Deferred[Any]] = []
+        for number in range(40):
+            if number in (10, 25):
+                self.server.kill()
+                self.server.start()
+            outcomes += [
+                broker.publish(TOPIC, chat_payload(TOPIC, n)).addErrback(lambda _: None)
+                for n in range(number * 20, number * 20 + 20)
+            ]
+            await pause(0.02)
+        positions = [await one for one in outcomes]
+        stored = [n for n, one in enumerate(positions) if one is not None]
+        self.assertGreater(len(stored), 200)
+        seqs = [one.seq for one in positions if one is not None]
+        self.assertEqual(seqs, sorted(set(seqs)))
+        await until(lambda: broker.status().ready, 20)
+        kept = [m.event.message_id for m in (await broker.replay(TOPIC, None, 1000, SIZE)).messages]
+        self.assertLessEqual(set(stored), set(kept))
+        self.assertEqual(kept, sorted(set(kept)))
+        await until(lambda: len(recorder.messages) >= len(kept), 20)
+        self.assertEqual([m.event.message_id for m in recorder.messages], kept)
+        await self.whole(broker, kept)
+
+    async def test_a_message_that_is_missing_from_a_list_is_noticed(self) -> None:
+        """The one behind it names it."""
+        broker, _ = await self.broker()
+        positions = await publish(broker, range(1, 6))
+        page = await broker._reader.after(TOPIC.subject, positions[0].seq)
+        self.assertEqual([one.after for one in page.stored], [one.seq for one in positions[:-1]])
+
+
+class ThreeServers(Lists, TestCase):
+    together = Together.BATCHED
+
+    async def servers(self) -> None:
+        cluster = Cluster()
+        self.addCleanup(cluster.remove)
+        await cluster.up()
+        self.urls = cluster.urls
+        # Such a stream takes batches where its operator has said so.
+        self.together = Together.NO
+        broker, _ = await self.broker("node-0")
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        self.assertEqual((sorted(config["subjects"]), config["num_replicas"]), (sorted(SUBJECTS), 3))
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": True})
+        await broker.stop()
+        self.together = Together.BATCHED
+
+    async def test_a_stream_that_takes_no_batches_any_more_gets_them_one_by_one(self) -> None:
+        broker, _ = await self.broker(check_interval=Duration(60))
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": False})
+        await publish(broker, range(1, 6))
+        self.assertEqual(broker._publisher.together, Together.NO)
+        fields = sent(broker)
+        await publish(broker, range(6, 11))
+        self.assertFalse(any("Nats-Batch-Id" in one or headers.AFTER not in one for one in fields))
+        await self.whole(broker, [*range(1, 11)])
