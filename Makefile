@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
+.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock docs news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -113,6 +113,10 @@ lock: env ## requirements*.lock anew, with the newest versions that fit
 	printf 'setuptools>=69\ncyclonedx-python-lib>=11.12\n' | $(COMPILE) - >>requirements-build.lock
 
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+docs: env ## the pages and a reference of clients and interfaces as a site, in build/site
+	$(BIN)/sphinx-build -q -W --keep-going -c packaging/site . build/site
+	@echo build/site/index.html
 
 news: env ## what the next release changes, a draft from changes/
 	@$(BIN)/towncrier build --draft

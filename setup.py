@@ -30,7 +30,14 @@ UVLOOP = [
     "uvloop>=0.21; sys_platform == 'linux'",
 ]
 
+DOCS = [
+    "furo>=2024.8.6",  # how the pages look
+    "myst-parser>=4",  # Markdown
+    "sphinx>=8.1",  # a program: `make docs`
+]
+
 TEST = [
+    *DOCS,
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
@@ -126,6 +133,7 @@ setup(
             "uvloop>=0.21",
             "websockets>=15",
         ],
+        "docs": DOCS,
         "otel": OTEL,
         "uvloop": UVLOOP,
         "test": [*TEST, *OTEL, *UVLOOP],
