@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from notify.brokers.jetstream.diagnose import lists
 from notify.config import Config, load
 from notify.doctor import Patient, examine, host, listeners
 from notify.doctor.host import Unit, parse_span, parse_unit
@@ -469,6 +470,14 @@ class JetStream(TestCase):
         (finding,) = [f for f in found if f.check == "retention"]
         self.assertEqual(finding.level, "fault")
         self.assertIn("max_messages", finding.mend)
+
+    def test_copies_whose_stream_takes_no_batches(self) -> None:
+        self.assertEqual(lists({"config": {}}), [])
+        self.assertEqual(lists({"config": {"num_replicas": 1, "allow_atomic": False}}), [])
+        self.assertEqual(lists({"config": {"num_replicas": 3, "allow_atomic": True}}), [])
+        (finding,) = lists({"config": {"num_replicas": 3}})
+        self.assertEqual(finding.level, "note")
+        self.assertIn("allow_atomic", finding.mend)
 
     async def test_missing_permissions_are_named(self) -> None:
         accounts = 'authorization { users: [{user: "n", password: "p", permissions: {publish: ["$JS.API.>"], subscribe: ["_INBOX_notify.>"]}}] }'

@@ -85,6 +85,7 @@ async def _examine(probe: Probe, settings: JetStreamSettings, question: Question
         found += retention(settings, history, question)
         found += _skew(history, time.time())
         found += _copies(settings, history)
+        found += lists(history)
         found += _holes(history)
     return found + await _permissions(probe, settings, history, patience)
 
@@ -188,6 +189,16 @@ def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Findin
         mend = "For messages that survive a power cut: sync_interval: always in the NATS server (docs/guarantees.md)."
         return [Finding("note", "replicas", text, mend)]
     return [Finding("ok", "replicas", f"{copies} copies of each message, all current.")]
+
+
+def lists(history: dict[str, Any]) -> list[Finding]:
+    """How a list for one chat is stored where there are several copies: as a batch, or message by message."""
+    config = history["config"]
+    if config.get("num_replicas", 1) == 1 or config.get("allow_atomic"):
+        return []
+    text = "the messages of a list for one chat are stored one after the other: the stream takes no batches."
+    mend = "Where lists are to be faster and every NATS server is 2.12.12, 2.14.3 or later: allow_atomic (docs/jetstream.md, Lists)."
+    return [Finding("note", "lists", text, mend)]
 
 
 async def _permissions(
