@@ -10,11 +10,13 @@ Contract suites that run against any implementation: ``notify.testing.contracts`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import cast
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from notify.errors import Unsupported
 from notify.identity import Identity, Peer, Presence
 from notify.ids import Id
 from notify.messages import Followed, Message, Position, Replayed
@@ -191,6 +193,28 @@ class IBroker(Interface):
 
     def stop() -> Deferred[None]:
         """Finish publishes under way, then disconnect; nothing is delivered afterwards."""
+
+
+class IPages(Interface):
+    """What a broker may provide besides :class:`IBroker`: where a topic stands now.
+
+    Without it nobody can ask for a topic's position: ``GET /v1/position`` answers 501.
+    """
+
+    def newest(topic: Topic) -> Deferred[Position]:
+        """The topic's newest position, whether anybody follows it or not.
+
+        What was accepted through this node before the call is not after it. It is such a position as
+        :meth:`IBroker.follow` gives, also where the topic has no message: one that :meth:`IBroker.replay` goes on from.
+        Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
+        """
+
+
+def pages_of(broker: IBroker) -> IPages:
+    """A broker that provides :class:`IPages` besides. Raises :class:`~notify.errors.Unsupported` for another."""
+    if not IPages.providedBy(broker):
+        raise Unsupported("the broker's plugin does not tell positions of topics")
+    return cast(IPages, broker)
 
 
 class IRegistry(Interface):

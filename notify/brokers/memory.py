@@ -18,7 +18,7 @@ from notify.components import Context
 from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
-from notify.interfaces import BrokerStatus, IBroker
+from notify.interfaces import BrokerStatus, IBroker, IPages
 from notify.messages import OVERHEAD, Followed, Message, Poison, Position, Replayed, parse_event
 from notify.topics import Topic
 
@@ -49,7 +49,7 @@ class _History:
         self.newest = 0
 
 
-@implementer(IBroker)
+@implementer(IBroker, IPages)
 class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
@@ -126,9 +126,7 @@ class MemoryBroker:
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         self._followed.add(topic)
-        history = self._histories.get(topic)
-        # It has nothing up to the newest of all. Number 0 says the same only as long as nothing has gone.
-        newest = history.newest if history else self._seq if self._lost_everywhere else 0
+        history, newest = self._histories.get(topic), self._newest(topic)
         kept = history.kept[-1] if history and history.kept else None
         event = kept.event if kept is not None and kept.position.seq == newest else None
         return succeed(Followed(Position(self._epoch, newest), event))
@@ -167,6 +165,12 @@ class MemoryBroker:
         more = fit < len(newer)
         return succeed(Replayed([] if more and whole else newer[:fit], more))
 
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return succeed(Position(self._epoch, self._newest(topic)))
+
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._deliver is None:
@@ -177,6 +181,12 @@ class MemoryBroker:
         """See :class:`~notify.interfaces.IBroker`."""
         self._deliver = None
         return succeed(None)
+
+    def _newest(self, topic: Topic) -> int:
+        """The number of a topic's newest message. Without one it has nothing up to the newest of all."""
+        history = self._histories.get(topic)
+        # Number 0 says the same only as long as nothing has gone.
+        return history.newest if history else self._seq if self._lost_everywhere else 0
 
     def _keep(self, message: Message, now: float) -> None:
         history = self._histories.get(message.topic)

@@ -24,7 +24,7 @@ from notify.http.commands import (
 )
 from notify.http.pipeline import MOST_STREAMS, StreamMessage, StreamOutcome
 from notify.http.publish import MAX_LIST, Published, PublishedList
-from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
+from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer, TopicPosition
 from notify.http.revoke import Revoke, Revoked
 from notify.http.trace import LONGEST, MOST, USUAL
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
@@ -40,6 +40,7 @@ _TYPES = (
     StreamMessage,
     StreamOutcome,
     History,
+    TopicPosition,
     PresenceAnswer,
     Nodes,
     Connections,
@@ -96,6 +97,7 @@ _ERRORS = {
     426: "This is for WebSockets: send an opening handshake (RFC 6455).",
     429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
     500: "The server failed; its log says why.",
+    501: "The broker's plugin cannot do this.",
     503: "The broker is away and nothing was done, or what was done could not be kept, or there are too many streams: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
 }
@@ -306,6 +308,29 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     500,
                     503,
                     504,
+                ),
+            )
+        },
+        "/v1/position": {
+            "get": _operation(
+                "position",
+                "The newest position of a subject",
+                "ask",
+                description="Hand it to a page together with the state that you load after you have asked: a client that subscribes "
+                "with it as `since` misses nothing that is not in the state.",
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "subject",
+                        "query",
+                        {"type": "string", "pattern": SUBJECT_PATTERN},
+                        "Whose position.",
+                        True,
+                    ),
+                ],
+                responses=_responses(
+                    {200: _success("The position.", "TopicPosition")},
+                    *(400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504),
                 ),
             )
         },

@@ -15,7 +15,7 @@ from notify.http.keys import permit
 from notify.http.request import Request
 from notify.identity import Presence
 from notify.ids import INT64_MAX, Id
-from notify.interfaces import IBroker, IRegistry
+from notify.interfaces import IBroker, IRegistry, pages_of
 from notify.messages import ChatEvent, ChatMessage, Notification, Position, Replayed
 from notify.topics import Topic
 
@@ -53,6 +53,14 @@ class History(Struct, frozen=True):
     messages: list[HistoryItem]
     next: str | None
     complete: bool
+
+
+class TopicPosition(Struct, frozen=True):
+    """The newest position of a subject: who loads a state after this answer came, and subscribes with this as ``since``, misses nothing."""
+
+    subject: str
+    epoch: str
+    seq: int
 
 
 class PresenceAnswer(Struct, frozen=True):
@@ -117,6 +125,20 @@ class HistoryReader:
         last = replayed.messages[-1].position if items else since
         following = None if last is None else f"{last.epoch}:{last.seq}"
         return answer(History(topic.subject, items, following, not replayed.more))
+
+
+class PositionReader:
+    """``GET /v1/position``: where a topic stands now, whether anybody follows it or not."""
+
+    def __init__(self, broker: IBroker) -> None:
+        self._broker = broker
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Errback :class:`~notify.errors.Unavailable`. Raises :class:`~notify.errors.Unsupported`."""
+        topic = topic_of(request.parameters(["subject"])["subject"])
+        permit(request.key, topic.workspace_id)
+        newest = pages_of(self._broker).newest(topic)
+        return newest.addCallback(lambda at: answer(TopicPosition(topic.subject, at.epoch, at.seq)))
 
 
 class PresenceReader:

@@ -31,7 +31,7 @@ from notify.http.keys import ApiKeys
 from notify.http.openapi import document
 from notify.http.pipeline import PATH, Sockets, Streams
 from notify.http.publish import Publisher
-from notify.http.reads import HistoryReader, PresenceReader
+from notify.http.reads import HistoryReader, PositionReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
 from notify.http.trace import TraceReader
@@ -125,6 +125,7 @@ def internal_site(
         ),
         PATH.encode(): Route({get: streams}, scope="publish"),
         b"/v1/history": Route({get: HistoryReader(broker)}, scope="read"),
+        b"/v1/position": Route({get: PositionReader(broker)}, scope="read"),
         b"/v1/presence": Route({get: PresenceReader(registry)}, scope="read"),
         b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
         b"/v1/connections": Route({get: ConnectionReader(cluster)}, scope="read"),

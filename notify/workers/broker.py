@@ -9,11 +9,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notify.errors import Unavailable
-from notify.interfaces import BrokerStatus, IBroker
+from notify.interfaces import BrokerStatus, IBroker, IPages, pages_of
 from notify.messages import Followed, Message, Position, Replayed
 from notify.topics import Topic
 from notify.workers import frames
-from notify.workers.frames import At, Follow, From, History, Lost, Publish, Replay, Told, Unfollow
+from notify.workers.frames import At, Follow, From, History, Lost, Newest, Publish, Replay, Told, Unfollow
 from notify.workers.link import GONE, Link
 
 
@@ -42,6 +42,7 @@ class SharedBroker:
         """A worker may ask from now on."""
         link.answer(Follow, lambda asked: self._follow(link, asked.topic))
         link.answer(Replay, self._replay)
+        link.answer(Newest, self._newest)
         link.answer(Publish, self._publish)
         link.hear(Unfollow, lambda said: self._unfollow(link, said.topic))
 
@@ -115,14 +116,21 @@ class SharedBroker:
         replayed = self._broker.replay(asked.topic, asked.after, asked.limit, asked.size, asked.whole)
         return replayed.addCallback(History.of)
 
+    def _newest(self, asked: Newest) -> Deferred[At]:
+        return pages_of(self._broker).newest(asked.topic).addCallback(_at)
+
     def _publish(self, asked: Publish) -> Deferred[At]:
         published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)
-        return published.addCallback(lambda at: At(at.epoch, at.seq))
+        return published.addCallback(_at)
 
 
-@implementer(IBroker)
+def _at(position: Position) -> At:
+    return At(position.epoch, position.seq)
+
+
+@implementer(IBroker, IPages)
 class LinkedBroker:
-    """The worker's end. See :class:`~notify.interfaces.IBroker`."""
+    """The worker's end. See :class:`~notify.interfaces.IBroker`; what the first process's broker cannot do fails here."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -170,6 +178,12 @@ class LinkedBroker:
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         return self._link.ask(Replay(topic, after, limit, size, whole)).addCallback(History.replayed)
+
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return self._link.ask(Newest(topic)).addCallback(lambda at: Position(at.epoch, at.seq))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""

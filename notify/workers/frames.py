@@ -71,6 +71,12 @@ class Replay(Said, frozen=True):
     whole: bool
 
 
+class Newest(Said, frozen=True):
+    """``IPages.newest``."""
+
+    topic: Topic
+
+
 class Publish(Said, frozen=True):
     """``IBroker.publish``."""
 
@@ -240,6 +246,7 @@ class Document(Said, frozen=True):
 Asked: TypeAlias = (
     Follow
     | Replay
+    | Newest
     | Publish
     | Present
     | Room

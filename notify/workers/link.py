@@ -34,6 +34,7 @@ FAULTS: dict[str, type[Exception]] = {
         errors.TooLarge,
         errors.Unavailable,
         errors.Unknown,
+        errors.Unsupported,
         messages.Poison,
     )
 }

@@ -7,6 +7,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from notify.core import steering
+from notify.http import guesses
 from notify.http.openapi import INT64, document
 from tests.support.http import KEY, Node, temporary_folder
 
@@ -79,6 +80,7 @@ class SchemathesisTest(TestCase):
 
         node = Node(reactor=reactor, drains=False)
         node.up()
+        self.patch(guesses, "AT_ONCE", 100)  # each operation is tried with wrong keys
         self.patch(steering, "LOOK", 0.0)  # each rate is measured over a second
         node.wheel.start()
         self.addCleanup(node.wheel.stop)

@@ -117,6 +117,37 @@ class HistoryTest(Base):
         self.assertEqual(len(cancelled), 1)
 
 
+class PositionTest(Base):
+    def test_is_that_of_the_newest_message_and_goes_on_as_since(self) -> None:
+        for n in range(3):
+            sent = self.successResultOf(self.node.broker.publish(TOPIC, chat_payload(TOPIC, n)))
+        response = self.ask("/v1/position", subject=TOPIC.subject)
+        expected = {"subject": TOPIC.subject, "epoch": sent.epoch, "seq": sent.seq}
+        self.assertEqual((response.status, response.json), (200, expected))
+        self.node.broker.publish(TOPIC, chat_payload(TOPIC, 9))
+        since = f"{response.json['epoch']}:{response.json['seq']}"
+        newer = self.ask("/v1/history", subject=TOPIC.subject, since=since)
+        self.assertEqual([m["payload"]["message_id"] for m in newer.json["messages"]], [9])
+
+    def test_is_told_of_topics_without_messages_and_of_users_too(self) -> None:
+        for topic in (chat(1, 99), user(1, 7)):
+            response = self.ask("/v1/position", subject=topic.subject)
+            self.assertEqual((response.status, response.json["seq"]), (200, 0))
+
+    def test_wrong_parameters_are_refused(self) -> None:
+        for wrong in ({}, {"subject": TOPIC.subject, "since": "e:1"}):
+            self.assertEqual(self.ask("/v1/position", **wrong).code, "bad_request")
+        self.assertEqual(self.ask("/v1/position", subject="workspace.1").code, "unknown_subject")
+
+    def test_a_broker_that_is_away_or_cannot_tell_says_so(self) -> None:
+        path = f"/v1/position?subject={TOPIC.subject}"
+        self.successResultOf(self.node.broker.stop())
+        response = self.node.call("GET", path)
+        self.assertEqual((response.status, response.code), (503, "unavailable"))
+        response = Node(broker=FakeBroker(Deferred)).call("GET", path)
+        self.assertEqual((response.status, response.code), (501, "unsupported"))
+
+
 class PresenceTest(Base):
     def test_names_the_users_of_one_chat_of_one_workspace(self) -> None:
         for n, (user_id, workspace_id) in enumerate([(7, 1), (7, 1), (5, 1), (9, 2)]):

@@ -23,6 +23,7 @@ from notify.brokers.jetstream.diagnose import diagnose
 from notify.brokers.jetstream.epoch import new_epoch
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.history import History, Memory, Record, place
+from notify.brokers.jetstream.positions import Positions
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader
 from notify.brokers.jetstream.republish import Republish
@@ -32,7 +33,7 @@ from notify.brokers.jetstream.stream import Mark, Streams, StreamState
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
-from notify.interfaces import BrokerStatus, IBroker
+from notify.interfaces import BrokerStatus, IBroker, IPages
 from notify.messages import Followed, Message, Poison, Position, Replayed
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
@@ -48,7 +49,7 @@ _SURE = 1.0  # seconds after which a stream that seems to have gone back is look
 _LOOKS = 5  # so often, where there are several copies
 
 
-@implementer(IBroker)
+@implementer(IBroker, IPages)
 class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
@@ -93,6 +94,7 @@ class JetStreamBroker:
             self._poisoned,
         )
         self._tail = Tail(self._reader, context.reactor, context.metrics, self._poisoned, self._suspect)
+        self._positions = Positions(self._reader, context.reactor, lambda: self._tail.highest)
         self._source: Republish | Consumer
         if settings.delivery == "consumer":
             self._source = Consumer(
@@ -178,6 +180,12 @@ class JetStreamBroker:
         seq = None if after is None else after.seq
         return self._reader.replay(topic, seq, limit, size, whole, lambda: self._tail.position(topic))
 
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        return self._positions.ask(topic)
+
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
         troubles = [*self._faults, self._audit.problem]
@@ -195,6 +203,7 @@ class JetStreamBroker:
             self._remembering.stop()
         self._detail = "stopped"
         self._tail.stop()
+        self._positions.stop()
         self._reader.stop()
         await self._source.stop()
         await self._connection.stop()
