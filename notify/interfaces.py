@@ -19,7 +19,7 @@ from zope.interface import Attribute, Interface
 from notify.errors import Unsupported
 from notify.identity import Identity, Peer, Presence
 from notify.ids import Id
-from notify.messages import Followed, Message, Position, Replayed
+from notify.messages import Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 
 
@@ -196,9 +196,9 @@ class IBroker(Interface):
 
 
 class IPages(Interface):
-    """What a broker may provide besides :class:`IBroker`: where a topic stands now.
+    """What a broker may provide besides :class:`IBroker`: where a topic stands now, and its history from the newest on.
 
-    Without it nobody can ask for a topic's position: ``GET /v1/position`` answers 501.
+    Without it ``GET /v1/position`` answers 501, and clients can ask for what came after a position alone.
     """
 
     def newest(topic: Topic) -> Deferred[Position]:
@@ -209,11 +209,24 @@ class IPages(Interface):
         Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
         """
 
+    def earlier(topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """Give the last messages before a position, oldest first; None: the newest ones.
+
+        At most ``limit`` (1 or more) of them, and at most ``size`` bytes of payloads, but at least one where there is one. Fewer,
+        or none, may come though ``more`` are there: whoever wants those goes on before ``first``, which is
+        lower each time. What is kept between ``first`` and ``last`` is whole; what was deleted or has expired is not there,
+        and nothing tells of it. A position before which nothing is kept, or that is newer than the newest, is none of its faults.
+
+        Cancelling the Deferred gives the read up.
+        Errback :class:`~notify.errors.HistoryLost`: the position is of another epoch, or a message that is kept cannot be
+        read. :class:`~notify.errors.Unavailable`: try again later.
+        """
+
 
 def pages_of(broker: IBroker) -> IPages:
     """A broker that provides :class:`IPages` besides. Raises :class:`~notify.errors.Unsupported` for another."""
     if not IPages.providedBy(broker):
-        raise Unsupported("the broker's plugin does not tell positions of topics")
+        raise Unsupported("the broker's plugin tells no positions, and reads no history backwards")
     return cast(IPages, broker)
 
 

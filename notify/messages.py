@@ -124,6 +124,20 @@ class Replayed(Struct, frozen=True):
     more: bool
 
 
+class Earlier(Struct, frozen=True):
+    """A part of a topic's history as it is kept: every message whose number is from ``first`` to ``last``, oldest first.
+
+    ``first`` and ``last`` are of what was looked at, which may be more than the messages; both 0: nothing was there.
+    ``more``: something older is kept.
+    """
+
+    messages: list[Message]
+    more: bool
+    epoch: str
+    first: int = 0
+    last: int = 0
+
+
 class _Told(Struct):
     """What tells a chat's events from its messages."""
 

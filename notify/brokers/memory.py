@@ -19,7 +19,7 @@ from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
 from notify.interfaces import BrokerStatus, IBroker, IPages
-from notify.messages import OVERHEAD, Followed, Message, Poison, Position, Replayed, parse_event
+from notify.messages import OVERHEAD, Earlier, Followed, Message, Poison, Position, Replayed, parse_event
 from notify.topics import Topic
 
 #: idempotency keys that are remembered, whatever the window: some 300 bytes each
@@ -170,6 +170,30 @@ class MemoryBroker:
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         return succeed(Position(self._epoch, self._newest(topic)))
+
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        self._expire(self._seconds())
+        if before is not None and before.epoch != self._epoch:
+            return fail(HistoryLost("the position is of another epoch"))
+        history = self._histories.get(topic)
+        older: list[Message] = []
+        more = False
+        for message in reversed(history.kept if history else ()):
+            if before is not None and message.position.seq >= before.seq:
+                continue
+            size -= message.size
+            if len(older) == limit or (size < 0 and older):
+                more = True
+                break
+            older.append(message)
+        older.reverse()
+        if not older:
+            return succeed(Earlier([], False, self._epoch))
+        first, last = older[0].position.seq, older[-1].position.seq
+        return succeed(Earlier(older, more, self._epoch, first, last))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""

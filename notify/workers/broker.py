@@ -10,10 +10,23 @@ from zope.interface import implementer
 
 from notify.errors import Unavailable
 from notify.interfaces import BrokerStatus, IBroker, IPages, pages_of
-from notify.messages import Followed, Message, Position, Replayed
+from notify.messages import Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 from notify.workers import frames
-from notify.workers.frames import At, Follow, From, History, Lost, Newest, Publish, Replay, Told, Unfollow
+from notify.workers.frames import (
+    At,
+    Before,
+    Follow,
+    From,
+    History,
+    Lost,
+    Newest,
+    Part,
+    Publish,
+    Replay,
+    Told,
+    Unfollow,
+)
 from notify.workers.link import GONE, Link
 
 
@@ -43,6 +56,7 @@ class SharedBroker:
         link.answer(Follow, lambda asked: self._follow(link, asked.topic))
         link.answer(Replay, self._replay)
         link.answer(Newest, self._newest)
+        link.answer(Before, self._before)
         link.answer(Publish, self._publish)
         link.hear(Unfollow, lambda said: self._unfollow(link, said.topic))
 
@@ -119,6 +133,10 @@ class SharedBroker:
     def _newest(self, asked: Newest) -> Deferred[At]:
         return pages_of(self._broker).newest(asked.topic).addCallback(_at)
 
+    def _before(self, asked: Before) -> Deferred[Part]:
+        earlier = pages_of(self._broker).earlier(asked.topic, asked.before, asked.limit, asked.size)
+        return earlier.addCallback(Part.of)
+
     def _publish(self, asked: Publish) -> Deferred[At]:
         published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)
         return published.addCallback(_at)
@@ -184,6 +202,12 @@ class LinkedBroker:
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         return self._link.ask(Newest(topic)).addCallback(lambda at: Position(at.epoch, at.seq))
+
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return self._link.ask(Before(topic, before, limit, size)).addCallback(Part.earlier)
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""

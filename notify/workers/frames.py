@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from notify.identity import Presence
 from notify.ids import Id
-from notify.messages import Followed, Message, Position, Replayed, parse_event
+from notify.messages import Earlier, Followed, Message, Position, Replayed, parse_event
 from notify.topics import Topic
 
 #: bytes of one message: an answer with the longest replay that there can be, and some
@@ -75,6 +75,15 @@ class Newest(Said, frozen=True):
     """``IPages.newest``."""
 
     topic: Topic
+
+
+class Before(Said, frozen=True):
+    """``IPages.earlier``."""
+
+    topic: Topic
+    before: Position | None
+    limit: int
+    size: int
 
 
 class Publish(Said, frozen=True):
@@ -198,6 +207,27 @@ class History(Said, frozen=True):
         return Replayed([told.message() for told in self.messages], self.more)
 
 
+class Part(Said, frozen=True):
+    """A part of a topic's history: :class:`~notify.messages.Earlier`."""
+
+    messages: list[Told]
+    more: bool
+    epoch: str
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, earlier: Earlier) -> Part:
+        """As it is said."""
+        told = [Told.of(message) for message in earlier.messages]
+        return cls(told, earlier.more, earlier.epoch, earlier.first, earlier.last)
+
+    def earlier(self) -> Earlier:
+        """As it was said."""
+        messages = [told.message() for told in self.messages]
+        return Earlier(messages, self.more, self.epoch, self.first, self.last)
+
+
 class Users(Said, frozen=True):
     """Who is present."""
 
@@ -247,6 +277,7 @@ Asked: TypeAlias = (
     Follow
     | Replay
     | Newest
+    | Before
     | Publish
     | Present
     | Room
@@ -260,7 +291,7 @@ Asked: TypeAlias = (
     | Shed
 )
 Answered: TypeAlias = (
-    Nothing | At | From | History | Users | Yes | Verdict | Answers | Other | Records | Document
+    Nothing | At | From | History | Part | Users | Yes | Verdict | Answers | Other | Records | Document
 )
 
 

@@ -88,6 +88,7 @@ class SlowBroker(MemoryBroker):
         self.undelivered: list[Any] | None = None
         self.follows = 0
         self.replays = 0
+        self.pages = 0
 
     def start(self, deliver: Any, lost: Any) -> Deferred[None]:
         self.now_deliver = deliver
@@ -133,6 +134,17 @@ class SlowBroker(MemoryBroker):
         if self.away:
             return fail(Unavailable("away"))
         return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit, size, whole), self.early)
+
+    def newest(self, topic: Topic) -> Any:
+        return (
+            fail(Unavailable("away")) if self.away else self._answer(lambda: MemoryBroker.newest(self, topic))
+        )
+
+    def earlier(self, topic: Topic, before: Any, limit: int, size: int) -> Any:
+        self.pages += 1
+        if self.away:
+            return fail(Unavailable("away"))
+        return self._answer(lambda: MemoryBroker.earlier(self, topic, before, limit, size), self.early)
 
     def _answer(self, ask: Callable[[], Deferred[Any]], early: bool = False) -> Deferred[Any]:
         if self.held is None:

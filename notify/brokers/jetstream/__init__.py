@@ -23,6 +23,7 @@ from notify.brokers.jetstream.diagnose import diagnose
 from notify.brokers.jetstream.epoch import new_epoch
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.history import History, Memory, Record, place
+from notify.brokers.jetstream.pages import Pages
 from notify.brokers.jetstream.positions import Positions
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader
@@ -34,7 +35,7 @@ from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
 from notify.interfaces import BrokerStatus, IBroker, IPages
-from notify.messages import Followed, Message, Poison, Position, Replayed
+from notify.messages import Earlier, Followed, Message, Poison, Position, Replayed
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
 from notify.topics import Topic
@@ -94,6 +95,7 @@ class JetStreamBroker:
             self._poisoned,
         )
         self._tail = Tail(self._reader, context.reactor, context.metrics, self._poisoned, self._suspect)
+        self._pages = Pages(self._reader, settings.replay_reads)
         self._positions = Positions(self._reader, context.reactor, lambda: self._tail.highest)
         self._source: Republish | Consumer
         if settings.delivery == "consumer":
@@ -186,6 +188,15 @@ class JetStreamBroker:
             return fail(Unavailable(self._detail))
         return self._positions.ask(topic)
 
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        if before is not None and before.epoch != self._reader.epoch:
+            return fail(HistoryLost("the position is of another history"))
+        seq = None if before is None else before.seq
+        return self._pages.earlier(topic, seq, limit, size, lambda: self._tail.position(topic))
+
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
         troubles = [*self._faults, self._audit.problem]
@@ -203,6 +214,7 @@ class JetStreamBroker:
             self._remembering.stop()
         self._detail = "stopped"
         self._tail.stop()
+        self._pages.stop()
         self._positions.stop()
         self._reader.stop()
         await self._source.stop()

@@ -41,6 +41,7 @@ class FakeStreams:
         self.names: dict[int, int] = {}
         self.away = False
         self.subject = SUBJECT
+        self.data = b"from the leader"
 
     async def deleted(self) -> list[int]:
         return self.holes
@@ -56,7 +57,7 @@ class FakeStreams:
             raise ApiError(404, 10037, "no message found")
         seq = wanted[-1] if "last_by_subj" in body else wanted[0]
         block = f"NATS/1.0\r\nNotify-After: e1.{self.names.get(seq, 0)}\r\n\r\n".encode()
-        data = b64encode(b"from the leader").decode()
+        data = b64encode(self.data).decode()
         hdrs = b64encode(block).decode()
         return {"message": {"subject": self.subject, "seq": seq, "data": data, "hdrs": hdrs}}
 
