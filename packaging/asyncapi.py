@@ -23,6 +23,7 @@ ANSWERS = {
     "subscribe": ["subscribed", "presence"],
     "unsubscribe": ["ok"],
     "presence": ["presence"],
+    "history": ["history"],
     "ping": ["pong"],
 }
 
@@ -53,9 +54,9 @@ def document() -> dict[str, Any]:
     client, server = get_args(frames.ClientFrame), get_args(frames.ServerFrame)
     _, schemas = msgspec.json.schema_components((*client, *server), ref_template=REF)
     finish(schemas)
-    # `presence` is a frame in both directions.
-    ours = {f"client_{tag(kind)}" if tag(kind) == "presence" else tag(kind): kind for kind in client}
     theirs = {tag(kind): kind for kind in server}
+    # `presence` and `history` are frames in both directions.
+    ours = {f"client_{tag(kind)}" if tag(kind) in theirs else tag(kind): kind for kind in client}
     told = sorted(set(theirs) - {name for names in ANSWERS.values() for name in names})
     return {
         "asyncapi": "3.0.0",

@@ -33,6 +33,7 @@ from notify.wire.frames import (
     Auth,
     ClientFrame,
     Error,
+    HistoryQuery,
     InvalidFrame,
     Ping,
     Pong,
@@ -312,7 +313,8 @@ _ANSWERS: dict[type, Callable[[Session, Any], Deferred[Any] | None]] = {
     Subscribe: chats.subscribe,
     Unsubscribe: chats.unsubscribe,
     PresenceQuery: chats.presence,
+    HistoryQuery: chats.history,
     Ping: Session._ping,
 }
 
-_OPEN_ONLY = (Refresh, Subscribe, Unsubscribe, PresenceQuery)
+_OPEN_ONLY = (Refresh, Subscribe, Unsubscribe, PresenceQuery, HistoryQuery)

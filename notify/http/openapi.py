@@ -24,7 +24,7 @@ from notify.http.commands import (
 )
 from notify.http.pipeline import MOST_STREAMS, StreamMessage, StreamOutcome
 from notify.http.publish import MAX_LIST, Published, PublishedList
-from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer, TopicPosition
+from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, NEWEST, History, PresenceAnswer, TopicPosition
 from notify.http.revoke import Revoke, Revoked
 from notify.http.trace import LONGEST, MOST, USUAL
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
@@ -264,8 +264,10 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/history": {
             "get": _operation(
                 "history",
-                "Messages after a position, oldest first",
+                "Messages after a position or before one, oldest first",
                 "ask",
+                description="One of `since` and `before` at most. `before` gives the last messages before a position, or the newest: "
+                "to go on, ask with `previous` as `before`. It may give fewer than there are even where `complete` is false.",
                 security=secured,
                 parameters=[
                     _parameter(
@@ -280,6 +282,13 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "query",
                         {"type": "string", "pattern": rf"^[!-~]{{1,64}}:{_seq_pattern()}$"},
                         "A position, written epoch:seq; without it, from the oldest message that is kept.",
+                        False,
+                    ),
+                    _parameter(
+                        "before",
+                        "query",
+                        {"type": "string", "pattern": rf"^({NEWEST}|[!-~]{{1,64}}:{_seq_pattern()})$"},
+                        f"A position, written epoch:seq, or '{NEWEST}'.",
                         False,
                     ),
                     _parameter(
@@ -306,6 +315,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     422,
                     429,
                     500,
+                    501,
                     503,
                     504,
                 ),

@@ -120,6 +120,12 @@ class Metrics:
             "Resumptions recovered at once, out of what this node had in memory.",
             registry=r,
         )
+        self.pages = Counter(
+            "notify_pages",
+            "Pages of history that clients asked for, by outcome: memory (out of what this node had), read, lost, unavailable.",
+            ["outcome"],
+            registry=r,
+        )
         self.slow_clients = Counter(
             "notify_slow_clients", "Connections closed for a full send queue.", registry=r
         )

@@ -24,11 +24,18 @@ RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
 #: names that a client may list; more than a few are a mistake
 Features: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
 
+#: messages in one page of a chat's history
+PageLimit: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
+
 #: messages of a chat that are no chat messages: edits, deletions, reactions, changes of members
 EVENTS = "events"
 
-#: what a client can ask for by name
-FEATURES = frozenset((EVENTS,))
+#: that the server answers `history`
+HISTORY = "history"
+
+#: what a client can ask for by name, and what of it changes what is sent by itself
+FEATURES = frozenset((EVENTS, HISTORY))
+ENCODED = frozenset((EVENTS,))
 
 
 class InvalidFrame(ValueError):  # noqa: N818
@@ -91,13 +98,28 @@ class PresenceQuery(Struct, frozen=True, tag="presence"):
     id: RequestId | None = None
 
 
+class HistoryQuery(Struct, frozen=True, tag="history"):
+    """What has been said in this chat: its newest messages, or those before a position, or after one."""
+
+    chat_id: Id
+    before: Since | None = None
+    after: Since | None = None
+    limit: PageLimit = 50
+    id: RequestId | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` where both positions are given."""
+        if self.before is not None and self.after is not None:
+            raise ValueError("a page is before a position or after one")
+
+
 class Ping(Struct, frozen=True, tag="ping"):
     """Answered by a pong."""
 
     id: RequestId | None = None
 
 
-ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | Ping
+ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | HistoryQuery | Ping
 
 # --- server to client ---------------------------------------------------------------------------------------
 
@@ -204,12 +226,28 @@ class NotificationFrame(Struct, frozen=True, tag="notification"):
     prev: int
 
 
+class HistoryPage(Struct, frozen=True, tag="history"):
+    """Answers ``history``: a part of what is kept of the chat, oldest first, and whether there is more in the direction asked for.
+
+    ``start`` and ``seq`` are where it begins and ends: go on before the one, or after the other. ``start`` is absent where nothing is kept.
+    """
+
+    chat_id: Id
+    messages: list[ChatMessageFrame | ChatEventFrame]
+    more: bool
+    epoch: str
+    seq: int
+    start: int | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
 ServerFrame: TypeAlias = (
     AuthResult
     | Subscribed
     | Ok
     | Pong
     | PresenceList
+    | HistoryPage
     | Error
     | ChatMessageFrame
     | ChatEventFrame

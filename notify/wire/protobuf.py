@@ -18,6 +18,8 @@ from notify.wire.frames import (
     ClientFrame,
     Encoding,
     Error,
+    HistoryPage,
+    HistoryQuery,
     InvalidFrame,
     NotificationFrame,
     Ok,
@@ -39,6 +41,8 @@ from notify.wire.proto import notify_pb2 as pb
 MAX_MESSAGES = 1000
 #: characters of a request's id, of an epoch, and of a feature's name
 MAX_TEXT = 64
+#: messages in one page of a chat's history
+MAX_PAGE = 100
 #: features that a client may list
 MAX_FEATURES = 64
 
@@ -96,12 +100,26 @@ def _client_frame(message: Any) -> ClientFrame:
     return _READERS[kind](getattr(message, kind), id)
 
 
-def _since(body: Any, id: RequestId | None) -> Since | None:
-    if not body.HasField("since"):
+def _since(body: Any, id: RequestId | None, name: str = "since") -> Since | None:
+    if not body.HasField(name):
         return None
-    if len(body.since.epoch) > MAX_TEXT:
+    since = getattr(body, name)
+    if len(since.epoch) > MAX_TEXT:
         raise InvalidFrame(f"an epoch has up to {MAX_TEXT} characters", id)
-    return Since(body.since.epoch, body.since.seq)
+    return Since(since.epoch, since.seq)
+
+
+def _history(body: Any, id: RequestId | None) -> HistoryQuery:
+    before, after = _since(body, id, "before"), _since(body, id, "after")
+    limit = body.limit if body.HasField("limit") else 50
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidFrame(f"a page has 1 to {MAX_PAGE} messages", id)
+    try:
+        return HistoryQuery(_chat(body, id), before, after, limit, id)
+    except InvalidFrame:
+        raise
+    except ValueError as error:
+        raise InvalidFrame(str(error), id) from None
 
 
 def _features(body: Any, id: RequestId | None) -> tuple[str, ...] | None:
@@ -129,6 +147,7 @@ _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
     ),
     "unsubscribe": lambda body, request: Unsubscribe(_chat(body, request), request),
     "presence": lambda body, request: PresenceQuery(_chat(body, request), request),
+    "history": _history,
     "ping": lambda _, request: Ping(request),
 }
 
@@ -207,6 +226,14 @@ def _presence(message: Any, frame: PresenceList) -> None:
         _put(message.presence.users.add(), user, "user_id", "connections")
 
 
+def _page(message: Any, frame: HistoryPage) -> None:
+    _set_id(message, frame.id)
+    message.history.SetInParent()
+    _put(message.history, frame, "chat_id", "more", "epoch", "seq", "start")
+    for one in frame.messages:
+        _WRITERS[type(one)](message.history.messages.add(), one)
+
+
 def _error(message: Any, frame: Error) -> None:
     _set_id(message, frame.id)
     message.error.SetInParent()
@@ -222,5 +249,6 @@ _WRITERS: dict[type, Callable[[Any, Any], None]] = {
     Ok: _ok,
     Pong: _pong,
     PresenceList: _presence,
+    HistoryPage: _page,
     Error: _error,
 }

@@ -45,6 +45,41 @@ class HistoryTest(Base):
         nothing = self.ask("/v1/history", subject=TOPIC.subject, **since)
         self.assertEqual((self.ids(nothing), nothing.json["next"]), ([], since["since"]))
 
+    def test_the_newest_come_first_and_older_ones_page_by_page(self) -> None:
+        seen, before, complete = [], "newest", False
+        while not complete:
+            response = self.ask("/v1/history", subject=TOPIC.subject, limit=2, before=before)
+            seen.append(self.ids(response))
+            before, complete = response.json["previous"], response.json["complete"]
+        self.assertEqual(seen, [[4, 5], [2, 3], [1]])
+        nothing = self.ask("/v1/history", subject=TOPIC.subject, before=before)
+        self.assertEqual(
+            (self.ids(nothing), nothing.json["previous"], nothing.json["complete"]), ([], None, True)
+        )
+
+    def test_what_follows_a_page_of_the_newest_is_asked_for_with_next_also_where_it_is_empty(self) -> None:
+        for topic in (TOPIC, chat(1, 99)):
+            page = self.ask("/v1/history", subject=topic.subject, before="newest", limit=2)
+            self.node.broker.publish(topic, chat_payload(topic, 77))
+            following = self.ask("/v1/history", subject=topic.subject, since=page.json["next"])
+            self.assertEqual(self.ids(following), [77])
+
+    def test_a_page_backwards_is_bounded_in_bytes(self) -> None:
+        big = chat(1, 11)
+        for n in range(3):
+            self.node.broker.publish(big, chat_payload(big, n, "x" * 2_000_000))
+        first = self.ask("/v1/history", subject=big.subject, before="newest")
+        self.assertEqual(self.ids(first), [1, 2])
+        self.assertFalse(first.json["complete"])
+
+    def test_before_a_position_of_another_epoch_is_gone_and_without_the_means_it_says_so(self) -> None:
+        response = self.ask("/v1/history", subject=TOPIC.subject, before="another:3")
+        self.assertEqual((response.status, response.code), (410, "history_lost"))
+        for before in ("newest", "another:3"):
+            node = Node(broker=FakeBroker(Deferred))
+            response = node.call("GET", f"/v1/history?subject={TOPIC.subject}&before={before}")
+            self.assertEqual((response.status, response.code), (501, "unsupported"))
+
     def test_an_empty_topic_has_no_position_to_go_on_from(self) -> None:
         response = self.ask("/v1/history", subject=chat(1, 99).subject)
         self.assertEqual(response.json["messages"], [])
@@ -88,6 +123,12 @@ class HistoryTest(Base):
             {"subject": subject, "since": f"epoch:{2**63}"},
             {"subject": subject, "since": "e" * 65 + ":1"},
             {"subject": subject, "sinse": "epoch:1"},
+            {"subject": subject, "before": ""},
+            {"subject": subject, "before": "oldest"},
+            {"subject": subject, "before": "epoch:-1"},
+            {"subject": subject, "since": "newest"},
+            {"subject": subject, "since": "epoch:1", "before": "newest"},
+            {"subject": subject, "since": "epoch:1", "before": "epoch:2"},
         ):
             response = self.ask("/v1/history", **wrong)
             self.assertEqual((response.status, response.code), (400, "bad_request"), wrong)

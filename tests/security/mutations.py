@@ -110,6 +110,12 @@ TABLE = (
     Mutation("core/feed.py", "        if since is None or since.epoch != self.epoch or since.seq < 0:\n",
              "        if since is None or since.seq < 0:\n",
              "core/test_resumption.py::Resumption::test_is_not_recovered_from_another_epoch_or_out_of_what_is_kept"),
+    Mutation("core/chats.py", "    if not allowed or client.joining is None:\n        _refuse_page(",
+             "    if client.joining is None:\n        _refuse_page(",
+             "core/test_pages.py::Authority::"
+             "test_a_chat_that_may_not_be_seen_and_one_that_is_not_there_get_the_answer_of_subscribe"),
+    Mutation("core/pages.py", "self._busy < AT_ONCE and self._left > 0:", "self._busy < AT_ONCE:",
+             "core/test_pages.py::Cost::test_a_turn_gives_so_many_messages_and_others_wait_for_the_next"),
     # frames
     Mutation("transport/reader.py", "        while at < end and not sink.ending:\n", "        while at < end:\n",
              "transport/test_websocket_attack.py::Floods::test_nothing_is_read_of_what_comes_behind_a_fault_or_a_close"),
