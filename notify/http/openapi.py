@@ -10,6 +10,7 @@ import msgspec
 from notify import __version__
 from notify.core.witness import Seen
 from notify.http.answers import REF, ErrorAnswer
+from notify.http.broadcast import Broadcast
 from notify.http.cluster import Connections, Nodes, Topics
 from notify.http.commands import (
     Disconnect,
@@ -37,6 +38,7 @@ _TYPES = (
     Notification,
     Published,
     PublishedList,
+    Broadcast,
     StreamMessage,
     StreamOutcome,
     History,
@@ -241,6 +243,39 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         207: _success("Some messages of the list were not accepted.", "PublishedList"),
                     },
                     *(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
+                ),
+            )
+        },
+        "/v1/broadcast": {
+            "post": _operation(
+                "broadcast",
+                "Publish one payload to many subjects of a workspace",
+                "publish",
+                description=(
+                    "`workspace_id`, and `chat_id` or `user_id`, are filled in from each subject; a payload that names others is refused. "
+                    "A body of another form, and a payload that is not valid, publishes nothing. Otherwise each subject stands for itself. "
+                    f"The payloads together may have {max_body} bytes."
+                ),
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "Idempotency-Key",
+                        "header",
+                        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                        "A repeat with the same key publishes nothing to the subjects that have it, and gives the first answers, within "
+                        "the broker's duplicate window, whatever their order.",
+                        False,
+                    ),
+                ],
+                requestBody={"required": True, "content": _json(_schema("Broadcast"))},
+                responses=_responses(
+                    {
+                        200: _success(
+                            "Accepted: the positions, in the order of the subjects.", "PublishedList"
+                        ),
+                        207: _success("Some were not accepted.", "PublishedList"),
+                    },
+                    *(400, 401, 403, 408, 413, 415, 422, 429, 500),
                 ),
             )
         },
@@ -578,6 +613,9 @@ def document(max_payload: int, max_body: int) -> dict[str, Any]:
         {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
         _schema("ChatMessage"),
     )
+    subjects = components["Broadcast"]["properties"]["subjects"]
+    subjects |= {"maxItems": MAX_LIST, "uniqueItems": True}
+    subjects["items"] = {"type": "string", "pattern": SUBJECT_PATTERN}
     components["ChatEvent"]["not"] = {"required": ["content"]}
     components["ChatEventPublication"] = _publication(
         "What happened in a chat beside its messages; the ids in the payload are those of the subject.",

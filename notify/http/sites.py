@@ -15,6 +15,7 @@ from notify.config import Limits
 from notify.core.witness import Witness
 from notify.http import admin
 from notify.http.answers import Answer, answer, encode
+from notify.http.broadcast import Broadcaster
 from notify.http.cluster import Cluster, ConnectionReader, NodeReader, TopicReader
 from notify.http.commands import (
     MAX_COMMAND,
@@ -119,6 +120,12 @@ def internal_site(
     routes = {
         b"/v1/publish": Route(
             {post: publisher},
+            scope="publish",
+            max_body=max_body,
+            json=True,
+        ),
+        b"/v1/broadcast": Route(
+            {post: Broadcaster(publisher, limits.max_frame, max_body)},
             scope="publish",
             max_body=max_body,
             json=True,

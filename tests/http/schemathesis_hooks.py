@@ -11,6 +11,8 @@ import schemathesis
 
 from notify.topics import Topic
 
+_MESSAGE = {"message_id": 1, "sender_id": 1, "content": "hello", "timestamp": 1}
+
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
@@ -23,6 +25,14 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     case.body = _whole(case.body)
     if case.operation.path == "/v1/revoke" and case.body.get("before"):
         case.body["before"] = min(case.body["before"], 10**9)  # the future is refused
+    if case.operation.path == "/v1/broadcast" and isinstance(case.body.get("payload"), dict):
+        # One workspace, and one kind of payload.
+        topics = {
+            Topic.from_subject(subject)._replace(workspace_id=1, kind="chat")
+            for subject in case.body["subjects"]
+        }
+        case.body["subjects"] = [topic.subject for topic in topics]
+        case.body["payload"] = _MESSAGE
     if case.operation.path == "/v1/publish" and "subject" in case.body:
         topic = Topic.from_subject(case.body["subject"])
         payload = case.body["payload"]

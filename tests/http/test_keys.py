@@ -116,6 +116,7 @@ class Scopes(SynchronousTestCase):
 
     paths = (
         ("publish", "POST", "/v1/publish", {"subject": chat(7, 1).subject, "payload": {}}),
+        ("publish", "POST", "/v1/broadcast", {"subjects": [chat(7, 1).subject], "payload": {}}),
         ("publish", "GET", "/v1/stream", None),
         ("read", "GET", "/v1/history?subject=workspace.7.chat.1.messages", None),
         ("read", "GET", "/v1/position?subject=workspace.7.chat.1.messages", None),
