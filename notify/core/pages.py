@@ -9,7 +9,7 @@ once, and all together are given so many messages in one turn of the reactor; th
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +128,7 @@ class Pages:
         self._recent = recent
         self._asked: dict[IConnection, _Asked] = {}
         #: those who wait, by workspace, and whose turn it is
-        self._lines: dict[Id, deque[_Asked]] = {}
+        self._lines: dict[Id, OrderedDict[_Asked, None]] = {}
         self._turns: deque[Id] = deque()
         self._busy = 0
         self._left = A_TURN
@@ -145,9 +145,9 @@ class Pages:
         mine.addBoth(self._answered, connection)
         line = self._lines.get(topic.workspace_id)
         if line is None:
-            line = self._lines[topic.workspace_id] = deque()
+            line = self._lines[topic.workspace_id] = OrderedDict()
             self._turns.append(topic.workspace_id)
-        line.append(asked)
+        line[asked] = None
         self._run()
         return mine
 
@@ -156,8 +156,12 @@ class Pages:
         asked = self._asked.pop(connection, None)
         if asked is not None:
             asked.forgotten = True
+            line = self._lines.get(asked.topic.workspace_id)
             if asked.running is not None:
                 asked.running.cancel()
+            elif line is not None and line.pop(asked, self) is None and not line:
+                del self._lines[asked.topic.workspace_id]
+                self._turns.remove(asked.topic.workspace_id)
 
     def _answered(self, outcome: Any, connection: IConnection) -> Any:
         self._asked.pop(connection, None)
@@ -173,14 +177,13 @@ class Pages:
         while self._turns and self._busy < AT_ONCE and self._left > 0:
             workspace = self._turns.popleft()
             line = self._lines[workspace]
-            asked = line.popleft()
+            asked, _ = line.popitem(last=False)
             if line:
                 self._turns.append(workspace)
             else:
                 del self._lines[workspace]
-            if not asked.forgotten:
-                self._busy += 1
-                asked.running = Deferred.fromCoroutine(self._page(asked)).addBoth(self._done, asked)
+            self._busy += 1
+            asked.running = Deferred.fromCoroutine(self._page(asked)).addBoth(self._done, asked)
         self._running = False
         if self._left < A_TURN and not self._resting:
             self._resting = True

@@ -476,3 +476,14 @@ class Cost(Case):
         for _ in range(5):
             self.world.turn()
         self.assertEqual(sum(map(self.answers, clients)), pages.AT_ONCE + 1)
+
+    def test_nobody_who_has_gone_is_remembered(self) -> None:
+        clients = [self.world.client(n, workspace_id=1 + n % 2) for n in range(pages.AT_ONCE + 10)]
+        self.world.broker.held = []
+        for client in clients:
+            client.send(type="history", chat_id=10)
+        for client in clients[::-1]:
+            client.leave()
+        asked = self.world.dispatcher.pages
+        self.assertEqual((asked._lines, list(asked._turns), asked._asked, asked._busy), ({}, [], {}, 0))
+        self.world.broker.release()
