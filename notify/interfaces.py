@@ -180,7 +180,8 @@ class IBroker(Interface):
         ``None`` is before the oldest message that is kept, and never lost. The topic need not be followed.
 
         ``more``: there are others behind them. Without it they reach to what was newest, or delivered, when called,
-        or further. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
+        or further. Where much lies between that is no message, fewer may come though there are more, even none: then
+        ``reached`` says from where to go on. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
         with no messages and ``more``.
 
         Cancelling the Deferred gives the read up.

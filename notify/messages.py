@@ -118,10 +118,14 @@ class Followed(Struct, frozen=True):
 
 
 class Replayed(Struct, frozen=True):
-    """Messages that follow a position; ``more``: there are others behind them."""
+    """Messages that follow a position; ``more``: there are others behind them.
+
+    ``reached``: up to here was looked, which is further than the messages; None: their last one says where to go on.
+    """
 
     messages: list[Message]
     more: bool
+    reached: Position | None = None
 
 
 class Earlier(Struct, frozen=True):

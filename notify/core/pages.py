@@ -263,6 +263,8 @@ class Pages:
             if start is None and reached:
                 start = part.messages[0].position.seq
             more = part.more or not whole
+            if whole and part.reached is not None:
+                reached = part.reached.seq
             place = Position(place.epoch, reached or place.seq)
         self._count(from_memory)
         return Page(page.messages, more, after.epoch, place.seq, start, after.seq, max(A_PAGE, page.looked))

@@ -139,7 +139,7 @@ class HistoryReader:
 
     @staticmethod
     def _answer(replayed: Replayed, topic: Topic, since: Position | None) -> Answer:
-        last = replayed.messages[-1].position if replayed.messages else since
+        last = replayed.reached or (replayed.messages[-1].position if replayed.messages else since)
         following = None if last is None else f"{last.epoch}:{last.seq}"
         return answer(History(topic.subject, _items(replayed.messages), following, not replayed.more))
 

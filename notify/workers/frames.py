@@ -196,15 +196,16 @@ class History(Said, frozen=True):
 
     messages: list[Told]
     more: bool
+    reached: Position | None
 
     @classmethod
     def of(cls, replayed: Replayed) -> History:
         """As it is said."""
-        return cls([Told.of(message) for message in replayed.messages], replayed.more)
+        return cls([Told.of(message) for message in replayed.messages], replayed.more, replayed.reached)
 
     def replayed(self) -> Replayed:
         """As it was said."""
-        return Replayed([told.message() for told in self.messages], self.more)
+        return Replayed([told.message() for told in self.messages], self.more, self.reached)
 
 
 class Part(Said, frozen=True):

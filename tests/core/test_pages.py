@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.memory import MemoryBroker
 from notify.config import Limits, Size
 from notify.core import pages
 from notify.errors import HistoryLost, Unsupported
+from notify.messages import Position, Replayed
 from notify.testing import chat_payload, event_payload
 from notify.topics import Topic, chat
 from tests.support.world import Client, World
@@ -224,6 +225,25 @@ class Events(Case):
         while page["more"]:
             page = self.page(limit=10, after=self.at(page["seq"]))
         self.assertEqual(self.seqs(page), [sent[-1]])
+
+    def test_a_broker_that_reads_past_much_that_is_no_message_says_how_far_it_came(self) -> None:
+        sent = self.talk("mm")
+        replay, asked = self.world.broker.replay, []
+
+        def slow(topic: Topic, after: Position, *rest: Any) -> Any:
+            asked.append(after.seq)
+            if after.seq < sent[0] + 9:
+                return succeed(Replayed([], True, Position(self.epoch, after.seq + 3)))
+            return replay(topic, Position(self.epoch, sent[0]), *rest)
+
+        self.patch(self.world.broker, "replay", slow)
+        page = self.page(after=self.at(sent[0]))
+        self.assertEqual((self.seqs(page), page["more"]), (sent[1:], False))
+        self.assertEqual(asked, [sent[0] + n for n in (0, 3, 6, 9)])
+        asked.clear()
+        self.patch(pages, "READS", 2)
+        page = self.page(after=self.at(sent[0]))
+        self.assertEqual((self.seqs(page), page["more"], page["seq"]), ([], True, sent[0] + 6))
 
 
 class Model(SynchronousTestCase):

@@ -1,9 +1,10 @@
 from urllib.parse import urlencode
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import TestCase
 
 from notify.errors import HistoryLost, Unavailable
+from notify.messages import Position, Replayed
 from notify.testing import FakeConnection, chat_payload, notification_payload
 from notify.topics import chat, user
 from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
@@ -79,6 +80,11 @@ class HistoryTest(Base):
             node = Node(broker=FakeBroker(Deferred))
             response = node.call("GET", f"/v1/history?subject={TOPIC.subject}&before={before}")
             self.assertEqual((response.status, response.code), (501, "unsupported"))
+
+    def test_where_a_broker_stopped_short_of_a_message_the_next_page_goes_on(self) -> None:
+        node = Node(broker=FakeBroker(lambda: succeed(Replayed([], True, Position("e", 7)))))
+        response = node.call("GET", f"/v1/history?subject={TOPIC.subject}")
+        self.assertEqual((response.json["next"], response.json["complete"]), ("e:7", False))
 
     def test_an_empty_topic_has_no_position_to_go_on_from(self) -> None:
         response = self.ask("/v1/history", subject=chat(1, 99).subject)

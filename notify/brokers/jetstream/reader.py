@@ -38,6 +38,8 @@ LOOKUP = 1023
 #: messages in one batched read, and bytes of them
 PAGE = 512
 PAGE_BYTES = 2**20
+#: payloads that are no messages and that one replay reads past
+POISON = 1000
 _FRAMING = 64  # bytes of a message that the server may count beside its subject, headers and payload
 _ATTEMPTS = 3  # with any replica, before the leader is asked
 _LEADER_ATTEMPTS = 2
@@ -290,6 +292,8 @@ class Reader:
             place = page.stored[-1].seq
             if len(messages) == limit:
                 return Replayed(messages, True)
+            if looked >= limit + POISON:
+                return Replayed(messages, True, Position(self.epoch, place))
         end = page.stored[-1].seq if page.stored else place
         if seq is not None and self.holes.between(end or 0):
             # The newest of the topic may have been there.

@@ -541,6 +541,31 @@ class Replaying(ReadingCase):
         self.assertEqual(self.answer(reader, 1, 3), ([40, 41, 42], True))
         self.assertEqual(self.poison[:3], [2, 3, 4])
 
+    def test_poison_without_end_is_read_past_in_parts(self) -> None:
+        self.patch(reader_module, "POISON", 10)
+        self.patch(reader_module, "PAGE", 8)
+        reader = self.history(*range(1, 50))
+        message = self.replica.message
+
+        def poisoned(n: int, *rest: Any, **options: Any) -> Reply:
+            data = b"rubbish" if n != 45 else chat_payload(chat(1, 10), n)
+            return message(n, *rest, **options)._replace(data=data)
+
+        self.replica.message = poisoned  # type: ignore[method-assign]
+        place, rounds, found = 1, 0, []
+        while True:
+            answer = reader.replay(chat(1, 10), place, 3, 10**6, False, lambda: 49)
+            self.clock.pump([0.1] * 20)
+            replayed = self.successResultOf(answer)
+            rounds += 1
+            found += [one.position.seq for one in replayed.messages]
+            if not replayed.more:
+                break
+            self.assertGreater(replayed.reached.seq, max([place, *found]))
+            place = replayed.reached.seq
+        self.assertEqual(found, [45])
+        self.assertGreater(rounds, 2)
+
     def test_what_is_newest_is_asked_when_the_read_begins(self) -> None:
         reader = self.history(1, 2, 3)
         known = [3]
