@@ -6,8 +6,10 @@ remembered as the number of its last lost message: a resumption from before that
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Annotated
 
 from msgspec import Meta
@@ -36,6 +38,24 @@ class MemorySettings(Settings, frozen=True):
     history_bytes: Size = Size(256 * 2**20)
     #: for how long an idempotency key is remembered
     duplicate_window: Duration = Duration(120)
+
+
+#: so many messages out of a long history are picked one by one
+_FEW = 200
+
+
+def _seq(message: Message) -> int:
+    return message.position.seq
+
+
+def _slice(kept: deque[Message], start: int, count: int) -> list[Message]:
+    """``kept[start : start + count]``, without a walk through all of it: a page of a long history is a small part."""
+    if count <= _FEW:
+        return [kept[index] for index in range(start, start + count)]
+    if 2 * start < len(kept):
+        return list(islice(kept, start, start + count))
+    behind = len(kept) - start - count
+    return list(islice(reversed(kept), behind, behind + count))[::-1]
 
 
 class _History:
@@ -148,21 +168,18 @@ class MemoryBroker:
             return fail(HistoryLost("the position is of another epoch"))
         if after is not None and not history.lost <= after.seq <= self._seq:
             return fail(HistoryLost("the position is not within what is kept"))
-        newer = []
-        for message in reversed(history.kept):  # a resumption wants few of many
-            if after is not None and message.position.seq <= after.seq:
-                break
-            newer.append(message)
-            if whole and len(newer) > limit:
-                return succeed(Replayed([], True))
-        newer.reverse()
+        start = 0 if after is None else bisect_right(history.kept, after.seq, key=_seq)
+        there = len(history.kept) - start
+        if whole and there > limit:
+            return succeed(Replayed([], True))
+        newer = _slice(history.kept, start, min(there, limit))
         fit = 0
-        for message in newer[:limit]:
+        for message in newer:
             size -= message.size
             if size < 0 and fit:
                 break
             fit += 1
-        more = fit < len(newer)
+        more = fit < there
         return succeed(Replayed([] if more and whole else newer[:fit], more))
 
     def newest(self, topic: Topic) -> Deferred[Position]:
@@ -179,21 +196,20 @@ class MemoryBroker:
         if before is not None and before.epoch != self._epoch:
             return fail(HistoryLost("the position is of another epoch"))
         history = self._histories.get(topic)
-        older: list[Message] = []
-        more = False
-        for message in reversed(history.kept if history else ()):
-            if before is not None and message.position.seq >= before.seq:
-                continue
+        kept = history.kept if history is not None else deque[Message]()
+        there = len(kept) if before is None else bisect_left(kept, before.seq, key=_seq)
+        older = _slice(kept, max(0, there - limit), min(there, limit))
+        fit = 0
+        for message in reversed(older):
             size -= message.size
-            if len(older) == limit or (size < 0 and older):
-                more = True
+            if size < 0 and fit:
                 break
-            older.append(message)
-        older.reverse()
-        if not older:
+            fit += 1
+        if not fit:
             return succeed(Earlier([], False, self._epoch))
-        first, last = older[0].position.seq, older[-1].position.seq
-        return succeed(Earlier(older, more, self._epoch, first, last))
+        fitting = older[-fit:]
+        first, last = fitting[0].position.seq, fitting[-1].position.seq
+        return succeed(Earlier(fitting, fit < there, self._epoch, first, last))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
