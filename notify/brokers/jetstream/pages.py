@@ -52,18 +52,18 @@ class Looks(Protocol):
 
 async def find(
     reader: Looks, subject: str, low: tuple[int, int], high: tuple[int, int], want: int, most: int
-) -> int:
+) -> tuple[int, int]:
     """A number from which on a subject has ``want`` to ``most`` messages, beside those that ``high`` counts.
 
     ``low`` and ``high`` are numbers, and how many messages there are from each on: too many, and too few. The
-    latter counts those that are not wanted, too. Where it takes too long it is one with fewer, of at least one. Raises ``Unavailable``.
+    latter counts those that are not wanted, too. Where it takes too long it is one with fewer, of at least one. Gives it with the count from there on, those included. Raises ``Unavailable``.
     """
     (early, many), (late, few) = low, high
     beyond = few
     guesses = 0
     while late - early > 1:
         if guesses >= GUESSES and few > beyond:
-            return late
+            return late, few
         span, middle = late - early, (want + most) // 2
         if guesses % 2 == 0 and many > few and guesses < GUESSES:
             back = span * max(1, beyond + middle - few) // (many - few)
@@ -79,7 +79,7 @@ async def find(
         early, many = (first if first < late else guess), count
         if count - beyond <= most:
             break
-    return early
+    return early, many
 
 
 class Pages:
@@ -133,7 +133,8 @@ class Pages:
         want, most = limit, 2 * limit + SOME
         start, oldest = 1, first
         if many - beyond > most:
-            start = await find(reader, subject, (first, many), (upper + 1, beyond), want, most)
+            start, many = await find(reader, subject, (first, many), (upper + 1, beyond), want, most)
+        left = many - beyond  # to be read: the server looks no further than one behind them
         page: deque[Stored] = deque()
         taken = looked = promised = narrowed = 0
         seen = 0  # bytes, since the place that was found last
@@ -144,7 +145,7 @@ class Pages:
                 None,
                 at_least=reach,
                 promised=promised,
-                limit=min(most, PAGE),
+                limit=min(left if left > 1 else most, PAGE),  # 1: at least, as the leader counts
                 size=min(_BYTES * size, PAGE_BYTES),
                 start=place,
             )
@@ -164,15 +165,16 @@ class Pages:
             if looked > MOST:
                 raise Unavailable("the history changes faster than it is read")
             place = read.stored[-1].seq + 1
-            rest = read.pending - beyond
+            left = read.pending - beyond
             if seen > _BYTES * size and narrowed < NARROWER:
                 # They are large: what is still to come is more than a page of such.
                 want = max(1, size * max(1, looked) // max(1, seen))
-                if rest > 2 * want + SOME:
+                if left > 2 * want + SOME:
                     narrowed += 1
-                    found = await find(
+                    found, many = await find(
                         reader, subject, (place, read.pending), (upper + 1, beyond), want, 2 * want + SOME
                     )
+                    left = many - beyond
                     if found > place:
                         page.clear()
                         taken = promised = 0
