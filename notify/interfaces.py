@@ -231,6 +231,32 @@ def pages_of(broker: IBroker) -> IPages:
     return cast(IPages, broker)
 
 
+class ISignals(Interface):
+    """What a broker may provide besides that carries signals between nodes: what is told once, and kept nowhere.
+
+    Where it does not, clients and backends do without. Nothing here waits, fails, or is in the way of a message.
+    """
+
+    def hear(heard: Callable[[Topic, bytes], None]) -> None:
+        """Call ``heard(topic, payload)`` with what comes for topics that are listened to. Called once, before :meth:`IBroker.start`.
+
+        The payload is what :meth:`signal` was given on some node, this one included; or what anybody sent who can reach the
+        broker: ``heard`` judges it. It neither raises nor blocks.
+        """
+
+    def listen(topic: Topic) -> None:
+        """Somebody here hears the signals of this chat from now on, as soon as that can be. Calls do not nest."""
+
+    def unlisten(topic: Topic) -> None:
+        """Nobody does any more. Harmless for a topic that is not listened to."""
+
+    def signal(topic: Topic, payload: bytes) -> bool:
+        """Send it, once, to every node that listens. Those of one node that get there keep their order.
+
+        False: it is lost, for this node reaches nobody now or the broker does not take it. True is no promise.
+        """
+
+
 class IRegistry(Interface):
     """Knows which connections of this node are in which topic, and who is present over all nodes.
 

@@ -20,7 +20,7 @@ from notify.components import Context
 from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
-from notify.interfaces import BrokerStatus, IBroker, IPages
+from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals
 from notify.messages import OVERHEAD, Earlier, Followed, Message, Poison, Position, Replayed, parse_event
 from notify.topics import Topic
 
@@ -69,7 +69,7 @@ class _History:
         self.newest = 0
 
 
-@implementer(IBroker, IPages)
+@implementer(IBroker, IPages, ISignals)
 class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
@@ -111,6 +111,8 @@ class MemoryBroker:
         self._answers: dict[tuple[Topic, str], Position] = {}
         self._answered: deque[tuple[float, tuple[Topic, str]]] = deque()
         self._deliver: Callable[[Message], None] | None = None
+        self._listened: set[Topic] = set()
+        self._heard: Callable[[Topic, bytes], None] = lambda topic, payload: None
 
     def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
         """See :class:`~notify.interfaces.IBroker`. The memory broker never loses continuity."""
@@ -227,6 +229,30 @@ class MemoryBroker:
         history = self._histories.get(topic)
         # Number 0 says the same only as long as nothing has gone.
         return history.newest if history else self._seq if self._lost_everywhere else 0
+
+    # --- signals ------------------------------------------------------------------------------------------
+
+    def hear(self, heard: Callable[[Topic, bytes], None]) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._heard = heard
+
+    def listen(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._listened.add(topic)
+
+    def unlisten(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._listened.discard(topic)
+
+    def signal(self, topic: Topic, payload: bytes) -> bool:
+        """See :class:`~notify.interfaces.ISignals`."""
+        if self._deliver is None:
+            return False
+        if topic in self._listened:
+            self._heard(topic, payload)
+        return True
+
+    # --- history ------------------------------------------------------------------------------------------
 
     def _keep(self, message: Message, now: float) -> None:
         history = self._histories.get(message.topic)

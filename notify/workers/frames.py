@@ -333,6 +333,20 @@ class Unfollow(Said, frozen=True):
     topic: Topic
 
 
+class Listen(Said, frozen=True):
+    """``ISignals.listen``, or ``unlisten``."""
+
+    topic: Topic
+    on: bool
+
+
+class Signalled(Said, frozen=True):
+    """``ISignals.signal``, and what comes of it."""
+
+    topic: Topic
+    payload: bytes
+
+
 class Lost(Said, frozen=True):
     """A followed topic has lost its continuity."""
 
@@ -442,6 +456,8 @@ Frame: TypeAlias = (
     | Fault
     | Cancel
     | Unfollow
+    | Listen
+    | Signalled
     | Lost
     | Members
     | Watch

@@ -122,6 +122,11 @@ class Link:
             out, self._out, self._waiting = self._out, [], 0
             self._write(b"".join(out))
 
+    @property
+    def held(self) -> bool:
+        """Whether the other end takes nothing for now, so that what is said waits."""
+        return self._held
+
     def hold(self) -> None:
         """The other end takes nothing for now."""
         self._held = True
