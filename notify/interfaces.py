@@ -363,6 +363,7 @@ class IConnection(Interface):
     )
     opened = Attribute("float: Unix time in seconds at which it was accepted")
     queued = Attribute("int: bytes that wait because the client has not taken what came before")
+    blocked = Attribute("bool: the client has not taken all that came before: what is written now waits")
     heard = Attribute("float: when the client was heard last, by the reactor's clock; it answers pings")
 
     def write(frame: bytes) -> None:

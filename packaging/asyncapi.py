@@ -24,6 +24,7 @@ ANSWERS = {
     "unsubscribe": ["ok"],
     "presence": ["presence"],
     "history": ["history"],
+    "signal": ["ok"],
     "ping": ["pong"],
 }
 
@@ -55,7 +56,7 @@ def document() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components((*client, *server), ref_template=REF)
     finish(schemas)
     theirs = {tag(kind): kind for kind in server}
-    # `presence` and `history` are frames in both directions.
+    # `presence`, `history` and `signal` are frames in both directions.
     ours = {f"client_{tag(kind)}" if tag(kind) in theirs else tag(kind): kind for kind in client}
     told = sorted(set(theirs) - {name for names in ANSWERS.values() for name in names})
     return {
@@ -91,7 +92,7 @@ def document() -> dict[str, Any]:
             "tell": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/connection"},
-                "summary": "What comes by itself: messages, events, notifications; presence that is watched.",
+                "summary": "What comes by itself: messages, events, notifications, signals; presence that is watched.",
                 "messages": [_in(name) for name in (*told, "presence")],
             },
         },

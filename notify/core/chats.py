@@ -52,6 +52,8 @@ def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Defe
     if not allowed or client.joining is None:
         _forbid(client, frame, topic, barred=allowed)
         return None
+    # While it is on its way in, anew perhaps, it is told nothing of this chat.
+    client.hub.signals.leave(client.connection, topic)
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
 
@@ -83,6 +85,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
         at = joined.position
         answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
         client.send(answer, joined.bodies)
+    hub.signals.join(client.connection, topic)
     client.owe(joined.read)
     _tell("is in", client, frame.chat_id)
     if frame.watch_presence:
@@ -224,7 +227,10 @@ def forget(client: Client) -> None:
     """A client is gone."""
     hub = client.hub
     for chat_id in client.chats:
-        hub.presence.unwatch(client.connection, _topic(client, chat_id))
+        topic = _topic(client, chat_id)
+        hub.presence.unwatch(client.connection, topic)
+        hub.signals.leave(client.connection, topic)
+    hub.signals.forget(client.connection)
     hub.metrics.subscriptions.dec(len(client.chats))
     if hub.witness is not None:
         hub.witness.left(client.connection, client.chats)
@@ -236,6 +242,7 @@ def _leave(client: Client, topic: Topic) -> None:
     hub = client.hub
     hub.dispatcher.leave(client.connection, topic)
     hub.presence.unwatch(client.connection, topic)
+    hub.signals.leave(client.connection, topic)
     if topic.id in client.chats:
         client.chats.remove(topic.id)
         hub.metrics.subscriptions.dec()

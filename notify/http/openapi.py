@@ -27,6 +27,7 @@ from notify.http.pipeline import MOST_STREAMS, StreamMessage, StreamOutcome
 from notify.http.publish import MAX_LIST, Published, PublishedList
 from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, NEWEST, History, PresenceAnswer, TopicPosition
 from notify.http.revoke import Revoke, Revoked
+from notify.http.signals import Signalled, SignalRequest
 from notify.http.trace import LONGEST, MOST, USUAL
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
 from notify.messages import ChatEvent, ChatMessage, Notification
@@ -41,6 +42,8 @@ _TYPES = (
     Broadcast,
     StreamMessage,
     StreamOutcome,
+    SignalRequest,
+    Signalled,
     History,
     TopicPosition,
     PresenceAnswer,
@@ -293,6 +296,21 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 responses=_responses(
                     {101: {"description": "The WebSocket is open."}},
                     *(400, 401, 403, 408, 413, 426, 429, 500, 503),
+                ),
+            )
+        },
+        "/v1/signal": {
+            "post": _operation(
+                "signal",
+                "Signal something to a chat's members in a user's name, as that they type; kept nowhere",
+                "publish",
+                description="Sent to the chat's members with the feature `signals` on all nodes, but not to the user's own "
+                "clients. There is no promise: it is lost where anything is in its way.",
+                security=secured,
+                requestBody={"required": True, "content": _json(_schema("SignalRequest"))},
+                responses=_responses(
+                    {202: _success("It was handed to the broker.", "Signalled")},
+                    *(400, 401, 403, 408, 413, 415, 429, 500, 501, 503),
                 ),
             )
         },

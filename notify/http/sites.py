@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
+from notify.core.signals import Signals
 from notify.core.witness import Witness
 from notify.http import admin
 from notify.http.answers import Answer, answer, encode
@@ -35,6 +36,7 @@ from notify.http.publish import Publisher
 from notify.http.reads import HistoryReader, PositionReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
+from notify.http.signals import MARGIN, Signaller
 from notify.http.trace import TraceReader
 from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
@@ -73,6 +75,7 @@ def internal_site(
     limits: Limits,
     metrics: Metrics,
     sockets: Sockets,
+    signals: Signals,
     revoker: Callable[[Request], Deferred[Answer]],
     render: Callable[[], bytes | Deferred[bytes]] | None = None,
     tracer: Tracer = NO_TRACER,
@@ -131,6 +134,9 @@ def internal_site(
             json=True,
         ),
         PATH.encode(): Route({get: streams}, scope="publish"),
+        b"/v1/signal": Route(
+            {post: Signaller(signals)}, scope="publish", max_body=limits.max_frame + MARGIN, json=True
+        ),
         b"/v1/history": Route({get: HistoryReader(broker)}, scope="read"),
         b"/v1/position": Route({get: PositionReader(broker)}, scope="read"),
         b"/v1/presence": Route({get: PresenceReader(registry)}, scope="read"),

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from notify import ids
 from notify.identity import Presence
 from notify.ids import Id, Int64
-from notify.messages import ChatEvent, ChatMessage, Epoch, Message
+from notify.messages import ChatEvent, ChatMessage, Epoch, Message, SignalKind
 
 RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
 
@@ -33,9 +33,12 @@ EVENTS = "events"
 #: that the server answers `history`
 HISTORY = "history"
 
+#: what the other members of a chat are told once and nobody keeps: who is typing, where a cursor is
+SIGNALS = "signals"
+
 #: what a client can ask for by name, and what of it changes what is sent by itself
-FEATURES = frozenset((EVENTS, HISTORY))
-ENCODED = frozenset((EVENTS,))
+FEATURES = frozenset((EVENTS, HISTORY, SIGNALS))
+ENCODED = frozenset((EVENTS, SIGNALS))
 
 
 class InvalidFrame(ValueError):  # noqa: N818
@@ -113,13 +116,27 @@ class HistoryQuery(Struct, frozen=True, tag="history"):
             raise ValueError("a page is before a position or after one")
 
 
+class Signal(Struct, frozen=True, tag="signal"):
+    """Told once to the chat's other members, and kept nowhere; with the feature ``signals`` only.
+
+    ``data`` is any JSON value, kept as the bytes that came: nothing but its extent is known to be right.
+    """
+
+    chat_id: Id
+    kind: SignalKind
+    data: Raw
+    id: RequestId | None = None
+
+
 class Ping(Struct, frozen=True, tag="ping"):
     """Answered by a pong."""
 
     id: RequestId | None = None
 
 
-ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | HistoryQuery | Ping
+ClientFrame: TypeAlias = (
+    Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | HistoryQuery | Signal | Ping
+)
 
 # --- server to client ---------------------------------------------------------------------------------------
 
@@ -152,7 +169,7 @@ class Subscribed(Struct, frozen=True, tag="subscribed"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """Answers ``unsubscribe`` and ``refresh`` that carry an ``id``; the latter with the new ``expires_at``."""
+    """Answers ``unsubscribe``, ``signal`` and ``refresh`` that carry an ``id``; the last with the new ``expires_at``."""
 
     id: RequestId
     expires_at: int | UnsetType | None = UNSET
@@ -241,6 +258,15 @@ class HistoryPage(Struct, frozen=True, tag="history"):
     id: RequestId | UnsetType = UNSET
 
 
+class SignalFrame(Struct, frozen=True, tag="signal"):
+    """What a member of a chat, or the backend in its name, signals; with the feature ``signals`` only. It has no position."""
+
+    chat_id: Id
+    user_id: Id
+    kind: str
+    data: Raw
+
+
 ServerFrame: TypeAlias = (
     AuthResult
     | Subscribed
@@ -252,6 +278,7 @@ ServerFrame: TypeAlias = (
     | ChatMessageFrame
     | ChatEventFrame
     | NotificationFrame
+    | SignalFrame
 )
 
 MessageFrame: TypeAlias = ChatMessageFrame | ChatEventFrame | NotificationFrame
@@ -323,13 +350,13 @@ class Encoding:
     binary = False
     #: what its connections were granted; those of other features have another instance
     features: frozenset[str] = frozenset()
-    #: whether a chat's events are sent to them
-    events = False
+    #: whether a chat's events, and its signals, are sent to them
+    events = signals = False
 
     def featured(self, features: frozenset[str]) -> Encoding:
         """The same for connections with these features. See :func:`notify.wire.encodings.featured`."""
         other = copy(self)
-        other.features, other.events = features, EVENTS in features
+        other.features, other.events, other.signals = features, EVENTS in features, SIGNALS in features
         return other
 
     def decode(self, payload: bytes) -> list[ClientFrame]:

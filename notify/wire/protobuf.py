@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from notify import ids
 from notify.ids import Id
@@ -30,6 +30,8 @@ from notify.wire.frames import (
     Refresh,
     RequestId,
     ServerFrame,
+    Signal,
+    SignalFrame,
     Since,
     Subscribe,
     Subscribed,
@@ -39,7 +41,7 @@ from notify.wire.proto import notify_pb2 as pb
 
 #: messages in one client frame
 MAX_MESSAGES = 1000
-#: characters of a request's id, of an epoch, and of a feature's name
+#: characters of a request's id, of an epoch, of a feature's name, and of a signal's kind
 MAX_TEXT = 64
 #: messages in one page of a chat's history
 MAX_PAGE = 100
@@ -139,6 +141,12 @@ def _chat(body: Any, id: RequestId | None) -> Id:
     return text
 
 
+def _signal(body: Any, id: RequestId | None) -> Signal:
+    if not 0 < len(body.kind) <= MAX_TEXT:
+        raise InvalidFrame(f"the kind of a signal has 1 to {MAX_TEXT} characters", id)
+    return Signal(_chat(body, id), body.kind, Raw(body.data), id)
+
+
 _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
     "auth": lambda body, request: Auth(body.token, _since(body, request), request, _features(body, request)),
     "refresh": lambda body, request: Refresh(body.token, request),
@@ -148,6 +156,7 @@ _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
     "unsubscribe": lambda body, request: Unsubscribe(_chat(body, request), request),
     "presence": lambda body, request: PresenceQuery(_chat(body, request), request),
     "history": _history,
+    "signal": _signal,
     "ping": lambda _, request: Ping(request),
 }
 
@@ -201,6 +210,11 @@ def _notification(message: Any, frame: NotificationFrame) -> None:
     body.data = bytes(frame.data)
 
 
+def _signalled(message: Any, frame: SignalFrame) -> None:
+    _put(message.signal, frame, "chat_id", "user_id", "kind")
+    message.signal.data = bytes(frame.data)
+
+
 def _subscribed(message: Any, frame: Subscribed) -> None:
     _set_id(message, frame.id)
     message.subscribed.SetInParent()
@@ -245,6 +259,7 @@ _WRITERS: dict[type, Callable[[Any, Any], None]] = {
     ChatMessageFrame: _chat_message,
     ChatEventFrame: _chat_event,
     NotificationFrame: _notification,
+    SignalFrame: _signalled,
     Subscribed: _subscribed,
     Ok: _ok,
     Pong: _pong,

@@ -82,6 +82,7 @@ class SchemathesisTest(TestCase):
         node.up()
         self.patch(guesses, "AT_ONCE", 100)  # each operation is tried with wrong keys
         self.patch(steering, "LOOK", 0.0)  # each rate is measured over a second
+        self.patch(guesses, "AT_ONCE", 100)  # each path is tried with a wrong key
         node.wheel.start()
         self.addCleanup(node.wheel.stop)
         port = reactor.listenTCP(0, node.site, interface="127.0.0.1")

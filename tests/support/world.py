@@ -18,6 +18,7 @@ from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.session import Session
+from notify.core.signals import Signals
 from notify.core.timers import Wheel
 from notify.errors import Unauthorized, Unavailable
 from notify.identity import Identity, Peer
@@ -180,11 +181,14 @@ class World:
             self.clock.seconds,
         )
         presence = PresenceWatch(self.registry, self.wheel.after)
+        self.signals = Signals(self.broker, self.metrics, self.live, self._soon, self.clock.seconds)
+        self.broker.hear(self.signals.heard)
         self.hub = Hub(
             self.live,
             self.dispatcher,
             self.registry,
             presence,
+            self.signals,
             self.metrics,
             self.wheel,
             lambda: NOW + self.clock.seconds(),
