@@ -153,6 +153,13 @@ class Limits(Settings, frozen=True):
     #: frames a second that one connection may send, on average, and at once
     frames_per_second: Count = 50
     frames_burst: Count = 1000
+    #: signals a second that one connection may send, on average, and at once; each is a frame, too
+    signals_per_second: Count = 10
+    signals_burst: Count = 30
+    #: bytes of the data of one signal
+    signal_size: Size = Size(1024)
+    #: signals a second that one chat's members here are sent, each counted once a receiver; what is more is dropped
+    signals_fan_out: Count = 20_000
     #: invalid frames of one connection before it is closed with 4502
     max_invalid: Annotated[int, Meta(ge=1, le=1000)] = 10
     #: the server pings an idle client this often, and waits this long for the pong

@@ -23,5 +23,9 @@ class TooLarge(Exception):  # noqa: N818
     """The broker can never take a message of this size; nothing was done. The text says the size and the limit."""
 
 
+class Unsupported(Exception):  # noqa: N818
+    """This plugin cannot do it, now or later; nothing was done. The text says what."""
+
+
 class HistoryLost(Exception):  # noqa: N818
     """The messages after a position cannot be given without a gap: too old, too new, or of another epoch."""

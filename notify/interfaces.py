@@ -10,14 +10,16 @@ Contract suites that run against any implementation: ``notify.testing.contracts`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import cast
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from notify.errors import Unsupported
 from notify.identity import Identity, Peer, Presence
 from notify.ids import Id
-from notify.messages import Followed, Message, Position, Replayed
+from notify.messages import Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 
 
@@ -178,7 +180,8 @@ class IBroker(Interface):
         ``None`` is before the oldest message that is kept, and never lost. The topic need not be followed.
 
         ``more``: there are others behind them. Without it they reach to what was newest, or delivered, when called,
-        or further. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
+        or further. Where much lies between that is no message, fewer may come though there are more, even none: then
+        ``reached`` says from where to go on. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
         with no messages and ``more``.
 
         Cancelling the Deferred gives the read up.
@@ -191,6 +194,67 @@ class IBroker(Interface):
 
     def stop() -> Deferred[None]:
         """Finish publishes under way, then disconnect; nothing is delivered afterwards."""
+
+
+class IPages(Interface):
+    """What a broker may provide besides :class:`IBroker`: where a topic stands now, and its history from the newest on.
+
+    Without it ``GET /v1/position`` answers 501, and clients can ask for what came after a position alone.
+    """
+
+    def newest(topic: Topic) -> Deferred[Position]:
+        """The topic's newest position, whether anybody follows it or not.
+
+        What was accepted through this node before the call is not after it. It is such a position as
+        :meth:`IBroker.follow` gives, also where the topic has no message: one that :meth:`IBroker.replay` goes on from.
+        Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
+        """
+
+    def earlier(topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """Give the last messages before a position, oldest first; None: the newest ones.
+
+        At most ``limit`` (1 or more) of them, and at most ``size`` bytes of payloads, but at least one where there is one. Fewer,
+        or none, may come though ``more`` are there: whoever wants those goes on before ``first``, which is
+        lower each time. What is kept between ``first`` and ``last`` is whole; what was deleted or has expired is not there,
+        and nothing tells of it. A position before which nothing is kept, or that is newer than the newest, is none of its faults.
+
+        Cancelling the Deferred gives the read up.
+        Errback :class:`~notify.errors.HistoryLost`: the position is of another epoch, or a message that is kept cannot be
+        read. :class:`~notify.errors.Unavailable`: try again later.
+        """
+
+
+def pages_of(broker: IBroker) -> IPages:
+    """A broker that provides :class:`IPages` besides. Raises :class:`~notify.errors.Unsupported` for another."""
+    if not IPages.providedBy(broker):
+        raise Unsupported("the broker's plugin tells no positions, and reads no history backwards")
+    return cast(IPages, broker)
+
+
+class ISignals(Interface):
+    """What a broker may provide besides that carries signals between nodes: what is told once, and kept nowhere.
+
+    Where it does not, clients and backends do without. Nothing here waits, fails, or is in the way of a message.
+    """
+
+    def hear(heard: Callable[[Topic, bytes], None]) -> None:
+        """Call ``heard(topic, payload)`` with what comes for topics that are listened to. Called once, before :meth:`IBroker.start`.
+
+        The payload is what :meth:`signal` was given on some node, this one included; or what anybody sent who can reach the
+        broker: ``heard`` judges it. It neither raises nor blocks.
+        """
+
+    def listen(topic: Topic) -> None:
+        """Somebody here hears the signals of this chat from now on, as soon as that can be. Calls do not nest."""
+
+    def unlisten(topic: Topic) -> None:
+        """Nobody does any more. Harmless for a topic that is not listened to."""
+
+    def signal(topic: Topic, payload: bytes) -> bool:
+        """Send it, once, to every node that listens. Those of one node that get there keep their order.
+
+        False: it is lost, for this node reaches nobody now or the broker does not take it. True is no promise.
+        """
 
 
 class IRegistry(Interface):
@@ -299,6 +363,7 @@ class IConnection(Interface):
     )
     opened = Attribute("float: Unix time in seconds at which it was accepted")
     queued = Attribute("int: bytes that wait because the client has not taken what came before")
+    blocked = Attribute("bool: the client has not taken all that came before: what is written now waits")
     heard = Attribute("float: when the client was heard last, by the reactor's clock; it answers pings")
 
     def write(frame: bytes) -> None:

@@ -13,10 +13,14 @@ from notify.topics import Topic
 
 Seq: TypeAlias = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 Epoch: TypeAlias = Annotated[str, Meta(max_length=64)]
+SignalKind: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 #: bytes that a kept message takes around its payload
 OVERHEAD = 512
+
+#: bytes of a signal beside its data, at most: its names, three ids, and a kind of 64 characters, each of them escaped
+SIGNAL_OVERHEAD = 1024
 
 
 class Poison(ValueError):  # noqa: N818 - it is what the field calls such a message
@@ -88,6 +92,24 @@ class Notification(Struct, frozen=True, gc=False):
         return Topic(self.workspace_id, "user", self.user_id)
 
 
+class Signal(Struct, frozen=True, gc=False):
+    """What a user signals to the other members of a chat, as it goes from node to node: no message, and kept nowhere.
+
+    ``data`` is any JSON value, kept as the bytes that came.
+    """
+
+    workspace_id: Id
+    chat_id: Id
+    user_id: Id
+    kind: SignalKind
+    data: Raw
+
+    @property
+    def topic(self) -> Topic:
+        """The chat whose members it is for."""
+        return Topic(self.workspace_id, "chat", self.chat_id)
+
+
 Event: TypeAlias = ChatMessage | ChatEvent | Notification
 
 
@@ -118,10 +140,28 @@ class Followed(Struct, frozen=True):
 
 
 class Replayed(Struct, frozen=True):
-    """Messages that follow a position; ``more``: there are others behind them."""
+    """Messages that follow a position; ``more``: there are others behind them.
+
+    ``reached``: up to here was looked, which is further than the messages; None: their last one says where to go on.
+    """
 
     messages: list[Message]
     more: bool
+    reached: Position | None = None
+
+
+class Earlier(Struct, frozen=True):
+    """A part of a topic's history as it is kept: every message whose number is from ``first`` to ``last``, oldest first.
+
+    ``first`` and ``last`` are of what was looked at, which may be more than the messages; both 0: nothing was there.
+    ``more``: something older is kept.
+    """
+
+    messages: list[Message]
+    more: bool
+    epoch: str
+    first: int = 0
+    last: int = 0
 
 
 class _Told(Struct):
@@ -135,6 +175,7 @@ _chat_message = msgspec.json.Decoder(ChatMessage).decode
 _chat_event = msgspec.json.Decoder(ChatEvent).decode
 _notification = msgspec.json.Decoder(Notification).decode
 _told = msgspec.json.Decoder(_Told).decode
+_signal = msgspec.json.Decoder(Signal).decode
 
 
 def _chat(payload: bytes) -> ChatMessage | ChatEvent:
@@ -162,3 +203,32 @@ def parse_event(topic: Topic, payload: bytes) -> Event:
     if event.topic != topic:
         raise Poison("the ids in the payload are not those of the subject")
     return event
+
+
+def check_data(data: Raw, most: int) -> None:
+    """See that what stands for ``data`` is one JSON value of at most ``most`` bytes. Raises :class:`Poison`."""
+    size = len(memoryview(data))
+    if size > most:
+        raise Poison(f"data may have at most {most} bytes")
+    try:
+        # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
+        msgspec.json.decode(data)
+    except RecursionError:
+        raise Poison("data is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Poison("data is not valid JSON") from None
+
+
+def parse_signal(topic: Topic, payload: bytes, most: int) -> Signal:
+    """Parse what came as a signal of ``topic``, whose ``data`` may have ``most`` bytes. Raises :class:`Poison`."""
+    if len(payload) > most + SIGNAL_OVERHEAD:
+        raise Poison("a signal that is too large")
+    try:
+        signal = _signal(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else str(error)
+        raise Poison(f"not a valid signal: {reason}") from None
+    check_data(signal.data, most)
+    if signal.topic != topic:
+        raise Poison("the ids in the payload are not those of the subject")
+    return signal

@@ -30,6 +30,7 @@ from notify.core.dispatcher import Dispatcher
 from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
+from notify.core.signals import Signals
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
 from notify.dev.demo import demo_routes
@@ -39,7 +40,7 @@ from notify.http.keys import ApiKeys, read_keys
 from notify.http.revoke import Revoker
 from notify.http.server import Site
 from notify.http.sites import internal_site, most_body, public_site
-from notify.interfaces import IBroker, IControl, IRegistry
+from notify.interfaces import IBroker, IControl, IRegistry, ISignals
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
@@ -47,12 +48,12 @@ from notify.roles.head import head
 from notify.roles.role import Role
 from notify.service import daemon, secrecy
 from notify.service import reactor as reactors
+from notify.service import signals as process
 from notify.service.drain import Drain
 from notify.service.garbage import Collector
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
 from notify.service.service import Listener, NotifyService, Part
-from notify.service.signals import Signals
 from notify.service.systemd import Systemd
 from notify.transport import fanout
 from notify.transport.admission import Admission
@@ -182,8 +183,8 @@ def makeService(options: Options) -> IService:
             role.crew.hurry()
 
     # Twisted installs its own handlers when the reactor starts.
-    signals = Signals(service.lifecycle, hurry, service.reloader.reload)
-    running.callWhenRunning(signals.install, running.callFromThread)
+    told = process.Signals(service.lifecycle, hurry, service.reloader.reload)
+    running.callWhenRunning(told.install, running.callFromThread)
     signal.signal(signal.SIGUSR1, lambda *_: running.callFromThread(logging.reopen))
     return service
 
@@ -254,7 +255,11 @@ def build(
     metrics.fans_out_in(fanout.name(way))
     dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer, way)
     presence = PresenceWatch(registry, wheel.after)
-    hub = Hub(live, dispatcher, registry, presence, metrics, wheel, world.now, random)
+    carrier: ISignals | None = ISignals(broker, None)
+    signals = Signals(carrier, metrics, live, soon, reactor.seconds, way)
+    if carrier is not None:
+        carrier.hear(role.ear(signals))
+    hub = Hub(live, dispatcher, registry, presence, signals, metrics, wheel, world.now, random)
 
     # What is told of it, and the one way to end it.
     health = Health(broker.status, ("internal", "public"))
@@ -291,6 +296,7 @@ def build(
         hosts=Hosts((gethostname(), *config.listen.internal_hosts)),
         logs=logs,
         revoker=Revoker(control, hub),
+        signals=signals,
         witness=lambda: hub.witness,
     )
     pages = public_site(

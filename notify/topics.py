@@ -34,6 +34,11 @@ class Topic(NamedTuple):
         """The NATS subject of this topic."""
         return f"workspace.{self.workspace_id}.{self.kind}.{self.id}.{_SUFFIX[self.kind]}"
 
+    @property
+    def signals(self) -> str:
+        """The NATS subject of a chat's signals, which no stream keeps (docs/protocol.md, section 2)."""
+        return f"workspace.{self.workspace_id}.{self.kind}.{self.id}.signals"
+
     @classmethod
     @lru_cache(maxsize=16_384)  # a busy chat's subject comes with each of its messages
     def from_subject(cls, subject: str) -> Topic:

@@ -23,6 +23,8 @@ ANSWERS = {
     "subscribe": ["subscribed", "presence"],
     "unsubscribe": ["ok"],
     "presence": ["presence"],
+    "history": ["history"],
+    "signal": ["ok"],
     "ping": ["pong"],
 }
 
@@ -53,9 +55,9 @@ def document() -> dict[str, Any]:
     client, server = get_args(frames.ClientFrame), get_args(frames.ServerFrame)
     _, schemas = msgspec.json.schema_components((*client, *server), ref_template=REF)
     finish(schemas)
-    # `presence` is a frame in both directions.
-    ours = {f"client_{tag(kind)}" if tag(kind) == "presence" else tag(kind): kind for kind in client}
     theirs = {tag(kind): kind for kind in server}
+    # `presence`, `history` and `signal` are frames in both directions.
+    ours = {f"client_{tag(kind)}" if tag(kind) in theirs else tag(kind): kind for kind in client}
     told = sorted(set(theirs) - {name for names in ANSWERS.values() for name in names})
     return {
         "asyncapi": "3.0.0",
@@ -90,7 +92,7 @@ def document() -> dict[str, Any]:
             "tell": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/connection"},
-                "summary": "What comes by itself: messages, events, notifications; presence that is watched.",
+                "summary": "What comes by itself: messages, events, notifications, signals; presence that is watched.",
                 "messages": [_in(name) for name in (*told, "presence")],
             },
         },

@@ -6,8 +6,10 @@ remembered as the number of its last lost message: a resumption from before that
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Annotated
 
 from msgspec import Meta
@@ -18,8 +20,8 @@ from notify.components import Context
 from notify.config import Duration, Settings, Size
 from notify.errors import HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
-from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import OVERHEAD, Followed, Message, Poison, Position, Replayed, parse_event
+from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals
+from notify.messages import OVERHEAD, Earlier, Followed, Message, Poison, Position, Replayed, parse_event
 from notify.topics import Topic
 
 #: idempotency keys that are remembered, whatever the window: some 300 bytes each
@@ -38,6 +40,24 @@ class MemorySettings(Settings, frozen=True):
     duplicate_window: Duration = Duration(120)
 
 
+#: so many messages out of a long history are picked one by one
+_FEW = 200
+
+
+def _seq(message: Message) -> int:
+    return message.position.seq
+
+
+def _slice(kept: deque[Message], start: int, count: int) -> list[Message]:
+    """``kept[start : start + count]``, without a walk through all of it: a page of a long history is a small part."""
+    if count <= _FEW:
+        return [kept[index] for index in range(start, start + count)]
+    if 2 * start < len(kept):
+        return list(islice(kept, start, start + count))
+    behind = len(kept) - start - count
+    return list(islice(reversed(kept), behind, behind + count))[::-1]
+
+
 class _History:
     """One topic's kept messages, oldest first, and the number of the last one that is gone."""
 
@@ -49,7 +69,7 @@ class _History:
         self.newest = 0
 
 
-@implementer(IBroker)
+@implementer(IBroker, IPages, ISignals)
 class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
@@ -91,6 +111,8 @@ class MemoryBroker:
         self._answers: dict[tuple[Topic, str], Position] = {}
         self._answered: deque[tuple[float, tuple[Topic, str]]] = deque()
         self._deliver: Callable[[Message], None] | None = None
+        self._listened: set[Topic] = set()
+        self._heard: Callable[[Topic, bytes], None] = lambda topic, payload: None
 
     def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
         """See :class:`~notify.interfaces.IBroker`. The memory broker never loses continuity."""
@@ -126,9 +148,7 @@ class MemoryBroker:
         if self._deliver is None:
             return fail(Unavailable("the broker is not running"))
         self._followed.add(topic)
-        history = self._histories.get(topic)
-        # It has nothing up to the newest of all. Number 0 says the same only as long as nothing has gone.
-        newest = history.newest if history else self._seq if self._lost_everywhere else 0
+        history, newest = self._histories.get(topic), self._newest(topic)
         kept = history.kept[-1] if history and history.kept else None
         event = kept.event if kept is not None and kept.position.seq == newest else None
         return succeed(Followed(Position(self._epoch, newest), event))
@@ -150,22 +170,48 @@ class MemoryBroker:
             return fail(HistoryLost("the position is of another epoch"))
         if after is not None and not history.lost <= after.seq <= self._seq:
             return fail(HistoryLost("the position is not within what is kept"))
-        newer = []
-        for message in reversed(history.kept):  # a resumption wants few of many
-            if after is not None and message.position.seq <= after.seq:
-                break
-            newer.append(message)
-            if whole and len(newer) > limit:
-                return succeed(Replayed([], True))
-        newer.reverse()
+        start = 0 if after is None else bisect_right(history.kept, after.seq, key=_seq)
+        there = len(history.kept) - start
+        if whole and there > limit:
+            return succeed(Replayed([], True))
+        newer = _slice(history.kept, start, min(there, limit))
         fit = 0
-        for message in newer[:limit]:
+        for message in newer:
             size -= message.size
             if size < 0 and fit:
                 break
             fit += 1
-        more = fit < len(newer)
+        more = fit < there
         return succeed(Replayed([] if more and whole else newer[:fit], more))
+
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return succeed(Position(self._epoch, self._newest(topic)))
+
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        self._expire(self._seconds())
+        if before is not None and before.epoch != self._epoch:
+            return fail(HistoryLost("the position is of another epoch"))
+        history = self._histories.get(topic)
+        kept = history.kept if history is not None else deque[Message]()
+        there = len(kept) if before is None else bisect_left(kept, before.seq, key=_seq)
+        older = _slice(kept, max(0, there - limit), min(there, limit))
+        fit = 0
+        for message in reversed(older):
+            size -= message.size
+            if size < 0 and fit:
+                break
+            fit += 1
+        if not fit:
+            return succeed(Earlier([], False, self._epoch))
+        fitting = older[-fit:]
+        first, last = fitting[0].position.seq, fitting[-1].position.seq
+        return succeed(Earlier(fitting, fit < there, self._epoch, first, last))
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -177,6 +223,36 @@ class MemoryBroker:
         """See :class:`~notify.interfaces.IBroker`."""
         self._deliver = None
         return succeed(None)
+
+    def _newest(self, topic: Topic) -> int:
+        """The number of a topic's newest message. Without one it has nothing up to the newest of all."""
+        history = self._histories.get(topic)
+        # Number 0 says the same only as long as nothing has gone.
+        return history.newest if history else self._seq if self._lost_everywhere else 0
+
+    # --- signals ------------------------------------------------------------------------------------------
+
+    def hear(self, heard: Callable[[Topic, bytes], None]) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._heard = heard
+
+    def listen(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._listened.add(topic)
+
+    def unlisten(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._listened.discard(topic)
+
+    def signal(self, topic: Topic, payload: bytes) -> bool:
+        """See :class:`~notify.interfaces.ISignals`."""
+        if self._deliver is None:
+            return False
+        if topic in self._listened:
+            self._heard(topic, payload)
+        return True
+
+    # --- history ------------------------------------------------------------------------------------------
 
     def _keep(self, message: Message, now: float) -> None:
         history = self._histories.get(message.topic)

@@ -7,7 +7,7 @@ A module of this package whose name is in :data:`COMMANDS` offers ``SUMMARY`` (o
 
 #: in the order that ``notify --help`` shows them
 COMMANDS = (
-    *("token", "publish", "listen", "presence"),
+    *("token", "publish", "signal", "listen", "presence"),
     *(
         "nodes",
         "connections",

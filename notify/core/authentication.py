@@ -21,7 +21,7 @@ from notify.interfaces import IPlaces
 from notify.observe.logging import clients
 from notify.topics import Topic
 from notify.wire import encodings
-from notify.wire.frames import FEATURES, Auth, AuthResult, Ok, Refresh
+from notify.wire.frames import ENCODED, Auth, AuthResult, Ok, Refresh
 
 log = Logger()
 
@@ -104,7 +104,8 @@ def _let_in(room: bool, client: Client, identity: Identity, frame: Auth) -> Defe
         return None
     mine = topics.user(identity.workspace_id, identity.user_id)
     connection.identity = identity
-    connection.encoding = encodings.featured(connection.encoding, FEATURES.intersection(frame.features or ()))
+    encoded = ENCODED & hub.features.intersection(frame.features or ())
+    connection.encoding = encodings.featured(connection.encoding, encoded)
     joining = hub.dispatcher.subscribe(connection, mine, position(frame.since))
     return joining.addCallback(_admitted, client, identity, frame)
 
@@ -128,7 +129,7 @@ def _admitted(joined: Joined, client: Client, identity: Identity, frame: Auth) -
         epoch=joined.position.epoch if asked else UNSET,
         seq=joined.position.seq if asked else UNSET,
         recovered=joined.recovered if asked else UNSET,
-        features=tuple(sorted(client.connection.encoding.features)) if frame.features else UNSET,
+        features=tuple(sorted(hub.features.intersection(frame.features))) if frame.features else UNSET,
         id=given(frame.id),
     )
     client.send(result, joined.bodies)

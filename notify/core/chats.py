@@ -1,4 +1,4 @@
-"""What a client asks about chats: ``subscribe``, ``unsubscribe`` and ``presence`` (docs/protocol.md, section 1)."""
+"""What a client asks about chats: ``subscribe``, ``unsubscribe``, ``presence`` and ``history`` (docs/protocol.md, section 1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from twisted.python.failure import Failure
 from notify import topics
 from notify.core.client import CLOSED, Client, given, position
 from notify.core.feed import Joined
+from notify.core.pages import A_PAGE, Page, Wanted, page_frame
 from notify.core.witness import reason_of
+from notify.errors import HistoryLost, Unsupported
 from notify.identity import Identity, Presence
 from notify.ids import Id
 from notify.observe.logging import clients
 from notify.topics import Topic
-from notify.wire.frames import Ok, PresenceList, PresenceQuery, Subscribe, Subscribed, Unsubscribe
+from notify.wire.frames import (
+    HistoryQuery,
+    Ok,
+    PresenceList,
+    PresenceQuery,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
+
+#: the same for a chat that does not exist and one that is another's
+NO_SUCH_CHAT = "no such chat, or not yours to see"
 
 
 def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
@@ -39,6 +52,8 @@ def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Defe
     if not allowed or client.joining is None:
         _forbid(client, frame, topic, barred=allowed)
         return None
+    # While it is on its way in, anew perhaps, it is told nothing of this chat.
+    client.hub.signals.leave(client.connection, topic)
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
 
@@ -50,7 +65,7 @@ def _forbid(client: Client, frame: Subscribe, topic: Topic, barred: bool = True)
         reason = "an operator ended it" if barred else witness.why_not(_identity(client), topic)
         witness.subscription(client.connection, "subscribe", topic.id, "forbidden", reason)
     _leave(client, topic)
-    client.error("forbidden", "no such chat, or not yours to see", frame.id)
+    client.error("forbidden", NO_SUCH_CHAT, frame.id)
     _tell("may not have", client, frame.chat_id)
 
 
@@ -70,6 +85,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
         at = joined.position
         answer = Subscribed(frame.chat_id, at.epoch, at.seq, joined.recovered, given(frame.id))
         client.send(answer, joined.bodies)
+    hub.signals.join(client.connection, topic)
     client.owe(joined.read)
     _tell("is in", client, frame.chat_id)
     if frame.watch_presence:
@@ -105,7 +121,7 @@ def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery, topic: To
     if client.state == CLOSED:
         return None
     if not allowed:
-        client.error("forbidden", "no such chat, or not yours to see", frame.id)
+        client.error("forbidden", NO_SUCH_CHAT, frame.id)
         _tell("may not see who is in", client, frame.chat_id)
         return None
     asked: Deferred[list[Presence]] = client.hub.registry.presence(topic)
@@ -115,6 +131,53 @@ def _ask_presence(allowed: bool, client: Client, frame: PresenceQuery, topic: To
 def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) -> None:
     client.send(PresenceList(frame.chat_id, users, given(frame.id)))
     client.owe(len(users))
+
+
+def history(client: Client, frame: HistoryQuery) -> Deferred[Any]:
+    """Send it a page of what has been said in a chat, whether it is subscribed or not."""
+    topic = _topic(client, frame.chat_id)
+    # As with a subscription, an operator may end it meanwhile.
+    client.joining = frame.chat_id
+    client.hub.subscribers[client.connection] = client
+    asking = _authorized(client, topic).addCallback(_read_page, client, frame, topic)
+    return asking.addErrback(_no_page, client, frame)
+
+
+def _read_page(allowed: bool, client: Client, frame: HistoryQuery, topic: Topic) -> Deferred[None] | None:
+    if client.state == CLOSED:
+        return None
+    if not allowed or client.joining is None:
+        _refuse_page(client, frame)
+        return None
+    wanted = Wanted(position(frame.before), position(frame.after), frame.limit)
+    asked = client.hub.dispatcher.pages.ask(client.connection, topic, wanted)
+    return asked.addCallback(_send_page, client, frame)
+
+
+def _send_page(page: Page, client: Client, frame: HistoryQuery) -> None:
+    if client.state == CLOSED:
+        return
+    if client.joining is None:
+        _refuse_page(client, frame)
+        return
+    client.joining = None
+    client.send(page_frame(page, frame.chat_id, client.connection.encoding.events, given(frame.id)))
+    client.owe(page.read)
+
+
+def _refuse_page(client: Client, frame: HistoryQuery) -> None:
+    client.joining = None
+    client.error("forbidden", NO_SUCH_CHAT, frame.id)
+    _tell("may not read", client, frame.chat_id)
+
+
+def _no_page(failure: Failure, client: Client, frame: HistoryQuery) -> Failure | None:
+    client.joining = None
+    if client.state != CLOSED and isinstance(failure.value, HistoryLost | Unsupported):
+        client.error("history_unavailable", "this part of the chat's history cannot be given", frame.id)
+        client.owe(A_PAGE)
+        return None
+    return failure
 
 
 def keep(client: Client, chats: Set[Id]) -> None:
@@ -164,7 +227,10 @@ def forget(client: Client) -> None:
     """A client is gone."""
     hub = client.hub
     for chat_id in client.chats:
-        hub.presence.unwatch(client.connection, _topic(client, chat_id))
+        topic = _topic(client, chat_id)
+        hub.presence.unwatch(client.connection, topic)
+        hub.signals.leave(client.connection, topic)
+    hub.signals.forget(client.connection)
     hub.metrics.subscriptions.dec(len(client.chats))
     if hub.witness is not None:
         hub.witness.left(client.connection, client.chats)
@@ -176,6 +242,7 @@ def _leave(client: Client, topic: Topic) -> None:
     hub = client.hub
     hub.dispatcher.leave(client.connection, topic)
     hub.presence.unwatch(client.connection, topic)
+    hub.signals.leave(client.connection, topic)
     if topic.id in client.chats:
         client.chats.remove(topic.id)
         hub.metrics.subscriptions.dec()

@@ -11,7 +11,7 @@ from notify.core.hub import Hub
 from notify.ids import Id
 from notify.interfaces import IConnection
 from notify.messages import Position
-from notify.wire.frames import RequestId, ServerFrame, Since
+from notify.wire.frames import InvalidFrame, RequestId, ServerFrame, Since
 
 #: the states of a client, in this order; it may be closed out of each
 NEW, AUTHENTICATING, OPEN, CLOSED = "new", "authenticating", "open", "closed"
@@ -42,6 +42,9 @@ class Client(Protocol):
         self, code: str, message: str, id: RequestId | None, retry: bool = False, chat_id: Id | None = None
     ) -> None:
         """Send an error (docs/protocol.md, Errors)."""
+
+    def refuse(self, fault: InvalidFrame) -> None:
+        """Send the error for what is no valid frame, and count it: who sends too many is closed."""
 
     def failed(self, failure: Failure, id: RequestId | None) -> None:
         """Send the error for a failure: ``unavailable``, or ``internal`` for one that is ours to mend."""

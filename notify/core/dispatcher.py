@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from notify.core.feed import LOST, RECOVERED, TOO_LONG, Feed, Joined, Read, Waiting, linked
 from notify.core.linger import Lingering
 from notify.core.live import Live
+from notify.core.pages import Pages
 from notify.core.recent import Reach, Recents
 from notify.core.witness import Witness
 from notify.errors import HistoryLost, Unavailable
@@ -101,6 +102,8 @@ class Dispatcher:
         self._counting = False
         self._received = self._delivered = 0
         self._replayed = 0  # messages to those who came back
+        #: the histories of chats, page by page
+        self.pages = Pages(broker, metrics, live, soon, self._recent)
         #: whom deliveries are told to, while somebody traces them
         self.witness: Witness | None = None
 
@@ -251,6 +254,7 @@ class Dispatcher:
 
     def forget(self, connection: IConnection) -> None:
         """A connection is gone."""
+        self.pages.forget(connection)
         for topic in self._registry.topics(connection):
             feed = self._feeds.get(topic)
             if feed is not None:
@@ -414,6 +418,14 @@ class Dispatcher:
                 self._lingering.add(topic)
             else:
                 self._unfollow(topic)
+
+    def _recent(self, topic: Topic) -> Feed | None:
+        """A followed topic, with all that was delivered of it."""
+        feed = self._feeds.get(topic)
+        if feed is None or feed.starting:
+            return None
+        self._flush(feed)
+        return feed if self._feeds.get(topic) is feed else None
 
     def counts(self) -> dict[Topic, int]:
         """How many messages each followed topic has had since it is followed."""

@@ -197,6 +197,11 @@ class Feed:
             return Verdict(self._hopeless[1])
         return None
 
+    def since(self, seq: int) -> list[Message] | None:
+        """All messages after a number, oldest first; None: that is not known here."""
+        known = self.tail.start <= seq <= self.last and (seq > 0 or self._begun)
+        return self.tail.after(seq) if known else None
+
     def admit(self, one: Waiting, recovered: bool) -> Position:
         """It waits no more; gives the position behind which it is sent what comes live."""
         connection, last = one.connection, self.last

@@ -11,12 +11,14 @@ from notify.core.dispatcher import Dispatcher
 from notify.core.live import Live
 from notify.core.presence import PresenceWatch
 from notify.core.revocations import Revocations
+from notify.core.signals import Signals
 from notify.core.timers import Wheel
 from notify.core.witness import Witness
 from notify.ids import Id
 from notify.interfaces import IConnection, IRegistry
 from notify.observe.metrics import Metrics
 from notify.topics import Topic
+from notify.wire.frames import FEATURES, SIGNALS
 
 
 class Subscriber(Protocol):
@@ -42,6 +44,7 @@ class Hub:
         dispatcher: Dispatcher,
         registry: IRegistry,
         presence: PresenceWatch,
+        signals: Signals,
         metrics: Metrics,
         wheel: Wheel,
         now: Callable[[], float],
@@ -51,6 +54,7 @@ class Hub:
         self.dispatcher = dispatcher
         self.registry = registry
         self.presence = presence
+        self.signals = signals
         self.metrics = metrics
         self.wheel = wheel
         self.now = now
@@ -66,6 +70,11 @@ class Hub:
         self.waiting: dict[Topic, set[IConnection]] = {}
         #: whom what happens with clients is told to, while somebody traces it
         self.witness: Witness | None = None
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What a client may be granted here."""
+        return FEATURES if self.signals.carried else FEATURES - {SIGNALS}
 
     def enter(self, connection: IConnection, arrived: Callable[[], None] | None = None) -> bool:
         """A client connects; whether there is room for it among those on their way in."""

@@ -58,6 +58,17 @@ class Tail:
         newer.reverse()
         return newer
 
+    def before(self, seq: int | None, most: int) -> list[Message]:
+        """The last messages before a number, oldest first; None: the newest. At most ``most``; others may be kept elsewhere."""
+        older: list[Message] = []
+        for message in reversed(self._kept):
+            if len(older) == most:
+                break
+            if seq is None or message.position.seq < seq:
+                older.append(message)
+        older.reverse()
+        return older
+
     def extend_backwards(self, start: int, messages: Sequence[Message]) -> None:
         """These, oldest first, are all that the topic has after ``start`` and up to what was ``start`` before."""
         recents = self._recents

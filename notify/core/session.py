@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from notify.core import access, authentication, chats
+from notify.core import access, authentication, chats, signalling
 from notify.core.allowance import Allowance
 from notify.core.client import AUTHENTICATING, CLOSED, NEW, OPEN, given
 from notify.core.hub import Hub
@@ -33,6 +33,7 @@ from notify.wire.frames import (
     Auth,
     ClientFrame,
     Error,
+    HistoryQuery,
     InvalidFrame,
     Ping,
     Pong,
@@ -40,6 +41,7 @@ from notify.wire.frames import (
     Refresh,
     RequestId,
     ServerFrame,
+    Signal,
     Subscribe,
     Unsubscribe,
 )
@@ -157,7 +159,7 @@ class Session:
             while self._backlog and self._rest is None and self.state != CLOSED:
                 frame = self._backlog.popleft()
                 if isinstance(frame, InvalidFrame):
-                    self._refuse(frame)
+                    self.refuse(frame)
                 elif not self.spend():
                     self._refuse_over_rate(frame)
                 elif self._waits_for(frame):
@@ -188,12 +190,6 @@ class Session:
         self._busy = False
         self._work()
 
-    def _refuse(self, fault: InvalidFrame) -> None:
-        self._invalid += 1
-        self.error("invalid_message", str(fault), fault.id)
-        if self._invalid >= self.hub.live.now.limits.max_invalid:
-            self.close(4502, "too many invalid messages")
-
     def _refuse_over_rate(self, frame: ClientFrame) -> None:
         if self.state != CLOSED:
             most = self.hub.live.now.limits.frames_per_second
@@ -218,6 +214,13 @@ class Session:
         """Send an error (docs/protocol.md, Errors)."""
         self.hub.metrics.errors.labels(code).inc()
         self.send(Error(code, message, given(id), retry or UNSET, given(chat_id)))
+
+    def refuse(self, fault: InvalidFrame) -> None:
+        """Send the error for what is no frame. Who sends too many is closed."""
+        self._invalid += 1
+        self.error("invalid_message", str(fault), fault.id)
+        if self._invalid >= self.hub.live.now.limits.max_invalid:
+            self.close(4502, "too many invalid messages")
 
     def failed(self, failure: Failure, id: RequestId | None) -> None:
         """Send the error for a failure; one that is ours to mend goes to the log."""
@@ -312,7 +315,9 @@ _ANSWERS: dict[type, Callable[[Session, Any], Deferred[Any] | None]] = {
     Subscribe: chats.subscribe,
     Unsubscribe: chats.unsubscribe,
     PresenceQuery: chats.presence,
+    HistoryQuery: chats.history,
+    Signal: signalling.signal,
     Ping: Session._ping,
 }
 
-_OPEN_ONLY = (Refresh, Subscribe, Unsubscribe, PresenceQuery)
+_OPEN_ONLY = (Refresh, Subscribe, Unsubscribe, PresenceQuery, HistoryQuery, Signal)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, field
 from twisted.internet.interfaces import IProtocol
 
-from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown
+from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown, Unsupported
 from notify.messages import Poison
 from notify.topics import Topic
 from notify.wire.head import MAX_HEAD
@@ -187,6 +187,8 @@ def refusal(error: BaseException) -> Refused | None:
             "the broker did not answer in time, so the message may be stored or not; "
             "repeat the request with the same Idempotency-Key",
         )
+    if isinstance(error, Unsupported):
+        return Refused(HTTPStatus.NOT_IMPLEMENTED, "unsupported", str(error))
     if isinstance(error, HistoryLost):
         return Refused(
             HTTPStatus.GONE,

@@ -10,6 +10,7 @@ import msgspec
 from notify import __version__
 from notify.core.witness import Seen
 from notify.http.answers import REF, ErrorAnswer
+from notify.http.broadcast import Broadcast
 from notify.http.cluster import Connections, Nodes, Topics
 from notify.http.commands import (
     Disconnect,
@@ -24,8 +25,9 @@ from notify.http.commands import (
 )
 from notify.http.pipeline import MOST_STREAMS, StreamMessage, StreamOutcome
 from notify.http.publish import MAX_LIST, Published, PublishedList
-from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, History, PresenceAnswer
+from notify.http.reads import DEFAULT_HISTORY, MAX_HISTORY, NEWEST, History, PresenceAnswer, TopicPosition
 from notify.http.revoke import Revoke, Revoked
+from notify.http.signals import Signalled, SignalRequest
 from notify.http.trace import LONGEST, MOST, USUAL
 from notify.ids import INT64_MAX, INT64_MIN, TEXT_PATTERN, TOKEN
 from notify.messages import ChatEvent, ChatMessage, Notification
@@ -37,9 +39,13 @@ _TYPES = (
     Notification,
     Published,
     PublishedList,
+    Broadcast,
     StreamMessage,
     StreamOutcome,
+    SignalRequest,
+    Signalled,
     History,
+    TopicPosition,
     PresenceAnswer,
     Nodes,
     Connections,
@@ -96,6 +102,7 @@ _ERRORS = {
     426: "This is for WebSockets: send an opening handshake (RFC 6455).",
     429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
     500: "The server failed; its log says why.",
+    501: "The broker's plugin cannot do this.",
     503: "The broker is away and nothing was done, or what was done could not be kept, or there are too many streams: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
 }
@@ -242,6 +249,39 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 ),
             )
         },
+        "/v1/broadcast": {
+            "post": _operation(
+                "broadcast",
+                "Publish one payload to many subjects of a workspace",
+                "publish",
+                description=(
+                    "`workspace_id`, and `chat_id` or `user_id`, are filled in from each subject; a payload that names others is refused. "
+                    "A body of another form, and a payload that is not valid, publishes nothing. Otherwise each subject stands for itself. "
+                    f"The payloads together may have {max_body} bytes."
+                ),
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "Idempotency-Key",
+                        "header",
+                        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                        "A repeat with the same key publishes nothing to the subjects that have it, and gives the first answers, within "
+                        "the broker's duplicate window, whatever their order.",
+                        False,
+                    ),
+                ],
+                requestBody={"required": True, "content": _json(_schema("Broadcast"))},
+                responses=_responses(
+                    {
+                        200: _success(
+                            "Accepted: the positions, in the order of the subjects.", "PublishedList"
+                        ),
+                        207: _success("Some were not accepted.", "PublishedList"),
+                    },
+                    *(400, 401, 403, 408, 413, 415, 422, 429, 500),
+                ),
+            )
+        },
         "/v1/stream": {
             "get": _operation(
                 "stream",
@@ -259,11 +299,28 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 ),
             )
         },
+        "/v1/signal": {
+            "post": _operation(
+                "signal",
+                "Signal something to a chat's members in a user's name, as that they type; kept nowhere",
+                "publish",
+                description="Sent to the chat's members with the feature `signals` on all nodes, but not to the user's own "
+                "clients. There is no promise: it is lost where anything is in its way.",
+                security=secured,
+                requestBody={"required": True, "content": _json(_schema("SignalRequest"))},
+                responses=_responses(
+                    {202: _success("It was handed to the broker.", "Signalled")},
+                    *(400, 401, 403, 408, 413, 415, 429, 500, 501, 503),
+                ),
+            )
+        },
         "/v1/history": {
             "get": _operation(
                 "history",
-                "Messages after a position, oldest first",
+                "Messages after a position or before one, oldest first",
                 "ask",
+                description="One of `since` and `before` at most. `before` gives the last messages before a position, or the newest: "
+                "to go on, ask with `previous` as `before`. It may give fewer than there are even where `complete` is false.",
                 security=secured,
                 parameters=[
                     _parameter(
@@ -278,6 +335,13 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "query",
                         {"type": "string", "pattern": rf"^[!-~]{{1,64}}:{_seq_pattern()}$"},
                         "A position, written epoch:seq; without it, from the oldest message that is kept.",
+                        False,
+                    ),
+                    _parameter(
+                        "before",
+                        "query",
+                        {"type": "string", "pattern": rf"^({NEWEST}|[!-~]{{1,64}}:{_seq_pattern()})$"},
+                        f"A position, written epoch:seq, or '{NEWEST}'.",
                         False,
                     ),
                     _parameter(
@@ -304,8 +368,32 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     422,
                     429,
                     500,
+                    501,
                     503,
                     504,
+                ),
+            )
+        },
+        "/v1/position": {
+            "get": _operation(
+                "position",
+                "The newest position of a subject",
+                "ask",
+                description="Hand it to a page together with the state that you load after you have asked: a client that subscribes "
+                "with it as `since` misses nothing that is not in the state.",
+                security=secured,
+                parameters=[
+                    _parameter(
+                        "subject",
+                        "query",
+                        {"type": "string", "pattern": SUBJECT_PATTERN},
+                        "Whose position.",
+                        True,
+                    ),
+                ],
+                responses=_responses(
+                    {200: _success("The position.", "TopicPosition")},
+                    *(400, 401, 403, 408, 413, 422, 429, 500, 501, 503, 504),
                 ),
             )
         },
@@ -543,6 +631,9 @@ def document(max_payload: int, max_body: int) -> dict[str, Any]:
         {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
         _schema("ChatMessage"),
     )
+    subjects = components["Broadcast"]["properties"]["subjects"]
+    subjects |= {"maxItems": MAX_LIST, "uniqueItems": True}
+    subjects["items"] = {"type": "string", "pattern": SUBJECT_PATTERN}
     components["ChatEvent"]["not"] = {"required": ["content"]}
     components["ChatEventPublication"] = _publication(
         "What happened in a chat beside its messages; the ids in the payload are those of the subject.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -111,7 +111,7 @@ class Publisher:
             body = _decode(request.body)
         except msgspec.ValidationError as error:
             raise bad_request(
-                f"the body is not a message or a list of messages: {_unquoted(error)}"
+                f"the body is not a message or a list of messages: {unquoted(error, Publication)}"
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
@@ -121,7 +121,8 @@ class Publisher:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        return self._publish_list(body, key, request)
+        keys = [None if key is None else f"{key}:{index}" for index in range(len(body))]
+        return self.together(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
         """Publish one message for whoever has this API key; ``trace`` is a traceparent, or empty.
@@ -131,7 +132,10 @@ class Publisher:
         working: Deferred[Any] = self._start(one, key, by, trace)
         return working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
 
-    def _publish_list(self, body: list[Publication], key: str | None, request: Request) -> Deferred[Answer]:
+    def together(
+        self, body: list[Publication], keys: Sequence[str | None], request: Request
+    ) -> Deferred[Answer]:
+        """Publish messages in order, each under its key, and answer with what became of each."""
         results: list[Result | None] = [None] * len(body)
         missing = len(body)
         under_way: list[Deferred[None]] = []
@@ -150,8 +154,8 @@ class Publisher:
                 together.callback(_collect([one for one in results if one is not None]))
 
         by, trace = request.key, request.trace
-        for index, one in enumerate(body):
-            working = self.result(one, None if key is None else f"{key}:{index}", by, trace)
+        for index, (one, key) in enumerate(zip(body, keys, strict=True)):
+            working = self.result(one, key, by, trace)
             under_way.append(working.addCallback(settle, index))
         return together
 
@@ -259,10 +263,11 @@ def _refusal(failure: Failure) -> Refused | None:
     return refusal(Unknown() if error is None or isinstance(error, CancelledError) else error)
 
 
-def _unquoted(error: msgspec.ValidationError) -> str:
-    """What msgspec says, without the one thing that it quotes: a field's name."""
+def unquoted(error: msgspec.ValidationError, wanted: type[Struct]) -> str:
+    """What msgspec says of a body that is no ``wanted``, without the one thing that it quotes: a field's name."""
     text = str(error)
     if "unknown field" in text:
         _, _, path = text.partition(" - at ")
-        return "a field other than 'subject' and 'payload'" + (f" at {path}" if path else "")
+        names = " and ".join(f"'{name}'" for name in wanted.__struct_fields__)
+        return f"a field other than {names}" + (f" at {path}" if path else "")
     return text.replace("`", "'")

@@ -6,22 +6,26 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from twisted.internet.defer import Deferred
 
 from notify import ids, topics
+from notify.core.pages import newest
 from notify.http.answers import REF, Answer, answer, bad_request, topic_of
 from notify.http.keys import permit
 from notify.http.request import Request
 from notify.identity import Presence
 from notify.ids import INT64_MAX, Id
-from notify.interfaces import IBroker, IRegistry
-from notify.messages import ChatEvent, ChatMessage, Notification, Position, Replayed
+from notify.interfaces import IBroker, IRegistry, pages_of
+from notify.messages import ChatEvent, ChatMessage, Earlier, Message, Notification, Position, Replayed
 from notify.topics import Topic
 
 #: messages, and bytes of them, that one answer of the history may carry
 MAX_HISTORY, MAX_HISTORY_BYTES = 1000, 4 * 2**20
 DEFAULT_HISTORY = 100
+
+#: the ``before`` of the newest messages
+NEWEST = "newest"
 
 _EVENT = Meta(
     extra_json_schema={
@@ -46,13 +50,23 @@ class History(Struct, frozen=True):
     """Messages, oldest first.
 
     ``next`` is the ``since`` that asks for what follows them; null where none is known. ``complete`` is false
-    when there were more than one answer carries.
+    when there were more than one answer carries. ``previous``, in answers to ``before`` alone, is the ``before`` that asks for
+    what is older; null where nothing is kept.
     """
 
     subject: str
     messages: list[HistoryItem]
     next: str | None
     complete: bool
+    previous: str | UnsetType | None = UNSET
+
+
+class TopicPosition(Struct, frozen=True):
+    """The newest position of a subject: who loads a state after this answer came, and subscribes with this as ``since``, misses nothing."""
+
+    subject: str
+    epoch: str
+    seq: int
 
 
 class PresenceAnswer(Struct, frozen=True):
@@ -81,42 +95,78 @@ def identifier(parameters: Mapping[str, str], name: str) -> Id:
         raise bad_request(f"the query parameter '{name}' is wrong: {error}") from None
 
 
-def position(parameters: Mapping[str, str]) -> Position | None:
-    """The parameter ``since``, a position written ``epoch:seq``; None when it is absent."""
-    text = parameters.get("since")
-    if text is None:
+def position(
+    parameters: Mapping[str, str], name: str = "since", besides: str | None = None
+) -> Position | None:
+    """The parameter of this name, a position written ``epoch:seq``; None when it is absent, or has the value ``besides``."""
+    text = parameters.get(name)
+    if text is None or text == besides:
         return None
     match = SINCE.fullmatch(text)
     if match is None or int(match[2]) > INT64_MAX:
-        raise bad_request("the query parameter 'since' must be a position, written epoch:seq")
+        also = f", or '{besides}'" if besides else ""
+        raise bad_request(f"the query parameter '{name}' must be a position, written epoch:seq{also}")
     return Position(match[1], int(match[2]))
 
 
 class HistoryReader:
-    """``GET /v1/history``: messages after ``since``, or from the oldest that is kept."""
+    """``GET /v1/history``: messages after ``since``, or from the oldest that is kept; or the last ones ``before`` a position."""
 
     def __init__(self, broker: IBroker) -> None:
         self._broker = broker
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Errback :class:`~notify.errors.HistoryLost`, :class:`~notify.errors.Unavailable`."""
-        parameters = request.parameters(["subject"], ["since", "limit"])
+        """Errback :class:`~notify.errors.HistoryLost`, :class:`~notify.errors.Unavailable`, :class:`~notify.errors.Unsupported`."""
+        parameters = request.parameters(["subject"], ["since", "before", "limit"])
         topic = topic_of(parameters["subject"])
         permit(request.key, topic.workspace_id)
         since = position(parameters)
+        before = position(parameters, "before", NEWEST)
         limit = integer(parameters, "limit", 1, MAX_HISTORY, DEFAULT_HISTORY)
+        if "before" in parameters:
+            if since is not None:
+                raise bad_request("the query parameters 'since' and 'before' exclude each other")
+            return self._before(topic, before, limit)
         replayed = self._broker.replay(topic, since, limit, MAX_HISTORY_BYTES)
         return replayed.addCallback(self._answer, topic, since)
 
+    def _before(self, topic: Topic, before: Position | None, limit: int) -> Deferred[Answer]:
+        if before is None:
+            page = Deferred.fromCoroutine(newest(self._broker, topic, limit, MAX_HISTORY_BYTES))
+        else:
+            page = pages_of(self._broker).earlier(topic, before, limit, MAX_HISTORY_BYTES)
+        return page.addCallback(self._answer_before, topic, before)
+
     @staticmethod
     def _answer(replayed: Replayed, topic: Topic, since: Position | None) -> Answer:
-        items = [
-            HistoryItem(message.position.epoch, message.position.seq, message.event)
-            for message in replayed.messages
-        ]
-        last = replayed.messages[-1].position if items else since
+        last = replayed.reached or (replayed.messages[-1].position if replayed.messages else since)
         following = None if last is None else f"{last.epoch}:{last.seq}"
-        return answer(History(topic.subject, items, following, not replayed.more))
+        return answer(History(topic.subject, _items(replayed.messages), following, not replayed.more))
+
+    @staticmethod
+    def _answer_before(page: Earlier, topic: Topic, before: Position | None) -> Answer:
+        # A topic without messages has a newest position, too, and that may be 0.
+        following = f"{page.epoch}:{page.last}" if page.last or before is None else None
+        older = f"{page.epoch}:{page.first}" if page.first else None
+        return answer(History(topic.subject, _items(page.messages), following, not page.more, older))
+
+
+def _items(messages: list[Message]) -> list[HistoryItem]:
+    return [HistoryItem(one.position.epoch, one.position.seq, one.event) for one in messages]
+
+
+class PositionReader:
+    """``GET /v1/position``: where a topic stands now, whether anybody follows it or not."""
+
+    def __init__(self, broker: IBroker) -> None:
+        self._broker = broker
+
+    def __call__(self, request: Request) -> Deferred[Answer]:
+        """Errback :class:`~notify.errors.Unavailable`. Raises :class:`~notify.errors.Unsupported`."""
+        topic = topic_of(request.parameters(["subject"])["subject"])
+        permit(request.key, topic.workspace_id)
+        newest = pages_of(self._broker).newest(topic)
+        return newest.addCallback(lambda at: answer(TopicPosition(topic.subject, at.epoch, at.seq)))
 
 
 class PresenceReader:

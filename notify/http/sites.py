@@ -12,9 +12,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from notify.config import Limits
+from notify.core.signals import Signals
 from notify.core.witness import Witness
 from notify.http import admin
 from notify.http.answers import Answer, answer, encode
+from notify.http.broadcast import Broadcaster
 from notify.http.cluster import Cluster, ConnectionReader, NodeReader, TopicReader
 from notify.http.commands import (
     MAX_COMMAND,
@@ -31,9 +33,10 @@ from notify.http.keys import ApiKeys
 from notify.http.openapi import document
 from notify.http.pipeline import PATH, Sockets, Streams
 from notify.http.publish import Publisher
-from notify.http.reads import HistoryReader, PresenceReader
+from notify.http.reads import HistoryReader, PositionReader, PresenceReader
 from notify.http.request import Request, Route
 from notify.http.server import Site
+from notify.http.signals import MARGIN, Signaller
 from notify.http.trace import TraceReader
 from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
@@ -72,6 +75,7 @@ def internal_site(
     limits: Limits,
     metrics: Metrics,
     sockets: Sockets,
+    signals: Signals,
     revoker: Callable[[Request], Deferred[Answer]],
     render: Callable[[], bytes | Deferred[bytes]] | None = None,
     tracer: Tracer = NO_TRACER,
@@ -123,8 +127,18 @@ def internal_site(
             max_body=max_body,
             json=True,
         ),
+        b"/v1/broadcast": Route(
+            {post: Broadcaster(publisher, limits.max_frame, max_body)},
+            scope="publish",
+            max_body=max_body,
+            json=True,
+        ),
         PATH.encode(): Route({get: streams}, scope="publish"),
+        b"/v1/signal": Route(
+            {post: Signaller(signals)}, scope="publish", max_body=limits.max_frame + MARGIN, json=True
+        ),
         b"/v1/history": Route({get: HistoryReader(broker)}, scope="read"),
+        b"/v1/position": Route({get: PositionReader(broker)}, scope="read"),
         b"/v1/presence": Route({get: PresenceReader(registry)}, scope="read"),
         b"/v1/nodes": Route({get: NodeReader(cluster)}, scope="read"),
         b"/v1/connections": Route({get: ConnectionReader(cluster)}, scope="read"),

@@ -60,6 +60,8 @@ class Hooks(Struct):
     dropped: Callable[[], None]
     #: a server of the cluster has come or gone
     changed: Callable[[], None] = lambda: None
+    #: a permission is missing, in the server's words: whether it is one that can be done without, and was seen to
+    spared: Callable[[str], bool] = lambda _: False
 
 
 class Connection(Asking):
@@ -93,6 +95,11 @@ class Connection(Asking):
     def connected(self) -> bool:
         """Whether there is a client that is not known to be dead."""
         return self._client is not None
+
+    @property
+    def unsent(self) -> int:
+        """How much waits here to be sent to a server that has not taken what came before."""
+        return len(self._outgoing)
 
     @property
     def max_payload(self) -> int:
@@ -305,6 +312,8 @@ class Connection(Asking):
         if isinstance(error, nats.errors.SlowConsumerError):
             self.hooks.dropped()
         elif words := missing_permission(error):
+            if self.hooks.spared(words):
+                return
             self.log.error("NATS refuses what notify needs: {error}", error=words)
             self.hooks.denied(words)
         else:

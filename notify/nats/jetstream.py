@@ -164,3 +164,14 @@ def covers(pattern: str, subject: str) -> bool:
         if part not in ("*", theirs[index]):
             return False
     return len(ours) == len(theirs)
+
+
+def meet(one: str, other: str) -> bool:
+    """Whether there is a subject that both patterns match."""
+    ours, theirs = one.split("."), other.split(".")
+    for mine, its in zip(ours, theirs, strict=False):
+        if ">" in (mine, its):
+            return True
+        if mine != its and "*" not in (mine, its):
+            return False
+    return len(ours) == len(theirs)

@@ -46,6 +46,10 @@ class Probe:
         """Ask for a subject, to learn whether that is permitted; what comes is dropped."""
         await self._client.subscribe(subject)
 
+    async def publish(self, subject: str, payload: bytes, fields: dict[str, str]) -> None:
+        """Send one message, to learn whether that is permitted."""
+        await self._client.publish(subject, payload, headers=fields)
+
     async def settle(self) -> None:
         """Until the server has said what it has to say of all that was sent, within two seconds."""
         try:

@@ -98,6 +98,26 @@ class Metrics:
         self.delivered = Counter(
             "notify_delivered", "Messages written to connections, each counted once a connection.", registry=r
         )
+        self.signals_sent = Counter(
+            "notify_signals_sent",
+            "Signals of this node's clients, and of backends, that were handed to the broker.",
+            registry=r,
+        )
+        self.signals_received = Counter(
+            "notify_signals_received", "Signals that came from the broker for somebody here.", registry=r
+        )
+        self.signals_delivered = Counter(
+            "notify_signals_delivered",
+            "Writes of signals to connections; those of one chat that came together are one.",
+            registry=r,
+        )
+        self.signals_dropped = Counter(
+            "notify_signals_dropped",
+            "Signals dropped, by reason: rate (of a client over its rate), unavailable (no broker to carry them), crowded "
+            "(more than a chat may have), poison, and slow (not written to a client that had not taken what came before).",
+            ["reason"],
+            registry=r,
+        )
         self.delivery_seconds = Histogram(
             "notify_delivery_seconds",
             "From broker to the last socket of this node.",
@@ -118,6 +138,12 @@ class Metrics:
         self.replays_from_memory = Counter(
             "notify_replays_from_memory",
             "Resumptions recovered at once, out of what this node had in memory.",
+            registry=r,
+        )
+        self.pages = Counter(
+            "notify_pages",
+            "Pages of history that clients asked for, by outcome: memory (out of what this node had), read, lost, unavailable.",
+            ["outcome"],
             registry=r,
         )
         self.slow_clients = Counter(

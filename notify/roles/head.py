@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from notify import components
 from notify.config import Config, dumps
 from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.signals import Signals
 from notify.core.steering import Shedding, ShedOrder, Steering
 from notify.errors import StartError
 from notify.observe import logging
@@ -26,6 +27,7 @@ from notify.service.drain import Progress, Stage
 from notify.service.lifecycle import Lifecycle
 from notify.service.service import Listener, Part
 from notify.service.spawn import spawn
+from notify.topics import Topic
 from notify.transport import poller
 from notify.transport.admission import Admission, reserve
 from notify.transport.handover import Acceptor, Admits, Adopting, Decided, Doorman
@@ -101,6 +103,10 @@ class Head(Role):
     def sink(self, dispatcher: Dispatcher) -> Any:
         """See there."""
         return self._broker or dispatcher
+
+    def ear(self, signals: Signals) -> Callable[[Topic, bytes], None]:
+        """See there."""
+        return signals.heard if self._broker is None else self._broker.heard
 
     def clients(self, here: int) -> int:
         """See there."""

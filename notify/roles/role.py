@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from notify import components
 from notify.config import Config
 from notify.core.dispatcher import Dispatcher, end_of_turn
+from notify.core.signals import Signals
 from notify.core.steering import ShedOrder, Steering
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
@@ -18,6 +19,7 @@ from notify.service.drain import Progress
 from notify.service.lifecycle import Lifecycle
 from notify.service.reload import Reloader
 from notify.service.service import Listener, Part
+from notify.topics import Topic
 from notify.transport.admission import Admission
 from notify.transport.handover import Admits
 
@@ -44,6 +46,10 @@ class Role:
     def sink(self, dispatcher: Dispatcher) -> Any:
         """Whose ``deliver`` and ``lost`` the broker calls."""
         return dispatcher
+
+    def ear(self, signals: Signals) -> Callable[[Topic, bytes], None]:
+        """Who is told the signals that the broker brings."""
+        return signals.heard
 
     def clients(self, here: int) -> int:
         """How many clients there are, of whom so many are connected to this process."""

@@ -15,7 +15,7 @@ from notify.config import Config, loads
 from notify.core.dispatcher import end_of_turn
 from notify.core.steering import ShedOrder, Steering
 from notify.errors import StartError
-from notify.interfaces import IBroker
+from notify.interfaces import IBroker, ISignals
 from notify.observe import logging
 from notify.observe.health import Health
 from notify.roles.role import Role
@@ -28,7 +28,7 @@ from notify.tap import build
 from notify.transport.admission import Admission
 from notify.transport.handover import Admits, Adopting, Decided, Receiver
 from notify.workers import metrics as counted
-from notify.workers.broker import LinkedBroker
+from notify.workers.broker import LinkedBroker, LinkedSignals
 from notify.workers.control import LinkedControl
 from notify.workers.frames import (
     Announce,
@@ -86,7 +86,7 @@ class WorkerRole(Role):
             return CountedRegistry(made, self._link, self._soon) if kind == "registry" else made
         if kind == "broker":
             self._linked = True
-            return LinkedBroker(self._link)
+            return (LinkedSignals if ISignals.implementedBy(factory) else LinkedBroker)(self._link)
         if kind == "registry":
             return LinkedRegistry(super().make(kind, context), self._link, self._soon)
         return LinkedControl(self._link, self.node)

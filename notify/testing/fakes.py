@@ -90,6 +90,7 @@ class FakeConnection:
         self.encoding = encoding
         self.opened = 0.0
         self.queued = 0
+        self.blocked = False
         self.heard = 0.0
         self.frames: list[bytes] = []
         self.closed: tuple[int, str] | None = None

@@ -133,6 +133,11 @@ class Connection:
         # once: a transport tells its producer that it ends before it closes its socket, and `end` forgets the descriptor.
         self._descriptor = -1 if plain is None else plain.fileno()
 
+    @property
+    def blocked(self) -> bool:
+        """See :class:`~notify.interfaces.IConnection`."""
+        return self._blocked
+
     def write(self, frame: bytes) -> None:
         """See :class:`~notify.interfaces.IConnection`."""
         if self._clear:

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from notify import ids
 from notify.identity import Presence
 from notify.ids import Id, Int64
-from notify.messages import ChatEvent, ChatMessage, Epoch, Message
+from notify.messages import ChatEvent, ChatMessage, Epoch, Message, SignalKind
 
 RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
 
@@ -24,11 +24,21 @@ RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
 #: names that a client may list; more than a few are a mistake
 Features: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
 
+#: messages in one page of a chat's history
+PageLimit: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
+
 #: messages of a chat that are no chat messages: edits, deletions, reactions, changes of members
 EVENTS = "events"
 
-#: what a client can ask for by name
-FEATURES = frozenset((EVENTS,))
+#: that the server answers `history`
+HISTORY = "history"
+
+#: what the other members of a chat are told once and nobody keeps: who is typing, where a cursor is
+SIGNALS = "signals"
+
+#: what a client can ask for by name, and what of it changes what is sent by itself
+FEATURES = frozenset((EVENTS, HISTORY, SIGNALS))
+ENCODED = frozenset((EVENTS, SIGNALS))
 
 
 class InvalidFrame(ValueError):  # noqa: N818
@@ -91,13 +101,42 @@ class PresenceQuery(Struct, frozen=True, tag="presence"):
     id: RequestId | None = None
 
 
+class HistoryQuery(Struct, frozen=True, tag="history"):
+    """What has been said in this chat: its newest messages, or those before a position, or after one."""
+
+    chat_id: Id
+    before: Since | None = None
+    after: Since | None = None
+    limit: PageLimit = 50
+    id: RequestId | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` where both positions are given."""
+        if self.before is not None and self.after is not None:
+            raise ValueError("a page is before a position or after one")
+
+
+class Signal(Struct, frozen=True, tag="signal"):
+    """Told once to the chat's other members, and kept nowhere; with the feature ``signals`` only.
+
+    ``data`` is any JSON value, kept as the bytes that came: nothing but its extent is known to be right.
+    """
+
+    chat_id: Id
+    kind: SignalKind
+    data: Raw
+    id: RequestId | None = None
+
+
 class Ping(Struct, frozen=True, tag="ping"):
     """Answered by a pong."""
 
     id: RequestId | None = None
 
 
-ClientFrame: TypeAlias = Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | Ping
+ClientFrame: TypeAlias = (
+    Auth | Refresh | Subscribe | Unsubscribe | PresenceQuery | HistoryQuery | Signal | Ping
+)
 
 # --- server to client ---------------------------------------------------------------------------------------
 
@@ -130,7 +169,7 @@ class Subscribed(Struct, frozen=True, tag="subscribed"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """Answers ``unsubscribe`` and ``refresh`` that carry an ``id``; the latter with the new ``expires_at``."""
+    """Answers ``unsubscribe``, ``signal`` and ``refresh`` that carry an ``id``; the last with the new ``expires_at``."""
 
     id: RequestId
     expires_at: int | UnsetType | None = UNSET
@@ -204,16 +243,42 @@ class NotificationFrame(Struct, frozen=True, tag="notification"):
     prev: int
 
 
+class HistoryPage(Struct, frozen=True, tag="history"):
+    """Answers ``history``: a part of what is kept of the chat, oldest first, and whether there is more in the direction asked for.
+
+    ``start`` and ``seq`` are where it begins and ends: go on before the one, or after the other. ``start`` is absent where nothing is kept.
+    """
+
+    chat_id: Id
+    messages: list[ChatMessageFrame | ChatEventFrame]
+    more: bool
+    epoch: str
+    seq: int
+    start: int | UnsetType = UNSET
+    id: RequestId | UnsetType = UNSET
+
+
+class SignalFrame(Struct, frozen=True, tag="signal"):
+    """What a member of a chat, or the backend in its name, signals; with the feature ``signals`` only. It has no position."""
+
+    chat_id: Id
+    user_id: Id
+    kind: str
+    data: Raw
+
+
 ServerFrame: TypeAlias = (
     AuthResult
     | Subscribed
     | Ok
     | Pong
     | PresenceList
+    | HistoryPage
     | Error
     | ChatMessageFrame
     | ChatEventFrame
     | NotificationFrame
+    | SignalFrame
 )
 
 MessageFrame: TypeAlias = ChatMessageFrame | ChatEventFrame | NotificationFrame
@@ -285,13 +350,13 @@ class Encoding:
     binary = False
     #: what its connections were granted; those of other features have another instance
     features: frozenset[str] = frozenset()
-    #: whether a chat's events are sent to them
-    events = False
+    #: whether a chat's events, and its signals, are sent to them
+    events = signals = False
 
     def featured(self, features: frozenset[str]) -> Encoding:
         """The same for connections with these features. See :func:`notify.wire.encodings.featured`."""
         other = copy(self)
-        other.features, other.events = features, EVENTS in features
+        other.features, other.events, other.signals = features, EVENTS in features, SIGNALS in features
         return other
 
     def decode(self, payload: bytes) -> list[ClientFrame]:

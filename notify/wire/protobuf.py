@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from notify import ids
 from notify.ids import Id
@@ -18,6 +18,8 @@ from notify.wire.frames import (
     ClientFrame,
     Encoding,
     Error,
+    HistoryPage,
+    HistoryQuery,
     InvalidFrame,
     NotificationFrame,
     Ok,
@@ -28,6 +30,8 @@ from notify.wire.frames import (
     Refresh,
     RequestId,
     ServerFrame,
+    Signal,
+    SignalFrame,
     Since,
     Subscribe,
     Subscribed,
@@ -37,8 +41,10 @@ from notify.wire.proto import notify_pb2 as pb
 
 #: messages in one client frame
 MAX_MESSAGES = 1000
-#: characters of a request's id, of an epoch, and of a feature's name
+#: characters of a request's id, of an epoch, of a feature's name, and of a signal's kind
 MAX_TEXT = 64
+#: messages in one page of a chat's history
+MAX_PAGE = 100
 #: features that a client may list
 MAX_FEATURES = 64
 
@@ -96,12 +102,26 @@ def _client_frame(message: Any) -> ClientFrame:
     return _READERS[kind](getattr(message, kind), id)
 
 
-def _since(body: Any, id: RequestId | None) -> Since | None:
-    if not body.HasField("since"):
+def _since(body: Any, id: RequestId | None, name: str = "since") -> Since | None:
+    if not body.HasField(name):
         return None
-    if len(body.since.epoch) > MAX_TEXT:
+    since = getattr(body, name)
+    if len(since.epoch) > MAX_TEXT:
         raise InvalidFrame(f"an epoch has up to {MAX_TEXT} characters", id)
-    return Since(body.since.epoch, body.since.seq)
+    return Since(since.epoch, since.seq)
+
+
+def _history(body: Any, id: RequestId | None) -> HistoryQuery:
+    before, after = _since(body, id, "before"), _since(body, id, "after")
+    limit = body.limit if body.HasField("limit") else 50
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidFrame(f"a page has 1 to {MAX_PAGE} messages", id)
+    try:
+        return HistoryQuery(_chat(body, id), before, after, limit, id)
+    except InvalidFrame:
+        raise
+    except ValueError as error:
+        raise InvalidFrame(str(error), id) from None
 
 
 def _features(body: Any, id: RequestId | None) -> tuple[str, ...] | None:
@@ -121,6 +141,12 @@ def _chat(body: Any, id: RequestId | None) -> Id:
     return text
 
 
+def _signal(body: Any, id: RequestId | None) -> Signal:
+    if not 0 < len(body.kind) <= MAX_TEXT:
+        raise InvalidFrame(f"the kind of a signal has 1 to {MAX_TEXT} characters", id)
+    return Signal(_chat(body, id), body.kind, Raw(body.data), id)
+
+
 _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
     "auth": lambda body, request: Auth(body.token, _since(body, request), request, _features(body, request)),
     "refresh": lambda body, request: Refresh(body.token, request),
@@ -129,6 +155,8 @@ _READERS: dict[str, Callable[[Any, RequestId | None], ClientFrame]] = {
     ),
     "unsubscribe": lambda body, request: Unsubscribe(_chat(body, request), request),
     "presence": lambda body, request: PresenceQuery(_chat(body, request), request),
+    "history": _history,
+    "signal": _signal,
     "ping": lambda _, request: Ping(request),
 }
 
@@ -182,6 +210,11 @@ def _notification(message: Any, frame: NotificationFrame) -> None:
     body.data = bytes(frame.data)
 
 
+def _signalled(message: Any, frame: SignalFrame) -> None:
+    _put(message.signal, frame, "chat_id", "user_id", "kind")
+    message.signal.data = bytes(frame.data)
+
+
 def _subscribed(message: Any, frame: Subscribed) -> None:
     _set_id(message, frame.id)
     message.subscribed.SetInParent()
@@ -207,6 +240,14 @@ def _presence(message: Any, frame: PresenceList) -> None:
         _put(message.presence.users.add(), user, "user_id", "connections")
 
 
+def _page(message: Any, frame: HistoryPage) -> None:
+    _set_id(message, frame.id)
+    message.history.SetInParent()
+    _put(message.history, frame, "chat_id", "more", "epoch", "seq", "start")
+    for one in frame.messages:
+        _WRITERS[type(one)](message.history.messages.add(), one)
+
+
 def _error(message: Any, frame: Error) -> None:
     _set_id(message, frame.id)
     message.error.SetInParent()
@@ -218,9 +259,11 @@ _WRITERS: dict[type, Callable[[Any, Any], None]] = {
     ChatMessageFrame: _chat_message,
     ChatEventFrame: _chat_event,
     NotificationFrame: _notification,
+    SignalFrame: _signalled,
     Subscribed: _subscribed,
     Ok: _ok,
     Pong: _pong,
     PresenceList: _presence,
+    HistoryPage: _page,
     Error: _error,
 }

@@ -9,11 +9,26 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notify.errors import Unavailable
-from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Followed, Message, Position, Replayed
+from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals, pages_of
+from notify.messages import Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 from notify.workers import frames
-from notify.workers.frames import At, Follow, From, History, Lost, Publish, Replay, Told, Unfollow
+from notify.workers.frames import (
+    At,
+    Before,
+    Follow,
+    From,
+    History,
+    Listen,
+    Lost,
+    Newest,
+    Part,
+    Publish,
+    Replay,
+    Signalled,
+    Told,
+    Unfollow,
+)
 from notify.workers.link import GONE, Link
 
 
@@ -31,24 +46,57 @@ class _Followed:
 class SharedBroker:
     """The first process's end: ``broker`` follows a topic once, however many workers want it.
 
-    :meth:`deliver` and :meth:`lost` are what the broker is started with.
+    :meth:`deliver` and :meth:`lost` are what the broker is started with; :meth:`heard` hears its signals, where it has any.
     """
 
     def __init__(self, broker: IBroker) -> None:
         self._broker = broker
+        self._carrier: ISignals | None = ISignals(broker, None)
         self._topics: dict[Topic, _Followed] = {}
+        self._listening: dict[Topic, dict[Link, None]] = {}
 
     def serve(self, link: Link) -> None:
         """A worker may ask from now on."""
         link.answer(Follow, lambda asked: self._follow(link, asked.topic))
         link.answer(Replay, self._replay)
+        link.answer(Newest, self._newest)
+        link.answer(Before, self._before)
         link.answer(Publish, self._publish)
         link.hear(Unfollow, lambda said: self._unfollow(link, said.topic))
+        carrier = self._carrier
+        if carrier is not None:
+            link.hear(Listen, lambda said: self._listen(carrier, link, said))
+            link.hear(Signalled, lambda said: carrier.signal(said.topic, said.payload))
 
     def forget(self, link: Link) -> None:
         """A worker is gone."""
         for topic in list(self._topics):
             self._unfollow(link, topic)
+        if self._carrier is not None:
+            for topic in list(self._listening):
+                self._listen(self._carrier, link, Listen(topic, False))
+
+    def heard(self, topic: Topic, payload: bytes) -> None:
+        """A signal came. A worker that does not take what it was told before is not told it."""
+        links = self._listening.get(topic)
+        if links:
+            packed = frames.pack(Signalled(topic, payload))
+            for link in links:
+                if not link.held:
+                    link.send(packed)
+
+    def _listen(self, carrier: ISignals, link: Link, said: Listen) -> None:
+        links = self._listening.get(said.topic)
+        if said.on:
+            if links is None:
+                links = self._listening[said.topic] = {}
+                carrier.listen(said.topic)
+            links[link] = None
+        elif links is not None:
+            links.pop(link, None)
+            if not links:
+                del self._listening[said.topic]
+                carrier.unlisten(said.topic)
 
     def deliver(self, message: Message) -> None:
         """A followed topic has a message."""
@@ -115,14 +163,25 @@ class SharedBroker:
         replayed = self._broker.replay(asked.topic, asked.after, asked.limit, asked.size, asked.whole)
         return replayed.addCallback(History.of)
 
+    def _newest(self, asked: Newest) -> Deferred[At]:
+        return pages_of(self._broker).newest(asked.topic).addCallback(_at)
+
+    def _before(self, asked: Before) -> Deferred[Part]:
+        earlier = pages_of(self._broker).earlier(asked.topic, asked.before, asked.limit, asked.size)
+        return earlier.addCallback(Part.of)
+
     def _publish(self, asked: Publish) -> Deferred[At]:
         published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)
-        return published.addCallback(lambda at: At(at.epoch, at.seq))
+        return published.addCallback(_at)
 
 
-@implementer(IBroker)
+def _at(position: Position) -> At:
+    return At(position.epoch, position.seq)
+
+
+@implementer(IBroker, IPages)
 class LinkedBroker:
-    """The worker's end. See :class:`~notify.interfaces.IBroker`."""
+    """The worker's end. See :class:`~notify.interfaces.IBroker`; what the first process's broker cannot do fails here."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -171,6 +230,18 @@ class LinkedBroker:
             return fail(Unavailable("the broker is not running"))
         return self._link.ask(Replay(topic, after, limit, size, whole)).addCallback(History.replayed)
 
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return self._link.ask(Newest(topic)).addCallback(lambda at: Position(at.epoch, at.seq))
+
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        return self._link.ask(Before(topic, before, limit, size)).addCallback(Part.earlier)
+
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
         if self._deliver is None:
@@ -190,3 +261,39 @@ class LinkedBroker:
         if self._lost is not None and said.topic in self._followed:
             self._followed.discard(said.topic)
             self._lost(said.topic)
+
+
+@implementer(ISignals)
+class LinkedSignals(LinkedBroker):
+    """The worker's end, where the broker carries signals. See :class:`~notify.interfaces.ISignals`."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self._listened: set[Topic] = set()
+
+    def hear(self, heard: Callable[[Topic, bytes], None]) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+
+        def signalled(said: Signalled) -> None:
+            if said.topic in self._listened:
+                heard(said.topic, said.payload)
+
+        self._link.hear(Signalled, signalled)
+
+    def listen(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._listened.add(topic)
+        self._link.say(Listen(topic, True))
+
+    def unlisten(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        if topic in self._listened:
+            self._listened.discard(topic)
+            self._link.say(Listen(topic, False))
+
+    def signal(self, topic: Topic, payload: bytes) -> bool:
+        """See :class:`~notify.interfaces.ISignals`."""
+        if self._deliver is None or not self._link.alive or self._link.held:
+            return False
+        self._link.say(Signalled(topic, payload))
+        return True

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from notify.identity import Presence
 from notify.ids import Id
-from notify.messages import Followed, Message, Position, Replayed, parse_event
+from notify.messages import Earlier, Followed, Message, Position, Replayed, parse_event
 from notify.topics import Topic
 
 #: bytes of one message: an answer with the longest replay that there can be, and some
@@ -69,6 +69,21 @@ class Replay(Said, frozen=True):
     limit: int
     size: int
     whole: bool
+
+
+class Newest(Said, frozen=True):
+    """``IPages.newest``."""
+
+    topic: Topic
+
+
+class Before(Said, frozen=True):
+    """``IPages.earlier``."""
+
+    topic: Topic
+    before: Position | None
+    limit: int
+    size: int
 
 
 class Publish(Said, frozen=True):
@@ -181,15 +196,37 @@ class History(Said, frozen=True):
 
     messages: list[Told]
     more: bool
+    reached: Position | None
 
     @classmethod
     def of(cls, replayed: Replayed) -> History:
         """As it is said."""
-        return cls([Told.of(message) for message in replayed.messages], replayed.more)
+        return cls([Told.of(message) for message in replayed.messages], replayed.more, replayed.reached)
 
     def replayed(self) -> Replayed:
         """As it was said."""
-        return Replayed([told.message() for told in self.messages], self.more)
+        return Replayed([told.message() for told in self.messages], self.more, self.reached)
+
+
+class Part(Said, frozen=True):
+    """A part of a topic's history: :class:`~notify.messages.Earlier`."""
+
+    messages: list[Told]
+    more: bool
+    epoch: str
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, earlier: Earlier) -> Part:
+        """As it is said."""
+        told = [Told.of(message) for message in earlier.messages]
+        return cls(told, earlier.more, earlier.epoch, earlier.first, earlier.last)
+
+    def earlier(self) -> Earlier:
+        """As it was said."""
+        messages = [told.message() for told in self.messages]
+        return Earlier(messages, self.more, self.epoch, self.first, self.last)
 
 
 class Users(Said, frozen=True):
@@ -240,6 +277,8 @@ class Document(Said, frozen=True):
 Asked: TypeAlias = (
     Follow
     | Replay
+    | Newest
+    | Before
     | Publish
     | Present
     | Room
@@ -253,7 +292,7 @@ Asked: TypeAlias = (
     | Shed
 )
 Answered: TypeAlias = (
-    Nothing | At | From | History | Users | Yes | Verdict | Answers | Other | Records | Document
+    Nothing | At | From | History | Part | Users | Yes | Verdict | Answers | Other | Records | Document
 )
 
 
@@ -292,6 +331,20 @@ class Unfollow(Said, frozen=True):
     """``IBroker.unfollow``."""
 
     topic: Topic
+
+
+class Listen(Said, frozen=True):
+    """``ISignals.listen``, or ``unlisten``."""
+
+    topic: Topic
+    on: bool
+
+
+class Signalled(Said, frozen=True):
+    """``ISignals.signal``, and what comes of it."""
+
+    topic: Topic
+    payload: bytes
 
 
 class Lost(Said, frozen=True):
@@ -403,6 +456,8 @@ Frame: TypeAlias = (
     | Fault
     | Cancel
     | Unfollow
+    | Listen
+    | Signalled
     | Lost
     | Members
     | Watch

@@ -42,6 +42,7 @@ def shared(config: Config, workers: int) -> Config:
         send_queues=Size(part(limits.send_queues)),
         recent_messages=part(limits.recent_messages, 1000),
         recent_bytes=Size(part(limits.recent_bytes)),
+        signals_fan_out=part(limits.signals_fan_out),
     )
     return replace(config, limits=mine)
 

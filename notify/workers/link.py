@@ -34,6 +34,7 @@ FAULTS: dict[str, type[Exception]] = {
         errors.TooLarge,
         errors.Unavailable,
         errors.Unknown,
+        errors.Unsupported,
         messages.Poison,
     )
 }
@@ -120,6 +121,11 @@ class Link:
         if self._out and not self._held and self.alive:
             out, self._out, self._waiting = self._out, [], 0
             self._write(b"".join(out))
+
+    @property
+    def held(self) -> bool:
+        """Whether the other end takes nothing for now, so that what is said waits."""
+        return self._held
 
     def hold(self) -> None:
         """The other end takes nothing for now."""

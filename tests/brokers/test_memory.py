@@ -11,7 +11,7 @@ from notify.errors import HistoryLost
 from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.testing import Recorder, chat_payload, make_context
-from notify.testing.contracts import BrokerContract, TextIds
+from notify.testing.contracts import BrokerContract, SignalsContract, TextIds
 from notify.topics import Topic, chat
 
 
@@ -25,6 +25,15 @@ class MemoryBrokerContract(BrokerContract, TestCase):
 
 
 class MemoryBrokerWithTextIds(TextIds, MemoryBrokerContract):
+    pass
+
+
+class MemorySignals(SignalsContract, TestCase):
+    async def make_brokers(self) -> list[IBroker]:
+        return [MemoryBroker(MemorySettings(), make_context())]
+
+
+class MemorySignalsWithTextIds(TextIds, MemorySignals):
     pass
 
 
@@ -47,6 +56,35 @@ class MemoryBrokerBounds(TestCase):
         kept = self.successResultOf(broker.replay(topic, positions[1], 10, 10**6)).messages
         self.assertEqual([m.position for m in kept], positions[2:])
         self.failureResultOf(broker.replay(topic, positions[0], 10, 10**6), HistoryLost)
+
+    def test_parts_of_a_long_history_are_what_they_are_in_a_short_one(self) -> None:
+        self.patch(memory, "_FEW", 3)
+        broker, topic = self.make(), chat(1, 1)
+        positions = self.publish(broker, topic, 40)
+        for start in (0, 1, 17, 20, 25, 38, 39, 40):
+            for limit in (1, 3, 4, 10, 100):
+                after = Position(positions[0].epoch, start)
+                replayed = self.successResultOf(broker.replay(topic, after, limit, 10**6))
+                self.assertEqual([m.position for m in replayed.messages], positions[start : start + limit])
+                self.assertEqual(replayed.more, start + limit < 40)
+                before = Position(positions[0].epoch, start + 1)
+                page = self.successResultOf(broker.earlier(topic, before, limit, 10**6))
+                self.assertEqual(
+                    [m.position for m in page.messages], positions[max(0, start - limit) : start]
+                )
+                self.assertEqual(page.more, start > limit)
+
+    def test_a_part_of_a_long_history_does_not_cost_a_walk_through_it(self) -> None:
+        looked: list[int] = []
+        seq = memory._seq
+        self.patch(memory, "_seq", lambda message: looked.append(1) or seq(message))
+        broker, topic = self.make(history_size=1_000_000), chat(1, 1)
+        positions = self.publish(broker, topic, 3000)
+        for place in (positions[5], positions[1500], positions[-5]):
+            looked.clear()
+            self.successResultOf(broker.replay(topic, place, 50, 10**6))
+            self.successResultOf(broker.earlier(topic, place, 50, 10**6))
+            self.assertLess(len(looked), 40)
 
     def test_keeps_no_more_bytes_than_configured_and_drops_the_oldest_anywhere(self) -> None:
         size = len(chat_payload(chat(1, 1))) + messages.OVERHEAD

@@ -8,13 +8,17 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify import topics
 from notify.cli import COMMANDS
 from notify.cli import main as cli
 from notify.cli.progress import Progress
 from notify.cli.publish import read_lines
 from notify.client import Publisher
+from notify.testing import FakeConnection
+from notify.wire.encodings import encoding, featured
 from tests.support.auth import SECRET, temporary_file
 from tests.support.cli import Server, command
+from tests.support.natsd import until
 
 
 def chat_line(number: int, chat: int = 2, **changed: Any) -> bytes:
@@ -168,6 +172,33 @@ class Publish(Server):
             await process.until(lambda: process.out.count("\n") >= number)  # noqa: B023
         process.transport.closeStdin()  # type: ignore[attr-defined]
         self.assertEqual(await process.ended(), 0)
+
+
+class Signal(Server):
+    async def test_members_are_told(self) -> None:
+        made = featured(encoding("notify.v1.json"), frozenset(("signals",)))
+        member = FakeConnection(8, encoding=made)
+        front: Any = self.service.public.factory
+        signals = front.websocket.hub.signals
+        signals.join(member, topics.chat(1, 10))
+        self.addCleanup(signals.leave, member, topics.chat(1, 10))
+        arguments = ("--chat", "10", "--user", "7", "--kind", "cursor", "--data", '{"x": 1}')
+        result = await self.run_command("signal", *arguments)
+        self.assertEqual((result.status, result.out, result.err), (0, "", ""))
+        await until(lambda: member.frames)
+        [frame] = member.take()
+        self.assertEqual((frame["user_id"], frame["kind"], frame["data"]), (7, "cursor", {"x": 1}))
+
+    async def test_says_what_is_wrong(self) -> None:
+        for options, expected in (
+            (("--kind", "x", "--data", "{"), "--data is not JSON"),
+            (("--kind", "x", "--data", "NaN"), "--data is not JSON"),
+            (("--kind", ""), "refused"),
+            (("--kind", "x", "--data", json.dumps("x" * 2000)), "1024 bytes"),
+        ):
+            result = await self.run_command("signal", "--chat", "10", "--user", "7", *options)
+            self.assertEqual((result.status, result.out), (1, ""), options)
+            self.assertIn(expected, result.err)
 
 
 class Presence(Server):

@@ -21,6 +21,14 @@ class Granted(SynchronousTestCase):
         [result] = self.world.client(features=["future", "events", "events", ""]).result
         self.assertEqual((result["success"], result["features"]), (True, ["events"]))
 
+    def test_what_changes_nothing_that_is_sent_by_itself_costs_no_encoding_of_its_own(self) -> None:
+        client = self.world.client(features=["history"])
+        self.assertEqual(client.result[0]["features"], ["history"])
+        both = self.world.client(features=["history", "events"])
+        self.assertEqual(both.result[0]["features"], ["events", "history"])
+        self.assertIs(client.connection.encoding, self.world.client().connection.encoding)
+        self.assertIs(both.connection.encoding, self.world.client(features=["events"]).connection.encoding)
+
     def test_who_asks_for_none_sees_nothing_of_it(self) -> None:
         for asked in ({}, {"features": []}, {"features": None}):
             [result] = self.world.client(**asked).result

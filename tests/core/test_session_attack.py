@@ -54,13 +54,37 @@ class Reader:
             elif kind == "ok":
                 self.reached.pop(request["chat_id"], None)
                 self.unknown.discard(request["chat_id"])
+            elif kind == "history":
+                self.page(frame, request)
             elif kind == "error":
-                self.attack.case.assertIn(frame["code"], ("unavailable", "forbidden"), frame)
+                codes = ("unavailable", "forbidden")
+                if request["type"] == "history":
+                    codes += ("history_unavailable",)
+                self.attack.case.assertIn(frame["code"], codes, frame)
                 if request["type"] == "subscribe" and request["chat_id"] in self.reached:
                     self.unknown.add(request["chat_id"])
                     del self.reached[request["chat_id"]]
             else:
                 self.attack.case.assertEqual(kind, "presence")
+
+    def page(self, frame: dict[str, Any], request: dict[str, Any]) -> None:
+        """A page is a part of what was published, whole and in its place."""
+        case, published = self.attack.case, self.attack.published[chat(self.workspace, frame["chat_id"])]
+        got = [one["seq"] for one in frame["messages"]]
+        case.assertLessEqual(len(got), request["limit"])
+        case.assertLessEqual({one["content"] for one in frame["messages"]}, {f"of {self.workspace}"})
+        if not got:
+            return
+        start = published.index(got[0])
+        case.assertEqual(got, published[start : start + len(got)], "not a part of the history")
+        if request.get("before", {"seq": 0})["seq"] in published:
+            newest = [one for one in published if one < request["before"]["seq"]]
+            case.assertEqual(got[-1], newest[-1], "not next to where it was asked for")
+        elif "after" in request:
+            case.assertEqual(got[0], next(one for one in published if one > request["after"]["seq"]))
+            case.assertEqual(frame["seq"], got[-1])
+        else:
+            case.assertEqual(frame["seq"], got[-1])  # where to go on
 
     def message(self, frame: dict[str, Any]) -> None:
         case, chat_id, seq = self.attack.case, frame["chat_id"], frame["seq"]
@@ -110,6 +134,7 @@ class Attack:
             *([self.publish] * 6), *([self.subscribe] * 5), *([self.turn] * 4), self.resubscribe, self.resubscribe,
             self.unsubscribe, self.connect, self.connect, self.connect, self.leave, self.presence, self.hold, self.release,
             self.release, self.delay, self.deliver, self.deliver, self.away, self.back, self.back, self.wait,
+            self.page, self.page, self.page,
         )  # fmt: skip
         for _ in range(steps):
             self.random.choice(actions)()
@@ -189,6 +214,17 @@ class Attack:
     def presence(self) -> None:
         if reader := self.reader():
             reader.ask(type="presence", chat_id=self.random.choice(CHATS))
+
+    def page(self) -> None:
+        if reader := self.reader():
+            chat_id = self.random.choice(CHATS)
+            seq = self.random.choice((*self.published[chat(reader.workspace, chat_id)][-6:], 0, 10**9, -1))
+            epoch = self.random.choice((self.world.broker._epoch,) * 5 + ("", "other"))
+            place = self.random.choice(
+                ({}, {"before": {"epoch": epoch, "seq": seq}}, {"after": {"epoch": epoch, "seq": seq}})
+            )
+            reader.ask(type="history", chat_id=chat_id, limit=self.random.randrange(1, 6), **place)
+            self.maybe_look()
 
     def maybe_look(self) -> None:
         if (reader := self.reader()) and self.random.random() < 0.5:

@@ -132,7 +132,13 @@ class ShippedCluster(TestCase):
             broker._poisoned(TOPIC, Stored(first.seq, b"not a message", ""), "a test")
             kept = broker._metrics.dead_letters.labels
             await until(lambda kept=kept: kept("kept")._value.get() + kept("known")._value.get() == 1, 10)
-            self.assertEqual(broker._refused, "")
+            heard: list[bytes] = []
+            broker.hear(lambda topic, payload, heard=heard: heard.append(payload))
+            broker.listen(TOPIC)
+            await until(
+                lambda broker=broker, heard=heard: broker.signal(TOPIC, b"x") and heard, 10, "signals"
+            )
+            self.assertEqual((broker._refused, broker._signals.problem), ("", ""))
             await broker.stop()
         client, errors = await self.client("NOTIFY")
         for forbidden in ("$JS.API.STREAM.DELETE.MESSAGES", "$JS.API.STREAM.PURGE.MESSAGES", "anything"):
@@ -298,6 +304,19 @@ class MissingPermissions(TestCase):
             ('"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.*",', "consumer.msg.next"),
         ):
             self.assertIn(named, await self.refusal(needed, delivery="consumer"), needed)
+
+    async def test_without_those_of_signals_a_node_does_without_signals(self) -> None:
+        options = await self.without('"workspace.*.chat.*.signals"')
+        broker, recorder = JetStreamBroker(JetStreamSettings(**options), make_context(reactor)), Recorder()
+        self.addCleanup(broker.stop)
+        await broker.start(recorder.deliver, recorder.lost)
+        broker.listen(TOPIC)
+        await until(lambda: not broker.signal(TOPIC, b"x"), 10, "it is told")
+        await broker.follow(TOPIC)
+        await broker.publish(TOPIC, chat_payload(TOPIC))
+        await recorder.wait(1)
+        self.assertTrue(broker.status().ready)
+        self.assertEqual(broker._metrics.broker_connects._value.get(), 1)
 
     async def test_without_those_of_the_control_a_node_starts_and_steers_itself(self) -> None:
         for needed in (

@@ -70,8 +70,8 @@ class Description(SynchronousTestCase):
     def check(self, frame: Any, ours: bool) -> str:
         """Whether a frame is as it is described; its message's name."""
         name: str = frame["type"]
-        if ours and name == "presence":
-            name = "client_presence"
+        if ours and name in ("presence", "signal"):
+            name = f"client_{name}"
         errors = [error.message for error in self.validator(name).iter_errors(frame)]
         self.assertEqual(errors, [], frame)
         return name
@@ -84,16 +84,20 @@ class Description(SynchronousTestCase):
     def test_what_the_server_sends_is_as_described(self) -> None:
         written = [json.loads(bytes.fromhex(one)) for step in play("notify.v1.json") for one in step]
         world = World()
-        client = world.client(features=["events"])
-        client.send(type="subscribe", chat_id="a-b", id=1)
+        client, other = world.client(features=["events", "signals"]), world.client(2, features=["signals"])
+        for one in (client, other):
+            one.send(type="subscribe", chat_id="a-b", id=1)
         world.publish(chat(1, "a-b"), event_payload(chat(1, "a-b"), refers_to="m-1"))
+        signal = {"type": "signal", "chat_id": "a-b", "kind": "typing", "data": {"x": None}}
+        self.assertEqual(self.check(signal, True), "client_signal")
+        other.send(**signal)
         world.turn()
         names = {self.check(frame, False) for frame in (*written, *client.result, *client.take())}
         self.assertEqual(
             names,
             {
                 "auth_result", "subscribed", "ok", "pong", "presence", "error",
-                "chat_message", "chat_event", "notification",
+                "chat_message", "chat_event", "notification", "signal",
             },
         )  # fmt: skip
 

@@ -246,8 +246,7 @@ class Protocol(SynchronousTestCase):
         assert listed is not None
         rooms = [Path(room.__file__).read_text() for room in (session, authentication, chats)]
         sent = {code for room in rooms for code in re.findall(r"\berror\(\s*\"(\w+)\"", room)}
-        # Reserved: clients know it, and no server sends it.
-        self.assertEqual(set(re.findall(r"`(\w+)`", listed[1])), sent | {"history_unavailable"})
+        self.assertEqual(set(re.findall(r"`(\w+)`", listed[1])), sent)
 
     def test_every_close_code_is_listed(self) -> None:
         rows = re.findall(r"^\| ([\d, ]+) \|", self.part("Close codes"), re.MULTILINE)

@@ -484,8 +484,25 @@ class JetStream(TestCase):
         server = await self.server(accounts=accounts)
         found = await self.found(server.url, USER="n", PASSWORD="p")
         denied = [f for f in found if f.check == "permissions"]
-        self.assertEqual({f.level for f in denied}, {"fault"})
+        # Without signals a server works.
+        without = [f for f in denied if ".signals" in f.text]
+        self.assertEqual([f.level for f in without], ["warning"] * 2)
+        self.assertEqual({f.level for f in denied if f not in without}, {"fault"})
         self.assertIn("workspace.0.chat.0.messages", " ".join(f.text for f in denied))
+
+    async def test_a_stream_that_would_keep_signals_is_told(self) -> None:
+        server = await self.server()
+        await self.made(server)
+
+        async def widen(js: Any) -> None:
+            config = (await js.stream_info("MESSAGES")).config
+            await js.update_stream(
+                config, subjects=["workspace.*.chat.>", "workspace.*.user.*.notifications"]
+            )
+
+        await self.with_client(server, widen)
+        found = [f for f in await self.found(server.url) if "signals" in f.text]
+        self.assertEqual([(f.level, f.check) for f in found], [("warning", "stream MESSAGES")])
 
     async def test_a_server_that_is_away_and_a_wrong_password(self) -> None:
         with socket.socket() as nobody:

@@ -11,14 +11,28 @@ import schemathesis
 
 from notify.topics import Topic
 
+_MESSAGE = {"message_id": 1, "sender_id": 1, "content": "hello", "timestamp": 1}
+
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
-    if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
+    if case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if case.operation.path == "/v1/history" and "before" in (case.query or {}):
+        case.query.pop("since", None)  # they exclude each other
+    if not isinstance(case.body, dict):
         return
     case.body = _whole(case.body)
     if case.operation.path == "/v1/revoke" and case.body.get("before"):
         case.body["before"] = min(case.body["before"], 10**9)  # the future is refused
+    if case.operation.path == "/v1/broadcast" and isinstance(case.body.get("payload"), dict):
+        # One workspace, and one kind of payload.
+        topics = {
+            Topic.from_subject(subject)._replace(workspace_id=1, kind="chat")
+            for subject in case.body["subjects"]
+        }
+        case.body["subjects"] = [topic.subject for topic in topics]
+        case.body["payload"] = _MESSAGE
     if case.operation.path == "/v1/publish" and "subject" in case.body:
         topic = Topic.from_subject(case.body["subject"])
         payload = case.body["payload"]

@@ -116,8 +116,16 @@ class Scopes(SynchronousTestCase):
 
     paths = (
         ("publish", "POST", "/v1/publish", {"subject": chat(7, 1).subject, "payload": {}}),
+        ("publish", "POST", "/v1/broadcast", {"subjects": [chat(7, 1).subject], "payload": {}}),
         ("publish", "GET", "/v1/stream", None),
+        (
+            "publish",
+            "POST",
+            "/v1/signal",
+            {"workspace_id": 7, "chat_id": 1, "user_id": 1, "kind": "typing", "data": None},
+        ),
         ("read", "GET", "/v1/history?subject=workspace.7.chat.1.messages", None),
+        ("read", "GET", "/v1/position?subject=workspace.7.chat.1.messages", None),
         ("read", "GET", "/v1/presence?workspace_id=7&chat_id=1", None),
         ("read", "GET", "/v1/connections?user_id=1", None),
         ("read", "GET", "/v1/nodes", None),

@@ -7,6 +7,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from notify.core import steering
+from notify.http import guesses
 from notify.http.openapi import INT64, document
 from tests.support.http import KEY, Node, temporary_folder
 
@@ -79,7 +80,9 @@ class SchemathesisTest(TestCase):
 
         node = Node(reactor=reactor, drains=False)
         node.up()
+        self.patch(guesses, "AT_ONCE", 100)  # each operation is tried with wrong keys
         self.patch(steering, "LOOK", 0.0)  # each rate is measured over a second
+        self.patch(guesses, "AT_ONCE", 100)  # each path is tried with a wrong key
         node.wheel.start()
         self.addCleanup(node.wheel.stop)
         port = reactor.listenTCP(0, node.site, interface="127.0.0.1")

@@ -1,9 +1,10 @@
 from urllib.parse import urlencode
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import TestCase
 
 from notify.errors import HistoryLost, Unavailable
+from notify.messages import Position, Replayed
 from notify.testing import FakeConnection, chat_payload, notification_payload
 from notify.topics import chat, user
 from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
@@ -44,6 +45,46 @@ class HistoryTest(Base):
         self.assertEqual(seen, [[1, 2], [3, 4], [5]])
         nothing = self.ask("/v1/history", subject=TOPIC.subject, **since)
         self.assertEqual((self.ids(nothing), nothing.json["next"]), ([], since["since"]))
+
+    def test_the_newest_come_first_and_older_ones_page_by_page(self) -> None:
+        seen, before, complete = [], "newest", False
+        while not complete:
+            response = self.ask("/v1/history", subject=TOPIC.subject, limit=2, before=before)
+            seen.append(self.ids(response))
+            before, complete = response.json["previous"], response.json["complete"]
+        self.assertEqual(seen, [[4, 5], [2, 3], [1]])
+        nothing = self.ask("/v1/history", subject=TOPIC.subject, before=before)
+        self.assertEqual(
+            (self.ids(nothing), nothing.json["previous"], nothing.json["complete"]), ([], None, True)
+        )
+
+    def test_what_follows_a_page_of_the_newest_is_asked_for_with_next_also_where_it_is_empty(self) -> None:
+        for topic in (TOPIC, chat(1, 99)):
+            page = self.ask("/v1/history", subject=topic.subject, before="newest", limit=2)
+            self.node.broker.publish(topic, chat_payload(topic, 77))
+            following = self.ask("/v1/history", subject=topic.subject, since=page.json["next"])
+            self.assertEqual(self.ids(following), [77])
+
+    def test_a_page_backwards_is_bounded_in_bytes(self) -> None:
+        big = chat(1, 11)
+        for n in range(3):
+            self.node.broker.publish(big, chat_payload(big, n, "x" * 2_000_000))
+        first = self.ask("/v1/history", subject=big.subject, before="newest")
+        self.assertEqual(self.ids(first), [1, 2])
+        self.assertFalse(first.json["complete"])
+
+    def test_before_a_position_of_another_epoch_is_gone_and_without_the_means_it_says_so(self) -> None:
+        response = self.ask("/v1/history", subject=TOPIC.subject, before="another:3")
+        self.assertEqual((response.status, response.code), (410, "history_lost"))
+        for before in ("newest", "another:3"):
+            node = Node(broker=FakeBroker(Deferred))
+            response = node.call("GET", f"/v1/history?subject={TOPIC.subject}&before={before}")
+            self.assertEqual((response.status, response.code), (501, "unsupported"))
+
+    def test_where_a_broker_stopped_short_of_a_message_the_next_page_goes_on(self) -> None:
+        node = Node(broker=FakeBroker(lambda: succeed(Replayed([], True, Position("e", 7)))))
+        response = node.call("GET", f"/v1/history?subject={TOPIC.subject}")
+        self.assertEqual((response.json["next"], response.json["complete"]), ("e:7", False))
 
     def test_an_empty_topic_has_no_position_to_go_on_from(self) -> None:
         response = self.ask("/v1/history", subject=chat(1, 99).subject)
@@ -88,6 +129,12 @@ class HistoryTest(Base):
             {"subject": subject, "since": f"epoch:{2**63}"},
             {"subject": subject, "since": "e" * 65 + ":1"},
             {"subject": subject, "sinse": "epoch:1"},
+            {"subject": subject, "before": ""},
+            {"subject": subject, "before": "oldest"},
+            {"subject": subject, "before": "epoch:-1"},
+            {"subject": subject, "since": "newest"},
+            {"subject": subject, "since": "epoch:1", "before": "newest"},
+            {"subject": subject, "since": "epoch:1", "before": "epoch:2"},
         ):
             response = self.ask("/v1/history", **wrong)
             self.assertEqual((response.status, response.code), (400, "bad_request"), wrong)
@@ -115,6 +162,37 @@ class HistoryTest(Base):
         client.send(request_bytes("GET", f"/v1/history?subject={TOPIC.subject}", None, AUTH))
         client.lose()
         self.assertEqual(len(cancelled), 1)
+
+
+class PositionTest(Base):
+    def test_is_that_of_the_newest_message_and_goes_on_as_since(self) -> None:
+        for n in range(3):
+            sent = self.successResultOf(self.node.broker.publish(TOPIC, chat_payload(TOPIC, n)))
+        response = self.ask("/v1/position", subject=TOPIC.subject)
+        expected = {"subject": TOPIC.subject, "epoch": sent.epoch, "seq": sent.seq}
+        self.assertEqual((response.status, response.json), (200, expected))
+        self.node.broker.publish(TOPIC, chat_payload(TOPIC, 9))
+        since = f"{response.json['epoch']}:{response.json['seq']}"
+        newer = self.ask("/v1/history", subject=TOPIC.subject, since=since)
+        self.assertEqual([m["payload"]["message_id"] for m in newer.json["messages"]], [9])
+
+    def test_is_told_of_topics_without_messages_and_of_users_too(self) -> None:
+        for topic in (chat(1, 99), user(1, 7)):
+            response = self.ask("/v1/position", subject=topic.subject)
+            self.assertEqual((response.status, response.json["seq"]), (200, 0))
+
+    def test_wrong_parameters_are_refused(self) -> None:
+        for wrong in ({}, {"subject": TOPIC.subject, "since": "e:1"}):
+            self.assertEqual(self.ask("/v1/position", **wrong).code, "bad_request")
+        self.assertEqual(self.ask("/v1/position", subject="workspace.1").code, "unknown_subject")
+
+    def test_a_broker_that_is_away_or_cannot_tell_says_so(self) -> None:
+        path = f"/v1/position?subject={TOPIC.subject}"
+        self.successResultOf(self.node.broker.stop())
+        response = self.node.call("GET", path)
+        self.assertEqual((response.status, response.code), (503, "unavailable"))
+        response = Node(broker=FakeBroker(Deferred)).call("GET", path)
+        self.assertEqual((response.status, response.code), (501, "unsupported"))
 
 
 class PresenceTest(Base):

@@ -67,6 +67,19 @@ TABLE = (
              "core/test_witness.py::Told::test_more_than_it_may_keep_is_counted"),
     Mutation("http/admin.py", "            hosts.check(request.host)\n", "            pass\n",
              "http/test_admin.py::Served::test_not_by_a_strangers_name_and_in_no_frame"),
+    # signals
+    Mutation("core/signalling.py", "    elif frame.chat_id not in client.chats:\n", "    elif False:\n",
+             "core/test_signals.py::Refused::test_who_is_not_in_the_chat_may_not"),
+    Mutation("core/signalling.py", "            check_data(frame.data, hub.signals.size)\n", "            pass\n",
+             "core/test_signals.py::Refused::test_data_that_is_too_large_or_nested_too_deeply_is_invalid_and_nobody_hears_it"),
+    Mutation("core/signals.py", "        if bucket.left(rate, burst, now) < 1:\n", "        if False:\n",
+             "core/test_signals.py::Rate::test_a_connection_has_a_rate_and_a_burst_of_its_own"),
+    Mutation("core/signals.py", "        if rate and chat.allowance.left(rate, rate, self._seconds()) <= 0:\n", "        if False:\n",
+             "core/test_signals.py::Crowds::test_what_a_chat_is_sent_costs_as_much_as_it_has_members"),
+    Mutation("core/signals.py", "            if connection.blocked:\n", "            if False:\n",
+             "whole/test_signals.py::Abuse::test_who_does_not_read_is_neither_closed_for_signals_nor_holds_them_up"),
+    Mutation("messages.py", "    if signal.topic != topic:\n", "    if False:\n",
+             "core/test_signals.py::Poison::test_what_anybody_may_have_sent_is_judged"),
     # the JWK Set
     Mutation("auth/jwks.py", "        wait = self._began + self._cooldown - self._clock.seconds()\n        if wait <= 0:\n",
              "        wait = 0.0\n        if wait <= 0:\n",
@@ -110,6 +123,12 @@ TABLE = (
     Mutation("core/feed.py", "        if since is None or since.epoch != self.epoch or since.seq < 0:\n",
              "        if since is None or since.seq < 0:\n",
              "core/test_resumption.py::Resumption::test_is_not_recovered_from_another_epoch_or_out_of_what_is_kept"),
+    Mutation("core/chats.py", "    if not allowed or client.joining is None:\n        _refuse_page(",
+             "    if client.joining is None:\n        _refuse_page(",
+             "core/test_pages.py::Authority::"
+             "test_a_chat_that_may_not_be_seen_and_one_that_is_not_there_get_the_answer_of_subscribe"),
+    Mutation("core/pages.py", "self._busy < AT_ONCE and self._left > 0:", "self._busy < AT_ONCE:",
+             "core/test_pages.py::Cost::test_a_turn_gives_so_many_messages_and_others_wait_for_the_next"),
     # frames
     Mutation("transport/reader.py", "        while at < end and not sink.ending:\n", "        while at < end:\n",
              "transport/test_websocket_attack.py::Floods::test_nothing_is_read_of_what_comes_behind_a_fault_or_a_close"),

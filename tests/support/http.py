@@ -22,11 +22,12 @@ from notify.core.dispatcher import Dispatcher
 from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
+from notify.core.signals import Signals
 from notify.core.steering import Steering
 from notify.core.timers import Wheel
 from notify.http import ApiKeys, internal_site, most_body, unlimited
 from notify.http.revoke import Revoker
-from notify.interfaces import BrokerStatus
+from notify.interfaces import BrokerStatus, ISignals
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
@@ -162,9 +163,14 @@ class Node:
             self.clock.seconds,
         )  # fmt: skip
         presence = PresenceWatch(self.registry, wheel.after)
+        self.signals = Signals(
+            ISignals(self.broker, None), self.metrics, live, lambda call: self.clock.callLater(0, call), self.clock.seconds
+        )  # fmt: skip
+        if self.signals.carried:
+            self.broker.hear(self.signals.heard)
         self.hub = Hub(
-            live, dispatcher, self.registry, presence, self.metrics, wheel, self.context.now, Random(1)
-        )
+            live, dispatcher, self.registry, presence, self.signals, self.metrics, wheel, self.context.now, Random(1)
+        )  # fmt: skip
         self.drains = self.reloads = 0
         self.health = Health(self.broker.status, ["public", "internal"])
         self.control = MemoryControl(ControlSettings(), self.context)
@@ -190,6 +196,7 @@ class Node:
             limits=limits or Limits(),
             metrics=self.metrics,
             sockets=TextFactory(wheel, self.clock, most_body(limits or Limits())),
+            signals=self.signals,
             revoker=Revoker(control or self.control, self.hub),
             witness=lambda: self.hub.witness,
         )

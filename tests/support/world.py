@@ -18,6 +18,7 @@ from notify.core.hub import Hub
 from notify.core.live import InForce, Live
 from notify.core.presence import PresenceWatch
 from notify.core.session import Session
+from notify.core.signals import Signals
 from notify.core.timers import Wheel
 from notify.errors import Unauthorized, Unavailable
 from notify.identity import Identity, Peer
@@ -88,6 +89,7 @@ class SlowBroker(MemoryBroker):
         self.undelivered: list[Any] | None = None
         self.follows = 0
         self.replays = 0
+        self.pages = 0
 
     def start(self, deliver: Any, lost: Any) -> Deferred[None]:
         self.now_deliver = deliver
@@ -134,6 +136,17 @@ class SlowBroker(MemoryBroker):
             return fail(Unavailable("away"))
         return self._answer(lambda: MemoryBroker.replay(self, topic, after, limit, size, whole), self.early)
 
+    def newest(self, topic: Topic) -> Any:
+        return (
+            fail(Unavailable("away")) if self.away else self._answer(lambda: MemoryBroker.newest(self, topic))
+        )
+
+    def earlier(self, topic: Topic, before: Any, limit: int, size: int) -> Any:
+        self.pages += 1
+        if self.away:
+            return fail(Unavailable("away"))
+        return self._answer(lambda: MemoryBroker.earlier(self, topic, before, limit, size), self.early)
+
     def _answer(self, ask: Callable[[], Deferred[Any]], early: bool = False) -> Deferred[Any]:
         if self.held is None:
             return ask()
@@ -168,11 +181,14 @@ class World:
             self.clock.seconds,
         )
         presence = PresenceWatch(self.registry, self.wheel.after)
+        self.signals = Signals(self.broker, self.metrics, self.live, self._soon, self.clock.seconds)
+        self.broker.hear(self.signals.heard)
         self.hub = Hub(
             self.live,
             self.dispatcher,
             self.registry,
             presence,
+            self.signals,
             self.metrics,
             self.wheel,
             lambda: NOW + self.clock.seconds(),

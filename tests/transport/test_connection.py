@@ -133,6 +133,19 @@ class WriteTests(SynchronousTestCase):
         connection.write(b"live")
         self.assertEqual(transport.wire[-4:], b"live")
 
+    def test_it_is_blocked_from_the_first_byte_that_waits_until_none_does(self) -> None:
+        for plain in (True, False):
+            connection, transport, _ = World().connect(room=5, plain=plain)
+            connection.write(b"12345")
+            self.assertFalse(connection.blocked)
+            connection.write(b"6")
+            # It waits below: nothing is queued here yet.
+            self.assertEqual((connection.blocked, connection.queued), (True, 0))
+            connection.write(b"7")
+            self.assertEqual((connection.blocked, connection.queued), (True, 1))
+            transport.drain(1000)
+            self.assertEqual((connection.blocked, transport.wire), (False, b"1234567"))
+
     def test_a_long_queue_is_not_copied_to_the_transport_at_once(self) -> None:
         connection, transport, _ = World(each=10**7, all=10**7).connect()
         for _ in range(100):

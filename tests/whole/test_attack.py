@@ -188,6 +188,53 @@ class Attacks(TestCase):
                 client.close()
             wait_for("all are gone", lambda: server.metric("notify_connections") == 0)
 
+    def browse(self) -> None:
+        """Page after page of history for many who read on, of a chat that is followed and of one that is not."""
+        with Server() as server:
+            for n in range(300):
+                server.publish(1, "x" * 900, n)
+                server.publish(2, "x" * 900, n)
+            pages = b"".join(
+                say(type="history", chat_id=chat_id, limit=limit)
+                for chat_id in (1, 2)
+                for limit in (100, 50, 1)
+            )
+            before, over, took = resident(server.process.pid), threading.Event(), list[int]()
+            clients = [opened(server.public, n) for n in range(30)]
+
+            def read() -> None:
+                while not over.is_set():
+                    for client in select.select(clients, [], [], 0.1)[0]:
+                        took.append(len(client.recv(65536)))
+
+            reader = threading.Thread(target=read)
+            with bystander(server) as worst, server.client(user_id=60, chats=(1,)) as member:
+                for client in clients:
+                    client.sendall(pages * 100)
+                reader.start()
+                for n in range(50):
+                    start = time.monotonic()
+                    server.publish(1, "live", 1000 + n)
+                    came = member.receive()
+                    self.assertLess(time.monotonic() - start, 2)
+                    self.assertEqual(came["message_id"], 1000 + n)
+                    member.send(type="subscribe", chat_id=1, since={"epoch": came["epoch"], "seq": 1})
+                    answer = member.receive()
+                    self.assertTrue(answer["recovered"])
+                    while member.receive()["seq"] < answer["seq"]:
+                        pass
+                    if n > 10 and worst() > 0:
+                        break
+            over.set()
+            reader.join()
+            self.assertGreater(sum(took), 5_000_000)
+            self.assertLess(worst(), 2)
+            self.assertLess(resident(server.process.pid) - before, 60_000_000)
+            for client in clients:
+                reset(client)
+                client.close()
+            wait_for("all are gone", lambda: server.metric("notify_connections") == 0)
+
     def stuck(self) -> None:
         """Someone leaves without having read what was sent."""
         with Server('[limits]\nsend_queue = "64MiB"\n') as server:
@@ -263,6 +310,9 @@ class Attacks(TestCase):
 
     async def test_who_asks_for_too_much_waits_and_others_do_not(self) -> None:
         await deferToThread(self.greed)
+
+    async def test_page_after_page_of_history_does_not_hold_up_what_is_live_nor_who_comes_back(self) -> None:
+        await deferToThread(self.browse)
 
     async def test_who_leaves_with_a_full_window_is_dropped(self) -> None:
         await deferToThread(self.stuck)

@@ -16,6 +16,7 @@ from notify.wire.frames import (
     AuthResult,
     BatchEncoding,
     Error,
+    HistoryQuery,
     InvalidFrame,
     Ping,
     Pong,
@@ -44,6 +45,18 @@ class Reading(SynchronousTestCase):
         frame = b'{"type":"subscribe","chat_id":-5,"since":{"epoch":"e","seq":-1},"watch_presence":true,"id":"x","new":{}}'
         self.assertEqual(JSON.decode(frame), [Subscribe(-5, Since("e", -1), True, "x")])
         self.assertEqual(JSON.decode(b'{"type":"auth","token":"t","id":1}'), [Auth("t", None, 1)])
+
+    def test_a_page_is_asked_for_in_one_direction_and_within_bounds(self) -> None:
+        frame = b'{"type":"history","chat_id":"a","before":{"epoch":"e","seq":3},"limit":7,"id":1}'
+        self.assertEqual(JSON.decode(frame), [HistoryQuery("a", Since("e", 3), None, 7, 1)])
+        self.assertEqual(JSON.decode(b'{"type":"history","chat_id":1}'), [HistoryQuery(1, None, None, 50)])
+        both = b'{"type":"history","chat_id":1,"before":{"epoch":"e","seq":3},"after":{"epoch":"e","seq":3},"id":4}'
+        fault = self.assertRaises(InvalidFrame, JSON.decode, both)
+        self.assertEqual((str(fault), fault.id), ("a page is before a position or after one", 4))
+        self.assertRaises(InvalidFrame, BATCH.decode, b"[" + both + b"]")
+        for limit in (b"0", b"101", b"-1", b"1e3", b"99999999999999999999", b'"5"', b"null"):
+            frame = b'{"type":"history","chat_id":1,"limit":' + limit + b"}"
+            self.assertRaises(InvalidFrame, JSON.decode, frame)
 
     def test_a_batch_may_be_one_or_many(self) -> None:
         self.assertEqual(BATCH.decode(b'{"type":"ping"}'), [Ping()])

@@ -14,7 +14,7 @@ from notify.ids import INT64_MAX, INT64_MIN
 from notify.messages import ChatEvent, ChatMessage, Message, Notification, Position
 from notify.topics import chat, user
 from notify.wire import frames
-from notify.wire.frames import InvalidFrame, Since
+from notify.wire.frames import JSON, InvalidFrame, Since
 from notify.wire.proto import notify_pb2 as pb
 from notify.wire.protobuf import MAX_MESSAGES, ProtobufEncoding
 
@@ -69,6 +69,8 @@ class ClientFrameTests(TestCase):
             pb.ClientMessage(subscribe=pb.Subscribe(chat_id=3, since=since, watch_presence=True)),
             pb.ClientMessage(unsubscribe=pb.Unsubscribe(chat_id=-4)),
             pb.ClientMessage(presence=pb.PresenceQuery(chat_id=5), id=0),
+            pb.ClientMessage(history=pb.HistoryQuery(chat_id=6, before=since, limit=7), id=8),
+            pb.ClientMessage(history=pb.HistoryQuery(chat_id_text="a", after=since)),
             pb.ClientMessage(ping=pb.Ping()),
         )
         self.assertEqual(
@@ -79,6 +81,8 @@ class ClientFrameTests(TestCase):
                 frames.Subscribe(3, Since("e", 7), True, None),
                 frames.Unsubscribe(-4),
                 frames.PresenceQuery(5, 0),
+                frames.HistoryQuery(6, Since("e", 7), None, 7, 8),
+                frames.HistoryQuery("a", None, Since("e", 7)),
                 frames.Ping(),
             ],
         )
@@ -90,6 +94,21 @@ class ClientFrameTests(TestCase):
         )
         self.assertIsNone(without.since)
         self.assertEqual(empty.since, Since("", 0))
+
+    def test_a_page_that_makes_no_sense_is_refused_with_its_id(self) -> None:
+        since = pb.Since(epoch="e", seq=1)
+        for wrong in (
+            pb.HistoryQuery(before=since, after=since),
+            pb.HistoryQuery(limit=0),
+            pb.HistoryQuery(limit=101),
+            pb.HistoryQuery(limit=-1),
+            pb.HistoryQuery(before=pb.Since(epoch="x" * 65)),
+            pb.HistoryQuery(chat_id=1, chat_id_text="a"),
+        ):
+            fault = self.assertRaises(InvalidFrame, decode, pb.ClientMessage(history=wrong, id=7))
+            self.assertEqual(fault.id, 7, wrong)
+        [without] = decode(pb.ClientMessage(history=pb.HistoryQuery(chat_id=1)))
+        self.assertEqual(without, JSON.decode(b'{"type":"history","chat_id":1}')[0])
 
     def test_an_unknown_message_is_refused_with_its_id(self) -> None:
         fault = self.assertRaises(InvalidFrame, decode, pb.ClientMessage(id=9))
@@ -242,6 +261,20 @@ class ServerFrameTests(TestCase):
         self.assertEqual(
             (error.id, error.error.code, error.error.message, error.error.retry), (6, "forbidden", "no", True)
         )
+
+    def test_a_page_of_history_has_messages_as_they_come_live(self) -> None:
+        messages = [
+            Message(chat(1, 10), Position("e", 7), ChatMessage(1, 10, 1, 2, "hi", 3)),
+            Message(chat(1, 10), Position("e", 8), ChatEvent("m-2", 10, 1, 2, "edited", Raw(b"[1]"), 4, 1)),
+        ]
+        inner = [frames.message_frame(one, one.position.seq - 1) for one in messages]
+        found = encode(frames.HistoryPage(10, inner, True, "e", 8, 7, "x"))
+        self.assertEqual((found.WhichOneof("body"), found.id_text), ("history", "x"))
+        page = found.history
+        self.assertEqual((page.chat_id, page.more, page.epoch, page.seq, page.start), (10, True, "e", 8, 7))
+        self.assertEqual(list(page.messages), [encode(one) for one in inner])
+        empty = encode(frames.HistoryPage("a", [], False, "e", 0)).history
+        self.assertEqual((empty.chat_id_text, empty.HasField("start"), len(empty.messages)), ("a", False, 0))
 
     def test_bodies_join_to_one_binary_frame(self) -> None:
         large = frames.Error("internal", "x" * 300)

@@ -14,9 +14,15 @@ from notify.core.dispatcher import end_of_turn
 from notify.interfaces import Gathered, IBroker, IControl, IRegistry
 from notify.registries import memory as registry
 from notify.testing import make_context
-from notify.testing.contracts import BrokerContract, ControlContract, RegistryContract, TextIds
+from notify.testing.contracts import (
+    BrokerContract,
+    ControlContract,
+    RegistryContract,
+    SignalsContract,
+    TextIds,
+)
 from notify.topics import Topic
-from notify.workers.broker import LinkedBroker, SharedBroker
+from notify.workers.broker import LinkedBroker, LinkedSignals, SharedBroker
 from notify.workers.control import LinkedControl, SharedControl
 from notify.workers.registry import CountedRegistry, LinkedRegistry, SharedRegistry
 from tests.workers.joined import Joined
@@ -42,6 +48,32 @@ class BrokerOverALink(BrokerContract, TestCase):
 
 
 class BrokerOverALinkWithTextIds(TextIds, BrokerOverALink):
+    pass
+
+
+class SignalsOverLinks(SignalsContract, TestCase):
+    """Two workers of one server."""
+
+    async def make_brokers(self) -> list[IBroker]:
+        memory = MemoryBroker(MemorySettings(), make_context())
+        shared = SharedBroker(memory)
+        memory.hear(shared.heard)
+        await memory.start(shared.deliver, shared.lost)
+        self.brokers: list[IBroker] = []
+        for _ in range(2):
+            joined = Joined(the_reactor())
+            shared.serve(joined.head)
+            self.brokers.append(LinkedSignals(joined.worker))
+        return self.brokers
+
+    async def settle(self) -> None:
+        for broker in (*self.brokers, *self.brokers):
+            # What was said before is there before the answer to this is.
+            if broker.status().ready:
+                await broker.replay(self.chat(9, 9), None, 1, 1)
+
+
+class SignalsOverLinksWithTextIds(TextIds, SignalsOverLinks):
     pass
 
 

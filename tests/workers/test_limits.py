@@ -18,6 +18,8 @@ class Shares(SynchronousTestCase):
         mine = limits.shared(whole, 3).limits
         self.assertEqual((mine.max_arriving, mine.send_queues, mine.recent_messages), (4, 34, 1001))
         self.assertEqual(mine.recent_bytes, -(-Limits().recent_bytes // 3))
+        # Each has its part of a chat's members.
+        self.assertEqual(mine.signals_fan_out, -(-Limits().signals_fan_out // 3))
         # What holds for one client, what the first process counts, and what is not limited stays as it is.
         self.assertEqual((mine.send_queue, mine.replay), (Limits().send_queue, Limits().replay))
         self.assertEqual(mine.max_connections, whole.limits.max_connections)

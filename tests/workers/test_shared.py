@@ -15,13 +15,13 @@ from notify.control import memory as control
 from notify.core.dispatcher import end_of_turn
 from notify.errors import Unavailable
 from notify.identity import Presence
-from notify.interfaces import Gathered
+from notify.interfaces import Gathered, ISignals
 from notify.messages import Followed, Position
 from notify.registries import memory as registry
 from notify.testing import FakeConnection, Recorder, chat_payload, make_context
 from notify.topics import Topic
 from notify.workers import control as workers_control
-from notify.workers.broker import LinkedBroker, SharedBroker
+from notify.workers.broker import LinkedBroker, LinkedSignals, SharedBroker
 from notify.workers.control import PATIENCE, LinkedControl, SharedControl
 from notify.workers.registry import LinkedRegistry, SharedRegistry
 from tests.workers.joined import Joined
@@ -41,6 +41,75 @@ class Case(SynchronousTestCase):
     def result(self, asked: Deferred[Any]) -> Any:
         self.turns()
         return self.successResultOf(asked)
+
+
+class Signals(Case):
+    """Signals of a broker that the first process has for all."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.memory: Any = MemoryBroker(MemorySettings(), make_context(self.clock))
+        self.shared = SharedBroker(self.memory)
+        self.memory.hear(self.shared.heard)
+        self.memory.start(self.shared.deliver, self.shared.lost)
+        self.heard: list[list[bytes]] = [[], []]
+        self.workers = []
+        for joined, heard in zip(self.links, self.heard, strict=True):
+            self.shared.serve(joined.head)
+            worker = LinkedSignals(joined.worker)
+            worker.hear(lambda topic, payload, heard=heard: heard.append(payload))
+            worker.start(lambda message: None, lambda topic: None)
+            worker.listen(TOPIC)
+            self.workers.append(worker)
+        self.turns()
+
+    def said(self, payload: bytes) -> list[list[bytes]]:
+        self.assertTrue(self.memory.signal(TOPIC, payload))
+        self.turns()
+        found = [list(heard) for heard in self.heard]
+        for heard in self.heard:
+            heard.clear()
+        return found
+
+    def test_the_broker_is_listened_to_until_no_worker_does(self) -> None:
+        self.assertEqual(self.said(b"1"), [[b"1"], [b"1"]])
+        self.workers[0].unlisten(TOPIC)
+        self.turns()
+        self.assertEqual((self.said(b"2"), self.memory._listened), ([[], [b"2"]], {TOPIC}))
+        self.links[1].head.gone()
+        self.shared.forget(self.links[1].head)
+        self.assertEqual(self.memory._listened, set())
+
+    def test_a_worker_that_takes_nothing_is_told_none_and_nothing_waits_for_it(self) -> None:
+        self.links[0].head.hold()
+        waiting = self.links[0].head._waiting
+        self.assertEqual(self.said(b"1"), [[], [b"1"]])
+        self.assertEqual(self.links[0].head._waiting, waiting)
+        self.links[0].head.go_on()
+        self.assertEqual(self.said(b"2"), [[b"2"], [b"2"]])
+
+    def test_nor_does_a_worker_send_to_a_first_process_that_takes_nothing_or_is_gone(self) -> None:
+        worker, link = self.workers[0], self.links[0].worker
+        link.hold()
+        self.assertFalse(worker.signal(TOPIC, b"1"))
+        link.go_on()
+        self.assertTrue(worker.signal(TOPIC, b"2"))
+        self.turns()
+        self.assertEqual(self.heard, [[b"2"], [b"2"]])
+        link.gone()
+        self.assertFalse(worker.signal(TOPIC, b"3"))
+
+    def test_where_the_broker_carries_none_workers_have_none(self) -> None:
+        class Silent:
+            """A broker of somebody's."""
+
+        silent: Any = Silent()
+        shared = SharedBroker(silent)
+        shared.serve(self.links[0].head)
+        shared.heard(TOPIC, b"1")
+        shared.forget(self.links[0].head)
+        self.assertFalse(ISignals.implementedBy(LinkedBroker))
+        self.assertTrue(ISignals.implementedBy(LinkedSignals))
 
 
 class Broker(Case):

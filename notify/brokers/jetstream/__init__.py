@@ -23,17 +23,20 @@ from notify.brokers.jetstream.diagnose import diagnose
 from notify.brokers.jetstream.epoch import new_epoch
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.history import History, Memory, Record, place
+from notify.brokers.jetstream.pages import Pages
+from notify.brokers.jetstream.positions import Positions
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.reader import Reader
 from notify.brokers.jetstream.republish import Republish
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.signals import Signals
 from notify.brokers.jetstream.stored import Stored
 from notify.brokers.jetstream.stream import Mark, Streams, StreamState, Together
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
-from notify.interfaces import BrokerStatus, IBroker
-from notify.messages import Followed, Message, Poison, Position, Replayed
+from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals
+from notify.messages import Earlier, Followed, Message, Poison, Position, Replayed
 from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
@@ -49,7 +52,7 @@ _SURE = 1.0  # seconds after which a stream that seems to have gone back is look
 _LOOKS = 5  # so often, where there are several copies
 
 
-@implementer(IBroker)
+@implementer(IBroker, IPages, ISignals)
 class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
@@ -69,7 +72,10 @@ class JetStreamBroker:
         self._connection = connect(
             settings, context.reactor, context.random, f"notify {context.node}".strip()
         )
-        self._connection.hooks = Hooks(self._up, self._down, self._denied, self._dropped, self._changed)
+        self._signals = Signals(self._connection, context.reactor)
+        self._connection.hooks = Hooks(
+            self._up, self._down, self._denied, self._dropped, self._changed, self._signals.denied
+        )
         self._streams = Streams(settings, self._connection, context.random)
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         memory = Memory(place(settings.state_directory, settings.stream, context.part), context.reactor)
@@ -94,6 +100,8 @@ class JetStreamBroker:
             self._poisoned,
         )
         self._tail = Tail(self._reader, context.reactor, context.metrics, self._poisoned, self._suspect)
+        self._pages = Pages(self._reader, settings.replay_reads)
+        self._positions = Positions(self._reader, context.reactor, lambda: self._tail.highest)
         self._source: Republish | Consumer
         if settings.delivery == "consumer":
             self._source = Consumer(
@@ -179,11 +187,28 @@ class JetStreamBroker:
         seq = None if after is None else after.seq
         return self._reader.replay(topic, seq, limit, size, whole, lambda: self._tail.position(topic))
 
+    def newest(self, topic: Topic) -> Deferred[Position]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        return self._positions.ask(topic)
+
+    def earlier(self, topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
+        """See :class:`~notify.interfaces.IPages`."""
+        if not self._ready:
+            return fail(Unavailable(self._detail))
+        if before is not None and before.epoch != self._reader.epoch:
+            return fail(HistoryLost("the position is of another history"))
+        seq = None if before is None else before.seq
+        return self._pages.earlier(topic, seq, limit, size, lambda: self._tail.position(topic))
+
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
         troubles = [*self._faults, self._audit.problem]
         if self._health.shared:
             troubles.append("another node has the name of this one")
+        if self._ready and self._signals.problem:
+            troubles.append(f"signals are not sent: {self._signals.problem}")
         return BrokerStatus(self._ready, "; ".join([self._detail, *filter(None, troubles)]))
 
     async def _stop(self, ready: bool) -> None:
@@ -195,7 +220,10 @@ class JetStreamBroker:
         if self._remembering.running:
             self._remembering.stop()
         self._detail = "stopped"
+        self._signals.stop()
         self._tail.stop()
+        self._pages.stop()
+        self._positions.stop()
         self._reader.stop()
         await self._source.stop()
         await self._connection.stop()
@@ -209,6 +237,24 @@ class JetStreamBroker:
             return succeed(None)
         ready, self._stopped, self._ready = self._ready, True, False
         return Deferred.fromCoroutine(self._stop(ready))
+
+    # ------------------------------------------------------------------ ISignals
+
+    def hear(self, heard: Callable[[Topic, bytes], None]) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._signals.heard = heard
+
+    def listen(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._signals.listen(topic)
+
+    def unlisten(self, topic: Topic) -> None:
+        """See :class:`~notify.interfaces.ISignals`."""
+        self._signals.unlisten(topic)
+
+    def signal(self, topic: Topic, payload: bytes) -> bool:
+        """See :class:`~notify.interfaces.ISignals`."""
+        return self._signals.signal(topic, payload)
 
     # ------------------------------------------------------------------ coming up and going down
 
@@ -298,6 +344,7 @@ class JetStreamBroker:
         anew = bool(self._reader.epoch) and record.epoch != self._reader.epoch
         self._doomed, self._doubts = "", 0
         self._ready, self._detail = True, f"connected to {self._connection.server}"
+        self._signals.use(state.keeps_signals)
         self._metrics.broker_up.set(1)
         self._setting_up = None
         gone: list[Topic] = []
@@ -379,6 +426,7 @@ class JetStreamBroker:
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)
+        self._signals.use(state.keeps_signals)
         first = self._health.first
         await self._tail.check(0.0 if first else 0.25, cut=first)
         return not self._audit.trusted

@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
+from notify.brokers.jetstream import signals
 from notify.brokers.jetstream.settings import JetStreamSettings
-from notify.brokers.jetstream.stream import Plan
+from notify.brokers.jetstream.stream import Plan, keeps_signals
 from notify.errors import StartError, Unavailable
 from notify.findings import Finding, Level, Question, span
 from notify.nats.asking import NoResponders
@@ -26,6 +27,7 @@ SKEW = 2.0
 #: what a server of ours does not change in a stream, by the first words of the fault
 _NOT_OURS = ("it", "allow_msg_ttl", "retention")
 PROBE = "workspace.0.chat.0.messages"
+SIGNAL = "workspace.0.chat.0.signals"
 
 
 async def diagnose(settings: JetStreamSettings, question: Question) -> list[Finding]:
@@ -87,6 +89,10 @@ async def _examine(probe: Probe, settings: JetStreamSettings, question: Question
         found += _copies(settings, history)
         found += lists(history)
         found += _holes(history)
+        if keeps_signals(history["config"]):
+            text = "its subjects cover those of signals (typing, cursors), which are not sent then."
+            mend = f"Take {signals.SUBJECTS} out of its subjects."
+            found.append(Finding("warning", f"stream {settings.stream}", text, mend))
     return found + await _permissions(probe, settings, history, patience)
 
 
@@ -223,6 +229,8 @@ async def _permissions(
             pass  # no stream, or no such message: told elsewhere
         except Unavailable:
             missing.append(call)
+    await probe.subscribe(signals.SUBJECTS)
+    await probe.publish(SIGNAL, b"", refused)
     await probe.settle()
     if probe.denied:
         return [_denied(words) for words in probe.denied]
@@ -235,6 +243,10 @@ async def _permissions(
 
 
 def _denied(words: str) -> Finding:
+    if signals.about(words):
+        text = f"NATS says: {words}. Signals (typing, cursors) are done without."
+        mend = f"Grant {signals.SUBJECTS} to publish and to subscribe (docs/jetstream.md, Permissions)."
+        return Finding("warning", "permissions", text, mend)
     return Finding(
         "fault", "permissions", f"NATS says: {words}.", "Grant it (docs/jetstream.md, Permissions)."
     )

@@ -38,6 +38,8 @@ LOOKUP = 1023
 #: messages in one batched read, and bytes of them
 PAGE = 512
 PAGE_BYTES = 2**20
+#: payloads that are no messages and that one replay reads past
+POISON = 1000
 _FRAMING = 64  # bytes of a message that the server may count beside its subject, headers and payload
 _ATTEMPTS = 3  # with any replica, before the leader is asked
 _LEADER_ATTEMPTS = 2
@@ -169,15 +171,17 @@ class Reader:
         successor: int = 0,
         limit: int = PAGE,
         size: int = PAGE_BYTES,
+        start: int = 0,
     ) -> Page:
         """The first messages of a subject after ``seq``: about ``limit``, of about ``size`` bytes, but one where there is one.
 
         ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``. Without others
         behind them they are complete up to number ``at_least``. So many as are ``promised`` are known to be there, by
         the page before. ``successor``: a message before which, when it was stored, the subject had nothing newer than
-        ``seq``: what is missing from in between was deleted. Raises ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
+        ``seq``: what is missing from in between was deleted. ``start``, where ``seq`` is None: from this number on, what
+        is kept there. Raises ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
         """
-        last = seq or 0
+        last = max(seq or 0, start - 1)
         problem: Exception = Unavailable("history cannot be read")
         for attempt in range(0 if self._audit.trusted else _ATTEMPTS, _ATTEMPTS + _LEADER_ATTEMPTS):
             if attempt % _ATTEMPTS:
@@ -195,7 +199,8 @@ class Reader:
             if (
                 (page.pending and not fresh)
                 or len(fresh) + page.pending < promised
-                or (seq is not None and _broken(fresh, last, successor))
+                or (seq is not None and _missing(fresh, last, successor))
+                or (start and not await self._deleted(_missing(fresh[1:], fresh[0].seq if fresh else 0)))
             ):
                 problem = HistoryLost("a message that was stored cannot be read")
             elif not page.pending and reached < at_least:
@@ -230,6 +235,11 @@ class Reader:
     def stop(self) -> None:
         """Give up all replays."""
         self._queue.stop()
+
+    @property
+    def changing(self) -> bool:
+        """Whether the leader may lack what another copy has."""
+        return self._audit.changing
 
     @property
     def waiting(self) -> int:
@@ -275,26 +285,47 @@ class Reader:
                     return Replayed([] if whole else messages, True)
                 looked += 1
                 taken += len(one.data)
-                if message := self._parse(topic, one):
+                if message := self.parse(topic, one):
                     messages.append(message)
             if not page.pending:
                 break
             place = page.stored[-1].seq
             if len(messages) == limit:
                 return Replayed(messages, True)
+            if looked >= limit + POISON:
+                return Replayed(messages, True, Position(self.epoch, place))
         end = page.stored[-1].seq if page.stored else place
         if seq is not None and self.holes.between(end or 0):
             # The newest of the topic may have been there.
             raise HistoryLost("messages are missing inside the stream after the position")
         return Replayed(messages, False)
 
-    def _parse(self, topic: Topic, one: Stored) -> Message | None:
+    def parse(self, topic: Topic, one: Stored) -> Message | None:
+        """The message; None: it is poison, and somebody was told."""
         try:
             event = parse_event(topic, one.data)
         except Poison as error:
             self._poison(topic, one, str(error))
             return None
         return Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
+
+    async def look(self, subject: str, start: int) -> tuple[int, int]:
+        """How many messages a subject has from a number on, and the first one's; 0, 0: none. As any copy says: a hint.
+
+        Raises ``Unavailable``.
+        """
+        page = await self._page(subject, start, 1, 0)
+        return (len(page.stored) + page.pending, page.stored[0].seq) if page.stored else (0, 0)
+
+    async def prove_same(self) -> None:
+        """It is still the history that is known. Raises ``HistoryLost`` where the stream was made anew, ``Unavailable``."""
+        await self._state()
+
+    async def _deleted(self, numbers: Sequence[int]) -> bool:
+        """Whether messages with these numbers were deleted, each of them: the leader has nothing there."""
+        if numbers and any(not self.holes.between(number - 1, number) for number in numbers):
+            await self._state()
+        return all(self.holes.between(number - 1, number) for number in numbers)
 
     async def _prove(self, there: bool, known: int, begin: int, end: int) -> None:
         """Nothing has aged out behind ``known``, and nothing is missing between it, or ``begin``, and ``end``.
@@ -402,10 +433,11 @@ def _check_linked(replies: Sequence[Reply], end: Reply) -> int:
     return previous
 
 
-def _broken(messages: list[Stored], last: int, successor: int) -> bool:
-    """Whether one names a message before it that is neither ``last`` nor among them; of ``successor`` it is known."""
+def _missing(messages: list[Stored], last: int, successor: int = 0) -> list[int]:
+    """Numbers of messages that they name as before them, and that are neither ``last`` nor among them; of ``successor`` it is known."""
+    missing = []
     for one in messages:
         if last < one.after < one.seq != successor:
-            return True
+            missing.append(one.after)
         last = one.seq
-    return False
+    return missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from notify.brokers.jetstream.holes import Holes
 from notify.messages import Event, Poison, parse_event
 from notify.nats import headers
 from notify.topics import Topic
@@ -54,6 +55,16 @@ class Newest(NamedTuple):
     up_to: int
     payloads: Mapping[str, bytes] = {}
     seen: tuple[int, int | bytes] = (0, 0)
+
+    def begin(self, subject: str, holes: Holes) -> int:
+        """The position of a subject from which it can be told later whether anything has gone.
+
+        A message of it may have been where a number is missing: it begins behind it. Where the subject has none it begins as
+        far as was looked: number 0 would prove nothing later, and behind a missing number others may have aged out.
+        """
+        seq = self.found.get(subject, 0)
+        reached = max(self.up_to, seq)
+        return holes.newest(seq, reached) or seq if seq else reached
 
     def event(self, topic: Topic) -> Event | None:
         """A topic's newest event; None: there is none, it is poison, or it did not come along."""

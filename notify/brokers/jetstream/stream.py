@@ -22,9 +22,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.signals import SUBJECTS as SIGNALS
 from notify.errors import Unavailable
 from notify.nats import headers
-from notify.nats.jetstream import ApiError, JetStream, Requests, covers
+from notify.nats.jetstream import ApiError, JetStream, Requests, covers, meet
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
@@ -77,6 +78,8 @@ class StreamState(Struct, frozen=True):
     lagging: bool = False
     cluster: str = ""
     faults: tuple[str, ...] = ()
+    #: whether its subjects meet those of signals, which nobody is to keep
+    keeps_signals: bool = False
     #: when the message with the last number was stored, in nanoseconds; 0: it is not known
     stamp: int = 0
     #: whether it takes several messages of one topic at once, and how
@@ -278,6 +281,7 @@ class Streams(JetStream):
             lagging=not all(_is_well(one) for one in replicas),
             cluster=" ".join([cluster.get("leader", ""), *signs]) if replicas else "",
             faults=tuple(self.plan.required_history(config)),
+            keeps_signals=keeps_signals(config),
             stamp=nanoseconds(state.get("last_ts", "")) if kept else 0,
         )
 
@@ -286,6 +290,11 @@ def _together(config: dict[str, Any], others: int) -> Together:
     if config.get("num_replicas", 1) == 1 and not others:
         return Together.CHAINED
     return Together.BATCHED if config.get("allow_atomic") else Together.NO
+
+
+def keeps_signals(config: dict[str, Any]) -> bool:
+    """Whether a stream stores what is sent to some subject of signals."""
+    return any(meet(one, SIGNALS) for one in config.get("subjects", ()))
 
 
 def _is_well(replica: dict[str, Any]) -> bool:

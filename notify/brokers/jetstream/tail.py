@@ -177,12 +177,7 @@ class Tail:
                 state.checked = max(newest.up_to, state.seq)
                 joining, state.joining = state.joining, None
                 if joining is not None and not joining.called:
-                    # A message of this topic may have been where a number is missing: it begins behind it. Where the topic
-                    # has none it begins as far as was looked: number 0 would prove nothing later, and behind a missing
-                    # number others may have aged out.
-                    begin = state.checked
-                    if state.seq:
-                        begin = self._reader.holes.newest(state.seq, state.checked) or state.seq
+                    begin = newest.begin(state.subject, self._reader.holes)
                     joining.callback(Followed(Position(self._reader.epoch, begin), newest.event(state.topic)))
                 if self._current(state):
                     self._settle(state)

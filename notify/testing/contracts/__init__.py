@@ -5,5 +5,13 @@ from notify.testing.contracts.broker import BrokerContract
 from notify.testing.contracts.control import ControlContract
 from notify.testing.contracts.ids import TextIds
 from notify.testing.contracts.registry import RegistryContract
+from notify.testing.contracts.signals import SignalsContract
 
-__all__ = ["AuthenticatorContract", "BrokerContract", "ControlContract", "RegistryContract", "TextIds"]
+__all__ = [
+    "AuthenticatorContract",
+    "BrokerContract",
+    "ControlContract",
+    "RegistryContract",
+    "SignalsContract",
+    "TextIds",
+]

@@ -10,7 +10,7 @@ from zope.interface.verify import verifyObject
 from notify.errors import HistoryLost, Unavailable
 from notify.interfaces import IBroker
 from notify.messages import Poison, Position, Replayed, parse_event
-from notify.testing.contracts.ids import IntegerIds
+from notify.testing.contracts.pages import PagesContract
 from notify.testing.fakes import chat_payload, event_payload, notification_payload
 from notify.testing.recorder import Recorder
 from notify.topics import Topic
@@ -25,7 +25,7 @@ else:
 SIZE = 2**20
 
 
-class BrokerContract(IntegerIds, Suite):
+class BrokerContract(PagesContract, Suite):
     """Subclass with a ``TestCase``; say how a broker is made and how its history is thrown away."""
 
     async def make_broker(self) -> IBroker:

@@ -63,7 +63,7 @@ class SimulatedClient:
         self._timer: Call | None = None
         self._in, self._upgraded = bytearray(), False
         self._busy = False
-        self._asked = 0
+        self._asked = self._pages = 0
         #: presence that it asked for, by number
         self.answers: dict[int, list[Frame] | None] = {}
         self.settings = Settings(
@@ -102,6 +102,14 @@ class SimulatedClient:
         self.answers[self._asked] = None
         self.tell(lambda now: self.machine.request(self._asked, {"type": "presence", "chat_id": chat}, now))
         return self._asked
+
+    def browse(self, chat: Id, **place: object) -> None:
+        """Ask for a page of a chat's history, without the machine, which knows of none; ``place`` is where, and how much."""
+        if self.machine.state == "connected":
+            self._pages += 1
+            frame: Frame = {"type": "history", "chat_id": chat, "id": f"page-{self._pages}", **place}
+            self._watcher.sent(self, frame)
+            self._send(1, msgspec.json.encode(frame))
 
     def tell(self, call: Callable[[float], object]) -> None:
         """Tell the machine something."""

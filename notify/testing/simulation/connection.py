@@ -60,6 +60,11 @@ class SimulatedConnection(Asking):
         return len(self._replies)
 
     @property
+    def unsent(self) -> int:
+        """Nothing waits: the network takes all."""
+        return 0
+
+    @property
     def max_payload(self) -> int:
         """The most bytes, headers and payload together, that the server takes."""
         return self._cluster.max_payload

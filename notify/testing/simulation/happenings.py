@@ -73,8 +73,13 @@ class Happenings:
 
     def _ask(self, step: Step) -> None:
         client = self._one(step)
-        for chat in client.machine.topics.chats:
+        for chat, topic in client.machine.topics.chats.items():
             client.ask(chat)
+            client.browse(chat, limit=3)
+            if topic.position is not None and topic.position.epoch:
+                place = {"epoch": topic.position.epoch, "seq": topic.position.seq}
+                client.browse(chat, before=place)
+                client.browse(chat, after=place, limit=100)
 
     def _unsubscribe(self, step: Step) -> None:
         client, chat = self._one(step), step.about["chat"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
@@ -167,6 +168,8 @@ class Oracle:
             self._asked[name, "auth"] = None, frame.get("since")
         elif kind == "subscribe":
             self._asked[name, frame["id"]] = frame["chat_id"], frame.get("since")
+        elif kind == "history":
+            self._asked[name, frame["id"]] = frame["chat_id"], frame
         elif kind == "unsubscribe":
             self.lines.pop((name, frame["chat_id"]), None)
             self._leaving.add((name, frame["chat_id"]))
@@ -184,9 +187,43 @@ class Oracle:
             asked = self._asked.pop((name, frame["id"] if kind == "subscribed" else "auth"), None)
             if asked is not None:
                 self._answered(client, *asked, frame)
+        elif kind == "history":
+            _, asked = self._asked.pop((name, frame["id"]), (None, {}))
+            self._page(client, asked, frame)
         elif kind == "error":
             self._asked.pop((name, frame.get("id")), None)
             self.marks[f"error {frame['code']}"] += 1
+
+    def _page(self, client: SimulatedClient, asked: Frame, frame: Frame) -> None:
+        """A page is a part of the history, whole and in its place: next to the position that it was asked for by."""
+        self.marks["a page of history came"] += bool(frame["messages"])
+        where = f"{client.who.name} chat {frame['chat_id']}, a page"
+        topic = _topic(client, frame["chat_id"])
+        before, after = asked.get("before"), asked.get("after")
+        ends = [self._key(place["epoch"], place["seq"]) if place else None for place in (after, before)]
+        keys, last = [ends[0]], 0
+        for one in frame["messages"]:
+            if one["seq"] <= last:
+                self.wrong("out of order", f"{where} has {one['seq']} behind {last}")
+            last = one["seq"]
+            entry = self._entry(one)
+            if one["message_id"] == FORGED:
+                keys.append(None)
+            elif entry is None or entry.topic != topic or (entry.event and not client.who.events):
+                self.wrong("foreign", f"{where}: {one}")
+            else:
+                keys.append(entry.key)
+        keys.append(ends[1])
+        if self.went_back:
+            return  # what it was read out of may be another history by now
+        for early, late in pairwise(keys):
+            if early is not None and late is not None and early >= late:
+                self.wrong("out of order", f"{where} has {late} behind {early}")
+            for key, number in self.stored.get(topic, ()):
+                entry = self.entries[number]
+                between = early is not None and late is not None and early < key < late
+                if between and entry.owed(client) and not entry.removed:
+                    self.wrong("left out", f"{where} has {early} and {late} without {key}, message {number}")
 
     def _answered(self, client: SimulatedClient, chat: Id | None, since: Any, frame: Frame) -> None:
         epoch, seq = frame["epoch"], frame["seq"]

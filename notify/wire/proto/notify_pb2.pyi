@@ -12,7 +12,7 @@ class ClientFrame(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ClientMessage, _Mapping]]] = ...) -> None: ...
 
 class ClientMessage(_message.Message):
-    __slots__ = ("id", "id_text", "auth", "refresh", "subscribe", "unsubscribe", "presence", "ping")
+    __slots__ = ("id", "id_text", "auth", "refresh", "subscribe", "unsubscribe", "presence", "ping", "history", "signal")
     ID_FIELD_NUMBER: _ClassVar[int]
     ID_TEXT_FIELD_NUMBER: _ClassVar[int]
     AUTH_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class ClientMessage(_message.Message):
     UNSUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     PRESENCE_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
     id: int
     id_text: str
     auth: Auth
@@ -29,7 +31,9 @@ class ClientMessage(_message.Message):
     unsubscribe: Unsubscribe
     presence: PresenceQuery
     ping: Ping
-    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth: _Optional[_Union[Auth, _Mapping]] = ..., refresh: _Optional[_Union[Refresh, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., presence: _Optional[_Union[PresenceQuery, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
+    history: HistoryQuery
+    signal: SignalRequest
+    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth: _Optional[_Union[Auth, _Mapping]] = ..., refresh: _Optional[_Union[Refresh, _Mapping]] = ..., subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., unsubscribe: _Optional[_Union[Unsubscribe, _Mapping]] = ..., presence: _Optional[_Union[PresenceQuery, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., history: _Optional[_Union[HistoryQuery, _Mapping]] = ..., signal: _Optional[_Union[SignalRequest, _Mapping]] = ...) -> None: ...
 
 class Since(_message.Message):
     __slots__ = ("epoch", "seq")
@@ -83,6 +87,32 @@ class PresenceQuery(_message.Message):
     chat_id_text: str
     def __init__(self, chat_id: _Optional[int] = ..., chat_id_text: _Optional[str] = ...) -> None: ...
 
+class HistoryQuery(_message.Message):
+    __slots__ = ("chat_id", "chat_id_text", "before", "after", "limit")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAT_ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    chat_id_text: str
+    before: Since
+    after: Since
+    limit: int
+    def __init__(self, chat_id: _Optional[int] = ..., chat_id_text: _Optional[str] = ..., before: _Optional[_Union[Since, _Mapping]] = ..., after: _Optional[_Union[Since, _Mapping]] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class SignalRequest(_message.Message):
+    __slots__ = ("chat_id", "kind", "data", "chat_id_text")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CHAT_ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    kind: str
+    data: bytes
+    chat_id_text: str
+    def __init__(self, chat_id: _Optional[int] = ..., kind: _Optional[str] = ..., data: _Optional[bytes] = ..., chat_id_text: _Optional[str] = ...) -> None: ...
+
 class Ping(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -94,7 +124,7 @@ class ServerFrame(_message.Message):
     def __init__(self, messages: _Optional[_Iterable[_Union[ServerMessage, _Mapping]]] = ...) -> None: ...
 
 class ServerMessage(_message.Message):
-    __slots__ = ("id", "id_text", "auth_result", "chat_message", "notification", "subscribed", "ok", "pong", "presence", "error", "chat_event")
+    __slots__ = ("id", "id_text", "auth_result", "chat_message", "notification", "subscribed", "ok", "pong", "presence", "error", "chat_event", "history", "signal")
     ID_FIELD_NUMBER: _ClassVar[int]
     ID_TEXT_FIELD_NUMBER: _ClassVar[int]
     AUTH_RESULT_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +136,8 @@ class ServerMessage(_message.Message):
     PRESENCE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     CHAT_EVENT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
     id: int
     id_text: str
     auth_result: AuthResult
@@ -117,7 +149,9 @@ class ServerMessage(_message.Message):
     presence: Presence
     error: Error
     chat_event: ChatEvent
-    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth_result: _Optional[_Union[AuthResult, _Mapping]] = ..., chat_message: _Optional[_Union[ChatMessage, _Mapping]] = ..., notification: _Optional[_Union[Notification, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., ok: _Optional[_Union[Ok, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., presence: _Optional[_Union[Presence, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., chat_event: _Optional[_Union[ChatEvent, _Mapping]] = ...) -> None: ...
+    history: HistoryPage
+    signal: Signal
+    def __init__(self, id: _Optional[int] = ..., id_text: _Optional[str] = ..., auth_result: _Optional[_Union[AuthResult, _Mapping]] = ..., chat_message: _Optional[_Union[ChatMessage, _Mapping]] = ..., notification: _Optional[_Union[Notification, _Mapping]] = ..., subscribed: _Optional[_Union[Subscribed, _Mapping]] = ..., ok: _Optional[_Union[Ok, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., presence: _Optional[_Union[Presence, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., chat_event: _Optional[_Union[ChatEvent, _Mapping]] = ..., history: _Optional[_Union[HistoryPage, _Mapping]] = ..., signal: _Optional[_Union[Signal, _Mapping]] = ...) -> None: ...
 
 class AuthResult(_message.Message):
     __slots__ = ("success", "user_id", "connection_id", "expires_at", "ping_interval", "epoch", "seq", "recovered", "user_id_text", "features")
@@ -225,6 +259,22 @@ class Notification(_message.Message):
     user_id_text: str
     def __init__(self, notification_id: _Optional[int] = ..., user_id: _Optional[int] = ..., kind: _Optional[str] = ..., data: _Optional[bytes] = ..., timestamp: _Optional[int] = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., prev: _Optional[int] = ..., notification_id_text: _Optional[str] = ..., user_id_text: _Optional[str] = ...) -> None: ...
 
+class Signal(_message.Message):
+    __slots__ = ("chat_id", "user_id", "kind", "data", "chat_id_text", "user_id_text")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CHAT_ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    user_id: int
+    kind: str
+    data: bytes
+    chat_id_text: str
+    user_id_text: str
+    def __init__(self, chat_id: _Optional[int] = ..., user_id: _Optional[int] = ..., kind: _Optional[str] = ..., data: _Optional[bytes] = ..., chat_id_text: _Optional[str] = ..., user_id_text: _Optional[str] = ...) -> None: ...
+
 class Subscribed(_message.Message):
     __slots__ = ("chat_id", "epoch", "seq", "recovered", "chat_id_text")
     CHAT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -267,6 +317,24 @@ class Presence(_message.Message):
     users: _containers.RepeatedCompositeFieldContainer[Presence.User]
     chat_id_text: str
     def __init__(self, chat_id: _Optional[int] = ..., users: _Optional[_Iterable[_Union[Presence.User, _Mapping]]] = ..., chat_id_text: _Optional[str] = ...) -> None: ...
+
+class HistoryPage(_message.Message):
+    __slots__ = ("chat_id", "chat_id_text", "messages", "more", "epoch", "seq", "start")
+    CHAT_ID_FIELD_NUMBER: _ClassVar[int]
+    CHAT_ID_TEXT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    chat_id: int
+    chat_id_text: str
+    messages: _containers.RepeatedCompositeFieldContainer[ServerMessage]
+    more: bool
+    epoch: str
+    seq: int
+    start: int
+    def __init__(self, chat_id: _Optional[int] = ..., chat_id_text: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ServerMessage, _Mapping]]] = ..., more: bool = ..., epoch: _Optional[str] = ..., seq: _Optional[int] = ..., start: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message", "retry", "chat_id", "chat_id_text")

@@ -41,6 +41,7 @@ class FakeStreams:
         self.names: dict[int, int] = {}
         self.away = False
         self.subject = SUBJECT
+        self.data = b"from the leader"
 
     async def deleted(self) -> list[int]:
         return self.holes
@@ -56,7 +57,7 @@ class FakeStreams:
             raise ApiError(404, 10037, "no message found")
         seq = wanted[-1] if "last_by_subj" in body else wanted[0]
         block = f"NATS/1.0\r\nNotify-After: e1.{self.names.get(seq, 0)}\r\n\r\n".encode()
-        data = b64encode(b"from the leader").decode()
+        data = b64encode(self.data).decode()
         hdrs = b64encode(block).decode()
         return {"message": {"subject": self.subject, "seq": seq, "data": data, "hdrs": hdrs}}
 
@@ -539,6 +540,31 @@ class Replaying(ReadingCase):
         self.assertEqual(self.answer(reader, 1, 20, whole=True), ([], True))
         self.assertEqual(self.answer(reader, 1, 3), ([40, 41, 42], True))
         self.assertEqual(self.poison[:3], [2, 3, 4])
+
+    def test_poison_without_end_is_read_past_in_parts(self) -> None:
+        self.patch(reader_module, "POISON", 10)
+        self.patch(reader_module, "PAGE", 8)
+        reader = self.history(*range(1, 50))
+        message = self.replica.message
+
+        def poisoned(n: int, *rest: Any, **options: Any) -> Reply:
+            data = b"rubbish" if n != 45 else chat_payload(chat(1, 10), n)
+            return message(n, *rest, **options)._replace(data=data)
+
+        self.replica.message = poisoned  # type: ignore[method-assign]
+        place, rounds, found = 1, 0, []
+        while True:
+            answer = reader.replay(chat(1, 10), place, 3, 10**6, False, lambda: 49)
+            self.clock.pump([0.1] * 20)
+            replayed = self.successResultOf(answer)
+            rounds += 1
+            found += [one.position.seq for one in replayed.messages]
+            if not replayed.more:
+                break
+            self.assertGreater(replayed.reached.seq, max([place, *found]))
+            place = replayed.reached.seq
+        self.assertEqual(found, [45])
+        self.assertGreater(rounds, 2)
 
     def test_what_is_newest_is_asked_when_the_read_begins(self) -> None:
         reader = self.history(1, 2, 3)
