@@ -56,6 +56,7 @@ from notify.service.signals import Signals
 from notify.service.systemd import Systemd
 from notify.transport import fanout
 from notify.transport.admission import Admission
+from notify.transport.events import EventFactory
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.tcp import open_files, open_more_files
@@ -305,6 +306,7 @@ def build(
         logs=logs,
     )
     websockets = ConnectionFactory(hub, reactor, config.compression)
+    events = EventFactory(websockets)
     admission = Admission(
         limits=lambda: live.now.limits,
         trusted=lambda: live.now.trusted,
@@ -320,6 +322,7 @@ def build(
         wheel,
         patience,
         lambda: role.serves and not health.starting,
+        events if config.listen.events else None,
     )
     internal = Listener(
         "internal",
@@ -351,7 +354,7 @@ def build(
         reactor,
         random,
         connections=hub.connections.keys,
-        sockets=lambda: websockets.countConnections,
+        sockets=lambda: websockets.countConnections + events.count,
         refuse=refuse,
         finish=internal.close,
         report=partial(role.progress, lifecycle),

@@ -98,7 +98,8 @@ class EventClient:
         self.reader = Reader()
         self._events: list[Event] = []
         self._answered = b""
-        self._rest = b""
+        self._rest = self._chunks = b""
+        self._chunked = False
 
     def answer(self) -> tuple[int, dict[str, str]]:
         """Status and headers; from then on events can be taken."""
@@ -124,19 +125,41 @@ class EventClient:
         status, headers = self.answer()
         if (status, headers.get("content-type")) != (200, "text/event-stream"):
             raise AssertionError(f"{status} {headers}: {self.body()}")
-        self._events = self.reader.feed(self._rest)
+        self._chunked = headers.get("transfer-encoding") == "chunked"
+        self._events = self.reader.feed(self._decoded(self._rest))
         return self
+
+    def pull(self, most: int = 65536) -> int:
+        """Read what there is, up to so many bytes; how many came, none: the stream has ended."""
+        try:
+            data = self.socket.recv(most)
+        except ConnectionResetError:
+            return 0
+        self._events += self.reader.feed(self._decoded(data))
+        return len(data)
+
+    def _decoded(self, data: bytes) -> bytes:
+        if not self._chunked:
+            return data
+        self._chunks += data
+        body = b""
+        while True:
+            size, line, rest = self._chunks.partition(b"\r\n")
+            if not line or len(rest) < int(size, 16) + 2:
+                return body
+            body += rest[: int(size, 16)]
+            self._chunks = rest[int(size, 16) + 2 :]
+
+    def taken(self) -> list[Event]:
+        """The events that have come."""
+        events, self._events = self._events, []
+        return events
 
     def next(self) -> Event | None:
         """The next event; None: the stream has ended."""
         while not self._events:
-            try:
-                data = self.socket.recv(65536)
-            except ConnectionResetError:
+            if not self.pull():
                 return None
-            if not data:
-                return None
-            self._events = self.reader.feed(data)
         return self._events.pop(0)
 
     def until(self, name: str) -> list[Event]:
