@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,9 +21,11 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.auth.tokens import issue
+from tests.support.browser import Browser
 from tests.support.certificates import Authority
 from tests.support.eventstream import Event, EventClient, Reader
 from tests.support.haproxy import HAProxy
+from tests.support.natsd import NatsServer
 from tests.support.nginx import Nginx
 from tests.support.process import SECRET, Server, token, wait_for
 from tests.support.programs import program
@@ -390,6 +393,107 @@ class Programs(Case):
                 ("timeout server 30s", "timeout server 1s"),
             )
         )
+
+
+READ = """
+const [url, headers, wanted, done] = arguments;
+(async () => {
+  const response = await fetch(url, { headers });
+  if (!response.ok) return { status: response.status, error: (await response.json()).error.code };
+  let text = "";
+  for await (const piece of response.body.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    if (text.split("event: ").length > wanted) break;
+  }
+  return { status: response.status, text };
+})().then(done, (error) => done({ failed: error.name }));
+"""
+
+
+class InABrowser(Case):
+    """A page of another origin that the configuration names, and one that it does not name."""
+
+    timeout = 180
+
+    def test_a_page_reads_a_stream_and_the_status_of_a_refusal(self) -> Deferred[None]:
+        program("chromium")
+        program("chromedriver")
+        return self.thread(self.page)
+
+    def page(self) -> None:
+        site = ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+        serving = threading.Thread(target=site.serve_forever)
+        serving.start()
+        origin = f"http://127.0.0.1:{site.server_port}"
+        try:
+            with Server(f'[listen]\nallowed_origins = ["{origin}"]\n') as server, Browser() as browser:
+                url = f"http://127.0.0.1:{server.public}/events?chat=5"
+                good = {"Authorization": f"Bearer {token()}"}
+                browser.go(f"{origin}/")
+                found = browser.wait(READ, url, good, 2)
+                came = Reader().feed(found["text"].encode())
+                self.assertEqual([event.name for event in came], ["auth_result", "subscribed"])
+                server.publish(5, "meanwhile")
+                found = browser.wait(READ, url, {**good, "Last-Event-ID": came[-1].id}, 3)
+                self.assertEqual(Reader().feed(found["text"].encode())[-1].data["content"], "meanwhile")
+                refused = browser.wait(READ, url, {"Authorization": "Bearer no"}, 1)
+                self.assertEqual(refused, {"status": 401, "error": "unauthorized"})
+                # The same machine by another name is another origin.
+                browser.go(f"http://localhost:{site.server_port}/")
+                self.assertEqual(browser.wait(READ, url, good, 1), {"failed": "TypeError"})
+        finally:
+            site.shutdown()
+            serving.join()
+            site.server_close()
+
+
+class Empty(BaseHTTPRequestHandler):
+    """A page without anything."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class OtherNode(Case):
+    async def test_any_node_resumes_what_another_began(self) -> None:
+        nats = NatsServer().start()
+        self.addCleanup(nats.remove)
+        await nats.up()
+        await self.thread(lambda: self.moved(nats))
+
+    def moved(self, nats: NatsServer) -> None:
+        nodes = "".join(
+            f"[{table}]\n{keys}\n"
+            for table, keys in (
+                ("broker", "plugin = 'jetstream'"),
+                ("broker.jetstream", f"servers = ['{nats.url}']"),
+                ("registry", "plugin = 'jetstream_kv'"),
+            )
+        )
+        with Server(nodes) as one, Server(nodes) as other:
+            stream = EventClient(one.public, QUERY, token()).begun()
+            stream.until("subscribed")
+            stream.until("subscribed")
+            seen = []
+            for round in range(4):
+                here, there = (one, other) if round % 2 == 0 else (other, one)
+                for number in range(5):
+                    there.publish(CHATS[number % 2], "x", 10 * round + number)
+                seen += [stream.until("chat_message")[-1].data["message_id"] for _ in range(5)]
+                stream.close()
+                here.publish(5, "missed", 10 * round + 5)
+                stream = EventClient(there.public, QUERY, token(), stream.reader.id).begun()
+                came = stream.until("chat_message")
+                self.assertNotIn("lost", [event.name for event in came])
+                seen.append(came[-1].data["message_id"])
+            self.assertEqual(sorted(seen), [10 * round + number for round in range(4) for number in range(6)])
+            stream.close()
 
 
 class Encrypted(TestCase):
