@@ -200,6 +200,17 @@ class Beginning(Case):
         )
         self.assertEqual((seen[0].type, seen[-1].code), ("event-stream", 1001))
 
+    def test_a_trace_sees_who_asks_for_what_is_none(self) -> None:
+        traces, order = Traces(self.world.hub, "n"), TraceOrder("x" * 16, 1, 7, None, True)
+        traces.collect(order)
+        self.ask("&".join(f"chat={n}" for n in range(33)))
+        self.ask("chat=5", "unknown")
+        refused = [one for one in traces.collect(order).events if one.what in ("turned_away", "auth")]
+        self.assertEqual(
+            [(one.what, one.outcome, one.reason) for one in refused],
+            [("turned_away", "400", "a stream has at most 32 chats"), ("auth", "refused", "unknown token")],
+        )
+
 
 class Resuming(Case):
     def test_what_was_missed_comes_once_and_in_order_whatever_was_cut(self) -> None:

@@ -142,21 +142,21 @@ class Whole(Case):
         return self.thread(self.with_workers)
 
     def with_workers(self) -> None:
-        with Server("[server]\nnode = 'n'\nworkers = 2\n[limits]\nmax_connections_per_user = 3\n") as server:
+        with Server("[server]\nnode = 'n'\nworkers = 2\n[limits]\nmax_connections_per_user = 9\n") as server:
             self.resumed(server, 3)
             wait_for("all are gone", lambda: server.metric("notify_connections") == 0)
-            streams = [EventClient(server.public, "chat=5", token()).begun() for _ in range(3)]
+            streams = [EventClient(server.public, "chat=5", token()).begun() for _ in range(9)]
             for stream in streams:
                 stream.until("subscribed")
-            self.assertEqual(server.metric("notify_event_streams"), 3)
+            self.assertEqual(server.metric("notify_event_streams"), 9)
             _, present = server.http("GET", "/v1/presence?workspace_id=1&chat_id=5")
-            self.assertEqual(present["users"], [{"user_id": 1, "connections": 3}])
+            self.assertEqual(present["users"], [{"user_id": 1, "connections": 9}])
             _, found = server.http("GET", "/v1/connections?workspace_id=1&user_id=1")
             self.assertEqual({one["encoding"] for one in found["connections"]}, {"event-stream"})
             self.assertEqual({one["node"] for one in found["connections"]}, {"n-w1", "n-w2"})
-            fourth = EventClient(server.public, "chat=5", token())
-            self.assertEqual(fourth.answer()[0], 503)
-            self.assertEqual(fourth.body()["error"]["close"], 1013)
+            tenth = EventClient(server.public, "chat=5", token())
+            self.assertEqual(tenth.answer()[0], 503)
+            self.assertEqual(tenth.body()["error"]["close"], 1013)
             server.http("POST", "/v1/unsubscribe", {"workspace_id": 1, "user_id": 1, "chat_id": 5})
             server.http("POST", "/v1/disconnect", {"workspace_id": 1, "user_id": 1})
             for stream in streams:
@@ -198,13 +198,13 @@ class Whole(Case):
     def expired(self) -> None:
         with Server() as server:
             began = time.time()
-            stream = EventClient(server.public, "chat=5", issue(SECRET, 1, 1, 3, began)).begun()
+            stream = EventClient(server.public, "chat=5", issue(SECRET, 1, 1, 5, began)).begun()
             first = stream.next()
             assert first is not None
-            self.assertLess(first.data["expires_at"], began + 4)
+            self.assertLess(first.data["expires_at"], began + 6)
             self.assertEqual(stream.until("close")[-1].data["code"], 4002)
-            self.assertLess(time.time() - began, 6)
-            late = EventClient(server.public, "chat=5", issue(SECRET, 1, 1, 3, began))
+            self.assertGreaterEqual(time.time(), first.data["expires_at"])
+            late = EventClient(server.public, "chat=5", issue(SECRET, 1, 1, 5, began))
             self.assertEqual(late.answer()[0], 401)
             self.assertEqual(late.body()["error"]["close"], 4500)
 
@@ -349,10 +349,9 @@ class Programs(Case):
         stream.until("subscribed")
         while stream.reader.comments < 3:
             self.assertTrue(stream.pull())
-        began = time.monotonic()
+        # One that buffers would keep it until there are some KiB.
         server.publish(5, "through a proxy")
         [event] = stream.until("chat_message")
-        self.assertLess(time.monotonic() - began, 1)
         stream.close()
         server.publish(5, "meanwhile")
         again = EventClient(proxy.port, f"{QUERY}&client_id=me", token(), event.id).begun()
