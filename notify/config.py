@@ -80,9 +80,9 @@ class Server(Settings, frozen=True):
 
 
 class Listen(Settings, frozen=True):
-    """``[listen]``: Twisted server endpoints, and who may open a WebSocket from a browser."""
+    """``[listen]``: Twisted server endpoints, and who may open a WebSocket or an event stream from a browser."""
 
-    #: /ws and /health (and the demo page)
+    #: /ws, /events and /health (and the demo page)
     public: str = "tcp:8080"
     #: /v1, /metrics and /health
     internal: str = "tcp:8081:interface=127.0.0.1"
@@ -92,6 +92,8 @@ class Listen(Settings, frozen=True):
     allowed_origins: tuple[str, ...] = ()
     #: proxies in front whose X-Forwarded-For is believed: addresses or networks
     trusted_proxies: tuple[str, ...] = ()
+    #: serve event streams (/events) on the public listener, for clients where WebSockets are blocked
+    events: bool = True
     #: serve the demo page on the public listener
     demo: bool = False
 

@@ -57,6 +57,7 @@ from notify.service.service import Listener, NotifyService, Part
 from notify.service.systemd import Systemd
 from notify.transport import fanout
 from notify.transport.admission import Admission
+from notify.transport.events import EventFactory
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.tcp import open_files, open_more_files
@@ -311,6 +312,7 @@ def build(
         logs=logs,
     )
     websockets = ConnectionFactory(hub, reactor, config.compression)
+    events = EventFactory(websockets)
     admission = Admission(
         limits=lambda: live.now.limits,
         trusted=lambda: live.now.trusted,
@@ -326,6 +328,7 @@ def build(
         wheel,
         patience,
         lambda: role.serves and not health.starting,
+        events if config.listen.events else None,
     )
     internal = Listener(
         "internal",
@@ -357,7 +360,7 @@ def build(
         reactor,
         random,
         connections=hub.connections.keys,
-        sockets=lambda: websockets.countConnections,
+        sockets=lambda: websockets.countConnections + events.count,
         refuse=refuse,
         finish=internal.close,
         report=partial(role.progress, lifecycle),

@@ -28,7 +28,12 @@ class Metrics:
 
     def __init__(self, event_loop: str = "asyncio") -> None:
         self.registry = r = CollectorRegistry()
-        self.connections = Gauge("notify_connections", "Open WebSocket connections.", registry=r)
+        self.connections = Gauge(
+            "notify_connections", "Open WebSocket connections and event streams.", registry=r
+        )
+        self.event_streams = Gauge(
+            "notify_event_streams", "Event streams among the open connections.", registry=r
+        )
         self.sockets = Gauge(
             "notify_sockets", "Sockets of the public port, each from its accept to its end.", registry=r
         )
@@ -39,10 +44,12 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.accepted = Counter("notify_connections_accepted", "WebSocket handshakes completed.", registry=r)
+        self.accepted = Counter(
+            "notify_connections_accepted", "WebSockets and event streams opened.", registry=r
+        )
         self.refused_handshakes = Counter(
             "notify_handshakes_refused",
-            "WebSocket handshakes that opened nothing, by the status of the answer; 403: the page's Origin is not allowed.",
+            "WebSocket handshakes, and requests for event streams, that opened nothing, by the status of the answer; 403: the page's Origin is not allowed.",
             ["status"],
             registry=r,
         )

@@ -65,13 +65,14 @@ class Accepted(NamedTuple):
 class Refused(Exception):  # noqa: N818
     """A handshake that opens nothing. ``answer`` goes to the client, and quotes nothing of what it sent.
 
-    ``origin`` is that of the page, where it is the reason.
+    ``origin`` is that of the page, where it is the reason; ``why`` the reason in words, where the status does not say it.
     """
 
-    def __init__(self, status: HTTPStatus, origin: str = "") -> None:
+    def __init__(self, status: HTTPStatus, origin: str = "", why: str = "") -> None:
         super().__init__(status)
         self.status = status
         self.origin = origin
+        self.why = why
         more = _MORE.get(status, "Connection: close\r\n")
         self.answer = f"HTTP/1.1 {status:d} {status.phrase}\r\nContent-Length: 0\r\n{more}\r\n".encode()
 
@@ -109,7 +110,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
     subprotocol, encoding = encodings.choose(asked.protocols)
     deflate = accept_deflate(offers) if compress else None
     answer = _accept(asked.key, subprotocol, deflate)
-    client_id = _client_id(asked.query) if asked.query else ""
+    client_id = client_id_of(asked.query) if asked.query else ""
     return Accepted(
         answer,
         encoding,
@@ -117,7 +118,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
         origin,
         headers.get("x-forwarded-for", ""),
         client_id,
-        _plain(headers.get("user-agent", "")[:MAX_AGENT]),
+        plain_text(headers.get("user-agent", "")[:MAX_AGENT]),
     )
 
 
@@ -212,7 +213,7 @@ def _read_target(target: str, headers: dict[str, str], ours: str) -> tuple[str, 
     return host, query
 
 
-def _client_id(query: str) -> str:
+def client_id_of(query: str) -> str:
     """What the query says that proxies hash on. Given twice it is none: the one may have been hashed, or the other."""
     given = [one for one in query.split("&") if one.startswith(_CLIENT_ID)]
     value = given[0][len(_CLIENT_ID) :] if len(given) == 1 else ""
@@ -220,7 +221,7 @@ def _client_id(query: str) -> str:
 
 
 @lru_cache(1024)
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Without control characters. Most clients name one of few agents: they share its text."""
     return text if text.isprintable() else "".join(letter for letter in text if letter.isprintable())
 

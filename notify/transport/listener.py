@@ -1,6 +1,6 @@
-"""The public port: a connection is a WebSocket's or the HTTP site's, and nothing stays of how that was found out.
+"""The public port: a connection is a WebSocket's, an event stream's or the HTTP site's, and nothing stays of how that was found out.
 
-The first bytes of a request say which; one that the site has served before may still become a WebSocket's, as a proxy may
+The first bytes of a request say which; one that the site has served before may still become another's, as a proxy may
 send a handshake over a connection that it kept. An opening handshake is read to its end and judged here; so the protocol of a
 WebSocket connection begins with an open one, and carries nothing of HTTP with it for the rest of its life.
 """
@@ -8,9 +8,10 @@ WebSocket connection begins with an open one, and carries nothing of HTTP with i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
+from typing import Protocol as Shape
 
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -18,24 +19,41 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from notify.core.timers import Timer, Wheel
-from notify.transport.admission import TurnedAway
+from notify.transport.admission import TurnedAway, Visit
+from notify.transport.eventrequest import PATH as EVENTS
+from notify.transport.eventrequest import Preflight
+from notify.transport.events import EventFactory
 from notify.transport.handover import Admits
-from notify.transport.handshake import PATH, Accepted, Refused, judge, split_head
+from notify.transport.handshake import PATH, Refused, split_head
 from notify.transport.tcp import descriptor
 from notify.transport.websocket import LINGER, ConnectionFactory
-from notify.wire.addresses import client_address
+from notify.wire.addresses import Network, client_address
 from notify.wire.head import MAX_HEAD
 
 log = Logger()
 
 _WEBSOCKET = f"GET {PATH}".encode()
-_ENOUGH = len(_WEBSOCKET) + 1
+_EVENTS = f"GET {EVENTS}".encode()
+#: a request for an event stream is answered by us, whatever its method
+_METHODS = (b"GET", b"OPTIONS", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE")
 _ABSOLUTE = re.compile(rb"GET https?://[^/? \r\n]+", re.IGNORECASE)
 _SCHEMES = (b"get http://", b"get https://")
 
 
 def is_websocket(start: bytes) -> bool | None:
     """Whether a request that begins like this is for the WebSocket path; None: too little to tell."""
+    return _gets(start, _WEBSOCKET)
+
+
+def is_events(start: bytes) -> bool | None:
+    """Whether a request that begins like this is for the path of event streams; None: too little to tell."""
+    method, space, target = start.partition(b" ")
+    if not space:
+        return None if any(one.startswith(start) for one in _METHODS) else False
+    return method in _METHODS and _gets(b"GET " + target, _EVENTS)
+
+
+def _gets(start: bytes, path: bytes) -> bool | None:
     if start[4:5] in (b"h", b"H"):  # a target with an authority (RFC 9112, section 3.2.2)
         absolute = _ABSOLUTE.match(start)
         if absolute is None:
@@ -43,9 +61,35 @@ def is_websocket(start: bytes) -> bool | None:
         if absolute.end() > MAX_HEAD:
             return False  # not len(start): frames may have come behind a whole head
         start = b"GET " + start[absolute.end() :]
-    if len(start) < _ENOUGH:
-        return None if _WEBSOCKET.startswith(start[: len(_WEBSOCKET)]) else False
-    return start.startswith(_WEBSOCKET) and start[_ENOUGH - 1 : _ENOUGH] in (b" ", b"?")
+    if len(start) <= len(path):
+        return None if path.startswith(start) else False
+    return start.startswith(path) and start[len(path) : len(path) + 1] in (b" ", b"?")
+
+
+class Door(Shape):
+    """Who serves a path of the public port that is not the site's."""
+
+    @property
+    def trusted(self) -> Sequence[Network]:
+        """The proxies in force."""
+
+    def judge(self, head: bytes, welcome: bool) -> Any:
+        """What a whole head asks for, which has an attribute ``forwarded``: the header X-Forwarded-For.
+
+        Raises :class:`~notify.transport.handshake.Refused`, and :class:`~notify.transport.eventrequest.Preflight`.
+        """
+
+    def refusal(self, status: HTTPStatus, asked: Any) -> Refused:
+        """What is answered where there is no room."""
+
+    def turned_away(self, peer: str, reason: str) -> None:
+        """A client of this address is not let in."""
+
+    def refused(self, refused: Refused, peer: str) -> None:
+        """What a client of this address asks for is refused."""
+
+    def open(self, transport: Any, asked: Any, address: str, visit: Visit) -> Any:
+        """The protocol that goes on with the transport, which it has already."""
 
 
 class _Arriving(Protocol):
@@ -58,6 +102,7 @@ class _Arriving(Protocol):
         self._timer: Timer | None = None
         self._visit: Any = None  # a Visit, from the accept on
         self._site: Any = None
+        self._door: Door = factory.websocket
         self._refused = False
 
     def connectionMade(self) -> None:
@@ -84,31 +129,33 @@ class _Arriving(Protocol):
         if self._refused:
             return  # reading on keeps the kernel from resetting what the client has to get
         self._start += data
-        choice = is_websocket(self._start)
-        if choice:
+        door = self._factory.door(self._start)
+        if door is not None:
+            self._door = door
             self._shake_hands()
-        elif choice is False:
+        elif self._factory.is_for_site(self._start):
             self._leave_to_site()
 
     def _shake_hands(self) -> None:
-        websocket, transport, visit = self._factory.websocket, self.transport, self._visit
+        door, transport, visit = self._door, self.transport, self._visit
         address = _host(transport)
         try:
             parts = split_head(self._start)
             if parts is None:
                 return
-            if not self._factory.welcome():
-                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE)
             head, rest = parts
-            accepted = judge(head, websocket.allowed_origins, websocket.compression.enabled)
-            address = client_address(_host(transport), accepted.forwarded, websocket.trusted)
+            accepted = door.judge(head, self._factory.welcome())
+            address = client_address(_host(transport), accepted.forwarded, door.trusted)
             asked = visit.identify(address)
         except Refused as refused:
-            websocket.refused(refused, address)
+            door.refused(refused, address)
             self._refuse(refused.answer)
             return
+        except Preflight as preflight:
+            self._refuse(preflight.answer)
+            return
         except TurnedAway as why:
-            self._turn_away(why, address)
+            self._turn_away(why, accepted, address)
             return
         if asked is None:
             self._open(accepted, address, rest)
@@ -119,7 +166,7 @@ class _Arriving(Protocol):
         asked.addBoth(self._judged, accepted, address, rest)
         asked.addErrback(lambda failure: log.failure("a handshake failed", failure))
 
-    def _judged(self, verdict: Failure | None, accepted: Accepted, address: str, rest: bytes) -> None:
+    def _judged(self, verdict: Failure | None, accepted: Any, address: str, rest: bytes) -> None:
         """Another process says whether there is room for a client of this address."""
         transport: Any = self.transport
         if self._visit is None:
@@ -130,18 +177,18 @@ class _Arriving(Protocol):
         else:
             why = verdict.value
             if isinstance(why, TurnedAway):
-                self._turn_away(why, address)
+                self._turn_away(why, accepted, address)
             else:  # the other process is gone
-                self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE).answer)
+                self._refuse(self._door.refusal(HTTPStatus.SERVICE_UNAVAILABLE, accepted).answer)
 
-    def _turn_away(self, why: TurnedAway, address: str) -> None:
-        self._factory.websocket.turned_away(address, why.reason)
-        self._refuse(Refused(_status(why)).answer)
+    def _turn_away(self, why: TurnedAway, accepted: Any, address: str) -> None:
+        self._door.turned_away(address, why.reason)
+        self._refuse(self._door.refusal(_status(why), accepted).answer)
 
-    def _open(self, accepted: Accepted, address: str, rest: bytes) -> None:
+    def _open(self, accepted: Any, address: str, rest: bytes) -> None:
         visit, self._visit = self._visit, None
         visit.opened()
-        protocol = self._factory.websocket.open(self.transport, accepted, address, visit)
+        protocol = self._door.open(self.transport, accepted, address, visit)
         self._hand_over(protocol)
         if rest:
             protocol.dataReceived(rest)
@@ -169,12 +216,13 @@ class _Arriving(Protocol):
         protocol.dataReceived(start)
 
     def wants(self, head: bytes) -> bool:
-        """Whether a later request of a connection of the site is an opening handshake."""
-        return bool(is_websocket(head))
+        """Whether a later request of a connection of the site is not for the site."""
+        return self._factory.door(head) is not None
 
     def takes(self, data: bytes) -> None:
         """It is: the site has let go of the transport."""
         self._site, self._start = None, data
+        self._door = self._factory.door(data) or self._door
         self._shake_hands()
 
     def _hand_over(self, protocol: Any) -> None:
@@ -212,10 +260,10 @@ def _status(why: TurnedAway) -> HTTPStatus:
 
 
 class PublicFactory(Factory):
-    """Serves ``websocket`` under its path and ``site`` everywhere else, to those whom ``admission`` lets in.
+    """Serves ``websocket`` and ``events`` under their paths and ``site`` everywhere else, to those whom ``admission`` lets in.
 
     ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake. While it is not
-    ``welcome()`` yet, a WebSocket is answered 503.
+    ``welcome()`` yet, a WebSocket is answered 503. ``events`` None: there are no event streams.
     """
 
     noisy = False
@@ -228,13 +276,25 @@ class PublicFactory(Factory):
         wheel: Wheel,
         patience: Callable[[], float],
         welcome: Callable[[], bool] = lambda: True,
+        events: EventFactory | None = None,
     ) -> None:
         self.websocket = websocket
+        self.events = events
         self.site = site
         self.admission = admission
         self.wheel = wheel
         self.patience = patience
         self.welcome = welcome
+
+    def door(self, start: bytes) -> Door | None:
+        """Who serves a request that begins like this; None: the site, or nobody can tell yet."""
+        if is_websocket(start):
+            return self.websocket
+        return self.events if self.events is not None and is_events(start) else None
+
+    def is_for_site(self, start: bytes) -> bool:
+        """Whether the site serves it, for sure."""
+        return is_websocket(start) is False and (self.events is None or is_events(start) is False)
 
     def doStart(self) -> None:
         """The port listens."""

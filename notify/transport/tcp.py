@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import socket as socket_options
 import sys
 from socket import socket
 from typing import Any, cast
@@ -120,6 +121,21 @@ def settle(transport: Any) -> None:
     while transport is not None:
         if isinstance(transport, PolledServer):
             transport.settle()
+            return
+        transport = vars(transport).get("transport")
+
+
+def give_up_after(transport: Any, seconds: float) -> None:
+    """Have the kernel end a connection when its other end acknowledges nothing of what it is sent for so long; under TLS it is
+    that of the transport below. Where there is no such option the kernel does so after its own time, some 15 minutes.
+    """
+    option = getattr(socket_options, "TCP_USER_TIMEOUT", None)
+    while transport is not None and option is not None:
+        if isinstance(transport, LeanServer):
+            try:
+                transport.socket.setsockopt(socket_options.IPPROTO_TCP, option, int(seconds * 1000))
+            except OSError:
+                pass  # a socket that is no TCP, or gone
             return
         transport = vars(transport).get("transport")
 

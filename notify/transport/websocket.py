@@ -21,7 +21,7 @@ from notify.identity import Peer
 from notify.observe.logging import clients
 from notify.transport.admission import REASONS, Visit
 from notify.transport.connection import Connection, SendQueues
-from notify.transport.handshake import Accepted, Refused
+from notify.transport.handshake import Accepted, Refused, judge
 from notify.transport.reader import Reader
 from notify.transport.tcp import plain, settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
@@ -229,7 +229,7 @@ def _why(refused: Refused) -> str:
         return "listen.allowed_origins does not name its page's origin"
     if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
         return "the server is starting"
-    return f"no opening handshake of a WebSocket: {refused.status.phrase}"
+    return refused.why or f"no opening handshake of a WebSocket: {refused.status.phrase}"
 
 
 class ConnectionFactory(OpenFactory):
@@ -256,6 +256,16 @@ class ConnectionFactory(OpenFactory):
     def trusted(self) -> Sequence[Network]:
         """The proxies in force."""
         return self.hub.live.now.trusted
+
+    def judge(self, head: bytes, welcome: bool) -> Accepted:
+        """See :func:`~notify.transport.handshake.judge`; ``welcome``: the server is not just starting."""
+        if not welcome:
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE)
+        return judge(head, self.allowed_origins, self.compression.enabled)
+
+    def refusal(self, status: HTTPStatus, accepted: Accepted) -> Refused:
+        """What is answered where there is no room."""
+        return Refused(status)
 
     def turned_away(self, peer: str, reason: str) -> None:
         """A client of this address is not let in, for one of :data:`~notify.transport.admission.REASONS`."""

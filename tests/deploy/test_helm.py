@@ -243,9 +243,9 @@ class ManifestTests(HelmCase):
 
     def test_an_ingress_leads_to_the_public_port_alone(self) -> None:
         (rule,) = self.one(self.render(VARIANTS["all"]), "Ingress")["spec"]["rules"]
-        (path,) = rule["http"]["paths"]
         service = {"name": "chat-notify", "port": {"name": "public"}}
-        self.assertEqual((path["path"], path["backend"]["service"]), ("/ws", service))
+        paths = [(path["path"], path["backend"]["service"]) for path in rule["http"]["paths"]]
+        self.assertEqual(paths, [("/ws", service), ("/events", service)])
 
     def test_the_operator_scrapes_under_the_name_that_rules_ask_for(self) -> None:
         documents = self.render(VARIANTS["all"])

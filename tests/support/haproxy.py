@@ -23,7 +23,7 @@ class HAProxy:
         self.binary = program("haproxy")
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="haproxy-"))
-        text = CONFIG.read_text().replace("bind :80\n", f"bind 127.0.0.1:{self.port}\n")
+        text = CONFIG.read_text().replace("bind :80 ", f"bind 127.0.0.1:{self.port} ")
         text, count = re.subn(r"    server node\d .*\n", "", text)
         if count != 3 or f"127.0.0.1:{self.port}" not in text:
             raise AssertionError("etc/haproxy/haproxy.cfg has other servers or another bind than it had")

@@ -20,6 +20,7 @@ from notify.config import Compression, Duration, Limits, Size
 from notify.core.session import Session
 from notify.identity import Identity
 from notify.transport.admission import Admission
+from notify.transport.events import EventFactory
 from notify.transport.listener import PublicFactory
 from notify.transport.origins import parse_origins
 from notify.transport.reader import CROWD
@@ -143,7 +144,17 @@ class Wire:
             metrics.sockets.set,
             lambda reason: metrics.turned_away.labels(reason).inc(),
         )
-        self.port = PublicFactory(factory, Site(), self.admission, self.world.hub.wheel, lambda: 5.0)
+        self.welcome = True
+        self.events = EventFactory(factory)
+        self.port = PublicFactory(
+            factory,
+            Site(),
+            self.admission,
+            self.world.hub.wheel,
+            lambda: 5.0,
+            lambda: self.welcome,
+            self.events,
+        )
         self.again()
 
     def again(self, address: str = "192.168.1.1") -> Wire:
