@@ -20,6 +20,7 @@ from notify.cli.terminal import (
     API_URL,
     CommandError,
     Terminal,
+    duration,
     identifier,
     number,
     secret,
@@ -47,6 +48,8 @@ EXAMPLES = """\
 
 _MOST_LINE = 1024 * 1024
 _AT_ONCE = 500
+#: some seconds where nobody is reached: somebody waits, and the address may be wrong
+_TRIES = 6
 #: what is wrong with one message alone; any other error would be the next one's, too
 _OF_ONE = frozenset(
     (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -80,6 +83,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
     parser.add_argument("--timestamp", type=number, metavar="SECONDS", help="Unix time (default: now)")
     parser.add_argument("--key", metavar="TEXT", help="the idempotency key of one message (default: random)")
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default=30.0,
+        metavar="TIME",
+        help="how long it is tried to publish a message, or the lines of a batch (default: 30s)",
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="print no positions")
     url_option(parser, "the HTTP API's address", "NOTIFY_API_URL", API_URL)
     secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
@@ -97,7 +107,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
     try:
         # One message by itself is one request; a stream begins with a handshake.
-        publisher = Publisher(url(options, terminal, "NOTIFY_API_URL", API_URL), key, stream=message is None)
+        publisher = Publisher(
+            url(options, terminal, "NOTIFY_API_URL", API_URL),
+            key,
+            timeout=options.timeout,
+            tries=_TRIES,
+            stream=message is None,
+        )
     except ValueError as error:
         raise CommandError(f"--url is wrong: {error}.") from None
     with publisher:
@@ -156,7 +172,7 @@ def _publish_one(
     try:
         position = publisher.publish(subject, payload, key=options.key)
     except PublishFailed as error:
-        known = "It may be published, or not" if error.code == "unknown" else "It was not published"
+        known = "It was not published" if error.nothing_stored else "It may be published, or not"
         raise CommandError(f"{known}: {_advice(error)}") from None
     if not options.quiet:
         terminal.out(_result(subject, position))
@@ -170,7 +186,7 @@ def _result(subject: str, position: Position, line: int | None = None) -> str:
 
 def _advice(error: PublishFailed) -> str:
     """What went wrong, and where to look."""
-    text = str(error).removeprefix("unknown: ").rstrip(".")
+    text = str(error).removeprefix("unknown: ").removeprefix("unreachable: ").rstrip(".")
     if error.status == HTTPStatus.UNAUTHORIZED:
         return f"{text}: look at the API key."
     if error.status is None:

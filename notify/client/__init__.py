@@ -1,7 +1,7 @@
 """Clients of a notify server that never lose their place: docs/client.md says how they behave.
 
 ``AsyncioClient`` and ``TwistedClient`` receive; ``Publisher`` publishes over HTTP from code that is neither.
-Stands on msgspec and wsproto alone: Twisted is imported with the first use of ``TwistedClient``.
+Stands on h11, msgspec and wsproto alone: Twisted is imported with the first use of ``TwistedClient``.
 """
 
 from typing import TYPE_CHECKING, Any

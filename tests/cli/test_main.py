@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import socket
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -12,7 +13,6 @@ from notify.cli import COMMANDS
 from notify.cli import main as cli
 from notify.cli.progress import Progress
 from notify.cli.publish import read_lines
-from notify.client import Publisher
 from tests.support.auth import SECRET, temporary_file
 from tests.support.cli import Server, command
 
@@ -133,13 +133,20 @@ class Publish(Server):
         self.assertEqual(result.status, 1)
         self.assertIn("not published", result.err)
 
-    async def test_without_an_answer_it_says_that_nothing_is_known(self) -> None:
-        self.patch(
-            Publisher.__init__, "__kwdefaults__", {**(Publisher.__init__.__kwdefaults__ or {}), "tries": 1}
-        )
+    async def test_where_nobody_is_reached_it_says_that_nothing_was_published(self) -> None:
         result = await self.run_command(
-            "publish", "--chat", "1", "--content", "x", "--url", "http://127.0.0.1:1"
+            "publish", "--chat", "1", "--content", "x", "--url", "http://127.0.0.1:1", "--timeout", "1s"
         )
+        self.assertEqual(result.status, 1)
+        self.assertIn("It was not published: the server cannot be reached", result.err)
+        self.assertNotIn("unreachable", result.err)
+
+    async def test_without_an_answer_it_says_that_nothing_is_known(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            result = await self.run_command(
+                "publish", "--chat", "1", "--content", "x", "--url", url, "--timeout", "300ms"
+            )
         self.assertEqual(result.status, 1)
         self.assertIn("It may be published, or not: no answer from the server", result.err)
         self.assertNotIn("unknown", result.err)

@@ -1,0 +1,126 @@
+"""What is published together, as one frame of a stream or by one request, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from notify.client._outcome import OPEN, RETRIED, Fault, Item, Outcome, PublishFailed
+from notify.client._post import Request, Response
+from notify.client.actions import Position
+
+PUBLISH = "/v1/publish"
+_NO_ANSWER = Outcome(0, error=Fault("failed", "the server's answer cannot be understood"))
+
+
+class Job:
+    """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
+
+    ``prefix`` is the path of the API; ``key`` is that of a request with all of them; a ``many`` is answered by a list. ``stream``: they may go over one.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        prefix: str,
+        key: str,
+        timeout: float,
+        tries: int | None,
+        *,
+        many: bool = False,
+        stream: bool = True,
+    ) -> None:
+        self.items, self.key, self.timeout, self.tries = items, key, timeout, tries
+        self._path = prefix + PUBLISH
+        self.many, self.stream = many, stream
+        self.size = sum(len(item.body) for item in items)
+        #: told when it is over
+        self.done: Callable[[], None] = lambda: None
+        self.over = False
+        self.attempt = 0
+        #: what the last try ended with that told nothing of single messages, and how long the server asks to wait
+        self.last: PublishFailed | None = None
+        self.deadline = 0.0
+        #: what stops its timers
+        self.expiring: Callable[[], None] = lambda: None
+        self.retrying: Callable[[], None] = lambda: None
+
+    def left(self) -> list[Item]:
+        """What is not settled."""
+        return [item for item in self.items if not item.settled]
+
+    # --- by a request ---------------------------------------------------------------------------------------
+
+    def request(self, headers: Sequence[tuple[str, str]]) -> Request:
+        """All of them: the keys keep those that are stored already from being stored twice."""
+        bodies = [item.body for item in self.items]
+        body = b"[" + b",".join(bodies) + b"]" if self.many else bodies[0]
+        return Request(self._path, (*headers, ("Idempotency-Key", self.key)), body)
+
+    def answered(self, response: Response) -> None:
+        """Take what a request came to."""
+        status, value = response.status, _json(response.body)
+        if status in RETRIED:
+            self.unanswered(_refusal(value, status), status in OPEN)
+        elif status in (HTTPStatus.OK, HTTPStatus.MULTI_STATUS):
+            told = self._outcomes(value, status)
+            for item, outcome in zip(self.items, told or [_NO_ANSWER] * len(self.items), strict=True):
+                item.tell(outcome)
+        else:
+            failed = _refusal(value, status)
+            for item in self.left():
+                item.tell(Outcome(status, error=Fault(failed.code, failed.text)))
+
+    def _outcomes(self, value: Any, status: int) -> list[Outcome] | None:
+        """None: it cannot be understood."""
+        try:
+            results = value["results"] if self.many else [{"status": status, **value}]
+            told = msgspec.convert(results, list[Outcome])
+        except (msgspec.ValidationError, KeyError, TypeError):
+            return None
+        stored = all(one.status != HTTPStatus.OK or (one.epoch and one.seq) for one in told)
+        return told if stored and len(told) == len(self.items) else None
+
+    # --- what became of it ----------------------------------------------------------------------------------
+
+    def unanswered(self, failed: PublishFailed, doubt: bool) -> None:
+        """A try told nothing of what is not settled; with ``doubt`` it may have stored it."""
+        self.last = failed
+        for item in self.left():
+            item.doubt = item.doubt or doubt
+
+    @property
+    def settled(self) -> bool:
+        """Whether a repeat would change nothing."""
+        return all(item.settled for item in self.items)
+
+    def result(self) -> list[Position]:
+        """The positions. Raises :class:`PublishFailed` with what is known of each."""
+        errors = [item.failure(self.last) for item in self.items]
+        failed = [error for error in errors if error is not None]
+        if not failed:
+            return [item.position for item in self.items if item.position is not None]
+        # One that could be told of others, too, says more than what is wrong with one message.
+        worst = next((one for one in failed if one.status is None or one.status in RETRIED), failed[0])
+        positions = [item.position for item in self.items] if self.many else []
+        sure = all(one.nothing_stored for one in failed) and not any(positions)
+        raised = PublishFailed(worst.code, worst.text, worst.status, positions, nothing_stored=sure)
+        raised.errors = errors if self.many else []
+        raise raised
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _refusal(value: Any, status: int) -> PublishFailed:
+    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(error, dict):
+        return PublishFailed("failed", f"the server answered with HTTP {status}", status)
+    return PublishFailed(str(error.get("code")), str(error.get("message")), status)
