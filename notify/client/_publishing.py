@@ -467,7 +467,7 @@ class Desk:
 
 def _hopeless(reason: str) -> bool:
     """Whether somebody is there who is not who he should be: trying again changes nothing."""
-    return "certificate verify failed" in reason.lower()
+    return "certificate verify failed" in reason or "VerificationError" in reason
 
 
 def _unknown(reason: str) -> PublishFailed:

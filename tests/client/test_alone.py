@@ -47,7 +47,7 @@ class Imports(SynchronousTestCase):
 
     def test_the_client_needs_its_libraries_and_nothing_else_of_notify(self) -> None:
         new = blocked(
-            "from notify.client import AsyncioClient, FileStore, Publisher\n"
+            "from notify.client import AsyncioClient, AsyncioPublisher, FileStore, Publisher\n"
             "AsyncioClient('ws://127.0.0.1/ws', 'token'), Publisher('http://127.0.0.1', 'key')\n"
             "print(*(name for name in sys.modules if name.startswith('notify')))"
         ).split()
@@ -62,15 +62,17 @@ class Imports(SynchronousTestCase):
     def test_twisted_is_missed_only_by_its_own_client(self) -> None:
         said = blocked(
             "import notify.client\n"
-            "try:\n    notify.client.TwistedClient\n"
-            "except ModuleNotFoundError as error:\n    print(error.name.partition('.')[0])"
+            "for name in ('TwistedClient', 'TwistedPublisher'):\n"
+            "    try:\n        getattr(notify.client, name)\n"
+            "    except ModuleNotFoundError as error:\n        print(error.name.partition('.')[0])"
         )
-        self.assertEqual(said, "twisted")
+        self.assertEqual(said.split(), ["twisted", "twisted"])
 
     def test_with_twisted_its_client_is_there_like_the_others(self) -> None:
         import notify.client
 
         self.assertEqual(notify.client.TwistedClient.__module__, "notify.client._twisted")
+        self.assertEqual(notify.client.TwistedPublisher.__module__, "notify.client._publish_twisted")
         self.assertFalse(hasattr(notify.client, "TornadoClient"))
 
 
