@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from notify.client._face import Face, Tally
@@ -60,8 +60,8 @@ class CoroutinePublisher(Face):
         timeout: float | None = None,
     ) -> Position:
         """Publish one chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
-        message = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
-        return await self.publish(*message, key=key, timeout=timeout)
+        message, made = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
+        return await self._one(message, key, timeout, made)
 
     async def notify(
         self,
@@ -76,8 +76,8 @@ class CoroutinePublisher(Face):
         timeout: float | None = None,
     ) -> Position:
         """Publish one notification; ``data`` is any JSON value."""
-        message = notification(workspace_id, user_id, kind, data, notification_id, timestamp)
-        return await self.publish(*message, key=key, timeout=timeout)
+        message, made = notification(workspace_id, user_id, kind, data, notification_id, timestamp)
+        return await self._one(message, key, timeout, made)
 
     async def publish(
         self,
@@ -89,26 +89,39 @@ class CoroutinePublisher(Face):
     ) -> Position:
         """Publish one message; gives its position once the broker has accepted it. Raises ``PublishFailed``.
 
-        ``key`` is the idempotency key, where the caller has one that outlives this call.
+        ``key`` is the idempotency key, where the caller has one that outlives this call. Under one that this publisher has used for the
+        subject within ``duplicate_window`` another payload is refused (``key_reused``): the server would not store it, and not say so.
         """
-        [position] = (await self._do(self._job_of_one(subject, payload, key, timeout))).result()
-        return position
+        return await self._one((subject, payload), key, timeout)
 
     async def publish_many(
-        self, messages: Iterable[Message] | AsyncIterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message] | AsyncIterable[Message],
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
     ) -> list[Position]:
         """Publish any number of ``(subject, payload)`` in order, some hundreds at a time, each time within ``timeout``.
 
         Gives their positions. Raises ``PublishFailed`` with those of the messages that were accepted; of those
         that were sent together with the one that failed every message was tried, behind them none.
+
+        ``key`` makes the list idempotent as a whole: each message's key is ``KEY:INDEX``. After a crash repeat it from its beginning,
+        with the same messages in the same order, within the server's ``duplicate_window``: each is stored once.
         """
-        tally, batcher = Tally(), Batcher()
+        tally, batcher = Tally(key), Batcher()
         async for subject, payload in _each(messages):
             if batch := batcher.add(subject, payload):
-                tally.add(await self._do(self._job_of_many(batch, timeout)))
+                tally.add(await self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         if batch := batcher.rest():
-            tally.add(await self._do(self._job_of_many(batch, timeout)))
+            tally.add(await self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
+
+    async def _one(
+        self, message: Message, key: str | None, timeout: float | None, made: Collection[str] = ()
+    ) -> Position:
+        [position] = (await self._do(self._job_of_one(message, key, timeout, made))).result()
+        return position
 
     async def _do(self, job: Job) -> Job:
         waiter = self._waiter()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from notify.client._job import Job
-from notify.client._messages import encode
+from notify.client._keys import digest
+from notify.client._messages import Message, encode
 from notify.client._outcome import Item, PublishFailed
 from notify.client._publishing import Options
 from notify.client._wire import Address
 from notify.client.actions import Position
 
-_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
+_KEY = re.compile(r"[!-~]+", re.ASCII)
+#: the longest key, and what of that a message's place in a list needs
+MOST_KEY, _INDEX = 128, 13
 
 
 class Face:
@@ -30,7 +32,11 @@ class Face:
             raise ValueError("tries: at least one")
         if options.connections < 1:
             raise ValueError("connections: at least one")
-        for name, seconds in (("timeout", options.timeout), ("try_timeout", options.try_timeout)):
+        for name, seconds in (
+            ("timeout", options.timeout),
+            ("try_timeout", options.try_timeout),
+            ("duplicate_window", options.duplicate_window),
+        ):
             _seconds(name, seconds)
         secure = parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
@@ -39,25 +45,49 @@ class Face:
         self._api_key, self._options = api_key, options
 
     def _job_of_one(
-        self, subject: str, payload: Mapping[str, Any], key: str | None, timeout: float | None
+        self,
+        message: Message,
+        key: str | None,
+        timeout: float | None,
+        made: Collection[str] = (),
     ) -> Job:
-        key = uuid.uuid4().hex if key is None else _checked(key)
-        return self._job([Item(encode(subject, payload), key)], key, timeout)
+        """``made``: fields of the payload that the caller did not give."""
+        body = encode(*message)
+        if key is None:
+            key = uuid.uuid4().hex
+            item = Item(body, key)
+        else:
+            item = Item(body, _checked(key, MOST_KEY), digest(body, made))
+        return self._job([item], key, timeout)
 
-    def _job_of_many(self, batch: Sequence[bytes], timeout: float | None) -> Job:
-        key = uuid.uuid4().hex
-        items = [Item(body, f"{key}:{index}") for index, body in enumerate(batch)]
-        return self._job(items, key, timeout, many=True)
+    def _job_of_many(self, batch: Sequence[bytes], key: str | None, first: int, timeout: float | None) -> Job:
+        """``first``: how many were before it under the same key."""
+        if key is None:
+            key = uuid.uuid4().hex
+            items = [Item(body, f"{key}:{index}") for index, body in enumerate(batch)]
+            return self._job(items, key, timeout, many=True)
+        # Where a list is cut is no part of its keys: whoever repeats it may cut it elsewhere.
+        items = [Item(body, f"{key}:{index}", digest(body)) for index, body in enumerate(batch, first)]
+        return self._job(items, key, timeout, many=True, own_keys=True)
 
-    def _job(self, items: Sequence[Item], key: str, timeout: float | None, *, many: bool = False) -> Job:
+    def _job(
+        self,
+        items: Sequence[Item],
+        key: str,
+        timeout: float | None,
+        *,
+        many: bool = False,
+        own_keys: bool = False,
+    ) -> Job:
         timeout = self._options.timeout if timeout is None else _seconds("timeout", timeout)
-        return Job(items, self._path, key, timeout, self._options.tries, many=many)
+        return Job(items, self._path, key, timeout, self._options.tries, many=many, own_keys=own_keys)
 
 
 class Tally:
-    """What became of many messages so far, batch after batch."""
+    """What became of many messages so far, batch after batch. ``key`` is that of all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str | None) -> None:
+        self.key = None if key is None else _checked(key, MOST_KEY - _INDEX)
         self.positions: list[Position] = []
 
     def add(self, job: Job) -> None:
@@ -77,8 +107,8 @@ def _seconds(name: str, seconds: float) -> float:
     return seconds
 
 
-def _checked(key: str) -> str:
-    if not _KEY.fullmatch(key):
-        text = "the key must be 1 to 128 visible ASCII characters"
+def _checked(key: str, most: int) -> str:
+    if not _KEY.fullmatch(key) or len(key) > most:
+        text = f"the key must be 1 to {most} visible ASCII characters"
         raise PublishFailed("bad_request", text, 400, nothing_stored=True)
     return key

@@ -19,7 +19,8 @@ _NO_ANSWER = Outcome(0, error=Fault("failed", "the server's answer cannot be und
 class Job:
     """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
 
-    ``prefix`` is the path of the API; ``key`` is that of a request with all of them; a ``many`` is answered by a list. ``stream``: they may go over one.
+    ``prefix`` is the path of the API; ``key`` is that of a request with all of them, unless they have ``own_keys``; a ``many`` is answered
+    by a list. ``stream``: they may go over one.
     """
 
     def __init__(
@@ -31,11 +32,12 @@ class Job:
         tries: int | None,
         *,
         many: bool = False,
+        own_keys: bool = False,
         stream: bool = True,
     ) -> None:
         self.items, self.key, self.timeout, self.tries = items, key, timeout, tries
         self._path = prefix + PUBLISH
-        self.many, self.stream = many, stream
+        self.many, self.own_keys, self.stream = many, own_keys, stream
         self.size = sum(len(item.body) for item in items)
         #: told when it is over
         self.done: Callable[[], None] = lambda: None
@@ -56,9 +58,10 @@ class Job:
 
     def request(self, headers: Sequence[tuple[str, str]]) -> Request:
         """All of them: the keys keep those that are stored already from being stored twice."""
-        bodies = [item.body for item in self.items]
+        bodies = [item.keyed() if self.own_keys else item.body for item in self.items]
         body = b"[" + b",".join(bodies) + b"]" if self.many else bodies[0]
-        return Request(self._path, (*headers, ("Idempotency-Key", self.key)), body)
+        key = () if self.own_keys else (("Idempotency-Key", self.key),)
+        return Request(self._path, (*headers, *key), body)
 
     def answered(self, response: Response) -> None:
         """Take what a request came to."""

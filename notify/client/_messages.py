@@ -13,6 +13,8 @@ from notify.client.actions import Id
 
 #: a subject and its payload
 Message: TypeAlias = tuple[str, Mapping[str, Any]]
+#: one, and the fields of its payload that its caller did not give
+Written: TypeAlias = tuple[Message, list[str]]
 
 
 def chat_message(
@@ -22,16 +24,17 @@ def chat_message(
     content: str,
     message_id: Id | None = None,
     timestamp: int | None = None,
-) -> Message:
+) -> Written:
     """A chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
-    return f"workspace.{workspace_id}.chat.{chat_id}.messages", {
-        "message_id": random_id() if message_id is None else message_id,
+    payload = {
+        "message_id": message_id,
         "chat_id": chat_id,
         "workspace_id": workspace_id,
         "sender_id": sender_id,
         "content": content,
-        "timestamp": int(time.time()) if timestamp is None else timestamp,
+        "timestamp": timestamp,
     }
+    return _written(f"workspace.{workspace_id}.chat.{chat_id}.messages", payload, "message_id")
 
 
 def notification(
@@ -41,21 +44,25 @@ def notification(
     data: Any,
     notification_id: Id | None = None,
     timestamp: int | None = None,
-) -> Message:
+) -> Written:
     """A notification; ``data`` is any JSON value."""
-    return f"workspace.{workspace_id}.user.{user_id}.notifications", {
-        "notification_id": random_id() if notification_id is None else notification_id,
+    payload = {
+        "notification_id": notification_id,
         "workspace_id": workspace_id,
         "user_id": user_id,
         "kind": kind,
         "data": data,
-        "timestamp": int(time.time()) if timestamp is None else timestamp,
+        "timestamp": timestamp,
     }
+    return _written(f"workspace.{workspace_id}.user.{user_id}.notifications", payload, "notification_id")
 
 
-def random_id() -> int:
-    """53 bits, which every language's number has."""
-    return uuid.uuid4().int >> 75
+def _written(subject: str, payload: dict[str, Any], its_id: str) -> Written:
+    """Fill in what is None: an id of 53 bits, which every language's number has, and the time."""
+    made = [name for name in (its_id, "timestamp") if payload[name] is None]
+    for name in made:
+        payload[name] = int(time.time()) if name == "timestamp" else uuid.uuid4().int >> 75
+    return (subject, payload), made
 
 
 def encode(subject: str, payload: Mapping[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -38,7 +39,7 @@ class PublishFailed(Exception):  # noqa: N818
     ``nothing_stored`` is true where it is certain that nothing of the message is stored: it was refused, or never sent.
     Otherwise it may be stored or not, and ``code`` is mostly ``unknown``: repeat it under the same key. ``status`` is that
     of the server's last word; None: there was none. Codes of our own: ``unknown``, ``unreachable`` (never sent),
-    ``busy`` (too much waits already), ``closed``, ``failed`` (an answer that is none).
+    ``busy`` (too much waits already), ``closed``, ``failed`` (an answer that is none), ``key_reused`` (for another message).
 
     ``positions`` is what became of a list: the position of each message that was accepted, ``None`` for the others
     and for those that were never sent. ``errors`` says of each of the others that was sent what is wrong with it.
@@ -82,16 +83,24 @@ class Outcome(Struct, frozen=True):
 
 
 class Item:
-    """One message on its way: ``body`` is its JSON without a key, ``key`` its idempotency key."""
+    """One message on its way: ``body`` is its JSON without a key, ``key`` its idempotency key.
 
-    __slots__ = ("body", "doubt", "key", "outcome")
+    ``digest`` tells what the key is used for, where it is the caller's own; ``first``: it was not used before.
+    """
 
-    def __init__(self, body: bytes, key: str) -> None:
-        self.body, self.key = body, key
+    __slots__ = ("body", "digest", "doubt", "first", "key", "outcome")
+
+    def __init__(self, body: bytes, key: str, digest: tuple[bytes, bytes] | None = None) -> None:
+        self.body, self.key, self.digest = body, key, digest
+        self.first = True
         #: the last that was told of it
         self.outcome: Outcome | None = None
         #: a try of which nobody knows whether it stored it
         self.doubt = False
+
+    def keyed(self, more: str = "") -> bytes:
+        """The JSON with its key, and ``more`` in front of that."""
+        return b'{%b"key":%b,%b' % (more.encode(), json.dumps(self.key).encode(), self.body[1:])
 
     @property
     def settled(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -106,7 +105,7 @@ class Pipe:
             self._number += 1
             self.sent[self._number] = item
             self.bytes += len(item.body)
-            parts.append(f'{{"id":{self._number},"key":{json.dumps(item.key)},{item.body[1:].decode()}')
+            parts.append(item.keyed(f'"id":{self._number},').decode())
         self._wire.send(parts[0] if len(parts) == 1 else f"[{','.join(parts)}]")
         self._flush()
 

@@ -48,10 +48,13 @@ class AsyncioPublisher(CoroutinePublisher):
         tries: int | None = None,
         stream: bool = True,
         connections: int = 8,
+        duplicate_window: float = 120.0,
         tls: ssl.SSLContext | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(url, api_key, Options(timeout, try_timeout, tries, stream, connections), random)
+        super().__init__(
+            url, api_key, Options(timeout, try_timeout, tries, stream, connections, duplicate_window), random
+        )
         self._tls = (tls or ssl.create_default_context()) if self._address.secure else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dialling: set[asyncio.Task[object]] = set()

@@ -71,13 +71,16 @@ class TwistedPublisher(CoroutinePublisher):
         tries: int | None = None,
         stream: bool = True,
         connections: int = 8,
+        duplicate_window: float = 120.0,
         reactor: Any = None,
         endpoint: IStreamClientEndpoint | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
-        super().__init__(url, api_key, Options(timeout, try_timeout, tries, stream, connections), random)
+        super().__init__(
+            url, api_key, Options(timeout, try_timeout, tries, stream, connections, duplicate_window), random
+        )
         self._reactor = reactor
         if endpoint is None:
             endpoint = HostnameEndpoint(reactor, self._address.host, self._address.port)

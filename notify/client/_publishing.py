@@ -14,8 +14,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from notify.client._job import Job
+from notify.client._keys import Keys
 from notify.client._link import Socket
-from notify.client._outcome import Item, Outcome, PublishFailed
+from notify.client._outcome import Fault, Item, Outcome, PublishFailed
 from notify.client._pipe import Pipe
 from notify.client._post import Post, Response
 from notify.client._wire import Address
@@ -36,6 +37,12 @@ WITHOUT_STREAM = 60.0
 HANDSHAKE = 5.0
 #: seconds between the end of what was said and giving up on the other end
 CLOSING = 2.0
+
+
+_NO_DIGEST = b"", b""
+_REUSED = Outcome(
+    0, error=Fault("key_reused", "the key was used for another message: nothing of this one was sent")
+)
 
 
 class End(Protocol):
@@ -77,6 +84,7 @@ class Options(Struct, frozen=True):
     tries: int | None
     stream: bool
     connections: int
+    duplicate_window: float
 
 
 class Desk:
@@ -100,6 +108,7 @@ class Desk:
         self._by_request: deque[Job] = deque()
         self._jobs: dict[Job, None] = {}
         self._messages = self._bytes = 0
+        self._keys = Keys(options.duplicate_window)
         self._ends: set[End] = set()
         self._over: list[Job] = []
         self._going = self.closed = False
@@ -115,6 +124,10 @@ class Desk:
             self._refuse(job, "closed", "the publisher is closed")
         elif self._jobs and (self._messages + len(job.items) > MOST or self._bytes + job.size > MOST_BYTES):
             self._refuse(job, "busy", "as much as may be waits to be published already")
+        elif not self._use_keys(job):
+            self._refuse(
+                job, "key_reused", "a key of the list is that of another message: nothing of it was sent"
+            )
         else:
             self._jobs[job] = None
             self._messages += len(job.items)
@@ -165,6 +178,33 @@ class Desk:
         job.over = True
         self._over.append(job)
 
+    def _use_keys(self, job: Job) -> bool:
+        """Whether none of its keys is that of another message."""
+        now = self._front.now()
+        owned = [item for item in job.items if item.digest is not None]
+        for item in owned:
+            subject, message = item.digest or _NO_DIGEST
+            owner = self._keys.owner(subject, item.key, now)
+            item.first = owner is None
+            if owner not in (None, message):
+                item.outcome = _REUSED
+        if any(item.outcome is not None for item in owned):
+            return False
+        for item in owned:
+            subject, message = item.digest or _NO_DIGEST
+            self._keys.use(subject, item.key, message, now)
+        return True
+
+    def _settle_keys(self, job: Job) -> None:
+        for item in job.items:
+            if item.digest is not None:
+                subject, message = item.digest
+                failed = item.failure(job.last)
+                if failed is None or not failed.nothing_stored:
+                    self._keys.use(subject, item.key, message, self._front.now())
+                elif item.first:
+                    self._keys.forget(subject, item.key)
+
     def _line_up(self, job: Job) -> None:
         there = self._pipe is not None or self._front.now() >= self.stream_from
         streamed = there and job.stream and job.size <= BATCH_BYTES
@@ -175,6 +215,7 @@ class Desk:
             job.over = True
             job.expiring()
             job.retrying()
+            self._settle_keys(job)
             del self._jobs[job]
             self._messages -= len(job.items)
             self._bytes -= job.size

@@ -7,7 +7,7 @@ import random
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from notify.client._blocking import Loop
@@ -33,7 +33,8 @@ class Publisher(Face):
     Threads may share it, and do not wait for each other. With ``stream`` messages go over one WebSocket
     (``/v1/stream``), which costs the server less than a request for each; where none can be opened, as at an older
     server or through some proxies, they go by requests for a minute, at most ``connections`` at a time.
-    A process that is forked has connections of its own.
+    A process that is forked has connections of its own. ``duplicate_window`` is for how many seconds a key of the caller's is known to belong
+    to its message (the last 10,000 of them): as long as the server remembers it, which is two minutes unless it is configured otherwise.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class Publisher(Face):
         tries: int | None = None,
         stream: bool = True,
         connections: int = 8,
+        duplicate_window: float = 120.0,
         tls: ssl.SSLContext | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__(url, api_key, Options(timeout, try_timeout, tries, stream, connections))
+        super().__init__(
+            url, api_key, Options(timeout, try_timeout, tries, stream, connections, duplicate_window)
+        )
         self._tls = (tls or ssl.create_default_context()) if self._address.secure else None
         self._random = random
         self._begin()
@@ -80,8 +84,8 @@ class Publisher(Face):
         timeout: float | None = None,
     ) -> Position:
         """Publish one chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
-        message = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
-        return self.publish(*message, key=key, timeout=timeout)
+        message, made = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
+        return self._one(message, key, timeout, made)
 
     def notify(
         self,
@@ -96,8 +100,8 @@ class Publisher(Face):
         timeout: float | None = None,
     ) -> Position:
         """Publish one notification; ``data`` is any JSON value."""
-        message = notification(workspace_id, user_id, kind, data, notification_id, timestamp)
-        return self.publish(*message, key=key, timeout=timeout)
+        message, made = notification(workspace_id, user_id, kind, data, notification_id, timestamp)
+        return self._one(message, key, timeout, made)
 
     def publish(
         self,
@@ -109,21 +113,32 @@ class Publisher(Face):
     ) -> Position:
         """Publish one message; gives its position once the broker has accepted it. Raises :class:`PublishFailed`.
 
-        ``key`` is the idempotency key, where the caller has one that outlives this call.
+        ``key`` is the idempotency key, where the caller has one that outlives this call. Under one that this publisher has used for the
+        subject within ``duplicate_window`` another payload is refused (``key_reused``): the server would not store it, and not say so.
         """
-        [position] = self._do(self._job_of_one(subject, payload, key, timeout)).result()
-        return position
+        return self._one((subject, payload), key, timeout)
 
-    def publish_many(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Position]:
+    def publish_many(
+        self, messages: Iterable[Message], *, key: str | None = None, timeout: float | None = None
+    ) -> list[Position]:
         """Publish any number of ``(subject, payload)`` in order, some hundreds at a time, each time within ``timeout``.
 
         Gives their positions. Raises :class:`PublishFailed` with those of the messages that were accepted; of those
         that were sent together with the one that failed every message was tried, behind them none.
+
+        ``key`` makes the list idempotent as a whole: each message's key is ``KEY:INDEX``. After a crash repeat it from its beginning,
+        with the same messages in the same order, within the server's ``duplicate_window``: each is stored once.
         """
-        tally = Tally()
+        tally = Tally(key)
         for batch in batches(messages):
-            tally.add(self._do(self._job_of_many(batch, timeout)))
+            tally.add(self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
+
+    def _one(
+        self, message: Message, key: str | None, timeout: float | None, made: Collection[str] = ()
+    ) -> Position:
+        [position] = self._do(self._job_of_one(message, key, timeout, made)).result()
+        return position
 
     def _do(self, job: Job) -> Job:
         try:

@@ -46,10 +46,14 @@ IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
 class Publication(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message to publish; the payload goes to the broker as the bytes that came."""
+    """One message to publish; the payload goes to the broker as the bytes that came.
+
+    ``key`` is an idempotency key of its own, in place of the one that the request's gives it.
+    """
 
     subject: str
     payload: Raw
+    key: str | UnsetType = UNSET
 
 
 class Published(Struct, frozen=True):
@@ -115,8 +119,11 @@ class Publisher:
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
+        for one in body if isinstance(body, list) else (body,):
+            if one.key is not UNSET and not IDEMPOTENCY_KEY.fullmatch(one.key):
+                raise bad_request("a message's key must be 1 to 128 visible ASCII characters")
         if isinstance(body, Publication):
-            return self._publish(body, key, request)
+            return self._publish(body, body.key or key, request)
         if not body:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
@@ -151,7 +158,8 @@ class Publisher:
 
         by, trace = request.key, request.trace
         for index, one in enumerate(body):
-            working = self.result(one, None if key is None else f"{key}:{index}", by, trace)
+            its = one.key or (None if key is None else f"{key}:{index}")
+            working = self.result(one, its, by, trace)
             under_way.append(working.addCallback(settle, index))
         return together
 
@@ -264,5 +272,5 @@ def _unquoted(error: msgspec.ValidationError) -> str:
     text = str(error)
     if "unknown field" in text:
         _, _, path = text.partition(" - at ")
-        return "a field other than 'subject' and 'payload'" + (f" at {path}" if path else "")
+        return "a field other than 'subject', 'payload' and 'key'" + (f" at {path}" if path else "")
     return text.replace("`", "'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -282,8 +283,45 @@ publisher.close()
 """
 
 
+CRASHING = """
+import sys
+from notify.client import Publisher
+
+def messages():
+    for n in range(4000):
+        if n == 1700:
+            print("on its way", flush=True)
+        payload = dict(message_id=n, chat_id=7, workspace_id=1, sender_id=3, timestamp=2, content=str(n))
+        yield "workspace.1.chat.7.messages", payload
+
+with Publisher(sys.argv[1], sys.argv[2]) as publisher:
+    print(len(publisher.publish_many(messages(), key="batch-42")), flush=True)
+"""
+
+
 class Processes(TestCase):
     timeout = 60
+
+    async def test_a_list_under_a_key_is_whole_after_a_crash_and_has_nothing_twice(self) -> None:
+        def crash() -> None:
+            with Server("[broker.memory]\nhistory_size = 100000\n") as server:
+                command = [sys.executable, "-c", CRASHING, f"http://127.0.0.1:{server.internal}", KEY]
+                with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as first:
+                    assert first.stdout is not None
+                    self.assertEqual(first.stdout.readline(), b"on its way\n")
+                    first.kill()
+                self.assertEqual(first.returncode, -signal.SIGKILL)
+                self.assertIn("4000", run(*command, cwd=ROOT))
+                kept: list[str] = []
+                since = ""
+                while len(kept) < 4000:
+                    _, page = server.http("GET", f"/v1/history?subject={SUBJECT}&limit=1000{since}")
+                    kept += [one["payload"]["content"] for one in page["messages"]]
+                    since = f"&since={page['next']}"
+                self.assertTrue(page["complete"])
+            self.assertEqual(kept, [str(n) for n in range(4000)])
+
+        await deferToThread(crash)
 
     async def test_a_child_has_connections_of_its_own(self) -> None:
         def fork() -> None:

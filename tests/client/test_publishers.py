@@ -164,6 +164,35 @@ class Behaviour:
         error = await self.failing(self.one(publisher, key="a b"))
         self.assertEqual((error.code, error.status, error.nothing_stored), ("bad_request", 400, True))
 
+    async def test_under_a_key_that_was_used_another_message_is_an_error(self: Any) -> None:
+        publisher = self.make()
+        first = await self.run_(publisher.chat, 1, self.chat, 3, "hello", key="k")
+        # Its id and its time are made anew: it is the same.
+        self.assertEqual(await self.run_(publisher.chat, 1, self.chat, 3, "hello", key="k"), first)
+        error = await self.failing(self.run_(publisher.chat, 1, self.chat, 3, "bye", key="k"))
+        self.assertEqual((error.code, error.nothing_stored), ("key_reused", True))
+        self.assertEqual(await self.kept(), ["hello"])
+
+    async def test_a_list_under_a_key_may_be_repeated_after_a_crash_and_cut_elsewhere(self: Any) -> None:
+        messages = [self.message(n) for n in range(1100)]
+        for stream in (True, False):
+            # As far as it came: not to the end of what is sent together.
+            await self.run_(self.make(stream=stream).publish_many, messages[:730], key="batch-42")
+        for stream in (True, False):
+            positions = await self.run_(self.make(stream=stream).publish_many, messages, key="batch-42")
+        self.assertEqual(await self.kept(), [str(n) for n in range(1100)])
+        self.assertEqual(sorted(one.seq for one in positions), [one.seq for one in positions])
+        publisher = self.make()
+        await self.run_(publisher.publish_many, messages, key="batch-42")
+        messages[777] = self.message("another")
+        error = await self.failing(self.run_(publisher.publish_many, messages, key="batch-42"))
+        self.assertEqual(error.code, "key_reused")
+        self.assertEqual([one is None for one in error.positions], [False] * 500 + [True] * 500)
+        self.assertEqual(error.errors[777].code, "key_reused")
+        for wrong in ("", "a b", "k" * 120):
+            error = await self.failing(self.run_(publisher.publish_many, messages, key=wrong))
+            self.assertEqual((error.code, error.nothing_stored), ("bad_request", True))
+
     async def test_what_is_refused_is_told_at_once(self: Any) -> None:
         for stream in (True, False):
             error = await self.failing(self.one(self.make(key="wrong", stream=stream)))

@@ -13,6 +13,8 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
 
 from notify.client._job import Job
+from notify.client._keys import MOST_KEYS, Keys, digest
+from notify.client._messages import encode
 from notify.client._outcome import Item, PublishFailed
 from notify.client._publishing import CLOSING, HANDSHAKE, MOST, WITHOUT_STREAM, Desk, End, Options
 from notify.client._wire import Address
@@ -118,7 +120,14 @@ class Case(SynchronousTestCase):
         self.desk = self.make()
 
     def make(self, **options: Any) -> Desk:
-        settings = {"timeout": 30.0, "try_timeout": 10.0, "tries": None, "stream": True, "connections": 2}
+        settings = {
+            "timeout": 30.0,
+            "try_timeout": 10.0,
+            "tries": None,
+            "stream": True,
+            "connections": 2,
+            "duplicate_window": 120.0,
+        }
         address = Address(False, "h", 80, "/v1/stream")
         return Desk(self.network, address, "key", Options(**{**settings, **options}), lambda: 0.5)
 
@@ -439,6 +448,106 @@ class Requests(Case):
             self.lines[0].answer(200, value)
             error = self.failed(job)
             self.assertEqual((error.code, error.nothing_stored), ("failed", False), value)
+
+
+class OwnKeys(Case):
+    """Keys of the caller's: for one message each."""
+
+    def keyed(self, key: str, content: object, subject: str = "s", **how: Any) -> Job:
+        body = encode(subject, {"content": content})
+        job = Job([Item(body, key, digest(body))], "", key, 30.0, 1, **how)
+        self.desk.submit(job)
+        return job
+
+    def stored(self, *key: Any) -> None:
+        """Publish by a stream, and store it."""
+        job = self.keyed(*key)
+        if len(self.lines) == 1 and self.lines[0].socket is None:
+            self.lines[0].shake()
+        [text] = self.lines[0].texts()
+        self.lines[0].store(text["id"], 1)
+        self.assertEqual(len(job.result()), 1)
+
+    def reused(self, job: Job) -> None:
+        error = self.failed(job)
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("key_reused", None, True))
+
+    def test_another_message_under_the_same_key_is_refused_and_not_sent(self) -> None:
+        self.stored("k", 1)
+        self.reused(self.keyed("k", 2))
+        self.assertEqual(self.lines[0].texts(), [])
+        self.stored("k", 1)
+        self.stored("k", 2, "another subject")
+        self.reused(self.keyed("k", 3))
+
+    def test_a_key_is_free_again_when_the_server_has_forgotten_it(self) -> None:
+        self.stored("k", 1)
+        self.advance(119)
+        self.stored("k", 1)  # which prolongs nothing: the server has the first one's time
+        self.advance(1.1)
+        self.stored("k", 2)
+
+    def test_while_it_is_under_way_or_in_doubt_it_is_taken(self) -> None:
+        job = self.keyed("k", 1)
+        self.lines[0].shake()
+        self.reused(self.keyed("k", 2))
+        self.lines[0].lose("reset")
+        self.unknown(job)
+        self.reused(self.keyed("k", 2))
+
+    def test_where_nothing_was_stored_it_is_free(self) -> None:
+        job = self.keyed("k", 1)
+        self.lines[0].shake()
+        [text] = self.lines[0].texts()
+        self.lines[0].say(
+            {"id": text["id"], "status": 422, "error": {"code": "invalid_message", "message": "m"}}
+        )
+        self.failed(job)
+        self.stored("k", 2)
+        # A repeat that fails changes nothing: the first is stored.
+        job = self.keyed("k", 2)
+        [text] = self.lines[0].texts()
+        self.lines[0].say({"id": text["id"], "status": 503, "error": {"code": "unavailable", "message": "m"}})
+        self.failed(job)
+        self.reused(self.keyed("k", 3))
+
+    def test_of_a_list_none_is_sent_where_one_has_another_ones_key(self) -> None:
+        self.stored("b:1", "one")
+        bodies = [encode("s", {"content": content}) for content in ("zero", "another", "two")]
+        items = [Item(body, f"b:{n}", digest(body)) for n, body in enumerate(bodies)]
+        job = Job(items, "", "b", 30.0, None, many=True, own_keys=True)
+        self.desk.submit(job)
+        error = self.failed(job)
+        self.assertEqual(error.positions, [None] * 3)
+        self.assertEqual([one is not None and one.code for one in error.errors], ["key_reused"] * 3)
+        self.assertIn("this one", error.errors[1].text if error.errors[1] else "")
+        self.assertEqual(self.lines[0].texts(), [])
+        self.stored("b:0", "something else")  # was never sent
+
+    def test_by_a_request_each_has_its_own(self) -> None:
+        self.desk = self.make(stream=False)
+        bodies = [encode("s", {"content": content}) for content in range(2)]
+        items = [Item(body, f"b:{n}", digest(body)) for n, body in enumerate(bodies, 500)]
+        self.desk.submit(Job(items, "", "b", 30.0, None, many=True, own_keys=True))
+        self.lines[0].accept()
+        fields, body = self.lines[0].request()
+        self.assertNotIn("idempotency-key", fields)
+        self.assertEqual([one["key"] for one in body], ["b:500", "b:501"])
+
+    def test_memory_is_bounded(self) -> None:
+        keys = Keys(120)
+        for n in range(MOST_KEYS + 500):
+            self.assertIsNone(keys.owner(b"s", str(n), 1.0))
+            keys.use(b"s", str(n), b"m", 1.0)
+        self.assertLessEqual(len(keys._used), MOST_KEYS + 1)
+        self.assertEqual(keys.owner(b"s", str(MOST_KEYS + 499), 1.0), b"m")
+        self.assertIsNone(keys.owner(b"s", "0", 1.0))
+
+    def test_the_order_of_fields_and_what_is_made_anew_are_no_other_message(self) -> None:
+        one = digest(encode("s", {"a": 1, "b": {"c": "é", "d": 2}, "timestamp": 5}), ["timestamp"])
+        other = digest(encode("s", {"b": {"d": 2, "c": "é"}, "timestamp": 6, "a": 1}), ["timestamp"])
+        self.assertEqual(one, other)
+        self.assertNotEqual(one, digest(encode("s", {"a": 1, "b": {"c": "é", "d": 2}, "timestamp": 5})))
 
 
 class Closing(Case):
