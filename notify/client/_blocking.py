@@ -38,7 +38,7 @@ class _Timer:
 
 
 class Loop:
-    """A :class:`~notify.client._publishing.Front`: all of its methods are called with the lock held, which :meth:`run` takes.
+    """A :class:`~notify.client._publishing.Front`: all of that one's methods are called with the lock held, which :meth:`run` takes.
 
     ``broken()`` is called when the leader is interrupted, whatever it was doing.
     """
@@ -99,7 +99,7 @@ class Loop:
         selector = self._open()
         if wait:
             self._sleeping = True
-            due = self._timers[0][0] - self.now() if self._timers else _LONGEST
+            due = self._timers[0][0] - self._now() if self._timers else _LONGEST
             self.lock.release()
             try:
                 ready = selector.select(min(max(0.0, due), _LONGEST))
@@ -110,7 +110,7 @@ class Loop:
             ready = selector.select(0)
         for key, mask in ready:
             key.data(mask)
-        now = self.now()
+        now = self._now()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             call, timer.call = timer.call, None
@@ -146,14 +146,12 @@ class Loop:
 
     # --- with the lock held ---------------------------------------------------------------------------------
 
-    def now(self) -> float:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _now(self) -> float:
         return time.monotonic()
 
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         timer = _Timer(call)
-        heapq.heappush(self._timers, (self.now() + delay, next(self._numbers), timer))
+        heapq.heappush(self._timers, (self._now() + delay, next(self._numbers), timer))
         if self._timers[0][2] is timer:
             self.wake()
 
@@ -168,8 +166,7 @@ class Loop:
 
         return cancel
 
-    def dial(self, end: End) -> None:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _dial(self, end: End) -> None:
         dialling = _Dialling(self, end)
         end.cancel = dialling.cancel
         dialling.begin()
@@ -214,7 +211,7 @@ class _Dialling:
             # Whatever a resolver waits for, it holds nobody up.
             threading.Thread(target=self._resolve, args=(host, port), daemon=True).start()
         else:
-            self._loop.later(0, lambda: self._found(found))
+            self._loop._later(0, lambda: self._found(found))
 
     def _resolve(self, host: str, port: int) -> None:
         try:
@@ -223,12 +220,12 @@ class _Dialling:
         except (OSError, UnicodeError) as error:
             found, reason = [], str(error)
         with self._loop.lock:
-            self._loop.later(0, lambda: self._found(found, reason))
+            self._loop._later(0, lambda: self._found(found, reason))
 
     def cancel(self) -> None:
         if not self._over:
             self._leave()
-            self._loop.later(0, lambda: self._end.lost("given up"))
+            self._loop._later(0, lambda: self._end.lost("given up"))
 
     def _leave(self) -> None:
         self._over = True
@@ -268,7 +265,7 @@ class _Dialling:
         self._trying.append(one)
         self._loop.watch(one, selectors.EVENT_WRITE, lambda mask: self._ready(one))
         if self._addresses:
-            self._stop = self._loop.later(_NEXT, lambda: self._next(""))
+            self._stop = self._loop._later(_NEXT, lambda: self._next(""))
 
     def _ready(self, one: socket.socket) -> None:
         if one not in self._trying:
@@ -411,4 +408,4 @@ class _Socket:
             self._closed = True
             self._loop.watch(self._socket, 0, self._ready)
             self._socket.close()
-            self._loop.later(0, lambda: self._end.lost(reason))
+            self._loop._later(0, lambda: self._end.lost(reason))

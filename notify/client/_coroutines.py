@@ -134,19 +134,16 @@ class CoroutinePublisher(Face):
             raise
         return job
 
-    # --- what runs it provides ------------------------------------------------------------------------------
+    # --- what runs it provides, as a Front ------------------------------------------------------------------
 
     @abstractmethod
-    def now(self) -> float:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _now(self) -> float: ...
 
     @abstractmethod
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]: ...
 
     @abstractmethod
-    def dial(self, end: End) -> None:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _dial(self, end: End) -> None: ...
 
     @abstractmethod
     def _waiter(self) -> Waiter: ...

@@ -59,16 +59,13 @@ class AsyncioPublisher(CoroutinePublisher):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dialling: set[asyncio.Task[object]] = set()
 
-    def now(self) -> float:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _now(self) -> float:
         return self._running().time()
 
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         return self._running().call_later(delay, call).cancel
 
-    def dial(self, end: End) -> None:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _dial(self, end: End) -> None:
         loop, protocol, address = self._running(), _Protocol(end), self._address
         task: asyncio.Task[object] = loop.create_task(
             loop.create_connection(

@@ -88,12 +88,10 @@ class TwistedPublisher(CoroutinePublisher):
                 endpoint = wrapClientTLS(optionsForClientTLS(self._address.host), endpoint)
         self._endpoint = endpoint
 
-    def now(self) -> float:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _now(self) -> float:
         return cast(float, self._reactor.seconds())
 
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         timer = self._reactor.callLater(max(0.0, delay), call)
 
         def cancel() -> None:
@@ -102,8 +100,7 @@ class TwistedPublisher(CoroutinePublisher):
 
         return cancel
 
-    def dial(self, end: End) -> None:
-        """See :class:`~notify.client._publishing.Front`."""
+    def _dial(self, end: End) -> None:
         dialling = self._endpoint.connect(Factory.forProtocol(lambda: _Protocol(end)))
         end.cancel = dialling.cancel
 

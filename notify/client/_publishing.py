@@ -66,13 +66,13 @@ class End(Protocol):
 class Front(Protocol):
     """What drives a :class:`Desk`."""
 
-    def now(self) -> float:
+    def _now(self) -> float:
         """Seconds of a clock that is never set."""
 
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         """Call after so many seconds, unless the returned function is called first."""
 
-    def dial(self, end: End) -> None:
+    def _dial(self, end: End) -> None:
         """Connect to the server, and call the methods of ``end``; its ``cancel`` stops dialling, and ``lost`` follows."""
 
 
@@ -132,8 +132,8 @@ class Desk:
             self._jobs[job] = None
             self._messages += len(job.items)
             self._bytes += job.size
-            job.deadline = self._front.now() + job.timeout
-            job.expiring = self._front.later(job.timeout, lambda: self._expire(job))
+            job.deadline = self._front._now() + job.timeout
+            job.expiring = self._front._later(job.timeout, lambda: self._expire(job))
             self._line_up(job)
         self._go_on()
 
@@ -159,7 +159,7 @@ class Desk:
         self.closed = True
         self._gone.append(gone)
         if patience is not None:
-            self._closing.append(self._front.later(patience, self._give_up))
+            self._closing.append(self._front._later(patience, self._give_up))
         self._go_on()
 
     def _give_up(self) -> None:
@@ -180,7 +180,7 @@ class Desk:
 
     def _use_keys(self, job: Job) -> bool:
         """Whether none of its keys is that of another message."""
-        now = self._front.now()
+        now = self._front._now()
         owned = [item for item in job.items if item.digest is not None]
         for item in owned:
             subject, message = item.digest or _NO_DIGEST
@@ -201,12 +201,12 @@ class Desk:
                 subject, message = item.digest
                 failed = item.failure(job.last)
                 if failed is None or not failed.nothing_stored:
-                    self._keys.use(subject, item.key, message, self._front.now())
+                    self._keys.use(subject, item.key, message, self._front._now())
                 elif item.first:
                     self._keys.forget(subject, item.key)
 
     def _line_up(self, job: Job) -> None:
-        there = self._pipe is not None or self._front.now() >= self.stream_from
+        there = self._pipe is not None or self._front._now() >= self.stream_from
         streamed = there and job.stream and job.size <= BATCH_BYTES
         (self._by_stream if streamed else self._by_request).append(job)
 
@@ -261,7 +261,7 @@ class Desk:
     def _again(self, job: Job, wait: float | None = None) -> None:
         """A try of it is over, and something may still be stored."""
         job.attempt += 1
-        left = job.deadline - self._front.now()
+        left = job.deadline - self._front._now()
         if wait is None:
             # Full jitter; the last tries come before the end, not behind it.
             wait = min(MAX_BACKOFF, 0.2 * 2 ** min(job.attempt - 1, 10)) * self._random()
@@ -276,7 +276,7 @@ class Desk:
             self._line_up(job)
             self._go_on()
 
-        job.retrying = self._front.later(wait, come_back)
+        job.retrying = self._front._later(wait, come_back)
 
     def _settle(self, job: Job, wait: float | None = None) -> None:
         if job.settled:
@@ -321,7 +321,7 @@ class Desk:
         ):
             return False
         if not pipe.sent:
-            self._active_at = self._front.now()
+            self._active_at = self._front._now()
             self._watch(self._options.try_timeout)
         for item in items:
             item.outcome = None
@@ -333,12 +333,12 @@ class Desk:
         self._pipe = pipe = Pipe(self, self._address, self._authorization)
         self._ends.add(pipe)
         self._watch(self._options.try_timeout)
-        self._front.dial(pipe)
+        self._front._dial(pipe)
 
     def _watch(self, delay: float) -> None:
         if self._unwatch is not None:
             self._unwatch()
-        self._unwatch = self._front.later(delay, self._look)
+        self._unwatch = self._front._later(delay, self._look)
 
     def _look(self) -> None:
         """Whether the stream has been silent for too long."""
@@ -349,7 +349,7 @@ class Desk:
         if pipe.open:
             if not pipe.sent:
                 return
-            quiet = self._front.now() - self._active_at
+            quiet = self._front._now() - self._active_at
             if quiet < self._options.try_timeout - 0.001:
                 self._watch(self._options.try_timeout - quiet)
                 return
@@ -366,7 +366,7 @@ class Desk:
 
     def pipe_answered(self, answers: Sequence[tuple[Item, Outcome]]) -> None:
         """See :class:`~notify.client._pipe.Owner`."""
-        self._active_at = self._front.now()
+        self._active_at = self._front._now()
         touched: dict[Job, None] = {}
         for item, outcome in answers:
             job = self._owners.pop(item, None)
@@ -402,7 +402,7 @@ class Desk:
             self._by_stream = waiting
         elif pipe.reached and not _hopeless(reason):
             # The server, or what is in front of it, opens no stream.
-            self.stream_from = self._front.now() + WITHOUT_STREAM
+            self.stream_from = self._front._now() + WITHOUT_STREAM
             self._by_request.extendleft(reversed(waiting))
         else:
             for job in waiting:
@@ -423,12 +423,12 @@ class Desk:
         if fresh and len(self._posts) >= self._options.connections:
             return False
         post = Post(self, self._address.host_header) if fresh else self._idle.pop()
-        late = self._front.later(self._options.try_timeout, lambda: self._late(post))
+        late = self._front._later(self._options.try_timeout, lambda: self._late(post))
         self._posts[post] = job, late
         post.ask(job.request(self._headers))
         if fresh:
             self._ends.add(post)
-            self._front.dial(post)
+            self._front._dial(post)
         return True
 
     def _late(self, post: Post) -> None:
@@ -489,7 +489,7 @@ class Desk:
                 pipe.close()
             else:
                 pipe.drop()
-            self._closing.append(self._front.later(CLOSING, self._abort))
+            self._closing.append(self._front._later(CLOSING, self._abort))
         idle, self._idle = self._idle, []
         for post in idle:
             post.drop()

@@ -28,14 +28,14 @@ class Network:
         self.clock = Clock()
         self.dialled: list[Line] = []
 
-    def now(self) -> float:
+    def _now(self) -> float:
         return self.clock.seconds()
 
-    def later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
+    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         timer = self.clock.callLater(max(0.0, delay), call)
         return lambda: timer.cancel() if timer.active() else None
 
-    def dial(self, end: End) -> None:
+    def _dial(self, end: End) -> None:
         self.dialled.append(Line(self, end))
 
 
@@ -66,7 +66,7 @@ class Line:
     def lose(self, reason: str) -> None:
         if not self.closed:
             self.closed = True
-            self.network.later(0, lambda: self.end.lost(reason))
+            self.network._later(0, lambda: self.end.lost(reason))
             self.network.clock.advance(0)
 
     def accept(self) -> None:
@@ -191,13 +191,13 @@ class Streaming(Case):
         times = []
         while not job.over:
             if self.lines and not self.lines[-1].closed:
-                times.append(self.network.now())
+                times.append(self.network._now())
                 self.lines[-1].lose("refused")
             self.advance(0.001)
         waits = [round(b - a, 1) for a, b in pairwise(times)]
         self.assertEqual(waits[:7], [0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5])
         self.assertGreater(times[-1], 29)
-        self.assertLess(self.network.now(), 30.01)
+        self.assertLess(self.network._now(), 30.01)
         self.unreached(job)
 
     def test_tries_bound_it_too(self) -> None:
@@ -415,7 +415,7 @@ class Requests(Case):
             self.advance(1)
             if self.lines[0].closed:
                 break
-        self.assertLess(self.network.now(), 11.5)
+        self.assertLess(self.network._now(), 11.5)
         self.advance(0.2)
         self.assertEqual(len(self.lines), 2)
         self.advance(15)
