@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from notify.client._face import Face, Tally
 from notify.client._job import Job
-from notify.client._messages import Batcher, Message, chat_message, notification
+from notify.client._messages import Batcher, Message, chat_event, chat_message, notification
 from notify.client._publishing import Desk, End, Options
 from notify.client._stream import Waiter
 from notify.client.actions import Id, Position
@@ -61,6 +61,29 @@ class CoroutinePublisher(Face):
     ) -> Position:
         """Publish one chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
         message, made = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
+        return await self._one(message, key, timeout, made)
+
+    async def event(
+        self,
+        workspace_id: Id,
+        chat_id: Id,
+        sender_id: Id,
+        kind: str,
+        data: Any = None,
+        *,
+        refers_to: Id | None = None,
+        message_id: Id | None = None,
+        timestamp: int | None = None,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> Position:
+        """Publish what happened in a chat beside its messages, as an edit or a reaction, for clients with the feature ``events``.
+
+        ``data`` is any JSON value; ``refers_to`` is the ``message_id`` of the message that it is about.
+        """
+        message, made = chat_event(
+            workspace_id, chat_id, sender_id, kind, data, refers_to, message_id, timestamp
+        )
         return await self._one(message, key, timeout, made)
 
     async def notify(
@@ -116,6 +139,40 @@ class CoroutinePublisher(Face):
         if batch := batcher.rest():
             tally.add(await self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
+
+    async def broadcast(
+        self,
+        subjects: Iterable[str],
+        payload: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        timeout: float | None = None,
+    ) -> list[Position]:
+        """Publish one payload to up to 1000 subjects of a workspace, without the ids in it that are a subject's own.
+
+        Gives the position in each, in their order. Raises ``PublishFailed`` as :meth:`publish_many` does; what is wrong with one subject or
+        with the payload is wrong with all. ``key`` makes it idempotent as a whole, whatever the order of the subjects of a repeat.
+        """
+        job = self._job_of_broadcast(list(subjects), payload, key, timeout)
+        return (await self._do(job)).result() if job.items else []
+
+    async def signal(
+        self,
+        workspace_id: Id,
+        chat_id: Id,
+        user_id: Id,
+        kind: str,
+        data: Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Signal something to the chat's members in a user's name, as that they type; ``data`` is any JSON value.
+
+        It is kept nowhere and may come twice or never, so it is tried for at most 5 seconds unless ``timeout`` is given.
+        Raises ``PublishFailed`` where it is not known to be sent.
+        """
+        job = self._job_of_signal(workspace_id, chat_id, user_id, kind, data, timeout)
+        (await self._do(job)).result()
 
     async def _one(
         self, message: Message, key: str | None, timeout: float | None, made: Collection[str] = ()

@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from notify.client._job import Job
 from notify.client._keys import digest
-from notify.client._messages import Message, encode
+from notify.client._messages import Message, dump, encode
 from notify.client._outcome import Item, PublishFailed
 from notify.client._publishing import Options
 from notify.client._wire import Address
-from notify.client.actions import Position
+from notify.client.actions import Id, Position
 
 _KEY = re.compile(r"[!-~]+", re.ASCII)
 #: the longest key, and what of that a message's place in a list needs
 MOST_KEY, _INDEX = 128, 13
+#: what the server puts behind the key of a broadcast for that of each message
+_EACH = ":*"
+#: seconds for which a signal is worth something
+SIGNAL = 5.0
 
 
 class Face:
@@ -40,8 +45,8 @@ class Face:
             _seconds(name, seconds)
         secure = parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
-        self._path = parts.path.rstrip("/")
-        self._address = Address(secure, parts.hostname, port, self._path + "/v1/stream")
+        self._prefix = parts.path.rstrip("/") + "/v1/"
+        self._address = Address(secure, parts.hostname, port, self._prefix + "stream")
         self._api_key, self._options = api_key, options
 
     def _job_of_one(
@@ -70,6 +75,42 @@ class Face:
         items = [Item(body, f"{key}:{index}", digest(body)) for index, body in enumerate(batch, first)]
         return self._job(items, key, timeout, many=True, own_keys=True)
 
+    def _job_of_broadcast(
+        self, subjects: Collection[str], payload: Mapping[str, Any], key: str | None, timeout: float | None
+    ) -> Job:
+        # The server's keys of its messages: it knows a key by its subject, whatever their order.
+        own = None if key is None else _checked(key, MOST_KEY - _INDEX) + _EACH
+        items = []
+        for subject in subjects:
+            known = None if own is None else digest(encode(subject, payload))
+            items.append(Item(b"", own or "", known))
+        return Job(
+            items,
+            self._prefix + "broadcast",
+            key or uuid.uuid4().hex,
+            self._time(timeout),
+            self._options.tries,
+            many=True,
+            body=dump({"subjects": list(subjects), "payload": payload}),
+        )
+
+    def _job_of_signal(
+        self, workspace_id: Id, chat_id: Id, user_id: Id, kind: str, data: Any, timeout: float | None
+    ) -> Job:
+        fields = {
+            "workspace_id": workspace_id,
+            "chat_id": chat_id,
+            "user_id": user_id,
+            "kind": kind,
+            "data": data,
+        }
+        seconds = min(self._options.timeout, SIGNAL) if timeout is None else self._time(timeout)
+        path = self._prefix + "signal"
+        return Job([Item(b"", "")], path, None, seconds, self._options.tries, body=dump(fields))
+
+    def _time(self, timeout: float | None) -> float:
+        return self._options.timeout if timeout is None else _seconds("timeout", timeout)
+
     def _job(
         self,
         items: Sequence[Item],
@@ -79,8 +120,8 @@ class Face:
         many: bool = False,
         own_keys: bool = False,
     ) -> Job:
-        timeout = self._options.timeout if timeout is None else _seconds("timeout", timeout)
-        return Job(items, self._path, key, timeout, self._options.tries, many=many, own_keys=own_keys)
+        path, seconds = self._prefix + "publish", self._time(timeout)
+        return Job(items, path, key, seconds, self._options.tries, many=many, own_keys=own_keys)
 
 
 class Tally:

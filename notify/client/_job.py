@@ -12,33 +12,32 @@ from notify.client._outcome import OPEN, RETRIED, Fault, Item, Outcome, PublishF
 from notify.client._post import Request, Response
 from notify.client.actions import Position
 
-PUBLISH = "/v1/publish"
 _NO_ANSWER = Outcome(0, error=Fault("failed", "the server's answer cannot be understood"))
 
 
 class Job:
     """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
 
-    ``prefix`` is the path of the API; ``key`` is that of a request with all of them, unless they have ``own_keys``; a ``many`` is answered
-    by a list. ``stream``: they may go over one.
+    ``path`` is that of a request with all of them, and ``key`` its idempotency key, unless they have ``own_keys``; a ``many`` is answered
+    by a list. ``body`` is the request's where it is not made of theirs, which no stream takes.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
-        prefix: str,
-        key: str,
+        path: str,
+        key: str | None,
         timeout: float,
         tries: int | None,
         *,
         many: bool = False,
         own_keys: bool = False,
-        stream: bool = True,
+        body: bytes | None = None,
     ) -> None:
         self.items, self.key, self.timeout, self.tries = items, key, timeout, tries
-        self._path = prefix + PUBLISH
-        self.many, self.own_keys, self.stream = many, own_keys, stream
-        self.size = sum(len(item.body) for item in items)
+        self.many, self.own_keys, self.stream = many, own_keys, body is None
+        self._path, self._body = path, body
+        self.size = sum(len(item.body) for item in items) if body is None else len(body)
         #: told when it is over
         self.done: Callable[[], None] = lambda: None
         self.over = False
@@ -59,8 +58,8 @@ class Job:
     def request(self, headers: Sequence[tuple[str, str]]) -> Request:
         """All of them: the keys keep those that are stored already from being stored twice."""
         bodies = [item.keyed() if self.own_keys else item.body for item in self.items]
-        body = b"[" + b",".join(bodies) + b"]" if self.many else bodies[0]
-        key = () if self.own_keys else (("Idempotency-Key", self.key),)
+        body = self._body or (b"[" + b",".join(bodies) + b"]" if self.many else bodies[0])
+        key = () if self.own_keys or self.key is None else (("Idempotency-Key", self.key),)
         return Request(self._path, (*headers, *key), body)
 
     def answered(self, response: Response) -> None:
@@ -68,7 +67,7 @@ class Job:
         status, value = response.status, _json(response.body)
         if status in RETRIED:
             self.unanswered(_refusal(value, status), status in OPEN)
-        elif status in (HTTPStatus.OK, HTTPStatus.MULTI_STATUS):
+        elif status // 100 == 2:
             told = self._outcomes(value, status)
             for item, outcome in zip(self.items, told or [_NO_ANSWER] * len(self.items), strict=True):
                 item.tell(outcome)
@@ -79,6 +78,8 @@ class Job:
 
     def _outcomes(self, value: Any, status: int) -> list[Outcome] | None:
         """None: it cannot be understood."""
+        if self.key is None:  # what may come twice is kept nowhere, and has no position
+            return [Outcome(HTTPStatus.OK)] * len(self.items)
         try:
             results = value["results"] if self.many else [{"status": status, **value}]
             told = msgspec.convert(results, list[Outcome])

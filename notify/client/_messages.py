@@ -37,6 +37,30 @@ def chat_message(
     return _written(f"workspace.{workspace_id}.chat.{chat_id}.messages", payload, "message_id")
 
 
+def chat_event(
+    workspace_id: Id,
+    chat_id: Id,
+    sender_id: Id,
+    kind: str,
+    data: Any,
+    refers_to: Id | None = None,
+    message_id: Id | None = None,
+    timestamp: int | None = None,
+) -> Written:
+    """What happened in a chat beside its messages; ``refers_to`` is the ``message_id`` of what it is about."""
+    payload = {
+        "message_id": message_id,
+        "chat_id": chat_id,
+        "workspace_id": workspace_id,
+        "sender_id": sender_id,
+        "kind": kind,
+        "data": data,
+        "timestamp": timestamp,
+        **({} if refers_to is None else {"refers_to": refers_to}),
+    }
+    return _written(f"workspace.{workspace_id}.chat.{chat_id}.messages", payload, "message_id")
+
+
 def notification(
     workspace_id: Id,
     user_id: Id,
@@ -67,7 +91,12 @@ def _written(subject: str, payload: dict[str, Any], its_id: str) -> Written:
 
 def encode(subject: str, payload: Mapping[str, Any]) -> bytes:
     """A message as the HTTP API takes it. Raises ``TypeError`` and ``ValueError`` for what is no JSON."""
-    return json.dumps({"subject": subject, "payload": payload}, separators=(",", ":")).encode()
+    return dump({"subject": subject, "payload": payload})
+
+
+def dump(value: Any) -> bytes:
+    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 class Batcher:

@@ -121,6 +121,22 @@ class Publish(Server):
         self.assertIn("Stopped after line", result.err)
         self.assertNotIn("x" * 20, result.err)
 
+    async def test_publishes_an_event(self) -> None:
+        for more in (
+            ("--data", '{"content": "better"}', "--refers-to", "m-1", "--sender", "3", "--id", "e-1"),
+            (),
+        ):
+            result = await self.run_command(
+                "publish", "--chat", "10", "--event", "edit", "--timestamp", "9", *more
+            )
+            self.assertEqual((result.status, result.err), (0, ""))
+        first, second = await self.history("workspace.1.chat.10.messages")
+        self.assertEqual(first, {
+            "message_id": "e-1", "chat_id": 10, "workspace_id": 1, "sender_id": 3, "kind": "edit", "data": {"content": "better"},
+            "timestamp": 9, "refers_to": "m-1",
+        })  # fmt: skip
+        self.assertEqual((second["sender_id"], second["data"], "refers_to" in second), (1, None, False))
+
     async def test_the_key_may_be_in_a_file(self) -> None:
         path = temporary_file(self, self.environ["NOTIFY_API_KEY"].encode() + b"\n")
         result = await self.run_command(
@@ -450,6 +466,12 @@ class Help(SynchronousTestCase):
             (("--chat", "1", "--content", "x", "--kind", "y"), "--kind goes with --user"),
             (("--user", "1", "--kind", "y", "--sender", "2"), "--sender goes with --chat"),
             (("--key", "k"), "--key goes with --chat or --user"),
+            (("--user", "1", "--kind", "y", "--event", "edit"), "--event goes with --chat"),
+            (("--chat", "1", "--content", "x", "--refers-to", "2"), "--refers-to goes with --event"),
+            (("--chat", "1", "--content", "x", "--data", "1"), "--data goes with --user or --event"),
+            (("--chat", "1", "--content", "x", "--event", "edit"), "give one of them"),
+            (("--chat", "1"), "--content TEXT or --event KIND"),
+            (("--chat", "1", "--event", "edit", "--data", "{"), "--data is not JSON"),
             (("--chat", "1"), "--content TEXT"),
             (("--user", "1"), "--kind TEXT"),
             (("--user", "1", "--kind", "k", "--data", "x"), "--data is not JSON"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import json
 import signal
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
@@ -43,6 +46,40 @@ def shared_server() -> Server:
     server.start()
     atexit.register(server.__exit__, None, None, None)
     return server
+
+
+class Scripted:
+    """An HTTP server that answers as it is told, in order, and keeps what it was asked."""
+
+    def __init__(self, *answers: tuple[int, Any]) -> None:
+        self.asked: list[tuple[str, str | None, Any]] = []  # path, Idempotency-Key, body
+        left, asked = list(answers), self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked.append((self.path, self.headers["Idempotency-Key"], body))
+                status, value = left.pop(0)
+                text = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/behind/a/prefix"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 
 class Deaf(ProxyServer):
@@ -261,6 +298,78 @@ class Behaviour:
             proxy.silence()
             await self.one(publisher, f"after-{stream}")
         self.assertEqual(await self.kept(), ["before-True", "after-True", "before-False", "after-False"])
+
+    async def test_events_are_written_out(self: Any) -> None:
+        publisher = self.make()
+        kinds = {"edit": {"content": "better"}, "delete": None}
+        for kind, data in kinds.items():
+            event = {"message_id": f"e-{kind}", "timestamp": 9, "refers_to": "m-1"}
+            await self.run_(publisher.event, 1, self.chat, 3, kind, data, **event)
+        await self.run_(
+            publisher.event, workspace_id=1, chat_id=self.chat, sender_id=3, kind="members", key="k"
+        )
+        _, page = await deferToThread(self.server.http, "GET", f"/v1/history?subject={self.subject}")
+        found = [one["payload"] for one in page["messages"]]
+        self.assertEqual(found[:2], [{
+            "message_id": f"e-{kind}", "chat_id": self.chat, "workspace_id": 1, "sender_id": 3, "kind": kind, "data": data,
+            "timestamp": 9, "refers_to": "m-1",
+        } for kind, data in kinds.items()])  # fmt: skip
+        self.assertEqual((found[2]["kind"], found[2]["data"]), ("members", None))
+        self.assertNotIn("refers_to", found[2])
+
+    def scripted(self: Any, *answers: tuple[int, Any], **options: Any) -> tuple[Scripted, Any]:
+        server = Scripted(*answers)
+        self.addCleanup(server.stop)
+        return server, self.make(server.url, **options)
+
+    async def test_a_broadcast_is_told_of_subject_by_subject_and_repeated_as_a_whole(self: Any) -> None:
+        subjects = [f"workspace.1.chat.{n}.messages" for n in range(3)]
+        stored = [
+            {"status": 200, "subject": subject, "epoch": "e", "seq": n}
+            for n, subject in enumerate(subjects, 1)
+        ]
+        later = {"status": 503, "error": {"code": "unavailable", "message": "m"}}
+        for key in (None, "b-1"):
+            server, publisher = self.scripted(
+                (503, {"error": {"code": "unavailable", "message": "m"}}),
+                (207, {"accepted": 2, "results": [stored[0], later, stored[2]]}),
+                (200, {"accepted": 3, "results": stored}),
+            )
+            found = await self.run_(publisher.broadcast, subjects, {"content": "x"}, key=key)
+            self.assertEqual([one.seq for one in found], [1, 2, 3])
+            path, used, body = server.asked[0]
+            self.assertEqual(server.asked, [(path, used, body)] * 3)
+            self.assertEqual(path, "/behind/a/prefix/v1/broadcast")
+            self.assertEqual(body, {"subjects": subjects, "payload": {"content": "x"}})
+            self.assertTrue(used == key if key else used)
+        error = await self.failing(self.run_(publisher.broadcast, subjects, {"content": "y"}, key=key))
+        self.assertEqual((error.code, len(server.asked)), ("key_reused", 3))
+        self.assertEqual(await self.run_(publisher.broadcast, [], {"content": "y"}), [])
+
+    async def test_a_broadcast_that_failed_in_part_says_where(self: Any) -> None:
+        refused = {"status": 403, "error": {"code": "forbidden", "message": "m"}}
+        answer = {"accepted": 1, "results": [{"status": 200, "epoch": "e", "seq": 1}, refused]}
+        _, publisher = self.scripted(
+            (207, answer), (422, {"error": {"code": "invalid_message", "message": "m"}})
+        )
+        error = await self.failing(self.run_(publisher.broadcast, ["a", "b"], {}))
+        self.assertEqual((error.code, error.positions), ("forbidden", [Position("e", 1), None]))
+        self.assertEqual([one and one.code for one in error.errors], [None, "forbidden"])
+        error = await self.failing(self.run_(publisher.broadcast, ["a", "b"], {}))
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("invalid_message", 422, True))
+
+    async def test_a_signal_is_sent_without_a_key_and_tried_again(self: Any) -> None:
+        server, publisher = self.scripted(
+            (503, {"error": {"code": "unavailable", "message": "m"}}),
+            (202, {"workspace_id": 1, "chat_id": 7, "sent": True}),
+            (501, {"error": {"code": "no_signals", "message": "m"}}),
+        )
+        self.assertIsNone(await self.run_(publisher.signal, 1, 7, 3, "typing"))
+        body = {"workspace_id": 1, "chat_id": 7, "user_id": 3, "kind": "typing", "data": None}
+        self.assertEqual(server.asked, [("/behind/a/prefix/v1/signal", None, body)] * 2)
+        signalling = self.run_(publisher.signal, 1, 7, 3, "cursor", {"x": 1}, timeout=1)
+        self.assertEqual((await self.failing(signalling)).code, "no_signals")
+        self.assertEqual(server.asked[-1][2]["data"], {"x": 1})
 
     async def test_where_no_stream_is_passed_on_requests_are_made(self: Any) -> None:
         factory = ProxyFactory("127.0.0.1", self.server.internal)

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
 
+from notify.client._face import SIGNAL
 from notify.client._job import Job
 from notify.client._keys import MOST_KEYS, Keys, digest
 from notify.client._messages import encode
@@ -133,7 +134,7 @@ class Case(SynchronousTestCase):
 
     def publish(self, count: int = 1, *, timeout: float = 30.0, tries: int | None = None, **how: Any) -> Job:
         items = [Item(b'{"subject":"s","payload":{"n":%d}}' % n, f"k:{n}") for n in range(count)]
-        job = Job(items, "", "k", timeout, tries, many=count > 1, **how)
+        job = Job(items, "/v1/publish", "k", timeout, tries, many=count > 1, **how)
         self.desk.submit(job)
         return job
 
@@ -382,6 +383,12 @@ class Requests(Case):
         self.assertEqual(self.lines[0].request()[1], {"subject": "s", "payload": {"n": 0}})
         self.assertEqual(len(self.lines), 2)
 
+    def test_a_signal_is_not_waited_for_as_long_as_a_message(self) -> None:
+        job = Job([Item(b"", "")], "/v1/signal", None, SIGNAL, None, body=b"{}")
+        self.desk.submit(job)
+        self.advance(SIGNAL)
+        self.unreached(job)
+
     def test_one_that_the_server_closes_is_replaced(self) -> None:
         self.publish()
         self.lines[0].accept()
@@ -455,7 +462,7 @@ class OwnKeys(Case):
 
     def keyed(self, key: str, content: object, subject: str = "s", **how: Any) -> Job:
         body = encode(subject, {"content": content})
-        job = Job([Item(body, key, digest(body))], "", key, 30.0, 1, **how)
+        job = Job([Item(body, key, digest(body))], "/v1/publish", key, 30.0, 1, **how)
         self.desk.submit(job)
         return job
 
@@ -515,7 +522,7 @@ class OwnKeys(Case):
         self.stored("b:1", "one")
         bodies = [encode("s", {"content": content}) for content in ("zero", "another", "two")]
         items = [Item(body, f"b:{n}", digest(body)) for n, body in enumerate(bodies)]
-        job = Job(items, "", "b", 30.0, None, many=True, own_keys=True)
+        job = Job(items, "/v1/publish", "b", 30.0, None, many=True, own_keys=True)
         self.desk.submit(job)
         error = self.failed(job)
         self.assertEqual(error.positions, [None] * 3)
@@ -528,7 +535,7 @@ class OwnKeys(Case):
         self.desk = self.make(stream=False)
         bodies = [encode("s", {"content": content}) for content in range(2)]
         items = [Item(body, f"b:{n}", digest(body)) for n, body in enumerate(bodies, 500)]
-        self.desk.submit(Job(items, "", "b", 30.0, None, many=True, own_keys=True))
+        self.desk.submit(Job(items, "/v1/publish", "b", 30.0, None, many=True, own_keys=True))
         self.lines[0].accept()
         fields, body = self.lines[0].request()
         self.assertNotIn("idempotency-key", fields)
