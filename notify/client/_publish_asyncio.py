@@ -6,7 +6,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from notify.client._asyncio import FutureWaiter
 from notify.client._coroutines import CoroutinePublisher
@@ -67,15 +67,14 @@ class AsyncioPublisher(CoroutinePublisher):
 
     def _dial(self, end: End) -> None:
         loop, protocol, address = self._running(), _Protocol(end), self._address
-        task: asyncio.Task[object] = loop.create_task(
-            loop.create_connection(
-                lambda: protocol,
-                address.host,
-                address.port,
-                ssl=self._tls,
-                happy_eyeballs_delay=_NEXT,
-            )
+        # uvloop's knows of no happy eyeballs.
+        more: dict[str, Any] = (
+            {"happy_eyeballs_delay": _NEXT} if isinstance(loop, asyncio.BaseEventLoop) else {}
         )
+        connecting = loop.create_connection(
+            lambda: protocol, address.host, address.port, ssl=self._tls, **more
+        )
+        task: asyncio.Task[object] = loop.create_task(connecting)
         self._dialling.add(task)
 
         def dialled(task: asyncio.Task[object]) -> None:

@@ -27,8 +27,8 @@ BATCH, BATCH_BYTES = 500, 512 * 1024
 MOST_SENT, MOST_SENT_BYTES = 1000, 4 * 2**20
 #: messages and bytes of all that is not settled: beyond them nothing more is taken
 MOST, MOST_BYTES = 10_000, 64 * 2**20
-#: the longest waits (seconds) between two tries: of our own, and where the server asks for one
-MAX_BACKOFF, MAX_WAIT = 5.0, 30.0
+#: the longest wait of our own (seconds) between two tries, and the shortest and the longest where the server asks for one
+MAX_BACKOFF, MIN_WAIT, MAX_WAIT = 5.0, 0.1, 30.0
 #: less than this (seconds) is no time for another try
 MOMENT = 0.05
 #: seconds for which requests are made where no stream was opened
@@ -267,7 +267,7 @@ class Desk:
             wait = min(MAX_BACKOFF, 0.2 * 2 ** min(job.attempt - 1, 10)) * self._random()
             wait = min(wait, left / 2)
         else:
-            wait = min(wait, MAX_WAIT)
+            wait = min(max(wait, MIN_WAIT), MAX_WAIT)
         if job.attempt == job.tries or left - wait < MOMENT:
             self._finish(job)
             return

@@ -69,7 +69,8 @@ class Publisher(Face):
         """Close for good: what other threads publish is waited for, at most ``timeout`` seconds; each has its own end, too."""
         gone = threading.Event()
         self._loop.run(lambda: self._desk.close(timeout, gone.set), gone.is_set)
-        self._loop.shut()
+        with self._loop.lock:
+            self._loop.shut()
 
     def chat(
         self,
@@ -198,6 +199,10 @@ class Publisher(Face):
         return position
 
     def _do(self, job: Job) -> Job:
+        if self._desk.closed:
+            with self._loop.lock:
+                self._desk.submit(job)  # which refuses it
+            return job
         try:
             self._loop.run(lambda: self._desk.submit(job), lambda: job.over)
         except BaseException:  # interrupted

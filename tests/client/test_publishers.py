@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib.util
 import json
 import signal
 import ssl
 import threading
 import time
+import unittest
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -290,6 +293,53 @@ class Behaviour:
                     sorted(mine) if name == "s" else mine, sorted(expected) if name == "s" else expected
                 )
 
+    async def test_what_is_said_of_a_message_is_true(self: Any) -> None:
+        """Hasty callers, connections that are cut and silenced, a server that stops for a moment."""
+        for stream in (True, False):
+            self.elsewhere()
+            chance = Random(7)
+            proxy, url = self.through()
+            publisher = self.make(url, stream=stream, try_timeout=0.4)
+
+            def harm(proxy: Proxy = proxy, publisher: Any = publisher, stream: bool = stream) -> None:
+                if stream:
+                    publisher._desk.stream_from = 0.0
+                chance.choice([proxy.cut, proxy.cut, proxy.silence])()  # noqa: B023
+
+            harming = LoopingCall(harm)
+            harming.start(0.07, now=False)
+            self.addCleanup(lambda harming=harming: harming.running and harming.stop())
+            late, outcomes = [], {}
+
+            async def one(n: int, wait: float, timeout: float, publisher: Any = publisher) -> None:
+                await pause(wait)
+                started = time.monotonic()
+                try:
+                    await self.one(publisher, n, timeout=timeout)
+                    outcomes[str(n)] = "stored"  # noqa: B023
+                except PublishFailed as error:
+                    outcomes[str(n)] = "nothing" if error.nothing_stored else "unknown"  # noqa: B023
+                late.append(time.monotonic() - started - timeout)  # noqa: B023
+
+            every = [
+                ensureDeferred(one(n, chance.uniform(0, 1.5), chance.choice([0.02, 0.1, 0.5, 3])))
+                for n in range(300)
+            ]
+            await pause(0.8)
+            with self.stopped():
+                await pause(0.2)
+            await DeferredList(every, fireOnOneErrback=True)
+            harming.stop()
+            self.assertLess(max(late), 0.6)
+            kept = await self.kept()
+            self.assertEqual(len(kept), len(set(kept)))
+            stored, nothing = (
+                {n for n, outcome in outcomes.items() if outcome == which} for which in ("stored", "nothing")
+            )
+            self.assertEqual((stored - set(kept), nothing & set(kept)), (set(), set()))
+            self.assertGreater(len(stored), 30)
+            self.assertGreater(len(nothing), 3)
+
     async def test_a_connection_that_falls_silent_is_replaced(self: Any) -> None:
         for stream in (True, False):
             proxy, url = self.through()
@@ -512,6 +562,21 @@ class OfAsyncio(Behaviour, TestCase):
 
     def run_(self, call: Callable[..., Any], *arguments: Any, **named: Any) -> Deferred[Any]:
         return Deferred.fromFuture(asyncio.ensure_future(call(*arguments, **named)))
+
+    @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
+    async def test_on_uvloop_it_is_the_same(self) -> None:
+        import uvloop
+
+        async def publish() -> Position:
+            publisher = self.new(self.direct.replace("127.0.0.1", "localhost"), KEY)
+            async with publisher:
+                return await publisher.publish(*self.message(1))
+
+        def run() -> Position:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(publish())
+
+        self.assertIsInstance(await deferToThread(run), Position)
 
     async def test_another_event_loop_needs_another_one(self) -> None:
         publisher = self.make()

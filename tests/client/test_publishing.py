@@ -414,6 +414,18 @@ class Requests(Case):
         error = self.failed(job)  # there is no time for that
         self.assertEqual((error.code, error.status, error.nothing_stored), ("unavailable", 503, True))
 
+    def test_a_server_that_asks_for_no_wait_at_all_is_not_asked_all_the_time(self) -> None:
+        job = self.publish(timeout=2)
+        self.lines[0].accept()
+        asked = 0
+        while not job.over:
+            if self.lines[0].got:
+                asked += 1
+                self.lines[0].request()
+                self.lines[0].answer(503, {}, "Retry-After: 0")
+            self.advance(0.05)
+        self.assertLess(asked, 22)
+
     def test_a_try_without_an_answer_is_given_up_however_slowly_it_comes(self) -> None:
         job = self.publish(timeout=15)
         self.lines[0].accept()
