@@ -39,7 +39,6 @@ HANDSHAKE = 5.0
 CLOSING = 2.0
 
 
-_NO_DIGEST = b"", b""
 _REUSED = Outcome(
     0, error=Fault("key_reused", "the key was used for another message: nothing of this one was sent")
 )
@@ -181,17 +180,15 @@ class Desk:
     def _use_keys(self, job: Job) -> bool:
         """Whether none of its keys is that of another message."""
         now = self._front._now()
-        owned = [item for item in job.items if item.digest is not None]
-        for item in owned:
-            subject, message = item.digest or _NO_DIGEST
+        owned = [(item, *item.digest) for item in job.items if item.digest is not None]
+        for item, subject, message in owned:
             owner = self._keys.owner(subject, item.key, now)
             item.first = owner is None
             if owner not in (None, message):
                 item.outcome = _REUSED
-        if any(item.outcome is not None for item in owned):
+        if any(item.outcome is not None for item, _, _ in owned):
             return False
-        for item in owned:
-            subject, message = item.digest or _NO_DIGEST
+        for item, subject, message in owned:
             self._keys.use(subject, item.key, message, now)
         return True
 
@@ -322,7 +319,8 @@ class Desk:
             return False
         if not pipe.sent:
             self._active_at = self._front._now()
-            self._watch(self._options.try_timeout)
+            if self._unwatch is None:
+                self._watch(self._options.try_timeout)
         for item in items:
             item.outcome = None
             self._owners[item] = job

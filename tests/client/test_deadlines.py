@@ -23,7 +23,7 @@ from tests.support.programs import ROOT, run
 
 SUBJECT = "workspace.1.chat.7.messages"
 #: of a publish, and what it may take beyond that on a busy machine (seconds)
-TIME, MOMENT = 0.8, 0.6
+TIME, MOMENT = 0.8, 2.0
 
 
 def payload(number: int) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Deadline(SynchronousTestCase):
             error = self.assertRaises(PublishFailed, publisher.publish, SUBJECT, payload(1), timeout=timeout)
             took = time.monotonic() - started
             self.assertLess(took, (timeout or TIME) + MOMENT)
-            self.assertGreater(took, (timeout or TIME) - MOMENT)
+            self.assertGreater(took, (timeout or TIME) / 2)
             publisher.close()
             errors.append((error.code, error.nothing_stored))
         self.assertEqual(errors[0], errors[1])

@@ -40,6 +40,8 @@ from tests.support.running import API_KEY, LocalServer
 
 #: what is cut again and again, at most so often (seconds)
 CUT = 0.05
+#: what anything may take beyond its time on a busy machine (seconds); what hangs takes more
+MOMENT = 2.0
 
 
 @cache
@@ -330,7 +332,7 @@ class Behaviour:
                 await pause(0.2)
             await DeferredList(every, fireOnOneErrback=True)
             harming.stop()
-            self.assertLess(max(late), 0.6)
+            self.assertLess(max(late), MOMENT)
             kept = await self.kept()
             self.assertEqual(len(kept), len(set(kept)))
             stored, nothing = (
@@ -445,7 +447,7 @@ class Behaviour:
                 for _ in range(2):
                     started = time.monotonic()
                     error = await self.failing(self.one(publisher, "meanwhile", key="k", timeout=0.5))
-                    self.assertLess(time.monotonic() - started, 1.0)
+                    self.assertLess(time.monotonic() - started, 0.5 + MOMENT)
             self.assertIn(error.code, ("unknown", "unreachable"))
             await self.one(publisher, "meanwhile", key="k")
         self.assertEqual(await self.kept(), ["before", "meanwhile", "before"])
@@ -490,7 +492,7 @@ class Behaviour:
             await pause(0.1)
             started = time.monotonic()
             await self.run_(publisher.close, timeout=0.3)
-            self.assertLess(time.monotonic() - started, 1.0)
+            self.assertLess(time.monotonic() - started, 0.5 + MOMENT)
             error = await failing
         self.assertEqual((error.code, error.nothing_stored), ("unknown", False))
 
