@@ -38,8 +38,8 @@ from tests.support.process import KEY, Server
 from tests.support.proxy import Proxy
 from tests.support.running import API_KEY, LocalServer
 
-#: what is cut again and again, at most so often (seconds)
-CUT = 0.05
+#: how often what is harmed is, and how many times (seconds): on a busy machine nothing gets through between two
+HARM, HARMS = 0.05, 30
 #: what anything may take beyond its time on a busy machine (seconds); what hangs takes more
 MOMENT = 2.0
 
@@ -164,6 +164,28 @@ class Behaviour:
     async def streams(self) -> float:
         return await deferToThread(self.server.metric, "notify_publish_streams")
 
+    def harming(self: Any, publisher: Any, stream: bool, *ways: Callable[[], Any]) -> Callable[[], None]:
+        """Harm a publisher's connections, each time in the next of some ways; until the returned function is called."""
+        harms = iter(range(HARMS))
+
+        def harm() -> None:
+            number = next(harms, None)
+            if number is None:
+                looping.stop()
+                return
+            if stream:  # whose handshake was cut: ask for one again, and not in a minute
+                publisher._desk.stream_from = 0.0
+            ways[number % len(ways)]()
+
+        def stop() -> None:
+            if looping.running:
+                looping.stop()
+
+        looping = LoopingCall(harm)
+        looping.start(HARM, now=False)
+        self.addCleanup(stop)
+        return stop
+
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         self.server.signal(signal.SIGSTOP)
@@ -268,14 +290,7 @@ class Behaviour:
             proxy, url = self.through()
             publisher = self.make(url, timeout=60, stream=stream, try_timeout=5)
 
-            def cut(stream: bool = stream, proxy: Proxy = proxy, publisher: Any = publisher) -> None:
-                if stream:  # whose handshake was cut: ask for one again, and not in a minute
-                    publisher._desk.stream_from = 0.0
-                proxy.cut()
-
-            cutting = LoopingCall(cut)
-            cutting.start(CUT, now=False)
-            self.addCleanup(lambda cutting=cutting: cutting.running and cutting.stop())
+            stop = self.harming(publisher, stream, proxy.cut)
 
             def numbered(name: str, count: int) -> list[Any]:
                 return [self.message(f"{name}-{n}") for n in range(count)]
@@ -284,7 +299,7 @@ class Behaviour:
             many = [self.run_(publisher.publish_many, numbered(name, count)) for name, count in names.items()]
             single = [self.one(publisher, f"s-{n}") for n in range(40)]
             await DeferredList([*many, *single], fireOnOneErrback=True)
-            cutting.stop()
+            stop()
             kept = await self.kept()
             self.assertEqual(len(kept), len(set(kept)))
             for name, count in {**names, "s": 40}.items():
@@ -303,14 +318,7 @@ class Behaviour:
             proxy, url = self.through()
             publisher = self.make(url, stream=stream, try_timeout=0.4)
 
-            def harm(proxy: Proxy = proxy, publisher: Any = publisher, stream: bool = stream) -> None:
-                if stream:
-                    publisher._desk.stream_from = 0.0
-                chance.choice([proxy.cut, proxy.cut, proxy.silence])()  # noqa: B023
-
-            harming = LoopingCall(harm)
-            harming.start(0.07, now=False)
-            self.addCleanup(lambda harming=harming: harming.running and harming.stop())
+            stop = self.harming(publisher, stream, proxy.cut, proxy.cut, proxy.silence)
             late, outcomes = [], {}
 
             async def one(n: int, wait: float, timeout: float, publisher: Any = publisher) -> None:
@@ -331,7 +339,7 @@ class Behaviour:
             with self.stopped():
                 await pause(0.2)
             await DeferredList(every, fireOnOneErrback=True)
-            harming.stop()
+            stop()
             self.assertLess(max(late), MOMENT)
             kept = await self.kept()
             self.assertEqual(len(kept), len(set(kept)))
