@@ -15,6 +15,7 @@ exec((here / "notify" / "_version.py").read_text(), about)
 
 #: all that notify.client needs; docs/client.md installs these by themselves
 CLIENT = [
+    "h11>=0.14",
     "msgspec>=0.19",
     "wsproto>=1.2",
 ]
@@ -42,7 +43,6 @@ TEST = [
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
     "grpcio-tools>=1.63",
-    "h11>=0.14",
     "httptools>=0.6.4",
     "hypothesis>=6.100",
     "jsonschema>=4.20",

@@ -60,7 +60,7 @@ LIBRARIES = {
     "txaio": "transport",
     "nats": "nats",
     "nkeys": "nats",
-    "asyncio": "nats service.reactor service.uv client._asyncio",
+    "asyncio": "nats service.reactor service.uv client._asyncio client._publish_asyncio",
     "uvloop": "service.uv",
     "twisted.web": "auth",
     "jwt": "auth cli.token",
@@ -349,7 +349,11 @@ class MadeUp(SynchronousTestCase):
             ("import autobahn", "autobahn", "transport"),
             ("from nats.aio import client", "nats.aio.client", "nats"),
             ("def hidden():\n    import nkeys", "nkeys", "nats"),
-            ("import asyncio", "asyncio", "nats service.reactor service.uv client._asyncio"),
+            (
+                "import asyncio",
+                "asyncio",
+                "nats service.reactor service.uv client._asyncio client._publish_asyncio",
+            ),
         ):
             library = name.partition(".")[0]
             self.assertEqual(

@@ -20,6 +20,8 @@ class _Side(Protocol):
         self.other = other
         self.early: list[bytes] = []
         self.silent = False
+        #: what dials for it
+        self.connector: Any = None
 
     def connectionMade(self) -> None:
         if self.other is None:  # a client
@@ -45,6 +47,8 @@ class _Side(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.proxy.clients.discard(self)
+        if self.other is None and self.connector is not None:
+            self.connector.disconnect()  # nobody is left to dial for
         if self.other is not None and self.other.transport is not None and not self.silent:
             self.other.transport.loseConnection()
 
@@ -86,7 +90,7 @@ class Proxy:
         """Connect a client to the next target; ``left`` are the tries that remain, by default one a target."""
         self._turn = (self._turn + 1) % len(self.targets)
         left = len(self.targets) if left is None else left
-        self._reactor.connectTCP(*self.targets[self._turn], _Client(self, side, left - 1))
+        side.connector = self._reactor.connectTCP(*self.targets[self._turn], _Client(self, side, left - 1))
 
     def cut(self) -> int:
         """Reset all connections; gives how many there were."""

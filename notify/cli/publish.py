@@ -20,6 +20,7 @@ from notify.cli.terminal import (
     API_URL,
     CommandError,
     Terminal,
+    duration,
     identifier,
     number,
     secret,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "publish messages through the HTTP API"
 DESCRIPTION = """\
-Publish one chat message (--chat), one notification (--user), or JSON lines from standard input, each of them
+Publish one chat message or event (--chat), one notification (--user), or JSON lines from standard input, each of them
 {"subject": "...", "payload": {...}} as docs/protocol.md describes. Lines are sent in order and in batches, each
 under an idempotency key, and tried again where the server is away for a moment. Each message that was accepted
 gives one JSON line with its position. A line that is refused is named with its number, the others go on; the exit
@@ -42,11 +43,14 @@ EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify publish --chat 1 --content 'Hello'
   notify publish --workspace 7 --chat 1 --sender 5 --content 'Hello'
+  notify publish --chat 1 --event edit --refers-to 17 --data '{"content": "Hello!"}'
   notify publish --user 5 --kind mention --data '{"chat_id": 1}'
   notify publish --api-key-file /etc/notify/key --quiet < messages.jsonl"""
 
 _MOST_LINE = 1024 * 1024
 _AT_ONCE = 500
+#: some seconds where nobody is reached: somebody waits, and the address may be wrong
+_TRIES = 6
 #: what is wrong with one message alone; any other error would be the next one's, too
 _OF_ONE = frozenset(
     (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -69,17 +73,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )
     to = parser.add_mutually_exclusive_group()
-    to.add_argument("--chat", type=identifier, metavar="ID", help="publish a message to this chat")
+    to.add_argument(
+        "--chat", type=identifier, metavar="ID", help="publish a message or an event to this chat"
+    )
     to.add_argument("--user", type=identifier, metavar="ID", help="publish a notification to this user")
     parser.add_argument("--content", metavar="TEXT", help="the chat message's text")
     parser.add_argument(
-        "--sender", type=identifier, metavar="ID", help="who sends the chat message (default: 1)"
+        "--event", metavar="KIND", help="not a message but an event of the chat, of this kind"
+    )
+    parser.add_argument(
+        "--refers-to", type=identifier, metavar="ID", help="the message that the event is about"
+    )
+    parser.add_argument(
+        "--sender", type=identifier, metavar="ID", help="who sends the chat message or event (default: 1)"
     )
     parser.add_argument("--kind", metavar="TEXT", help="the notification's kind")
-    parser.add_argument("--data", metavar="JSON", help="the notification's data (default: null)")
+    parser.add_argument("--data", metavar="JSON", help="the notification's or event's data (default: null)")
     parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
     parser.add_argument("--timestamp", type=number, metavar="SECONDS", help="Unix time (default: now)")
     parser.add_argument("--key", metavar="TEXT", help="the idempotency key of one message (default: random)")
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default=30.0,
+        metavar="TIME",
+        help="how long it is tried to publish a message, or the lines of a batch (default: 30s)",
+    )
     parser.add_argument("--quiet", "-q", action="store_true", help="print no positions")
     url_option(parser, "the HTTP API's address", "NOTIFY_API_URL", API_URL)
     secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
@@ -97,7 +116,13 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
     try:
         # One message by itself is one request; a stream begins with a handshake.
-        publisher = Publisher(url(options, terminal, "NOTIFY_API_URL", API_URL), key, stream=message is None)
+        publisher = Publisher(
+            url(options, terminal, "NOTIFY_API_URL", API_URL),
+            key,
+            timeout=options.timeout,
+            tries=_TRIES,
+            stream=message is None,
+        )
     except ValueError as error:
         raise CommandError(f"--url is wrong: {error}.") from None
     with publisher:
@@ -108,43 +133,63 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     """The one message of the options, or None. Raises :class:`CommandError` for options that do not go together."""
-    chat_only, user_only = ("content", "sender"), ("kind", "data")
-    single = ("id", "timestamp", "key")
-    kind = "chat" if options.chat is not None else "user" if options.user is not None else None
-    strays = {"chat": user_only, "user": chat_only, None: (*chat_only, *user_only, *single)}[kind]
-    for name in strays:
-        if getattr(options, name) is not None:
-            belongs = "--chat" if name in chat_only else "--user" if name in user_only else "--chat or --user"
-            raise CommandError(f"--{name} goes with {belongs}.")
+    kind = _kind(options)
     if kind is None:
         return None
-    message_id = secrets.randbits(63) if options.id is None else options.id
+    its_id = secrets.randbits(63) if options.id is None else options.id
     timestamp = int(time.time()) if options.timestamp is None else options.timestamp
-    common = {"workspace_id": options.workspace, "timestamp": timestamp}
-    if kind == "chat":
-        if options.content is None:
-            raise CommandError("--chat needs the message's text: --content TEXT.")
-        sender = 1 if options.sender is None else options.sender
-        chat = {
-            "message_id": message_id,
-            "chat_id": options.chat,
-            "sender_id": sender,
-            "content": options.content,
-        }
-        return f"workspace.{options.workspace}.chat.{options.chat}.messages", {**chat, **common}
-    if options.kind is None:
-        raise CommandError("--user needs the notification's kind: --kind TEXT.")
+    made = {"workspace_id": options.workspace, "timestamp": timestamp}
+    if kind == "user":
+        if options.kind is None:
+            raise CommandError("--user needs the notification's kind: --kind TEXT.")
+        made |= {"notification_id": its_id, "user_id": options.user}
+        made |= {"kind": options.kind, "data": _data(options)}
+        return f"workspace.{options.workspace}.user.{options.user}.notifications", made
+    sender = 1 if options.sender is None else options.sender
+    made |= {"message_id": its_id, "chat_id": options.chat, "sender_id": sender}
+    if kind == "event":
+        made |= {"kind": options.event, "data": _data(options)}
+        if options.refers_to is not None:
+            made["refers_to"] = options.refers_to
+    elif options.content is None:
+        raise CommandError(
+            "--chat needs the message's text, or an event's kind: --content TEXT or --event KIND."
+        )
+    else:
+        made["content"] = options.content
+    return f"workspace.{options.workspace}.chat.{options.chat}.messages", made
+
+
+#: with what an option goes, for what is published
+_GOES_WITH = {
+    "content": ("--chat", ["chat"]),
+    "sender": ("--chat", ["chat", "event"]),
+    "event": ("--chat", ["event"]),
+    "refers_to": ("--event", ["event"]),
+    "kind": ("--user", ["user"]),
+    "data": ("--user or --event", ["user", "event"]),
+    **dict.fromkeys(("id", "timestamp", "key"), ("--chat or --user", ["chat", "event", "user"])),
+}
+
+
+def _kind(options: argparse.Namespace) -> str | None:
+    """What is published: ``chat``, ``event`` or ``user``; None: lines."""
+    kind = "user" if options.user is not None else None if options.chat is None else "chat"
+    if kind == "chat" and options.event is not None:
+        kind = "event"
+        if options.content is not None:
+            raise CommandError("--content is a message's, and --event makes it an event: give one of them.")
+    for name, (belongs, kinds) in _GOES_WITH.items():
+        if getattr(options, name) is not None and kind not in kinds:
+            raise CommandError(f"--{name.replace('_', '-')} goes with {belongs}.")
+    return kind
+
+
+def _data(options: argparse.Namespace) -> Any:
     try:
-        data = json.loads(options.data or "null", parse_constant=_no_constant)
-    except ValueError:
+        return json.loads(options.data or "null", parse_constant=_no_constant)
+    except (ValueError, RecursionError):
         raise CommandError("--data is not JSON: text is written '\"text\"'.") from None
-    notification = {
-        "notification_id": message_id,
-        "user_id": options.user,
-        "kind": options.kind,
-        "data": data,
-    }
-    return f"workspace.{options.workspace}.user.{options.user}.notifications", {**notification, **common}
 
 
 def _publish_one(
@@ -156,7 +201,7 @@ def _publish_one(
     try:
         position = publisher.publish(subject, payload, key=options.key)
     except PublishFailed as error:
-        known = "It may be published, or not" if error.code == "unknown" else "It was not published"
+        known = "It was not published" if error.nothing_stored else "It may be published, or not"
         raise CommandError(f"{known}: {_advice(error)}") from None
     if not options.quiet:
         terminal.out(_result(subject, position))
@@ -170,7 +215,7 @@ def _result(subject: str, position: Position, line: int | None = None) -> str:
 
 def _advice(error: PublishFailed) -> str:
     """What went wrong, and where to look."""
-    text = str(error).removeprefix("unknown: ").rstrip(".")
+    text = str(error).removeprefix("unknown: ").removeprefix("unreachable: ").rstrip(".")
     if error.status == HTTPStatus.UNAUTHORIZED:
         return f"{text}: look at the API key."
     if error.status is None:

@@ -1,12 +1,14 @@
 """Clients of a notify server that never lose their place: docs/client.md says how they behave.
 
-``AsyncioClient`` and ``TwistedClient`` receive; ``Publisher`` publishes over HTTP from code that is neither.
-Stands on msgspec and wsproto alone: Twisted is imported with the first use of ``TwistedClient``.
+``AsyncioClient`` and ``TwistedClient`` receive; ``AsyncioPublisher`` and ``TwistedPublisher`` publish, and ``Publisher`` from code
+that blocks.
+Stands on h11, msgspec and wsproto alone: Twisted is imported with the first use of what is named after it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from notify.client._asyncio import AsyncioClient
+from notify.client._publish_asyncio import AsyncioPublisher
 from notify.client._stream import Chat, Stream
 from notify.client.actions import Position, Settings
 from notify.client.publisher import Publisher, PublishFailed
@@ -26,6 +28,7 @@ from notify.client.values import (
 )
 
 if TYPE_CHECKING:
+    from notify.client._publish_twisted import TwistedPublisher
     from notify.client._twisted import TwistedClient
 else:  # hidden, so that a misspelt name stays an error of types
 
@@ -34,11 +37,16 @@ else:  # hidden, so that a misspelt name stays an error of types
             from notify.client._twisted import TwistedClient
 
             return TwistedClient
+        if name == "TwistedPublisher":
+            from notify.client._publish_twisted import TwistedPublisher
+
+            return TwistedPublisher
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "AsyncioClient",
+    "AsyncioPublisher",
     "Chat",
     "ChatEvent",
     "ChatMessage",
@@ -58,4 +66,5 @@ __all__ = [
     "Stream",
     "Token",
     "TwistedClient",
+    "TwistedPublisher",
 ]

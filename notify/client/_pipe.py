@@ -1,43 +1,15 @@
-"""A stream of messages to publish (``GET /v1/stream`` of the HTTP API) and of what became of each, for code that blocks."""
+"""A stream of messages to publish (``GET /v1/stream`` of the HTTP API) and of what became of each, without I/O."""
 
 from __future__ import annotations
 
-import socket
-import ssl
-import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import msgspec
-from msgspec import Struct
 
-from notify.client._wire import Address, Closed, Event, Opened, Text, Wire
-
-_RECEIVED = 256 * 1024
-
-
-class NoStream(Exception):  # noqa: N818
-    """The server, or what is in front of it, opens no stream."""
-
-
-class Gone(Exception):  # noqa: N818
-    """The stream is over, or too slow. What was sent and not answered may have happened or not."""
-
-
-class Fault(Struct, frozen=True):
-    """Why a message was not stored, or is not known to be."""
-
-    code: str = ""
-    message: str = ""
-
-
-class Outcome(Struct, frozen=True):
-    """What became of a message: status 200 and its position, or another and why; None: nothing is known of it."""
-
-    status: int | None
-    epoch: str = ""
-    seq: int = 0
-    error: Fault | None = None
+from notify.client._link import Socket
+from notify.client._outcome import Item, Outcome
+from notify.client._wire import Address, Closed, Opened, Text, Wire
 
 
 class _Answer(Outcome, frozen=True, kw_only=True):
@@ -47,118 +19,122 @@ class _Answer(Outcome, frozen=True, kw_only=True):
 _answer = msgspec.json.Decoder(_Answer).decode
 
 
+class Owner(Protocol):
+    """Who publishes over a pipe."""
+
+    def pipe_reached(self) -> None:
+        """Somebody is at the other end."""
+
+    def pipe_opened(self) -> None:
+        """Messages may be sent."""
+
+    def pipe_answered(self, answers: Sequence[tuple[Item, Outcome]]) -> None:
+        """That became of messages."""
+
+    def pipe_ended(self, pipe: Pipe, reason: str) -> None:
+        """It is over. What is in :attr:`Pipe.sent` was not answered."""
+
+    def end_gone(self, end: object) -> None:
+        """Its socket is closed, too."""
+
+
 class Pipe:
-    """One connection. Raises ``OSError`` where nobody is reached, and :class:`NoStream`.
+    """One connection. A front calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
 
-    ``timeout`` is how many seconds the handshake may take, and how many may pass without an answer.
-    """
+    def __init__(self, owner: Owner, address: Address, authorization: str) -> None:
+        self._owner: Owner = owner
+        self._wire = Wire(address, (), [(b"authorization", authorization.encode("latin-1"))])
+        self._socket: Socket | None = None
+        self._number = self.bytes = 0
+        #: what was sent and is not answered, by its number
+        self.sent: dict[int, Item] = {}
+        #: somebody was at the other end; the handshake succeeded; messages may be sent; nothing may be any more
+        self.reached = self.opened = self.open = self.over = False
+        #: set by the front: stops dialling
+        self.cancel: Callable[[], None] = lambda: None
 
-    def __init__(
-        self, address: Address, authorization: str, timeout: float, tls: ssl.SSLContext | None
-    ) -> None:
-        self._timeout = timeout
-        self._socket = socket.create_connection((address.host, address.port), timeout)
-        try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None:
-                self._socket = tls.wrap_socket(self._socket, server_hostname=address.host)
-            self._wire = Wire(address, (), [(b"authorization", authorization.encode("latin-1"))])
-            self._waiting: dict[int, int] = {}
-            self._number = 0
-            self._shake_hands()
-        except BaseException:
-            self._socket.close()
-            raise
+    def connected(self, socket: Socket) -> None:
+        """The transport is there."""
+        if self.over:
+            socket.abort()
+            return
+        self._socket, self.reached = socket, True
+        self._owner.pipe_reached()
+        self._flush()
 
-    def _shake_hands(self) -> None:
-        deadline = time.monotonic() + self._timeout
-        try:
-            self._flush()
-            events: list[Event] = []
-            while not events:
-                events = self._receive(deadline)
-        except (OSError, Gone) as error:
-            raise NoStream(str(error)) from None
-        if not isinstance(events[0], Opened):
-            raise NoStream(events[0].reason if isinstance(events[0], Closed) else "not a WebSocket")
-
-    def exchange(self, messages: Sequence[tuple[int, bytes]], take: Callable[[int, Outcome], None]) -> None:
-        """Publish messages in order, and hand over what became of each, by its number, as it is known. Raises :class:`Gone`.
-
-        A message is JSON without the brace in front. They go as one list, which is begun as a whole: where the server cannot
-        publish now and can in a moment, none of them overtakes those before it.
-        """
-        self._waiting = {}
-        parts = []
-        for index, message in messages:
-            self._number += 1
-            self._waiting[self._number] = index
-            parts.append(f'{{"id":{self._number},{message.decode()}')
-        self._wire.send(parts[0] if len(parts) == 1 else f"[{','.join(parts)}]")
-        try:
-            self._flush()
-            deadline = time.monotonic() + self._timeout
-            while left := len(self._waiting):
-                self._handle(self._receive(deadline), take)
-                if len(self._waiting) < left:
-                    deadline = time.monotonic() + self._timeout
-        except OSError as error:
-            raise Gone(f"no answer from the server: {error or type(error).__name__}") from None
-
-    def usable(self) -> bool:
-        """Whether it is open still: answers what the server asked meanwhile."""
-        try:
-            while self._handle(self._receive(None), lambda *_: None):
-                pass
-        except (OSError, Gone):
-            return False
-        return True
-
-    def close(self) -> None:
-        """Say goodbye, without waiting for an answer. Only while nothing is under way."""
-        try:
-            self._wire.close(1000, "")
-            self._flush()
-        except OSError:
-            pass
-        self.drop()
-
-    def drop(self) -> None:
-        """Close the socket, whatever was sent of a frame."""
-        self._socket.close()
-
-    def _handle(self, events: list[Event], take: Callable[[int, Outcome], None]) -> bool:
-        for event in events:
-            if isinstance(event, Closed):
-                raise Gone(f"the server ended the stream: {event.reason or event.code}")
-            if isinstance(event, Text):
+    def data(self, data: bytes) -> None:
+        """Bytes came."""
+        answers: list[tuple[Item, Outcome]] = []
+        ended: str | None = None
+        for event in () if self.over else self._wire.feed(data):
+            if isinstance(event, Opened):
+                self.open = self.opened = True
+                self._owner.pipe_opened()
+            elif isinstance(event, Text):
                 try:
                     answer = _answer(event.text)
                 except (msgspec.MsgspecError, RecursionError):
-                    raise Gone("the server's answer cannot be understood") from None
-                index = self._waiting.pop(answer.id, None)
-                if index is not None:
-                    take(index, answer)
-        return bool(events)
-
-    def _receive(self, deadline: float | None) -> list[Event]:
-        """What came, waiting for it until the deadline; None: not at all. Raises ``OSError`` and :class:`Gone`."""
-        if deadline is None:
-            self._socket.settimeout(0)
-        else:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            data: Any = self._socket.recv(_RECEIVED)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return []
-        if not data:
-            raise Gone("the server closed the connection")
-        events = self._wire.feed(data)
+                    ended = "the server's answer cannot be understood"
+                    break
+                item = self.sent.pop(answer.id, None)
+                if item is not None:
+                    self.bytes -= len(item.body)
+                    answers.append((item, answer))
+            elif isinstance(event, Closed):
+                ended = f"the server ended the stream: {event.reason or event.code}"
         self._flush()
-        return events
+        if answers:
+            self._owner.pipe_answered(answers)
+        if ended is not None:
+            self._end(ended)
+            if self._socket is not None:
+                self._socket.close()
+
+    def lost(self, reason: str) -> None:
+        """The transport is gone, or never came."""
+        self._socket = None
+        self._end(reason)
+        self._owner.end_gone(self)
+
+    def send(self, items: Sequence[Item]) -> None:
+        """Publish messages in order. They go as one list, which is begun as a whole: where the server cannot publish now and can in
+        a moment, none of them overtakes those before it.
+        """
+        parts = []
+        for item in items:
+            self._number += 1
+            self.sent[self._number] = item
+            self.bytes += len(item.body)
+            parts.append(item.keyed(f'"id":{self._number},').decode())
+        self._wire.send(parts[0] if len(parts) == 1 else f"[{','.join(parts)}]")
+        self._flush()
+
+    def close(self) -> None:
+        """Say goodbye. Only while nothing is under way."""
+        self._wire.close(1000, "")
+        self._flush()
+        self._leave()
+        if self._socket is not None:
+            self._socket.close()
+
+    def drop(self) -> None:
+        """Close the socket, whatever was sent of a frame. Nothing more is told but that it is gone."""
+        self._leave()
+        if self._socket is not None:
+            self._socket.abort()
+
+    def _leave(self) -> None:
+        self.over, self.open = True, False
+        if self._socket is None:
+            self.cancel()
+
+    def _end(self, reason: str) -> None:
+        if not self.over:
+            self.over, self.open = True, False
+            self._owner.pipe_ended(self, reason)
 
     def _flush(self) -> None:
-        if self._wire.outgoing:
-            self._socket.settimeout(self._timeout)
-            self._socket.sendall(self._wire.outgoing)
+        if self._socket is not None and self._wire.outgoing:
+            data = bytes(self._wire.outgoing)
             self._wire.outgoing.clear()
+            self._socket.write(data)

@@ -221,9 +221,10 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     _parameter(
                         "Idempotency-Key",
                         "header",
-                        {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                        _KEY,
                         "A repeat with the same key publishes nothing and gives the first answer, within the "
-                        "broker's duplicate window. For a list, each message has the key KEY:INDEX.",
+                        "broker's duplicate window. For a list, each message has the key KEY:INDEX, where it has none of "
+                        "its own. Keys are compared, payloads are not.",
                         False,
                     ),
                     _parameter(
@@ -608,6 +609,10 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
     }
 
 
+_KEY = {"type": "string", "pattern": "^[!-~]{1,128}$"}
+_OWN_KEY = "An idempotency key of this message's own, in place of what the header gives it."
+
+
 def _seq_pattern() -> str:
     return INT64.replace("-?", "").replace(f"|{INT64_MIN}", "")
 
@@ -616,7 +621,7 @@ def _publication(text: str, subject: dict[str, Any], payload: dict[str, Any]) ->
     return {
         "description": text,
         "type": "object",
-        "properties": {"subject": subject, "payload": payload},
+        "properties": {"subject": subject, "payload": payload, "key": {**_KEY, "description": _OWN_KEY}},
         "required": ["subject", "payload"],
         "additionalProperties": False,
     }

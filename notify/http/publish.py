@@ -46,10 +46,14 @@ IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
 class Publication(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message to publish; the payload goes to the broker as the bytes that came."""
+    """One message to publish; the payload goes to the broker as the bytes that came.
+
+    ``key`` is an idempotency key of its own, in place of the one that the request's gives it.
+    """
 
     subject: str
     payload: Raw
+    key: str | UnsetType = UNSET
 
 
 class Published(Struct, frozen=True):
@@ -115,13 +119,18 @@ class Publisher:
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
+        for one in body if isinstance(body, list) else (body,):
+            if one.key is not UNSET and not IDEMPOTENCY_KEY.fullmatch(one.key):
+                raise bad_request("a message's key must be 1 to 128 visible ASCII characters")
         if isinstance(body, Publication):
-            return self._publish(body, key, request)
+            return self._publish(body, body.key or key, request)
         if not body:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        keys = [None if key is None else f"{key}:{index}" for index in range(len(body))]
+        keys = [
+            one.key or (None if key is None else f"{key}:{index}") for index, one in enumerate(body)
+        ]
         return self.together(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
@@ -268,6 +277,6 @@ def unquoted(error: msgspec.ValidationError, wanted: type[Struct]) -> str:
     text = str(error)
     if "unknown field" in text:
         _, _, path = text.partition(" - at ")
-        names = " and ".join(f"'{name}'" for name in wanted.__struct_fields__)
-        return f"a field other than {names}" + (f" at {path}" if path else "")
+        *names, last = [f"'{name}'" for name in wanted.__struct_fields__]
+        return f"a field other than {', '.join(names)} and {last}" + (f" at {path}" if path else "")
     return text.replace("`", "'")

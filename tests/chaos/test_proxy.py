@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Any
 
 from twisted.internet import reactor
@@ -66,6 +68,21 @@ class Proxied(TestCase):
             await until(lambda client=client: client.got)
             names.append(client.got)
         self.assertEqual(names, [b"a", b"b", b"a", b"b"])
+
+    async def test_who_leaves_while_its_target_is_dialled_leaves_nothing_behind(self) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as stack:
+            for _ in range(3):
+                other = stack.enter_context(socket.socket())
+                other.setblocking(False)
+                other.connect_ex(full.getsockname())
+            proxy = self.proxy(full.getsockname())
+            client = await self.client(proxy)
+            await until(lambda: proxy.clients)
+            [side] = proxy.clients
+            client.transport.abortConnection()  # type: ignore[union-attr]
+            await client.ended
+            await until(lambda: not proxy.clients)
+            self.assertEqual(side.connector.state, "disconnected")
 
     async def test_nobody_there_is_a_connection_that_ends(self) -> None:
         proxy = self.proxy(("127.0.0.1", free_port()), ("127.0.0.1", free_port()))

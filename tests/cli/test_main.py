@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+import socket
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -13,7 +14,6 @@ from notify.cli import COMMANDS
 from notify.cli import main as cli
 from notify.cli.progress import Progress
 from notify.cli.publish import read_lines
-from notify.client import Publisher
 from notify.testing import FakeConnection
 from notify.wire.encodings import encoding, featured
 from tests.support.auth import SECRET, temporary_file
@@ -125,6 +125,22 @@ class Publish(Server):
         self.assertIn("Stopped after line", result.err)
         self.assertNotIn("x" * 20, result.err)
 
+    async def test_publishes_an_event(self) -> None:
+        for more in (
+            ("--data", '{"content": "better"}', "--refers-to", "m-1", "--sender", "3", "--id", "e-1"),
+            (),
+        ):
+            result = await self.run_command(
+                "publish", "--chat", "10", "--event", "edit", "--timestamp", "9", *more
+            )
+            self.assertEqual((result.status, result.err), (0, ""))
+        first, second = await self.history("workspace.1.chat.10.messages")
+        self.assertEqual(first, {
+            "message_id": "e-1", "chat_id": 10, "workspace_id": 1, "sender_id": 3, "kind": "edit", "data": {"content": "better"},
+            "timestamp": 9, "refers_to": "m-1",
+        })  # fmt: skip
+        self.assertEqual((second["sender_id"], second["data"], "refers_to" in second), (1, None, False))
+
     async def test_the_key_may_be_in_a_file(self) -> None:
         path = temporary_file(self, self.environ["NOTIFY_API_KEY"].encode() + b"\n")
         result = await self.run_command(
@@ -137,13 +153,20 @@ class Publish(Server):
         self.assertEqual(result.status, 1)
         self.assertIn("not published", result.err)
 
-    async def test_without_an_answer_it_says_that_nothing_is_known(self) -> None:
-        self.patch(
-            Publisher.__init__, "__kwdefaults__", {**(Publisher.__init__.__kwdefaults__ or {}), "tries": 1}
-        )
+    async def test_where_nobody_is_reached_it_says_that_nothing_was_published(self) -> None:
         result = await self.run_command(
-            "publish", "--chat", "1", "--content", "x", "--url", "http://127.0.0.1:1"
+            "publish", "--chat", "1", "--content", "x", "--url", "http://127.0.0.1:1", "--timeout", "1s"
         )
+        self.assertEqual(result.status, 1)
+        self.assertIn("It was not published: the server cannot be reached", result.err)
+        self.assertNotIn("unreachable", result.err)
+
+    async def test_without_an_answer_it_says_that_nothing_is_known(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            result = await self.run_command(
+                "publish", "--chat", "1", "--content", "x", "--url", url, "--timeout", "300ms"
+            )
         self.assertEqual(result.status, 1)
         self.assertIn("It may be published, or not: no answer from the server", result.err)
         self.assertNotIn("unknown", result.err)
@@ -474,6 +497,12 @@ class Help(SynchronousTestCase):
             (("--chat", "1", "--content", "x", "--kind", "y"), "--kind goes with --user"),
             (("--user", "1", "--kind", "y", "--sender", "2"), "--sender goes with --chat"),
             (("--key", "k"), "--key goes with --chat or --user"),
+            (("--user", "1", "--kind", "y", "--event", "edit"), "--event goes with --chat"),
+            (("--chat", "1", "--content", "x", "--refers-to", "2"), "--refers-to goes with --event"),
+            (("--chat", "1", "--content", "x", "--data", "1"), "--data goes with --user or --event"),
+            (("--chat", "1", "--content", "x", "--event", "edit"), "give one of them"),
+            (("--chat", "1"), "--content TEXT or --event KIND"),
+            (("--chat", "1", "--event", "edit", "--data", "{"), "--data is not JSON"),
             (("--chat", "1"), "--content TEXT"),
             (("--user", "1"), "--kind TEXT"),
             (("--user", "1", "--kind", "k", "--data", "x"), "--data is not JSON"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,12 +108,12 @@ class Publishing(TestCase):
     """By requests, for there is no stream: as at an older server, or through some proxies."""
 
     def setUp(self) -> None:
-        self.api, self.slept = FakeApi(), []
+        self.api = FakeApi()
         self.addCleanup(self.api.stop)
         self.publisher = self.make()
 
     def make(self, **options: Any) -> Publisher:
-        options = {"sleep": self.slept.append, "random": lambda: 0.5, "timeout": 5, **options}
+        options = {"random": lambda: 0.05, **options}
         publisher = Publisher(self.api.url, "key-1", **options)
         self.addCleanup(publisher.close)
         return publisher
@@ -143,11 +142,10 @@ class Publishing(TestCase):
         }})  # fmt: skip
 
     def test_repeats_carry_the_same_key_and_store_once(self) -> None:
-        self.api.failures = ["store and drop", (503, {}), "not JSON", (504, {"Retry-After": "3"})]
+        self.api.failures = ["store and drop", (503, {}), "not JSON", (504, {"Retry-After": "0"})]
         self.assertEqual(self.publisher.publish(SUBJECT, {}), Position("e", 1))
         self.assertEqual(len(self.keys()), 5)
         self.assertEqual(len(set(self.keys())), 1)
-        self.assertEqual(self.slept, [0.1, 0.2, 0.4, 3.0])
 
     def test_two_messages_have_two_keys_but_a_callers_own_is_kept(self) -> None:
         for key in (None, None, "mine"):
@@ -158,13 +156,14 @@ class Publishing(TestCase):
     def test_tries_are_bounded(self) -> None:
         self.api.failures = ["drop"] * 10
         error = self.assertRaises(PublishFailed, self.make(tries=3).publish, SUBJECT, {})
-        self.assertEqual((error.code, error.status), ("unknown", None))
-        self.assertEqual((len(self.keys()), len(self.slept)), (3, 2))
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("unknown", None, False))
+        self.assertEqual(len(self.keys()), 3)
 
     def test_what_cannot_succeed_is_not_repeated(self) -> None:
         self.api.failures = [(401, {})]
         error = self.assertRaises(PublishFailed, self.publisher.publish, SUBJECT, {})
-        self.assertEqual((error.code, error.status, self.slept), ("c", 401, []))
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("c", 401, True))
+        self.assertEqual(len(self.keys()), 1)
 
     def test_many_go_in_as_few_requests_as_allowed_and_in_order(self) -> None:
         positions = self.publisher.publish_many((SUBJECT, {"n": n}) for n in range(1203))
@@ -196,7 +195,9 @@ class Publishing(TestCase):
 
     def test_addresses_and_bounds_are_checked(self) -> None:
         self.assertRaises(ValueError, Publisher, "ws://h", "key")
-        self.assertRaises(ValueError, Publisher, "http://h", "key", tries=0)
+        for wrong in ({"tries": 0}, {"connections": 0}, {"timeout": 0}, {"try_timeout": float("inf")}):
+            self.assertRaises(ValueError, Publisher, "http://h", "key", **wrong)
+        self.assertRaises(ValueError, self.publisher.publish, SUBJECT, {}, timeout=-1)
 
     def test_where_no_stream_is_opened_one_is_asked_for_once_a_minute(self) -> None:
         for status in (404, 426, 400, 200, 502):
@@ -205,7 +206,7 @@ class Publishing(TestCase):
             for _ in range(3):
                 publisher.publish(SUBJECT, {})
             self.assertEqual(self.api.handshakes, 1)
-            publisher._stream_from = 0.0
+            publisher._desk.stream_from = 0.0
             publisher.publish(SUBJECT, {})
             self.assertEqual(self.api.handshakes, 2)
 
@@ -217,6 +218,7 @@ class Publishing(TestCase):
         self.patch(self.api, "answer", lambda *_: (200, {"results": [{"status": 200}]}))
         error = self.assertRaises(PublishFailed, self.publisher.publish_many, [(SUBJECT, {})] * 2)
         self.assertEqual((error.code, error.positions), ("failed", [None, None]))
+        self.assertFalse(error.nothing_stored)
 
     def test_each_message_of_a_list_has_its_own_error(self) -> None:
         self.api.failures = ["half"] * 9
@@ -272,7 +274,7 @@ class Streamed(TestCase):
         self.proxy = Proxy(self.server.service.internal.port.getHost().port)
         self.addCleanup(self.proxy.stop)
         self.publisher = Publisher(
-            f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=10, sleep=lambda _: None
+            f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=60, random=lambda: 0.01
         )
         self.addCleanup(self.publisher.close)
 
@@ -326,7 +328,6 @@ class Streamed(TestCase):
         cutting = LoopingCall(self.proxy.cut)
         cutting.start(0.05, now=False)
         self.addCleanup(lambda: cutting.running and cutting.stop())
-        self.publisher._tries = 1000
 
         def publish() -> None:
             for start in range(0, 4000, 400):
@@ -346,12 +347,12 @@ class Streamed(TestCase):
         self.assertEqual(kept, [str(n) for n in range(4000)])
 
     async def test_silence_is_not_known_to_be_stored(self) -> None:
-        publisher = Publisher(f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=0.3, tries=1)
+        publisher = Publisher(f"http://127.0.0.1:{self.proxy.port}", API_KEY, timeout=0.3)
         self.addCleanup(publisher.close)
         await deferToThread(publisher.publish, *self.message(1))
         self.proxy.silence()
         error = await self.assertFailure(deferToThread(publisher.publish, *self.message(2)), PublishFailed)
-        self.assertEqual((error.code, error.status), ("unknown", None))
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("unknown", None, False))
 
     async def test_a_key_that_is_taken_away_is_told(self) -> None:
         await deferToThread(self.publisher.publish, *self.message(1))
@@ -363,13 +364,12 @@ class Streamed(TestCase):
         self.assertIn(error.status, (401, 403))
 
     async def test_a_stream_that_the_server_ended_meanwhile_is_opened_again(self) -> None:
-        await deferToThread(self.publisher.publish, *self.message(1))
-        self.proxy.cut()
-        await until(lambda: not self.sample("notify_publish_streams"))
-        slept: list[float] = []
-        self.publisher._sleep = slept.append
-        await deferToThread(self.publisher.publish, *self.message(2))
-        self.assertEqual((slept, self.posts()), ([], 0))
+        with Publisher(f"http://127.0.0.1:{self.proxy.port}", API_KEY, tries=1) as publisher:
+            await deferToThread(publisher.publish, *self.message(1))
+            self.proxy.cut()
+            await until(lambda: not self.sample("notify_publish_streams"))
+            await deferToThread(publisher.publish, *self.message(2))
+        self.assertEqual(self.posts(), 0)
 
 
 class Encrypted(TestCase):
@@ -392,7 +392,7 @@ class Encrypted(TestCase):
             with Publisher(url, API_KEY, tls=tls, tries=1) as publisher:
                 publisher.publish(*messages[0])
                 positions = publisher.publish_many(messages[1:])
-                self.assertIsNotNone(publisher._pipe)
+                self.assertTrue(publisher._desk.streaming)
                 return positions
 
         trusted = ssl.create_default_context(cafile=str(authority.certificate))
@@ -434,8 +434,9 @@ class Killed(TestCase):
 
             killer = threading.Thread(target=kill)
             killer.start()
-            with Publisher(f"http://127.0.0.1:{server.internal}", KEY, tries=1000, timeout=20) as publisher:
-                publisher._sleep = lambda _: time.sleep(0.1)
+            with Publisher(
+                f"http://127.0.0.1:{server.internal}", KEY, timeout=60, try_timeout=20
+            ) as publisher:
                 positions = publisher.publish_many(messages())
             killer.join()
             kept: list[tuple[int, str]] = []

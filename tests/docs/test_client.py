@@ -65,7 +65,7 @@ class Program(ProcessProtocol):
 class Printed(TestCase):
     def test_what_is_printed_is_what_is_tested(self) -> None:
         found = dict(PRINTED.findall((ROOT / "docs" / "client.md").read_text()))
-        self.assertEqual(set(found), {"first.py", "first.mjs", "publish.py"})
+        self.assertEqual(set(found), {"first.py", "first.mjs", "publish.py", "publish_asyncio.py"})
         found |= {
             f"{name} in README": code for name, code in PRINTED.findall((ROOT / "README.md").read_text())
         }
@@ -99,6 +99,13 @@ class Running(TestCase):
                 return
             await deferLater(reactor, 0.05)
         self.fail(f"it ended: {reader.errors}")
+
+    async def test_publishing_on_asyncio(self) -> None:
+        server = await LocalServer().start(self)
+        key = {"NOTIFY_API_URL": server.api, "NOTIFY_API_KEY": API_KEY}
+        publisher = Program(key, sys.executable, str(EXAMPLES / "publish_asyncio.py"))
+        self.addCleanup(publisher.stop)
+        self.assertEqual({(await publisher.line()).split()[1] for _ in range(3)}, {"1", "2", "3"})
 
     async def test_the_first_program_in_python(self) -> None:
         await self._receives(sys.executable, str(EXAMPLES / "first.py"))

@@ -94,6 +94,18 @@ class PublishTest(TestCase):
         self.assertEqual(again.json["results"][:2], first.json["results"])
         self.assertEqual([m.event.message_id for m in self.history()], [1, 2, 3])
 
+    def test_a_message_may_have_a_key_of_its_own(self) -> None:
+        first = self.node.publish(message(1) | {"key": "a"}, Idempotency_Key="k")
+        listed = [message(1) | {"key": "a"}, message(2), message(3) | {"key": "k:1"}]
+        again = self.node.publish(listed, Idempotency_Key="k")
+        seqs = [one["seq"] for one in again.json["results"]]
+        self.assertEqual(seqs, [first.json["seq"], seqs[1], seqs[1]])
+        self.assertEqual([m.event.message_id for m in self.history()], [1, 2])
+        for wrong in ("", "k" * 129, "a b", "k\u00e9", "k\n", 5, None):
+            for body in (message() | {"key": wrong}, [message(), message() | {"key": wrong}]):
+                self.assertEqual(self.node.publish(body).code, "bad_request")
+        self.assertEqual(len(self.history()), 2)
+
     def test_a_key_is_bounded_and_given_once(self) -> None:
         for wrong in ("k" * 129, "a b", "k\u00e9"):
             self.assertEqual(self.node.publish(message(), Idempotency_Key=wrong).code, "bad_request")

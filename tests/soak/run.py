@@ -115,7 +115,7 @@ async def javascript_clients(url: str, count: int, ledger: Ledger) -> None:
 
 def publish(url: str, seconds: float, rate: float, random: Random, published: dict[int, int]) -> None:
     """Number and publish to all chats and users, through the proxy too. Runs in a thread."""
-    with Publisher(url, KEY, tries=60, timeout=3) as publisher:
+    with Publisher(url, KEY, timeout=60, try_timeout=3) as publisher:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             chat = random.choice((0, *CHATS))

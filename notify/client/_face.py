@@ -1,0 +1,155 @@
+"""What the publishers for threads, for asyncio and for Twisted have in common: how they are made, and the jobs they hand in."""
+
+from __future__ import annotations
+
+import math
+import re
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from notify.client._job import Job
+from notify.client._keys import digest
+from notify.client._messages import Message, dump, encode
+from notify.client._outcome import Item, PublishFailed
+from notify.client._publishing import Options
+from notify.client._wire import Address
+from notify.client.actions import Id, Position
+
+_KEY = re.compile(r"[!-~]+", re.ASCII)
+#: the longest key, and what of that a message's place in a list needs
+MOST_KEY, _INDEX = 128, 13
+#: what the server puts behind the key of a broadcast for that of each message
+_EACH = ":*"
+#: seconds for which a signal is worth something
+SIGNAL = 5.0
+
+
+class Face:
+    """See :class:`~notify.client.publisher.Publisher`."""
+
+    def __init__(self, url: str, api_key: str, options: Options) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("the address of the HTTP API is like http://127.0.0.1:8081")
+        if options.tries is not None and options.tries < 1:
+            raise ValueError("tries: at least one")
+        if options.connections < 1:
+            raise ValueError("connections: at least one")
+        for name, seconds in (
+            ("timeout", options.timeout),
+            ("try_timeout", options.try_timeout),
+            ("duplicate_window", options.duplicate_window),
+        ):
+            _seconds(name, seconds)
+        secure = parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        self._prefix = parts.path.rstrip("/") + "/v1/"
+        self._address = Address(secure, parts.hostname, port, self._prefix + "stream")
+        self._api_key, self._options = api_key, options
+
+    def _job_of_one(
+        self,
+        message: Message,
+        key: str | None,
+        timeout: float | None,
+        made: Collection[str] = (),
+    ) -> Job:
+        """``made``: fields of the payload that the caller did not give."""
+        body = encode(*message)
+        if key is None:
+            key = uuid.uuid4().hex
+            item = Item(body, key)
+        else:
+            item = Item(body, _checked(key, MOST_KEY), digest(body, made))
+        return self._job([item], key, timeout)
+
+    def _job_of_many(self, batch: Sequence[bytes], key: str | None, first: int, timeout: float | None) -> Job:
+        """``first``: how many were before it under the same key."""
+        if key is None:
+            key = uuid.uuid4().hex
+            items = [Item(body, f"{key}:{index}") for index, body in enumerate(batch)]
+            return self._job(items, key, timeout, many=True)
+        # Where a list is cut is no part of its keys: whoever repeats it may cut it elsewhere.
+        items = [Item(body, f"{key}:{index}", digest(body)) for index, body in enumerate(batch, first)]
+        return self._job(items, key, timeout, many=True, own_keys=True)
+
+    def _job_of_broadcast(
+        self, subjects: Collection[str], payload: Mapping[str, Any], key: str | None, timeout: float | None
+    ) -> Job:
+        # The server's keys of its messages: it knows a key by its subject, whatever their order.
+        own = None if key is None else _checked(key, MOST_KEY - _INDEX) + _EACH
+        items = []
+        for subject in subjects:
+            known = None if own is None else digest(encode(subject, payload))
+            items.append(Item(b"", own or "", known))
+        return Job(
+            items,
+            self._prefix + "broadcast",
+            key or uuid.uuid4().hex,
+            self._time(timeout),
+            self._options.tries,
+            many=True,
+            body=dump({"subjects": list(subjects), "payload": payload}),
+        )
+
+    def _job_of_signal(
+        self, workspace_id: Id, chat_id: Id, user_id: Id, kind: str, data: Any, timeout: float | None
+    ) -> Job:
+        fields = {
+            "workspace_id": workspace_id,
+            "chat_id": chat_id,
+            "user_id": user_id,
+            "kind": kind,
+            "data": data,
+        }
+        seconds = min(self._options.timeout, SIGNAL) if timeout is None else self._time(timeout)
+        path = self._prefix + "signal"
+        return Job([Item(b"", "")], path, None, seconds, self._options.tries, body=dump(fields))
+
+    def _time(self, timeout: float | None) -> float:
+        return self._options.timeout if timeout is None else _seconds("timeout", timeout)
+
+    def _job(
+        self,
+        items: Sequence[Item],
+        key: str,
+        timeout: float | None,
+        *,
+        many: bool = False,
+        own_keys: bool = False,
+    ) -> Job:
+        path, seconds = self._prefix + "publish", self._time(timeout)
+        return Job(items, path, key, seconds, self._options.tries, many=many, own_keys=own_keys)
+
+
+class Tally:
+    """What became of many messages so far, batch after batch. ``key`` is that of all of them."""
+
+    def __init__(self, key: str | None) -> None:
+        self.key = None if key is None else _checked(key, MOST_KEY - _INDEX)
+        self.positions: list[Position] = []
+
+    def add(self, job: Job) -> None:
+        """Take a batch. Raises :class:`PublishFailed` with what became of all."""
+        try:
+            self.positions += job.result()
+        except PublishFailed as error:
+            error.positions = [*self.positions, *error.positions]
+            error.errors = [*([None] * len(self.positions)), *error.errors]
+            error.nothing_stored = error.nothing_stored and not self.positions
+            raise
+
+
+def _seconds(name: str, seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{name}: a number of seconds above 0")
+    return seconds
+
+
+def _checked(key: str, most: int) -> str:
+    if not _KEY.fullmatch(key) or len(key) > most:
+        text = f"the key must be 1 to {most} visible ASCII characters"
+        raise PublishFailed("bad_request", text, 400, nothing_stored=True)
+    return key

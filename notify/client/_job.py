@@ -1,0 +1,130 @@
+"""What is published together, as one frame of a stream or by one request, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from notify.client._outcome import OPEN, RETRIED, Fault, Item, Outcome, PublishFailed
+from notify.client._post import Request, Response
+from notify.client.actions import Position
+
+_NO_ANSWER = Outcome(0, error=Fault("failed", "the server's answer cannot be understood"))
+
+
+class Job:
+    """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
+
+    ``path`` is that of a request with all of them, and ``key`` its idempotency key, unless they have ``own_keys``; a ``many`` is answered
+    by a list. ``body`` is the request's where it is not made of theirs, which no stream takes.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        path: str,
+        key: str | None,
+        timeout: float,
+        tries: int | None,
+        *,
+        many: bool = False,
+        own_keys: bool = False,
+        body: bytes | None = None,
+    ) -> None:
+        self.items, self.key, self.timeout, self.tries = items, key, timeout, tries
+        self.many, self.own_keys, self.stream = many, own_keys, body is None
+        self._path, self._body = path, body
+        self.size = sum(len(item.body) for item in items) if body is None else len(body)
+        #: told when it is over
+        self.done: Callable[[], None] = lambda: None
+        self.over = False
+        self.attempt = 0
+        #: what the last try ended with that told nothing of single messages, and how long the server asks to wait
+        self.last: PublishFailed | None = None
+        self.deadline = 0.0
+        #: what stops its timers
+        self.expiring: Callable[[], None] = lambda: None
+        self.retrying: Callable[[], None] = lambda: None
+
+    def left(self) -> list[Item]:
+        """What is not settled."""
+        return [item for item in self.items if not item.settled]
+
+    # --- by a request ---------------------------------------------------------------------------------------
+
+    def request(self, headers: Sequence[tuple[str, str]]) -> Request:
+        """All of them: the keys keep those that are stored already from being stored twice."""
+        bodies = [item.keyed() if self.own_keys else item.body for item in self.items]
+        body = self._body or (b"[" + b",".join(bodies) + b"]" if self.many else bodies[0])
+        key = () if self.own_keys or self.key is None else (("Idempotency-Key", self.key),)
+        return Request(self._path, (*headers, *key), body)
+
+    def answered(self, response: Response) -> None:
+        """Take what a request came to."""
+        status, value = response.status, _json(response.body)
+        if status in RETRIED:
+            self.unanswered(_refusal(value, status), status in OPEN)
+        elif status // 100 == 2:
+            told = self._outcomes(value, status)
+            for item, outcome in zip(self.items, told or [_NO_ANSWER] * len(self.items), strict=True):
+                item.tell(outcome)
+        else:
+            failed = _refusal(value, status)
+            for item in self.left():
+                item.tell(Outcome(status, error=Fault(failed.code, failed.text)))
+
+    def _outcomes(self, value: Any, status: int) -> list[Outcome] | None:
+        """None: it cannot be understood."""
+        if self.key is None:  # what may come twice is kept nowhere, and has no position
+            return [Outcome(HTTPStatus.OK)] * len(self.items)
+        try:
+            results = value["results"] if self.many else [{"status": status, **value}]
+            told = msgspec.convert(results, list[Outcome])
+        except (msgspec.ValidationError, KeyError, TypeError):
+            return None
+        stored = all(one.status != HTTPStatus.OK or (one.epoch and one.seq) for one in told)
+        return told if stored and len(told) == len(self.items) else None
+
+    # --- what became of it ----------------------------------------------------------------------------------
+
+    def unanswered(self, failed: PublishFailed, doubt: bool) -> None:
+        """A try told nothing of what is not settled; with ``doubt`` it may have stored it."""
+        self.last = failed
+        for item in self.left():
+            item.doubt = item.doubt or doubt
+
+    @property
+    def settled(self) -> bool:
+        """Whether a repeat would change nothing."""
+        return all(item.settled for item in self.items)
+
+    def result(self) -> list[Position]:
+        """The positions. Raises :class:`PublishFailed` with what is known of each."""
+        errors = [item.failure(self.last) for item in self.items]
+        failed = [error for error in errors if error is not None]
+        if not failed:
+            return [item.position for item in self.items if item.position is not None]
+        # One that could be told of others, too, says more than what is wrong with one message.
+        worst = next((one for one in failed if one.status is None or one.status in RETRIED), failed[0])
+        positions = [item.position for item in self.items] if self.many else []
+        sure = all(one.nothing_stored for one in failed) and not any(positions)
+        raised = PublishFailed(worst.code, worst.text, worst.status, positions, nothing_stored=sure)
+        raised.errors = errors if self.many else []
+        raise raised
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _refusal(value: Any, status: int) -> PublishFailed:
+    error = value.get("error") if isinstance(value, dict) else None
+    if not isinstance(error, dict):
+        return PublishFailed("failed", f"the server answered with HTTP {status}", status)
+    return PublishFailed(str(error.get("code")), str(error.get("message")), status)
