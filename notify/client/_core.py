@@ -27,6 +27,7 @@ from notify.client.values import (
     ClientClosed,
     Loss,
     Notification,
+    Page,
     Presence,
     Refused,
     State,
@@ -158,6 +159,36 @@ class Core(ABC):
         """Who is in a chat, on any node. Raises ``Refused``."""
         done = await self._ask({"type": "presence", "chat_id": identifier(chat_id)})
         return msgspec.convert(done.users or [], list[Presence])
+
+    async def history(
+        self, chat_id: Id, before: Position | None = None, after: Position | None = None, limit: int = 50
+    ) -> Page:
+        """A page of up to ``limit`` (1 to 100) messages of a chat: the newest, or those next to a position.
+
+        Raises ``Refused``: ``history_unavailable`` where the server cannot go on from that position, because it has what
+        lies there no more; ``unsupported`` where it gives clients no history.
+        """
+        if before is not None and after is not None:
+            raise ValueError("a page is before a position or after one")
+        if not 1 <= limit <= 100:
+            raise ValueError("limit: 1 to 100 messages")
+        frame: do.Frame = {"type": "history", "chat_id": identifier(chat_id), "limit": limit}
+        if before is not None:
+            frame["before"] = msgspec.to_builtins(before)
+        if after is not None:
+            frame["after"] = msgspec.to_builtins(after)
+        done = await self._ask(frame)
+        messages = [message for message in map(_read, done.messages or ()) if message is not None]
+        start = done.start or (messages[0].position if messages else None)
+        position = done.position or (messages[-1].position if messages else after)
+        return Page(messages, bool(done.more), start, position)
+
+    async def position(self, chat_id: Id) -> Position:
+        """A chat's newest position. Raises ``Refused``, as :meth:`history`."""
+        done = await self._ask({"type": "history", "chat_id": identifier(chat_id), "limit": 1})
+        if done.position is None:
+            raise Refused("internal", "the server did not say which position is the newest")
+        return done.position
 
     async def ping(self) -> float:
         """The round trip's seconds. Raises ``Refused``."""
@@ -320,16 +351,10 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fail(Refused(code, message)))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
-        whole = {**frame, "position": {"epoch": frame["epoch"], "seq": frame["seq"]}}
-        try:
-            if chat is None:
-                self.notifications._put(msgspec.convert(whole, Notification))
-            elif chat in self._chats:
-                self._chats[chat]._put(_from_chat(whole))
-        except msgspec.ValidationError:
-            log.error(
-                "a message that is not of the protocol was passed over, at position %s", whole["position"]
-            )
+        stream = self._stream(chat)
+        message = None if stream is None else _read(frame)
+        if stream is not None and message is not None:
+            stream._put(message)
 
     def _state(self, action: do.StateChanged) -> None:
         self.state = State(
@@ -411,8 +436,18 @@ class Core(ABC):
         self._carry_out()
 
 
-def _from_chat(frame: do.Frame) -> ChatMessage | ChatEvent:
-    """Raises ``msgspec.ValidationError``."""
-    if frame["type"] == "chat_event":
-        return msgspec.convert(frame, ChatEvent)
-    return msgspec.convert(frame, ChatMessage)
+_KINDS: dict[Any, Any] = {
+    "chat_message": ChatMessage,
+    "chat_event": ChatEvent,
+    "notification": Notification,
+}
+
+
+def _read(frame: do.Frame) -> Any:
+    """A message as its reader gets it; None, and logged: it is not of the protocol."""
+    position = {"epoch": frame["epoch"], "seq": frame["seq"]}
+    try:
+        return msgspec.convert({**frame, "position": position}, _KINDS[frame["type"]])
+    except (LookupError, TypeError, msgspec.ValidationError):
+        log.error("a message that is not of the protocol was passed over, at position %s", position)
+        return None

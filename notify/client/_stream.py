@@ -62,7 +62,9 @@ class Stream(Generic[M]):
 
     One reader at a time. A message counts as handled when the reader comes for the next one; only then does its
     position go to the store. A reader that lags lets the queue fill up to its bound; then the client takes no
-    more from the server until half of it is read, and misses nothing.
+    more from the server until half of it is read, and then page by page until it has caught up: it misses nothing that
+    the server still has. What it has no more is told as a loss; so is, by a server without the feature ``history``, a lag
+    of more than one resumption brings.
 
     ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages; without it the
     iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. ``on_event`` is called (and
@@ -154,10 +156,13 @@ class Stream(Generic[M]):
 
     def _pop(self) -> M | ChatEvent | Loss:
         item = self._queue.popleft()
+        self._ask_on()
+        return item
+
+    def _ask_on(self) -> None:
         if self._paused and not self._finished and len(self._queue) <= self._client.queue // 2:
             self._paused = False
             self._client._resume(self._key)
-        return item
 
     def _handled(self) -> None:
         if self._taken is not None:
@@ -167,11 +172,14 @@ class Stream(Generic[M]):
 
     def _changed(self, state: str, position: Position | None) -> None:
         self.state = state
+        if state == "paused" and not self._paused:  # behind a page; the next one is for the reader to ask for
+            self._paused = True
+            self._ask_on()
         if state == "live" and self.position is None and self._taken is None and not self._queue:
             self.position = position
             if self._key is not None:
                 self._handled()
-        if state == "live":
+        if state in ("live", "paused"):
             self._wake()
 
     def _finish(self, state: str, error: Exception | None) -> None:

@@ -45,6 +45,19 @@ class ChatEvent(Struct, frozen=True):
     refers_to: Id | None = None
 
 
+class Page(Struct, frozen=True):
+    """A part of a chat's history, oldest first; events are in it where the client asked for them.
+
+    ``more``: there are more in the direction that was asked for, also where this page has none: go on ``before=page.start``
+    or ``after=page.position``. Of the newest page ``position`` is the chat's newest. None: nothing says.
+    """
+
+    messages: list[ChatMessage | ChatEvent]
+    more: bool
+    start: Position | None = None
+    position: Position | None = None
+
+
 class Notification(Struct, frozen=True):
     """A notification of the user; ``data`` is any JSON value."""
 
@@ -141,7 +154,7 @@ class HistoryLost(Exception):  # noqa: N818
 
 class Refused(Exception):  # noqa: N818
     """The server refused a subscription or a command. ``code`` is one of the protocol's error codes, or
-    ``timeout``, ``busy`` (too many commands wait) or ``closed``.
+    ``timeout``, ``busy`` (too many commands wait), ``closed``, or ``unsupported`` (the server cannot do that).
     """
 
     def __init__(self, code: str, message: str = "") -> None:

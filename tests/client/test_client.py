@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.trial.unittest import TestCase
 
@@ -350,6 +351,101 @@ class Behaviour:
                 chat = client.chat(7, since=Position("e1", 0))
                 self.assertEqual(len(await self.take(chat, 1000)), 1000)
             self.assertNotIn("paused", "".join(seen))
+
+        return self.check(scenario)
+
+    def test_a_slow_reader_of_more_than_one_resumption_misses_nothing_and_holds_no_more_than_a_page(
+        self: Any,
+    ) -> Any:
+        async def scenario() -> None:
+            self.server.features, self.server.longest = ["history"], 10
+            settings = structs.replace(FAST, page=7)
+            async with self.client(queue=8, settings=settings, on_state=self.heard) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                for number in range(12):
+                    await self.aside(self.server.publish(7, str(number)))
+                while chat.state != "paused":
+                    await client.ping()
+                for number in range(12, 300):
+                    await self.aside(self.server.publish(7, str(number)))
+                first = chat.waiting
+                got, most = [], 0
+                async for message in chat:
+                    got.append(message.content)
+                    if len(got) > first:
+                        most = max(most, chat.waiting)
+                    if len(got) == 120:  # in the midst of it
+                        self.server.cut()
+                    if len(got) == 300:
+                        break
+                    if len(got) % 10 == 0:
+                        await client.ping()
+                self.assertEqual(got, [str(number) for number in range(300)])
+                self.assertLessEqual(most, 8 + 7)
+                asked = [frame for frame in self.server.frames if frame["type"] == "history"]
+                self.assertGreater(len(asked), 30)
+
+        return self.check(scenario)
+
+    def test_an_absence_longer_than_one_resumption_is_no_loss_while_history_has_it(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.features, self.server.longest = ["history"], 10
+            self.server.history[7] = [str(number) for number in range(500)]
+            async with self.client(queue=8) as client:
+                chat = client.chat(7, since=Position("e1", 1000))
+                await chat.ready()
+                self.assertEqual(await self.take(chat, 400), [str(number) for number in range(100, 500)])
+                await self.aside(self.server.publish(7, "live"))
+                self.assertEqual(await self.take(chat, 1), ["live"])
+                self.server.oldest = 400
+                self.server.history[8] = self.server.history[7]
+                lost = client.chat(8, since=Position("e1", 10))
+                with self.assertRaises(HistoryLost) as raised:
+                    await lost.__anext__()
+                self.assertEqual(raised.exception.loss, Loss(8, Position("e1", 10), Position("e1", 5010)))
+
+        return self.check(scenario)
+
+    def test_a_chats_history_can_be_paged_through_in_both_directions(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.features = ["history"]
+            self.server.history[7] = [str(number) for number in range(10)]
+            async with self.client() as client:
+                self.assertEqual(await client.position(7), Position("e1", 100))
+                page = await client.history(7, limit=4)
+                self.assertEqual([message.content for message in page.messages], ["6", "7", "8", "9"])
+                self.assertEqual((page.more, page.position), (True, Position("e1", 100)))
+                page = await client.history(7, before=page.messages[0].position)
+                self.assertEqual([message.content for message in page.messages], list("012345"))
+                self.assertEqual((page.more, page.start), (False, Position("e1", 10)))
+                page = await client.history(7, after=page.messages[-2].position, limit=3)
+                self.assertEqual([message.content for message in page.messages], ["5", "6", "7"])
+                self.assertTrue(page.more)
+                for wrong in (
+                    {"limit": 0},
+                    {"limit": 101},
+                    {"before": Position("e", 1), "after": Position("e", 2)},
+                ):
+                    with self.assertRaises(ValueError):
+                        await client.history(7, **wrong)
+                for chat, place, code in (
+                    (7, Position("f", 3), "history_unavailable"),
+                    (-1, None, "forbidden"),
+                ):
+                    with self.assertRaises(Refused) as refused:
+                        await client.history(chat, after=place)
+                    self.assertEqual(refused.exception.code, code)
+
+        return self.check(scenario)
+
+    def test_a_server_that_gives_no_history_is_told_of_as_such(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                for asked in (client.history(7), client.position(7)):
+                    with self.assertRaises(Refused) as refused:
+                        await asked
+                    self.assertEqual(refused.exception.code, "unsupported")
 
         return self.check(scenario)
 

@@ -16,6 +16,9 @@ class World {
   epoch = "e";
   seqs = new Map([[null, 3]]);
   recovered = true;
+  longest = Infinity; // messages of one resumption
+  features = undefined; // that it grants
+  stored = []; // what history is made of
 
   constructor() {
     const world = this;
@@ -51,6 +54,24 @@ class World {
     this.say({ type: "chat_message", chat_id: chat, message_id: 1, sender_id: 2, content, timestamp: 3, epoch: this.epoch, seq: prev + 1, prev });
   }
 
+  /** Have a chat's messages from the first to the `count`th in the history, told to nobody. */
+  store(chat, count) {
+    const length = this.stored.length;
+    for (let seq = length + 1; seq <= length + count; seq++) {
+      this.stored.push({ type: "chat_message", chat_id: chat, message_id: seq, sender_id: 2, content: String(seq), timestamp: 3, epoch: this.epoch, seq, prev: seq - 1 });
+    }
+    this.seqs.set(chat, length + count);
+  }
+
+  page({ id, chat_id, before, after, limit }) {
+    const answer = { type: "history", chat_id, id };
+    if (after?.epoch === "gone") return { type: "error", id, code: "history_unavailable", message: "gone" };
+    const found = this.stored.filter(({ seq }) => (after ? seq > after.seq : before ? seq < before.seq : true));
+    const messages = after ? found.slice(0, limit) : found.slice(-limit);
+    if (!after && !before) Object.assign(answer, { epoch: this.epoch, seq: this.seqs.get(chat_id) ?? 0 });
+    return { ...answer, messages, more: messages.length < found.length };
+  }
+
   event(chat, kind, refers_to) {
     const prev = this.seqs.get(chat) ?? 0;
     this.seqs.set(chat, prev + 1);
@@ -58,8 +79,13 @@ class World {
   }
 
   answer(frame) {
-    const place = (key) => ({ epoch: this.epoch, seq: this.seqs.get(key) ?? 0, recovered: this.recovered && frame.since !== undefined });
-    if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, ...place(null) });
+    const place = (key) => {
+      const seq = this.seqs.get(key) ?? 0;
+      const recovered = this.recovered && frame.since !== undefined && seq - frame.since.seq <= this.longest;
+      return { epoch: this.epoch, seq, recovered };
+    };
+    if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, features: this.features, ...place(null) });
+    else if (frame.type === "history") this.say(this.page(frame));
     else if (frame.type === "subscribe" && frame.chat_id < 0) this.say({ type: "error", id: frame.id, code: "forbidden", message: "no" });
     else if (frame.type === "subscribe") this.say({ type: "subscribed", chat_id: frame.chat_id, id: frame.id, ...place(frame.chat_id) });
     else if (frame.type === "refresh" && frame.token === "late") this.say({ type: "error", id: frame.id, code: "unavailable", message: "later", retry: true });
@@ -192,6 +218,66 @@ test("a slow reader pauses its chat and goes on where it was", async () => {
   assert.deepEqual(await take(chat, 2), ["a", "b"]);
   assert.deepEqual(world.said.at(-1).since, { epoch: "e", seq: 2 });
   await client.close();
+});
+
+test("a slow reader gets what is more than one resumption page by page, and holds no more than a page", async () => {
+  const world = Object.assign(new World(), { features: ["history"], longest: 2 });
+  const [client] = await connected({ queue: 4, settings: { ...SETTINGS, page: 3 } }, world);
+  const chat = client.chat(7);
+  await chat.ready();
+  world.store(7, 4);
+  for (const message of world.stored) world.say(message);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(chat.state, "paused");
+  world.store(7, 100);
+  const got = [];
+  let most = 0;
+  while (got.length < 104) {
+    got.push(Number((await chat.next()).value.content));
+    most = Math.max(most, chat.waiting);
+    if (got.length === 40) world.cut();
+  }
+  assert.deepEqual(got, Array.from({ length: 104 }, (_, index) => index + 1));
+  assert.ok(most <= 4 + 3, `${most} waited`);
+  assert.ok(world.said.filter(({ type }) => type === "history").length > 30);
+  await chat.ready();
+  world.say({ ...world.stored[0], seq: 105, prev: 104, content: "live" });
+  assert.equal((await chat.next()).value.content, "live");
+  await client.close();
+});
+
+test("a reader that waits to be ready is, though a page is all that it can hold", async () => {
+  const world = Object.assign(new World(), { features: ["history"], longest: 2 });
+  world.store(7, 20);
+  const [client] = await connected({ queue: 2, settings: { ...SETTINGS, page: 5 } }, world);
+  const chat = client.chat(7, { since: { epoch: "e", seq: 1 } });
+  await chat.ready();
+  assert.deepEqual([chat.state, chat.waiting], ["paused", 5]);
+  await client.close();
+});
+
+test("a chat's history is paged through in both directions", async () => {
+  const world = Object.assign(new World(), { features: ["history"] });
+  world.store(7, 10);
+  const [client] = await connected({}, world);
+  assert.deepEqual(await client.position(7), { epoch: "e", seq: 10 });
+  const newest = await client.history(7, { limit: 2 });
+  assert.deepEqual(newest.messages.map(({ content, position }) => [content, position.seq]), [["9", 9], ["10", 10]]);
+  assert.deepEqual([newest.more, newest.position], [true, { epoch: "e", seq: 10 }]);
+  assert.equal(newest.messages[0].type, undefined);
+  const before = await client.history("7", { before: newest.messages[0].position });
+  assert.deepEqual([before.messages.length, before.more, before.start], [8, false, { epoch: "e", seq: 1 }]);
+  const after = await client.history(7, { after: { epoch: "e", seq: 3 }, limit: 2 });
+  assert.deepEqual([after.messages.map(({ content }) => content), after.more], [["4", "5"], true]);
+  const code = (wanted) => (error) => error instanceof Refused && error.code === wanted;
+  await assert.rejects(client.history(7, { after: { epoch: "gone", seq: 3 } }), code("history_unavailable"));
+  await assert.rejects(client.history(7, { limit: 101 }), RangeError);
+  await assert.rejects(client.history(7, { after: newest.position, before: newest.position }), TypeError);
+  await client.close();
+  const [older] = await connected();
+  await assert.rejects(older.history(7), code("unsupported"));
+  await assert.rejects(older.position(7), code("unsupported"));
+  await older.close();
 });
 
 test("a reader that is behind when the client ends reads what has come and is told", async () => {

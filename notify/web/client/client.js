@@ -11,6 +11,11 @@ import { Stream } from "./stream.js";
 
 const now = () => performance.now() / 1000;
 
+/** A message as its reader gets it. */
+function read({ type: _, epoch, seq, prev: __, ...message }) {
+  return { ...message, position: { epoch, seq } };
+}
+
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
@@ -104,6 +109,28 @@ export class NotifyClient {
   /** Who is in a chat, on any node: `[{user_id, connections}]`. */
   async presence(id) {
     return (await this.#ask({ type: "presence", chat_id: chatKey(id) })).users ?? [];
+  }
+
+  /**
+   * A page of up to `limit` (1 to 100) messages of a chat, oldest first: the newest, or those next to a position. Gives
+   * `{messages, more, start, position}`: go on `before` start, or `after` position. Rejects with Refused.
+   */
+  async history(id, { before = null, after = null, limit = 50 } = {}) {
+    if (before !== null && after !== null) throw new TypeError("a page is before a position or after one");
+    if (!Number.isInteger(limit) || limit < 1 || limit > 100) throw new RangeError("limit: 1 to 100 messages");
+    const frame = { type: "history", chat_id: chatKey(id), limit };
+    if (before !== null) frame.before = before;
+    if (after !== null) frame.after = after;
+    const done = await this.#ask(frame), messages = done.messages.map(read);
+    const start = done.start ?? messages[0]?.position ?? null;
+    return { messages, more: done.more, start, position: done.position ?? messages.at(-1)?.position ?? after };
+  }
+
+  /** A chat's newest position. Rejects with Refused. */
+  async position(id) {
+    const { position } = await this.#ask({ type: "history", chat_id: chatKey(id), limit: 1 });
+    if (position === undefined) throw new Refused("internal", "the server did not say which position is the newest");
+    return position;
   }
 
   /** The round trip's seconds. */
@@ -228,8 +255,7 @@ export class NotifyClient {
   }
 
   #deliver({ chat, frame }) {
-    const { type, epoch, seq, prev: _, ...message } = frame;
-    this.#stream(chat)?.put(type === "chat_event" ? "event" : "message", { ...message, position: { epoch, seq } });
+    this.#stream(chat)?.put(frame.type === "chat_event" ? "event" : "message", read(frame));
   }
 
   #stream(chat) {

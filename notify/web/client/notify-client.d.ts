@@ -46,6 +46,17 @@ export interface Notification {
   readonly position: Position;
 }
 
+/** A part of a chat's history, oldest first; events are in it where the client asked for them. */
+export interface Page {
+  readonly messages: readonly (ChatMessage | ChatEvent)[];
+  /** There are more in the direction that was asked for, also where this page has none. */
+  readonly more: boolean;
+  /** Where it begins: go on `before` that. null: nothing says. */
+  readonly start: Position | null;
+  /** Where it ends: go on `after` that. Of the newest page it is the chat's newest. */
+  readonly position: Position | null;
+}
+
 export interface Presence {
   readonly user_id: Id;
   readonly connections: number;
@@ -78,7 +89,7 @@ export interface Store {
   save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
 }
 
-/** Seconds, but for the last five. */
+/** Seconds, but for the last six. */
 export interface Settings {
   backoff_floor: number;
   backoff_base: number;
@@ -96,7 +107,9 @@ export interface Settings {
   window: number;
   burst: number;
   rate: number;
-  /** What the client can take beyond what everyone gets: `events`. */
+  /** Messages that are asked for at once of a chat's history, 1 to 100. */
+  page: number;
+  /** What the client can take beyond what everyone gets: `events`; `history` it asks for by itself. */
   features: readonly string[];
 }
 
@@ -161,6 +174,16 @@ export class NotifyClient {
   close(): Promise<void>;
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
+  /**
+   * A page of up to `limit` (1 to 100) messages: the newest, or those next to a position. Rejects with Refused:
+   * `history_unavailable` where the server cannot go on from that position, `unsupported` where it gives clients no history.
+   */
+  history(
+    id: Id,
+    options?: { before?: Position | null; after?: Position | null; limit?: number },
+  ): Promise<Page>;
+  /** A chat's newest position. Rejects with Refused, as `history`. */
+  position(id: Id): Promise<Position>;
   /** The round trip's seconds. */
   ping(): Promise<number>;
   /**
@@ -199,7 +222,7 @@ export class HistoryLost extends Error {
 }
 
 export class Refused extends Error {
-  /** An error code of the protocol, or `timeout`, `busy`, `closed`. */
+  /** An error code of the protocol, or `timeout`, `busy`, `closed`, `unsupported`. */
   readonly code: string;
 }
 
@@ -228,6 +251,15 @@ export type Action =
   | { readonly do: "lost"; readonly chat: Id | null; readonly before: Position; readonly after: Position }
   | { readonly do: "presence"; readonly chat: Id; readonly users: Presence[] }
   | { readonly do: "done"; readonly n: number; readonly took: number; readonly users?: Presence[] }
+  | {
+      readonly do: "done";
+      readonly n: number;
+      readonly took: number;
+      readonly messages: Frame[];
+      readonly more: boolean;
+      readonly start?: Position;
+      readonly position?: Position;
+    }
   | { readonly do: "failed"; readonly n: number; readonly code: string; readonly message?: string }
   | { readonly do: "error"; readonly code: string; readonly message: string };
 

@@ -4,6 +4,7 @@ import { NOTIFICATIONS } from "./parts/topics.js";
 /**
  * `for await (const message of stream)`: each message once and in order, over any number of reconnects. One reader
  * at a time. A message counts as handled when the reader comes for the next one; then its position is stored.
+ * A reader that lags is brought on page by page, as it takes them.
  */
 export class Stream {
   state = "subscribing";
@@ -39,10 +40,7 @@ export class Stream {
     for (;;) {
       if (this.#queue.length > 0) {
         const [kind, item] = this.#queue.shift();
-        if (this.#paused && !this.#over() && this.#queue.length <= this.#hooks.bound / 2) {
-          this.#paused = false;
-          this.#hooks.resume(this.key);
-        }
+        this.#askOn();
         this.#taken = kind === "loss" ? item.after : item.position;
         if (kind === "message") return { done: false, value: item };
         if (kind === "event") await this.onEvent?.(item);
@@ -93,8 +91,20 @@ export class Stream {
     this.#hooks.pause(this.key);
   }
 
+  #askOn() {
+    if (!this.#paused || this.#over() || this.#queue.length > this.#hooks.bound / 2) return;
+    this.#paused = false;
+    this.#hooks.resume(this.key);
+  }
+
   changed(state, position) {
     this.state = state;
+    if (state === "paused") {
+      this.#wake();
+      if (this.#paused) return;
+      this.#paused = true; // behind a page; the next one is for the reader to ask for
+      this.#askOn();
+    }
     if (state !== "live") return;
     if (this.position === null && this.#taken === null && this.#queue.length === 0) {
       this.position = position;

@@ -3,7 +3,7 @@ import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, decode, encode,
 } from "notify-client";
 import type {
-  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Position, Presence, Settings, State, Store,
+  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, State, Store,
   Token,
 } from "notify-client";
 
@@ -52,6 +52,10 @@ export async function main(): Promise<string[]> {
   }
   const users: Presence[] = await client.presence(7);
   texts.push(`${chat.state} ${chat.waiting} ${chat.position?.seq} ${users[0]?.connections} ${await client.ping()}`);
+  const page: Page = await client.history(7, { before: await client.position(7), limit: 10 });
+  texts.push(`${page.more} ${page.messages[0]?.position.seq} ${page.position?.seq}`);
+  // @ts-expect-error: a position, not a number
+  void client.history(7, { after: 3 });
   chat.handled();
   chat.close();
   await client.refresh();
