@@ -17,7 +17,7 @@ from notify.client import actions as do
 from notify.client._client_id import ClientId
 from notify.client._link import Link
 from notify.client._saver import Saver
-from notify.client._stream import Chat, OnEvent, OnLost, Stream, Waiter
+from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter
 from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
@@ -138,20 +138,29 @@ class Core(ABC):
         watch_presence: bool = False,
         on_lost: OnLost | None = None,
         on_event: OnEvent | None = None,
+        load: OnLoad | None = None,
     ) -> Chat:
         """Subscribe to a chat, now or as soon as connected, and read it from the returned stream.
 
         It begins after ``since``, else after the stored position, else with what comes from now on. ``on_event``
         needs a client with ``Settings(features=("events",))``.
+
+        ``load`` loads the chat's state, as it is at the position that it is given or later. It is called, and awaited, in
+        the reader's turn: first of all, with the chat's newest position, from which the messages then go on; and again
+        wherever some are lost. So it stands in place of ``on_lost``, ``since`` and a stored position.
         """
+        if load is not None and (on_lost is not None or since is not None):
+            raise ValueError(
+                "load: it begins at the newest position, and is called on a loss: no since, no on_lost"
+            )
         chat_id = identifier(chat_id)
         if on_event is not None and "events" not in self.machine.settings.features:
             raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
         if chat_id in self._chats:
             raise ValueError(f"chat {chat_id} is subscribed to already")
-        since = self._saver.load(chat_id) if since is None else since
+        since = self._saver.load(chat_id) if since is None and load is None else since
         chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
-        chat.on_event = on_event
+        chat.on_event, chat.load = on_event, load
         self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
         return chat
 

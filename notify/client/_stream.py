@@ -7,12 +7,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
+from msgspec import Struct
+
 from notify.client.actions import Id, Position
 from notify.client.values import ChatEvent, ChatMessage, HistoryLost, Loss, Notification
 
 M = TypeVar("M", ChatMessage, Notification)
 OnLost: TypeAlias = Callable[[Loss], Awaitable[Any] | None]
 OnEvent: TypeAlias = Callable[[ChatEvent], Awaitable[Any] | None]
+OnLoad: TypeAlias = Callable[[Position], Awaitable[Any] | None]
+
+
+class _Load(Struct, frozen=True):
+    """The state at this position is to be loaded before anything behind it is read."""
+
+    after: Position
 
 
 class Waiter(Protocol):
@@ -68,19 +77,23 @@ class Stream(Generic[M]):
 
     ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages; without it the
     iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. ``on_event`` is called (and
-    awaited) in the same way with each :class:`ChatEvent`, where the client has the feature. The iteration ends when the
+    awaited) in the same way with each :class:`ChatEvent`, where the client has the feature. ``load`` is called (and awaited)
+    with the position that the stream begins behind before the first message, and at each loss, in place of ``on_lost``; where
+    it raises, so does the iteration, and calls it again when iterated again. The iteration ends when the
     client is closed here, and raises ``ClientClosed`` or ``Refused`` where the server ended it.
     """
 
     def __init__(self, client: Owner, key: Id | None, on_lost: OnLost | None, position: Position | None):
         self.on_lost = on_lost
         self.on_event: OnEvent | None = None
+        self.load: OnLoad | None = None
         #: ``subscribing``, ``live``, ``waiting``, ``paused``, ``refused`` or ``closed``
         self.state = "subscribing"
         #: where the reader is: the last message that was handled
         self.position = position
         self._client, self._key = client, key
-        self._queue: deque[M | ChatEvent | Loss] = deque()
+        self._queue: deque[M | ChatEvent | Loss | _Load] = deque()
+        self._begun = False
         self._taken: Position | None = None
         self._error: Exception | None = None
         self._paused = False
@@ -111,18 +124,22 @@ class Stream(Generic[M]):
         self._handled()
         while True:
             if self._queue:
-                item = self._pop()
+                item = self._queue[0]
+                if self.load is not None and isinstance(item, Loss | _Load):
+                    await _maybe(self.load(item.after))
+                    if not self._queue:  # closed meanwhile
+                        continue
+                self._pop()
+                self._taken = item.after if isinstance(item, Loss | _Load) else item.position
                 if isinstance(item, Loss):
-                    self._taken = item.after
-                    if self.on_lost is None:
+                    if self.load is None and self.on_lost is None:
                         raise HistoryLost(item)
-                    await _maybe(self.on_lost(item))
+                    if self.load is None and self.on_lost is not None:
+                        await _maybe(self.on_lost(item))
                 elif isinstance(item, ChatEvent):
-                    self._taken = item.position
                     if self.on_event is not None:
                         await _maybe(self.on_event(item))
-                else:
-                    self._taken = item.position
+                elif not isinstance(item, _Load):
                     return item
                 self._handled()
             elif self._finished:
@@ -140,7 +157,7 @@ class Stream(Generic[M]):
     def _finished(self) -> bool:
         return self.state in ("refused", "closed")
 
-    def _put(self, item: M | ChatEvent | Loss) -> None:
+    def _put(self, item: M | ChatEvent | Loss | _Load) -> None:
         self._queue.append(item)
         if len(self._queue) >= self._client.queue and not self._paused and self._measuring is None:
             # One read of the socket may bring more than the bound at once: the reader has its turn first.
@@ -154,10 +171,9 @@ class Stream(Generic[M]):
             self._paused = True
             self._client._pause(self._key)
 
-    def _pop(self) -> M | ChatEvent | Loss:
-        item = self._queue.popleft()
+    def _pop(self) -> None:
+        self._queue.popleft()
         self._ask_on()
-        return item
 
     def _ask_on(self) -> None:
         if self._paused and not self._finished and len(self._queue) <= self._client.queue // 2:
@@ -175,7 +191,11 @@ class Stream(Generic[M]):
         if state == "paused" and not self._paused:  # behind a page; the next one is for the reader to ask for
             self._paused = True
             self._ask_on()
-        if state == "live" and self.position is None and self._taken is None and not self._queue:
+        if state == "live" and self.load is not None:
+            if not self._begun and position is not None:
+                self._put(_Load(position))
+            self._begun = True
+        elif state == "live" and self.position is None and self._taken is None and not self._queue:
             self.position = position
             if self._key is not None:
                 self._handled()

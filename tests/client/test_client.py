@@ -449,6 +449,49 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_chats_state_is_loaded_with_the_position_first_and_again_on_a_loss(self: Any) -> Any:
+        async def scenario() -> None:
+            places: list[Position] = []
+            shown: list[str] = []
+
+            async def load(place: Position) -> None:
+                places.append(place)
+                if len(places) == 1:
+                    raise OSError("the backend is away")
+                shown[:] = self.server.history[7]
+                await self.aside(self.server.publish(7, f"during load {len(places)}"))
+
+            self.server.history[7] = ["a", "b"]
+            path = folder(self) / "positions.json"
+            FileStore(path).save({"chat:7": Position("e1", 10)})
+            async with self.client(store=FileStore(path), on_state=self.heard) as client:
+                chat = client.chat(7, load=load)
+                with self.assertRaises(OSError):
+                    await chat.__anext__()
+                self.assertEqual(await self.take(chat, 1), ["during load 2"])
+                self.assertEqual((places, shown), ([Position("e1", 20)] * 2, ["a", "b"]))
+                self.server.recoverable = False
+                self.server.cut()
+                await self.when(client, "waiting")
+                await self.aside(self.server.publish(7, "d"))
+                self.assertEqual(await self.take(chat, 1), ["during load 3"])
+                self.assertEqual(
+                    (places[2:], shown), ([Position("e1", 40)], ["a", "b", "during load 2", "d"])
+                )
+                self.assertEqual(chat.position, Position("e1", 40))
+                for wrong in ({"since": Position("e1", 3)}, {"on_lost": print}):
+                    self.assertRaises(ValueError, client.chat, 8, load=load, **wrong)
+
+        return self.check(scenario)
+
+    def test_a_chat_that_is_closed_while_it_loads_ends(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7, load=lambda place: chat.close())
+                self.assertEqual([message async for message in chat], [])
+
+        return self.check(scenario)
+
     def test_two_readers_of_one_stream_are_refused(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client() as client:

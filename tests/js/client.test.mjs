@@ -256,6 +256,34 @@ test("a reader that waits to be ready is, though a page is all that it can hold"
   await client.close();
 });
 
+test("a chat's state is loaded with the position first, and again on a loss", async () => {
+  const [client, world] = await connected({ store: { load: () => ({ epoch: "e", seq: 1 }), save: () => {} } });
+  world.seqs.set(7, 2);
+  const places = [];
+  const load = async (place) => {
+    places.push(place);
+    if (places.length === 1) throw new Error("the backend is away");
+    await turn();
+    world.message(7, `during load ${places.length}`);
+  };
+  const chat = client.chat(7, { load });
+  await assert.rejects(chat.next(), /away/);
+  assert.equal((await chat.next()).value.content, "during load 2");
+  assert.deepEqual(places, [{ epoch: "e", seq: 2 }, { epoch: "e", seq: 2 }]);
+  world.recovered = false;
+  world.seqs.set(7, 8);
+  const again = state(client, "connected");
+  world.cut();
+  await again;
+  assert.equal((await chat.next()).value.content, "during load 3");
+  assert.deepEqual([places[2], chat.position], [{ epoch: "e", seq: 8 }, { epoch: "e", seq: 8 }]);
+  assert.throws(() => client.chat(8, { load, onLost: load }), TypeError);
+  assert.throws(() => client.chat(8, { load, since: places[0] }), TypeError);
+  const closed = client.chat(9, { load: () => closed.close() });
+  assert.deepEqual(await closed.next(), { done: true, value: undefined });
+  await client.close();
+});
+
 test("a chat's history is paged through in both directions", async () => {
   const world = Object.assign(new World(), { features: ["history"] });
   world.store(7, 10);

@@ -82,22 +82,26 @@ export class NotifyClient {
 
   /**
    * Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on.
-   * `onEvent` needs a client with `settings: { features: ["events"] }`.
+   * `onEvent` needs a client with `settings: { features: ["events"] }`. `load` loads the chat's state as it is at the position
+   * that it is given, or later; it is awaited in the reader's turn, first of all and again wherever messages are lost.
    */
-  chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null } = {}) {
+  chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
+    if (load !== null && (onLost !== null || since !== null)) {
+      throw new TypeError("load: it begins at the newest position, and is called on a loss: no since, no onLost");
+    }
     const key = chatKey(id);
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
     }
     if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already`);
-    const chat = new Stream(this.#hooks(), key, onLost, onEvent);
+    const chat = new Stream(this.#hooks(), key, { onLost, onEvent, load });
     this.#chats.set(key, chat);
     const begin = (position) => {
       if (this.#chats.get(key) !== chat || chat.state === "closed") return;
       chat.position = position;
       this.#event("subscribe", key, position, watchPresence);
     };
-    const loaded = since ?? this.#saver.load(key);
+    const loaded = since ?? (load === null ? this.#saver.load(key) : undefined);
     if (since !== null || loaded === undefined) begin(since);
     else Promise.resolve(loaded).then((stored) => begin(stored ?? null), (error) => {
       this.#tell("error", error);

@@ -141,6 +141,12 @@ export interface ChatOptions {
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
   /** Called, and awaited, with each event in its place between the messages; needs the feature `events`. */
   onEvent?: ((event: ChatEvent) => void | Promise<void>) | null;
+  /**
+   * Loads the chat's state as it is at this position, or later. Called, and awaited, in the reader's turn: first of all, with
+   * the chat's newest position, from which the messages then go on; and again wherever some are lost. In place of `since`, a
+   * stored position and `onLost`. Where it throws, so does reading, and calls it again when read on.
+   */
+  load?: ((position: Position) => void | Promise<void>) | null;
 }
 
 /** `for await (const message of stream)`: each message once and in order. One reader at a time. */
@@ -153,6 +159,7 @@ export class Stream<M> implements AsyncIterableIterator<M> {
   readonly waiting: number;
   onLost: ((loss: Loss) => void | Promise<void>) | null;
   onEvent: ((event: ChatEvent) => void | Promise<void>) | null;
+  load: ((position: Position) => void | Promise<void>) | null;
   /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
   ready(): Promise<void>;
   next(): Promise<IteratorResult<M, undefined>>;

@@ -11,11 +11,14 @@ export class Stream {
   position = null;
   #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
 
-  constructor(hooks, key, onLost = null, onEvent = null) {
+  #begun = false;
+
+  constructor(hooks, key, { onLost = null, onEvent = null, load = null } = {}) {
     this.#hooks = hooks;
     this.key = key;
     this.onLost = onLost;
     this.onEvent = onEvent;
+    this.load = load;
   }
 
   /** Messages that have come and were not read yet. */
@@ -39,11 +42,17 @@ export class Stream {
     this.handled();
     for (;;) {
       if (this.#queue.length > 0) {
-        const [kind, item] = this.#queue.shift();
+        const [kind, item] = this.#queue[0];
+        const loads = this.load !== null && (kind === "load" || kind === "loss");
+        // Where that throws, reading on loads again.
+        if (loads) await this.load(item.after);
+        if (this.#queue.length === 0) continue; // closed meanwhile
+        this.#queue.shift();
         this.#askOn();
-        this.#taken = kind === "loss" ? item.after : item.position;
+        this.#taken = item.after ?? item.position;
         if (kind === "message") return { done: false, value: item };
         if (kind === "event") await this.onEvent?.(item);
+        else if (loads) this.handled();
         else if (this.onLost === null) throw new HistoryLost(item);
         else await this.onLost(item);
         this.handled();
@@ -74,7 +83,7 @@ export class Stream {
 
   // The client's side.
 
-  /** `kind` is "message", "event" or "loss". */
+  /** `kind` is "message", "event", "loss" or "load". */
   put(kind, item) {
     this.#queue.push([kind, item]);
     if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
@@ -106,7 +115,10 @@ export class Stream {
       this.#askOn();
     }
     if (state !== "live") return;
-    if (this.position === null && this.#taken === null && this.#queue.length === 0) {
+    if (this.load !== null) {
+      if (!this.#begun) this.put("load", { after: position });
+      this.#begun = true;
+    } else if (this.position === null && this.#taken === null && this.#queue.length === 0) {
       this.position = position;
       if (this.key !== NOTIFICATIONS) this.handled();
     }

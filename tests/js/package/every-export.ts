@@ -39,6 +39,8 @@ export async function main(): Promise<string[]> {
   const lost = (loss: Loss): void => void texts.push(`${loss.chat_id} ${loss.before.seq} ${loss.after.seq}`);
   const happened = (event: ChatEvent): void => void texts.push(event.kind, `${event.refers_to}`);
   const more: ChatOptions = { since: position, watchPresence: true, onLost: lost, onEvent: happened };
+  const loading: ChatOptions = { load: async (place: Position) => void texts.push(place.epoch) };
+  client.chat(8, loading).close();
   const chat: Stream<ChatMessage> = client.chat(ids[1] ?? "9007199254740993", more);
   await chat.ready();
   try {
