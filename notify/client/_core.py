@@ -437,7 +437,7 @@ class Core(ABC):
             waiter = self._waiter()
             self._stopping.append(waiter)
             await waiter
-        self._saver.flush()
+        self._saver.close()
 
     def _settled(self) -> None:
         waiters, self._stopping = self._stopping, []

@@ -126,7 +126,10 @@ _TEXT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Store(Protocol):
-    """Where positions outlive the process. One store is for one user: positions of two must not mix."""
+    """Where positions outlive the process. One store is for one user: positions of two must not mix.
+
+    Where it has a method ``close()`` the client calls that when the program closes it.
+    """
 
     def load(self, key: str) -> Position | None:
         """The position kept under ``chat:ID`` or ``notifications``."""

@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
@@ -776,6 +778,32 @@ class Stores(TestCase):
         path = folder(self) / "positions.json"
         path.write_text("shopping list")
         self.assertRaises(ValueError, FileStore, path)
+
+    def test_a_file_that_another_has_is_told(self) -> None:
+        path = folder(self) / "positions.json"
+        first = FileStore(path)
+        program = f"from notify.client import FileStore; FileStore({str(path)!r})"
+        for _ in range(2):
+            other = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=False
+            )
+            self.assertIn("BlockingIOError", other.stderr)
+            self.assertIn("another client keeps its positions in this file", other.stderr)
+            self.assertRaises(BlockingIOError, FileStore, path)
+            first.save({"chat:1": Position("e", 1)})
+        first.close()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        self.assertEqual(first.load("chat:1"), Position("e", 1))
+        self.assertRaises(BlockingIOError, FileStore, path)
+        del first
+        FileStore(path)
+
+    def test_a_file_that_is_not_ours_is_not_held(self) -> None:
+        path = folder(self) / "positions.json"
+        path.write_text("[]")
+        self.assertRaises(ValueError, FileStore, path)
+        path.unlink()
+        FileStore(path)
 
     def test_saving_keeps_what_is_there(self) -> None:
         path = folder(self) / "positions.json"

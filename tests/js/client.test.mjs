@@ -353,7 +353,7 @@ test("a loss throws in its place, or goes to onLost, and reading goes on behind 
 test("positions are stored once a message was handled, and used by the next client", async () => {
   const items = new Map();
   const storage = { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value) };
-  const [client, world] = await connected({ store: new LocalStorageStore("user-5", storage) });
+  const [client, world] = await connected({ store: new LocalStorageStore("user-5", storage, { session: storage }) });
   const chat = client.chat(7);
   await chat.ready();
   for (const text of "abc") world.message(7, text);
@@ -367,6 +367,84 @@ test("positions are stored once a message was handled, and used by the next clie
   await next.close();
 });
 
+/** What a browser has of `Storage`, and of `navigator.locks`. */
+function storage(items = new Map()) {
+  return { items, getItem: (key) => items.get(key) ?? null, setItem: (key, value) => void items.set(key, value) };
+}
+
+class Locks {
+  held = new Set();
+  #waiting = [];
+
+  async request(name, { ifAvailable = false, signal }, callback) {
+    await null;
+    if (this.held.has(name) && ifAvailable) return callback(null);
+    while (this.held.has(name)) {
+      await new Promise((resolve, reject) => {
+        this.#waiting.push(resolve);
+        signal.addEventListener("abort", () => reject(signal.reason));
+      });
+    }
+    this.held.add(name);
+    try {
+      return await callback({ name });
+    } finally {
+      this.held.delete(name);
+      for (const go of this.#waiting.splice(0)) go();
+    }
+  }
+}
+
+test("tabs have positions of their own, and one that opens goes on with the first that are free", async () => {
+  const shared = storage(), locks = new Locks();
+  const tab = (session = storage()) => new LocalStorageStore("u", shared, { locks, session });
+  const place = (seq) => ({ epoch: "e", seq });
+  const first = tab(), sessionOfSecond = storage(), second = tab(sessionOfSecond);
+  assert.deepEqual([await first.load("chat:7"), await second.load("chat:7")], [null, null]);
+  await first.save({ "chat:7": place(3) });
+  await second.save({ "chat:7": place(9) });
+  assert.equal(shared.items.get("u:chat:7"), JSON.stringify(place(3)));
+  const awake = setInterval(() => {}, 1000); // Node does not wait for the signal's timer
+  const copy = tab(storage(new Map(sessionOfSecond.items))); // the tab was duplicated
+  assert.equal(await copy.load("chat:7"), null);
+  await first.close();
+  const waiting = tab(sessionOfSecond).load("chat:7"); // loaded again, before the page before it is gone
+  await second.close();
+  assert.deepEqual(await waiting, place(9));
+  const third = tab();
+  assert.deepEqual(await third.load("chat:7"), place(3));
+  await third.close();
+  assert.deepEqual(await third.load("chat:7"), place(3)); // used again after its client was closed
+  assert.equal(locks.held.size, 3);
+  clearInterval(awake);
+});
+
+test("a client that is closed lets go of its slot, so that the next one in the page goes on", async () => {
+  const shared = storage(), locks = new Locks(), session = storage(), world = new World();
+  for (const text of "ab") {
+    const [client] = await connected({ store: new LocalStorageStore("u", shared, { locks, session }) }, world);
+    const chat = client.chat(7);
+    await chat.ready();
+    assert.equal(world.said.at(-1).since?.seq, text === "b" ? 1 : undefined);
+    world.message(7, text);
+    assert.deepEqual(await take(chat, 1), [text]);
+    await client.close();
+    await turn();
+    assert.equal(locks.held.size, 0);
+  }
+});
+
+test("without Web Locks positions are the tab's own, and it is told where there is no place for them", async (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
+  const shared = storage(), session = storage();
+  const store = new LocalStorageStore("u", shared, { locks: null, session });
+  await store.save({ "chat:7": { epoch: "e", seq: 3 } });
+  assert.equal(shared.items.size, 0);
+  assert.deepEqual(await store.load("chat:7"), { epoch: "e", seq: 3 });
+  assert.match(warn.mock.calls[0].arguments[0], /no Web Locks/);
+  assert.throws(() => new LocalStorageStore("u", shared, { locks: null, session: null }), /mix their positions/);
+});
+
 test("a store that is broken or full is told, and costs no message", async () => {
   const broken = { load: () => ({ epoch: "e", seq: 0 }), save: () => { throw new Error("full"); } };
   const [client, world] = await connected({ store: broken });
@@ -378,7 +456,8 @@ test("a store that is broken or full is told, and costs no message", async () =>
   assert.deepEqual(await take(chat, 1), ["a"]);
   await client.close();
   assert.deepEqual(errors, ["full"]);
-  assert.equal(new LocalStorageStore("x", { getItem: () => "{not JSON" }).load("chat:7"), null);
+  const storage = { getItem: () => "{not JSON" };
+  assert.equal(await new LocalStorageStore("x", storage, { session: storage }).load("chat:7"), null);
 });
 
 test("the token callback is asked again on 4002, and may sign out", async () => {

@@ -76,7 +76,7 @@ export class NotifyClient {
   async close() {
     for (const stream of this.#streams()) stream.handled();
     this.#event("stop");
-    await this.#saver.flush();
+    await this.#saver.close();
     await this.#closing;
   }
 

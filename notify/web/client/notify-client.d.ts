@@ -87,6 +87,8 @@ export type Token = string | { readonly value: string; /** Unix seconds. */ read
 export interface Store {
   load(key: string): Position | null | undefined | Promise<Position | null | undefined>;
   save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
+  /** The program has closed the client: let go of what is held. */
+  close?(): void | Promise<void>;
 }
 
 /** Seconds, but for the last six. */
@@ -209,14 +211,23 @@ export class NotifyClient {
   on(name: "action", listener: (action: Action) => void): () => void;
 }
 
+/** What is used of a `Storage`. */
+export interface StorageLike {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+}
+
+/** For one client. Each open tab has positions of its own, held by a Web Lock, and one that opens goes on with the first free ones. */
 export class LocalStorageStore implements Store {
-  /** The prefix names the user; the storage is `localStorage` where none is given. */
-  constructor(
-    prefix: string,
-    storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void },
-  );
-  load(key: string): Position | null;
-  save(positions: Readonly<Record<string, Position>>): void;
+  /**
+   * The prefix names the user; the storage is `localStorage` where none is given. The options are for pages that have no
+   * `navigator.locks` or `sessionStorage`, and for tests: without locks positions are kept in `session`, for this tab alone;
+   * without both it throws.
+   */
+  constructor(prefix: string, storage?: StorageLike, options?: { locks?: any; session?: StorageLike | null });
+  load(key: string): Promise<Position | null>;
+  save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
+  close(): Promise<void>;
 }
 
 export class ClientClosed extends Error {

@@ -3,20 +3,22 @@ import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, decode, encode,
 } from "notify-client";
 import type {
-  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, State, Store,
+  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, State, StorageLike, Store,
   Token,
 } from "notify-client";
 
 const position: Position = { epoch: "e", seq: 1 };
 const ids: Id[] = [7, 9007199254740993n, "01JD9Z5V8M2Q4W6X7Y8Z9A0B1C"];
 const memory = new Map<string, string>();
-const local = new LocalStorageStore("user-1", {
+const storage: StorageLike = {
   getItem: (key) => memory.get(key) ?? null,
   setItem: (key, value) => void memory.set(key, value),
-});
+};
+const local = new LocalStorageStore("user-1", storage, { session: storage });
 const store: Store = {
   load: async (key) => local.load(key),
   save: (positions) => local.save(positions),
+  close: () => local.close(),
 };
 const settings: Partial<Settings> = { backoff_cap: DEFAULTS.backoff_cap / 2 };
 const token: Token = { value: "T", expiresAt: 1.5 };
