@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from notify.client import actions as do
 from notify.client._client_id import ClientId
 from notify.client._link import Link
 from notify.client._saver import Saver
-from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter
+from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter, wait
 from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
@@ -39,6 +39,22 @@ from notify.client.values import (
 log = logging.getLogger("notify.client")
 
 T = TypeVar("T", bound="Core")
+
+
+class Options(TypedDict, total=False):
+    """What :class:`Core` takes by name; its docstring says what each is."""
+
+    store: Store | None
+    client_id: str | None
+    settings: Settings | None
+    queue: int
+    on_lost: OnLost | None
+    on_state: Callable[[State], None] | None
+    on_presence: Callable[[Id, list[Presence]], None] | None
+    on_action: Callable[[do.Action], None] | None
+    random: Callable[[], float]
+
+
 TokenValue: TypeAlias = str | Token | None
 TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
 
@@ -50,6 +66,7 @@ class Core(ABC):
     connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
     out. ``store`` keeps positions over restarts. ``client_id`` is the program's own instead of a random one: 1 to 64 of
     ``A-Z a-z 0-9 _ -`` on which proxies hash, and which gets a suffix when the server sends the client elsewhere. ``queue`` bounds the messages that wait for a reader, per stream.
+    ``on_lost`` is that of the notifications, and of each chat that names neither its own nor ``load``.
     ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
     """
 
@@ -62,6 +79,7 @@ class Core(ABC):
         client_id: str | None = None,
         settings: Settings | None = None,
         queue: int = 256,
+        on_lost: OnLost | None = None,
         on_state: Callable[[State], None] | None = None,
         on_presence: Callable[[Id, list[Presence]], None] | None = None,
         on_action: Callable[[do.Action], None] | None = None,
@@ -75,19 +93,21 @@ class Core(ABC):
         self.machine = Machine(settings or Settings(), random, time.time)
         self.state = State()
         self.queue = queue
-        self._token = token
+        self._token, self._on_lost = token, on_lost
         self._on_state, self._on_presence, self._on_action = on_state, on_presence, on_action
         self._saver = Saver(store, self._later)
         stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
-        self.notifications: Stream[Notification] = Stream(self, None, None, stored)
+        self.notifications: Stream[Notification] = Stream(self, None, on_lost, stored)
         self._chats: dict[Id, Chat] = {}
         self._link: Link | None = None
         self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
         self._count = 0
         self._starting: list[Waiter] = []
+        self._starters = 0
+        self._reason = ""  # of the last try that failed
         self._stopping: list[Waiter] = []
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
@@ -100,17 +120,29 @@ class Core(ABC):
         """The one in use."""
         return self._client_id.value
 
-    async def start(self) -> None:
-        """Connect, and wait until connected, however long it takes. Raises ``ClientClosed`` where it ends instead."""
+    async def start(self, timeout: float | None = None) -> None:
+        """Connect, and wait until connected: so many seconds, or however long it takes.
+
+        Raises ``TimeoutError`` with the reason of the last try, after which it goes on trying until it is closed; and
+        ``ClientClosed`` where it ends instead. A try that fails is told to ``on_state``; without that it is logged, as long
+        as this waits.
+        """
         if self.state.name == "closed":
             raise RuntimeError("a closed client stays closed: make a new one")
-        self._event(self.machine.start)
-        while self.state.name != "connected":
-            if self.state.name == "closed":
-                raise ClientClosed(self.state.code, self.state.reason)
-            waiter = self._waiter()
-            self._starting.append(waiter)
-            await waiter
+        deadline = None if timeout is None else self._now() + timeout
+        self._starters += 1
+        try:
+            self._event(self.machine.start)
+            while self.state.name != "connected":
+                if self.state.name == "closed":
+                    raise ClientClosed(self.state.code, self.state.reason)
+                waiter = self._waiter()
+                self._starting.append(waiter)
+                await wait(
+                    self, waiter, deadline, lambda: f"not connected within {timeout} s: {self._standing()}"
+                )
+        finally:
+            self._starters -= 1
 
     async def close(self) -> None:
         """Close for good: streams end, the socket is gone, positions are saved (raises what the store raises)."""
@@ -157,9 +189,11 @@ class Core(ABC):
         if on_event is not None and "events" not in self.machine.settings.features:
             raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
         if chat_id in self._chats:
-            raise ValueError(f"chat {chat_id} is subscribed to already")
+            raise ValueError(
+                f"chat {chat_id} is subscribed to already: read the stream that chat() gave, or close it"
+            )
         since = self._saver.load(chat_id) if since is None and load is None else since
-        chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
+        chat = self._chats[chat_id] = Chat(self, chat_id, on_lost or self._on_lost, since)
         chat.on_event, chat.load = on_event, load
         self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
         return chat
@@ -369,7 +403,15 @@ class Core(ABC):
         self.state = State(
             action.state, action.delay, action.code, action.reason, action.user_id, action.connection_id
         )
-        if self.state.name == "closed":
+        if self.state.name == "waiting":
+            self._reason = self.state.reason or f"the connection was closed with {self.state.code}"
+            if self._starters and self._on_state is None:
+                log.warning(
+                    "not connected: %s; trying again in %.1f s", self._reason, self.state.delay or 0.0
+                )
+        elif self.state.name == "connected":
+            self._reason = ""
+        elif self.state.name == "closed":
             error = None if self.state.code == 1000 else ClientClosed(self.state.code, self.state.reason)
             for stream in self._streams():
                 stream._finish("closed", error)
@@ -398,6 +440,9 @@ class Core(ABC):
         else:
             done(result)
         return None
+
+    def _standing(self) -> str:
+        return f"the client is {self.state.name}{f', {self._reason}' if self._reason else ''}"
 
     # --- streams and commands -------------------------------------------------------------------------------
 

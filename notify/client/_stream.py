@@ -44,6 +44,12 @@ class Owner(Protocol):
     def queue(self) -> int:
         """How many messages may wait for a reader."""
 
+    def _now(self) -> float:
+        """Seconds of a steady clock."""
+
+    def _standing(self) -> str:
+        """How the connection is, in words."""
+
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
         """Call after so many seconds, unless the returned function is called first."""
 
@@ -106,14 +112,24 @@ class Stream(Generic[M]):
         """Messages that have come and were not read yet."""
         return len(self._queue)
 
-    async def ready(self) -> None:
-        """Wait until the server has confirmed it. Raises ``Refused`` or ``ClientClosed``."""
+    async def ready(self, timeout: float | None = None) -> None:
+        """Wait until the server has confirmed it: so many seconds, or however long it takes.
+
+        Raises ``Refused``, ``ClientClosed`` or ``TimeoutError``.
+        """
+        deadline = None if timeout is None else self._client._now() + timeout
+        what = "the notifications are" if self._key is None else f"chat {self._key} is"
         while self.state not in ("live", "paused"):
             if self._finished:
                 raise self._error or StopAsyncIteration
             waiter = self._client._waiter()
             self._ready.append(waiter)
-            await waiter
+            await wait(
+                self._client,
+                waiter,
+                deadline,
+                lambda: f"{what} not live within {timeout} s: {self.state}; {self._client._standing()}",
+            )
 
     def __aiter__(self) -> AsyncIterator[M]:
         return self
@@ -217,6 +233,18 @@ class Stream(Generic[M]):
         self._client._fire(*waiters)
 
 
+async def wait(client: Owner, waiter: Waiter, deadline: float | None, words: Callable[[], str]) -> None:
+    """Wait; past the deadline, a time of the client's clock, raise ``TimeoutError`` with these words."""
+    if deadline is None:
+        await waiter
+        return
+    cancel = client._later(max(0.0, deadline - client._now()), lambda: waiter.fail(TimeoutError(words())))
+    try:
+        await waiter
+    finally:
+        cancel()
+
+
 async def _maybe(result: Awaitable[Any] | None) -> None:
     """Wait for a callback that is asynchronous."""
     if inspect.isawaitable(result):
@@ -232,5 +260,9 @@ class Chat(Stream[ChatMessage]):
         return cast(Id, self._key)
 
     def close(self) -> None:
-        """Unsubscribe; what was not read is forgotten."""
+        """Unsubscribe; what was not read is forgotten, and what was read last is handled."""
         self._client._unsubscribe(self)
+
+    async def aclose(self) -> None:
+        """The same, for ``contextlib.aclosing``."""
+        self.close()

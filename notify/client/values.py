@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from notify.client._reasons import ended
 from notify.client.actions import Id, Position
 
 
@@ -142,7 +143,7 @@ class ClientClosed(Exception):  # noqa: N818
     """The client has ended and will not reconnect: the server's close code says why (None: no token)."""
 
     def __init__(self, code: int | None, reason: str) -> None:
-        super().__init__(f"closed with {code}{f' ({reason})' if reason else ''}")
+        super().__init__(ended(code, reason))
         self.code, self.reason = code, reason
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,9 +33,10 @@ from notify.client import (
     Token,
     TwistedClient,
 )
-from notify.client._core import Core
+from notify.client._core import Core, Options
 from notify.client._wire import Address
 from tests.support.fake_server import FakeServer, from_asyncio
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)
@@ -494,6 +497,112 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_what_keeps_it_from_connecting_is_said_in_words_and_waited_for_as_long_as_is_wished(
+        self: Any,
+    ) -> Any:
+        async def answer(line: str) -> asyncio.Server:
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
+                writer.close()
+
+            return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+        async def scenario() -> None:
+            for line, words in (
+                ("404 Not Found", "HTTP 404: nothing is at this path, clients go to /ws"),
+                ("403 Forbidden", "HTTP 403: it does not allow this Origin"),
+                ("301 Moved\r\nLocation: wss://h/ws", "HTTP 301: it redirects to wss://h/ws"),
+                ("200 OK", "HTTP 200: what is there is no notify server"),
+            ):
+                server = await self.aside(answer(line))
+                await self.refused(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/wrong", words)
+                server.close()
+            await self.refused(
+                "ws://no-such-host.invalid/ws", "the name no-such-host.invalid cannot be looked up"
+            )
+            await self.refused(f"ws://127.0.0.1:{free_port()}/ws", "nothing listens at 127.0.0.1:")
+            await self.refused(
+                self.server.url, "KeyError: 'the session store'", token=lambda: {}["the session store"]
+            )
+
+        return self.check(scenario)
+
+    async def refused(self: Any, url: str, words: str, **options: Any) -> None:
+        """A client that cannot connect says these words, wherever it is looked for."""
+        states: list[State] = []
+        self.states.clear()
+        client = self.client(
+            url=url, on_state=lambda state: (states.append(state), self.heard(state)), **options
+        )
+        client._event(client.machine.start)
+        await self.when(client, "waiting")
+        with self.assertRaises(TimeoutError) as raised:
+            await client.start(timeout=0.01)
+        self.assertIn(
+            f"not connected within 0.01 s: the client is {client.state.name}, ", str(raised.exception)
+        )
+        self.assertIn(words, str(raised.exception))
+        self.assertIn(words, " ".join(state.reason for state in states))
+        with self.assertRaises(TimeoutError) as raised:
+            await client.chat(7).ready(timeout=0.01)
+        self.assertIn("chat 7 is not live within 0.01 s: subscribing; the client is ", str(raised.exception))
+        self.assertIn(words, str(raised.exception))
+        await client.close()
+
+    def test_a_start_that_hangs_is_not_silent(self: Any) -> Any:
+        async def scenario() -> None:
+            client = self.client(url=f"ws://127.0.0.1:{free_port()}/ws")
+            with self.assertLogs("notify.client", logging.WARNING) as logs:
+                while not logs.output:
+                    with self.assertRaises(TimeoutError):
+                        await client.start(timeout=0.2)
+            self.assertRegex(logs.output[0], r"not connected: nothing listens at .*; trying again in 0\.\d s")
+            await client.close()
+
+        return self.check(scenario)
+
+    def test_the_end_is_said_in_words(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.refuse["bad"] = 4500
+            for token, words in (
+                ("bad", "closed with 4500: the server does not accept the token"),
+                (lambda: None, "closed: the token function gave none"),
+            ):
+                client = self.client(token)
+                with self.assertRaises(ClientClosed) as raised:
+                    await client.start(timeout=10)
+                self.assertIn(words, str(raised.exception))
+
+        return self.check(scenario)
+
+    def test_losses_go_to_the_client_where_a_stream_names_nobody(self: Any) -> Any:
+        async def scenario() -> None:
+            losses: list[Loss] = []
+            own: list[Loss] = []
+            async with self.client(on_lost=losses.append) as client:
+                old = Position("of old", 3)
+                self.assertEqual(client.notifications.on_lost, losses.append)
+                chats = [client.chat(7, since=old), client.chat(8, since=old, on_lost=own.append)]
+                for chat in chats:
+                    await chat.ready(timeout=10)
+                    await self.aside(self.server.publish(chat.id, "a"))
+                    self.assertEqual(await self.take(chat, 1), ["a"])
+            self.assertEqual(losses, [Loss(7, old, Position("e1", 0))])
+            self.assertEqual(own, [Loss(8, old, Position("e1", 0))])
+
+        return self.check(scenario)
+
+    def test_a_chat_can_be_closed_by_aclosing(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                async with aclosing(client.chat(7)) as chat:
+                    await chat.ready()
+                self.assertEqual(chat.state, "closed")
+                client.chat(7)
+
+        return self.check(scenario)
+
     def test_two_readers_of_one_stream_are_refused(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client() as client:
@@ -721,7 +830,7 @@ class Twisted(Behaviour, TestCase):
         return from_asyncio(coroutine)
 
     def client(self, token: Any = "T1", **options: Any) -> TwistedClient:
-        return TwistedClient(self.server.url, token, **{"settings": FAST, **options})
+        return TwistedClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})
 
 
 class Asyncio(Behaviour, TestCase):
@@ -732,7 +841,7 @@ class Asyncio(Behaviour, TestCase):
         return coroutine
 
     def client(self, token: Any = "T1", **options: Any) -> AsyncioClient:
-        return AsyncioClient(self.server.url, token, **{"settings": FAST, **options})
+        return AsyncioClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})
 
     def test_a_cancelled_reader_can_read_on(self) -> Deferred[Any]:
         async def scenario() -> None:
@@ -745,6 +854,16 @@ class Asyncio(Behaviour, TestCase):
                 self.assertEqual(await self.take(chat, 1), ["a"])
 
         return self.run_it(scenario())
+
+
+class Typed(TestCase):
+    def test_the_fronts_know_every_option_by_its_type(self) -> None:
+        taken = {
+            name: one.annotation
+            for name, one in inspect.signature(Core.__init__).parameters.items()
+            if one.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        self.assertEqual(taken, {name: one.__forward_arg__ for name, one in Options.__annotations__.items()})
 
 
 class Addresses(TestCase):

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, decode, encode,
+  ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, TimedOut, decode, encode,
 } from "../../notify/web/client/notify-client.js";
 import { ClientId } from "../../notify/web/client/client-id.js";
 
@@ -114,10 +114,7 @@ function state(client, wanted) {
 
 async function take(stream, count) {
   const got = [];
-  for await (const message of stream) {
-    got.push(message.content);
-    if (got.length === count) break;
-  }
+  while (got.length < count) got.push((await stream.next()).value.content);
   return got;
 }
 
@@ -281,6 +278,98 @@ test("a chat's state is loaded with the position first, and again on a loss", as
   assert.throws(() => client.chat(8, { load, since: places[0] }), TypeError);
   const closed = client.chat(9, { load: () => closed.close() });
   assert.deepEqual(await closed.next(), { done: true, value: undefined });
+  await client.close();
+});
+
+test("what keeps it from connecting is said in words, and waited for as long as is wished", async (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
+  const failing = (message) => class {
+    constructor() {
+      setTimeout(() => {
+        this.onerror?.({ message });
+        this.onclose?.({ code: 1006, reason: "" });
+      }, 0);
+    }
+    close() {}
+  };
+  globalThis.location = { origin: "https://page.example" };
+  t.after(() => delete globalThis.location);
+  const wrong = (words) => (error) => error instanceof TimedOut && words.every((one) => error.message.includes(one));
+  const client = new NotifyClient("ws://h/wrong", { token: "T", settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing("answered 404") });
+  const words = ["ws://h/wrong could not be opened (answered 404)", "allow pages of https://page.example (listen.allowed_origins)"];
+  await assert.rejects(client.start({ timeout: 0.05 }), wrong(["not connected within 0.05 s: the client is waiting, ", ...words]));
+  assert.match(warn.mock.calls[0].arguments[0], /^notify: not connected: .*; trying again in 5\.0 s$/);
+  await assert.rejects(client.chat(7).ready({ timeout: 0.01 }), wrong(["chat 7 is not live within 0.01 s: subscribing; ", ...words]));
+  await assert.rejects(client.notifications.ready({ timeout: 0.01 }), wrong(["the notifications are not live"]));
+  await client.close();
+  const broken = new NotifyClient("ws://h/ws", { token: () => { throw new Error("no session"); }, settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing() });
+  const states = [];
+  broken.on("state", ({ reason }) => states.push(reason));
+  await assert.rejects(broken.start({ timeout: 0.05 }), wrong(["no token: no session"]));
+  assert.equal(warn.mock.callCount(), 1, "who listens is told there");
+  assert.ok(states.includes("no token: no session"));
+  await broken.close();
+});
+
+test("the end is said in words", async () => {
+  assert.match(new ClientClosed(4500, "").message, /^closed with 4500: the server does not accept the token/);
+  assert.match(new ClientClosed(null, "no token").message, /^closed: the token function gave none.*signed out$/);
+  assert.equal(new ClientClosed(4999, "why").message, "closed with 4999 (why)");
+});
+
+test("break and errors end a chat's subscription, and what was read last comes again", async () => {
+  const saved = {};
+  const [client, world] = await connected({ store: { load: () => null, save: (positions) => Object.assign(saved, positions) } });
+  const chat = client.chat(7);
+  await chat.ready();
+  for (const text of "abc") world.message(7, text);
+  for await (const { content } of chat) if (content === "b") break;
+  assert.deepEqual(world.said.at(-1), { type: "unsubscribe", chat_id: 7 });
+  assert.deepEqual([chat.state, await chat.next()], ["closed", { done: true, value: undefined }]);
+  const other = client.chat(8);
+  await other.ready();
+  world.message(8, "a");
+  await assert.rejects(async () => { for await (const _ of other) throw new Error("mine"); }, /mine/);
+  assert.equal(other.state, "closed");
+  world.say({ type: "notification", notification_id: 1, user_id: 5, kind: "k", data: 1, timestamp: 1, epoch: "e", seq: 4, prev: 3 });
+  world.say({ type: "notification", notification_id: 2, user_id: 5, kind: "k", data: 2, timestamp: 1, epoch: "e", seq: 5, prev: 4 });
+  for await (const { data } of client.notifications) if (data === 1) break;
+  assert.equal((await client.notifications.next()).value.data, 2, "notifications go on");
+  const disposed = client.chat(9);
+  await disposed[Symbol.asyncDispose]();
+  assert.equal(disposed.state, "closed");
+  await client[Symbol.asyncDispose]();
+  assert.deepEqual([client.state.state, saved["chat:7"], saved["chat:8"]], ["closed", { epoch: "e", seq: 1 }, { epoch: "e", seq: 0 }]);
+});
+
+test("losses go to the client where a stream names nobody", async () => {
+  const losses = [], own = [];
+  const [client, world] = await connected({ onLost: (loss) => losses.push(loss.chat_id) });
+  const since = { epoch: "of old", seq: 3 };
+  world.recovered = false;
+  for (const chat of [client.chat(7, { since }), client.chat(8, { since, onLost: (loss) => own.push(loss.chat_id) })]) {
+    await chat.ready();
+    world.message(chat.key, "a");
+    await take(chat, 1);
+  }
+  assert.deepEqual([losses, own], [[7], [8]]);
+  assert.notEqual(client.notifications.onLost, null);
+  await client.close();
+});
+
+test("a message whose ids are beyond 2^53 can be written as JSON, by ids that the client takes", async () => {
+  const [client, world] = await connected();
+  const id = 9007199254740993n, chat = client.chat(id);
+  await chat.ready();
+  world.message(id, "a");
+  const { value } = await chat.next();
+  assert.equal(value.chat_id, id);
+  assert.deepEqual(JSON.parse(JSON.stringify({ value })).value.chat_id, String(id));
+  assert.deepEqual({ ...value }, structuredClone(value));
+  world.say({ type: "notification", notification_id: 1, user_id: 5, kind: "k", data: [{ chat: id }, null], timestamp: 1, epoch: "e", seq: 4, prev: 3 });
+  const note = (await client.notifications.next()).value;
+  assert.equal(note.data[0].chat, id);
+  assert.deepEqual(JSON.parse(JSON.stringify(note)).data, [{ chat: String(id) }, null]);
   await client.close();
 });
 

@@ -1,8 +1,8 @@
 /** The client: it carries out what the machine asks for, and gives what comes to its readers. */
 
 import { ClientId } from "./client-id.js";
-import { ClientClosed, Refused } from "./errors.js";
-import { chatKey } from "./int64.js";
+import { ClientClosed, Refused, within } from "./errors.js";
+import { asText, chatKey, holdsBigInt } from "./int64.js";
 import { Link } from "./link.js";
 import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
@@ -13,16 +13,19 @@ const now = () => performance.now() / 1000;
 
 /** A message as its reader gets it. */
 function read({ type: _, epoch, seq, prev: __, ...message }) {
-  return { ...message, position: { epoch, seq } };
+  message.position = { epoch, seq };
+  // JSON.stringify knows no BigInt; an id as text is the same id wherever the client takes one.
+  if (holdsBigInt(message)) Object.defineProperty(message, "toJSON", { value: () => asText({ ...message }) });
+  return message;
 }
 
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
-  #listeners = new Map(); #settled = []; #awake; #hidden;
+  #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
-    const { token, store = null, settings = {}, queue = 256, random = Math.random } = options;
+    const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (this.#WebSocket === undefined) {
       throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
@@ -31,10 +34,11 @@ export class NotifyClient {
     this.#clientId = new ClientId(String(url), options.clientId ?? null, random);
     this.#token = token;
     this.#bound = queue;
+    this.#onLost = onLost;
     this.#saver = new Saver(store, (error) => this.#tell("error", error));
     this.#machine = new Machine(settings, random, () => Date.now() / 1000);
     this.state = { state: "idle" };
-    this.notifications = new Stream(this.#hooks(), NOTIFICATIONS);
+    this.notifications = new Stream(this.#hooks(), NOTIFICATIONS, { onLost });
     this.#awake = () => this.online();
     this.#hidden = () => {
       if (globalThis.document.visibilityState === "visible") this.online();
@@ -54,12 +58,25 @@ export class NotifyClient {
     return () => this.#listeners.get(name).delete(listener);
   }
 
-  /** Connect; resolves once connected, however long it takes. Rejects with ClientClosed where it ends instead. */
-  async start() {
+  /**
+   * Connect; resolves once connected: within `timeout` seconds, or however long it takes. Rejects with TimedOut, which says why the
+   * last try failed, and goes on trying; and with ClientClosed where it ends instead. A try that fails is told to the listeners
+   * of `state`; where there are none, the console is told, as long as this waits.
+   */
+  async start({ timeout = null } = {}) {
+    this.#starters += 1;
+    try {
+      await within(this.#connected(), timeout, () => `not connected within ${timeout} s: ${this.#standing()}`);
+    } finally {
+      this.#starters -= 1;
+    }
+  }
+
+  async #connected() {
     if (this.state.state === "closed") throw new Error("a closed client stays closed: make a new one");
     if (this.state.state === "idle") {
       const stored = (await this.#saver.load(NOTIFICATIONS)) ?? null;
-      if (this.state.state !== "idle") return this.start();
+      if (this.state.state !== "idle") return this.#connected();
       this.#machine.topics.notifications.position = stored;
       this.notifications.position = stored;
       globalThis.addEventListener?.("online", this.#awake);
@@ -70,6 +87,14 @@ export class NotifyClient {
       if (this.state.state === "closed") throw new ClientClosed(this.state.code, this.state.reason);
       await new Promise((resolve) => this.#settled.push(resolve));
     }
+  }
+
+  #standing() {
+    return `the client is ${this.state.state}${this.#reason && `, ${this.#reason}`}`;
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+    await this.close();
   }
 
   /** Close for good: streams end, positions are saved. */
@@ -93,8 +118,8 @@ export class NotifyClient {
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
     }
-    if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already`);
-    const chat = new Stream(this.#hooks(), key, { onLost, onEvent, load });
+    if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already: read the stream that chat() gave, or close it`);
+    const chat = new Stream(this.#hooks(), key, { onLost: onLost ?? this.#onLost, onEvent, load });
     this.#chats.set(key, chat);
     const begin = (position) => {
       if (this.#chats.get(key) !== chat || chat.state === "closed") return;
@@ -168,6 +193,7 @@ export class NotifyClient {
   #hooks() {
     return {
       bound: this.#bound,
+      standing: () => this.#standing(),
       pause: (key) => this.#event("pause", key),
       resume: (key) => this.#event("resume", key),
       save: (key, position) => this.#saver.save(key, position),
@@ -282,7 +308,13 @@ export class NotifyClient {
 
   #state({ do: _, ...state }) {
     this.state = state;
-    if (state.state === "closed") {
+    if (state.state === "connected") this.#reason = "";
+    else if (state.state === "waiting") {
+      this.#reason = state.reason || `the connection was closed with ${state.code}`;
+      if (this.#starters > 0 && !this.#listeners.get("state")?.size) {
+        console.warn(`notify: not connected: ${this.#reason}; trying again in ${state.delay.toFixed(1)} s`);
+      }
+    } else if (state.state === "closed") {
       globalThis.removeEventListener?.("online", this.#awake);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
       const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);

@@ -9,6 +9,12 @@
  */
 export type Id = number | bigint | string;
 
+declare global {
+  interface SymbolConstructor {
+    readonly asyncDispose: unique symbol;
+  }
+}
+
 export interface Position {
   readonly epoch: string;
   readonly seq: number;
@@ -129,6 +135,8 @@ export interface Options {
   settings?: Partial<Settings>;
   /** Messages that may wait for a reader, per stream; then the client takes no more from the server. */
   queue?: number;
+  /** Of the notifications, and of each chat that names neither its own nor `load`. */
+  onLost?: ((loss: Loss) => void | Promise<void>) | null;
   /** For Node before 22, for example that of the package `ws`. */
   WebSocket?: new (url: string, protocols: string[]) => any;
   random?: () => number;
@@ -162,14 +170,21 @@ export class Stream<M> implements AsyncIterableIterator<M> {
   onLost: ((loss: Loss) => void | Promise<void>) | null;
   onEvent: ((event: ChatEvent) => void | Promise<void>) | null;
   load: ((position: Position) => void | Promise<void>) | null;
-  /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
-  ready(): Promise<void>;
+  /** Resolves once the server has confirmed it; rejects with Refused, ClientClosed, or after `timeout` seconds TimedOut. */
+  ready(options?: { timeout?: number | null }): Promise<void>;
   next(): Promise<IteratorResult<M, undefined>>;
   [Symbol.asyncIterator](): this;
   /** The message that was read last is dealt with; reading on says so by itself. */
   handled(): void;
-  /** Unsubscribe (chats only); what was not read is forgotten. */
+  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
   close(): void;
+  /**
+   * What `break` and an error in `for await` call: unsubscribes (chats only). What was read last is not handled, unless `handled`
+   * was called.
+   */
+  return(value?: undefined): Promise<IteratorResult<M, undefined>>;
+  /** `await using`: close. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 export class NotifyClient {
@@ -178,9 +193,14 @@ export class NotifyClient {
   /** The client_id in use. */
   readonly clientId: string;
   readonly notifications: Stream<Notification>;
-  /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
-  start(): Promise<void>;
+  /**
+   * Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. After `timeout` seconds it
+   * rejects with TimedOut, which says why the last try failed, and goes on trying.
+   */
+  start(options?: { timeout?: number | null }): Promise<void>;
   close(): Promise<void>;
+  /** `await using`: close. */
+  [Symbol.asyncDispose](): Promise<void>;
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
   /**
@@ -243,6 +263,9 @@ export class Refused extends Error {
   /** An error code of the protocol, or `timeout`, `busy`, `closed`, `unsupported`. */
   readonly code: string;
 }
+
+/** It did not happen within the time that the program gave it; the message says what stands in the way. */
+export class TimedOut extends Error {}
 
 /** What the machine asks its front to do, or tells it. `chat` null: the notifications. `n` is the fetch's or request's. */
 export type Action =

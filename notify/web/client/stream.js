@@ -1,4 +1,4 @@
-import { ClientClosed, HistoryLost } from "./errors.js";
+import { ClientClosed, HistoryLost, within } from "./errors.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
 
 /**
@@ -26,7 +26,14 @@ export class Stream {
     return this.#queue.length;
   }
 
-  async ready() {
+  /** Resolves once the server has confirmed it: within `timeout` seconds, or however long it takes. */
+  async ready({ timeout = null } = {}) {
+    const what = this.key === NOTIFICATIONS ? "the notifications are" : `chat ${this.key} is`;
+    await within(this.#isReady(), timeout, () =>
+      `${what} not live within ${timeout} s: ${this.state}; ${this.#hooks.standing()}`);
+  }
+
+  async #isReady() {
     while (this.state !== "live" && this.state !== "paused") {
       if (this.#over()) throw this.#error ?? new ClientClosed(1000, "");
       await new Promise((resolve) => this.#ready.push(resolve));
@@ -75,10 +82,25 @@ export class Stream {
     if (this.position !== null) this.#hooks.save(this.key, this.position);
   }
 
-  /** Unsubscribe; what was not read is forgotten. */
+  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
   close() {
+    if (this.key === NOTIFICATIONS) return;
     this.#queue = [];
     this.#hooks.close(this);
+  }
+
+  /**
+   * `for await` ends before the stream does: unsubscribe (chats only). By `break` or by an error, nothing tells: so the message
+   * that was read last does not count as handled, unless `handled` was called.
+   */
+  async return(value) {
+    if (this.key !== NOTIFICATIONS) this.#taken = null;
+    this.close();
+    return { done: true, value };
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+    this.close();
   }
 
   // The client's side.
