@@ -100,7 +100,8 @@ class Core(ABC):
         self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
         self.notifications: Stream[Notification] = Stream(self, None, on_lost, stored)
-        self._chats: dict[Id, Chat] = {}
+        self._chats: dict[Id, list[Chat]] = {}
+        self._held: dict[Id | None, set[Stream[Any]]] = {}  # streams that have no room, by chat
         self._link: Link | None = None
         self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
@@ -180,6 +181,10 @@ class Core(ABC):
         ``load`` loads the chat's state, as it is at the position that it is given or later. It is called, and awaited, in
         the reader's turn: first of all, with the chat's newest position, from which the messages then go on; and again
         wherever some are lost. So it stands in place of ``on_lost``, ``since`` and a stored position.
+
+        Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes
+        neither ``since`` nor ``watch_presence``. Each stream gets every message, the slowest sets the pace, and its position
+        is what is stored.
         """
         if load is not None and (on_lost is not None or since is not None):
             raise ValueError(
@@ -188,14 +193,25 @@ class Core(ABC):
         chat_id = identifier(chat_id)
         if on_event is not None and "events" not in self.machine.settings.features:
             raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
-        if chat_id in self._chats:
+        readers = self._chats.get(chat_id)
+        if readers is not None and (since is not None or watch_presence):
             raise ValueError(
-                f"chat {chat_id} is subscribed to already: read the stream that chat() gave, or close it"
+                f"chat {chat_id} is subscribed to already: name since and watch_presence the first time"
             )
-        since = self._saver.load(chat_id) if since is None and load is None else since
-        chat = self._chats[chat_id] = Chat(self, chat_id, on_lost or self._on_lost, since)
+        if readers is None and since is None and load is None:
+            since = self._saver.load(chat_id)
+        chat = Chat(self, chat_id, on_lost or self._on_lost, since)
         chat.on_event, chat.load = on_event, load
-        self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
+        if readers is None:
+            self._chats[chat_id] = [chat]
+            self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
+        else:
+            readers.append(chat)
+            topic = self.machine.topics.get(chat_id)
+            if topic is not None and topic.position is not None:
+                chat._begin(topic.position)
+                chat._changed(readers[0].state, topic.position)
+            self._carry_out()
         return chat
 
     async def presence(self, chat_id: Id) -> list[Presence]:
@@ -374,15 +390,17 @@ class Core(ABC):
             case do.StateChanged():
                 self._state(action)
             case do.SubscriptionChanged(chat, state, position, _, code, message):
-                stream = self._stream(chat)
-                if stream is not None and state == "refused" and chat is not None:
-                    del self._chats[chat]
-                    stream._finish("refused", Refused(code, message))
-                elif stream is not None:
-                    stream._changed(state, position)
+                readers = self._readers(chat)
+                if state == "refused" and chat is not None:
+                    self._chats.pop(chat, None)
+                    self._held.pop(chat, None)
+                    for stream in readers:
+                        stream._finish("refused", Refused(code, message))
+                else:
+                    for stream in readers:
+                        stream._changed(state, position)
             case do.Lost(chat, before, after):
-                stream = self._stream(chat)
-                if stream is not None:
+                for stream in self._readers(chat):
                     stream._put(Loss(chat, before, after))
             case do.PresenceChanged(chat, users):
                 self._tell(self._on_presence, chat, [Presence(**user) for user in users])
@@ -394,10 +412,11 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fail(Refused(code, message)))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
-        stream = self._stream(chat)
-        message = None if stream is None else _read(frame)
-        if stream is not None and message is not None:
-            stream._put(message)
+        readers = self._readers(chat)
+        message = _read(frame) if readers else None
+        if message is not None:
+            for stream in readers:
+                stream._put(message)
 
     def _state(self, action: do.StateChanged) -> None:
         self.state = State(
@@ -446,25 +465,40 @@ class Core(ABC):
 
     # --- streams and commands -------------------------------------------------------------------------------
 
-    def _stream(self, chat: Id | None) -> Stream[Any] | None:
-        return self.notifications if chat is None else self._chats.get(chat)
+    def _readers(self, chat: Id | None) -> list[Stream[Any]]:
+        return [self.notifications] if chat is None else list(self._chats.get(chat, ()))
 
     def _streams(self) -> list[Stream[Any]]:
-        return [self.notifications, *self._chats.values()]
+        return [self.notifications, *(stream for readers in self._chats.values() for stream in readers)]
 
-    def _pause(self, chat: Id | None) -> None:
-        self._event(self.machine.pause, chat)
+    def _pause(self, stream: Stream[Any]) -> None:
+        self._hold(stream)
+        self._event(self.machine.pause, stream._key)
 
-    def _resume(self, chat: Id | None) -> None:
-        self._event(self.machine.resume, chat)
+    def _hold(self, stream: Stream[Any]) -> None:
+        self._held.setdefault(stream._key, set()).add(stream)
+
+    def _resume(self, stream: Stream[Any]) -> None:
+        held = self._held.get(stream._key, set())
+        held.discard(stream)
+        if not held:
+            self._held.pop(stream._key, None)
+            self._event(self.machine.resume, stream._key)
 
     def _unsubscribe(self, stream: Chat) -> None:
-        if self._chats.get(stream.id) is stream:
-            stream._handled()
+        readers = self._chats.get(stream.id, [])
+        if stream not in readers:
+            return
+        stream._handled()
+        readers.remove(stream)
+        stream._queue.clear()
+        stream._finish("closed", None)
+        if not readers:
             del self._chats[stream.id]
-            stream._queue.clear()
-            stream._finish("closed", None)
+            self._held.pop(stream.id, None)
             self._event(self.machine.unsubscribe, stream.id)
+        elif stream in self._held.get(stream.id, ()):
+            self._resume(stream)
 
     async def _ask(self, frame: do.Frame) -> do.Done:
         self._count += 1
@@ -473,8 +507,14 @@ class Core(ABC):
         done: do.Done = await waiter
         return done
 
-    def _keep(self, chat: Id | None, position: Position) -> None:
-        self._saver.changed(chat, position)
+    def _keep(self, stream: Stream[Any]) -> None:
+        """Store how far the slowest reader is: one in an epoch that is over is behind."""
+        topic = self.machine.topics.get(stream._key)
+        epoch = None if topic is None or topic.position is None else topic.position.epoch
+        places = [one.position for one in self._readers(stream._key) if one.position is not None]
+        if places:
+            slowest = min(places, key=lambda place: (place.epoch == epoch, place.seq))
+            self._saver.changed(stream._key, slowest)
 
     async def _shut(self) -> None:
         self._event(self.machine.stop)

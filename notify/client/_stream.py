@@ -59,14 +59,17 @@ class Owner(Protocol):
     def _fire(self, *waiters: Waiter) -> None:
         """Let those who wait go on, soon."""
 
-    def _pause(self, chat: Id | None) -> None:
+    def _pause(self, stream: Stream[Any]) -> None:
         """Bring no more messages."""
 
-    def _resume(self, chat: Id | None) -> None:
+    def _hold(self, stream: Stream[Any]) -> None:
+        """Bring no more of those that are not brought anyhow, until this stream has them resumed, too."""
+
+    def _resume(self, stream: Stream[Any]) -> None:
         """Bring them again, those that were missed first."""
 
-    def _keep(self, chat: Id | None, position: Position) -> None:
-        """The messages up to this position are done with."""
+    def _keep(self, stream: Stream[Any]) -> None:
+        """The messages up to its position are done with."""
 
     def _unsubscribe(self, stream: Chat) -> None:
         """It is not read any more."""
@@ -185,7 +188,7 @@ class Stream(Generic[M]):
         self._measuring = None
         if len(self._queue) >= self._client.queue and not self._paused:
             self._paused = True
-            self._client._pause(self._key)
+            self._client._pause(self)
 
     def _pop(self) -> None:
         self._queue.popleft()
@@ -194,27 +197,33 @@ class Stream(Generic[M]):
     def _ask_on(self) -> None:
         if self._paused and not self._finished and len(self._queue) <= self._client.queue // 2:
             self._paused = False
-            self._client._resume(self._key)
+            self._client._resume(self)
 
     def _handled(self) -> None:
         if self._taken is not None:
             self.position, self._taken = self._taken, None
         if self.position is not None:
-            self._client._keep(self._key, self.position)
+            self._client._keep(self)
+
+    def _begin(self, position: Position) -> None:
+        """What comes goes on from there."""
+        if self.load is not None:
+            if not self._begun:
+                self._put(_Load(position))
+            self._begun = True
+        elif self.position is None and self._taken is None and not self._queue:
+            self.position = position
+            if self._key is not None:
+                self._handled()
 
     def _changed(self, state: str, position: Position | None) -> None:
         self.state = state
         if state == "paused" and not self._paused:  # behind a page; the next one is for the reader to ask for
             self._paused = True
+            self._client._hold(self)
             self._ask_on()
-        if state == "live" and self.load is not None:
-            if not self._begun and position is not None:
-                self._put(_Load(position))
-            self._begun = True
-        elif state == "live" and self.position is None and self._taken is None and not self._queue:
-            self.position = position
-            if self._key is not None:
-                self._handled()
+        if state == "live" and position is not None:
+            self._begin(position)
         if state in ("live", "paused"):
             self._wake()
 
@@ -252,7 +261,7 @@ async def _maybe(result: Awaitable[Any] | None) -> None:
 
 
 class Chat(Stream[ChatMessage]):
-    """One chat's messages: see :class:`Stream`."""
+    """One chat's messages: see :class:`Stream`. Of several of one chat each gets all, and the slowest sets the pace."""
 
     @property
     def id(self) -> Id:

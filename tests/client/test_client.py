@@ -63,6 +63,10 @@ class Behaviour:
         """Run something on asyncio from this front's coroutines."""
         raise NotImplementedError
 
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """Begin something of this front's own beside what goes on."""
+        raise NotImplementedError
+
     def client(self, token: Any = "T1", **options: Any) -> Any:
         raise NotImplementedError
 
@@ -603,6 +607,61 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_each_stream_of_a_chat_gets_every_message_and_the_slowest_is_stored(self: Any) -> Any:
+        path = folder(self) / "positions.json"
+
+        async def scenario() -> None:
+            self.server.features = ["history"]
+            async with self.client(store=FileStore(path), queue=4) as client:
+                first = client.chat(7)
+                await first.ready()
+                await self.aside(self.server.publish(7, "0"))
+                self.assertEqual(await self.take(first, 1), ["0"])
+                loaded: list[Position] = []
+                second, third = client.chat(7), client.chat(7, load=loaded.append)
+                self.assertRaises(ValueError, client.chat, 7, since=Position("e1", 0))
+                self.assertRaises(ValueError, client.chat, 7, watch_presence=True)
+                await second.ready()
+                for number in range(1, 30):
+                    await self.aside(self.server.publish(7, str(number)))
+                    await client.ping()
+                self.assertEqual(first.state, "paused")
+                most = max(one.waiting for one in (first, second, third))
+                self.assertLessEqual(most, 4 + 2)  # and what a ping brings along
+                third.close()
+                reading = self.aside_here(self.take(second, 29))
+                self.assertEqual(await self.take(first, 29), [str(number) for number in range(1, 30)])
+                self.assertEqual(await reading, [str(number) for number in range(1, 30)])
+                await self.aside(self.server.publish(7, "30"))
+                self.assertEqual(await self.take(first, 1), ["30"])
+                await first.ready()
+                first.close()
+                self.assertEqual(second.state, "live")
+                self.assertEqual(loaded, [])
+            self.assertEqual(FileStore(path).load("chat:7"), Position("e1", 300))
+
+        return self.check(scenario)
+
+    def test_a_second_stream_loads_at_the_place_where_it_joins(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                first = client.chat(7)
+                await first.ready()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(first, 1), ["a"])
+                loaded: list[Position] = []
+                second = client.chat(7, load=loaded.append)
+                await self.aside(self.server.publish(7, "b"))
+                self.assertEqual(await self.take(second, 1), ["b"])
+                self.assertEqual(loaded, [Position("e1", 10)])
+                self.assertEqual(await self.take(first, 1), ["b"])
+                refused = [client.chat(-1), client.chat(-1)]
+                for chat in refused:
+                    with self.assertRaises(Refused):
+                        await chat.__anext__()
+
+        return self.check(scenario)
+
     def test_two_readers_of_one_stream_are_refused(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client() as client:
@@ -781,7 +840,6 @@ class Behaviour:
             async with self.client() as client:
                 chat = client.chat(7)
                 self.assertEqual(chat.id, 7)
-                self.assertRaises(ValueError, client.chat, 7)
                 await chat.ready()
                 chat.close()
                 self.assertEqual([message async for message in chat], [])
@@ -829,6 +887,9 @@ class Twisted(Behaviour, TestCase):
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         return from_asyncio(coroutine)
 
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return ensureDeferred(coroutine)
+
     def client(self, token: Any = "T1", **options: Any) -> TwistedClient:
         return TwistedClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})
 
@@ -839,6 +900,9 @@ class Asyncio(Behaviour, TestCase):
 
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         return coroutine
+
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return asyncio.ensure_future(coroutine)
 
     def client(self, token: Any = "T1", **options: Any) -> AsyncioClient:
         return AsyncioClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})

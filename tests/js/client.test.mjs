@@ -586,13 +586,51 @@ test("presence and ping", async () => {
 test("a chat that is closed ends, and can be had again", async () => {
   const [client, world] = await connected();
   const chat = client.chat(7);
-  assert.throws(() => client.chat(7));
   await chat.ready();
   chat.close();
   assert.equal(world.said.at(-1).type, "unsubscribe");
   assert.equal((await chat.next()).done, true);
   await client.chat(7).ready();
   await client.close();
+});
+
+test("each stream of a chat gets every message, and the slowest is stored and sets the pace", async () => {
+  const saved = {};
+  const store = { load: async () => null, save: (positions) => Object.assign(saved, positions) };
+  const [client, world] = await connected({ queue: 4, store });
+  const first = client.chat(7), early = client.chat(7); // before the store has answered
+  await Promise.all([first.ready(), early.ready()]);
+  world.message(7, "1");
+  assert.deepEqual([await take(first, 1), await take(early, 1)], [["1"], ["1"]]);
+  early.close();
+  const places = [], loading = client.chat(7, { load: (place) => places.push(place) }), second = client.chat(7);
+  assert.throws(() => client.chat(7, { since: { epoch: "e", seq: 1 } }), /subscribed to already/);
+  assert.throws(() => client.chat(7, { watchPresence: true }), /subscribed to already/);
+  world.message(7, "2");
+  assert.deepEqual([await take(loading, 1), places], [["2"], [{ epoch: "e", seq: 1 }]]);
+  for (const text of "3456") world.message(7, text);
+  const [a, b] = [await take(loading, 2), await take(first, 4)];
+  assert.deepEqual([a, b], [["3", "4"], ["2", "3", "4", "5"]]);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual([first.state, second.waiting], ["paused", 5]);
+  loading.close();
+  assert.equal(first.state, "paused");
+  const joined = client.chat(7);
+  assert.equal(joined.state, "paused");
+  assert.deepEqual(await take(second, 3), ["2", "3", "4"]);
+  await second.ready();
+  assert.equal(first.state, "live");
+  world.message(7, "7");
+  assert.deepEqual([await take(first, 2), await take(joined, 1), await take(second, 3)], [["6", "7"], ["7"], ["5", "6", "7"]]);
+  first.close();
+  joined.close();
+  assert.notEqual(world.said.at(-1).type, "unsubscribe");
+  await client.close();
+  assert.deepEqual(saved["chat:7"], { epoch: "e", seq: 7 });
+  const [other] = await connected();
+  const refused = [other.chat(-1), other.chat(-1)];
+  for (const chat of refused) await assert.rejects(chat.next(), Refused);
+  await other.close();
 });
 
 test("two readers of one stream are refused", async () => {

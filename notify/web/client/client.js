@@ -21,7 +21,7 @@ function read({ type: _, epoch, seq, prev: __, ...message }) {
 
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
-  #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
+  #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
   #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
@@ -109,6 +109,9 @@ export class NotifyClient {
    * Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on.
    * `onEvent` needs a client with `settings: { features: ["events"] }`. `load` loads the chat's state as it is at the position
    * that it is given, or later; it is awaited in the reader's turn, first of all and again wherever messages are lost.
+   *
+   * Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes neither
+   * `since` nor `watchPresence`. Each stream gets every message, the slowest sets the pace, and its position is what is stored.
    */
   chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
     if (load !== null && (onLost !== null || since !== null)) {
@@ -118,11 +121,24 @@ export class NotifyClient {
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
     }
-    if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already: read the stream that chat() gave, or close it`);
+    const readers = this.#chats.get(key);
+    if (readers !== undefined && (since !== null || watchPresence)) {
+      throw new Error(`chat ${key} is subscribed to already: name since and watchPresence the first time`);
+    }
     const chat = new Stream(this.#hooks(), key, { onLost: onLost ?? this.#onLost, onEvent, load });
-    this.#chats.set(key, chat);
+    if (readers !== undefined) {
+      const [{ state }] = readers, position = this.#machine.topics.chats.get(key)?.position ?? null;
+      readers.push(chat);
+      if (position !== null) {
+        chat.begin(position);
+        chat.changed(state, position);
+      }
+      return chat;
+    }
+    const all = [chat];
+    this.#chats.set(key, all);
     const begin = (position) => {
-      if (this.#chats.get(key) !== chat || chat.state === "closed") return;
+      if (this.#chats.get(key) !== all || this.state.state === "closed") return;
       chat.position = position;
       this.#event("subscribe", key, position, watchPresence);
     };
@@ -194,23 +210,55 @@ export class NotifyClient {
     return {
       bound: this.#bound,
       standing: () => this.#standing(),
-      pause: (key) => this.#event("pause", key),
-      resume: (key) => this.#event("resume", key),
-      save: (key, position) => this.#saver.save(key, position),
+      pause: (stream) => {
+        this.#hold(stream);
+        this.#event("pause", stream.key);
+      },
+      hold: (stream) => this.#hold(stream),
+      resume: (stream) => this.#resume(stream),
+      save: (stream) => this.#save(stream),
       close: (stream) => this.#unsubscribe(stream),
     };
   }
 
   #streams() {
-    return [this.notifications, ...this.#chats.values()];
+    return [this.notifications, ...[...this.#chats.values()].flat()];
+  }
+
+  #hold(stream) {
+    if (!this.#held.has(stream.key)) this.#held.set(stream.key, new Set());
+    this.#held.get(stream.key).add(stream);
+  }
+
+  /** It has room again; what comes is for all streams of its chat, so the last one has it resumed. */
+  #resume(stream) {
+    const held = this.#held.get(stream.key);
+    held?.delete(stream);
+    if (held?.size > 0) return;
+    this.#held.delete(stream.key);
+    this.#event("resume", stream.key);
+  }
+
+  /** Store how far the slowest reader is: one in an epoch that is over is behind. */
+  #save({ key }) {
+    const { topics } = this.#machine, topic = key === NOTIFICATIONS ? topics.notifications : topics.chats.get(key);
+    const current = ({ epoch }) => (epoch === topic?.position?.epoch ? 1 : 0);
+    const places = this.#readers(key).map(({ position }) => position).filter((position) => position !== null);
+    if (places.length === 0) return;
+    this.#saver.save(key, places.reduce((a, b) => ((current(a) - current(b) || a.seq - b.seq) <= 0 ? a : b)));
   }
 
   #unsubscribe(stream) {
-    if (this.#chats.get(stream.key) !== stream) return;
+    const { key } = stream, readers = this.#readers(key);
+    if (!readers.includes(stream)) return;
     stream.handled();
-    this.#chats.delete(stream.key);
     stream.finish("closed", null);
-    this.#event("unsubscribe", stream.key);
+    readers.splice(readers.indexOf(stream), 1);
+    if (readers.length === 0) {
+      this.#chats.delete(key);
+      this.#held.delete(key);
+      this.#event("unsubscribe", key);
+    } else if (this.#held.get(key)?.has(stream)) this.#resume(stream);
   }
 
   #ask(frame) {
@@ -275,7 +323,8 @@ export class NotifyClient {
       case "subscription": return this.#subscription(action);
       case "lost": {
         const loss = { chat_id: action.chat, before: action.before, after: action.after };
-        return this.#stream(action.chat)?.put("loss", loss);
+        for (const stream of this.#readers(action.chat)) stream.put("loss", loss);
+        return;
       }
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
@@ -285,11 +334,12 @@ export class NotifyClient {
   }
 
   #deliver({ chat, frame }) {
-    this.#stream(chat)?.put(frame.type === "chat_event" ? "event" : "message", read(frame));
+    const kind = frame.type === "chat_event" ? "event" : "message";
+    for (const stream of this.#readers(chat)) stream.put(kind, read(frame));
   }
 
-  #stream(chat) {
-    return chat === NOTIFICATIONS ? this.notifications : this.#chats.get(chat);
+  #readers(chat) {
+    return chat === NOTIFICATIONS ? [this.notifications] : this.#chats.get(chat) ?? [];
   }
 
   #settle(n, how) {
@@ -299,11 +349,12 @@ export class NotifyClient {
   }
 
   #subscription({ chat, state, position, code, message }) {
-    const stream = this.#stream(chat);
+    const readers = this.#readers(chat);
     if (state === "refused") {
       this.#chats.delete(chat);
-      stream?.finish("refused", new Refused(code, message));
-    } else stream?.changed(state, position);
+      this.#held.delete(chat);
+      for (const stream of readers) stream.finish("refused", new Refused(code, message));
+    } else for (const stream of readers) stream.changed(state, position);
   }
 
   #state({ do: _, ...state }) {

@@ -201,6 +201,10 @@ export class NotifyClient {
   close(): Promise<void>;
   /** `await using`: close. */
   [Symbol.asyncDispose](): Promise<void>;
+  /**
+   * Called again for the same chat it gives another stream, which goes on from where the subscription is (no `since`, no
+   * `watchPresence`). Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   */
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
   /**

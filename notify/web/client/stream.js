@@ -4,7 +4,8 @@ import { NOTIFICATIONS } from "./parts/topics.js";
 /**
  * `for await (const message of stream)`: each message once and in order, over any number of reconnects. One reader
  * at a time. A message counts as handled when the reader comes for the next one; then its position is stored.
- * A reader that lags is brought on page by page, as it takes them.
+ * A reader that lags is brought on page by page, as it takes them. Of several streams of one chat each gets all, and the
+ * slowest sets the pace.
  */
 export class Stream {
   state = "subscribing";
@@ -79,7 +80,7 @@ export class Stream {
       this.position = this.#taken;
       this.#taken = null;
     }
-    if (this.position !== null) this.#hooks.save(this.key, this.position);
+    if (this.position !== null) this.#hooks.save(this);
   }
 
   /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
@@ -119,13 +120,13 @@ export class Stream {
     this.#measuring = null;
     if (this.#queue.length < this.#hooks.bound || this.#paused || this.#over()) return;
     this.#paused = true;
-    this.#hooks.pause(this.key);
+    this.#hooks.pause(this);
   }
 
   #askOn() {
     if (!this.#paused || this.#over() || this.#queue.length > this.#hooks.bound / 2) return;
     this.#paused = false;
-    this.#hooks.resume(this.key);
+    this.#hooks.resume(this);
   }
 
   changed(state, position) {
@@ -134,9 +135,16 @@ export class Stream {
       this.#wake();
       if (this.#paused) return;
       this.#paused = true; // behind a page; the next one is for the reader to ask for
+      this.#hooks.hold(this);
       this.#askOn();
     }
     if (state !== "live") return;
+    this.begin(position);
+    this.#wake();
+  }
+
+  /** What comes goes on from there. */
+  begin(position) {
     if (this.load !== null) {
       if (!this.#begun) this.put("load", { after: position });
       this.#begun = true;
@@ -144,7 +152,6 @@ export class Stream {
       this.position = position;
       if (this.key !== NOTIFICATIONS) this.handled();
     }
-    this.#wake();
   }
 
   finish(state, error) {
