@@ -82,7 +82,10 @@ class Machine:
         self.topics.pause(chat, now)
 
     def resume(self, chat: Id | None, now: float) -> None:
-        """The reader has caught up: go on from the last message that was handed over."""
+        """The reader has caught up: go on from the last message that was handed over.
+
+        Also due behind a page of history, after which a chat is ``paused`` by itself (docs/client.md, rule 27).
+        """
         if self.topics.resume(chat, now):
             self._reconnect(CLOSE_GAP, "resync", now)
 

@@ -78,7 +78,10 @@ export class Machine {
     this.topics.pause(chat, now);
   }
 
-  /** The reader has caught up: go on from the last message that was handed over. */
+  /**
+   * The reader has caught up: go on from the last message that was handed over. Also due behind a page of history, after which a
+   * chat is `paused` by itself (docs/client.md, rule 27).
+   */
   resume(chat, now) {
     if (this.topics.resume(chat, now)) this.#reconnect(CLOSE_GAP, "resync", now);
   }

@@ -325,6 +325,7 @@ export class Machine {
   subscribe(chat: Id, now: number, since?: Position | null, watch?: boolean): void;
   unsubscribe(chat: Id, now: number): void;
   pause(chat: Id | null, now: number): void;
+  /** Also due behind a page of history, after which a chat is `paused` by itself: docs/client.md, rule 27. */
   resume(chat: Id | null, now: number): void;
   request(n: number, frame: Frame, now: number): void;
   token(n: number, value: string | null, now: number, expiresAt?: number | null): void;
