@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
-from notify.client._core import Core, TokenSource
+from notify.client import _reasons
+from notify.client._core import Core, Options, TokenSource
 from notify.client._link import Link
 from notify.client._stream import Waiter
 
@@ -51,7 +52,7 @@ class AsyncioClient(Core):
     """A client for asyncio: see :class:`~notify.client._core.Core`. ``tls`` replaces the default context."""
 
     def __init__(
-        self, url: str, token: TokenSource, *, tls: ssl.SSLContext | None = None, **options: Any
+        self, url: str, token: TokenSource, *, tls: ssl.SSLContext | None = None, **options: Unpack[Options]
     ) -> None:
         super().__init__(url, token, **options)
         self._tls = (tls or ssl.create_default_context()) if self.address.secure else None
@@ -88,7 +89,7 @@ class AsyncioClient(Core):
         )
 
         def failed(error: BaseException) -> None:
-            link.lost(str(error) or type(error).__name__)
+            link.lost(_reasons.failed(error, self.address.host, self.address.port))
 
         task = asyncio.ensure_future(connecting)
         link.cancel = lambda: cast(None, task.cancel())

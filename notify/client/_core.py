@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 
@@ -17,7 +17,7 @@ from notify.client import actions as do
 from notify.client._client_id import ClientId
 from notify.client._link import Link
 from notify.client._saver import Saver
-from notify.client._stream import Chat, OnEvent, OnLost, Stream, Waiter
+from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter, wait
 from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
 from notify.client.machine import CLOSE_DEAD, Machine
@@ -27,6 +27,7 @@ from notify.client.values import (
     ClientClosed,
     Loss,
     Notification,
+    Page,
     Presence,
     Refused,
     State,
@@ -38,6 +39,22 @@ from notify.client.values import (
 log = logging.getLogger("notify.client")
 
 T = TypeVar("T", bound="Core")
+
+
+class Options(TypedDict, total=False):
+    """What :class:`Core` takes by name; its docstring says what each is."""
+
+    store: Store | None
+    client_id: str | None
+    settings: Settings | None
+    queue: int
+    on_lost: OnLost | None
+    on_state: Callable[[State], None] | None
+    on_presence: Callable[[Id, list[Presence]], None] | None
+    on_action: Callable[[do.Action], None] | None
+    random: Callable[[], float]
+
+
 TokenValue: TypeAlias = str | Token | None
 TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
 
@@ -49,6 +66,7 @@ class Core(ABC):
     connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
     out. ``store`` keeps positions over restarts. ``client_id`` is the program's own instead of a random one: 1 to 64 of
     ``A-Z a-z 0-9 _ -`` on which proxies hash, and which gets a suffix when the server sends the client elsewhere. ``queue`` bounds the messages that wait for a reader, per stream.
+    ``on_lost`` is that of the notifications, and of each chat that names neither its own nor ``load``.
     ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
     """
 
@@ -61,6 +79,7 @@ class Core(ABC):
         client_id: str | None = None,
         settings: Settings | None = None,
         queue: int = 256,
+        on_lost: OnLost | None = None,
         on_state: Callable[[State], None] | None = None,
         on_presence: Callable[[Id, list[Presence]], None] | None = None,
         on_action: Callable[[do.Action], None] | None = None,
@@ -74,19 +93,22 @@ class Core(ABC):
         self.machine = Machine(settings or Settings(), random, time.time)
         self.state = State()
         self.queue = queue
-        self._token = token
+        self._token, self._on_lost = token, on_lost
         self._on_state, self._on_presence, self._on_action = on_state, on_presence, on_action
         self._saver = Saver(store, self._later)
         stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
         #: the user's notifications, from the moment of connecting
-        self.notifications: Stream[Notification] = Stream(self, None, None, stored)
-        self._chats: dict[Id, Chat] = {}
+        self.notifications: Stream[Notification] = Stream(self, None, on_lost, stored)
+        self._chats: dict[Id, list[Chat]] = {}
+        self._held: dict[Id | None, set[Stream[Any]]] = {}  # streams that have no room, by chat
         self._link: Link | None = None
         self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
         self._count = 0
         self._starting: list[Waiter] = []
+        self._starters = 0
+        self._reason = ""  # of the last try that failed
         self._stopping: list[Waiter] = []
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
@@ -99,17 +121,29 @@ class Core(ABC):
         """The one in use."""
         return self._client_id.value
 
-    async def start(self) -> None:
-        """Connect, and wait until connected, however long it takes. Raises ``ClientClosed`` where it ends instead."""
+    async def start(self, timeout: float | None = None) -> None:
+        """Connect, and wait until connected: so many seconds, or however long it takes.
+
+        Raises ``TimeoutError`` with the reason of the last try, after which it goes on trying until it is closed; and
+        ``ClientClosed`` where it ends instead. A try that fails is told to ``on_state``; without that it is logged, as long
+        as this waits.
+        """
         if self.state.name == "closed":
             raise RuntimeError("a closed client stays closed: make a new one")
-        self._event(self.machine.start)
-        while self.state.name != "connected":
-            if self.state.name == "closed":
-                raise ClientClosed(self.state.code, self.state.reason)
-            waiter = self._waiter()
-            self._starting.append(waiter)
-            await waiter
+        deadline = None if timeout is None else self._now() + timeout
+        self._starters += 1
+        try:
+            self._event(self.machine.start)
+            while self.state.name != "connected":
+                if self.state.name == "closed":
+                    raise ClientClosed(self.state.code, self.state.reason)
+                waiter = self._waiter()
+                self._starting.append(waiter)
+                await wait(
+                    self, waiter, deadline, lambda: f"not connected within {timeout} s: {self._standing()}"
+                )
+        finally:
+            self._starters -= 1
 
     async def close(self) -> None:
         """Close for good: streams end, the socket is gone, positions are saved (raises what the store raises)."""
@@ -137,27 +171,83 @@ class Core(ABC):
         watch_presence: bool = False,
         on_lost: OnLost | None = None,
         on_event: OnEvent | None = None,
+        load: OnLoad | None = None,
     ) -> Chat:
         """Subscribe to a chat, now or as soon as connected, and read it from the returned stream.
 
         It begins after ``since``, else after the stored position, else with what comes from now on. ``on_event``
         needs a client with ``Settings(features=("events",))``.
+
+        ``load`` loads the chat's state, as it is at the position that it is given or later. It is called, and awaited, in
+        the reader's turn: first of all, with the chat's newest position, from which the messages then go on; and again
+        wherever some are lost. So it stands in place of ``on_lost``, ``since`` and a stored position.
+
+        Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes
+        neither ``since`` nor ``watch_presence``. Each stream gets every message, the slowest sets the pace, and its position
+        is what is stored.
         """
+        if load is not None and (on_lost is not None or since is not None):
+            raise ValueError(
+                "load: it begins at the newest position, and is called on a loss: no since, no on_lost"
+            )
         chat_id = identifier(chat_id)
         if on_event is not None and "events" not in self.machine.settings.features:
             raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
-        if chat_id in self._chats:
-            raise ValueError(f"chat {chat_id} is subscribed to already")
-        since = self._saver.load(chat_id) if since is None else since
-        chat = self._chats[chat_id] = Chat(self, chat_id, on_lost, since)
-        chat.on_event = on_event
-        self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
+        readers = self._chats.get(chat_id)
+        if readers is not None and (since is not None or watch_presence):
+            raise ValueError(
+                f"chat {chat_id} is subscribed to already: name since and watch_presence the first time"
+            )
+        if readers is None and since is None and load is None:
+            since = self._saver.load(chat_id)
+        chat = Chat(self, chat_id, on_lost or self._on_lost, since)
+        chat.on_event, chat.load = on_event, load
+        if readers is None:
+            self._chats[chat_id] = [chat]
+            self._event(lambda now: self.machine.subscribe(chat_id, now, since, watch_presence))
+        else:
+            readers.append(chat)
+            topic = self.machine.topics.get(chat_id)
+            if topic is not None and topic.position is not None:
+                chat._begin(topic.position)
+                chat._changed(readers[0].state, topic.position)
+            self._carry_out()
         return chat
 
     async def presence(self, chat_id: Id) -> list[Presence]:
         """Who is in a chat, on any node. Raises ``Refused``."""
         done = await self._ask({"type": "presence", "chat_id": identifier(chat_id)})
         return msgspec.convert(done.users or [], list[Presence])
+
+    async def history(
+        self, chat_id: Id, before: Position | None = None, after: Position | None = None, limit: int = 50
+    ) -> Page:
+        """A page of up to ``limit`` (1 to 100) messages of a chat: the newest, or those next to a position.
+
+        Raises ``Refused``: ``history_unavailable`` where the server cannot go on from that position, because it has what
+        lies there no more; ``unsupported`` where it gives clients no history.
+        """
+        if before is not None and after is not None:
+            raise ValueError("a page is before a position or after one")
+        if not 1 <= limit <= 100:
+            raise ValueError("limit: 1 to 100 messages")
+        frame: do.Frame = {"type": "history", "chat_id": identifier(chat_id), "limit": limit}
+        if before is not None:
+            frame["before"] = msgspec.to_builtins(before)
+        if after is not None:
+            frame["after"] = msgspec.to_builtins(after)
+        done = await self._ask(frame)
+        messages = [message for message in map(_read, done.messages or ()) if message is not None]
+        start = done.start or (messages[0].position if messages else None)
+        position = done.position or (messages[-1].position if messages else after)
+        return Page(messages, bool(done.more), start, position)
+
+    async def position(self, chat_id: Id) -> Position:
+        """A chat's newest position. Raises ``Refused``, as :meth:`history`."""
+        done = await self._ask({"type": "history", "chat_id": identifier(chat_id), "limit": 1})
+        if done.position is None:
+            raise Refused("internal", "the server did not say which position is the newest")
+        return done.position
 
     async def ping(self) -> float:
         """The round trip's seconds. Raises ``Refused``."""
@@ -300,15 +390,17 @@ class Core(ABC):
             case do.StateChanged():
                 self._state(action)
             case do.SubscriptionChanged(chat, state, position, _, code, message):
-                stream = self._stream(chat)
-                if stream is not None and state == "refused" and chat is not None:
-                    del self._chats[chat]
-                    stream._finish("refused", Refused(code, message))
-                elif stream is not None:
-                    stream._changed(state, position)
+                readers = self._readers(chat)
+                if state == "refused" and chat is not None:
+                    self._chats.pop(chat, None)
+                    self._held.pop(chat, None)
+                    for stream in readers:
+                        stream._finish("refused", Refused(code, message))
+                else:
+                    for stream in readers:
+                        stream._changed(state, position)
             case do.Lost(chat, before, after):
-                stream = self._stream(chat)
-                if stream is not None:
+                for stream in self._readers(chat):
                     stream._put(Loss(chat, before, after))
             case do.PresenceChanged(chat, users):
                 self._tell(self._on_presence, chat, [Presence(**user) for user in users])
@@ -320,22 +412,25 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fail(Refused(code, message)))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
-        whole = {**frame, "position": {"epoch": frame["epoch"], "seq": frame["seq"]}}
-        try:
-            if chat is None:
-                self.notifications._put(msgspec.convert(whole, Notification))
-            elif chat in self._chats:
-                self._chats[chat]._put(_from_chat(whole))
-        except msgspec.ValidationError:
-            log.error(
-                "a message that is not of the protocol was passed over, at position %s", whole["position"]
-            )
+        readers = self._readers(chat)
+        message = _read(frame) if readers else None
+        if message is not None:
+            for stream in readers:
+                stream._put(message)
 
     def _state(self, action: do.StateChanged) -> None:
         self.state = State(
             action.state, action.delay, action.code, action.reason, action.user_id, action.connection_id
         )
-        if self.state.name == "closed":
+        if self.state.name == "waiting":
+            self._reason = self.state.reason or f"the connection was closed with {self.state.code}"
+            if self._starters and self._on_state is None:
+                log.warning(
+                    "not connected: %s; trying again in %.1f s", self._reason, self.state.delay or 0.0
+                )
+        elif self.state.name == "connected":
+            self._reason = ""
+        elif self.state.name == "closed":
             error = None if self.state.code == 1000 else ClientClosed(self.state.code, self.state.reason)
             for stream in self._streams():
                 stream._finish("closed", error)
@@ -365,27 +460,45 @@ class Core(ABC):
             done(result)
         return None
 
+    def _standing(self) -> str:
+        return f"the client is {self.state.name}{f', {self._reason}' if self._reason else ''}"
+
     # --- streams and commands -------------------------------------------------------------------------------
 
-    def _stream(self, chat: Id | None) -> Stream[Any] | None:
-        return self.notifications if chat is None else self._chats.get(chat)
+    def _readers(self, chat: Id | None) -> list[Stream[Any]]:
+        return [self.notifications] if chat is None else list(self._chats.get(chat, ()))
 
     def _streams(self) -> list[Stream[Any]]:
-        return [self.notifications, *self._chats.values()]
+        return [self.notifications, *(stream for readers in self._chats.values() for stream in readers)]
 
-    def _pause(self, chat: Id | None) -> None:
-        self._event(self.machine.pause, chat)
+    def _pause(self, stream: Stream[Any]) -> None:
+        self._hold(stream)
+        self._event(self.machine.pause, stream._key)
 
-    def _resume(self, chat: Id | None) -> None:
-        self._event(self.machine.resume, chat)
+    def _hold(self, stream: Stream[Any]) -> None:
+        self._held.setdefault(stream._key, set()).add(stream)
+
+    def _resume(self, stream: Stream[Any]) -> None:
+        held = self._held.get(stream._key, set())
+        held.discard(stream)
+        if not held:
+            self._held.pop(stream._key, None)
+            self._event(self.machine.resume, stream._key)
 
     def _unsubscribe(self, stream: Chat) -> None:
-        if self._chats.get(stream.id) is stream:
-            stream._handled()
+        readers = self._chats.get(stream.id, [])
+        if stream not in readers:
+            return
+        stream._handled()
+        readers.remove(stream)
+        stream._queue.clear()
+        stream._finish("closed", None)
+        if not readers:
             del self._chats[stream.id]
-            stream._queue.clear()
-            stream._finish("closed", None)
+            self._held.pop(stream.id, None)
             self._event(self.machine.unsubscribe, stream.id)
+        elif stream in self._held.get(stream.id, ()):
+            self._resume(stream)
 
     async def _ask(self, frame: do.Frame) -> do.Done:
         self._count += 1
@@ -394,8 +507,14 @@ class Core(ABC):
         done: do.Done = await waiter
         return done
 
-    def _keep(self, chat: Id | None, position: Position) -> None:
-        self._saver.changed(chat, position)
+    def _keep(self, stream: Stream[Any]) -> None:
+        """Store how far the slowest reader is: one in an epoch that is over is behind."""
+        topic = self.machine.topics.get(stream._key)
+        epoch = None if topic is None or topic.position is None else topic.position.epoch
+        places = [one.position for one in self._readers(stream._key) if one.position is not None]
+        if places:
+            slowest = min(places, key=lambda place: (place.epoch == epoch, place.seq))
+            self._saver.changed(stream._key, slowest)
 
     async def _shut(self) -> None:
         self._event(self.machine.stop)
@@ -403,7 +522,7 @@ class Core(ABC):
             waiter = self._waiter()
             self._stopping.append(waiter)
             await waiter
-        self._saver.flush()
+        self._saver.close()
 
     def _settled(self) -> None:
         waiters, self._stopping = self._stopping, []
@@ -411,8 +530,18 @@ class Core(ABC):
         self._carry_out()
 
 
-def _from_chat(frame: do.Frame) -> ChatMessage | ChatEvent:
-    """Raises ``msgspec.ValidationError``."""
-    if frame["type"] == "chat_event":
-        return msgspec.convert(frame, ChatEvent)
-    return msgspec.convert(frame, ChatMessage)
+_KINDS: dict[Any, Any] = {
+    "chat_message": ChatMessage,
+    "chat_event": ChatEvent,
+    "notification": Notification,
+}
+
+
+def _read(frame: do.Frame) -> Any:
+    """A message as its reader gets it; None, and logged: it is not of the protocol."""
+    position = {"epoch": frame["epoch"], "seq": frame["seq"]}
+    try:
+        return msgspec.convert({**frame, "position": position}, _KINDS[frame["type"]])
+    except (LookupError, TypeError, msgspec.ValidationError):
+        log.error("a message that is not of the protocol was passed over, at position %s", position)
+        return None

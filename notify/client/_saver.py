@@ -48,6 +48,15 @@ class Saver:
                 self._unsaved = {**unsaved, **self._unsaved}
                 raise
 
+    def close(self) -> None:
+        """Save now, and let go of the store where it can be."""
+        try:
+            self.flush()
+        finally:
+            close = getattr(self._store, "close", None)
+            if close is not None:
+                close()
+
     def _save(self) -> None:
         try:
             self.flush()

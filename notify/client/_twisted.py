@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
+from twisted.internet import error
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -12,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from notify.client._core import Core, TokenSource
+from notify.client._core import Core, Options, TokenSource
 from notify.client._link import Link
 from notify.client._stream import Waiter
 
@@ -76,7 +77,7 @@ class TwistedClient(Core):
         *,
         reactor: Any = None,
         endpoint: IStreamClientEndpoint | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -112,4 +113,12 @@ class TwistedClient(Core):
     def _dial(self, link: Link) -> None:
         dialling = self._endpoint.connect(Factory.forProtocol(lambda: _LinkProtocol(link)))
         link.cancel = dialling.cancel
-        dialling.addErrback(lambda failure: link.lost(failure.getErrorMessage()))
+        dialling.addErrback(lambda failure: link.lost(self._why(failure)))
+
+    def _why(self, failure: Failure) -> str:
+        host, port = self.address.host, self.address.port
+        if isinstance(failure.value, error.DNSLookupError):
+            return f"the name {host} cannot be looked up"
+        if isinstance(failure.value, error.ConnectionRefusedError):
+            return f"nothing listens at {host}:{port}"
+        return f"no connection to {host}:{port}: {failure.getErrorMessage()}"

@@ -20,6 +20,8 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from notify.client._reasons import answered
+
 SUBPROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"]
 #: the longest message that is accepted, in bytes: a whole replay in one batch
 MAX_MESSAGE = 128 * 2**20
@@ -131,7 +133,7 @@ class Wire:
                 if isinstance(event, AcceptConnection):
                     events.append(Opened())
                 elif isinstance(event, RejectConnection):
-                    return self._end(events, 1006, f"the server answered with HTTP {event.status_code}")
+                    return self._end(events, 1006, answered(event.status_code, event.headers))
                 elif isinstance(event, TextMessage):
                     self._size += len(event.data)
                     if self._size > MAX_MESSAGE:

@@ -42,7 +42,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window: int = 16
     burst: int = 900
     rate: float = 45.0
-    #: what the client can take beyond what everyone gets; ``events`` is the one that it knows
+    #: messages that are asked for at once of a chat's history, 1 to 100
+    page: int = 100
+    #: what the client can take beyond what everyone gets: ``events``; ``history`` it asks for by itself
     features: tuple[str, ...] = ()
 
 
@@ -138,15 +140,23 @@ class PresenceChanged(Action, frozen=True, tag="presence"):
 
 
 class Done(Action, frozen=True, tag="done"):
-    """Command ``n`` succeeded; ``took`` is seconds from its sending."""
+    """Command ``n`` succeeded; ``took`` is seconds from its sending.
+
+    ``users`` are those of ``presence``; the rest is of ``history``: ``start`` and ``position`` are where the
+    page begins and ends, where the server says so.
+    """
 
     n: int
     took: float
     users: list[Frame] | None = None
+    messages: list[Frame] | None = None
+    more: bool | None = None
+    start: Position | None = None
+    position: Position | None = None
 
 
 class Failed(Action, frozen=True, tag="failed"):
-    """Command ``n`` did not: ``timeout``, ``closed``, ``busy``, or the server's error code."""
+    """Command ``n`` did not: ``timeout``, ``closed``, ``busy``, ``unsupported``, or the server's error code."""
 
     n: int
     code: str

@@ -27,8 +27,8 @@ from notify.client.parts.attempts import AUTH_FAILED, AUTH_TIMEOUT, TOKEN_EXPIRE
 from notify.client.parts.commands import Commands
 from notify.client.parts.credentials import Credentials
 from notify.client.parts.heartbeat import Heartbeat
-from notify.client.parts.requests import Refusal, Requests
-from notify.client.parts.topics import Topics
+from notify.client.parts.requests import HISTORY, Refusal, Requests, positioned
+from notify.client.parts.topics import KINDS, Topics
 
 #: what the client itself closes a connection with
 CLOSE_DONE, CLOSE_GAP, CLOSE_DEAD = 1000, 3000, 3001
@@ -82,12 +82,15 @@ class Machine:
         self.topics.pause(chat, now)
 
     def resume(self, chat: Id | None, now: float) -> None:
-        """The reader has caught up: go on from the last message that was handed over."""
+        """The reader has caught up: go on from the last message that was handed over.
+
+        Also due behind a page of history, after which a chat is ``paused`` by itself (docs/client.md, rule 27).
+        """
         if self.topics.resume(chat, now):
             self._reconnect(CLOSE_GAP, "resync", now)
 
     def request(self, n: int, frame: Frame, now: float) -> None:
-        """Ask the server something (``presence`` or ``ping``), now or once connected. Answer: ``Done`` or ``Failed``."""
+        """Ask the server something (``presence``, ``history`` or ``ping``), now or once connected. Answer: ``Done`` or ``Failed``."""
         if self.state in ("idle", "closed"):
             self._do(Failed(n, "closed"))
         else:
@@ -133,8 +136,7 @@ class Machine:
             self._wake = now + self.settings.answer_timeout
             self._enter("authenticating")
             auth: Frame = {"type": "auth", "token": self._credentials.value, "since": self.topics.since()}
-            if self.settings.features:
-                auth["features"] = list(self.settings.features)
+            auth["features"] = list(dict.fromkeys((*self.settings.features, HISTORY)))
             self._requests.pace.start(now)
             self._requests.send(auth, now)
 
@@ -145,9 +147,9 @@ class Machine:
         self._heartbeat.heard(now)
         kind = frame.get("type")
         chat = frame.get("chat_id")
-        if kind in ("chat_message", "chat_event") and isinstance(chat, int | str) and _positioned(frame):
+        if kind in KINDS and isinstance(chat, int | str) and positioned(frame):
             self.topics.message(chat, frame, now)
-        elif kind == "notification" and _positioned(frame):
+        elif kind == "notification" and positioned(frame):
             if self.topics.message(None, frame, now):
                 self._reconnect(CLOSE_GAP, "gap", now)
         elif kind == "auth_result":
@@ -160,7 +162,7 @@ class Machine:
                 self._do(ErrorReceived(refusal.code, refusal.message))
         elif kind == "presence" and "id" not in frame:
             self.topics.presence(chat, frame.get("users", []))
-        elif kind in ("subscribed", "ok", "pong", "presence"):
+        elif kind in ("subscribed", "ok", "pong", "presence", "history"):
             self._requests.answered(frame, now)
 
     def closed(self, code: int, reason: str, now: float) -> None:
@@ -238,9 +240,9 @@ class Machine:
         self._attempts.connected(now)
         self._heartbeat.start(now, frame.get("ping_interval"))
         self._credentials.confirmed(now, frame.get("expires_at"))
-        self._requests.ready = True
+        self._requests.grant(frame.get("features"))
         self._enter("connected", user_id=frame.get("user_id"), connection_id=frame.get("connection_id"))
-        self.topics.authenticated(frame)
+        self.topics.authenticated(frame, now)
         self._commands.connected(now)
         self.topics.connected(now)
 
@@ -304,12 +306,3 @@ class Machine:
 
 def _past(due: float | None, now: float) -> bool:
     return due is not None and due <= now
-
-
-def _positioned(frame: Frame) -> bool:
-    """Whether a message names its position as it should."""
-    return (
-        isinstance(frame.get("epoch"), str)
-        and isinstance(frame.get("seq"), int)
-        and isinstance(frame.get("prev"), int)
-    )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,16 +14,36 @@ import msgspec
 
 from notify.client.actions import Position
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    LOCKS = False
+else:
+    LOCKS = True
+
+log = logging.getLogger("notify.client")
+
 
 class FileStore:
     """Positions in one small JSON file, replaced whole so that a crash leaves the old or the new.
 
-    For one client of one user at a time. A file that is not ours raises ``ValueError``, rather than starting over
-    without a word. Not synced to disk: after a power loss a few messages may come twice, none is lost.
+    For one client of one user at a time. The file is held by a lock on ``PATH.lock`` from the beginning until
+    :meth:`close`, which the client calls, or the end of the process; where it is held already ``BlockingIOError`` is
+    raised, for two that write the same file would pass over each other's messages. A file that is not ours raises
+    ``ValueError``, rather than starting over without a word. Not synced to disk: after a power loss a few messages may come
+    twice, none is lost.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
+        self._positions: dict[str, Position] | None = None
+        self._release: weakref.finalize[..., FileStore] | None = None
+        self._open()
+
+    def _open(self) -> dict[str, Position]:
+        if self._positions is not None:
+            return self._positions
+        self._hold()
         try:
             text = self._path.read_bytes()
         except FileNotFoundError:
@@ -28,19 +51,44 @@ class FileStore:
         try:
             self._positions = msgspec.json.decode(text, type=dict[str, Position])
         except msgspec.DecodeError:
+            self.close()
             raise ValueError(f"{self._path} is not a file of positions: remove it to start without") from None
+        return self._positions
+
+    def _hold(self) -> None:
+        if not LOCKS:
+            log.warning(
+                "no file locks on this system: nothing keeps a second process from using %s", self._path
+            )
+            return
+        handle = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            words = "another client keeps its positions in this file, give each a file of its own"
+            raise BlockingIOError(errno.EAGAIN, words, str(self._path)) from None
+        self._release = weakref.finalize(self, os.close, handle)
+
+    def close(self) -> None:
+        """Let another client have the file. Used again after that, it is taken again."""
+        self._positions = None
+        if self._release is not None:
+            self._release()
+            self._release = None
 
     def load(self, key: str) -> Position | None:
         """The position kept under a key."""
-        return self._positions.get(key)
+        return self._open().get(key)
 
     def save(self, positions: Mapping[str, Position]) -> None:
         """Keep these, beside what is kept already. Raises ``OSError``."""
-        self._positions.update(positions)
+        kept = self._open()
+        kept.update(positions)
         handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
         try:
             with open(handle, "wb") as file:
-                file.write(msgspec.json.encode(self._positions))
+                file.write(msgspec.json.encode(kept))
             os.replace(name, self._path)
         except BaseException:
             os.unlink(name)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from notify.client._reasons import ended
 from notify.client.actions import Id, Position
 
 
@@ -43,6 +44,19 @@ class ChatEvent(Struct, frozen=True):
     timestamp: int
     position: Position
     refers_to: Id | None = None
+
+
+class Page(Struct, frozen=True):
+    """A part of a chat's history, oldest first; events are in it where the client asked for them.
+
+    ``more``: there are more in the direction that was asked for, also where this page has none: go on ``before=page.start``
+    or ``after=page.position``. Of the newest page ``position`` is the chat's newest. None: nothing says.
+    """
+
+    messages: list[ChatMessage | ChatEvent]
+    more: bool
+    start: Position | None = None
+    position: Position | None = None
 
 
 class Notification(Struct, frozen=True):
@@ -113,7 +127,10 @@ _TEXT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Store(Protocol):
-    """Where positions outlive the process. One store is for one user: positions of two must not mix."""
+    """Where positions outlive the process. One store is for one user: positions of two must not mix.
+
+    Where it has a method ``close()`` the client calls that when the program closes it.
+    """
 
     def load(self, key: str) -> Position | None:
         """The position kept under ``chat:ID`` or ``notifications``."""
@@ -126,7 +143,7 @@ class ClientClosed(Exception):  # noqa: N818
     """The client has ended and will not reconnect: the server's close code says why (None: no token)."""
 
     def __init__(self, code: int | None, reason: str) -> None:
-        super().__init__(f"closed with {code}{f' ({reason})' if reason else ''}")
+        super().__init__(ended(code, reason))
         self.code, self.reason = code, reason
 
 
@@ -141,7 +158,7 @@ class HistoryLost(Exception):  # noqa: N818
 
 class Refused(Exception):  # noqa: N818
     """The server refused a subscription or a command. ``code`` is one of the protocol's error codes, or
-    ``timeout``, ``busy`` (too many commands wait) or ``closed``.
+    ``timeout``, ``busy`` (too many commands wait), ``closed``, or ``unsupported`` (the server cannot do that).
     """
 
     def __init__(self, code: str, message: str = "") -> None:

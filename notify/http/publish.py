@@ -128,9 +128,7 @@ class Publisher:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        keys = [
-            one.key or (None if key is None else f"{key}:{index}") for index, one in enumerate(body)
-        ]
+        keys = [one.key or (None if key is None else f"{key}:{index}") for index, one in enumerate(body)]
         return self.together(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.trial.unittest import TestCase
 
@@ -28,9 +33,10 @@ from notify.client import (
     Token,
     TwistedClient,
 )
-from notify.client._core import Core
+from notify.client._core import Core, Options
 from notify.client._wire import Address
 from tests.support.fake_server import FakeServer, from_asyncio
+from tests.support.ports import free_port
 
 T = TypeVar("T")
 FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)
@@ -55,6 +61,10 @@ class Behaviour:
 
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         """Run something on asyncio from this front's coroutines."""
+        raise NotImplementedError
+
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        """Begin something of this front's own beside what goes on."""
         raise NotImplementedError
 
     def client(self, token: Any = "T1", **options: Any) -> Any:
@@ -353,6 +363,305 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_slow_reader_of_more_than_one_resumption_misses_nothing_and_holds_no_more_than_a_page(
+        self: Any,
+    ) -> Any:
+        async def scenario() -> None:
+            self.server.features, self.server.longest = ["history"], 10
+            settings = structs.replace(FAST, page=7)
+            async with self.client(queue=8, settings=settings, on_state=self.heard) as client:
+                chat = client.chat(7)
+                await chat.ready()
+                for number in range(12):
+                    await self.aside(self.server.publish(7, str(number)))
+                while chat.state != "paused":
+                    await client.ping()
+                for number in range(12, 300):
+                    await self.aside(self.server.publish(7, str(number)))
+                first = chat.waiting
+                got, most = [], 0
+                async for message in chat:
+                    got.append(message.content)
+                    if len(got) > first:
+                        most = max(most, chat.waiting)
+                    if len(got) == 120:  # in the midst of it
+                        self.server.cut()
+                    if len(got) == 300:
+                        break
+                    if len(got) % 10 == 0:
+                        await client.ping()
+                self.assertEqual(got, [str(number) for number in range(300)])
+                self.assertLessEqual(most, 8 + 7)
+                asked = [frame for frame in self.server.frames if frame["type"] == "history"]
+                self.assertGreater(len(asked), 30)
+
+        return self.check(scenario)
+
+    def test_an_absence_longer_than_one_resumption_is_no_loss_while_history_has_it(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.features, self.server.longest = ["history"], 10
+            self.server.history[7] = [str(number) for number in range(500)]
+            async with self.client(queue=8) as client:
+                chat = client.chat(7, since=Position("e1", 1000))
+                await chat.ready()
+                self.assertEqual(await self.take(chat, 400), [str(number) for number in range(100, 500)])
+                await self.aside(self.server.publish(7, "live"))
+                self.assertEqual(await self.take(chat, 1), ["live"])
+                self.server.oldest = 400
+                self.server.history[8] = self.server.history[7]
+                lost = client.chat(8, since=Position("e1", 10))
+                with self.assertRaises(HistoryLost) as raised:
+                    await lost.__anext__()
+                self.assertEqual(raised.exception.loss, Loss(8, Position("e1", 10), Position("e1", 5010)))
+
+        return self.check(scenario)
+
+    def test_a_chats_history_can_be_paged_through_in_both_directions(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.features = ["history"]
+            self.server.history[7] = [str(number) for number in range(10)]
+            async with self.client() as client:
+                self.assertEqual(await client.position(7), Position("e1", 100))
+                page = await client.history(7, limit=4)
+                self.assertEqual([message.content for message in page.messages], ["6", "7", "8", "9"])
+                self.assertEqual((page.more, page.position), (True, Position("e1", 100)))
+                page = await client.history(7, before=page.messages[0].position)
+                self.assertEqual([message.content for message in page.messages], list("012345"))
+                self.assertEqual((page.more, page.start), (False, Position("e1", 10)))
+                page = await client.history(7, after=page.messages[-2].position, limit=3)
+                self.assertEqual([message.content for message in page.messages], ["5", "6", "7"])
+                self.assertTrue(page.more)
+                for wrong in (
+                    {"limit": 0},
+                    {"limit": 101},
+                    {"before": Position("e", 1), "after": Position("e", 2)},
+                ):
+                    with self.assertRaises(ValueError):
+                        await client.history(7, **wrong)
+                for chat, place, code in (
+                    (7, Position("f", 3), "history_unavailable"),
+                    (-1, None, "forbidden"),
+                ):
+                    with self.assertRaises(Refused) as refused:
+                        await client.history(chat, after=place)
+                    self.assertEqual(refused.exception.code, code)
+
+        return self.check(scenario)
+
+    def test_a_server_that_gives_no_history_is_told_of_as_such(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                for asked in (client.history(7), client.position(7)):
+                    with self.assertRaises(Refused) as refused:
+                        await asked
+                    self.assertEqual(refused.exception.code, "unsupported")
+
+        return self.check(scenario)
+
+    def test_a_chats_state_is_loaded_with_the_position_first_and_again_on_a_loss(self: Any) -> Any:
+        async def scenario() -> None:
+            places: list[Position] = []
+            shown: list[str] = []
+
+            async def load(place: Position) -> None:
+                places.append(place)
+                if len(places) == 1:
+                    raise OSError("the backend is away")
+                shown[:] = self.server.history[7]
+                await self.aside(self.server.publish(7, f"during load {len(places)}"))
+
+            self.server.history[7] = ["a", "b"]
+            path = folder(self) / "positions.json"
+            FileStore(path).save({"chat:7": Position("e1", 10)})
+            async with self.client(store=FileStore(path), on_state=self.heard) as client:
+                chat = client.chat(7, load=load)
+                with self.assertRaises(OSError):
+                    await chat.__anext__()
+                self.assertEqual(await self.take(chat, 1), ["during load 2"])
+                self.assertEqual((places, shown), ([Position("e1", 20)] * 2, ["a", "b"]))
+                self.server.recoverable = False
+                self.server.cut()
+                await self.when(client, "waiting")
+                await self.aside(self.server.publish(7, "d"))
+                self.assertEqual(await self.take(chat, 1), ["during load 3"])
+                self.assertEqual(
+                    (places[2:], shown), ([Position("e1", 40)], ["a", "b", "during load 2", "d"])
+                )
+                self.assertEqual(chat.position, Position("e1", 40))
+                for wrong in ({"since": Position("e1", 3)}, {"on_lost": print}):
+                    self.assertRaises(ValueError, client.chat, 8, load=load, **wrong)
+
+        return self.check(scenario)
+
+    def test_a_chat_that_is_closed_while_it_loads_ends(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                chat = client.chat(7, load=lambda place: chat.close())
+                self.assertEqual([message async for message in chat], [])
+
+        return self.check(scenario)
+
+    def test_what_keeps_it_from_connecting_is_said_in_words_and_waited_for_as_long_as_is_wished(
+        self: Any,
+    ) -> Any:
+        async def answer(line: str) -> asyncio.Server:
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n".encode())
+                writer.close()
+
+            return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+        async def scenario() -> None:
+            for line, words in (
+                ("404 Not Found", "HTTP 404: nothing is at this path, clients go to /ws"),
+                ("403 Forbidden", "HTTP 403: it does not allow this Origin"),
+                ("301 Moved\r\nLocation: wss://h/ws", "HTTP 301: it redirects to wss://h/ws"),
+                ("200 OK", "HTTP 200: what is there is no notify server"),
+            ):
+                server = await self.aside(answer(line))
+                await self.refused(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/wrong", words)
+                server.close()
+            await self.refused(
+                "ws://no-such-host.invalid/ws", "the name no-such-host.invalid cannot be looked up"
+            )
+            await self.refused(f"ws://127.0.0.1:{free_port()}/ws", "nothing listens at 127.0.0.1:")
+            await self.refused(
+                self.server.url, "KeyError: 'the session store'", token=lambda: {}["the session store"]
+            )
+
+        return self.check(scenario)
+
+    async def refused(self: Any, url: str, words: str, **options: Any) -> None:
+        """A client that cannot connect says these words, wherever it is looked for."""
+        states: list[State] = []
+        self.states.clear()
+        client = self.client(
+            url=url, on_state=lambda state: (states.append(state), self.heard(state)), **options
+        )
+        client._event(client.machine.start)
+        await self.when(client, "waiting")
+        with self.assertRaises(TimeoutError) as raised:
+            await client.start(timeout=0.01)
+        self.assertIn(
+            f"not connected within 0.01 s: the client is {client.state.name}, ", str(raised.exception)
+        )
+        self.assertIn(words, str(raised.exception))
+        self.assertIn(words, " ".join(state.reason for state in states))
+        with self.assertRaises(TimeoutError) as raised:
+            await client.chat(7).ready(timeout=0.01)
+        self.assertIn("chat 7 is not live within 0.01 s: subscribing; the client is ", str(raised.exception))
+        self.assertIn(words, str(raised.exception))
+        await client.close()
+
+    def test_a_start_that_hangs_is_not_silent(self: Any) -> Any:
+        async def scenario() -> None:
+            client = self.client(url=f"ws://127.0.0.1:{free_port()}/ws")
+            with self.assertLogs("notify.client", logging.WARNING) as logs:
+                while not logs.output:
+                    with self.assertRaises(TimeoutError):
+                        await client.start(timeout=0.2)
+            self.assertRegex(logs.output[0], r"not connected: nothing listens at .*; trying again in 0\.\d s")
+            await client.close()
+
+        return self.check(scenario)
+
+    def test_the_end_is_said_in_words(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.refuse["bad"] = 4500
+            for token, words in (
+                ("bad", "closed with 4500: the server does not accept the token"),
+                (lambda: None, "closed: the token function gave none"),
+            ):
+                client = self.client(token)
+                with self.assertRaises(ClientClosed) as raised:
+                    await client.start(timeout=10)
+                self.assertIn(words, str(raised.exception))
+
+        return self.check(scenario)
+
+    def test_losses_go_to_the_client_where_a_stream_names_nobody(self: Any) -> Any:
+        async def scenario() -> None:
+            losses: list[Loss] = []
+            own: list[Loss] = []
+            async with self.client(on_lost=losses.append) as client:
+                old = Position("of old", 3)
+                self.assertEqual(client.notifications.on_lost, losses.append)
+                chats = [client.chat(7, since=old), client.chat(8, since=old, on_lost=own.append)]
+                for chat in chats:
+                    await chat.ready(timeout=10)
+                    await self.aside(self.server.publish(chat.id, "a"))
+                    self.assertEqual(await self.take(chat, 1), ["a"])
+            self.assertEqual(losses, [Loss(7, old, Position("e1", 0))])
+            self.assertEqual(own, [Loss(8, old, Position("e1", 0))])
+
+        return self.check(scenario)
+
+    def test_a_chat_can_be_closed_by_aclosing(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                async with aclosing(client.chat(7)) as chat:
+                    await chat.ready()
+                self.assertEqual(chat.state, "closed")
+                client.chat(7)
+
+        return self.check(scenario)
+
+    def test_each_stream_of_a_chat_gets_every_message_and_the_slowest_is_stored(self: Any) -> Any:
+        path = folder(self) / "positions.json"
+
+        async def scenario() -> None:
+            self.server.features = ["history"]
+            async with self.client(store=FileStore(path), queue=4) as client:
+                first = client.chat(7)
+                await first.ready()
+                await self.aside(self.server.publish(7, "0"))
+                self.assertEqual(await self.take(first, 1), ["0"])
+                loaded: list[Position] = []
+                second, third = client.chat(7), client.chat(7, load=loaded.append)
+                self.assertRaises(ValueError, client.chat, 7, since=Position("e1", 0))
+                self.assertRaises(ValueError, client.chat, 7, watch_presence=True)
+                await second.ready()
+                for number in range(1, 30):
+                    await self.aside(self.server.publish(7, str(number)))
+                    await client.ping()
+                self.assertEqual(first.state, "paused")
+                most = max(one.waiting for one in (first, second, third))
+                self.assertLessEqual(most, 4 + 2)  # and what a ping brings along
+                third.close()
+                reading = self.aside_here(self.take(second, 29))
+                self.assertEqual(await self.take(first, 29), [str(number) for number in range(1, 30)])
+                self.assertEqual(await reading, [str(number) for number in range(1, 30)])
+                await self.aside(self.server.publish(7, "30"))
+                self.assertEqual(await self.take(first, 1), ["30"])
+                await first.ready()
+                first.close()
+                self.assertEqual(second.state, "live")
+                self.assertEqual(loaded, [])
+            self.assertEqual(FileStore(path).load("chat:7"), Position("e1", 300))
+
+        return self.check(scenario)
+
+    def test_a_second_stream_loads_at_the_place_where_it_joins(self: Any) -> Any:
+        async def scenario() -> None:
+            async with self.client() as client:
+                first = client.chat(7)
+                await first.ready()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual(await self.take(first, 1), ["a"])
+                loaded: list[Position] = []
+                second = client.chat(7, load=loaded.append)
+                await self.aside(self.server.publish(7, "b"))
+                self.assertEqual(await self.take(second, 1), ["b"])
+                self.assertEqual(loaded, [Position("e1", 10)])
+                self.assertEqual(await self.take(first, 1), ["b"])
+                refused = [client.chat(-1), client.chat(-1)]
+                for chat in refused:
+                    with self.assertRaises(Refused):
+                        await chat.__anext__()
+
+        return self.check(scenario)
+
     def test_two_readers_of_one_stream_are_refused(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client() as client:
@@ -531,7 +840,6 @@ class Behaviour:
             async with self.client() as client:
                 chat = client.chat(7)
                 self.assertEqual(chat.id, 7)
-                self.assertRaises(ValueError, client.chat, 7)
                 await chat.ready()
                 chat.close()
                 self.assertEqual([message async for message in chat], [])
@@ -579,8 +887,11 @@ class Twisted(Behaviour, TestCase):
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         return from_asyncio(coroutine)
 
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return ensureDeferred(coroutine)
+
     def client(self, token: Any = "T1", **options: Any) -> TwistedClient:
-        return TwistedClient(self.server.url, token, **{"settings": FAST, **options})
+        return TwistedClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})
 
 
 class Asyncio(Behaviour, TestCase):
@@ -590,8 +901,11 @@ class Asyncio(Behaviour, TestCase):
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
         return coroutine
 
+    def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
+        return asyncio.ensure_future(coroutine)
+
     def client(self, token: Any = "T1", **options: Any) -> AsyncioClient:
-        return AsyncioClient(self.server.url, token, **{"settings": FAST, **options})
+        return AsyncioClient(options.pop("url", self.server.url), token, **{"settings": FAST, **options})
 
     def test_a_cancelled_reader_can_read_on(self) -> Deferred[Any]:
         async def scenario() -> None:
@@ -604,6 +918,16 @@ class Asyncio(Behaviour, TestCase):
                 self.assertEqual(await self.take(chat, 1), ["a"])
 
         return self.run_it(scenario())
+
+
+class Typed(TestCase):
+    def test_the_fronts_know_every_option_by_its_type(self) -> None:
+        taken = {
+            name: one.annotation
+            for name, one in inspect.signature(Core.__init__).parameters.items()
+            if one.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+        self.assertEqual(taken, {name: one.__forward_arg__ for name, one in Options.__annotations__.items()})
 
 
 class Addresses(TestCase):
@@ -637,6 +961,32 @@ class Stores(TestCase):
         path = folder(self) / "positions.json"
         path.write_text("shopping list")
         self.assertRaises(ValueError, FileStore, path)
+
+    def test_a_file_that_another_has_is_told(self) -> None:
+        path = folder(self) / "positions.json"
+        first = FileStore(path)
+        program = f"from notify.client import FileStore; FileStore({str(path)!r})"
+        for _ in range(2):
+            other = subprocess.run(
+                [sys.executable, "-c", program], capture_output=True, text=True, check=False
+            )
+            self.assertIn("BlockingIOError", other.stderr)
+            self.assertIn("another client keeps its positions in this file", other.stderr)
+            self.assertRaises(BlockingIOError, FileStore, path)
+            first.save({"chat:1": Position("e", 1)})
+        first.close()
+        subprocess.run([sys.executable, "-c", program], check=True)
+        self.assertEqual(first.load("chat:1"), Position("e", 1))
+        self.assertRaises(BlockingIOError, FileStore, path)
+        del first
+        FileStore(path)
+
+    def test_a_file_that_is_not_ours_is_not_held(self) -> None:
+        path = folder(self) / "positions.json"
+        path.write_text("[]")
+        self.assertRaises(ValueError, FileStore, path)
+        path.unlink()
+        FileStore(path)
 
     def test_saving_keeps_what_is_there(self) -> None:
         path = folder(self) / "positions.json"

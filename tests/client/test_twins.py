@@ -33,6 +33,7 @@ class Life:
         self.settings: dict[str, Any] = {"window": 2, "burst": 6, "rate": 5.0, "max_commands": 3}
         if seed % 2:
             self.settings["features"] = ["events"]
+        self.granted = ["history"] if seed % 3 else self.settings.get("features", [])
         self.randoms: list[float] = []
         self.now = 0.0
         self.machine = Machine(
@@ -75,6 +76,7 @@ class Life:
             if isinstance(action, FetchToken):
                 self.token = action.n
             elif isinstance(action, Send):
+                self.did[action.frame["type"]] += 1
                 self.asked.append(action.frame)
         self.steps.append([at, event, msgspec.to_builtins(machine.actions)])
         machine.actions.clear()
@@ -108,6 +110,7 @@ class Life:
                 ["resume", chat],
                 ["request", self.count, {"type": "ping"}],
                 ["request", self.count, {"type": "presence", "chat_id": chat}],
+                ["request", self.count, {"type": "history", "chat_id": chat}],
                 ["online"],
                 ["refresh", self.count],
             )
@@ -147,6 +150,7 @@ class Life:
             "user_id": 5,
             "ping_interval": draw.choice((5, 25)),
         }
+        result["features"] = self.granted if draw.random() < 0.9 else draw.choice(([], None, "history", [7]))
         expires = {"expires_at": draw.choice((None, 1000 + self.now + 20, 900))}
         return ["frame", {**result, **expires, **self.place(), "recovered": draw.random() < 0.7}]
 
@@ -162,7 +166,7 @@ class Life:
                 "frame",
                 {"type": "error", "code": draw.choice(ERRORS), "message": "m", "id": frame["id"], **retry},
             ]
-        kinds = {"subscribe": "subscribed", "ping": "pong", "presence": "presence"}
+        kinds = {"subscribe": "subscribed", "ping": "pong", "presence": "presence", "history": "history"}
         answer = {"type": kinds.get(frame["type"], "ok"), "id": frame["id"]}
         if frame["type"] == "subscribe":
             since = frame.get("since")
@@ -170,7 +174,31 @@ class Life:
             answer |= {"chat_id": frame["chat_id"], **place, "recovered": draw.random() < 0.8}
         elif frame["type"] == "presence":
             answer |= {"chat_id": frame["chat_id"], "users": [{"user_id": 5, "connections": 1}]}
+        elif frame["type"] == "history":
+            answer |= self.page(frame)
         return ["frame", answer]
+
+    def page(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A page as it should be, or one that is broken in some way."""
+        draw, chat = self.draw, asked["chat_id"]
+        place = asked.get("after") or self.place()
+        messages: list[Any] = []
+        last = place["seq"]
+        for _ in range(draw.randrange(4)):
+            seq = last + draw.choice((1, 1, 1, 2, 0))
+            prev = last if draw.random() < 0.95 else seq + 1
+            epoch = place["epoch"] if draw.random() < 0.98 else "g"
+            kind = draw.choice(("chat_message", "chat_message", "chat_event"))
+            messages.append({"type": kind, "chat_id": chat, "epoch": epoch, "seq": seq, "prev": prev})
+            last = seq
+        if draw.random() < 0.1:
+            messages.insert(0, draw.choice((None, 7, [], {}, {"type": "chat_message", "chat_id": chat})))
+        answer: dict[str, Any] = {"chat_id": chat, "messages": messages, "more": draw.random() < 0.6}
+        if draw.random() < 0.1:
+            answer["messages"] = draw.choice((None, 7, "m", {"a": 1}))
+        if draw.random() < 0.3:
+            answer |= self.place()
+        return answer
 
     def message(self) -> list[Any]:
         draw = self.draw
@@ -208,6 +236,7 @@ class Twins(TestCase):
             "Done",
             "Failed",
             "PresenceChanged",
+            "history",
         ):
             self.assertGreater(did[action], 50, did)
         command = [program("node"), str(ROOT / "tests" / "js" / "replay.mjs"), str(folder / "lives.jsonl")]

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
-  ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, decode, encode,
+  ClientClosed, HistoryLost, LocalStorageStore, NotifyClient, Refused, TimedOut, decode, encode,
 } from "../../notify/web/client/notify-client.js";
 import { ClientId } from "../../notify/web/client/client-id.js";
 
@@ -16,6 +16,9 @@ class World {
   epoch = "e";
   seqs = new Map([[null, 3]]);
   recovered = true;
+  longest = Infinity; // messages of one resumption
+  features = undefined; // that it grants
+  stored = []; // what history is made of
 
   constructor() {
     const world = this;
@@ -51,6 +54,24 @@ class World {
     this.say({ type: "chat_message", chat_id: chat, message_id: 1, sender_id: 2, content, timestamp: 3, epoch: this.epoch, seq: prev + 1, prev });
   }
 
+  /** Have a chat's messages from the first to the `count`th in the history, told to nobody. */
+  store(chat, count) {
+    const length = this.stored.length;
+    for (let seq = length + 1; seq <= length + count; seq++) {
+      this.stored.push({ type: "chat_message", chat_id: chat, message_id: seq, sender_id: 2, content: String(seq), timestamp: 3, epoch: this.epoch, seq, prev: seq - 1 });
+    }
+    this.seqs.set(chat, length + count);
+  }
+
+  page({ id, chat_id, before, after, limit }) {
+    const answer = { type: "history", chat_id, id };
+    if (after?.epoch === "gone") return { type: "error", id, code: "history_unavailable", message: "gone" };
+    const found = this.stored.filter(({ seq }) => (after ? seq > after.seq : before ? seq < before.seq : true));
+    const messages = after ? found.slice(0, limit) : found.slice(-limit);
+    if (!after && !before) Object.assign(answer, { epoch: this.epoch, seq: this.seqs.get(chat_id) ?? 0 });
+    return { ...answer, messages, more: messages.length < found.length };
+  }
+
   event(chat, kind, refers_to) {
     const prev = this.seqs.get(chat) ?? 0;
     this.seqs.set(chat, prev + 1);
@@ -58,8 +79,13 @@ class World {
   }
 
   answer(frame) {
-    const place = (key) => ({ epoch: this.epoch, seq: this.seqs.get(key) ?? 0, recovered: this.recovered && frame.since !== undefined });
-    if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, ...place(null) });
+    const place = (key) => {
+      const seq = this.seqs.get(key) ?? 0;
+      const recovered = this.recovered && frame.since !== undefined && seq - frame.since.seq <= this.longest;
+      return { epoch: this.epoch, seq, recovered };
+    };
+    if (frame.type === "auth") this.say({ type: "auth_result", success: true, user_id: 5, connection_id: "c", expires_at: null, ping_interval: 25, features: this.features, ...place(null) });
+    else if (frame.type === "history") this.say(this.page(frame));
     else if (frame.type === "subscribe" && frame.chat_id < 0) this.say({ type: "error", id: frame.id, code: "forbidden", message: "no" });
     else if (frame.type === "subscribe") this.say({ type: "subscribed", chat_id: frame.chat_id, id: frame.id, ...place(frame.chat_id) });
     else if (frame.type === "refresh" && frame.token === "late") this.say({ type: "error", id: frame.id, code: "unavailable", message: "later", retry: true });
@@ -88,10 +114,7 @@ function state(client, wanted) {
 
 async function take(stream, count) {
   const got = [];
-  for await (const message of stream) {
-    got.push(message.content);
-    if (got.length === count) break;
-  }
+  while (got.length < count) got.push((await stream.next()).value.content);
   return got;
 }
 
@@ -194,6 +217,186 @@ test("a slow reader pauses its chat and goes on where it was", async () => {
   await client.close();
 });
 
+test("a slow reader gets what is more than one resumption page by page, and holds no more than a page", async () => {
+  const world = Object.assign(new World(), { features: ["history"], longest: 2 });
+  const [client] = await connected({ queue: 4, settings: { ...SETTINGS, page: 3 } }, world);
+  const chat = client.chat(7);
+  await chat.ready();
+  world.store(7, 4);
+  for (const message of world.stored) world.say(message);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.equal(chat.state, "paused");
+  world.store(7, 100);
+  const got = [];
+  let most = 0;
+  while (got.length < 104) {
+    got.push(Number((await chat.next()).value.content));
+    most = Math.max(most, chat.waiting);
+    if (got.length === 40) world.cut();
+  }
+  assert.deepEqual(got, Array.from({ length: 104 }, (_, index) => index + 1));
+  assert.ok(most <= 4 + 3, `${most} waited`);
+  assert.ok(world.said.filter(({ type }) => type === "history").length > 30);
+  await chat.ready();
+  world.say({ ...world.stored[0], seq: 105, prev: 104, content: "live" });
+  assert.equal((await chat.next()).value.content, "live");
+  await client.close();
+});
+
+test("a reader that waits to be ready is, though a page is all that it can hold", async () => {
+  const world = Object.assign(new World(), { features: ["history"], longest: 2 });
+  world.store(7, 20);
+  const [client] = await connected({ queue: 2, settings: { ...SETTINGS, page: 5 } }, world);
+  const chat = client.chat(7, { since: { epoch: "e", seq: 1 } });
+  await chat.ready();
+  assert.deepEqual([chat.state, chat.waiting], ["paused", 5]);
+  await client.close();
+});
+
+test("a chat's state is loaded with the position first, and again on a loss", async () => {
+  const [client, world] = await connected({ store: { load: () => ({ epoch: "e", seq: 1 }), save: () => {} } });
+  world.seqs.set(7, 2);
+  const places = [];
+  const load = async (place) => {
+    places.push(place);
+    if (places.length === 1) throw new Error("the backend is away");
+    await turn();
+    world.message(7, `during load ${places.length}`);
+  };
+  const chat = client.chat(7, { load });
+  await assert.rejects(chat.next(), /away/);
+  assert.equal((await chat.next()).value.content, "during load 2");
+  assert.deepEqual(places, [{ epoch: "e", seq: 2 }, { epoch: "e", seq: 2 }]);
+  world.recovered = false;
+  world.seqs.set(7, 8);
+  const again = state(client, "connected");
+  world.cut();
+  await again;
+  assert.equal((await chat.next()).value.content, "during load 3");
+  assert.deepEqual([places[2], chat.position], [{ epoch: "e", seq: 8 }, { epoch: "e", seq: 8 }]);
+  assert.throws(() => client.chat(8, { load, onLost: load }), TypeError);
+  assert.throws(() => client.chat(8, { load, since: places[0] }), TypeError);
+  const closed = client.chat(9, { load: () => closed.close() });
+  assert.deepEqual(await closed.next(), { done: true, value: undefined });
+  await client.close();
+});
+
+test("what keeps it from connecting is said in words, and waited for as long as is wished", async (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
+  const failing = (message) => class {
+    constructor() {
+      setTimeout(() => {
+        this.onerror?.({ message });
+        this.onclose?.({ code: 1006, reason: "" });
+      }, 0);
+    }
+    close() {}
+  };
+  globalThis.location = { origin: "https://page.example" };
+  t.after(() => delete globalThis.location);
+  const wrong = (words) => (error) => error instanceof TimedOut && words.every((one) => error.message.includes(one));
+  const client = new NotifyClient("ws://h/wrong", { token: "T", settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing("answered 404") });
+  const words = ["ws://h/wrong could not be opened (answered 404)", "allow pages of https://page.example (listen.allowed_origins)"];
+  await assert.rejects(client.start({ timeout: 0.05 }), wrong(["not connected within 0.05 s: the client is waiting, ", ...words]));
+  assert.match(warn.mock.calls[0].arguments[0], /^notify: not connected: .*; trying again in 5\.0 s$/);
+  await assert.rejects(client.chat(7).ready({ timeout: 0.01 }), wrong(["chat 7 is not live within 0.01 s: subscribing; ", ...words]));
+  await assert.rejects(client.notifications.ready({ timeout: 0.01 }), wrong(["the notifications are not live"]));
+  await client.close();
+  const broken = new NotifyClient("ws://h/ws", { token: () => { throw new Error("no session"); }, settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing() });
+  const states = [];
+  broken.on("state", ({ reason }) => states.push(reason));
+  await assert.rejects(broken.start({ timeout: 0.05 }), wrong(["no token: no session"]));
+  assert.equal(warn.mock.callCount(), 1, "who listens is told there");
+  assert.ok(states.includes("no token: no session"));
+  await broken.close();
+});
+
+test("the end is said in words", async () => {
+  assert.match(new ClientClosed(4500, "").message, /^closed with 4500: the server does not accept the token/);
+  assert.match(new ClientClosed(null, "no token").message, /^closed: the token function gave none.*signed out$/);
+  assert.equal(new ClientClosed(4999, "why").message, "closed with 4999 (why)");
+});
+
+test("break and errors end a chat's subscription, and what was read last comes again", async () => {
+  const saved = {};
+  const [client, world] = await connected({ store: { load: () => null, save: (positions) => Object.assign(saved, positions) } });
+  const chat = client.chat(7);
+  await chat.ready();
+  for (const text of "abc") world.message(7, text);
+  for await (const { content } of chat) if (content === "b") break;
+  assert.deepEqual(world.said.at(-1), { type: "unsubscribe", chat_id: 7 });
+  assert.deepEqual([chat.state, await chat.next()], ["closed", { done: true, value: undefined }]);
+  const other = client.chat(8);
+  await other.ready();
+  world.message(8, "a");
+  await assert.rejects(async () => { for await (const _ of other) throw new Error("mine"); }, /mine/);
+  assert.equal(other.state, "closed");
+  world.say({ type: "notification", notification_id: 1, user_id: 5, kind: "k", data: 1, timestamp: 1, epoch: "e", seq: 4, prev: 3 });
+  world.say({ type: "notification", notification_id: 2, user_id: 5, kind: "k", data: 2, timestamp: 1, epoch: "e", seq: 5, prev: 4 });
+  for await (const { data } of client.notifications) if (data === 1) break;
+  assert.equal((await client.notifications.next()).value.data, 2, "notifications go on");
+  const disposed = client.chat(9);
+  await disposed[Symbol.asyncDispose]();
+  assert.equal(disposed.state, "closed");
+  await client[Symbol.asyncDispose]();
+  assert.deepEqual([client.state.state, saved["chat:7"], saved["chat:8"]], ["closed", { epoch: "e", seq: 1 }, { epoch: "e", seq: 0 }]);
+});
+
+test("losses go to the client where a stream names nobody", async () => {
+  const losses = [], own = [];
+  const [client, world] = await connected({ onLost: (loss) => losses.push(loss.chat_id) });
+  const since = { epoch: "of old", seq: 3 };
+  world.recovered = false;
+  for (const chat of [client.chat(7, { since }), client.chat(8, { since, onLost: (loss) => own.push(loss.chat_id) })]) {
+    await chat.ready();
+    world.message(chat.key, "a");
+    await take(chat, 1);
+  }
+  assert.deepEqual([losses, own], [[7], [8]]);
+  assert.notEqual(client.notifications.onLost, null);
+  await client.close();
+});
+
+test("a message whose ids are beyond 2^53 can be written as JSON, by ids that the client takes", async () => {
+  const [client, world] = await connected();
+  const id = 9007199254740993n, chat = client.chat(id);
+  await chat.ready();
+  world.message(id, "a");
+  const { value } = await chat.next();
+  assert.equal(value.chat_id, id);
+  assert.deepEqual(JSON.parse(JSON.stringify({ value })).value.chat_id, String(id));
+  assert.deepEqual({ ...value }, structuredClone(value));
+  world.say({ type: "notification", notification_id: 1, user_id: 5, kind: "k", data: [{ chat: id }, null], timestamp: 1, epoch: "e", seq: 4, prev: 3 });
+  const note = (await client.notifications.next()).value;
+  assert.equal(note.data[0].chat, id);
+  assert.deepEqual(JSON.parse(JSON.stringify(note)).data, [{ chat: String(id) }, null]);
+  await client.close();
+});
+
+test("a chat's history is paged through in both directions", async () => {
+  const world = Object.assign(new World(), { features: ["history"] });
+  world.store(7, 10);
+  const [client] = await connected({}, world);
+  assert.deepEqual(await client.position(7), { epoch: "e", seq: 10 });
+  const newest = await client.history(7, { limit: 2 });
+  assert.deepEqual(newest.messages.map(({ content, position }) => [content, position.seq]), [["9", 9], ["10", 10]]);
+  assert.deepEqual([newest.more, newest.position], [true, { epoch: "e", seq: 10 }]);
+  assert.equal(newest.messages[0].type, undefined);
+  const before = await client.history("7", { before: newest.messages[0].position });
+  assert.deepEqual([before.messages.length, before.more, before.start], [8, false, { epoch: "e", seq: 1 }]);
+  const after = await client.history(7, { after: { epoch: "e", seq: 3 }, limit: 2 });
+  assert.deepEqual([after.messages.map(({ content }) => content), after.more], [["4", "5"], true]);
+  const code = (wanted) => (error) => error instanceof Refused && error.code === wanted;
+  await assert.rejects(client.history(7, { after: { epoch: "gone", seq: 3 } }), code("history_unavailable"));
+  await assert.rejects(client.history(7, { limit: 101 }), RangeError);
+  await assert.rejects(client.history(7, { after: newest.position, before: newest.position }), TypeError);
+  await client.close();
+  const [older] = await connected();
+  await assert.rejects(older.history(7), code("unsupported"));
+  await assert.rejects(older.position(7), code("unsupported"));
+  await older.close();
+});
+
 test("a reader that is behind when the client ends reads what has come and is told", async () => {
   const [client, world] = await connected({ queue: 2 });
   const chat = client.chat(7);
@@ -239,7 +442,7 @@ test("a loss throws in its place, or goes to onLost, and reading goes on behind 
 test("positions are stored once a message was handled, and used by the next client", async () => {
   const items = new Map();
   const storage = { getItem: (key) => items.get(key) ?? null, setItem: (key, value) => items.set(key, value) };
-  const [client, world] = await connected({ store: new LocalStorageStore("user-5", storage) });
+  const [client, world] = await connected({ store: new LocalStorageStore("user-5", storage, { session: storage }) });
   const chat = client.chat(7);
   await chat.ready();
   for (const text of "abc") world.message(7, text);
@@ -253,6 +456,84 @@ test("positions are stored once a message was handled, and used by the next clie
   await next.close();
 });
 
+/** What a browser has of `Storage`, and of `navigator.locks`. */
+function storage(items = new Map()) {
+  return { items, getItem: (key) => items.get(key) ?? null, setItem: (key, value) => void items.set(key, value) };
+}
+
+class Locks {
+  held = new Set();
+  #waiting = [];
+
+  async request(name, { ifAvailable = false, signal }, callback) {
+    await null;
+    if (this.held.has(name) && ifAvailable) return callback(null);
+    while (this.held.has(name)) {
+      await new Promise((resolve, reject) => {
+        this.#waiting.push(resolve);
+        signal.addEventListener("abort", () => reject(signal.reason));
+      });
+    }
+    this.held.add(name);
+    try {
+      return await callback({ name });
+    } finally {
+      this.held.delete(name);
+      for (const go of this.#waiting.splice(0)) go();
+    }
+  }
+}
+
+test("tabs have positions of their own, and one that opens goes on with the first that are free", async () => {
+  const shared = storage(), locks = new Locks();
+  const tab = (session = storage()) => new LocalStorageStore("u", shared, { locks, session });
+  const place = (seq) => ({ epoch: "e", seq });
+  const first = tab(), sessionOfSecond = storage(), second = tab(sessionOfSecond);
+  assert.deepEqual([await first.load("chat:7"), await second.load("chat:7")], [null, null]);
+  await first.save({ "chat:7": place(3) });
+  await second.save({ "chat:7": place(9) });
+  assert.equal(shared.items.get("u:chat:7"), JSON.stringify(place(3)));
+  const awake = setInterval(() => {}, 1000); // Node does not wait for the signal's timer
+  const copy = tab(storage(new Map(sessionOfSecond.items))); // the tab was duplicated
+  assert.equal(await copy.load("chat:7"), null);
+  await first.close();
+  const waiting = tab(sessionOfSecond).load("chat:7"); // loaded again, before the page before it is gone
+  await second.close();
+  assert.deepEqual(await waiting, place(9));
+  const third = tab();
+  assert.deepEqual(await third.load("chat:7"), place(3));
+  await third.close();
+  assert.deepEqual(await third.load("chat:7"), place(3)); // used again after its client was closed
+  assert.equal(locks.held.size, 3);
+  clearInterval(awake);
+});
+
+test("a client that is closed lets go of its slot, so that the next one in the page goes on", async () => {
+  const shared = storage(), locks = new Locks(), session = storage(), world = new World();
+  for (const text of "ab") {
+    const [client] = await connected({ store: new LocalStorageStore("u", shared, { locks, session }) }, world);
+    const chat = client.chat(7);
+    await chat.ready();
+    assert.equal(world.said.at(-1).since?.seq, text === "b" ? 1 : undefined);
+    world.message(7, text);
+    assert.deepEqual(await take(chat, 1), [text]);
+    await client.close();
+    await turn();
+    assert.equal(locks.held.size, 0);
+  }
+});
+
+test("without Web Locks positions are the tab's own, and it is told where there is no place for them", async (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
+  const shared = storage(), session = storage();
+  const store = new LocalStorageStore("u", shared, { locks: null, session });
+  await store.save({ "chat:7": { epoch: "e", seq: 3 } });
+  assert.equal(shared.items.size, 0);
+  assert.deepEqual(await store.load("chat:7"), { epoch: "e", seq: 3 });
+  assert.match(warn.mock.calls[0].arguments[0], /no Web Locks/);
+  assert.throws(() => new LocalStorageStore("u", shared, { locks: null, session: null }), /mix their positions/);
+});
+
 test("a store that is broken or full is told, and costs no message", async () => {
   const broken = { load: () => ({ epoch: "e", seq: 0 }), save: () => { throw new Error("full"); } };
   const [client, world] = await connected({ store: broken });
@@ -264,7 +545,8 @@ test("a store that is broken or full is told, and costs no message", async () =>
   assert.deepEqual(await take(chat, 1), ["a"]);
   await client.close();
   assert.deepEqual(errors, ["full"]);
-  assert.equal(new LocalStorageStore("x", { getItem: () => "{not JSON" }).load("chat:7"), null);
+  const storage = { getItem: () => "{not JSON" };
+  assert.equal(await new LocalStorageStore("x", storage, { session: storage }).load("chat:7"), null);
 });
 
 test("the token callback is asked again on 4002, and may sign out", async () => {
@@ -304,13 +586,51 @@ test("presence and ping", async () => {
 test("a chat that is closed ends, and can be had again", async () => {
   const [client, world] = await connected();
   const chat = client.chat(7);
-  assert.throws(() => client.chat(7));
   await chat.ready();
   chat.close();
   assert.equal(world.said.at(-1).type, "unsubscribe");
   assert.equal((await chat.next()).done, true);
   await client.chat(7).ready();
   await client.close();
+});
+
+test("each stream of a chat gets every message, and the slowest is stored and sets the pace", async () => {
+  const saved = {};
+  const store = { load: async () => null, save: (positions) => Object.assign(saved, positions) };
+  const [client, world] = await connected({ queue: 4, store });
+  const first = client.chat(7), early = client.chat(7); // before the store has answered
+  await Promise.all([first.ready(), early.ready()]);
+  world.message(7, "1");
+  assert.deepEqual([await take(first, 1), await take(early, 1)], [["1"], ["1"]]);
+  early.close();
+  const places = [], loading = client.chat(7, { load: (place) => places.push(place) }), second = client.chat(7);
+  assert.throws(() => client.chat(7, { since: { epoch: "e", seq: 1 } }), /subscribed to already/);
+  assert.throws(() => client.chat(7, { watchPresence: true }), /subscribed to already/);
+  world.message(7, "2");
+  assert.deepEqual([await take(loading, 1), places], [["2"], [{ epoch: "e", seq: 1 }]]);
+  for (const text of "3456") world.message(7, text);
+  const [a, b] = [await take(loading, 2), await take(first, 4)];
+  assert.deepEqual([a, b], [["3", "4"], ["2", "3", "4", "5"]]);
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  assert.deepEqual([first.state, second.waiting], ["paused", 5]);
+  loading.close();
+  assert.equal(first.state, "paused");
+  const joined = client.chat(7);
+  assert.equal(joined.state, "paused");
+  assert.deepEqual(await take(second, 3), ["2", "3", "4"]);
+  await second.ready();
+  assert.equal(first.state, "live");
+  world.message(7, "7");
+  assert.deepEqual([await take(first, 2), await take(joined, 1), await take(second, 3)], [["6", "7"], ["7"], ["5", "6", "7"]]);
+  first.close();
+  joined.close();
+  assert.notEqual(world.said.at(-1).type, "unsubscribe");
+  await client.close();
+  assert.deepEqual(saved["chat:7"], { epoch: "e", seq: 7 });
+  const [other] = await connected();
+  const refused = [other.chat(-1), other.chat(-1)];
+  for (const chat of refused) await assert.rejects(chat.next(), Refused);
+  await other.close();
 });
 
 test("two readers of one stream are refused", async () => {

@@ -115,6 +115,14 @@ class Browser:
         self._command("window", {"handle": handle})
         return handle
 
+    def freeze(self) -> None:
+        """Stop this tab's scripts and timers, as a browser does with one that was not looked at for long."""
+        self._devtools("Page.setWebLifecycleState", {"state": "frozen"})
+
+    def leave(self) -> None:
+        """Close this tab; go to another one then."""
+        self._call("DELETE", f"{self._session}/window")
+
     def phone(self, width: int = 390, height: int = 844) -> None:
         """Be a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}

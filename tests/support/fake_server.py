@@ -24,6 +24,9 @@ class FakeServer:
         self.frames: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.recoverable = True
+        self.features: list[str] | None = None  # that it grants where they are asked for
+        self.longest = 10**9  # messages of one resumption
+        self.oldest = 1  # the first message that history still has
         self.refuse: dict[str, int] = {}  # token -> close code
         self.expires_at: float | None = None
         self.port = 0
@@ -124,8 +127,15 @@ class FakeServer:
 
     def _resume(self, chat: int | None, frame: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         length, since = len(self.history.get(chat, [])), frame.get("since")
-        good = since is not None and since["epoch"] == EPOCH and self.recoverable
-        first = since["seq"] // 10 if good and since else length
+        first = since["seq"] // 10 if since is not None else length
+        good = (
+            since is not None
+            and since["epoch"] == EPOCH
+            and self.recoverable
+            and length - first <= self.longest
+        )
+        if not good:
+            first = length
         replay = [self._message(chat, number) for number in range(first + 1, length + 1)]
         return {"epoch": EPOCH, "seq": length * 10, "recovered": good}, replay
 
@@ -143,6 +153,8 @@ class FakeServer:
             "connection_id": "c",
             "ping_interval": 25,
         }
+        if self.features is not None:
+            result["features"] = [one for one in self.features if one in frame.get("features", ())]
         await self._send(connection, {**result, "expires_at": self.expires_at, **answer}, *replay)
         return None
 
@@ -161,6 +173,29 @@ class FakeServer:
 
     async def _on_unsubscribe(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         self.members[connection].discard(frame["chat_id"])
+
+    async def _on_history(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        chat, limit, length = frame["chat_id"], frame["limit"], len(self.history.get(frame["chat_id"], []))
+        answer: dict[str, Any] = {"type": "history", "chat_id": chat, "id": frame["id"]}
+        place = frame.get("after") or frame.get("before")
+        if chat < 0 or (place and (place["epoch"] != EPOCH or place["seq"] // 10 + 1 < self.oldest)):
+            code = "forbidden" if chat < 0 else "history_unavailable"
+            return await self._send(
+                connection, {"type": "error", "code": code, "message": "m", "id": frame["id"]}
+            )
+        if "after" in frame:
+            first = place["seq"] // 10 + 1
+            last = min(first + limit - 1, length)
+            answer["more"] = last < length
+        else:
+            last = place["seq"] // 10 - 1 if place else length
+            first = max(self.oldest, last - limit + 1)
+            answer["more"] = first > self.oldest
+            if not place:
+                answer |= {"epoch": EPOCH, "seq": length * 10}
+        answer["messages"] = [self._message(chat, number) for number in range(first, last + 1)]
+        await self._send(connection, answer)
+        return None
 
     async def _on_refresh(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         self.tokens.append(frame["token"])

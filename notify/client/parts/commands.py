@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from notify.client.actions import Action, Done, Failed, Frame, Settings
-from notify.client.parts.requests import Refusal, Request, Requests
+from notify.client.actions import Action, Done, Failed, Frame, Position, Settings
+from notify.client.parts.requests import HISTORY, Refusal, Request, Requests, positioned
 
 
 class Command(Struct):
-    """A presence or ping that someone waits for."""
+    """A presence, history or ping that someone waits for."""
 
     frame: Frame
     deadline: float
@@ -36,14 +36,25 @@ class Commands:
 
     def connected(self, now: float) -> None:
         """A connection stands."""
-        for n in self._waiting:
+        for n in list(self._waiting):
             self._send(n, now)
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
         """The server's answer; nobody waits for it any more where it came too late."""
         command = self._waiting.pop(request.key, None)
-        if command is not None:
-            self._do(Done(request.key, now - command.sent, frame.get("users")))
+        if command is None:
+            return
+        took = now - command.sent
+        if command.frame["type"] != HISTORY:
+            self._do(Done(request.key, took, frame.get("users")))
+            return
+        messages = frame.get("messages")
+        if not isinstance(messages, list):
+            self._do(Failed(request.key, "internal", "the answer has no messages"))
+            return
+        page = [message for message in messages if positioned(message)]
+        start, end = _place(frame, "start"), _place(frame, "seq")
+        self._do(Done(request.key, took, None, page, frame.get("more") is True, start, end))
 
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
         """The server's refusal."""
@@ -68,5 +79,14 @@ class Commands:
 
     def _send(self, n: int, now: float) -> None:
         command = self._waiting[n]
+        if command.frame["type"] == HISTORY and HISTORY not in self._requests.features:
+            del self._waiting[n]
+            self._do(Failed(n, "unsupported", "this server gives clients no history"))
+            return
         command.sent = now
         self._requests.ask(self, n, command.frame, now)
+
+
+def _place(frame: Frame, name: str) -> Position | None:
+    epoch, seq = frame.get("epoch"), frame.get(name)
+    return Position(epoch, seq) if isinstance(epoch, str) and isinstance(seq, int) else None

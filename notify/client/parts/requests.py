@@ -12,6 +12,18 @@ from notify.client.parts.pace import Pace
 
 #: error codes that are retried where the server does not say (docs/client.md, rule 15)
 RETRIED = frozenset(("unavailable", "history_unavailable", "rate_limited", "internal"))
+#: the feature that has the server answer ``history``
+HISTORY = "history"
+
+
+def positioned(frame: Any) -> bool:
+    """Whether a message is one, and names its position as it should."""
+    return (
+        isinstance(frame, dict)
+        and isinstance(frame.get("epoch"), str)
+        and isinstance(frame.get("seq"), int)
+        and isinstance(frame.get("prev"), int)
+    )
 
 
 class Refusal(Struct, frozen=True):
@@ -53,11 +65,18 @@ class Requests:
     def __init__(self, settings: Settings, do: Callable[[Action], None]) -> None:
         #: the connection is authenticated
         self.ready = False
+        #: what the server has granted on it beyond what everyone gets
+        self.features: frozenset[str] = frozenset()
         self.pace = Pace(settings)
         self._timeout = settings.answer_timeout
         self._do = do
         self._ids = 0
         self._unanswered: dict[int, Request] = {}
+
+    def grant(self, features: Any) -> None:
+        """The connection is authenticated, and the server has said which features are in force."""
+        named = features if isinstance(features, list) else []
+        self.ready, self.features = True, frozenset(one for one in named if isinstance(one, str))
 
     def send(self, frame: Frame, now: float) -> None:
         """Send a frame that has no answer of its own."""
@@ -91,7 +110,7 @@ class Requests:
 
     def forget(self) -> None:
         """The connection is gone."""
-        self.ready = False
+        self.ready, self.features = False, frozenset()
         self._unanswered.clear()
 
     def _take(self, frame: Frame) -> Request | None:

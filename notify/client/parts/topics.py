@@ -1,4 +1,4 @@
-"""What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17."""
+"""What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17, 27 to 30."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from notify.client.actions import (
     SubscriptionChanged,
 )
 from notify.client.parts.backoff import Backoff
-from notify.client.parts.requests import Refusal, Request, Requests
+from notify.client.parts.requests import HISTORY, Refusal, Request, Requests, positioned
 
 NOWHERE = {"epoch": "", "seq": 0}
+#: what a chat consists of
+KINDS = ("chat_message", "chat_event")
 
 
 class Topic(Struct):
@@ -39,8 +41,12 @@ class Topic(Struct):
     behind: bool = False
     #: a message was handed over since the last gap
     progress: bool = True
-    #: the id of the subscribe frame that is not answered yet
+    #: the id of the frame that asks for it, ``subscribe`` or ``history``, and is not answered yet
     request: int | None = None
+    #: it is behind, and catches up by pages of history before it is subscribed to
+    paging: bool = False
+    #: history was asked for what lies after this position
+    asked: bool = False
     #: the ``seq`` in the answer that made it live: up to there nothing is missing once what was replayed has come
     answered: int = 0
 
@@ -58,6 +64,7 @@ class Topic(Struct):
     def advance(self, frame: Frame) -> None:
         """A message is handed over."""
         self.position, self.progress = Position(frame["epoch"], frame["seq"]), True
+        self.asked = False
         self.backoff.reset()
 
 
@@ -124,6 +131,7 @@ class Topics:
         topic.paused = False
         self._do(SubscriptionChanged(chat, "subscribing"))
         if chat is not None:
+            topic.paging, topic.answered = True, 0
             self._want(chat, now)
             return False
         if topic.live and not topic.behind:
@@ -137,10 +145,10 @@ class Topics:
         position = self.notifications.position
         return NOWHERE if position is None else msgspec.to_builtins(position)
 
-    def authenticated(self, frame: Frame) -> None:
+    def authenticated(self, frame: Frame, now: float) -> None:
         """The server has said where the notifications go on from, unless it keeps none."""
         if "epoch" in frame:
-            self._settle(self.notifications, frame)
+            self._settle(self.notifications, frame, now)
 
     def connected(self, now: float) -> None:
         """A connection takes subscriptions."""
@@ -153,7 +161,7 @@ class Topics:
         self._retries.clear()
         self._unanswered = 0
         for topic in self.values():
-            topic.live, topic.request = False, None
+            topic.live, topic.request, topic.asked = False, None, False
             topic.backoff.reset()
 
     def message(self, chat: Id | None, frame: Frame, now: float) -> bool:
@@ -182,11 +190,14 @@ class Topics:
             self._do(PresenceChanged(chat, users))
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
-        """The server has subscribed to a chat."""
+        """The server has subscribed to a chat, or has sent a page of it."""
         self._unanswered -= 1
         topic = self.chats.get(request.key)
-        if topic is not None and topic.request == request.id and "epoch" in frame:
-            self._settle(topic, frame)
+        if topic is not None and topic.request == request.id:
+            if topic.paging:
+                self._turn(topic, request.key, frame, now)
+            elif "epoch" in frame:
+                self._settle(topic, frame, now)
         self._pump(now)
 
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
@@ -195,7 +206,10 @@ class Topics:
         topic = self.chats.get(request.key)
         if topic is not None and topic.request == request.id:
             topic.request = None
-            if refusal.again:
+            if topic.paging and (refusal.code == "history_unavailable" or not refusal.again):
+                topic.paging = False  # the answer to a subscribe says what is lost, or that it may not be had
+                self._want(request.key, now)
+            elif refusal.again:
                 delay = self._retry(topic, request.key, now)
                 self._refuse("waiting", request.key, refusal, delay)
             else:
@@ -244,7 +258,7 @@ class Topics:
     def _withdraw(self, topic: Topic, chat: Id, now: float) -> None:
         self._queue.pop(chat, None)
         self._retries.pop(chat, None)
-        if topic.live or topic.request is not None:
+        if topic.live or (topic.request is not None and not topic.paging):
             self._requests.send({"type": "unsubscribe", "chat_id": chat}, now)
         topic.live, topic.request = False, None
 
@@ -254,26 +268,87 @@ class Topics:
             chat = next(iter(self._queue))
             del self._queue[chat]
             topic = self.chats[chat]
-            frame: Frame = {"type": "subscribe", "chat_id": chat}
-            if topic.position is not None:
-                frame["since"] = msgspec.to_builtins(topic.position)
-            if topic.watch:
-                frame["watch_presence"] = True
             self._unanswered += 1
-            topic.live, topic.request = False, self._requests.ask(self, chat, frame, now)
+            topic.live, topic.request = False, self._requests.ask(self, chat, self._frame(topic), now)
 
-    def _settle(self, topic: Topic, answer: Frame) -> None:
+    def _frame(self, topic: Topic) -> Frame:
+        """What asks for a chat: its next page, or the subscription."""
+        position = None if topic.position is None else msgspec.to_builtins(topic.position)
+        topic.paging = topic.paging and position is not None and HISTORY in self._requests.features
+        if topic.paging:
+            topic.asked = True
+            return {"type": "history", "chat_id": topic.chat, "after": position, "limit": self._settings.page}
+        frame: Frame = {"type": "subscribe", "chat_id": topic.chat}
+        if position is not None:
+            frame["since"] = position
+        if topic.watch:
+            frame["watch_presence"] = True
+        return frame
+
+    def _settle(self, topic: Topic, answer: Frame, now: float) -> None:
         """The server has answered from where a topic goes on."""
         newest = Position(answer["epoch"], answer["seq"])
         if topic.position is None:
             topic.position = newest
         elif not answer.get("recovered"):
+            if topic.chat is not None and self._further(topic, newest):
+                # Too much for one resumption. Until it has caught up, what comes would be thrown away.
+                self._requests.send({"type": "unsubscribe", "chat_id": topic.chat}, now)
+                topic.request, topic.paging, topic.answered = None, True, 0
+                self._want(topic.chat, now)
+                return
             self._do(Lost(topic.chat, topic.position, newest))
             topic.position = newest
         topic.answered = newest.seq
         topic.live, topic.behind, topic.request = True, False, None
         if not topic.paused:
             self._do(SubscriptionChanged(topic.chat, "live", topic.position))
+
+    def _further(self, topic: Topic, newest: Position) -> bool:
+        """Whether history may have what a resumption did not bring."""
+        position = topic.position
+        return (
+            position is not None
+            and HISTORY in self._requests.features
+            and not topic.asked
+            and position.epoch == newest.epoch
+            and position.seq < newest.seq
+        )
+
+    def _turn(self, topic: Topic, chat: Id, answer: Frame, now: float) -> None:
+        """A page has come. The next one is for the reader to ask for, by ``resume``; behind the last one it is live."""
+        topic.request = None
+        messages = answer.get("messages")
+        handed, whole = 0, answer.get("type") == "history" and isinstance(messages, list)
+        for message in messages if whole and messages else ():
+            if not positioned(message) or message.get("chat_id") != chat or message.get("type") not in KINDS:
+                continue
+            judged = topic.judge(message)
+            if judged == "gap" and topic.position is not None:
+                self._do(GapFound(chat, topic.position.seq, message["prev"]))
+                whole = False
+                break
+            if judged == "next":
+                topic.advance(message)
+                self._do(Deliver(chat, message))
+                handed += 1
+        if handed and whole and answer.get("more") is True:
+            topic.paused = True
+            self._do(SubscriptionChanged(chat, "paused"))
+            return
+        end = answer.get("seq")
+        if (
+            whole
+            and answer.get("more") is True
+            and topic.position is not None
+            and answer.get("epoch") == topic.position.epoch
+            and isinstance(end, int)
+            and end > topic.position.seq
+        ):
+            topic.position = Position(topic.position.epoch, end)  # up to there nothing is for this client
+        else:
+            topic.paging = False
+        self._want(chat, now)
 
     def _fill(self, topic: Topic, chat: Id, now: float) -> None:
         """Ask again from the last position. What comes meanwhile is ignored: the answer includes it."""

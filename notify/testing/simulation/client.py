@@ -151,6 +151,8 @@ class SimulatedClient:
                 self._leave(code, reason)
             case do.FetchToken(n):
                 self.machine.token(n, self._token, self._clock.now)
+            case do.SubscriptionChanged(chat, "paused"):
+                self.machine.resume(chat, self._clock.now)
             case do.Done(n, _, users):
                 self.answers[n] = users or []
 

@@ -1,8 +1,8 @@
 /** The client: it carries out what the machine asks for, and gives what comes to its readers. */
 
 import { ClientId } from "./client-id.js";
-import { ClientClosed, Refused } from "./errors.js";
-import { chatKey } from "./int64.js";
+import { ClientClosed, Refused, within } from "./errors.js";
+import { asText, chatKey, holdsBigInt } from "./int64.js";
 import { Link } from "./link.js";
 import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
@@ -11,13 +11,21 @@ import { Stream } from "./stream.js";
 
 const now = () => performance.now() / 1000;
 
+/** A message as its reader gets it. */
+function read({ type: _, epoch, seq, prev: __, ...message }) {
+  message.position = { epoch, seq };
+  // JSON.stringify knows no BigInt; an id as text is the same id wherever the client takes one.
+  if (holdsBigInt(message)) Object.defineProperty(message, "toJSON", { value: () => asText({ ...message }) });
+  return message;
+}
+
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
-  #link = null; #closing = null; #chats = new Map(); #commands = new Map(); #count = 0;
-  #listeners = new Map(); #settled = []; #awake; #hidden;
+  #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
+  #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
-    const { token, store = null, settings = {}, queue = 256, random = Math.random } = options;
+    const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (this.#WebSocket === undefined) {
       throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
@@ -26,10 +34,11 @@ export class NotifyClient {
     this.#clientId = new ClientId(String(url), options.clientId ?? null, random);
     this.#token = token;
     this.#bound = queue;
+    this.#onLost = onLost;
     this.#saver = new Saver(store, (error) => this.#tell("error", error));
     this.#machine = new Machine(settings, random, () => Date.now() / 1000);
     this.state = { state: "idle" };
-    this.notifications = new Stream(this.#hooks(), NOTIFICATIONS);
+    this.notifications = new Stream(this.#hooks(), NOTIFICATIONS, { onLost });
     this.#awake = () => this.online();
     this.#hidden = () => {
       if (globalThis.document.visibilityState === "visible") this.online();
@@ -49,12 +58,25 @@ export class NotifyClient {
     return () => this.#listeners.get(name).delete(listener);
   }
 
-  /** Connect; resolves once connected, however long it takes. Rejects with ClientClosed where it ends instead. */
-  async start() {
+  /**
+   * Connect; resolves once connected: within `timeout` seconds, or however long it takes. Rejects with TimedOut, which says why the
+   * last try failed, and goes on trying; and with ClientClosed where it ends instead. A try that fails is told to the listeners
+   * of `state`; where there are none, the console is told, as long as this waits.
+   */
+  async start({ timeout = null } = {}) {
+    this.#starters += 1;
+    try {
+      await within(this.#connected(), timeout, () => `not connected within ${timeout} s: ${this.#standing()}`);
+    } finally {
+      this.#starters -= 1;
+    }
+  }
+
+  async #connected() {
     if (this.state.state === "closed") throw new Error("a closed client stays closed: make a new one");
     if (this.state.state === "idle") {
       const stored = (await this.#saver.load(NOTIFICATIONS)) ?? null;
-      if (this.state.state !== "idle") return this.start();
+      if (this.state.state !== "idle") return this.#connected();
       this.#machine.topics.notifications.position = stored;
       this.notifications.position = stored;
       globalThis.addEventListener?.("online", this.#awake);
@@ -67,32 +89,60 @@ export class NotifyClient {
     }
   }
 
+  #standing() {
+    return `the client is ${this.state.state}${this.#reason && `, ${this.#reason}`}`;
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+    await this.close();
+  }
+
   /** Close for good: streams end, positions are saved. */
   async close() {
     for (const stream of this.#streams()) stream.handled();
     this.#event("stop");
-    await this.#saver.flush();
+    await this.#saver.close();
     await this.#closing;
   }
 
   /**
    * Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on.
-   * `onEvent` needs a client with `settings: { features: ["events"] }`.
+   * `onEvent` needs a client with `settings: { features: ["events"] }`. `load` loads the chat's state as it is at the position
+   * that it is given, or later; it is awaited in the reader's turn, first of all and again wherever messages are lost.
+   *
+   * Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes neither
+   * `since` nor `watchPresence`. Each stream gets every message, the slowest sets the pace, and its position is what is stored.
    */
-  chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null } = {}) {
+  chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
+    if (load !== null && (onLost !== null || since !== null)) {
+      throw new TypeError("load: it begins at the newest position, and is called on a loss: no since, no onLost");
+    }
     const key = chatKey(id);
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
     }
-    if (this.#chats.has(key)) throw new Error(`chat ${key} is subscribed to already`);
-    const chat = new Stream(this.#hooks(), key, onLost, onEvent);
-    this.#chats.set(key, chat);
+    const readers = this.#chats.get(key);
+    if (readers !== undefined && (since !== null || watchPresence)) {
+      throw new Error(`chat ${key} is subscribed to already: name since and watchPresence the first time`);
+    }
+    const chat = new Stream(this.#hooks(), key, { onLost: onLost ?? this.#onLost, onEvent, load });
+    if (readers !== undefined) {
+      const [{ state }] = readers, position = this.#machine.topics.chats.get(key)?.position ?? null;
+      readers.push(chat);
+      if (position !== null) {
+        chat.begin(position);
+        chat.changed(state, position);
+      }
+      return chat;
+    }
+    const all = [chat];
+    this.#chats.set(key, all);
     const begin = (position) => {
-      if (this.#chats.get(key) !== chat || chat.state === "closed") return;
+      if (this.#chats.get(key) !== all || this.state.state === "closed") return;
       chat.position = position;
       this.#event("subscribe", key, position, watchPresence);
     };
-    const loaded = since ?? this.#saver.load(key);
+    const loaded = since ?? (load === null ? this.#saver.load(key) : undefined);
     if (since !== null || loaded === undefined) begin(since);
     else Promise.resolve(loaded).then((stored) => begin(stored ?? null), (error) => {
       this.#tell("error", error);
@@ -104,6 +154,28 @@ export class NotifyClient {
   /** Who is in a chat, on any node: `[{user_id, connections}]`. */
   async presence(id) {
     return (await this.#ask({ type: "presence", chat_id: chatKey(id) })).users ?? [];
+  }
+
+  /**
+   * A page of up to `limit` (1 to 100) messages of a chat, oldest first: the newest, or those next to a position. Gives
+   * `{messages, more, start, position}`: go on `before` start, or `after` position. Rejects with Refused.
+   */
+  async history(id, { before = null, after = null, limit = 50 } = {}) {
+    if (before !== null && after !== null) throw new TypeError("a page is before a position or after one");
+    if (!Number.isInteger(limit) || limit < 1 || limit > 100) throw new RangeError("limit: 1 to 100 messages");
+    const frame = { type: "history", chat_id: chatKey(id), limit };
+    if (before !== null) frame.before = before;
+    if (after !== null) frame.after = after;
+    const done = await this.#ask(frame), messages = done.messages.map(read);
+    const start = done.start ?? messages[0]?.position ?? null;
+    return { messages, more: done.more, start, position: done.position ?? messages.at(-1)?.position ?? after };
+  }
+
+  /** A chat's newest position. Rejects with Refused. */
+  async position(id) {
+    const { position } = await this.#ask({ type: "history", chat_id: chatKey(id), limit: 1 });
+    if (position === undefined) throw new Refused("internal", "the server did not say which position is the newest");
+    return position;
   }
 
   /** The round trip's seconds. */
@@ -137,23 +209,56 @@ export class NotifyClient {
   #hooks() {
     return {
       bound: this.#bound,
-      pause: (key) => this.#event("pause", key),
-      resume: (key) => this.#event("resume", key),
-      save: (key, position) => this.#saver.save(key, position),
+      standing: () => this.#standing(),
+      pause: (stream) => {
+        this.#hold(stream);
+        this.#event("pause", stream.key);
+      },
+      hold: (stream) => this.#hold(stream),
+      resume: (stream) => this.#resume(stream),
+      save: (stream) => this.#save(stream),
       close: (stream) => this.#unsubscribe(stream),
     };
   }
 
   #streams() {
-    return [this.notifications, ...this.#chats.values()];
+    return [this.notifications, ...[...this.#chats.values()].flat()];
+  }
+
+  #hold(stream) {
+    if (!this.#held.has(stream.key)) this.#held.set(stream.key, new Set());
+    this.#held.get(stream.key).add(stream);
+  }
+
+  /** It has room again; what comes is for all streams of its chat, so the last one has it resumed. */
+  #resume(stream) {
+    const held = this.#held.get(stream.key);
+    held?.delete(stream);
+    if (held?.size > 0) return;
+    this.#held.delete(stream.key);
+    this.#event("resume", stream.key);
+  }
+
+  /** Store how far the slowest reader is: one in an epoch that is over is behind. */
+  #save({ key }) {
+    const { topics } = this.#machine, topic = key === NOTIFICATIONS ? topics.notifications : topics.chats.get(key);
+    const current = ({ epoch }) => (epoch === topic?.position?.epoch ? 1 : 0);
+    const places = this.#readers(key).map(({ position }) => position).filter((position) => position !== null);
+    if (places.length === 0) return;
+    this.#saver.save(key, places.reduce((a, b) => ((current(a) - current(b) || a.seq - b.seq) <= 0 ? a : b)));
   }
 
   #unsubscribe(stream) {
-    if (this.#chats.get(stream.key) !== stream) return;
+    const { key } = stream, readers = this.#readers(key);
+    if (!readers.includes(stream)) return;
     stream.handled();
-    this.#chats.delete(stream.key);
     stream.finish("closed", null);
-    this.#event("unsubscribe", stream.key);
+    readers.splice(readers.indexOf(stream), 1);
+    if (readers.length === 0) {
+      this.#chats.delete(key);
+      this.#held.delete(key);
+      this.#event("unsubscribe", key);
+    } else if (this.#held.get(key)?.has(stream)) this.#resume(stream);
   }
 
   #ask(frame) {
@@ -218,7 +323,8 @@ export class NotifyClient {
       case "subscription": return this.#subscription(action);
       case "lost": {
         const loss = { chat_id: action.chat, before: action.before, after: action.after };
-        return this.#stream(action.chat)?.put("loss", loss);
+        for (const stream of this.#readers(action.chat)) stream.put("loss", loss);
+        return;
       }
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
@@ -228,12 +334,12 @@ export class NotifyClient {
   }
 
   #deliver({ chat, frame }) {
-    const { type, epoch, seq, prev: _, ...message } = frame;
-    this.#stream(chat)?.put(type === "chat_event" ? "event" : "message", { ...message, position: { epoch, seq } });
+    const kind = frame.type === "chat_event" ? "event" : "message";
+    for (const stream of this.#readers(chat)) stream.put(kind, read(frame));
   }
 
-  #stream(chat) {
-    return chat === NOTIFICATIONS ? this.notifications : this.#chats.get(chat);
+  #readers(chat) {
+    return chat === NOTIFICATIONS ? [this.notifications] : this.#chats.get(chat) ?? [];
   }
 
   #settle(n, how) {
@@ -243,16 +349,23 @@ export class NotifyClient {
   }
 
   #subscription({ chat, state, position, code, message }) {
-    const stream = this.#stream(chat);
+    const readers = this.#readers(chat);
     if (state === "refused") {
       this.#chats.delete(chat);
-      stream?.finish("refused", new Refused(code, message));
-    } else stream?.changed(state, position);
+      this.#held.delete(chat);
+      for (const stream of readers) stream.finish("refused", new Refused(code, message));
+    } else for (const stream of readers) stream.changed(state, position);
   }
 
   #state({ do: _, ...state }) {
     this.state = state;
-    if (state.state === "closed") {
+    if (state.state === "connected") this.#reason = "";
+    else if (state.state === "waiting") {
+      this.#reason = state.reason || `the connection was closed with ${state.code}`;
+      if (this.#starters > 0 && !this.#listeners.get("state")?.size) {
+        console.warn(`notify: not connected: ${this.#reason}; trying again in ${state.delay.toFixed(1)} s`);
+      }
+    } else if (state.state === "closed") {
       globalThis.removeEventListener?.("online", this.#awake);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
       const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);

@@ -1,10 +1,21 @@
 /** What the client throws. */
 
+/** What a close code that ends the client asks for (docs/protocol.md, Close codes). */
+const ENDS = new Map([
+  [4500, "the server does not accept the token: its key, audience or expiry is not what the server is set up for, whose log says which"],
+  [4501, "the server did not get the token in time, three times in a row"],
+  [4502, "the server took what the client sent for invalid"],
+  [4503, "an operator has disconnected this user"],
+  [4504, "the client sent more than the server allows"],
+  [null, "the token function gave none, which means that the user has signed out"],
+]);
+
 /** The client has ended and will not reconnect; `code` is the server's close code (null: no token). */
 export class ClientClosed extends Error {
   name = "ClientClosed";
   constructor(code, reason) {
-    super(`closed with ${code}${reason ? ` (${reason})` : ""}`);
+    const words = ENDS.has(code) ? `: ${ENDS.get(code)}` : "", said = reason && reason !== "no token" ? ` (${reason})` : "";
+    super(`closed${code === null ? "" : ` with ${code}`}${words}${said}`);
     this.code = code;
     this.reason = reason;
   }
@@ -25,5 +36,24 @@ export class Refused extends Error {
   constructor(code, message = "") {
     super(message ? `${code}: ${message}` : code);
     this.code = code;
+  }
+}
+
+/** It did not happen within the time that the program gave it; the message says what stands in the way. */
+export class TimedOut extends Error {
+  name = "TimedOut";
+}
+
+/** The promise, but no longer than so many seconds (null: as long as it takes); then TimedOut with these words. */
+export async function within(promise, timeout, words) {
+  if (timeout === null) return promise;
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new TimedOut(words())), timeout * 1000);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }

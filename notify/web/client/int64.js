@@ -21,6 +21,20 @@ export function encode(value) {
     .replace(MARKED, "$1");
 }
 
+/** Whether there is a BigInt in a value that came from JSON. */
+export function holdsBigInt(value) {
+  if (typeof value !== "object" || value === null) return typeof value === "bigint";
+  return Object.values(value).some(holdsBigInt);
+}
+
+/** The same with each BigInt as text. */
+export function asText(value) {
+  if (typeof value === "bigint") return String(value);
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(asText);
+  return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, asText(part)]));
+}
+
 /**
  * A chat's id as it is compared: an integer is a Number where that holds it, else a BigInt; text that spells one,
  * canonically, is that integer, and other text is itself. Throws TypeError where it is none.

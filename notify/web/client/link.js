@@ -8,7 +8,7 @@ const GOODBYE = 2000;
 
 /** Calls `events`: `opened()`, `frame(value)`, `closed(code, reason)`; nothing more once it is left, cut or closed. */
 export class Link {
-  #socket = null; #events;
+  #socket = null; #events; #opened = false; #error = "";
 
   constructor(WebSocket, url, events) {
     this.#events = events;
@@ -18,12 +18,16 @@ export class Link {
       queueMicrotask(() => events.closed(1006, String(error?.message ?? error)));
       return;
     }
-    this.#socket.onopen = () => events.opened();
-    this.#socket.onerror = () => {}; // a close event follows, and says more
+    this.#socket.onopen = () => {
+      this.#opened = true;
+      events.opened();
+    };
+    // A close event follows. Browsers keep the reason to themselves, others have it here.
+    this.#socket.onerror = (event) => (this.#error = event?.message ?? "");
     this.#socket.onmessage = ({ data }) => this.#received(data);
     this.#socket.onclose = ({ code, reason }) => {
       this.#detach();
-      events.closed(code, reason);
+      events.closed(code, reason || (this.#opened ? "" : unopened(url, this.#error)));
     };
   }
 
@@ -76,4 +80,11 @@ export class Link {
     this.#socket = null;
     return socket;
   }
+}
+
+/** What can be wrong where no connection came about. */
+function unopened(url, error) {
+  const address = url.split("?", 1)[0], origin = globalThis.location?.origin;
+  const pages = origin ? `, and does the server allow pages of ${origin} (listen.allowed_origins)` : "";
+  return `${address} could not be opened${error ? ` (${error})` : ""}: is the address right, with its path /ws, is the server there${pages}?`;
 }

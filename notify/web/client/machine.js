@@ -11,12 +11,14 @@ import { AUTH_FAILED, AUTH_TIMEOUT, Attempts, TOKEN_EXPIRED, advice } from "./pa
 import { Commands } from "./parts/commands.js";
 import { Credentials } from "./parts/credentials.js";
 import { Heartbeat } from "./parts/heartbeat.js";
-import { Requests, refusal } from "./parts/requests.js";
-import { NOTIFICATIONS, Topics } from "./parts/topics.js";
+import { HISTORY, Requests, isObject, positioned, refusal } from "./parts/requests.js";
+import { KINDS, NOTIFICATIONS, Topics } from "./parts/topics.js";
 import { DEFAULTS } from "./settings.js";
 
 /** What the client itself closes a connection with. */
 export const CLOSE_DONE = 1000, CLOSE_GAP = 3000, CLOSE_DEAD = 3001;
+/** What answers a request. */
+const ANSWERS = new Set(["subscribed", "ok", "pong", "presence", "history"]);
 
 /**
  * One client. `random` gives numbers in [0, 1), `unix` the Unix time in seconds.
@@ -76,12 +78,15 @@ export class Machine {
     this.topics.pause(chat, now);
   }
 
-  /** The reader has caught up: go on from the last message that was handed over. */
+  /**
+   * The reader has caught up: go on from the last message that was handed over. Also due behind a page of history, after which a
+   * chat is `paused` by itself (docs/client.md, rule 27).
+   */
   resume(chat, now) {
     if (this.topics.resume(chat, now)) this.#reconnect(CLOSE_GAP, "resync", now);
   }
 
-  /** Ask the server something (`presence` or `ping`), now or once connected. Answer: `done` or `failed`. */
+  /** Ask the server something (`presence`, `history` or `ping`), now or once connected. Answer: `done` or `failed`. */
   request(n, frame, now) {
     if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
     else this.#commands.add(n, frame, now);
@@ -121,9 +126,8 @@ export class Machine {
     this.#wake = now + this.settings.answer_timeout;
     this.#enter({ state: "authenticating" });
     this.#requests.pace.start(now);
-    const auth = { type: "auth", token: this.#credentials.value, since: this.topics.since() };
-    if (this.settings.features.length > 0) auth.features = this.settings.features;
-    this.#requests.send(auth, now);
+    const features = [...new Set([...this.settings.features, HISTORY])];
+    this.#requests.send({ type: "auth", token: this.#credentials.value, since: this.topics.since(), features }, now);
   }
 
   /** The server sent one frame (decoded JSON). What is not understood is ignored. */
@@ -131,16 +135,14 @@ export class Machine {
     if ((this.state !== "authenticating" && this.state !== "connected") || !isObject(frame)) return;
     this.#heartbeat.heard(now);
     const { type, chat_id: chat } = frame;
-    if (type === "chat_message" || type === "chat_event") {
+    if (KINDS.has(type)) {
       if (isId(chat) && positioned(frame)) this.topics.message(chat, frame, now);
     } else if (type === "notification") {
       if (positioned(frame) && this.topics.message(NOTIFICATIONS, frame, now)) this.#reconnect(CLOSE_GAP, "gap", now);
     } else if (type === "auth_result") this.#authenticated(frame, now);
     else if (type === "error") this.#refused(frame, now);
     else if (type === "presence" && frame.id === undefined) this.topics.presence(chat, frame.users ?? []);
-    else if (type === "subscribed" || type === "ok" || type === "pong" || type === "presence") {
-      this.#requests.answered(frame, now);
-    }
+    else if (ANSWERS.has(type)) this.#requests.answered(frame, now);
   }
 
   /** The connection is gone, or could not be opened; 1006 where no close frame came. */
@@ -214,9 +216,9 @@ export class Machine {
     this.#attempts.connected(now);
     this.#heartbeat.start(now, frame.ping_interval);
     this.#credentials.confirmed(now, frame.expires_at ?? null);
-    this.#requests.ready = true;
+    this.#requests.grant(frame.features);
     this.#enter({ state: "connected", user_id: frame.user_id, connection_id: frame.connection_id });
-    this.topics.authenticated(frame);
+    this.topics.authenticated(frame, now);
     this.#commands.connected(now);
     this.topics.connected(now);
   }
@@ -291,13 +293,4 @@ export class Machine {
 
 function past(due, now) {
   return due !== null && due <= now;
-}
-
-function isObject(value) {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** Whether a message names its position as it should. */
-function positioned(frame) {
-  return typeof frame.epoch === "string" && Number.isInteger(frame.seq) && Number.isInteger(frame.prev);
 }

@@ -9,6 +9,12 @@
  */
 export type Id = number | bigint | string;
 
+declare global {
+  interface SymbolConstructor {
+    readonly asyncDispose: unique symbol;
+  }
+}
+
 export interface Position {
   readonly epoch: string;
   readonly seq: number;
@@ -46,6 +52,17 @@ export interface Notification {
   readonly position: Position;
 }
 
+/** A part of a chat's history, oldest first; events are in it where the client asked for them. */
+export interface Page {
+  readonly messages: readonly (ChatMessage | ChatEvent)[];
+  /** There are more in the direction that was asked for, also where this page has none. */
+  readonly more: boolean;
+  /** Where it begins: go on `before` that. null: nothing says. */
+  readonly start: Position | null;
+  /** Where it ends: go on `after` that. Of the newest page it is the chat's newest. */
+  readonly position: Position | null;
+}
+
 export interface Presence {
   readonly user_id: Id;
   readonly connections: number;
@@ -76,9 +93,11 @@ export type Token = string | { readonly value: string; /** Unix seconds. */ read
 export interface Store {
   load(key: string): Position | null | undefined | Promise<Position | null | undefined>;
   save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
+  /** The program has closed the client: let go of what is held. */
+  close?(): void | Promise<void>;
 }
 
-/** Seconds, but for the last five. */
+/** Seconds, but for the last six. */
 export interface Settings {
   backoff_floor: number;
   backoff_base: number;
@@ -96,7 +115,9 @@ export interface Settings {
   window: number;
   burst: number;
   rate: number;
-  /** What the client can take beyond what everyone gets: `events`. */
+  /** Messages that are asked for at once of a chat's history, 1 to 100. */
+  page: number;
+  /** What the client can take beyond what everyone gets: `events`; `history` it asks for by itself. */
   features: readonly string[];
 }
 
@@ -114,6 +135,8 @@ export interface Options {
   settings?: Partial<Settings>;
   /** Messages that may wait for a reader, per stream; then the client takes no more from the server. */
   queue?: number;
+  /** Of the notifications, and of each chat that names neither its own nor `load`. */
+  onLost?: ((loss: Loss) => void | Promise<void>) | null;
   /** For Node before 22, for example that of the package `ws`. */
   WebSocket?: new (url: string, protocols: string[]) => any;
   random?: () => number;
@@ -128,6 +151,12 @@ export interface ChatOptions {
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
   /** Called, and awaited, with each event in its place between the messages; needs the feature `events`. */
   onEvent?: ((event: ChatEvent) => void | Promise<void>) | null;
+  /**
+   * Loads the chat's state as it is at this position, or later. Called, and awaited, in the reader's turn: first of all, with
+   * the chat's newest position, from which the messages then go on; and again wherever some are lost. In place of `since`, a
+   * stored position and `onLost`. Where it throws, so does reading, and calls it again when read on.
+   */
+  load?: ((position: Position) => void | Promise<void>) | null;
 }
 
 /** `for await (const message of stream)`: each message once and in order. One reader at a time. */
@@ -140,14 +169,22 @@ export class Stream<M> implements AsyncIterableIterator<M> {
   readonly waiting: number;
   onLost: ((loss: Loss) => void | Promise<void>) | null;
   onEvent: ((event: ChatEvent) => void | Promise<void>) | null;
-  /** Resolves once the server has confirmed it; rejects with Refused or ClientClosed. */
-  ready(): Promise<void>;
+  load: ((position: Position) => void | Promise<void>) | null;
+  /** Resolves once the server has confirmed it; rejects with Refused, ClientClosed, or after `timeout` seconds TimedOut. */
+  ready(options?: { timeout?: number | null }): Promise<void>;
   next(): Promise<IteratorResult<M, undefined>>;
   [Symbol.asyncIterator](): this;
   /** The message that was read last is dealt with; reading on says so by itself. */
   handled(): void;
-  /** Unsubscribe (chats only); what was not read is forgotten. */
+  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
   close(): void;
+  /**
+   * What `break` and an error in `for await` call: unsubscribes (chats only). What was read last is not handled, unless `handled`
+   * was called.
+   */
+  return(value?: undefined): Promise<IteratorResult<M, undefined>>;
+  /** `await using`: close. */
+  [Symbol.asyncDispose](): Promise<void>;
 }
 
 export class NotifyClient {
@@ -156,11 +193,30 @@ export class NotifyClient {
   /** The client_id in use. */
   readonly clientId: string;
   readonly notifications: Stream<Notification>;
-  /** Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. */
-  start(): Promise<void>;
+  /**
+   * Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. After `timeout` seconds it
+   * rejects with TimedOut, which says why the last try failed, and goes on trying.
+   */
+  start(options?: { timeout?: number | null }): Promise<void>;
   close(): Promise<void>;
+  /** `await using`: close. */
+  [Symbol.asyncDispose](): Promise<void>;
+  /**
+   * Called again for the same chat it gives another stream, which goes on from where the subscription is (no `since`, no
+   * `watchPresence`). Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   */
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
+  /**
+   * A page of up to `limit` (1 to 100) messages: the newest, or those next to a position. Rejects with Refused:
+   * `history_unavailable` where the server cannot go on from that position, `unsupported` where it gives clients no history.
+   */
+  history(
+    id: Id,
+    options?: { before?: Position | null; after?: Position | null; limit?: number },
+  ): Promise<Page>;
+  /** A chat's newest position. Rejects with Refused, as `history`. */
+  position(id: Id): Promise<Position>;
   /** The round trip's seconds. */
   ping(): Promise<number>;
   /**
@@ -179,14 +235,23 @@ export class NotifyClient {
   on(name: "action", listener: (action: Action) => void): () => void;
 }
 
+/** What is used of a `Storage`. */
+export interface StorageLike {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+}
+
+/** For one client. Each open tab has positions of its own, held by a Web Lock, and one that opens goes on with the first free ones. */
 export class LocalStorageStore implements Store {
-  /** The prefix names the user; the storage is `localStorage` where none is given. */
-  constructor(
-    prefix: string,
-    storage?: { getItem(key: string): string | null; setItem(key: string, value: string): void },
-  );
-  load(key: string): Position | null;
-  save(positions: Readonly<Record<string, Position>>): void;
+  /**
+   * The prefix names the user; the storage is `localStorage` where none is given. The options are for pages that have no
+   * `navigator.locks` or `sessionStorage`, and for tests: without locks positions are kept in `session`, for this tab alone;
+   * without both it throws.
+   */
+  constructor(prefix: string, storage?: StorageLike, options?: { locks?: any; session?: StorageLike | null });
+  load(key: string): Promise<Position | null>;
+  save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
+  close(): Promise<void>;
 }
 
 export class ClientClosed extends Error {
@@ -199,9 +264,12 @@ export class HistoryLost extends Error {
 }
 
 export class Refused extends Error {
-  /** An error code of the protocol, or `timeout`, `busy`, `closed`. */
+  /** An error code of the protocol, or `timeout`, `busy`, `closed`, `unsupported`. */
   readonly code: string;
 }
+
+/** It did not happen within the time that the program gave it; the message says what stands in the way. */
+export class TimedOut extends Error {}
 
 /** What the machine asks its front to do, or tells it. `chat` null: the notifications. `n` is the fetch's or request's. */
 export type Action =
@@ -228,6 +296,15 @@ export type Action =
   | { readonly do: "lost"; readonly chat: Id | null; readonly before: Position; readonly after: Position }
   | { readonly do: "presence"; readonly chat: Id; readonly users: Presence[] }
   | { readonly do: "done"; readonly n: number; readonly took: number; readonly users?: Presence[] }
+  | {
+      readonly do: "done";
+      readonly n: number;
+      readonly took: number;
+      readonly messages: Frame[];
+      readonly more: boolean;
+      readonly start?: Position;
+      readonly position?: Position;
+    }
   | { readonly do: "failed"; readonly n: number; readonly code: string; readonly message?: string }
   | { readonly do: "error"; readonly code: string; readonly message: string };
 
@@ -248,6 +325,7 @@ export class Machine {
   subscribe(chat: Id, now: number, since?: Position | null, watch?: boolean): void;
   unsubscribe(chat: Id, now: number): void;
   pause(chat: Id | null, now: number): void;
+  /** Also due behind a page of history, after which a chat is `paused` by itself: docs/client.md, rule 27. */
   resume(chat: Id | null, now: number): void;
   request(n: number, frame: Frame, now: number): void;
   token(n: number, value: string | null, now: number, expiresAt?: number | null): void;

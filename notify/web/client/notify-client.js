@@ -16,7 +16,7 @@
  */
 
 export { NotifyClient } from "./client.js";
-export { ClientClosed, HistoryLost, Refused } from "./errors.js";
+export { ClientClosed, HistoryLost, Refused, TimedOut } from "./errors.js";
 export { decode, encode } from "./int64.js";
 export { Machine } from "./machine.js";
 export { DEFAULTS } from "./settings.js";

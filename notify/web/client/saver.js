@@ -27,6 +27,16 @@ export class Saver {
     this.#timer ??= setTimeout(() => this.flush(), SAVING);
   }
 
+  /** Save what has not been, and let go of the store. */
+  async close() {
+    await this.flush();
+    try {
+      await this.#store?.close?.();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
   /** Save now what has not been. */
   async flush() {
     clearTimeout(this.#timer);

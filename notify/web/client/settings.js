@@ -1,4 +1,4 @@
-/** The client's numbers, each with the rule that it belongs to: docs/client.md. Seconds, but for the last five. */
+/** The client's numbers, each with the rule that it belongs to: docs/client.md. Seconds, but for the last six. */
 export const DEFAULTS = Object.freeze({
   // A retry waits a random time between the floor and min(cap, base * 2 ** tries).
   backoff_floor: 0.1,
@@ -18,6 +18,8 @@ export const DEFAULTS = Object.freeze({
   window: 16,
   burst: 900,
   rate: 45,
-  // What the client can take beyond what everyone gets; `events` is the one that it knows.
+  // Messages that are asked for at once of a chat's history, 1 to 100.
+  page: 100,
+  // What the client can take beyond what everyone gets: `events`; `history` it asks for by itself.
   features: Object.freeze([]),
 });

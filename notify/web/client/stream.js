@@ -1,20 +1,25 @@
-import { ClientClosed, HistoryLost } from "./errors.js";
+import { ClientClosed, HistoryLost, within } from "./errors.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
 
 /**
  * `for await (const message of stream)`: each message once and in order, over any number of reconnects. One reader
  * at a time. A message counts as handled when the reader comes for the next one; then its position is stored.
+ * A reader that lags is brought on page by page, as it takes them. Of several streams of one chat each gets all, and the
+ * slowest sets the pace.
  */
 export class Stream {
   state = "subscribing";
   position = null;
   #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
 
-  constructor(hooks, key, onLost = null, onEvent = null) {
+  #begun = false;
+
+  constructor(hooks, key, { onLost = null, onEvent = null, load = null } = {}) {
     this.#hooks = hooks;
     this.key = key;
     this.onLost = onLost;
     this.onEvent = onEvent;
+    this.load = load;
   }
 
   /** Messages that have come and were not read yet. */
@@ -22,7 +27,14 @@ export class Stream {
     return this.#queue.length;
   }
 
-  async ready() {
+  /** Resolves once the server has confirmed it: within `timeout` seconds, or however long it takes. */
+  async ready({ timeout = null } = {}) {
+    const what = this.key === NOTIFICATIONS ? "the notifications are" : `chat ${this.key} is`;
+    await within(this.#isReady(), timeout, () =>
+      `${what} not live within ${timeout} s: ${this.state}; ${this.#hooks.standing()}`);
+  }
+
+  async #isReady() {
     while (this.state !== "live" && this.state !== "paused") {
       if (this.#over()) throw this.#error ?? new ClientClosed(1000, "");
       await new Promise((resolve) => this.#ready.push(resolve));
@@ -38,14 +50,17 @@ export class Stream {
     this.handled();
     for (;;) {
       if (this.#queue.length > 0) {
-        const [kind, item] = this.#queue.shift();
-        if (this.#paused && !this.#over() && this.#queue.length <= this.#hooks.bound / 2) {
-          this.#paused = false;
-          this.#hooks.resume(this.key);
-        }
-        this.#taken = kind === "loss" ? item.after : item.position;
+        const [kind, item] = this.#queue[0];
+        const loads = this.load !== null && (kind === "load" || kind === "loss");
+        // Where that throws, reading on loads again.
+        if (loads) await this.load(item.after);
+        if (this.#queue.length === 0) continue; // closed meanwhile
+        this.#queue.shift();
+        this.#askOn();
+        this.#taken = item.after ?? item.position;
         if (kind === "message") return { done: false, value: item };
         if (kind === "event") await this.onEvent?.(item);
+        else if (loads) this.handled();
         else if (this.onLost === null) throw new HistoryLost(item);
         else await this.onLost(item);
         this.handled();
@@ -65,18 +80,33 @@ export class Stream {
       this.position = this.#taken;
       this.#taken = null;
     }
-    if (this.position !== null) this.#hooks.save(this.key, this.position);
+    if (this.position !== null) this.#hooks.save(this);
   }
 
-  /** Unsubscribe; what was not read is forgotten. */
+  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
   close() {
+    if (this.key === NOTIFICATIONS) return;
     this.#queue = [];
     this.#hooks.close(this);
   }
 
+  /**
+   * `for await` ends before the stream does: unsubscribe (chats only). By `break` or by an error, nothing tells: so the message
+   * that was read last does not count as handled, unless `handled` was called.
+   */
+  async return(value) {
+    if (this.key !== NOTIFICATIONS) this.#taken = null;
+    this.close();
+    return { done: true, value };
+  }
+
+  async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
+    this.close();
+  }
+
   // The client's side.
 
-  /** `kind` is "message", "event" or "loss". */
+  /** `kind` is "message", "event", "loss" or "load". */
   put(kind, item) {
     this.#queue.push([kind, item]);
     if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
@@ -90,17 +120,38 @@ export class Stream {
     this.#measuring = null;
     if (this.#queue.length < this.#hooks.bound || this.#paused || this.#over()) return;
     this.#paused = true;
-    this.#hooks.pause(this.key);
+    this.#hooks.pause(this);
+  }
+
+  #askOn() {
+    if (!this.#paused || this.#over() || this.#queue.length > this.#hooks.bound / 2) return;
+    this.#paused = false;
+    this.#hooks.resume(this);
   }
 
   changed(state, position) {
     this.state = state;
+    if (state === "paused") {
+      this.#wake();
+      if (this.#paused) return;
+      this.#paused = true; // behind a page; the next one is for the reader to ask for
+      this.#hooks.hold(this);
+      this.#askOn();
+    }
     if (state !== "live") return;
-    if (this.position === null && this.#taken === null && this.#queue.length === 0) {
+    this.begin(position);
+    this.#wake();
+  }
+
+  /** What comes goes on from there. */
+  begin(position) {
+    if (this.load !== null) {
+      if (!this.#begun) this.put("load", { after: position });
+      this.#begun = true;
+    } else if (this.position === null && this.#taken === null && this.#queue.length === 0) {
       this.position = position;
       if (this.key !== NOTIFICATIONS) this.handled();
     }
-    this.#wake();
   }
 
   finish(state, error) {

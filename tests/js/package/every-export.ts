@@ -1,29 +1,31 @@
 // Every thing that the package exports, used as it is meant; and wrongly, where an error is expected.
 import {
-  ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, decode, encode,
+  ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, TimedOut, decode, encode,
 } from "notify-client";
 import type {
-  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Position, Presence, Settings, State, Store,
+  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, State, StorageLike, Store,
   Token,
 } from "notify-client";
 
 const position: Position = { epoch: "e", seq: 1 };
 const ids: Id[] = [7, 9007199254740993n, "01JD9Z5V8M2Q4W6X7Y8Z9A0B1C"];
 const memory = new Map<string, string>();
-const local = new LocalStorageStore("user-1", {
+const storage: StorageLike = {
   getItem: (key) => memory.get(key) ?? null,
   setItem: (key, value) => void memory.set(key, value),
-});
+};
+const local = new LocalStorageStore("user-1", storage, { session: storage });
 const store: Store = {
   load: async (key) => local.load(key),
   save: (positions) => local.save(positions),
+  close: () => local.close(),
 };
 const settings: Partial<Settings> = { backoff_cap: DEFAULTS.backoff_cap / 2 };
 const token: Token = { value: "T", expiresAt: 1.5 };
 class Socket {
   constructor(readonly url: string, readonly protocols: string[]) {}
 }
-const options: Options = { token: async () => token, store, settings, queue: 10, WebSocket: Socket, random: () => 0.5 };
+const options: Options = { token: async () => token, store, settings, queue: 10, WebSocket: Socket, random: () => 0.5, onLost: (loss) => void loss.after };
 
 export async function main(): Promise<string[]> {
   const texts: string[] = [];
@@ -35,12 +37,14 @@ export async function main(): Promise<string[]> {
     if (action.do === "close") texts.push(action.code.toFixed(), action.reason);
     if (action.do === "subscription" && action.position !== undefined) texts.push(action.position.epoch);
   });
-  await client.start();
+  await client.start({ timeout: 10 });
   const lost = (loss: Loss): void => void texts.push(`${loss.chat_id} ${loss.before.seq} ${loss.after.seq}`);
   const happened = (event: ChatEvent): void => void texts.push(event.kind, `${event.refers_to}`);
   const more: ChatOptions = { since: position, watchPresence: true, onLost: lost, onEvent: happened };
+  const loading: ChatOptions = { load: async (place: Position) => void texts.push(place.epoch) };
+  client.chat(8, loading).close();
   const chat: Stream<ChatMessage> = client.chat(ids[1] ?? "9007199254740993", more);
-  await chat.ready();
+  await chat.ready({ timeout: 1.5 });
   try {
     for await (const message of chat) texts.push(message.content, message.position.seq.toFixed());
     const next: IteratorResult<Notification, undefined> = await client.notifications.next();
@@ -49,9 +53,14 @@ export async function main(): Promise<string[]> {
     if (error instanceof ClientClosed) texts.push(`${error.code} ${error.reason}`);
     else if (error instanceof HistoryLost) lost(error.loss);
     else if (error instanceof Refused) texts.push(error.code);
+    else if (error instanceof TimedOut) texts.push(error.message);
   }
   const users: Presence[] = await client.presence(7);
   texts.push(`${chat.state} ${chat.waiting} ${chat.position?.seq} ${users[0]?.connections} ${await client.ping()}`);
+  const page: Page = await client.history(7, { before: await client.position(7), limit: 10 });
+  texts.push(`${page.more} ${page.messages[0]?.position.seq} ${page.position?.seq}`);
+  // @ts-expect-error: a position, not a number
+  void client.history(7, { after: 3 });
   chat.handled();
   chat.close();
   await client.refresh();

@@ -1,5 +1,7 @@
 /** What a program asks the server and waits for: docs/client.md, rule 22. */
 
+import { HISTORY, positioned } from "./requests.js";
+
 /** The commands in hand. They outlive connections: one without an answer is sent again on the next. */
 export class Commands {
   #settings; #requests; #do; #waiting = new Map();
@@ -22,13 +24,27 @@ export class Commands {
 
   /** A connection stands. */
   connected(now) {
-    for (const n of this.#waiting.keys()) this.#send(n, now);
+    for (const n of [...this.#waiting.keys()]) this.#send(n, now);
   }
 
   /** The server's answer; nobody waits for it any more where it came too late. */
   answered({ key: n }, frame, now) {
     const command = this.#waiting.get(n);
-    if (this.#waiting.delete(n)) this.#do({ do: "done", n, took: now - command.sent, users: frame.users });
+    if (!this.#waiting.delete(n)) return;
+    const took = now - command.sent;
+    if (command.frame.type !== HISTORY) {
+      this.#do({ do: "done", n, took, users: frame.users });
+      return;
+    }
+    const { messages, more, epoch, start, seq } = frame;
+    if (!Array.isArray(messages)) {
+      this.#do({ do: "failed", n, code: "internal", message: "the answer has no messages" });
+      return;
+    }
+    const done = { do: "done", n, took, messages: messages.filter(positioned), more: more === true };
+    if (typeof epoch === "string" && Number.isInteger(start)) done.start = { epoch, seq: start };
+    if (typeof epoch === "string" && Number.isInteger(seq)) done.position = { epoch, seq };
+    this.#do(done);
   }
 
   /** The server's refusal. */
@@ -61,6 +77,11 @@ export class Commands {
 
   #send(n, now) {
     const command = this.#waiting.get(n);
+    if (command.frame.type === HISTORY && !this.#requests.features.has(HISTORY)) {
+      this.#waiting.delete(n);
+      this.#do({ do: "failed", n, code: "unsupported", message: "this server gives clients no history" });
+      return;
+    }
     command.sent = now;
     this.#requests.ask(this, n, command.frame, now);
   }

@@ -4,6 +4,17 @@ import { Pace } from "./pace.js";
 
 /** Error codes that are retried where the server does not say: docs/client.md, rule 15. */
 const RETRIED = new Set(["unavailable", "history_unavailable", "rate_limited", "internal"]);
+/** The feature that has the server answer `history`. */
+export const HISTORY = "history";
+
+export function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Whether a message is one, and names its position as it should. */
+export function positioned(frame) {
+  return isObject(frame) && typeof frame.epoch === "string" && Number.isInteger(frame.seq) && Number.isInteger(frame.prev);
+}
 
 /** What an `error` of the server says: `{code, message, again}`. `again`: it may succeed later. */
 export function refusal(frame) {
@@ -20,6 +31,8 @@ export function refusal(frame) {
 export class Requests {
   /** The connection is authenticated. */
   ready = false;
+  /** What the server has granted on it beyond what everyone gets. */
+  features = new Set();
   pace;
   #timeout; #do; #ids = 0; #unanswered = new Map();
 
@@ -27,6 +40,12 @@ export class Requests {
     this.pace = new Pace(settings);
     this.#timeout = settings.answer_timeout;
     this.#do = act;
+  }
+
+  /** The connection is authenticated, and the server has said which features are in force. */
+  grant(features) {
+    this.ready = true;
+    this.features = new Set(Array.isArray(features) ? features : []);
   }
 
   /** Send a frame that has no answer of its own. */
@@ -66,6 +85,7 @@ export class Requests {
   /** The connection is gone. */
   forget() {
     this.ready = false;
+    this.features = new Set();
     this.#unanswered.clear();
   }
 

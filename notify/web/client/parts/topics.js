@@ -1,9 +1,12 @@
-/** What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17. */
+/** What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17, 27 to 30. */
 
 import { Backoff } from "./backoff.js";
+import { HISTORY, positioned } from "./requests.js";
 
 /** The key of the notifications among the topics; chats have their ids. */
 export const NOTIFICATIONS = null;
+/** What a chat consists of. */
+export const KINDS = new Set(["chat_message", "chat_event"]);
 const NOWHERE = { epoch: "", seq: 0 };
 
 /** What is kept of one chat, or of the notifications. */
@@ -14,8 +17,12 @@ class Topic {
   behind = false;
   /** A message was handed over since the last gap. */
   progress = true;
-  /** The id of the subscribe frame that is not answered yet. */
+  /** The id of the frame that asks for it, `subscribe` or `history`, and is not answered yet. */
   request = null;
+  /** It is behind, and catches up by pages of history before it is subscribed to. */
+  paging = false;
+  /** History was asked for what lies after this position. */
+  asked = false;
   /** The `seq` in the answer that made it live: up to there nothing is missing once what was replayed has come. */
   answered = 0;
 
@@ -38,6 +45,7 @@ class Topic {
   advance({ epoch, seq }) {
     this.position = { epoch, seq };
     this.progress = true;
+    this.asked = false;
     this.backoff.reset();
   }
 }
@@ -94,9 +102,12 @@ export class Topics {
     if (topic === undefined || !topic.paused) return false;
     topic.paused = false;
     this.#say(chat, "subscribing");
-    if (chat !== NOTIFICATIONS) this.#want(chat, now);
-    else if (topic.live && !topic.behind) this.#say(chat, "live", { position: topic.position });
-    return topic.live && topic.behind;
+    if (chat !== NOTIFICATIONS) {
+      topic.paging = true;
+      topic.answered = 0;
+      this.#want(chat, now);
+    } else if (topic.live && !topic.behind) this.#say(chat, "live", { position: topic.position });
+    return chat === NOTIFICATIONS && topic.live && topic.behind;
   }
 
   // --- what happens
@@ -107,8 +118,8 @@ export class Topics {
   }
 
   /** The server has said where the notifications go on from, unless it keeps none. */
-  authenticated(frame) {
-    if (frame.epoch !== undefined) this.#settle(this.notifications, frame);
+  authenticated(frame, now) {
+    if (frame.epoch !== undefined) this.#settle(this.notifications, frame, now);
   }
 
   /** A connection takes subscriptions. */
@@ -124,6 +135,7 @@ export class Topics {
     for (const topic of [this.notifications, ...this.chats.values()]) {
       topic.live = false;
       topic.request = null;
+      topic.asked = false;
       topic.backoff.reset();
     }
   }
@@ -154,11 +166,14 @@ export class Topics {
     if (this.chats.has(chat)) this.#do({ do: "presence", chat, users });
   }
 
-  /** The server has subscribed to a chat. */
+  /** The server has subscribed to a chat, or has sent a page of it. */
   answered(request, frame, now) {
     this.#unanswered -= 1;
     const topic = this.chats.get(request.key);
-    if (topic?.request === request.id && frame.epoch !== undefined) this.#settle(topic, frame);
+    if (topic?.request === request.id) {
+      if (topic.paging) this.#turn(topic, frame, now);
+      else if (frame.epoch !== undefined) this.#settle(topic, frame, now);
+    }
     this.#pump(now);
   }
 
@@ -168,7 +183,10 @@ export class Topics {
     const chat = request.key, topic = this.chats.get(chat);
     if (topic?.request === request.id) {
       topic.request = null;
-      if (again) this.#say(chat, "waiting", { delay: this.#retry(topic, now), code, message });
+      if (topic.paging && (code === "history_unavailable" || !again)) {
+        topic.paging = false; // the answer to a subscribe says what is lost, or that it may not be had
+        this.#want(chat, now);
+      } else if (again) this.#say(chat, "waiting", { delay: this.#retry(topic, now), code, message });
       else {
         this.chats.delete(chat);
         this.#say(chat, "refused", { code, message });
@@ -228,7 +246,7 @@ export class Topics {
   #withdraw(topic, now) {
     this.#queue.delete(topic.chat);
     this.#retries.delete(topic.chat);
-    if (topic.live || topic.request !== null) this.#requests.send({ type: "unsubscribe", chat_id: topic.chat }, now);
+    if (topic.live || (topic.request !== null && !topic.paging)) this.#requests.send({ type: "unsubscribe", chat_id: topic.chat }, now);
     topic.live = false;
     topic.request = null;
   }
@@ -239,20 +257,40 @@ export class Topics {
       const chat = this.#queue.values().next().value;
       this.#queue.delete(chat);
       const topic = this.chats.get(chat);
-      const frame = { type: "subscribe", chat_id: chat };
-      if (topic.position !== null) frame.since = topic.position;
-      if (topic.watch) frame.watch_presence = true;
       this.#unanswered += 1;
       topic.live = false;
-      topic.request = this.#requests.ask(this, chat, frame, now);
+      topic.request = this.#requests.ask(this, chat, this.#frame(topic), now);
     }
   }
 
+  /** What asks for a chat: its next page, or the subscription. */
+  #frame(topic) {
+    const { chat, position } = topic;
+    topic.paging &&= position !== null && this.#requests.features.has(HISTORY);
+    if (topic.paging) {
+      topic.asked = true;
+      return { type: "history", chat_id: chat, after: position, limit: this.#settings.page };
+    }
+    const frame = { type: "subscribe", chat_id: chat };
+    if (position !== null) frame.since = position;
+    if (topic.watch) frame.watch_presence = true;
+    return frame;
+  }
+
   /** The server has answered from where a topic goes on. */
-  #settle(topic, { epoch, seq, recovered }) {
+  #settle(topic, { epoch, seq, recovered }, now) {
     const newest = { epoch, seq };
     if (topic.position === null) topic.position = newest;
     else if (recovered !== true) {
+      if (topic.chat !== NOTIFICATIONS && this.#further(topic, newest)) {
+        // Too much for one resumption. Until it has caught up, what comes would be thrown away.
+        this.#requests.send({ type: "unsubscribe", chat_id: topic.chat }, now);
+        topic.request = null;
+        topic.paging = true;
+        topic.answered = 0;
+        this.#want(topic.chat, now);
+        return;
+      }
       this.#do({ do: "lost", chat: topic.chat, before: topic.position, after: newest });
       topic.position = newest;
     }
@@ -261,6 +299,41 @@ export class Topics {
     topic.behind = false;
     topic.request = null;
     if (!topic.paused) this.#say(topic.chat, "live", { position: topic.position });
+  }
+
+  /** Whether history may have what a resumption did not bring. */
+  #further({ position, asked }, { epoch, seq }) {
+    return this.#requests.features.has(HISTORY) && !asked && position.epoch === epoch && position.seq < seq;
+  }
+
+  /** A page has come. The next one is for the reader to ask for, by `resume`; behind the last one it is live. */
+  #turn(topic, { type, messages, more, epoch, seq }, now) {
+    const { chat } = topic;
+    topic.request = null;
+    let handed = false, whole = type === HISTORY && Array.isArray(messages);
+    for (const message of whole ? messages : []) {
+      if (!positioned(message) || message.chat_id !== chat || !KINDS.has(message.type)) continue;
+      const judged = topic.judge(message);
+      if (judged === "gap") {
+        this.#do({ do: "gap", chat, last: topic.position.seq, prev: message.prev });
+        whole = false;
+        break;
+      }
+      if (judged === "next") {
+        topic.advance(message);
+        this.#do({ do: "message", chat, frame: message });
+        handed = true;
+      }
+    }
+    if (handed && whole && more === true) {
+      topic.paused = true;
+      this.#say(chat, "paused");
+      return;
+    }
+    const { position } = topic, further = Number.isInteger(seq) && epoch === position.epoch && seq > position.seq;
+    if (whole && more === true && further) topic.position = { epoch, seq }; // up to there nothing is for this client
+    else topic.paging = false;
+    this.#want(chat, now);
   }
 
   /** Ask again from the last position. What comes meanwhile is ignored: the answer includes it. */
