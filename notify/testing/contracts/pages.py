@@ -265,6 +265,8 @@ class PagesContract(IntegerIds, Suite):
         sent = await gatherResults(publishes)
         for page in await gatherResults(asked):
             got = [m.position for m in page.messages]
-            end = sent.index(got[-1]) + 1 if got else 0
-            self.assertEqual(got, sent[max(0, end - 5) : end])
+            self.assertEqual(got, [one for one in sent if page.first <= one.seq <= page.last])
+            self.assertLessEqual(len(got), 5)
+            if got and got[0] != sent[0] and len(got) < 5:
+                self.assertTrue(page.more)
         await recorder.wait(40)
