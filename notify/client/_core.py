@@ -30,6 +30,7 @@ from notify.client.values import (
     Page,
     Presence,
     Refused,
+    Signal,
     State,
     Store,
     Token,
@@ -51,6 +52,7 @@ class Options(TypedDict, total=False):
     on_lost: OnLost | None
     on_state: Callable[[State], None] | None
     on_presence: Callable[[Id, list[Presence]], None] | None
+    on_signal: Callable[[Signal], None] | None
     on_action: Callable[[do.Action], None] | None
     random: Callable[[], float]
 
@@ -67,6 +69,7 @@ class Core(ABC):
     out. ``store`` keeps positions over restarts. ``client_id`` is the program's own instead of a random one: 1 to 64 of
     ``A-Z a-z 0-9 _ -`` on which proxies hash, and which gets a suffix when the server sends the client elsewhere. ``queue`` bounds the messages that wait for a reader, per stream.
     ``on_lost`` is that of the notifications, and of each chat that names neither its own nor ``load``.
+    ``on_signal`` is told each :class:`Signal` as it comes, with ``Settings(features=("signals",))``.
     ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
     """
 
@@ -82,6 +85,7 @@ class Core(ABC):
         on_lost: OnLost | None = None,
         on_state: Callable[[State], None] | None = None,
         on_presence: Callable[[Id, list[Presence]], None] | None = None,
+        on_signal: Callable[[Signal], None] | None = None,
         on_action: Callable[[do.Action], None] | None = None,
         random: Callable[[], float] = random.random,
     ) -> None:
@@ -95,6 +99,9 @@ class Core(ABC):
         self.queue = queue
         self._token, self._on_lost = token, on_lost
         self._on_state, self._on_presence, self._on_action = on_state, on_presence, on_action
+        if on_signal is not None:
+            self._needs("signals", "on_signal")
+        self._on_signal = on_signal
         self._saver = Saver(store, self._later)
         stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
@@ -191,8 +198,8 @@ class Core(ABC):
                 "load: it begins at the newest position, and is called on a loss: no since, no on_lost"
             )
         chat_id = identifier(chat_id)
-        if on_event is not None and "events" not in self.machine.settings.features:
-            raise ValueError('on_event: the client must ask for events: Settings(features=("events",))')
+        if on_event is not None:
+            self._needs("events", "on_event")
         readers = self._chats.get(chat_id)
         if readers is not None and (since is not None or watch_presence):
             raise ValueError(
@@ -218,6 +225,17 @@ class Core(ABC):
         """Who is in a chat, on any node. Raises ``Refused``."""
         done = await self._ask({"type": "presence", "chat_id": identifier(chat_id)})
         return msgspec.convert(done.users or [], list[Presence])
+
+    def signal(self, chat_id: Id, kind: str, data: Any = None) -> bool:
+        """Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does.
+
+        It is sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server
+        passes no signals on, or the client sends as fast as it may. ``data`` is any JSON value, up to 1 KiB by default.
+        """
+        self._needs("signals", "signal")
+        sent = self.machine.signal(identifier(chat_id), kind, data, self._now())
+        self._carry_out()
+        return sent
 
     async def history(
         self, chat_id: Id, before: Position | None = None, after: Position | None = None, limit: int = 50
@@ -266,6 +284,10 @@ class Core(ABC):
     def online(self) -> None:
         """Tell the client that the network has come back: it tries at once."""
         self._event(self.machine.online)
+
+    def _needs(self, feature: str, what: str) -> None:
+        if feature not in self.machine.settings.features:
+            raise ValueError(f'{what}: the client must ask for {feature}: Settings(features=("{feature}",))')
 
     # --- what a front provides ------------------------------------------------------------------------------
 
@@ -404,6 +426,8 @@ class Core(ABC):
                     stream._put(Loss(chat, before, after))
             case do.PresenceChanged(chat, users):
                 self._tell(self._on_presence, chat, [Presence(**user) for user in users])
+            case do.Signalled(chat, user, kind, data):
+                self._tell(self._on_signal, Signal(chat, user, kind, data))
             case do.Done(n):
                 waiter = self._commands.pop(n)
                 self._wake.append(lambda: waiter.fire(action))

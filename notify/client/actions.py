@@ -44,7 +44,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate: float = 45.0
     #: messages that are asked for at once of a chat's history, 1 to 100
     page: int = 100
-    #: what the client can take beyond what everyone gets: ``events``; ``history`` it asks for by itself
+    #: what the client can take beyond what everyone gets: ``events``, ``signals``; ``history`` it asks for by itself
     features: tuple[str, ...] = ()
 
 
@@ -137,6 +137,15 @@ class PresenceChanged(Action, frozen=True, tag="presence"):
 
     chat: Id
     users: list[Frame]
+
+
+class Signalled(Action, frozen=True, tag="signal"):
+    """What a member of a chat signals now; it has no position."""
+
+    chat: Id
+    user: Id
+    kind: str
+    data: Any
 
 
 class Done(Action, frozen=True, tag="done"):

@@ -96,6 +96,10 @@ class Machine:
         else:
             self._commands.add(n, frame, now)
 
+    def signal(self, chat: Id, kind: str, data: Any, now: float) -> bool:
+        """Signal something to the other members of a chat that is live. Whether it is on its way; else it is lost."""
+        return self.topics.signal(chat, kind, data, now)
+
     def refresh(self, n: int, now: float) -> None:
         """Fetch a token and go on with it. Answer: ``Done`` once the server has taken it, or ``Failed``."""
         if self.state in ("idle", "closed"):
@@ -162,6 +166,8 @@ class Machine:
                 self._do(ErrorReceived(refusal.code, refusal.message))
         elif kind == "presence" and "id" not in frame:
             self.topics.presence(chat, frame.get("users", []))
+        elif kind == "signal":
+            self.topics.signalled(chat, frame)
         elif kind in ("subscribed", "ok", "pong", "presence", "history"):
             self._requests.answered(frame, now)
 

@@ -70,6 +70,15 @@ class Notification(Struct, frozen=True):
     position: Position
 
 
+class Signal(Struct, frozen=True):
+    """What another member of a chat signals now, as that they type; ``data`` is any JSON value. Nobody keeps it."""
+
+    chat_id: Id
+    user_id: Id
+    kind: str
+    data: Any
+
+
 class Presence(Struct, frozen=True):
     """One user who is in a chat, over all nodes."""
 

@@ -29,6 +29,7 @@ from notify.client import (
     Presence,
     Refused,
     Settings,
+    Signal,
     State,
     Token,
     TwistedClient,
@@ -754,6 +755,44 @@ class Behaviour:
                 self.assertEqual(await client.presence(7), [Presence(5, 1)])
                 self.assertEqual(seen, [(7, [Presence(5, 1)])])
                 self.assertGreater(await client.ping(), 0)
+
+        return self.check(scenario)
+
+    def test_signals(self: Any) -> Any:
+        async def scenario() -> None:
+            self.server.features = ["signals"]
+            seen: list[Signal] = []
+            settings = Settings(features=("signals",))
+            async with self.client(on_signal=seen.append, settings=settings) as client:
+                chat = client.chat(7)
+                self.assertFalse(client.signal(8, "typing"))
+                await chat.ready()
+                await self.aside(
+                    self.server.say(
+                        json.dumps(
+                            {
+                                "type": "signal",
+                                "chat_id": 7,
+                                "user_id": "u-6",
+                                "kind": "typing",
+                                "data": {"on": True},
+                            }
+                        )
+                    )
+                )
+                self.assertTrue(client.signal("7", "typing", [1]))
+                await client.ping()  # behind both
+                self.assertEqual(seen, [Signal(7, "u-6", "typing", {"on": True})])
+                said = [frame for frame in self.server.frames if frame["type"] == "signal"]
+                self.assertEqual(said, [{"type": "signal", "chat_id": 7, "kind": "typing", "data": [1]}])
+
+        return self.check(scenario)
+
+    def test_signals_must_be_asked_for(self: Any) -> Any:
+        async def scenario() -> None:
+            self.assertRaises(ValueError, self.client, on_signal=print)
+            async with self.client() as client:
+                self.assertRaises(ValueError, client.signal, 7, "typing")
 
         return self.check(scenario)
 

@@ -33,7 +33,7 @@ class Life:
         self.settings: dict[str, Any] = {"window": 2, "burst": 6, "rate": 5.0, "max_commands": 3}
         if seed % 2:
             self.settings["features"] = ["events"]
-        self.granted = ["history"] if seed % 3 else self.settings.get("features", [])
+        self.granted = ["history", "signals"] if seed % 3 else self.settings.get("features", [])
         self.randoms: list[float] = []
         self.now = 0.0
         self.machine = Machine(
@@ -111,6 +111,7 @@ class Life:
                 ["request", self.count, {"type": "ping"}],
                 ["request", self.count, {"type": "presence", "chat_id": chat}],
                 ["request", self.count, {"type": "history", "chat_id": chat}],
+                ["signal", chat, "typing", draw.choice((None, True, {"x": 1}))],
                 ["online"],
                 ["refresh", self.count],
             )
@@ -136,6 +137,16 @@ class Life:
                 ["frame", error],
                 ["frame", {**error, "chat_id": draw.choice((1, 2, "c-3", None))}],
                 ["frame", {"type": "presence", "chat_id": draw.choice((1, 2, 9)), "users": []}],
+                [
+                    "frame",
+                    {
+                        "type": "signal",
+                        "chat_id": draw.choice((1, 2, 9)),
+                        "user_id": 6,
+                        "kind": "k",
+                        "data": 1,
+                    },
+                ],
                 ["frame", {"type": "pong"}],
                 ["frame", draw.choice(({}, [], None, {"type": 7}, {"type": "chat_message", "chat_id": 1}))],
                 ["stop"] if draw.random() < 0.1 else ["token", self.token, "T2", None],

@@ -583,6 +583,29 @@ test("presence and ping", async () => {
   await client.close();
 });
 
+test("signals", async () => {
+  const world = new World();
+  world.features = ["signals"];
+  const [client] = await connected({ settings: { ...SETTINGS, features: ["signals"] } }, world), seen = [];
+  client.on("signal", (signal) => seen.push(signal));
+  const chat = client.chat(7);
+  assert.equal(client.signal(8, "typing"), false);
+  await chat.ready();
+  world.say({ type: "signal", chat_id: 7, user_id: "u-6", kind: "typing", data: { on: true } });
+  assert.deepEqual(seen, [{ chat_id: 7, user_id: "u-6", kind: "typing", data: { on: true } }]);
+  assert.equal(client.signal("7", "typing", [1]), true);
+  await client.ping();
+  const said = world.said.filter(({ type }) => type === "signal");
+  assert.deepEqual(said, [{ type: "signal", chat_id: 7, kind: "typing", data: [1] }]);
+  await client.close();
+});
+
+test("signals must be asked for", async () => {
+  const [client] = await connected();
+  assert.throws(() => client.signal(7, "typing"), TypeError);
+  await client.close();
+});
+
 test("a chat that is closed ends, and can be had again", async () => {
   const [client, world] = await connected();
   const chat = client.chat(7);

@@ -204,6 +204,9 @@ class FakeServer:
     async def _on_ping(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         await self._send(connection, {"type": "pong", **({"id": frame["id"]} if "id" in frame else {})})
 
+    async def _on_signal(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
+        """Nobody else is there to hear it."""
+
     async def _on_presence(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         answer = {"type": "presence", "id": frame["id"], **self._present(frame["chat_id"])}
         await self._send(connection, answer)

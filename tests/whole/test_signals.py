@@ -16,7 +16,9 @@ from twisted.trial.unittest import TestCase
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
+from notify.client import Publisher, Settings, Signal, TwistedClient
 from notify.wire.protobuf import pb
+from tests.support import running
 from tests.support.natsd import NatsServer
 from tests.support.process import Client, Server, token, wait_for
 
@@ -301,3 +303,38 @@ class Abuse(Case):
             self.assertIn('notify_signals_dropped_total{reason="slow"}', metrics)
             self.assertIn("notify_slow_clients_total 0.0", metrics)
             self.assertIn("notify_connections 3.0", metrics)
+
+
+class Libraries(TestCase):
+    """The client library at both ends, and a backend."""
+
+    timeout = 60
+
+    async def test_members_hear_each_other_and_the_backend_and_nobody_else_does(self) -> None:
+        server = await running.LocalServer().start(self)
+        heard: dict[int, list[Signal]] = {5: [], 6: [], 7: []}
+        clients = {}
+        for user, chat in ((5, 10), (6, 10), (7, 11)):
+            clients[user] = client = TwistedClient(
+                server.ws,
+                running.token(user),
+                settings=Settings(features=("signals",)),
+                on_signal=heard[user].append,
+            )
+            self.addCleanup(client.close)
+            await client.start()
+            await client.chat(chat).ready()
+        self.assertTrue(clients[5].signal(10, "typing", {"on": True}))
+        self.assertFalse(clients[5].signal(11, "typing"))
+
+        def publish() -> None:
+            with Publisher(server.api, running.API_KEY) as publisher:
+                publisher.signal(1, 10, 5, "away")
+
+        await deferToThread(publish)
+        while len(heard[6]) < 2:
+            await clients[6].ping()
+        await clients[5].ping()
+        await clients[7].ping()
+        self.assertEqual(heard[6], [Signal(10, 5, "typing", {"on": True}), Signal(10, 5, "away", None)])
+        self.assertEqual((heard[5], heard[7]), ([], []))

@@ -14,6 +14,8 @@ from notify.client.parts.pace import Pace
 RETRIED = frozenset(("unavailable", "history_unavailable", "rate_limited", "internal"))
 #: the feature that has the server answer ``history``
 HISTORY = "history"
+#: that with which it passes on what the members of a chat signal
+SIGNALS = "signals"
 
 
 def positioned(frame: Any) -> bool:

@@ -18,10 +18,11 @@ from notify.client.actions import (
     Position,
     PresenceChanged,
     Settings,
+    Signalled,
     SubscriptionChanged,
 )
 from notify.client.parts.backoff import Backoff
-from notify.client.parts.requests import HISTORY, Refusal, Request, Requests, positioned
+from notify.client.parts.requests import HISTORY, SIGNALS, Refusal, Request, Requests, positioned
 
 NOWHERE = {"epoch": "", "seq": 0}
 #: what a chat consists of
@@ -138,6 +139,16 @@ class Topics:
             self._do(SubscriptionChanged(None, "live", topic.position))
         return topic.live and topic.behind
 
+    def signal(self, chat: Id, kind: str, data: Any, now: float) -> bool:
+        """Signal something to a chat's members. Whether it is on its way: where it cannot be now, it is lost."""
+        topic = self.chats.get(chat)
+        if topic is None or not topic.live or SIGNALS not in self._requests.features:
+            return False
+        if not self._requests.pace.allows(now):
+            return False
+        self._requests.send({"type": "signal", "chat_id": chat, "kind": kind, "data": data}, now)
+        return True
+
     # --- what happens ---------------------------------------------------------------------------------------
 
     def since(self) -> Frame:
@@ -188,6 +199,17 @@ class Topics:
         """Somebody came to a chat or left it."""
         if isinstance(chat, int | str) and chat in self.chats:
             self._do(PresenceChanged(chat, users))
+
+    def signalled(self, chat: Any, frame: Frame) -> None:
+        """A member of a chat signals something."""
+        user, kind = frame.get("user_id"), frame.get("kind")
+        if (
+            isinstance(chat, int | str)
+            and chat in self.chats
+            and isinstance(user, int | str)
+            and isinstance(kind, str)
+        ):
+            self._do(Signalled(chat, user, kind, frame.get("data")))
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
         """The server has subscribed to a chat, or has sent a page of it."""

@@ -51,7 +51,7 @@ export class NotifyClient {
     return this.#clientId.value;
   }
 
-  /** `on("state" | "presence" | "action" | "error", listener)`; returns a function that takes it away again. */
+  /** `on("state" | "presence" | "signal" | "action" | "error", listener)`; returns a function that takes it away again. */
   on(name, listener) {
     if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
     this.#listeners.get(name).add(listener);
@@ -149,6 +149,21 @@ export class NotifyClient {
       begin(null);
     });
     return chat;
+  }
+
+  /**
+   * Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
+   * sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server passes no signals
+   * on, or the client sends as fast as it may. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
+   * tells what others signal.
+   */
+  signal(id, kind, data = null) {
+    if (!this.#machine.settings.features.includes("signals")) {
+      throw new TypeError('signal: the client must ask for signals: settings: { features: ["signals"] }');
+    }
+    const sent = this.#machine.signal(chatKey(id), kind, data, now());
+    this.#carryOut();
+    return sent;
   }
 
   /** Who is in a chat, on any node: `[{user_id, connections}]`. */
@@ -325,6 +340,10 @@ export class NotifyClient {
         const loss = { chat_id: action.chat, before: action.before, after: action.after };
         for (const stream of this.#readers(action.chat)) stream.put("loss", loss);
         return;
+      }
+      case "signal": {
+        const { chat, user, kind, data } = action;
+        return this.#tell("signal", { chat_id: chat, user_id: user, kind, data });
       }
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));

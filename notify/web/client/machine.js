@@ -92,6 +92,11 @@ export class Machine {
     else this.#commands.add(n, frame, now);
   }
 
+  /** Signal something to the other members of a chat that is live. Whether it is on its way; else it is lost. */
+  signal(chat, kind, data, now) {
+    return this.topics.signal(chat, kind, data, now);
+  }
+
   /** Fetch a token and go on with it. Answer: `done` once the server has taken it, or `failed`. */
   refresh(n, now) {
     if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
@@ -142,6 +147,7 @@ export class Machine {
     } else if (type === "auth_result") this.#authenticated(frame, now);
     else if (type === "error") this.#refused(frame, now);
     else if (type === "presence" && frame.id === undefined) this.topics.presence(chat, frame.users ?? []);
+    else if (type === "signal") this.topics.signalled(chat, frame);
     else if (ANSWERS.has(type)) this.#requests.answered(frame, now);
   }
 

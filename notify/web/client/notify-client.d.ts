@@ -43,6 +43,14 @@ export interface ChatEvent {
   readonly position: Position;
 }
 
+/** What another member of a chat signals now; `data` is any JSON value. Nobody keeps it. */
+export interface Signal {
+  readonly chat_id: Id;
+  readonly user_id: Id;
+  readonly kind: string;
+  readonly data: unknown;
+}
+
 export interface Notification {
   readonly notification_id: Id;
   readonly user_id: Id;
@@ -208,6 +216,11 @@ export class NotifyClient {
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
   /**
+   * Tells the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
+   * sent at once or never, and kept nowhere; gives whether it was sent. Needs the feature `signals`.
+   */
+  signal(id: Id, kind: string, data?: unknown): boolean;
+  /**
    * A page of up to `limit` (1 to 100) messages: the newest, or those next to a position. Rejects with Refused:
    * `history_unavailable` where the server cannot go on from that position, `unsupported` where it gives clients no history.
    */
@@ -230,6 +243,8 @@ export class NotifyClient {
   cut(): void;
   on(name: "state", listener: (state: State) => void): () => void;
   on(name: "presence", listener: (presence: { chat_id: Id; users: Presence[] }) => void): () => void;
+  /** What others signal in the chats that are subscribed to, with the feature `signals`. */
+  on(name: "signal", listener: (signal: Signal) => void): () => void;
   on(name: "error", listener: (error: Error) => void): () => void;
   /** Every action of the machine, for diagnostics. */
   on(name: "action", listener: (action: Action) => void): () => void;
@@ -295,6 +310,7 @@ export type Action =
   | { readonly do: "gap"; readonly chat: Id | null; readonly last: number; readonly prev: number }
   | { readonly do: "lost"; readonly chat: Id | null; readonly before: Position; readonly after: Position }
   | { readonly do: "presence"; readonly chat: Id; readonly users: Presence[] }
+  | { readonly do: "signal"; readonly chat: Id; readonly user: Id; readonly kind: string; readonly data: unknown }
   | { readonly do: "done"; readonly n: number; readonly took: number; readonly users?: Presence[] }
   | {
       readonly do: "done";

@@ -3,7 +3,7 @@ import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, TimedOut, decode, encode,
 } from "notify-client";
 import type {
-  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, State, StorageLike, Store,
+  Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, Signal, State, StorageLike, Store,
   Token,
 } from "notify-client";
 
@@ -56,6 +56,8 @@ export async function main(): Promise<string[]> {
     else if (error instanceof TimedOut) texts.push(error.message);
   }
   const users: Presence[] = await client.presence(7);
+  const sent: boolean = client.signal(7, "typing", { on: true });
+  client.on("signal", ({ chat_id, user_id, kind, data }: Signal) => [chat_id, user_id, kind, data, sent]);
   texts.push(`${chat.state} ${chat.waiting} ${chat.position?.seq} ${users[0]?.connections} ${await client.ping()}`);
   const page: Page = await client.history(7, { before: await client.position(7), limit: 10 });
   texts.push(`${page.more} ${page.messages[0]?.position.seq} ${page.position?.seq}`);

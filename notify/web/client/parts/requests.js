@@ -6,6 +6,8 @@ import { Pace } from "./pace.js";
 const RETRIED = new Set(["unavailable", "history_unavailable", "rate_limited", "internal"]);
 /** The feature that has the server answer `history`. */
 export const HISTORY = "history";
+/** That with which it passes on what the members of a chat signal. */
+export const SIGNALS = "signals";
 
 export function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);

@@ -1,7 +1,8 @@
 /** What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17, 27 to 30. */
 
+import { isId } from "../int64.js";
 import { Backoff } from "./backoff.js";
-import { HISTORY, positioned } from "./requests.js";
+import { HISTORY, SIGNALS, positioned } from "./requests.js";
 
 /** The key of the notifications among the topics; chats have their ids. */
 export const NOTIFICATIONS = null;
@@ -110,6 +111,14 @@ export class Topics {
     return chat === NOTIFICATIONS && topic.live && topic.behind;
   }
 
+  /** Signal something to a chat's members. Whether it is on its way: where it cannot be now, it is lost. */
+  signal(chat, kind, data, now) {
+    const live = this.chats.get(chat)?.live === true;
+    if (!live || !this.#requests.features.has(SIGNALS) || !this.#requests.pace.allows(now)) return false;
+    this.#requests.send({ type: "signal", chat_id: chat, kind, data }, now);
+    return true;
+  }
+
   // --- what happens
 
   /** Where the notifications go on from, for `auth`: without a place yet, one that asks for it. */
@@ -164,6 +173,11 @@ export class Topics {
   /** Somebody came to a chat or left it. */
   presence(chat, users) {
     if (this.chats.has(chat)) this.#do({ do: "presence", chat, users });
+  }
+
+  /** A member of a chat signals something. */
+  signalled(chat, { user_id: user, kind, data = null }) {
+    if (this.chats.has(chat) && isId(user) && typeof kind === "string") this.#do({ do: "signal", chat, user, kind, data });
   }
 
   /** The server has subscribed to a chat, or has sent a page of it. */
