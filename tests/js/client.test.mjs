@@ -96,7 +96,7 @@ class World {
 }
 
 async function connected(options = {}, world = new World()) {
-  const client = new NotifyClient("ws://h/ws", { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, ...options });
+  const client = new NotifyClient("ws://h/ws", { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, eventStreams: false, ...options });
   await client.start();
   return [client, world];
 }
@@ -302,7 +302,7 @@ test("what keeps it from connecting is said in words, and waited for as long as 
   await assert.rejects(client.chat(7).ready({ timeout: 0.01 }), wrong(["chat 7 is not live within 0.01 s: subscribing; ", ...words]));
   await assert.rejects(client.notifications.ready({ timeout: 0.01 }), wrong(["the notifications are not live"]));
   await client.close();
-  const broken = new NotifyClient("ws://h/ws", { token: () => { throw new Error("no session"); }, settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing() });
+  const broken = new NotifyClient("ws://h/ws", { token: () => { throw new Error("no session"); }, settings: { ...SETTINGS, backoff_floor: 5 }, WebSocket: failing(), eventStreams: false });
   const states = [];
   broken.on("state", ({ reason }) => states.push(reason));
   await assert.rejects(broken.start({ timeout: 0.05 }), wrong(["no token: no session"]));

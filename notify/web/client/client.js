@@ -3,13 +3,17 @@
 import { ClientId } from "./client-id.js";
 import { ClientClosed, Refused, within } from "./errors.js";
 import { asText, chatKey, holdsBigInt } from "./int64.js";
+import { EventLink, beside } from "./event-link.js";
 import { Link } from "./link.js";
 import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
 import { Saver } from "./saver.js";
 import { Stream } from "./stream.js";
+import { Ways } from "./ways.js";
 
 const now = () => performance.now() / 1000;
+/** Milliseconds that a plain request may take to show that the server is there. */
+const PROBE = 5000;
 
 /** A message as its reader gets it. */
 function read({ type: _, epoch, seq, prev: __, ...message }) {
@@ -22,6 +26,7 @@ function read({ type: _, epoch, seq, prev: __, ...message }) {
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
+  #http; #ways = new Ways();
   #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
@@ -32,6 +37,8 @@ export class NotifyClient {
     }
     if (token === undefined) throw new TypeError("options.token: a token, or a function that gives one");
     this.#clientId = new ClientId(String(url), options.clientId ?? null, random);
+    const streams = (options.eventStreams ?? true) && beside(this.#clientId.url, "events") !== null;
+    this.#http = streams ? options.fetch ?? globalThis.fetch?.bind(globalThis) ?? null : null;
     this.#token = token;
     this.#bound = queue;
     this.#onLost = onLost;
@@ -421,11 +428,46 @@ export class NotifyClient {
 
   #open(elsewhere) {
     if (elsewhere) this.#clientId.move();
+    const stream = this.#http !== null && this.#ways.stream(performance.now());
+    const frame = (frame) => this.#received(frame);
+    let open = false;
+    if (stream) {
+      this.#link = new EventLink(this.#http, beside(this.#clientId.url, "events"), {
+        opened: () => this.#event("opened"),
+        begun: () => (open = true),
+        wanted: () => this.#machine.topics.wanted(),
+        frame,
+        closed: (code, reason) => {
+          if (!open) this.#ways.free();
+          this.#event("closed", code, reason);
+        },
+      });
+      return;
+    }
     this.#link = new Link(this.#WebSocket, this.#clientId.url, {
-      opened: () => this.#event("opened"),
-      frame: (frame) => this.#received(frame),
-      closed: (code, reason) => this.#event("closed", code, reason),
+      opened: () => {
+        open = true;
+        this.#ways.free();
+        this.#event("opened");
+      },
+      frame,
+      closed: (code, reason) => {
+        if (!open) this.#probe();
+        this.#event("closed", code, reason);
+      },
     });
+  }
+
+  /** A WebSocket did not open. Where the server answers plain requests, those may be blocked: the next try is an event stream. */
+  async #probe() {
+    if (this.#http === null) return;
+    try {
+      const signal = AbortSignal.timeout(PROBE);
+      await this.#http(beside(this.#clientId.url, "health"), { mode: "no-cors", cache: "no-store", credentials: "omit", signal });
+      this.#ways.blocked(performance.now());
+    } catch {
+      // It is away altogether.
+    }
   }
 
   #received(frame) {

@@ -147,6 +147,13 @@ export interface Options {
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
   /** For Node before 22, for example that of the package `ws`. */
   WebSocket?: new (url: string, protocols: string[]) => any;
+  /**
+   * Whether an event stream takes the place of a WebSocket that does not open while the server answers plain requests; true by
+   * default, where the address ends in `/ws`. Over one there is no history, presence on demand or signal, and at most 32 chats.
+   */
+  eventStreams?: boolean;
+  /** In place of the platform's own. */
+  fetch?: (url: string, options: any) => Promise<any>;
   random?: () => number;
 }
 

@@ -119,6 +119,11 @@ export class Topics {
     return true;
   }
 
+  /** The chats that a connection is asked for: `[{ chat, position, watch }]`. */
+  wanted() {
+    return [...this.chats.values()].filter(({ paused }) => !paused).map(({ chat, position, watch }) => ({ chat, position, watch }));
+  }
+
   // --- what happens
 
   /** Where the notifications go on from, for `auth`: without a place yet, one that asks for it. */
