@@ -59,7 +59,8 @@ class Described(SynchronousTestCase):
         self.assertEqual(self.package["devDependencies"], {"esbuild": pins["esbuild"]})
 
     def test_the_typed_program_leaves_no_export_out(self) -> None:
-        names = set(DECLARED.findall((PACKAGE / "notify-client.d.ts").read_text()))
+        texts = [(PACKAGE / name).read_text() for name in ("notify-client.d.ts", "react.d.ts")]
+        names = set(DECLARED.findall("\n".join(texts)))
         self.assertIn("NotifyClient", names)
         used = re.findall(r"\w+", (ROOT / "tests" / "js" / "package" / "every-export.ts").read_text())
         self.assertEqual({name for name in names if used.count(name) < 2}, set())
@@ -127,7 +128,7 @@ class Installed(SynchronousTestCase):
         modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.js")} - {"global.js"}
         modules = {name for name in modules if not name.startswith(("dist/", "node_modules/"))}
         self.assertLessEqual({"notify-client.js", "machine.js", "parts/topics.js"}, modules)
-        others = {"package.json", "README.md", "LICENSE", "notify-client.d.ts"}
+        others = {"package.json", "README.md", "LICENSE", "notify-client.d.ts", "react.d.ts"}
         self.assertEqual(names, {*modules, *others, "dist/notify-client.global.js"})
 
     def test_a_program_receives_a_message(self) -> None:

@@ -6,7 +6,14 @@ import { Events, beside, composed } from "../../notify/web/client/event-link.js"
 import { AGAIN, Ways } from "../../notify/web/client/ways.js";
 
 const SETTINGS = { backoff_floor: 0.001, backoff_base: 0.005, backoff_cap: 0.02 };
-const turn = (milliseconds = 5) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+async function until(what, holds) {
+  for (let n = 0; n < 2000; n++) {
+    if (holds()) return;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  assert.fail(`never: ${what}`);
+}
 
 /** WebSockets that do not open, and a server of streams: `say` and `end` act on the newest. */
 class World {
@@ -80,9 +87,16 @@ class World {
   }
 }
 
-async function connected(world, options = {}) {
-  const client = new NotifyClient("ws://h/ws", { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, fetch: world.fetch, ...options });
-  await client.start({ timeout: 5 });
+/** A client that is closed when its test is over. */
+function made(t, world, options = {}, url = "ws://h/ws") {
+  const client = new NotifyClient(url, { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, fetch: world.fetch, ...options });
+  t.after(() => client.close());
+  return client;
+}
+
+async function connected(t, world, options = {}) {
+  const client = made(t, world, options);
+  await client.start({ timeout: 10 });
   return client;
 }
 
@@ -92,8 +106,8 @@ async function take(chat, count) {
   return found;
 }
 
-test("where no WebSocket opens a stream takes its place, with the token in a header", async () => {
-  const world = new World(), client = await connected(world);
+test("where no WebSocket opens a stream takes its place, with the token in a header", async (t) => {
+  const world = new World(), client = await connected(t, world);
   const chat = client.chat(7);
   await chat.ready();
   world.message(7);
@@ -108,8 +122,8 @@ test("where no WebSocket opens a stream takes its place, with the token in a hea
   assert.deepEqual(world.open(), []);
 });
 
-test("nothing is missed over cuts, and all chats are asked for at once", async () => {
-  const world = new World(), client = await connected(world);
+test("nothing is missed over cuts, and all chats are asked for at once", async (t) => {
+  const world = new World(), client = await connected(t, world);
   const chats = [7, 8].map((id) => client.chat(id));
   for (const chat of chats) await chat.ready();
   const before = world.requests.length;
@@ -123,11 +137,10 @@ test("nothing is missed over cuts, and all chats are asked for at once", async (
   }
   const after = world.requests.slice(before);
   assert.ok(after.every(({ chats }) => chats.join() === "7,8"), JSON.stringify(after.map(({ chats }) => chats)));
-  await client.close();
 });
 
-test("another chat is another stream, in which the first goes on", async () => {
-  const world = new World(), client = await connected(world), first = client.chat(7);
+test("another chat is another stream, in which the first goes on", async (t) => {
+  const world = new World(), client = await connected(t, world), first = client.chat(7);
   await first.ready();
   world.message(7);
   const second = client.chat(8);
@@ -142,93 +155,82 @@ test("another chat is another stream, in which the first goes on", async () => {
   world.message(8);
   world.message(7);
   assert.deepEqual(await take(first, 1), ["4"]);
-  await client.close();
 });
 
-test("a new token is another stream", async () => {
+test("a new token is another stream", async (t) => {
   const world = new World();
   let count = 0;
-  const client = await connected(world, { token: () => `T${++count}` }), chat = client.chat(7);
+  const client = await connected(t, world, { token: () => `T${++count}` }), chat = client.chat(7);
   await chat.ready();
   await client.refresh();
   assert.equal(world.requests.at(-1).token, `Bearer T${count}`);
   world.message(7);
   assert.deepEqual(await take(chat, 1), ["1"]);
-  await client.close();
 });
 
-test("a chat that may not be seen is refused, alone or among others", async () => {
+test("a chat that may not be seen is refused, alone or among others", async (t) => {
   const world = new World();
   world.refuse = ({ chats }) => chats.join() === "-1" && { status: 403, code: "forbidden", message: "no" };
-  const client = await connected(world), refused = client.chat(-1);
+  const client = await connected(t, world), refused = client.chat(-1);
   await assert.rejects(refused.ready(), { code: "forbidden" });
   const chat = client.chat(7);
   await chat.ready();
   world.say({ type: "error", code: "forbidden", message: "no", chat_id: 7 });
   await assert.rejects(chat.next(), { code: "forbidden" });
-  await client.close();
 });
 
-test("what a stream lost is told once", async () => {
-  const world = new World(), client = await connected(world), losses = [];
+test("what a stream lost is told once", async (t) => {
+  const world = new World(), client = await connected(t, world), losses = [];
   const chat = client.chat(7, { onLost: (loss) => void losses.push(loss) });
   await chat.ready();
   world.message(7);
   assert.deepEqual(await take(chat, 1), ["1"]);
   const place = world.place;
   world.place = (key) => ({ epoch: "f", seq: key === "7" ? 5 : 0, recovered: false });
+  const before = world.streams.length;
   world.cut();
   const next = chat.next();
-  await turn(60);
+  await until("a stream that is live", () => world.streams.length > before && losses.length === 1);
   world.place = place;
   world.say({ ...world.frame(7, 6), epoch: "f" });
   assert.equal((await next).value.content, "6");
   assert.equal(losses.length, 1);
-  await client.close();
 });
 
-test("what a server says of the end is obeyed", async () => {
-  const world = new World(), client = await connected(world);
+test("what a server says of the end is obeyed", async (t) => {
+  const world = new World(), client = await connected(t, world);
   const states = [];
   client.on("state", ({ state, code }) => states.push([state, code]));
   world.say({ type: "close", code: 1012, retry_after_ms: 120, elsewhere: true });
-  await turn(30);
-  assert.deepEqual(states, [["waiting", 1012]]);
   world.refuse = () => ({ status: 401, code: "unauthorized", message: "bad", close: 4503 });
-  await turn(250);
-  assert.equal(client.state.state, "closed");
+  await until("closed", () => client.state.state === "closed");
+  assert.deepEqual(states[0], ["waiting", 1012]);
   assert.equal(client.state.code, 4503);
 });
 
-test("what needs a WebSocket is refused in words", async () => {
-  const world = new World(), client = await connected(world);
+test("what needs a WebSocket is refused in words", async (t) => {
+  const world = new World(), client = await connected(t, world);
   await client.chat(7).ready();
   await assert.rejects(client.presence(7), { code: "unsupported" });
   await assert.rejects(client.history(7), { code: "unsupported" });
   for (let id = 100; id < 131; id++) client.chat(id);
   await assert.rejects(client.chat(999).ready(), { code: "too_many_subscriptions" });
-  await client.close();
 });
 
-test("a server that is away is no reason for a stream", async () => {
+test("a server that is away is no reason for a stream", async (t) => {
   const world = new World(), asked = [];
   const fetch = async (url) => {
     asked.push(new URL(url).pathname);
     throw new TypeError("away");
   };
-  const client = new NotifyClient("ws://h/ws", { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, fetch });
-  await assert.rejects(client.start({ timeout: 0.2 }));
+  await assert.rejects(made(t, world, { fetch }).start({ timeout: 0.2 }));
   assert.deepEqual([...new Set(asked)], ["/health"]);
-  assert.ok(world.sockets > 2);
-  await client.close();
 });
 
-test("streams can be switched off, and need an address that ends in /ws", async () => {
+test("streams can be switched off, and need an address that ends in /ws", async (t) => {
   for (const [url, options] of [["ws://h/ws", { eventStreams: false }], ["ws://h/socket", {}]]) {
     const world = new World();
-    const client = new NotifyClient(url, { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, fetch: assert.fail, ...options });
-    await assert.rejects(client.start({ timeout: 0.1 }));
-    await client.close();
+    await assert.rejects(made(t, world, { fetch: assert.fail, ...options }, url).start({ timeout: 0.1 }));
   }
 });
 

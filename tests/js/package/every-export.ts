@@ -2,6 +2,8 @@
 import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, TimedOut, decode, encode,
 } from "notify-client";
+import { type ShownChat, useChat, useConnection, useTyping } from "notify-client/react";
+
 import type {
   Action, ChatEvent, ChatMessage, ChatOptions, Frame, Id, Loss, Notification, Options, Page, Position, Presence, Settings, Signal, State, StorageLike, Store,
   Token,
@@ -117,4 +119,18 @@ export function wrong(client: NotifyClient, machine: Machine, stream: Stream<Cha
   // @ts-expect-error a position has a seq
   const half: Position = { epoch: "e" };
   return [without, setting, own, half];
+}
+
+/** What a component of React would do. */
+export function component(client: NotifyClient, texts: string[]): void {
+  const shown: ShownChat<{ message_id: number; text: string }> = useChat(client, 7, {
+    load: async (position) => [{ message_id: position.seq, text: "a" }],
+    onEvent: (event, change) => change((all) => all.filter((one) => one.message_id !== event.refers_to)),
+    most: 10,
+  });
+  const [users, typed] = useTyping(client, 7, { every: 1000 });
+  typed();
+  texts.push(`${shown.ready} ${shown.error?.message} ${shown.messages.length} ${users.length} ${useConnection(client).state}`);
+  // @ts-expect-error: a message has an id
+  useChat(client, 7, { load: () => [{ text: "a" }] });
 }
