@@ -217,6 +217,33 @@ test("what needs a WebSocket is refused in words", async (t) => {
   await assert.rejects(client.chat(999).ready(), { code: "too_many_subscriptions" });
 });
 
+test("a WebSocket that hangs while it opens is one that does not open", async (t) => {
+  const world = new World();
+  const WebSocket = class {
+    close() {
+      setTimeout(() => this.onclose?.({ code: 1006, reason: "" }), 0);
+    }
+  };
+  const client = await connected(t, world, { WebSocket, settings: { ...SETTINGS, connect_timeout: 0.05 } });
+  await client.chat(7).ready();
+  assert.equal(world.open().length, 1);
+});
+
+test("a stream that hangs before it begins gives way to a WebSocket", async (t) => {
+  const world = new World();
+  let sockets = 0;
+  const hanging = (url) => (new URL(url).pathname === "/health" ? Promise.resolve(new Response("ok")) : new Promise(() => {}));
+  const counted = class extends world.WebSocket {
+    constructor() {
+      super();
+      sockets += 1;
+    }
+  };
+  const client = made(t, world, { WebSocket: counted, fetch: hanging, settings: { ...SETTINGS, answer_timeout: 0.05 } });
+  client.start().catch(() => {});
+  await until("a WebSocket is tried again, and a stream behind it", () => sockets >= 3);
+});
+
 test("a server that is away is no reason for a stream", async (t) => {
   const world = new World(), asked = [];
   const fetch = async (url) => {

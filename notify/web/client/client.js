@@ -26,7 +26,7 @@ function read({ type: _, epoch, seq, prev: __, ...message }) {
 export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
-  #http; #ways = new Ways();
+  #http; #ways = new Ways(); #trying = null;
   #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
@@ -430,32 +430,37 @@ export class NotifyClient {
     if (elsewhere) this.#clientId.move();
     const stream = this.#http !== null && this.#ways.stream(performance.now());
     const frame = (frame) => this.#received(frame);
-    let open = false;
+    const closed = (code, reason) => {
+      this.#tried();
+      this.#event("closed", code, reason);
+    };
     if (stream) {
+      this.#trying = () => this.#ways.free();
       this.#link = new EventLink(this.#http, beside(this.#clientId.url, "events"), {
         opened: () => this.#event("opened"),
-        begun: () => (open = true),
+        begun: () => (this.#trying = null),
         wanted: () => this.#machine.topics.wanted(),
         frame,
-        closed: (code, reason) => {
-          if (!open) this.#ways.free();
-          this.#event("closed", code, reason);
-        },
+        closed,
       });
       return;
     }
+    this.#trying = () => this.#probe();
     this.#link = new Link(this.#WebSocket, this.#clientId.url, {
       opened: () => {
-        open = true;
+        this.#trying = null;
         this.#ways.free();
         this.#event("opened");
       },
       frame,
-      closed: (code, reason) => {
-        if (!open) this.#probe();
-        this.#event("closed", code, reason);
-      },
+      closed,
     });
+  }
+
+  /** The present try is over: where it has come to nothing, the next one may go another way. */
+  #tried() {
+    this.#trying?.();
+    this.#trying = null;
   }
 
   /** A WebSocket did not open. Where the server answers plain requests, those may be blocked: the next try is an event stream. */
@@ -483,6 +488,7 @@ export class NotifyClient {
   }
 
   #leave(code, reason) {
+    if (code === CLOSE_DEAD) this.#tried();
     this.#closing = this.#link?.leave(code, reason);
   }
 }
