@@ -31,7 +31,9 @@ class _Protocol(Protocol):
             self._end.connected(self)
 
     def handshakeCompleted(self) -> None:
-        self._end.connected(self)
+        # Twisted 24.10 says so, too, where the certificate is another host's: then it is about to abort the connection.
+        if not cast(Any, self.transport).disconnecting:
+            self._end.connected(self)
 
     def dataReceived(self, data: bytes) -> None:
         self._end.data(data)
