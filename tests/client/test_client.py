@@ -544,8 +544,10 @@ class Behaviour:
         await self.when(client, "waiting")
         with self.assertRaises(TimeoutError) as raised:
             await client.start(timeout=0.01)
-        self.assertIn(
-            f"not connected within 0.01 s: the client is {client.state.name}, ", str(raised.exception)
+        # It goes on trying, and may be anywhere in a try when the time is over.
+        self.assertRegex(
+            str(raised.exception),
+            r"^not connected within 0\.01 s: the client is (waiting|connecting|authenticating), ",
         )
         self.assertIn(words, str(raised.exception))
         self.assertIn(words, " ".join(state.reason for state in states))

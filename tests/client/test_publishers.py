@@ -332,7 +332,7 @@ class Behaviour:
                 late.append(time.monotonic() - started - timeout)  # noqa: B023
 
             every = [
-                ensureDeferred(one(n, chance.uniform(0, 1.5), chance.choice([0.02, 0.1, 0.5, 3])))
+                ensureDeferred(one(n, chance.uniform(0, 1.5), chance.choice([0.0001, 0.02, 0.1, 0.5, 3])))
                 for n in range(300)
             ]
             await pause(0.8)

@@ -215,9 +215,14 @@ class Refused(Base):
             self.assertEqual(answer["code"], "invalid_message", raw)
 
     def test_data_that_is_too_large_or_nested_too_deeply_is_invalid_and_nobody_hears_it(self) -> None:
-        self.world.reload(limits=Limits(max_invalid=4, signal_size=Size(100_000)))
+        self.world.reload(limits=Limits(max_invalid=4, signal_size=Size(1_000_000)))
         client, other = self.member(1), self.member(2)
-        deep = b'{"type":"signal","chat_id":10,"kind":"k","data":' + b"[" * 5000 + b"]" * 5000 + b',"id":7}'
+        deep = (
+            b'{"type":"signal","chat_id":10,"kind":"k","data":'
+            + b"[" * 100_000
+            + b"]" * 100_000
+            + b',"id":7}'
+        )
         client.raw(deep)
         [answer] = client.take()
         self.assertEqual(answer["code"], "invalid_message")
