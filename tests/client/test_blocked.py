@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
 
@@ -14,6 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.client import Publisher
 from tests.support.browser import Browser
+from tests.support.pages import serve_pages
 from tests.support.programs import ROOT
 from tests.support.running import API_KEY, LocalServer, token
 
@@ -35,22 +34,6 @@ PAGE = b"""<!doctype html>
   for await (const message of chat) window.got.push(message.content);
 </script>
 """
-
-
-class Files(SimpleHTTPRequestHandler):
-    """The client's modules, and one page."""
-
-    def do_GET(self) -> None:
-        if not self.path.startswith("/page"):
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(PAGE)
-        return None
-
-    def log_message(self, *args: Any) -> None:
-        pass
 
 
 class Blocking:
@@ -132,13 +115,7 @@ class Blocked(TestCase):
     timeout = 120
 
     async def test_nothing_is_missed_over_cuts(self) -> None:
-        files = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(ROOT / "notify" / "web")))
-        thread = Thread(target=files.serve_forever)
-        thread.start()
-        self.addCleanup(files.server_close)
-        self.addCleanup(thread.join)
-        self.addCleanup(files.shutdown)
-        origin = f"http://127.0.0.1:{files.server_port}"
+        origin = serve_pages(self, ROOT / "notify" / "web", PAGE)
         server = await LocalServer(LISTEN__ALLOWED_ORIGINS=origin).start(self)
         proxy = Blocking(server.service.public.port.getHost().port)
         self.addCleanup(lambda: deferToThread(proxy.stop))

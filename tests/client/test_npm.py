@@ -7,9 +7,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -18,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify import __version__
 from tests.support.browser import Browser
+from tests.support.pages import serve_pages
 from tests.support.process import Server, token
 from tests.support.programs import ROOT, node_modules, program, run
 
@@ -31,13 +29,6 @@ STRICT = (
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-class Folder(SimpleHTTPRequestHandler):
-    """Serves files, and says nothing."""
-
-    def log_message(self, *about: object) -> None:
-        pass
 
 
 class Described(SynchronousTestCase):
@@ -160,13 +151,7 @@ class Installed(SynchronousTestCase):
         self.receives("script.mjs", cwd=self.app)
 
     def test_a_page_with_a_script_tag_receives_a_message(self) -> None:
-        files = ThreadingHTTPServer(("127.0.0.1", 0), partial(Folder, directory=str(self.app)))
-        self.addCleanup(files.server_close)
-        thread = threading.Thread(target=files.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(files.shutdown)
-        page = f"http://127.0.0.1:{files.server_port}"
+        page = serve_pages(self, self.app)
         with Browser() as browser, Server(f'[listen]\nallowed_origins = ["{page}"]\n') as server:
             address = {"url": f"ws://127.0.0.1:{server.public}/ws", "token": token(5)}
             browser.go(f"{page}/page.html?{urlencode(address)}")

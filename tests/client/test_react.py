@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -14,19 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from notify.client import Publisher
 from tests.support.browser import Browser
+from tests.support.pages import serve_pages
 from tests.support.process import KEY, Server, token
 from tests.support.programs import ROOT, node_modules, run
 
 PAGE = (
     '<!doctype html><title>React</title><div id="root"></div><script type="module" src="bundle.js"></script>'
 )
-
-
-class Folder(SimpleHTTPRequestHandler):
-    """Serves files, and says nothing."""
-
-    def log_message(self, *about: object) -> None:
-        pass
 
 
 class Hooks(SynchronousTestCase):
@@ -46,15 +37,10 @@ class Hooks(SynchronousTestCase):
         (self.folder / "page.html").write_text(PAGE)
         bundle = ("react.mjs", "--bundle", "--format=esm", "--outfile=bundle.js", "--log-level=warning")
         run(modules / ".bin" / "esbuild", *bundle, cwd=self.folder)
-        self.files = ThreadingHTTPServer(("127.0.0.1", 0), partial(Folder, directory=str(self.folder)))
-        self.addCleanup(self.files.server_close)
-        thread = threading.Thread(target=self.files.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(self.files.shutdown)
+        self.origin = serve_pages(self, self.folder)
 
     def test_a_page_shows_what_was_what_comes_what_changes_and_who_types(self) -> None:
-        page = f"http://127.0.0.1:{self.files.server_port}"
+        page = self.origin
         with (
             Browser() as browser,
             Server(f'[listen]\nallowed_origins = ["{page}"]\n') as server,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.support.browser import Browser
 from tests.support.fake_server import FakeServer, from_asyncio
+from tests.support.pages import serve_pages
 from tests.support.programs import ROOT
 
 PAGE = b"""<!doctype html>
@@ -34,35 +32,12 @@ PAGE = b"""<!doctype html>
 """
 
 
-class Files(SimpleHTTPRequestHandler):
-    """The client's modules, and one page."""
-
-    def do_GET(self) -> None:
-        if not self.path.startswith("/page"):
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.end_headers()
-        self.wfile.write(PAGE)
-        return None
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 class Tabs(TestCase):
     timeout = 120
 
     def setUp(self) -> Deferred[Any]:
         self.server = FakeServer()
-        self.files = ThreadingHTTPServer(
-            ("127.0.0.1", 0), partial(Files, directory=str(ROOT / "notify" / "web"))
-        )
-        thread = Thread(target=self.files.serve_forever)
-        thread.start()
-        self.addCleanup(self.files.server_close)
-        self.addCleanup(thread.join)
-        self.addCleanup(self.files.shutdown)
+        self.origin = serve_pages(self, ROOT / "notify" / "web", PAGE)
         return from_asyncio(self.server.start())
 
     def tearDown(self) -> Deferred[Any]:
@@ -77,7 +52,7 @@ class Tabs(TestCase):
             for text in texts:
                 asyncio.run_coroutine_threadsafe(self.server.publish(7, text), loop).result(10)
 
-        page = f"http://127.0.0.1:{self.files.server_port}/page?url={self.server.url}"
+        page = f"{self.origin}/page?url={self.server.url}"
         with Browser() as browser:
 
             def opened() -> None:
