@@ -10,6 +10,7 @@ Contract suites that run against any implementation: ``notify.testing.contracts`
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import cast
 
 from msgspec import Struct
@@ -194,6 +195,17 @@ class IBroker(Interface):
 
     def stop() -> Deferred[None]:
         """Finish publishes under way, then disconnect; nothing is delivered afterwards."""
+
+
+class ITogether(Interface):
+    """What a broker may provide besides :class:`IBroker` that can send at once what is published at once."""
+
+    def together() -> AbstractContextManager[None]:
+        """What is published before the context ends may wait for its end, to go out together.
+
+        For a moment: nobody waits for an answer, or for anything else, in it. Contexts may nest. Nothing else changes for those that
+        publish: each message has an outcome of its own, and the order is kept.
+        """
 
 
 class IPages(Interface):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Annotated, Any, Protocol
 
@@ -115,6 +116,9 @@ class Sockets(Protocol):
 
 class Publishes(Protocol):
     """Who publishes (:class:`~notify.http.publish.Publisher`)."""
+
+    #: a context for what is published at once
+    at_once: Callable[[], AbstractContextManager[None]]
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
         """What became of one message. Never fails; may be cancelled."""
@@ -309,8 +313,9 @@ class Pipeline:
             self._end_for_key()
         self._beginning = True
         begun = 0
-        while self._waiting and (self._ending or (begun < AT_ONCE and not self._full())):
-            begun += self._begin(self._waiting.popleft())
+        with self._streams.publisher.at_once():
+            while self._waiting and (self._ending or (begun < AT_ONCE and not self._full())):
+                begun += self._begin(self._waiting.popleft())
         self._beginning = False
 
     def _begin(self, payload: bytes | None) -> int:

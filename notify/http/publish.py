@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -28,7 +29,7 @@ from notify.http.answers import (
 )
 from notify.http.keys import permit
 from notify.http.request import Request
-from notify.interfaces import IBroker
+from notify.interfaces import IBroker, ITogether
 from notify.messages import Position
 from notify.observe.logging import Narrator
 from notify.observe.metrics import Metrics
@@ -103,6 +104,10 @@ class Publisher:
         self._tracer = tracer
         self._witness = witness
         self._ok = metrics.published.labels("ok")
+        #: a context for what is published at once
+        self.at_once: Callable[[], AbstractContextManager[None]] = nullcontext
+        if ITogether.providedBy(broker):
+            self.at_once = cast(ITogether, broker).together
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Publish what the request carries.
@@ -161,9 +166,10 @@ class Publisher:
                 together.callback(_collect([one for one in results if one is not None]))
 
         by, trace = request.key, request.trace
-        for index, (one, key) in enumerate(zip(body, keys, strict=True)):
-            working = self.result(one, key, by, trace)
-            under_way.append(working.addCallback(settle, index))
+        with self.at_once():
+            for index, (one, key) in enumerate(zip(body, keys, strict=True)):
+                working = self.result(one, key, by, trace)
+                under_way.append(working.addCallback(settle, index))
         return together
 
     def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Answer]:

@@ -113,6 +113,38 @@ class Lists:
         self.assertLess(recorder.turns, 10)
         await self.whole(broker, [*range(1, 51)])
 
+    async def test_what_is_published_in_a_context_waits_for_its_end_and_not_for_its_first(self) -> None:
+        broker, recorder = await self.broker()
+        await broker.follow(TOPIC)
+        fields = sent(broker)
+        with broker.together():
+            with broker.together():
+                first = publish(broker, range(1, 26))
+            rest = publish(broker, range(26, 51))
+            other = broker.publish(OTHER, chat_payload(OTHER, 51))
+            self.assertEqual(len(fields), 0)
+        # All of it, before any answer; without the context the first alone.
+        self.assertEqual(len(fields), 51)
+        positions = [*await first, *await rest]
+        await other
+        await recorder.wait(50)
+        self.assertEqual([one.position for one in recorder.messages], positions)
+        await self.whole(broker, [*range(1, 51)])
+
+    async def test_an_error_in_a_context_holds_nothing_up(self) -> None:
+        broker, _ = await self.broker()
+        fields = sent(broker)
+
+        def failing() -> None:
+            with broker.together():
+                positions.append(broker.publish(TOPIC, chat_payload(TOPIC, 1)))
+                raise ZeroDivisionError
+
+        positions: list[Deferred[Position]] = []
+        self.assertRaises(ZeroDivisionError, failing)
+        self.assertEqual(len(fields), 1)
+        await positions[0]
+
     async def test_a_list_that_is_repeated_wholly_or_in_part_is_stored_once(self) -> None:
         broker, _ = await self.broker()
         first = await publish(broker, range(1, 21), "k")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -35,7 +36,7 @@ from notify.brokers.jetstream.stream import Mark, Streams, StreamState, Together
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
-from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals
+from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals, ITogether
 from notify.messages import Earlier, Followed, Message, Poison, Position, Replayed
 from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
@@ -52,7 +53,7 @@ _SURE = 1.0  # seconds after which a stream that seems to have gone back is look
 _LOOKS = 5  # so often, where there are several copies
 
 
-@implementer(IBroker, IPages, ISignals)
+@implementer(IBroker, IPages, ISignals, ITogether)
 class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
@@ -165,6 +166,10 @@ class JetStreamBroker:
         except Poison as error:
             return fail(error)
         return accepted.addCallback(self._accepted, topic, self._tail.highest, self._reader.epoch)
+
+    def together(self) -> AbstractContextManager[None]:
+        """See :class:`~notify.interfaces.ITogether`."""
+        return self._publisher.gathering()
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""

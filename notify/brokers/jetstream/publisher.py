@@ -11,7 +11,8 @@ that the server stores it once however often it is sent within the duplicate win
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -119,6 +120,19 @@ class Publisher:
         behind.append(one)
         self._fill()
         return one.answer
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """See :meth:`notify.interfaces.ITogether.together`."""
+        if self._sending:
+            yield
+            return
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
+            self._fill()
 
     def open(self) -> None:
         """There is a new client: everything on its way is sent again, the oldest first."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+from unittest import SkipTest
 
-from twisted.internet.defer import CancelledError, gatherResults
+from twisted.internet.defer import CancelledError, gatherResults, maybeDeferred
 from zope.interface.verify import verifyObject
 
 from notify.errors import HistoryLost, Unavailable
-from notify.interfaces import IBroker
+from notify.interfaces import IBroker, ITogether
 from notify.messages import Poison, Position, Replayed, parse_event
 from notify.testing.contracts.pages import PagesContract
 from notify.testing.fakes import chat_payload, event_payload, notification_payload
@@ -61,6 +62,26 @@ class BrokerContract(PagesContract, Suite):
         self.assertEqual([m.position for m in recorder.messages], sent)
         self.assertEqual([m.position.seq for m in recorder.messages], sorted({p.seq for p in sent}))
         self.assertEqual({m.topic for m in recorder.messages}, {topic})
+
+    async def test_what_is_published_together_has_outcomes_and_an_order_as_ever(self) -> None:
+        broker, recorder = await self.started()
+        if not ITogether.providedBy(broker):
+            raise SkipTest("the broker does not provide ITogether")
+        topic, other = self.chat(1, 10), self.chat(1, 11)
+        await broker.follow(topic)
+        with cast(ITogether, broker).together():
+            sent = [broker.publish(topic, chat_payload(topic, n)) for n in range(1, 31)]
+            poison = maybeDeferred(broker.publish, topic, b"{}")
+            elsewhere = broker.publish(other, chat_payload(other, 31), "key")
+        positions = await gatherResults(sent)
+        await self.assertFailure(poison, Poison)
+        with cast(ITogether, broker).together():
+            again = broker.publish(other, chat_payload(other, 31), "key")
+        self.assertEqual(await again, await elsewhere)
+        last = await broker.publish(topic, chat_payload(topic, 32))
+        await recorder.wait(31)
+        self.assertEqual([m.event.message_id for m in recorder.messages], [*range(1, 31), 32])
+        self.assertEqual([m.position for m in recorder.messages], [*positions, last])
 
     async def test_a_topic_without_messages_has_position_zero(self) -> None:
         broker, _ = await self.started()
