@@ -66,6 +66,7 @@ PUBLISH = (
 )
 COLUMNS = {
     "publish": PUBLISH,
+    "publish-alone": PUBLISH,
     "pairs": PAIRS,
     "idle": IDLE,
     "pings": PINGS,
@@ -257,7 +258,7 @@ def plots(folder: Path, titles: dict[str, str], results: dict[str, Rounds]) -> N
         if name == "idle":
             bars(name, "accept_us", "CPU per accepted client, us", "-accept")
             bars(name, "memory_kib", "memory per connection, KiB", "-memory")
-        elif name == "publish":
+        elif name in ("publish", "publish-alone"):
             bars(name, "request_us", "CPU per request, us")
         elif name == "pairs":
             bars(name, "message_us", "CPU per message, us")

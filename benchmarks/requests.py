@@ -1,6 +1,7 @@
 """What an HTTP request costs: ``POST /v1/publish`` of one message to a chat without members.
 
-Over connections that are kept busy: each sends its next request when it has the answer.
+Over connections that are kept busy, each of which sends its next request when it has the answer; and over one, at the pace of the
+pairs, where each request wakes a process that has slept.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks import process
@@ -17,6 +19,8 @@ from benchmarks.load import Unmeasurable
 from benchmarks.servers import Server
 
 CONNECTIONS = 16
+#: requests a second
+RATE = 1000
 
 
 def body() -> dict[str, object]:
@@ -47,11 +51,7 @@ def keep_busy(port: int, request: bytes, connections: int, seconds: float) -> in
         while time.monotonic() < ends:
             for descriptor, _ in poll.poll(1):
                 answer = parts.pop(descriptor, b"") + sockets[descriptor].recv(65536)
-                if not answer.startswith(b"HTTP/1.1 200"):
-                    raise Unmeasurable(f"answered with {answer[:60]!r}")
-                head, end, content = answer.partition(b"\r\n\r\n")
-                length = re.search(rb"(?i)content-length: (\d+)", head)
-                if not end or not length or len(content) < int(length[1]):
+                if not _whole(answer):
                     parts[descriptor] = answer
                     continue
                 answered += 1
@@ -63,18 +63,62 @@ def keep_busy(port: int, request: bytes, connections: int, seconds: float) -> in
         poll.close()
 
 
-def publish(server: Server, seconds: float) -> dict[str, Any]:
-    """CPU us a request, of the server and of what it stores messages with."""
+def alone(port: int, request: bytes, rate: float, seconds: float) -> int:
+    """How many requests were answered of ``rate`` a second, each sent when the one before was answered and its time has come."""
+    with socket.create_connection(("127.0.0.1", port)) as one:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        began = time.monotonic()
+        for number in range(int(rate * seconds)):
+            if (left := began + number / rate - time.monotonic()) > 0:
+                time.sleep(left)
+            one.sendall(request)
+            answer = b""
+            while not _whole(answer):
+                part = one.recv(65536)
+                if not part:
+                    raise Unmeasurable("the server closed the connection")
+                answer += part
+    return int(rate * seconds)
+
+
+def _whole(answer: bytes) -> bool:
+    """Whether that is all of an answer. Raises ``Unmeasurable`` where it is another than 200."""
+    if answer and not answer.startswith(b"HTTP/1.1 200"):
+        raise Unmeasurable(f"answered with {answer[:60]!r}")
+    head, end, content = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(end and length and len(content) >= int(length[1]))
+
+
+def _request(server: Server) -> bytes:
+    """A publish of one message."""
     head, _, content = server.request([body()]).partition(b"\r\n\r\n")
     one = json.dumps(json.loads(content)[0], separators=(",", ":")).encode()
     lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
-    request = b"\r\n".join([*lines, b"Content-Length: %d" % len(one), b"", one])
-    keep_busy(server.publish_port, request, CONNECTIONS, 1)
+    return b"\r\n".join([*lines, b"Content-Length: %d" % len(one), b"", one])
+
+
+def _measured(server: Server, answered: Callable[[], int], seconds: float) -> dict[str, Any]:
+    """CPU us a request, of the server and of what it stores messages with."""
     cpu, stored = process.cpu(server.pid), server.store_cpu()
-    answered = keep_busy(server.publish_port, request, CONNECTIONS, seconds)
+    count = answered()
     cpu, stored = process.cpu(server.pid) - cpu, server.store_cpu() - stored
     return {
-        "request_us": cpu / answered * 1e6,
-        "requests": answered / seconds,
-        **({"store_us": stored / answered * 1e6} if server.store else {}),
+        "request_us": cpu / count * 1e6,
+        "requests": count / seconds,
+        **({"store_us": stored / count * 1e6} if server.store else {}),
     }
+
+
+def publish(server: Server, seconds: float) -> dict[str, Any]:
+    """Over connections that are kept busy."""
+    port, request = server.publish_port, _request(server)
+    keep_busy(port, request, CONNECTIONS, 1)
+    return _measured(server, lambda: keep_busy(port, request, CONNECTIONS, seconds), seconds)
+
+
+def publish_alone(server: Server, seconds: float) -> dict[str, Any]:
+    """Over one connection, ``RATE`` a second: between two requests the server has nothing to do."""
+    port, request = server.publish_port, _request(server)
+    alone(port, request, RATE, 1)
+    return _measured(server, lambda: alone(port, request, RATE, seconds), seconds)

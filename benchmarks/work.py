@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import process
 from benchmarks.load import Clients, Publisher
-from benchmarks.requests import CONNECTIONS, publish
+from benchmarks.requests import CONNECTIONS, RATE, publish, publish_alone
 from benchmarks.rounds import BUSY, lateness, spoilt
 from benchmarks.servers import Server
 
@@ -384,6 +384,12 @@ WORKS: dict[str, Work] = {
             f"Publishes of one message to a chat without members, {CONNECTIONS} connections kept busy",
             ("uvicorn", "notify", "notify (JetStream)"),
             publish,
+        ),
+        Work(
+            "publish-alone",
+            f"Publishes of one message to a chat without members, {RATE:,} a second, one by one",
+            ("uvicorn", "notify", "notify (JetStream)"),
+            publish_alone,
         ),
         Work(
             "chat-1000",
