@@ -217,7 +217,7 @@ class DemoPage(TestCase):
             page.browser.run(up)
             top = page.browser.run(place)
             page.wait(2, "everything", lambda: page.messages(2) == everything)
-            self.assertAlmostEqual(page.browser.run(place), top, delta=1)
+            self.assertApproximates(page.browser.run(place), top, 1)
             page.say(2, "and on")
             page.wait(1, "what comes", lambda: page.messages(1) == [*everything[-30:], "and on"])
 

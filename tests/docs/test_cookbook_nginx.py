@@ -115,10 +115,20 @@ class InFront(TestCase):
             with self.assertRaises(InvalidStatus) as refused:
                 self.connect(origin="https://elsewhere.example").close()
             self.assertEqual(refused.exception.response.status_code, 403)
-            status, line = self.get("/events?chat=7&client_id=secret-of-the-query", Authorization=f"Bearer {token(5)}")
+            status, line = self.get(
+                "/events?chat=7&client_id=secret-of-the-query", Authorization=f"Bearer {token(5)}"
+            )
             self.assertEqual((status, line), (200, "event: auth_result\n"))
             self.assertEqual(self.get("/health")[0], 200)
-            for path in ("/", "/v1/nodes", "/v1/publish", "/metrics", "/admin", "/openapi.json", "/health/ready"):
+            for path in (
+                "/",
+                "/v1/nodes",
+                "/v1/publish",
+                "/metrics",
+                "/admin",
+                "/openapi.json",
+                "/health/ready",
+            ):
                 self.assertEqual((path, self.get(path)[0]), (path, 404))
             self.assertNotIn(b"secret-of-the-query", self.nginx.log())
             self.assertIn(b'"GET /ws" 101', self.nginx.log())

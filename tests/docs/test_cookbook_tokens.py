@@ -142,7 +142,7 @@ class Endpoint:
             status, headers, text = self.post("/notify/token", body, Content_Type="application/json")
             self.assertEqual(status, 200)
             told = json.loads(text)
-            self.assertAlmostEqual(told["expires_at"], time.time() + 300, delta=30)
+            self.assertApproximates(told["expires_at"], time.time() + 300, 30)
             self.assertEqual(self.shown(server, told["token"]), 5)
             claims = jwt.decode(told["token"], options={"verify_signature": False})
             self.assertEqual(set(claims), {"id", "workspace_id", "iat", "exp"})
@@ -171,7 +171,10 @@ class Endpoint:
         elsewhere = {"Origin": "https://elsewhere.example", "Content_Type": "text/plain"}
         self.assertEqual(self.ask("POST", "/notify/token", b"", **elsewhere)[0], 403)
         # Nor may one send more, or read an answer.
-        preflight = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "x-requested-with"}
+        preflight = {
+            "Access_Control_Request_Method": "POST",
+            "Access_Control_Request_Headers": "x-requested-with",
+        }
         _, headers, _ = self.ask("OPTIONS", "/notify/token", **elsewhere, **preflight)
         self.assertIsNone(headers["Access-Control-Allow-Origin"])
         _, headers, _ = self.post("/notify/token", Origin=self.origin)

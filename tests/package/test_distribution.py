@@ -282,12 +282,17 @@ class Requirements(SynchronousTestCase):
     def test_what_the_pages_show_and_examples(self) -> None:
         modules = imported("docs/examples")
         # A package of an example's own, and what lies beside it.
-        folders = {name for path in (ROOT / "docs" / "examples").rglob("*.py") for name in (path.stem, path.parent.name)}
+        folders = {
+            name
+            for path in (ROOT / "docs" / "examples").rglob("*.py")
+            for name in (path.stem, path.parent.name)
+        }
         needed = {module: file for module, file in modules.items() if module not in folders}
         self.assertTrue(needed)
         for module, file in needed.items():
             self.assertTrue(
-                any(provides(name, module) for name in required("examples")), f"{file}: {module} has no entry in setup.py"
+                any(provides(name, module) for name in required("examples")),
+                f"{file}: {module} has no entry in setup.py",
             )
         self.check_entries(set(required("examples")) - set(required()), needed)
         self.assertLessEqual(set(required("examples")), set(required("test")))

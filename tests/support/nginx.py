@@ -48,7 +48,10 @@ class Nginx:
         for old, new in (
             ("    server 127.0.0.1:8080 max_fails=2 fail_timeout=5s;\n", nodes),
             ("    listen 80;\n    listen [::]:80;\n", f"    listen 127.0.0.1:{self.redirecting};\n"),
-            ("    listen 443 ssl;\n    listen [::]:443 ssl;\n", f"    listen 127.0.0.1:{self.port}{' ssl' * tls};\n"),
+            (
+                "    listen 443 ssl;\n    listen [::]:443 ssl;\n",
+                f"    listen 127.0.0.1:{self.port}{' ssl' * tls};\n",
+            ),
             ("/var/log/nginx/", f"{self.directory}/"),
             *changes,
         ):

@@ -65,7 +65,7 @@ class Site:
     """
 
     def __init__(self, case: Any) -> None:
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, Any] = {"/favicon.ico": lambda _: (204, "image/x-icon", b"")}
         self.asked: list[Asked] = []
         self.user = 1
         self.origin = serve_pages(case, ROOT, answer=self._answer)

@@ -6,7 +6,9 @@ WORKSPACE = 1
 def edited(publisher, chat, user, message, text, version):
     """`version` rises with each change of the message, in the same transaction."""
     data = {"text": text, "version": version}
-    publisher.event(WORKSPACE, chat, user, "edited", data, refers_to=message, key=f"edited-{message}-{version}")
+    publisher.event(
+        WORKSPACE, chat, user, "edited", data, refers_to=message, key=f"edited-{message}-{version}"
+    )
 
 
 def deleted(publisher, chat, user, message):

@@ -12,7 +12,9 @@ async def main():
 
     async def load(position):
         shown.clear()
-        for id, author, text in database.execute("SELECT id, author, text FROM messages WHERE chat = 7 ORDER BY id"):
+        for id, author, text in database.execute(
+            "SELECT id, author, text FROM messages WHERE chat = 7 ORDER BY id"
+        ):
             shown[id] = author, text
         print(len(shown), "loaded", flush=True)
 
