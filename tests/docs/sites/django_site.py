@@ -1,6 +1,7 @@
-"""For Django's own server: ``python -m tests.docs.sites.django_site PORT DATABASE``. ``NOTIFY_SECRETS`` is where the keys are."""
+"""For the WSGI server of the standard library: ``python -m tests.docs.sites.django_site PORT DATABASE``; ``NOTIFY_SECRETS`` names the keys."""
 
 import sys
+from importlib import import_module
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import django
@@ -29,7 +30,6 @@ from django.http import HttpResponse  # noqa: E402
 from django.urls import path  # noqa: E402
 from django.views.decorators.csrf import ensure_csrf_cookie  # noqa: E402
 from django.views.static import serve  # noqa: E402
-from tokens_django import urlpatterns as tokens  # noqa: E402
 
 
 @ensure_csrf_cookie
@@ -52,7 +52,7 @@ urlpatterns = [
     path("sign-in", sign_in),
     path("sign-out", sign_out),
     path("files/<path:path>", serve, {"document_root": "."}),
-    *tokens,
+    *import_module("tokens_django").urlpatterns,
 ]
 
 

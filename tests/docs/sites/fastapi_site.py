@@ -1,14 +1,15 @@
 """For uvicorn. ``NOTIFY_SECRETS`` is where the keys are."""
 
+from importlib import import_module
+
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.sessions import SessionMiddleware
-from tokens_fastapi import router
 
 app = FastAPI()
 app.add_middleware(SessionMiddleware, secret_key="of this test alone", same_site="lax")
-app.include_router(router)
+app.include_router(import_module("tokens_fastapi").router)
 app.mount("/files", StaticFiles(directory="."))
 
 
