@@ -68,15 +68,20 @@ class InFront(TestCase):
         self.assertNotIn("notify.example", text)
 
         # The server's configuration of the page, but for the ports.
+        self.text = text
         [toml] = blocks("toml")
         listen = tomllib.loads(toml)["listen"]
         self.assertEqual(listen.pop("internal"), "tcp:8081:interface=127.0.0.1")
         self.assertEqual(listen.pop("public"), "tcp:8080:interface=127.0.0.1")
+        await self.start(listen)
+
+    async def start(self, listen: dict[str, Any]) -> None:
+        """A server with this, and nginx before it."""
         extra = "".join(f"{name} = {json.dumps(value)}\n" for name, value in listen.items())
         self.server = Server(f"[listen]\n{extra}")
         await deferToThread(self.server.start)
         self.addCleanup(self.server.__exit__, None, None, None)
-        self.nginx = Nginx([self.server.public], ("/etc/ssl/", f"{self.folder}/"), tls=True, text=text)
+        self.nginx = Nginx([self.server.public], ("/etc/ssl/", f"{self.folder}/"), tls=True, text=self.text)
         self.addCleanup(self.nginx.remove)
         await self.nginx.start()
 
@@ -132,6 +137,20 @@ class InFront(TestCase):
                 self.assertEqual((path, self.get(path)[0]), (path, 404))
             self.assertNotIn(b"secret-of-the-query", self.nginx.log())
             self.assertIn(b'"GET /ws" 101', self.nginx.log())
+
+        await deferToThread(visit)
+
+    async def test_pages_under_the_same_name_need_no_list_of_origins(self) -> None:
+        await self.start({"trusted_proxies": ["127.0.0.1"]})
+
+        def visit() -> None:
+            for origin, status in (("https://127.0.0.1", 101), ("https://chat.example", 403)):
+                try:
+                    with self.connect(origin=origin) as link:
+                        found = link.response.status_code
+                except InvalidStatus as refused:
+                    found = refused.response.status_code
+                self.assertEqual((origin, found), (origin, status))
 
         await deferToThread(visit)
 

@@ -94,7 +94,7 @@ class PageLoad(SynchronousTestCase):
             self.assertEqual([one.path for one in site.asked].count("/api/chats/7/messages"), 2)
 
     def test_a_program_shows_what_was_and_what_comes_once_each(self) -> None:
-        with Server() as server:
+        with Server('[drain]\nduration = "0s"\n') as server:
             self.begin(server)
             self.say("before")
             environ = {**addresses(server), "NOTIFY_TOKEN": token(), "DATABASE": self.path}
