@@ -11,7 +11,7 @@ export class Messages {
   #start = null; // before this there are older ones; null: there are none
   #asking = false;
 
-  /** `history(options)` gives a page; `pick(message, text)` is told of one's own message that is clicked. */
+  /** `history(options)` gives a page; `pick(message, text)` is told of one's own message that is to be changed. */
   constructor(list, user, history, pick) {
     this.#list = list;
     this.#user = user;
@@ -46,6 +46,13 @@ export class Messages {
     this.#learn(event);
     const shown = this.#shown.get(String(event.refers_to));
     if (shown) this.#draw(shown);
+  }
+
+  /** As if the newest of one's own messages were clicked. */
+  pickLast() {
+    const own = ({ message }) => message.sender_id === this.#user && this.#text(message) !== null;
+    const last = [...this.#shown.values()].findLast(own);
+    if (last) this.#picked(last.message);
   }
 
   append(item) {
@@ -109,12 +116,10 @@ export class Messages {
     item.className = `u${message.sender_id}${own ? " own" : ""}`;
     item.dataset.seq = message.position.seq;
     if (own) {
-      item.tabIndex = 0;
       item.title = "Edit or delete";
       item.addEventListener("click", () => {
         if (getSelection().isCollapsed) this.#picked(message);
       });
-      item.addEventListener("keydown", ({ key }) => key === "Enter" && this.#picked(message));
     }
     this.#shown.set(String(message.message_id), shown);
     this.#draw(shown);
@@ -126,16 +131,21 @@ export class Messages {
   }
 
   #picked(message) {
-    const text = (this.#changed(message) ?? { text: message.content }).text;
+    const text = this.#text(message);
     if (text !== null) this.#pick(message, text);
   }
 
+  /** What it says now; null: it was deleted. */
+  #text(message) {
+    return (this.#changed(message) ?? { text: message.content }).text;
+  }
+
   #draw({ item, message, caught }) {
-    const change = this.#changed(message), deleted = change?.text === null;
-    const about = [message.position.seq, caught && "caught up", deleted ? null : change && "edited"];
+    const text = this.#text(message), deleted = text === null;
+    const about = [message.position.seq, caught && "caught up", !deleted && this.#changed(message) && "edited"];
     item.classList.toggle("deleted", deleted);
     item.replaceChildren(
-      deleted ? "deleted" : (change?.text ?? message.content),
+      text ?? "deleted",
       Object.assign(document.createElement("small"), { textContent: about.filter(Boolean).join(" · ") }),
     );
   }

@@ -80,7 +80,13 @@ class Panel {
     );
     this.text = this.fields.composer.elements.text;
     this.text.addEventListener("input", () => this.typed());
-    this.text.addEventListener("keydown", ({ key }) => key === "Escape" && this.edit(null));
+    this.text.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.edit(null);
+      else if (event.key === "ArrowUp" && this.text.value === "") {
+        event.preventDefault(); // or the cursor would go to the front of what is put there
+        this.messages.pickLast();
+      }
+    });
     this.fields.composer.addEventListener("submit", (event) => {
       event.preventDefault();
       const text = this.text.value.trim();

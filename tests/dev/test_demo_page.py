@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.browser import Browser
+from tests.support.ports import free_port
 from tests.support.programs import ROOT
 from tests.support.running import Twistd
 
@@ -223,6 +225,60 @@ class DemoPage(TestCase):
 
         await self._visit(visit)
 
+    async def test_what_it_has_let_go_of_comes_back_when_scrolled_up(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            for burst in range(1, 8):
+                page.browser.click("#burst")
+                page.wait(1, "a burst", lambda burst=burst: page.field(1, "position") == str(50 * burst))
+            everything = [f"{number} of 50" for number in range(1, 51)] * 7
+            self.assertEqual(page.messages(1), everything[-300:])
+
+            def up() -> bool:
+                page.browser.run("document.querySelector(`[data-user='1'] .messages`).scrollTop = 0")
+                return page.messages(1) == everything
+
+            page.wait(1, "everything", up)
+
+        await self._visit(visit)
+
+    async def test_after_a_restart_of_the_server_it_is_loaded_anew_and_says_so(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        listen = f"tcp:{free_port()}:interface=127.0.0.1"
+
+        async def start() -> tuple[Twistd, str]:
+            server = Twistd(
+                *("-n", "--pidfile=", "notify", "--dev"),
+                cwd=folder,
+                NOTIFY_LISTEN__PUBLIC=listen,
+                NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
+            )
+            self.addCleanup(server.kill)
+            return server, (await server.says(r"demo page\s+(http://127\.0\.0\.1:\d+/)"))[1]
+
+        first, url = await start()
+
+        def again() -> None:
+            blockingCallFromThread(reactor, first.kill)
+            blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(start()))
+
+        def browse() -> None:
+            with Browser() as browser:
+                page = Page(browser, url)
+                page.open()
+                page.say(1, "before")
+                page.wait(2, "it", lambda: page.messages(2) == ["before"])
+                again()
+                page.wait(2, "the loss", lambda: "is of another history" in page.notes(2))
+                self.assertEqual((page.messages(2), page.field(2, "lost")), ([], "1"))
+                page.wait(1, "connected", lambda: page.field(1, "state") == "connected")
+                page.wait(1, "the loss", lambda: "is of another history" in page.notes(1))
+                page.say(1, "after")
+                page.wait(2, "it", lambda: page.messages(2) == ["after"])
+
+        await deferToThread(browse)
+
     async def test_it_says_who_types_until_they_send_or_stop(self) -> None:
         def visit(page: Page) -> None:
             page.open()
@@ -248,6 +304,10 @@ class DemoPage(TestCase):
             page.pick(1, 2)
             page.press(1, "remove")
             changed = ["one, edited", "deleted", "three"]
+            # By the keyboard: the newest one that is there; and back.
+            page.browser.type("[data-user='1'] .composer input", "\ue013 four\ue00c")
+            page.browser.type("[data-user='1'] .composer input", "\ue013, too\n")
+            changed[2] = "three, too"
             # Of a deleted message nothing is left to pick.
             page.wait(1, "changed", lambda: page.messages(1) == changed)
             page.pick(1, 2)
