@@ -17,6 +17,14 @@ def message(id: int, text: str, version: int = 0, **reactions: int) -> dict[str,
     return {"id": id, "text": text, "version": version, "reactions": listed}
 
 
+#: all lines that were ever shown
+WATCH = """<script>
+  window.seen = new Set();
+  const look = () => { for (const one of document.querySelectorAll("li")) window.seen.add(one.textContent); };
+  new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+</script>"""
+
+
 class Edits(SynchronousTestCase):
     def setUp(self) -> None:
         self.site = Site(self)
@@ -37,7 +45,7 @@ class Edits(SynchronousTestCase):
             Server(f'[listen]\nallowed_origins = ["{self.site.origin}"]\n') as server,
             Publisher(f"http://127.0.0.1:{server.internal}", KEY) as publisher,
         ):
-            url = self.site.page("/page", "edits_page.js", server, "<p></p><ol></ol>")
+            url = self.site.page("/page", "edits_page.js", server, f"<p></p><ol></ol>{WATCH}")
             visit(browser, server, publisher, url)
 
     def shows(self, browser: Browser, members: str, *lines: str) -> None:
@@ -82,6 +90,8 @@ class Edits(SynchronousTestCase):
                 self.backend.member(publisher, 7, 1, 9, False, 2)
                 # The state is of behind all this.
                 self.state["messages"] = [message(11, "one, edited twice", 2, **{"🎉": 1})]
+                taken_back = {"user": 6, "emoji": "👍", "on": False, "version": 2}
+                self.state["messages"][0]["reactions"].append(taken_back)
                 self.state["deleted"] = [12]
                 self.state["members"] = [{"user": 9, "joined": False, "version": 2}]
 
@@ -90,6 +100,8 @@ class Edits(SynchronousTestCase):
             self.shows(browser, "", "one, edited twice 🎉")
             publisher.chat(1, 7, 6, "three", message_id=13)
             self.shows(browser, "", "one, edited twice 🎉", "three")
+            # On the way there nothing went back in time.
+            self.assertEqual(browser.run("return [...window.seen]"), ["one, edited twice 🎉", "three"])
 
         self.run_page(visit)
 
