@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from websockets.sync.client import connect
 
 from tests.support.browser import Browser
+from tests.support.pages import serve_pages
 from tests.support.ports import free_port
 from tests.support.process import SECRET, Client, Server, wait_for
 from tests.support.programs import ROOT
@@ -47,6 +48,22 @@ PAGE = """const [notify, done] = arguments;
   const told = [await user(), await post("/sign-in"), await user(), await post("/sign-out"), await user()];
   done(told.join(" "));
 })().catch((error) => done(String(error)));"""
+
+
+SIGN_IN = """return fetch("/sign-in", {
+  method: "POST", headers: { "X-CSRFToken": document.cookie.match(/csrftoken=([^;]*)/)?.[1] ?? "" },
+}).then(({ status }) => status)"""
+
+#: what a page of another origin gets of a token; the same site, so that the session's cookie goes along
+ELSEWHERE = """const [url, header, done] = arguments;
+const got = (options) => fetch(url, { method: "POST", credentials: "include", ...options })
+  .then((answer) => answer.text(), (error) => error.name);
+(async () => done([
+  await got({}),
+  await got({ mode: "no-cors" }),
+  await got({ headers: { [header]: "fetch" } }),
+  await got({ mode: "no-cors", headers: { [header]: "fetch" } }),
+]))();"""
 
 
 def key(name: str) -> dict[str, str]:
@@ -209,6 +226,21 @@ class Endpoint:
             browser.go(self.origin)
             told = browser.wait(PAGE, f"ws://127.0.0.1:{server.public}/ws")
             self.assertEqual(told, "ClientClosed 200 5 200 ClientClosed")
+
+    def test_a_page_of_another_origin_reads_nothing_while_its_user_is_signed_in(self: Any) -> None:
+        other = serve_pages(self, self.folder, b"<title>Another page</title>")
+        with Browser() as browser:
+            browser.go(self.origin)
+            browser.run(SIGN_IN)
+            header = self.header.replace("_", "-")
+            value = "document.cookie.match(/csrftoken=([^;]*)/)?.[1] ?? 'fetch'"
+            options = f"{{ method: 'POST', headers: {{ '{header}': {value} }} }}"
+            script = f"return fetch('/notify/token', {options}).then(({{ status }}) => status)"
+            browser.until("signed in", lambda: browser.run(script) == 200)
+            browser.go(f"{other}/page")
+            told = browser.wait(ELSEWHERE, f"{self.origin}/notify/token", header)
+            # What may be sent is refused, and what comes back cannot be read.
+            self.assertEqual(told, ["TypeError", "", "TypeError", ""])
 
 
 class FastAPI(Endpoint, SynchronousTestCase):
