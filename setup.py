@@ -37,14 +37,22 @@ DOCS = [
     "sphinx>=8.1",  # a program: `make docs`
 ]
 
+# What the web applications of docs/examples stand on.
+EXAMPLES = [
+    "django>=5.2",
+    "fastapi>=0.115",
+]
+
 TEST = [
     *DOCS,
+    *EXAMPLES,
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
     "grpcio-tools>=1.63",
     "httptools>=0.6.4",
     "hypothesis>=6.100",
+    "itsdangerous>=2.1",  # starlette's sessions
     "jsonschema>=4.20",
     "kosoku>=0.1",  # a program: the Autobahn test cases
     "kubernetes-validate>=1.34",  # a program
@@ -58,9 +66,11 @@ TEST = [
     "pyyaml>=6.0.2",
     "schemathesis>=4.32",  # earlier ones take an optional body that is left out for a fault
     "setuptools>=77",  # builds without an environment of its own
+    "starlette>=0.40",
     "towncrier>=24.8",  # a program: `make news`
     "treq>=24.9",
     "trove-classifiers>=2025.3",
+    "uvicorn>=0.30",  # a program
     "websockets>=15",
 ]
 
@@ -134,6 +144,7 @@ setup(
             "websockets>=15",
         ],
         "docs": DOCS,
+        "examples": EXAMPLES,
         "otel": OTEL,
         "uvloop": UVLOOP,
         "test": [*TEST, *OTEL, *UVLOOP],

@@ -11,19 +11,20 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from ipaddress import ip_address
 from secrets import randbits
-from typing import Annotated
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 from twisted.internet.defer import Deferred
 
-from notify import topics
 from notify.http.answers import Answer, Refused, answer, bad_request
 from notify.http.request import Request, Route
 from notify.ids import Id
 from notify.interfaces import IBroker
-from notify.messages import ChatMessage, Position
+from notify.messages import ChatEvent, ChatMessage, Position
+
+T = TypeVar("T")
 
 WORKSPACE = 1
 #: seconds a token may live
@@ -47,10 +48,19 @@ class DemoMessage(Struct, frozen=True, forbid_unknown_fields=True):
     message_id: Id | None = None
 
 
+class DemoChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """An edit of a message, or with ``content`` null its deletion. Who wrote it is for those who are told to look at."""
+
+    chat_id: Id
+    sender_id: Id
+    refers_to: Id
+    content: Annotated[str, Meta(min_length=1, max_length=2000)] | None
+
+
 def demo_routes(
     issue_token: Callable[[int, float], str], broker: IBroker, now: Callable[[], float] = time.time
 ) -> Mapping[bytes, Route]:
-    """``GET /demo/token?user=1&ttl=60`` and ``POST /demo/publish``, for the public site.
+    """``GET /demo/token?user=1&ttl=60``, ``POST /demo/publish`` and ``POST /demo/change``, for the public site.
 
     ``issue_token(user_id, seconds)`` makes a token of workspace 1; ``now`` is Unix time.
     """
@@ -63,28 +73,51 @@ def demo_routes(
         return answer(DemoToken(issue_token(int(user), ttl), now() + ttl))
 
     def publish(request: Request) -> Deferred[Answer]:
-        _own_address(request)
-        try:
-            message = msgspec.json.decode(request.body, type=DemoMessage)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise bad_request(f"not a message of the demo: {str(error).replace('`', chr(39))}") from None
-        event = ChatMessage(
-            message_id=randbits(53) if message.message_id is None else message.message_id,
-            chat_id=message.chat_id,
-            workspace_id=WORKSPACE,
-            sender_id=message.sender_id,
-            content=message.content,
-            timestamp=int(now()),
+        message = _read(request, DemoMessage)
+        return to_broker(
+            ChatMessage(
+                message_id=randbits(53) if message.message_id is None else message.message_id,
+                chat_id=message.chat_id,
+                workspace_id=WORKSPACE,
+                sender_id=message.sender_id,
+                content=message.content,
+                timestamp=int(now()),
+            )
         )
-        publishing: Deferred[Position] = broker.publish(
-            topics.chat(WORKSPACE, message.chat_id), msgspec.json.encode(event)
+
+    def change(request: Request) -> Deferred[Answer]:
+        asked = _read(request, DemoChange)
+        data = None if asked.content is None else {"content": asked.content}
+        return to_broker(
+            ChatEvent(
+                message_id=randbits(53),
+                chat_id=asked.chat_id,
+                workspace_id=WORKSPACE,
+                sender_id=asked.sender_id,
+                kind="deleted" if asked.content is None else "edited",
+                data=Raw(msgspec.json.encode(data)),
+                timestamp=int(now()),
+                refers_to=asked.refers_to,
+            )
         )
+
+    def to_broker(event: ChatMessage | ChatEvent) -> Deferred[Answer]:
+        publishing: Deferred[Position] = broker.publish(event.topic, msgspec.json.encode(event))
         return publishing.addCallback(answer)
 
     return {
         b"/demo/token": Route({b"GET": token}),
         b"/demo/publish": Route({b"POST": publish}, max_body=16 * 1024, json=True),
+        b"/demo/change": Route({b"POST": change}, max_body=16 * 1024, json=True),
     }
+
+
+def _read(request: Request, kind: type[T]) -> T:
+    _own_address(request)
+    try:
+        return msgspec.json.decode(request.body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise bad_request(f"not a message of the demo: {str(error).replace('`', chr(39))}") from None
 
 
 def _own_address(request: Request) -> None:

@@ -1,11 +1,13 @@
 /** The demo page: two clients side by side, and ways to make their life hard. */
 
-import { LocalStorageStore, NotifyClient } from "./client/notify-client.js";
+import { NotifyClient } from "./client/notify-client.js";
+import { Messages } from "./demo-messages.js";
 
 const QUERY = new URLSearchParams(location.search);
 const CHAT = Number(QUERY.get("chat") ?? 1);
 const TOKEN_SECONDS = 15;
 const READER_QUEUE = 10;
+const TYPING_EVERY = 3000, TYPING_STAYS = 5000; // milliseconds: said anew, and believed without being said anew
 const PEOPLE = { 1: "Ada", 2: "Grace" };
 const PHRASES = [
   "Did you see the launch?", "All green here.", "Sending you the numbers now.", "Back in five.",
@@ -36,22 +38,33 @@ async function ask(path, options) {
 let publishing = Promise.resolve();
 function publish(sender_id, content) {
   const message_id = Math.floor(Math.random() * Number.MAX_SAFE_INTEGER);
-  publishing = publishing.then(async () => {
-    sent.set(message_id, now());
-    const body = JSON.stringify({ chat_id: CHAT, sender_id, content, message_id });
-    await ask("/demo/publish", { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  post("/demo/publish", { sender_id, content, message_id }, () => sent.set(message_id, now()));
+}
+
+/** Edit a message, or with null delete it. */
+function change(sender_id, refers_to, content) {
+  post("/demo/change", { sender_id, refers_to, content });
+}
+
+function post(path, what, begun = () => {}) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ chat_id: CHAT, ...what }) };
+  publishing = publishing.then(() => {
+    begun();
+    return ask(path, options);
   }).catch((error) => panels.forEach((panel) => panel.note(`Not published: ${error.message}`, "bad")));
-  return publishing;
 }
 
 class Panel {
   user; element; client; chat;
   fields = {};
+  lost = null; // what to say of a loss once the chat was loaded anew
   counts = { resumes: 0, caught: 0, gaps: 0, losses: 0 };
   latencies = [];
   expiresAt = null; tokenSeconds = TOKEN_SECONDS; withhold = false;
   paused = null; heldUntil = 0; // a promise that ends the pause, and when the last one ended
   leftAt = null; liveAt = 0; backAt = null; resumed = null;
+  changing = null; typedAt = -Infinity; // the message_id that is edited; when it was last said that this user types
+  typists = new Map(); // who types -> the timer that ends it
 
   constructor(user) {
     this.user = user;
@@ -62,11 +75,24 @@ class Panel {
     this.fields.initial.textContent = PEOPLE[user][0];
     this.fields.initial.classList.add(`u${user}`);
     this.fields.name.append(PEOPLE[user], Object.assign(document.createElement("small"), { textContent: `user ${user}` }));
+    this.messages = new Messages(
+      this.fields.messages, user, (options) => this.client.history(CHAT, options), (message, text) => this.edit(message, text),
+    );
+    this.text = this.fields.composer.elements.text;
+    this.text.addEventListener("input", () => this.typed());
+    this.text.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.edit(null);
+      else if (event.key === "ArrowUp" && this.text.value === "") {
+        event.preventDefault(); // or the cursor would go to the front of what is put there
+        this.messages.pickLast();
+      }
+    });
     this.fields.composer.addEventListener("submit", (event) => {
       event.preventDefault();
-      const { text } = event.target.elements;
-      if (text.value.trim()) publish(user, text.value.trim());
-      text.value = "";
+      const text = this.text.value.trim();
+      if (text && this.changing === null) publish(user, text);
+      else if (text) change(user, this.changing, text);
+      this.edit(null);
     });
     for (const button of this.element.querySelectorAll("[data-action]")) {
       button.addEventListener("click", () => this[button.dataset.action](button));
@@ -75,13 +101,13 @@ class Panel {
   }
 
   connect() {
-    // Each tab keeps its own place, so that a reload resumes and two tabs do not share one reader's position.
-    const store = new LocalStorageStore(`notify-demo:${this.user}`, sessionStorage);
-    this.client = new NotifyClient(socketUrl, { token: () => this.token(), store, queue: READER_QUEUE });
+    const settings = { features: ["events", "signals"] };
+    this.client = new NotifyClient(socketUrl, { token: () => this.token(), settings, queue: READER_QUEUE });
     this.client.on("state", (state) => this.state(state));
     this.client.on("presence", ({ users }) => this.presence(users));
+    this.client.on("signal", (signal) => this.signal(signal));
     this.client.on("action", (action) => this.action(action));
-    this.chat = this.client.chat(CHAT, { watchPresence: true, onLost: (loss) => this.lost(loss) });
+    this.chat = this.client.chat(CHAT, { watchPresence: true, load: () => this.load(), onEvent: (event) => this.event(event) });
     this.client.start().catch(() => {}); // the state says it
     this.read();
   }
@@ -94,15 +120,74 @@ class Panel {
   }
 
   async read() {
-    const chat = this.chat;
-    try {
-      for await (const message of chat) {
-        await this.paused?.promise;
-        this.show(message);
+    const { chat } = this;
+    while (chat.state !== "closed" && chat.state !== "refused") {
+      try {
+        for (let next = await chat.next(); !next.done; next = await chat.next()) {
+          await this.paused?.promise;
+          this.show(next.value);
+        }
+      } catch {
+        // The end, which the state tells; a click on it begins anew. Or no history for now: it is asked for again.
+        await new Promise((resolve) => setTimeout(resolve, 1000));
       }
-    } catch {
-      // The state says why; a click on it begins anew.
     }
+  }
+
+  /** The chat as it is: the newest page of its history. Called again wherever messages were lost. */
+  async load() {
+    try {
+      await this.messages.load();
+    } catch (error) {
+      if (error.code !== "unsupported") throw error; // over an event stream there is none
+    }
+    if (this.lost !== null) this.note(this.lost, "bad");
+    this.lost = null;
+  }
+
+  async event(event) {
+    await this.paused?.promise;
+    this.messages.change(event);
+    if (this.changing === event.refers_to && event.kind === "deleted") this.edit(null);
+    this.place(event.position);
+  }
+
+  // --- the composer
+
+  /** Take one's own message into the composer; null, or the same one again: leave it. */
+  edit(message, text = "") {
+    this.changing = message === null || message.message_id === this.changing ? null : message.message_id;
+    this.text.value = this.changing === null ? "" : text;
+    this.fields.send.textContent = this.changing === null ? "Send" : "Save";
+    this.fields.remove.hidden = this.changing === null;
+    if (this.changing !== null) this.text.focus();
+    this.typed();
+  }
+
+  remove() {
+    change(this.user, this.changing, null);
+    this.edit(null);
+  }
+
+  /** Say that this user types, now and then while that is so, and once that it is over. */
+  typed() {
+    const typing = this.text.value.trim() !== "";
+    if (typing && now() - this.typedAt < TYPING_EVERY) return;
+    if (!typing && this.typedAt === -Infinity) return;
+    this.typedAt = this.client.signal(CHAT, "typing", typing) && typing ? now() : -Infinity;
+  }
+
+  signal({ chat_id, user_id, kind, data }) {
+    if (chat_id === CHAT && kind === "typing") this.types(user_id, data !== false);
+  }
+
+  types(user, does) {
+    clearTimeout(this.typists.get(user));
+    this.typists.delete(user);
+    if (does) this.typists.set(user, setTimeout(() => this.types(user, false), TYPING_STAYS));
+    const names = [...this.typists.keys()].map((one) => PEOPLE[one] ?? `user ${one}`);
+    this.fields.typing.textContent =
+      names.length === 0 ? "" : names.length > 3 ? "Several people are typing…" : `${names.join(", ")} ${names.length > 1 ? "are" : "is"} typing…`;
   }
 
   // --- buttons
@@ -158,6 +243,11 @@ class Panel {
   action(action) {
     if (action.chat !== CHAT) return;
     if (action.do === "gap") this.count("gaps");
+    if (action.do === "lost") {
+      this.count("losses");
+      const why = action.before.epoch === action.after.epoch ? "is too old" : "is of another history, as after a restart";
+      this.lost = `Position ${action.before.seq} ${why}: the chat was loaded anew`;
+    }
     if (action.do === "subscription" && action.state === "live") {
       if (this.leftAt !== null) {
         this.count("resumes");
@@ -177,12 +267,6 @@ class Panel {
     return `Back after ${seconds(after)} s, from position ${from}: ${what}`;
   }
 
-  lost({ before, after }) {
-    this.count("losses");
-    const why = before.epoch === after.epoch ? "is too old" : "is of another history, as after a restart";
-    this.note(`Position ${before.seq} ${why}: a real page would now reload the chat from its backend`, "bad");
-  }
-
   presence(users) {
     this.fields.presence.replaceChildren(...users.map(({ user_id, connections }) => {
       const one = document.createElement("span");
@@ -195,8 +279,11 @@ class Panel {
   // --- what is shown
 
   show(message) {
+    this.types(message.sender_id, false);
     const published = sent.get(message.message_id);
     const caught = published !== undefined && published < this.liveAt;
+    this.place(message.position);
+    if (this.messages.show(message, caught) === null) return;
     if (caught) {
       this.count("caught");
       if (this.resumed) {
@@ -204,29 +291,13 @@ class Panel {
         this.resumed.note.textContent = this.tellResume();
       }
     } else if (published !== undefined && published >= this.heldUntil) this.latency(now() - published);
-    const item = document.createElement("li");
-    item.className = `u${message.sender_id}${message.sender_id === this.user ? " own" : ""}`;
-    item.dataset.seq = message.position.seq;
-    item.append(message.content, Object.assign(document.createElement("small"), {
-      textContent: `${message.position.seq}${caught ? " · caught up" : ""}`,
-    }));
-    this.append(item);
-    this.place(message.position);
     this.refresh();
   }
 
   note(text, kind = "") {
     const item = Object.assign(document.createElement("li"), { className: `note ${kind}`, textContent: text });
-    this.append(item);
+    this.messages.append(item);
     return item;
-  }
-
-  append(item) {
-    const list = this.fields.messages;
-    const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
-    list.append(item);
-    while (list.children.length > 300) list.firstElementChild.remove();
-    if (atEnd) list.scrollTop = list.scrollHeight;
   }
 
   place({ epoch, seq }) {

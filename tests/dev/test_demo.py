@@ -37,6 +37,23 @@ class DemoRoutes(TestCase):
                 (arrived.content, arrived.sender_id, arrived.message_id, arrived.chat_id), ("hello", 2, 77, 1)
             )
 
+    async def test_an_edit_and_a_deletion_are_events_of_the_chat(self) -> None:
+        server = await self._server()
+        _, token = await self._get(f"{server.public}/demo/token?user=2&ttl=60")
+        events: list[Any] = []
+        settings = Settings(features=("events",))
+        async with TwistedClient(server.ws, token["token"], settings=settings) as client:
+            chat = client.chat(1, on_event=events.append)
+            await chat.ready()
+            for content in ("hello", None):
+                change = {"chat_id": 1, "sender_id": 2, "refers_to": 77, "content": content}
+                response = await treq.post(f"{server.public}/demo/change", json=change, persistent=False)
+                self.assertEqual(set(await response.json()), {"epoch", "seq"})
+            await server.publish(1, "behind them")
+            await chat.__anext__()
+        told = [(event.kind, event.data, event.refers_to, event.sender_id) for event in events]
+        self.assertEqual(told, [("edited", {"content": "hello"}, 77, 2), ("deleted", None, 77, 2)])
+
     async def test_bounds_are_kept(self) -> None:
         server = await self._server()
         for query in ("user=0", "user=1001", "user=x", "ttl=1", "ttl=1e9", "ttl=nan", "workspace=2"):
@@ -47,6 +64,10 @@ class DemoRoutes(TestCase):
             response = await treq.post(
                 f"{server.public}/demo/publish", json={**good, **wrong}, persistent=False
             )
+            self.assertEqual((wrong.keys(), response.code), (wrong.keys(), 400))
+            await response.content()
+            change = {**good, "refers_to": 1, **wrong}
+            response = await treq.post(f"{server.public}/demo/change", json=change, persistent=False)
             self.assertEqual((wrong.keys(), response.code), (wrong.keys(), 400))
             await response.content()
 
@@ -68,15 +89,25 @@ class DemoRoutes(TestCase):
             status, _ = await self._get(f"{server.public}/demo/token", Host=f"{host}:{port}")
             self.assertEqual((host, status), (host, expected))
         # What a form or a "simple" request of another site can send needs no permission, so it must not be taken.
-        response = await treq.post(
-            f"{server.public}/demo/publish",
-            b'{"chat_id": 1, "sender_id": 1, "content": "x"}',
-            headers={"Content-Type": "text/plain"},
-            persistent=False,
-        )
-        self.assertEqual(response.code, 415)
-        self.assertFalse(response.headers.hasHeader("Access-Control-Allow-Origin"))
-        await response.content()
+        for path in ("publish", "change"):
+            response = await treq.post(
+                f"{server.public}/demo/{path}",
+                b'{"chat_id": 1, "sender_id": 1, "content": "x", "refers_to": 1}',
+                headers={"Content-Type": "text/plain"},
+                persistent=False,
+            )
+            self.assertEqual(response.code, 415)
+            self.assertFalse(response.headers.hasHeader("Access-Control-Allow-Origin"))
+            await response.content()
+            response = await treq.post(
+                f"{server.public}/demo/{path}",
+                json={"chat_id": 1, "sender_id": 1, "content": "x", "refers_to": 1},
+                headers={"Host": f"evil.example:{port}"},
+                persistent=False,
+            )
+            # `refers_to` is not a field of a message, which is looked at behind the address.
+            self.assertEqual(response.code, 403)
+            await response.content()
 
     async def test_without_demo_there_is_nothing(self) -> None:
         server = await LocalServer().start(self)

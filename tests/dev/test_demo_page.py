@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import blockingCallFromThread, deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.support.browser import Browser
+from tests.support.ports import free_port
 from tests.support.programs import ROOT
 from tests.support.running import Twistd
 
 PICTURES = ROOT / "artifacts"
+
+#: user 3 types, with this data
+TYPIST = """const [data] = arguments;
+    import("/client/notify-client.js").then(async ({ NotifyClient }) => {
+      const token = (await (await fetch("/demo/token?user=3")).json()).token;
+      const client = new NotifyClient(`ws://${location.host}/ws`, { token, settings: { features: ["signals"] } });
+      await client.start();
+      await client.chat(1).ready();
+      client.signal(1, "typing", data);
+    });"""
 
 
 class Page:
@@ -49,6 +62,32 @@ class Page:
 
     def press(self, user: int, action: str) -> None:
         self.browser.click(f"[data-user='{user}'] [data-action='{action}']")
+
+    def pick(self, user: int, number: int) -> None:
+        """Click on a message, the first one is 1."""
+        self.browser.click(f"[data-user='{user}'] .messages li[data-seq]:nth-child({number} of li[data-seq])")
+
+    def ids(self, user: int) -> list[int]:
+        """The message ids of what is shown, as the server has them."""
+        script = """const [user, done] = arguments;
+            import("/client/notify-client.js").then(async ({ NotifyClient }) => {
+              const token = (await (await fetch(`/demo/token?user=${user}`)).json()).token;
+              const client = new NotifyClient(`ws://${location.host}/ws`, { token });
+              await client.start();
+              const { messages } = await client.history(1);
+              await client.close();
+              done(messages.map(({ message_id }) => message_id));
+            });"""
+        return list(self.browser.wait(script, user))
+
+    def post(self, path: str, **what: Any) -> None:
+        """What anyone can ask of the server, whatever the page would."""
+        script = """const [path, body, done] = arguments;
+            const headers = { "Content-Type": "application/json" };
+            fetch(`/demo/${path}`, { method: "POST", headers, body }).then(({ status }) => done(status));"""
+        status = self.browser.wait(script, path, json.dumps({"chat_id": 1, **what}))
+        if status != 200:
+            raise AssertionError(status)
 
     def wait(self, user: int, what: str, condition: Callable[[], Any], timeout: float = 30) -> None:
         try:
@@ -160,7 +199,151 @@ class DemoPage(TestCase):
             page.wait(2, "both", lambda: len(page.messages(2)) == 2)
             page.browser.switch(first)
             page.open()
-            page.wait(1, "what was missed", lambda: page.messages(1) == ["while you were away"])
+            both = ["from the second tab", "while you were away"]
+            page.wait(1, "what there is", lambda: page.messages(1) == both)
+
+        await self._visit(visit)
+
+    async def test_it_begins_with_a_page_of_history_and_older_ones_come_when_scrolled_up(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            page.browser.click("#burst")
+            page.say(1, "the last")
+            everything = [*(f"{number} of 50" for number in range(1, 51)), "the last"]
+            page.wait(2, "everything", lambda: page.messages(2) == everything)
+            page.open()
+            page.wait(2, "the newest page", lambda: page.messages(2) == everything[-30:])
+            up = """const list = document.querySelector("[data-user='2'] .messages"), shown = list.children[0];
+                list.scrollTop = 0; list.dispatchEvent(new Event("scroll")); window.shown = shown"""
+            place = "return window.shown.getBoundingClientRect().top"
+            page.browser.run(up)
+            top = page.browser.run(place)
+            page.wait(2, "everything", lambda: page.messages(2) == everything)
+            self.assertApproximates(page.browser.run(place), top, 1)
+            page.say(2, "and on")
+            page.wait(1, "what comes", lambda: page.messages(1) == [*everything[-30:], "and on"])
+
+        await self._visit(visit)
+
+    async def test_what_it_has_let_go_of_comes_back_when_scrolled_up(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            for burst in range(1, 8):
+                page.browser.click("#burst")
+                page.wait(1, "a burst", lambda burst=burst: page.field(1, "position") == str(50 * burst))
+            everything = [f"{number} of 50" for number in range(1, 51)] * 7
+            self.assertEqual(page.messages(1), everything[-300:])
+
+            def up() -> bool:
+                page.browser.run("document.querySelector(`[data-user='1'] .messages`).scrollTop = 0")
+                return page.messages(1) == everything
+
+            page.wait(1, "everything", up)
+
+        await self._visit(visit)
+
+    async def test_after_a_restart_of_the_server_it_is_loaded_anew_and_says_so(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir(parents=True)
+        listen = f"tcp:{free_port()}:interface=127.0.0.1"
+
+        async def start() -> tuple[Twistd, str]:
+            server = Twistd(
+                *("-n", "--pidfile=", "notify", "--dev"),
+                cwd=folder,
+                NOTIFY_LISTEN__PUBLIC=listen,
+                NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
+            )
+            self.addCleanup(server.kill)
+            return server, (await server.says(r"demo page\s+(http://127\.0\.0\.1:\d+/)"))[1]
+
+        first, url = await start()
+
+        def again() -> None:
+            blockingCallFromThread(reactor, first.kill)
+            blockingCallFromThread(reactor, lambda: Deferred.fromCoroutine(start()))
+
+        def browse() -> None:
+            with Browser() as browser:
+                page = Page(browser, url)
+                page.open()
+                page.say(1, "before")
+                page.wait(2, "it", lambda: page.messages(2) == ["before"])
+                again()
+                page.wait(2, "the loss", lambda: "is of another history" in page.notes(2))
+                self.assertEqual((page.messages(2), page.field(2, "lost")), ([], "1"))
+                page.wait(1, "connected", lambda: page.field(1, "state") == "connected")
+                page.wait(1, "the loss", lambda: "is of another history" in page.notes(1))
+                page.say(1, "after")
+                page.wait(2, "it", lambda: page.messages(2) == ["after"])
+
+        await deferToThread(browse)
+
+    async def test_it_says_who_types_until_they_send_or_stop(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            for how in ("sent", "stopped"):
+                page.browser.type("[data-user='2'] .composer input", how)
+                page.wait(1, "typing", lambda: page.field(1, "typing") == "Grace is typing…")
+                self.assertEqual(page.field(2, "typing"), "")
+                if how == "sent":
+                    page.say(2, "")
+                    page.wait(1, "the message", lambda: page.messages(1) == ["sent"])
+                page.wait(1, "no more", lambda: page.field(1, "typing") == "")
+            self.assertEqual(page.messages(1), ["sent"])
+
+        await self._visit(visit)
+
+    async def test_messages_are_edited_and_deleted_by_those_who_wrote_them(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            page.say(1, "one", "two", "three")
+            page.wait(1, "all", lambda: page.messages(1) == ["one", "two", "three"])
+            page.pick(1, 1)
+            page.browser.type("[data-user='1'] .composer input", ", edited\n")
+            page.pick(1, 2)
+            page.press(1, "remove")
+            changed = ["one, edited", "deleted", "three"]
+            # By the keyboard: the newest one that is there; and back.
+            page.browser.type("[data-user='1'] .composer input", "\ue013 four\ue00c")
+            page.browser.type("[data-user='1'] .composer input", "\ue013, too\n")
+            changed[2] = "three, too"
+            # Of a deleted message nothing is left to pick.
+            page.wait(1, "changed", lambda: page.messages(1) == changed)
+            page.pick(1, 2)
+            page.say(1, "four")
+            changed.append("four")
+            for user in (1, 2):
+                page.wait(user, "changed", lambda user=user: page.messages(user) == changed)
+            # Nobody else's are changed, not even by who would.
+            page.post("change", sender_id=2, refers_to=page.ids(2)[2], content="not by its author")
+            page.post("change", sender_id=1, refers_to=page.ids(2)[1], content="and none comes back")
+            page.say(2, "five")
+            changed.append("five")
+            for _ in range(2):
+                for user in (1, 2):
+                    page.wait(user, "the same", lambda user=user: page.messages(user) == changed)
+                page.open()  # from the history now
+
+        await self._visit(visit)
+
+    async def test_what_is_said_is_shown_as_text_whatever_it_is(self) -> None:
+        def visit(page: Page) -> None:
+            page.open()
+            markup = "<img src=x onerror='window.ran = 1'><script>window.ran = 1</script>"
+            page.say(1, markup)
+            page.post("publish", sender_id="own--x", content=markup)
+            page.wait(2, "both", lambda: page.messages(2) == [markup, markup])
+            page.pick(1, 1)
+            page.browser.type("[data-user='1'] .composer input", " again\n")
+            page.wait(2, "edited", lambda: page.messages(2) == [f"{markup} again", markup])
+            page.browser.run(TYPIST, f"<b>{markup}</b>")
+            page.wait(2, "a stranger", lambda: page.field(2, "typing") == "user 3 is typing…")
+            page.wait(2, "a stranger", lambda: page.field(2, "presence") == "AdaGraceuser 3")
+            page.open()
+            page.wait(2, "from the history", lambda: page.messages(2) == [f"{markup} again", markup])
+            made = "return [window.ran ?? 0, document.querySelectorAll('main :is(img, script, b b)').length]"
+            self.assertEqual(page.browser.run(made), [0, 0])
 
         await self._visit(visit)
 
@@ -175,7 +358,7 @@ class DemoPage(TestCase):
             wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
             self.assertEqual(page.browser.run(wide), 0)
             small = """return [...document.querySelectorAll('button, input')]
-                .filter((one) => one.getBoundingClientRect().height < 40).map((one) => one.textContent)"""
+                .filter((one) => one.offsetParent !== null && one.getBoundingClientRect().height < 40).map((one) => one.textContent)"""
             self.assertEqual(page.browser.run(small), [])
             page.browser.screenshot(PICTURES / "demo-phone.png", whole=True)
             page.browser.scheme("dark")

@@ -27,25 +27,39 @@ def advised() -> tuple[int, int]:
 
 
 class Nginx:
-    """Balances over the nodes at these ports. ``changes`` are what stands otherwise in the file, and what instead."""
+    """Balances over the nodes at these ports. ``changes`` are what stands otherwise in the file, and what instead.
 
-    def __init__(self, ports: list[int], *changes: tuple[str, str], connections: int = 500) -> None:
+    With ``tls`` it ends TLS as the file says, once ``changes`` name a certificate that is there; ``text`` stands for the file.
+    """
+
+    def __init__(
+        self,
+        ports: list[int],
+        *changes: tuple[str, str],
+        connections: int = 500,
+        tls: bool = False,
+        text: str | None = None,
+    ) -> None:
         self.binary = program("nginx")
         self.port, self.redirecting = free_port(), free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="nginx-"))
-        text = CONFIG.read_text()
+        text = CONFIG.read_text() if text is None else text
         nodes = "".join(f"    server 127.0.0.1:{port} max_fails=2 fail_timeout=5s;\n" for port in ports)
         for old, new in (
             ("    server 127.0.0.1:8080 max_fails=2 fail_timeout=5s;\n", nodes),
             ("    listen 80;\n    listen [::]:80;\n", f"    listen 127.0.0.1:{self.redirecting};\n"),
-            ("    listen 443 ssl;\n    listen [::]:443 ssl;\n", f"    listen 127.0.0.1:{self.port};\n"),
+            (
+                "    listen 443 ssl;\n    listen [::]:443 ssl;\n",
+                f"    listen 127.0.0.1:{self.port}{' ssl' * tls};\n",
+            ),
             ("/var/log/nginx/", f"{self.directory}/"),
             *changes,
         ):
             if old not in text:
                 raise AssertionError(f"etc/nginx/notify.conf has no '{old}'")
             text = text.replace(old, new)
-        text = re.sub(r"    ssl_.*\n", "", text)
+        if not tls:
+            text = re.sub(r"    ssl_.*\n", "", text)
         folders = "".join(
             f"{name}_temp_path {self.directory}/{name};\n"
             for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

@@ -1,35 +1,65 @@
-"""Pages for a browser: a folder that is served over HTTP, and perhaps a page that is none of its files."""
+"""Pages for a browser: a folder that is served over HTTP, and perhaps what a backend would answer beside its files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
+
+
+class Asked(NamedTuple):
+    """A request; ``path`` has the query, too."""
+
+    method: str
+    path: str
+    body: bytes
+
+
+#: status, type and body; None: it is a file, or nothing
+Answer: TypeAlias = "Callable[[Asked], tuple[int, str, bytes] | None]"
 
 
 class _Files(SimpleHTTPRequestHandler):
-    def __init__(self, *about: Any, page: bytes, directory: str) -> None:
-        self._page = page
+    def __init__(self, *about: Any, answer: Answer, directory: str) -> None:
+        self._answer = answer
         super().__init__(*about, directory=directory)
 
     def do_GET(self) -> None:
-        if not self._page or not self.path.startswith("/page"):
-            return super().do_GET()
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
+        if not self._answered():
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        if not self._answered():
+            self.send_error(404)
+
+    def _answered(self) -> bool:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        made = self._answer(Asked(self.command, self.path, body))
+        if made is None:
+            return False
+        status, kind, content = made
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(self._page)
-        return None
+        self.wfile.write(content)
+        return True
 
     def log_message(self, *about: object) -> None:
         """Says nothing."""
 
 
-def serve_pages(case: Any, folder: Path, page: bytes = b"") -> str:
-    """Serve a folder, and ``page`` at ``/page``, until the test case is over; gives the origin."""
-    files = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, page=page, directory=str(folder)))
+def serve_pages(case: Any, folder: Path, page: bytes = b"", answer: Answer | None = None) -> str:
+    """Serve a folder, and ``page`` at ``/page`` or what ``answer`` gives, until the test case is over; gives the origin."""
+
+    def at_page(asked: Asked) -> tuple[int, str, bytes] | None:
+        return (200, "text/html", page) if page and asked.path.startswith("/page") else None
+
+    handler = partial(_Files, answer=answer or at_page, directory=str(folder))
+    files = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     case.addCleanup(files.server_close)
     thread = Thread(target=files.serve_forever)
     thread.start()

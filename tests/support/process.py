@@ -220,7 +220,7 @@ class Client:
         return json.loads(self.socket.recv(seconds))
 
     def closed(self, seconds: float = 10) -> tuple[int, Any]:
-        """Wait until the server closes: the code, and the advice in its reason."""
+        """Wait until the server closes: the code, and the advice in its reason, or that as text."""
         try:
             while True:
                 self.socket.recv(seconds)
@@ -228,4 +228,5 @@ class Client:
             close, why = error.rcvd, f"{error} ({error.__cause__!r})"
         if close is None:
             raise AssertionError(f"the server hung up without a close frame: {why}")
-        return close.code, json.loads(close.reason or "null")
+        advice = close.reason.startswith("{")
+        return close.code, json.loads(close.reason) if advice else close.reason or None

@@ -27,7 +27,7 @@ export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
   #http; #ways = new Ways(); #trying = null;
-  #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
+  #listeners = new Map(); #settled = []; #awake; #hidden; #kept; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
     const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
@@ -50,6 +50,10 @@ export class NotifyClient {
     this.#hidden = () => {
       if (globalThis.document.visibilityState === "visible") this.online();
       else this.#saver.flush();
+    };
+    // A page that its user leaves may be kept as it is, its socket with it: nobody is there. Shown again, it becomes visible.
+    this.#kept = ({ persisted }) => {
+      if (persisted) this.cut();
     };
   }
 
@@ -88,6 +92,7 @@ export class NotifyClient {
       this.notifications.position = stored;
       globalThis.addEventListener?.("online", this.#awake);
       globalThis.document?.addEventListener("visibilitychange", this.#hidden);
+      globalThis.addEventListener?.("pagehide", this.#kept);
       this.#event("start");
     }
     while (this.state.state !== "connected") {
@@ -394,6 +399,7 @@ export class NotifyClient {
     } else if (state.state === "closed") {
       globalThis.removeEventListener?.("online", this.#awake);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
+      globalThis.removeEventListener?.("pagehide", this.#kept);
       const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);
       for (const stream of this.#streams()) stream.finish("closed", error);
     }
