@@ -37,8 +37,14 @@ DOCS = [
     "sphinx>=8.1",  # a program: `make docs`
 ]
 
+#: what the programs of docs/cookbook need
+EXAMPLES = [
+    "psycopg[binary]>=3.2.4",
+]
+
 TEST = [
     *DOCS,
+    *EXAMPLES,
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
@@ -134,6 +140,7 @@ setup(
             "websockets>=15",
         ],
         "docs": DOCS,
+        "examples": EXAMPLES,
         "otel": OTEL,
         "uvloop": UVLOOP,
         "test": [*TEST, *OTEL, *UVLOOP],
