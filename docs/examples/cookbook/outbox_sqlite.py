@@ -52,19 +52,24 @@ def post(db: sqlite3.Connection, workspace_id: int, chat_id: int, sender_id: int
     # There is one writer at a time from here on: so rows are committed in the order of their ids.
     db.execute("BEGIN IMMEDIATE")
     with db:
-        [[message_id, timestamp]] = db.execute(
-            "INSERT INTO messages (chat_id, sender_id, content) VALUES (?, ?, ?) RETURNING id, created",
-            [chat_id, sender_id, content],
-        ).fetchall()
-        payload = {
-            "message_id": message_id,
-            "chat_id": chat_id,
-            "workspace_id": workspace_id,
-            "sender_id": sender_id,
-            "content": content,
-            "timestamp": timestamp,
-        }
-        put(db, f"workspace.{workspace_id}.chat.{chat_id}.messages", payload)
+        return write(db, workspace_id, chat_id, sender_id, content)
+
+
+def write(db: sqlite3.Connection, workspace_id: int, chat_id: int, sender_id: int, content: str) -> int:
+    """``post``, in the transaction that is open."""
+    [[message_id, timestamp]] = db.execute(
+        "INSERT INTO messages (chat_id, sender_id, content) VALUES (?, ?, ?) RETURNING id, created",
+        [chat_id, sender_id, content],
+    ).fetchall()
+    payload = {
+        "message_id": message_id,
+        "chat_id": chat_id,
+        "workspace_id": workspace_id,
+        "sender_id": sender_id,
+        "content": content,
+        "timestamp": timestamp,
+    }
+    put(db, f"workspace.{workspace_id}.chat.{chat_id}.messages", payload)
     return message_id
 
 
