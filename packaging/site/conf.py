@@ -51,7 +51,7 @@ html_theme_options: dict[str, Any] = {
 
 
 #: pages whose tables are branches of the site's tree
-INDICES = ("docs/README", "docs/operations/README", "docs/reference/README")
+INDICES = ("docs/README", "docs/cookbook/README", "docs/operations/README", "docs/reference/README")
 #: what hangs on others
 BRANCHES = {
     "README": ["docs/README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG", "benchmarks/README"],

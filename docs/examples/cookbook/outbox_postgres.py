@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS messages (
     content text NOT NULL,
     created timestamptz NOT NULL DEFAULT now()
 );
+CREATE INDEX IF NOT EXISTS messages_of_chat ON messages (chat_id, id);
 CREATE TABLE IF NOT EXISTS outbox (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     key uuid NOT NULL DEFAULT gen_random_uuid(),
