@@ -88,6 +88,10 @@ class Base:
         """Put something into the outbox."""
         raise NotImplementedError
 
+    def put_text(self, subject: str, payload: str) -> None:
+        """The same, written by something else."""
+        raise NotImplementedError
+
     def age(self) -> None:
         """Make all rows an hour older."""
         raise NotImplementedError

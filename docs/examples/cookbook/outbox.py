@@ -23,12 +23,12 @@ REST = 2
 
 
 class Row(NamedTuple):
-    """``key`` is the idempotency key, ``payload`` the message, and ``age`` in seconds."""
+    """``key`` is the idempotency key, ``payload`` the message as JSON, and ``age`` in seconds."""
 
     id: int
     key: str
     subject: str
-    payload: Any
+    payload: str
     age: float
 
 
@@ -53,9 +53,10 @@ class Outbox:
         bring them again, with what has come behind them.
         """
         self.resting()
-        done = self._published_before(rows)
+        payloads = {row.id: _decoded(row.payload) for row in rows}
+        done = self._published_before(rows, payloads)
         rows = [row for row in rows if row.id not in done and row.subject not in self._resting]
-        messages = [(row.key, row.subject, row.payload) for row in rows]
+        messages = [(row.key, row.subject, payloads[row.id]) for row in rows]
         refused = {}
         for row, outcome in zip(rows, self._publisher.publish_each(messages, timeout=PATIENCE), strict=True):
             if isinstance(outcome, Position):
@@ -67,12 +68,12 @@ class Outbox:
                 self._rest(row.subject, outcome)
         return done, refused
 
-    def _published_before(self, rows: list[Row]) -> list[int]:
+    def _published_before(self, rows: list[Row], payloads: dict[int, Any]) -> list[int]:
         """Those rows that are so old that notify may have forgotten their keys, and that its history has."""
         found = []
         old = [row for row in rows if not 0 <= row.age < REMEMBERED]
         for subject in dict.fromkeys(row.subject for row in old):
-            ids = {row.id: _name(row.payload) for row in old if row.subject == subject}
+            ids = {row.id: _name(payloads[row.id]) for row in old if row.subject == subject}
             try:
                 there = self._newest(subject, list(ids.values()))
             except (OSError, HTTPException, ValueError) as error:
@@ -107,6 +108,13 @@ class Outbox:
         if subject not in self._resting:
             log.warning("%s has to wait: %s", subject, why)
             self._resting[subject] = time.monotonic() + REST
+
+
+def _decoded(payload: str) -> Any:
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError):
+        return None  # which is no message, and will be refused
 
 
 def _name(payload: Any) -> Any:

@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     key TEXT NOT NULL DEFAULT (hex(randomblob(16))),
     subject TEXT NOT NULL,
-    payload TEXT NOT NULL CHECK (json_valid(payload)),
+    payload TEXT NOT NULL,
     created INTEGER NOT NULL DEFAULT (unixepoch()),
     error TEXT
 );
@@ -81,8 +81,7 @@ def put(db: sqlite3.Connection, subject: str, payload: dict[str, Any]) -> None:
 def work(db: sqlite3.Connection, outbox: Outbox) -> bool:
     """Publish some of what waits; whether there was any."""
     # No transaction is open while this publishes: writers would wait for it.
-    found = db.execute(READ, [json.dumps(outbox.resting())]).fetchall()
-    rows = [Row(id, key, subject, json.loads(payload), age) for id, key, subject, payload, age in found]
+    rows = [Row(*found) for found in db.execute(READ, [json.dumps(outbox.resting())])]
     done, refused = outbox.deliver(rows)
     if done or refused:
         db.execute("BEGIN IMMEDIATE")
