@@ -19,7 +19,8 @@ class Job:
     """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
 
     ``path`` is that of a request with all of them, and ``key`` its idempotency key, unless they have ``own_keys``; a ``many`` is answered
-    by a list. ``apart``: one whose key is that of another message does not hold up the others. ``body`` is the request's where it is not made of theirs, which no stream takes.
+    by a list. ``apart``: one whose key is that of another message does not hold up the others. ``body`` is the request's where it is
+    not made of theirs, which no stream takes.
     """
 
     def __init__(

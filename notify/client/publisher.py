@@ -166,7 +166,8 @@ class Publisher(Face):
 
         What is not stored is given, not raised: a :class:`PublishFailed`, whose ``refused`` says that a repeat would change nothing. The messages
         of a subject keep their order whatever fails: one is sent when the one before it is stored, or refused. Where neither is known
-        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys. ``timeout`` is for all together.
+        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys, before anything newer of these
+        subjects. ``timeout`` is for all together. What is no key or no JSON is refused, too, and holds up nothing.
         """
         each = self._each(messages, self._loop._now, timeout)
         while items := each.next():
