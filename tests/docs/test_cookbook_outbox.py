@@ -114,7 +114,7 @@ class Behaviour(Base):
         self.notify.process.kill()
         self.notify.process.wait()
         try:
-            self.worker()
+            self.worker("import outbox; outbox.PATIENCE = 2")
             for n in range(30):
                 self.post(self.chats[n % 4], str(n))
             self.says("has to wait: unreachable")
