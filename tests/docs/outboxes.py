@@ -26,12 +26,17 @@ JETSTREAM = '[broker]\nplugin = "jetstream"\n[broker.jetstream]\nservers = ["{}"
 
 
 @cache
-def shared_notify() -> Server:
-    """One that keeps its history when it is killed."""
+def shared_nats() -> NatsServer:
     nats = NatsServer().start()
     atexit.register(nats.remove)
     wait_for("NATS listens", nats.listens)
-    server = Server(JETSTREAM.format(nats.url))
+    return nats
+
+
+@cache
+def shared_notify() -> Server:
+    """One that keeps its history when it is killed."""
+    server = Server(JETSTREAM.format(shared_nats().url))
     atexit.register(server.__exit__, None, None, None)
     server.start()
     return server

@@ -16,7 +16,7 @@ from uuid import uuid4
 import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.docs.outboxes import Base, shared_postgres
+from tests.docs.outboxes import Base, shared_nats, shared_postgres
 from tests.docs.test_client import EXAMPLES, PRINTED
 from tests.support.http import temporary_folder
 from tests.support.process import Server, wait_for
@@ -124,6 +124,21 @@ class Behaviour(Base):
         finally:
             self.notify.start()
         self.post(self.chats[0], "31")
+        self.emptied()
+        self.check()
+
+    def test_while_notify_cannot_store_anything_rows_wait(self: Any) -> None:
+        self.worker("import outbox; outbox.PATIENCE = 2")
+        self.post(self.chats[0], "before")
+        self.emptied()
+        shared_nats().kill()
+        try:
+            for n in range(30):
+                self.post(self.chats[n % 4], str(n))
+            self.says("has to wait: unavailable")
+        finally:
+            shared_nats().start()
+        self.post(self.chats[0], "after")
         self.emptied()
         self.check()
 
