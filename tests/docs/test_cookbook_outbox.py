@@ -98,6 +98,11 @@ class Behaviour(Base):
                 wait_for("the notification, too", lambda: self.notifications(user, notify) == ["n-1"])
                 self.kill(one)
             forgotten = lambda: notify.publish(1, "x", **{"Idempotency-Key": "k"})[1]["seq"]  # noqa: E731
+            # Others say much in the meantime: more than a page of history has.
+            large = ["z" * 60_000] * 100
+            for number, content in enumerate(large, 1000):
+                self.assertEqual(notify.publish(self.chats[0], content, number)[0], 200)
+            self.posted[self.chats[0]] += large
             first = forgotten()
             wait_for("its key is forgotten", lambda: forgotten() != first)
             self.age()

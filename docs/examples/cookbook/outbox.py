@@ -18,6 +18,8 @@ PATIENCE = 10
 #: seconds from a row's making for which notify surely remembers its key, should it have been published: well below
 #: `duplicate_window` (120) less PATIENCE. Whoever raises that may raise this.
 REMEMBERED = 60
+#: messages of a chat that others may have published since a row was
+FAR = 1000
 #: seconds for which a chat is left alone that could not be published to
 REST = 2
 
@@ -83,14 +85,15 @@ class Outbox:
         return found
 
     def _newest(self, subject: str, wanted: list[Any]) -> list[Any]:
-        """The ids of a subject's newest messages, as far back as there are some of those wanted."""
+        """The ids of a subject's newest messages: back to those wanted, and no further than FAR behind the last of them."""
         found: list[Any] = []
-        before = "newest"
-        while before:
+        before, others = "newest", 0
+        while before and others < FAR:
             page = self._get(f"/v1/history?subject={quote(subject)}&limit=1000&before={before}")
             names = [_name(message["payload"]) for message in page["messages"]]
             found += names
-            before = page["previous"] if any(name in names for name in wanted) else None
+            others = 0 if any(name in names for name in wanted) else others + len(names)
+            before = None if page["complete"] else page["previous"]
         return found
 
     def _get(self, path: str) -> Any:
@@ -102,7 +105,7 @@ class Outbox:
             if error.code != 422:
                 raise
             # No subject of notify's: publishing will say so.
-            return {"messages": [], "previous": None}
+            return {"messages": [], "complete": True}
 
     def _rest(self, subject: str, why: Exception) -> None:
         if subject not in self._resting:

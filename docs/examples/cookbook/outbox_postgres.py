@@ -48,8 +48,8 @@ WHERE pg_try_advisory_xact_lock('outbox'::regclass::oid::int, hashtext(subject))
 READ = """
 SELECT oldest.* FROM unnest(%s::text[]) AS mine, LATERAL (
     SELECT id, key::text, subject, payload::text, extract(epoch FROM clock_timestamp() - created)::float AS age
-    FROM outbox WHERE subject = mine AND error IS NULL ORDER BY id LIMIT 20
-) AS oldest ORDER BY id
+    FROM outbox WHERE subject = mine AND error IS NULL ORDER BY id LIMIT 100
+) AS oldest ORDER BY id LIMIT 500
 """
 
 
