@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
 from contextlib import contextmanager
+from importlib import import_module
 from random import Random
 from time import sleep
 from typing import Any
@@ -34,6 +36,20 @@ class Printed(SynchronousTestCase):
             self.assertEqual(set(found), {f"cookbook/{name}" for name in names})
             for name, code in found.items():
                 self.assertEqual(code, (EXAMPLES / name).read_text(), name)
+
+
+class Hanging(SynchronousTestCase):
+    def test_a_server_that_does_not_answer_is_waited_for_once_and_not_for_each_chat(self) -> None:
+        recipe = import_module("outbox")
+        self.patch(recipe, "PATIENCE", 0.3)
+        rows = [recipe.Row(n, f"key-{n}", f"workspace.1.chat.{n}.messages", "{}", 3600.0) for n in range(5)]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            outbox = recipe.Outbox(f"http://127.0.0.1:{server.getsockname()[1]}", "a-key")
+            self.assertEqual(outbox.deliver(rows), ([], {}))
+            self.assertEqual(sorted(outbox.resting()), sorted(row.subject for row in rows))
+            server.setblocking(False)
+            server.accept()[0].close()
+            self.assertRaises(BlockingIOError, server.accept)
 
 
 class Behaviour(Base):

@@ -74,12 +74,18 @@ class Outbox:
         """Those rows that are so old that notify may have forgotten their keys, and that its history has."""
         found = []
         old = [row for row in rows if not 0 <= row.age < REMEMBERED]
-        for subject in dict.fromkeys(row.subject for row in old):
+        subjects = dict.fromkeys(row.subject for row in old)
+        for subject in subjects:
             ids = {row.id: _name(payloads[row.id]) for row in old if row.subject == subject}
             try:
                 there = self._newest(subject, list(ids.values()))
-            except (OSError, HTTPException, ValueError) as error:
+            except (HTTPError, ValueError) as error:
                 self._rest(subject, error)
+            except (OSError, HTTPException) as error:
+                # Nobody is there: do not wait as long for each of the others.
+                for other in subjects:
+                    self._rest(other, error)
+                break
             else:
                 found += [id for id, name in ids.items() if name in there]
         return found
