@@ -37,10 +37,11 @@ DOCS = [
     "sphinx>=8.1",  # a program: `make docs`
 ]
 
-# What the web applications of docs/examples stand on.
+# What the programs of docs/cookbook need.
 EXAMPLES = [
     "django>=5.2",
     "fastapi>=0.115",
+    "psycopg[binary]>=3.2.4",
 ]
 
 TEST = [

@@ -36,6 +36,14 @@ class Programs(SynchronousTestCase):
         os.environ["PATH"] = f"{folder}/bin"
         self.assertEqual(find("haproxy"), f"{folder}/sbin/haproxy")
 
+    def test_the_newest_postgresql_is_where_debian_keeps_it(self) -> None:
+        folder = Path(self.mktemp()).resolve()
+        for version in ("9", "15", "17"):
+            (folder / "lib" / "postgresql" / version / "bin").mkdir(parents=True)
+            (folder / "lib" / "postgresql" / version / "bin" / "initdb").touch(0o755)
+        os.environ["PATH"] = f"{folder}/bin"
+        self.assertEqual(find("initdb"), f"{folder}/lib/postgresql/17/bin/initdb")
+
     def test_all_packages_are_missing_where_there_is_nothing(self) -> None:
         self.assertEqual(set(packages()) - set(WITHOUT_PROGRAM), set(PACKAGES.values()))
 

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from notify.client._each import Keyed
 from notify.client._face import Face, Tally
 from notify.client._job import Job
 from notify.client._messages import Batcher, Message, chat_event, chat_message, notification
+from notify.client._outcome import PublishFailed
 from notify.client._publishing import Desk, End, Options
 from notify.client._stream import Waiter
 from notify.client.actions import Id, Position
@@ -139,6 +141,21 @@ class CoroutinePublisher(Face):
         if batch := batcher.rest():
             tally.add(await self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
+
+    async def publish_each(
+        self, messages: Iterable[Keyed], *, timeout: float | None = None
+    ) -> list[Position | PublishFailed]:
+        """Publish messages with a key each, ``(key, subject, payload)``, and say of each what became of it, in their order.
+
+        What is not stored is given, not raised: a ``PublishFailed``, whose ``refused`` says that a repeat would change nothing. The messages
+        of a subject keep their order whatever fails: one is sent when the one before it is stored, or refused. Where neither is known
+        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys, before anything newer of these
+        subjects. ``timeout`` is for all together. What is no key or no JSON is refused, too, and holds up nothing.
+        """
+        each = self._each(messages, self._now, timeout)
+        while items := each.next():
+            each.add(await self._do(self._job_of_each(items, each.left)))
+        return each.outcomes
 
     async def broadcast(
         self,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from notify.client._each import Each, Keyed
 from notify.client._job import Job
 from notify.client._keys import digest
 from notify.client._messages import Message, dump, encode
@@ -74,6 +75,15 @@ class Face:
         # Where a list is cut is no part of its keys: whoever repeats it may cut it elsewhere.
         items = [Item(body, f"{key}:{index}", digest(body)) for index, body in enumerate(batch, first)]
         return self._job(items, key, timeout, many=True, own_keys=True)
+
+    def _each(self, messages: Iterable[Keyed], now: Callable[[], float], timeout: float | None) -> Each:
+        return Each(messages, lambda key: _checked(key, MOST_KEY), now, self._time(timeout))
+
+    def _job_of_each(self, items: Sequence[Item], timeout: float) -> Job:
+        """Messages of different subjects."""
+        path = self._prefix + "publish"
+        tries = self._options.tries
+        return Job(items, path, "", timeout, tries, many=True, own_keys=True, apart=True)
 
     def _job_of_broadcast(
         self, subjects: Collection[str], payload: Mapping[str, Any], key: str | None, timeout: float | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -19,7 +19,8 @@ class Job:
     """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
 
     ``path`` is that of a request with all of them, and ``key`` its idempotency key, unless they have ``own_keys``; a ``many`` is answered
-    by a list. ``body`` is the request's where it is not made of theirs, which no stream takes.
+    by a list. ``apart``: one whose key is that of another message does not hold up the others. ``body`` is the request's where it is
+    not made of theirs, which no stream takes.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Job:
         *,
         many: bool = False,
         own_keys: bool = False,
+        apart: bool = False,
         body: bytes | None = None,
     ) -> None:
         self.items, self.key, self.timeout, self.tries = items, key, timeout, tries
         self.many, self.own_keys, self.stream = many, own_keys, body is None
+        self.apart = apart
         self._path, self._body = path, body
         self.size = sum(len(item.body) for item in items) if body is None else len(body)
         #: told when it is over
@@ -56,8 +59,8 @@ class Job:
     # --- by a request ---------------------------------------------------------------------------------------
 
     def request(self, headers: Sequence[tuple[str, str]]) -> Request:
-        """All of them: the keys keep those that are stored already from being stored twice."""
-        bodies = [item.keyed() if self.own_keys else item.body for item in self.items]
+        """All of them where a key counts for the whole: it keeps those that are stored already from being stored twice."""
+        bodies = [item.keyed() if self.own_keys else item.body for item in self._asked()]
         body = self._body or (b"[" + b",".join(bodies) + b"]" if self.many else bodies[0])
         key = () if self.own_keys or self.key is None else (("Idempotency-Key", self.key),)
         return Request(self._path, (*headers, *key), body)
@@ -68,25 +71,29 @@ class Job:
         if status in RETRIED:
             self.unanswered(_refusal(value, status), status in OPEN)
         elif status // 100 == 2:
-            told = self._outcomes(value, status)
-            for item, outcome in zip(self.items, told or [_NO_ANSWER] * len(self.items), strict=True):
+            asked = self._asked()
+            told = self._outcomes(value, status, len(asked))
+            for item, outcome in zip(asked, told or [_NO_ANSWER] * len(asked), strict=True):
                 item.tell(outcome)
         else:
             failed = _refusal(value, status)
             for item in self.left():
                 item.tell(Outcome(status, error=Fault(failed.code, failed.text)))
 
-    def _outcomes(self, value: Any, status: int) -> list[Outcome] | None:
+    def _asked(self) -> Sequence[Item]:
+        return self.left() if self.own_keys else self.items
+
+    def _outcomes(self, value: Any, status: int, count: int) -> list[Outcome] | None:
         """None: it cannot be understood."""
         if self.key is None:  # what may come twice is kept nowhere, and has no position
-            return [Outcome(HTTPStatus.OK)] * len(self.items)
+            return [Outcome(HTTPStatus.OK)] * count
         try:
             results = value["results"] if self.many else [{"status": status, **value}]
             told = msgspec.convert(results, list[Outcome])
         except (msgspec.ValidationError, KeyError, TypeError):
             return None
         stored = all(one.status != HTTPStatus.OK or (one.epoch and one.seq) for one in told)
-        return told if stored and len(told) == len(self.items) else None
+        return told if stored and len(told) == count else None
 
     # --- what became of it ----------------------------------------------------------------------------------
 
@@ -100,6 +107,10 @@ class Job:
     def settled(self) -> bool:
         """Whether a repeat would change nothing."""
         return all(item.settled for item in self.items)
+
+    def outcomes(self) -> list[Position | PublishFailed]:
+        """What is known of each."""
+        return [item.failure(self.last) or cast(Position, item.position) for item in self.items]
 
     def result(self) -> list[Position]:
         """The positions. Raises :class:`PublishFailed` with what is known of each."""

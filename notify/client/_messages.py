@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from notify.client._publishing import BATCH, BATCH_BYTES
 from notify.client.actions import Id
 
@@ -15,6 +17,10 @@ from notify.client.actions import Id
 Message: TypeAlias = tuple[str, Mapping[str, Any]]
 #: one, and the fields of its payload that its caller did not give
 Written: TypeAlias = tuple[Message, list[str]]
+
+
+#: levels of nesting for which the server may have less room than we have
+_LEVELS = 200
 
 
 def chat_message(
@@ -90,8 +96,18 @@ def _written(subject: str, payload: dict[str, Any], its_id: str) -> Written:
 
 
 def encode(subject: str, payload: Mapping[str, Any]) -> bytes:
-    """A message as the HTTP API takes it. Raises ``TypeError`` and ``ValueError`` for what is no JSON."""
-    return dump({"subject": subject, "payload": payload})
+    """A message as the HTTP API takes it. Raises ``TypeError`` and ``ValueError`` for what is no JSON.
+
+    So does what the server could not read, and nothing with it that goes out together: half of a surrogate pair, or too many levels.
+    """
+    try:
+        body = dump({"subject": subject, "payload": payload})
+        msgspec.json.decode(b"[" * _LEVELS + body + b"]" * _LEVELS, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError(
+            "half of a surrogate pair, or too many levels: not every reader of JSON takes this"
+        ) from None
+    return body
 
 
 def dump(value: Any) -> bytes:

@@ -39,7 +39,8 @@ class PublishFailed(Exception):  # noqa: N818
     ``nothing_stored`` is true where it is certain that nothing of the message is stored: it was refused, or never sent.
     Otherwise it may be stored or not, and ``code`` is mostly ``unknown``: repeat it under the same key. ``status`` is that
     of the server's last word; None: there was none. Codes of our own: ``unknown``, ``unreachable`` (never sent),
-    ``busy`` (too much waits already), ``closed``, ``failed`` (an answer that is none), ``key_reused`` (for another message).
+    ``busy`` (too much waits already), ``closed``, ``failed`` (an answer that is none), ``key_reused`` (for another message),
+    ``unsent`` (its turn did not come, see ``publish_each``).
 
     ``positions`` is what became of a list: the position of each message that was accepted, ``None`` for the others
     and for those that were never sent. ``errors`` says of each of the others that was sent what is wrong with it.
@@ -59,6 +60,11 @@ class PublishFailed(Exception):  # noqa: N818
         self.nothing_stored = nothing_stored
         self.positions: list[Position | None] = list(positions)
         self.errors: list[PublishFailed | None] = []
+
+    @property
+    def refused(self) -> bool:
+        """Whether the message was refused for what it is (400, 413, 422): a repeat of it will be, too. Of a list: its worst error."""
+        return self.status in OF_ITSELF and self.code != "failed"
 
 
 class Fault(Struct, frozen=True):

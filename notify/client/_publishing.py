@@ -133,7 +133,10 @@ class Desk:
             self._bytes += job.size
             job.deadline = self._front._now() + job.timeout
             job.expiring = self._front._later(job.timeout, lambda: self._expire(job))
-            self._line_up(job)
+            if job.settled:
+                self._finish(job)
+            else:
+                self._line_up(job)
         self._go_on()
 
     def abandon(self, job: Job) -> None:
@@ -178,7 +181,7 @@ class Desk:
         self._over.append(job)
 
     def _use_keys(self, job: Job) -> bool:
-        """Whether none of its keys is that of another message."""
+        """Whether it may go: none of its keys is that of another message, or its messages stand apart."""
         now = self._front._now()
         owned = [(item, *item.digest) for item in job.items if item.digest is not None]
         for item, subject, message in owned:
@@ -186,7 +189,7 @@ class Desk:
             item.first = owner is None
             if owner not in (None, message):
                 item.outcome = _REUSED
-        if any(item.outcome is not None for item, _, _ in owned):
+        if not job.apart and any(item.outcome is not None for item, _, _ in owned):
             return False
         for item, subject, message in owned:
             self._keys.use(subject, item.key, message, now)

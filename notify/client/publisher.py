@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from notify.client._blocking import Loop
+from notify.client._each import Keyed
 from notify.client._face import Face, Tally
 from notify.client._job import Job
 from notify.client._messages import Message, batches, chat_event, chat_message, notification
@@ -157,6 +158,21 @@ class Publisher(Face):
         for batch in batches(messages):
             tally.add(self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
+
+    def publish_each(
+        self, messages: Iterable[Keyed], *, timeout: float | None = None
+    ) -> list[Position | PublishFailed]:
+        """Publish messages with a key each, ``(key, subject, payload)``, and say of each what became of it, in their order.
+
+        What is not stored is given, not raised: a :class:`PublishFailed`, whose ``refused`` says that a repeat would change nothing. The messages
+        of a subject keep their order whatever fails: one is sent when the one before it is stored, or refused. Where neither is known
+        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys, before anything newer of these
+        subjects. ``timeout`` is for all together. What is no key or no JSON is refused, too, and holds up nothing.
+        """
+        each = self._each(messages, self._loop._now, timeout)
+        while items := each.next():
+            each.add(self._do(self._job_of_each(items, each.left)))
+        return each.outcomes
 
     def broadcast(
         self,

@@ -29,6 +29,7 @@ PACKAGES = {
     "go": "golang-go",
     "groff": "groff-base",
     "haproxy": "haproxy",
+    "initdb": "postgresql",
     "ip": "iproute2",
     "lintian": "lintian",
     "logrotate": "logrotate",
@@ -39,6 +40,7 @@ PACKAGES = {
     "npm": "npm",
     "openssl": "openssl",
     "podman": "podman",
+    "postgres": "postgresql",
     "prlimit": "util-linux",
     "prometheus": "prometheus",
     "promtool": "prometheus",
@@ -67,10 +69,15 @@ def need(found: object, what: str) -> None:
 
 
 def find(name: str) -> str | None:
-    """Where a program is: in the test environment, among the built ones, in the PATH, or in the sbin beside a bin of the PATH."""
+    """Where a program is: in the test environment, among the built ones, in the PATH, in the sbin beside a bin of the PATH, or where
+    Debian keeps those of PostgreSQL, of which the newest is taken.
+    """
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     sbin = [str(Path(folder).with_name("sbin")) for folder in path if folder]
-    folders = [str(Path(sys.executable).parent), str(TOOLS), *path, *sbin]
+    lib = [Path(folder).with_name("lib") / "postgresql" for folder in path if folder]
+    versions = sorted((one for there in lib for one in there.glob("[0-9]*")), key=lambda one: -int(one.name))
+    postgresql = [str(one / "bin") for one in versions]
+    folders = [str(Path(sys.executable).parent), str(TOOLS), *path, *sbin, *postgresql]
     return shutil.which(name, path=os.pathsep.join(folders))
 
 
