@@ -19,23 +19,8 @@ import psycopg
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.docs.outboxes import Base, shared_nats, shared_postgres
-from tests.docs.test_client import EXAMPLES, PRINTED
 from tests.support.http import temporary_folder
 from tests.support.process import Server, wait_for
-from tests.support.programs import ROOT
-
-
-class Printed(SynchronousTestCase):
-    def test_what_is_printed_is_what_is_tested(self) -> None:
-        for page, names in (
-            ("outbox", {"outbox.py", "outbox_postgres.py", "outbox_sqlite.py"}),
-            ("unread", {"unread.py", "unread_client.py"}),
-            ("push", {"push.py"}),
-        ):
-            found = dict(PRINTED.findall((ROOT / "docs" / "cookbook" / f"{page}.md").read_text()))
-            self.assertEqual(set(found), {f"cookbook/{name}" for name in names})
-            for name, code in found.items():
-                self.assertEqual(code, (EXAMPLES / name).read_text(), name)
 
 
 class Hanging(SynchronousTestCase):
