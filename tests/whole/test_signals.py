@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -191,6 +195,34 @@ class Workers(Case):
                 self.assertEqual(quiet(client), [])
             server.publish(10, "hello")
             self.assertEqual([client.receive()["type"] for client in clients], ["chat_message"] * 4)
+
+    def test_they_go_on_when_a_worker_was_killed(self) -> Deferred[None]:
+        return self.thread(self.killed)
+
+    def killed(self) -> None:
+        with Server("[server]\nnode = 'n'\nworkers = 2\n") as server, ExitStack() as stack:
+            clients = [stack.enter_context(member(server, user)) for user in (1, 2)]
+            processes = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+            first, *_ = processes.read_text().split()
+            os.kill(int(first), signal.SIGKILL)
+            alive = []
+            for client in clients:
+                try:
+                    alive += [client] * (quiet(client) == [])
+                except ConnectionClosed:
+                    pass
+            [stayed] = alive
+
+            def both_serve() -> bool:
+                workers = server.http("GET", "/health")[1]["workers"]
+                return first not in processes.read_text().split() and all(workers.values())
+
+            wait_for("both workers serve", both_serve)
+            for user in (3, 4):
+                other = stack.enter_context(member(server, user))
+                self.assertEqual(hears(other, lambda: stayed.send(**typing()))["kind"], "typing")
+                while hears(stayed, lambda other=other: other.send(**typing()))["user_id"] != user:
+                    pass  # of the one before
 
 
 class Abuse(Case):
