@@ -23,6 +23,7 @@ from websockets.typing import Subprotocol
 from notify.client import Publisher, Settings, Signal, TwistedClient
 from notify.wire.protobuf import pb
 from tests.support import running
+from tests.support.eventstream import EventClient
 from tests.support.natsd import NatsServer
 from tests.support.process import Client, Server, token, wait_for
 
@@ -223,6 +224,31 @@ class Workers(Case):
                 self.assertEqual(hears(other, lambda: stayed.send(**typing()))["kind"], "typing")
                 while hears(stayed, lambda other=other: other.send(**typing()))["user_id"] != user:
                     pass  # of the one before
+
+
+class Streams(Case):
+    def test_an_event_stream_hears_them_where_it_asks_for_the_feature(self) -> Deferred[None]:
+        return self.thread(self.streams)
+
+    def streams(self) -> None:
+        with Server() as server:
+            hearing, plain = [
+                EventClient(server.public, f"chat=10{features}", token(user)).begun()
+                for user, features in ((1, "&features=signals"), (2, ""))
+            ]
+            for stream in (hearing, plain):
+                stream.until("subscribed")
+            said = {"workspace_id": 1, "chat_id": 10, "user_id": 9, "kind": "\n\nevent: close", "data": None}
+            self.assertEqual(server.http("POST", "/v1/signal", said)[0], 202)
+            self.assertEqual(server.publish(10, "hello")[0], 200)
+            signal, message = hearing.until("chat_message")
+            self.assertEqual((signal.name, signal.data["kind"]), ("signal", said["kind"]))
+            # It has no position.
+            self.assertNotEqual(signal.id, message.id)
+            self.assertEqual(message.data["prev"], 0)
+            self.assertEqual([event.name for event in plain.until("chat_message")], ["chat_message"])
+            for stream in (hearing, plain):
+                stream.close()
 
 
 class Abuse(Case):
