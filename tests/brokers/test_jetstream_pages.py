@@ -88,6 +88,23 @@ class Pages(ServerCase):
         await broker._streams.api("STREAM.PURGE.MESSAGES", {"filter": TOPIC.subject, "keep": 10})
         self.assertEqual(await self.through(broker, 7), sent[-10:])
 
+    async def test_the_newest_page_can_be_gone_on_from_whatever_was_deleted_behind_its_messages(self) -> None:
+        broker = await self.started()
+        mine = [at.seq for at in await self.publish(broker, TOPIC, 3)]
+        others = [at.seq for at in await self.publish(broker, NOISE, 3)]
+        kept = list(mine)
+        for seq in (others[1], mine[2]):
+            await broker._streams.api("STREAM.MSG.DELETE.MESSAGES", {"seq": seq, "no_erase": True})
+            kept = [number for number in kept if number != seq]
+            page = await broker.earlier(TOPIC, None, 10, SIZE)
+            self.assertEqual([message.position.seq for message in page.messages], kept)
+            end = Position(page.epoch, page.last)
+            self.assertEqual(end, await broker.newest(TOPIC))
+            self.assertEqual((await broker.replay(TOPIC, end, 10, SIZE)).messages, [])
+        [sent] = await self.publish(broker, TOPIC, 1)
+        replayed = await broker.replay(TOPIC, end, 10, SIZE)
+        self.assertEqual([message.position for message in replayed.messages], [sent])
+
     async def test_what_has_expired_is_not_there(self) -> None:
         broker = await self.started(max_messages=20)
         sent = [at.seq for at in await self.publish(broker, TOPIC, 30)]

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from notify.client import Publisher, Settings, Signal, TwistedClient
 from notify.wire.protobuf import pb
 from tests.support import running
+from tests.support.eventstream import EventClient
 from tests.support.natsd import NatsServer
 from tests.support.process import Client, Server, token, wait_for
 
@@ -191,6 +196,59 @@ class Workers(Case):
                 self.assertEqual(quiet(client), [])
             server.publish(10, "hello")
             self.assertEqual([client.receive()["type"] for client in clients], ["chat_message"] * 4)
+
+    def test_they_go_on_when_a_worker_was_killed(self) -> Deferred[None]:
+        return self.thread(self.killed)
+
+    def killed(self) -> None:
+        with Server("[server]\nnode = 'n'\nworkers = 2\n") as server, ExitStack() as stack:
+            clients = [stack.enter_context(member(server, user)) for user in (1, 2)]
+            processes = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+            first, *_ = processes.read_text().split()
+            os.kill(int(first), signal.SIGKILL)
+            alive = []
+            for client in clients:
+                try:
+                    alive += [client] * (quiet(client) == [])
+                except ConnectionClosed:
+                    pass
+            [stayed] = alive
+
+            def both_serve() -> bool:
+                workers = server.http("GET", "/health")[1]["workers"]
+                return first not in processes.read_text().split() and all(workers.values())
+
+            wait_for("both workers serve", both_serve)
+            for user in (3, 4):
+                other = stack.enter_context(member(server, user))
+                self.assertEqual(hears(other, lambda: stayed.send(**typing()))["kind"], "typing")
+                while hears(stayed, lambda other=other: other.send(**typing()))["user_id"] != user:
+                    pass  # of the one before
+
+
+class Streams(Case):
+    def test_an_event_stream_hears_them_where_it_asks_for_the_feature(self) -> Deferred[None]:
+        return self.thread(self.streams)
+
+    def streams(self) -> None:
+        with Server() as server:
+            hearing, plain = [
+                EventClient(server.public, f"chat=10{features}", token(user)).begun()
+                for user, features in ((1, "&features=signals"), (2, ""))
+            ]
+            for stream in (hearing, plain):
+                stream.until("subscribed")
+            said = {"workspace_id": 1, "chat_id": 10, "user_id": 9, "kind": "\n\nevent: close", "data": None}
+            self.assertEqual(server.http("POST", "/v1/signal", said)[0], 202)
+            self.assertEqual(server.publish(10, "hello")[0], 200)
+            signal, message = hearing.until("chat_message")
+            self.assertEqual((signal.name, signal.data["kind"]), ("signal", said["kind"]))
+            # It has no position.
+            self.assertNotEqual(signal.id, message.id)
+            self.assertEqual(message.data["prev"], 0)
+            self.assertEqual([event.name for event in plain.until("chat_message")], ["chat_message"])
+            for stream in (hearing, plain):
+                stream.close()
 
 
 class Abuse(Case):

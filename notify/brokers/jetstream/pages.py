@@ -10,7 +10,8 @@ messages takes many. Counts are hints, of any copy; what is found is read and pr
 A page takes these requests, one after the other: the subject's newest number, its first message, for a page before a position
 the count there; none for a subject with few messages, and else 1 to 3 as a rule, ``GUESSES`` at most but for a subject
 whose newest message is hard to find (64 more: halves of all numbers); the messages, ``PAGE`` a request and no more than
-twice as many as are wanted and some, larger ones looked for anew up to ``NARROWER`` times; and the stream's state. Pages have a
+twice as many as are wanted and some, larger ones looked for anew up to ``NARROWER`` times; the stream's state; and for the
+newest page the subject's newest number once more, where something that is newer was deleted. Pages have a
 queue of their own, a part of the reads of those who come back wide: however many are asked for, those do not wait for them.
 """
 
@@ -113,13 +114,27 @@ class Pages:
         if upper > 0:
             stored, start, older = await self._read(subject, upper, reach, limit, size)
         await reader.prove_same()
+        last = stored[-1].seq if stored else upper
+        if last and before is None:
+            last = await self._behind_holes(subject, last)
         if reader.epoch != epoch:
             raise Unavailable("the history was made anew")
         messages = [message for one in stored if (message := reader.parse(topic, one)) is not None]
         if not stored and not older:
             return Earlier([], False, epoch)
-        last = stored[-1].seq if stored else upper
         return Earlier(messages, older, epoch, stored[0].seq if stored else start, last)
+
+    async def _behind_holes(self, subject: str, last: int) -> int:
+        """Where to go on from behind a subject's newest message, ``last``: past the numbers that are missing after it.
+
+        From the message itself nobody can, for it cannot be told whose the missing ones were.
+        """
+        hole = self._reader.holes.newest(last)
+        if not hole:
+            return last
+        newest = await self._reader.newest([subject], at_least=hole)
+        # What came meanwhile is not in the page.
+        return newest.begin(subject, self._reader.holes) if newest.found.get(subject) == last else last
 
     async def _read(
         self, subject: str, upper: int, reach: int, limit: int, size: int
