@@ -7,7 +7,8 @@ what was found to be too early and too late. Every second guess halves what lies
 messages takes many. Counts are hints, of any copy; what is found is read and proven like every other history
 (:class:`~notify.brokers.jetstream.reader.Reader`).
 
-A page takes these requests, one after the other: the subject's newest number, its first message, for a page before a position
+A page takes these requests, one after the other: the subject's newest number, its first message (also where there is said to be none:
+an index that is wrong for a moment would hide all of them), for a page before a position
 the count there; none for a subject with few messages, and else 1 to 3 as a rule, ``GUESSES`` at most but for a subject
 whose newest message is hard to find (64 more: halves of all numbers); the messages, ``PAGE`` a request and no more than
 twice as many as are wanted and some, larger ones looked for anew up to ``NARROWER`` times; the stream's state; and for the
@@ -109,6 +110,8 @@ class Pages:
         reach = await reader.leader.newest(subject)
         if reach < heard and reader.changing:
             raise Unavailable("the leader has just changed, and may be behind what was heard")
+        if not reach and (await reader.look(subject, 1))[0]:
+            raise Unavailable("the leader has no message, and a copy has some: one of them is behind")
         upper = reach if before is None else min(reach, before - 1)
         stored, start, older = list[Stored](), 0, False
         if upper > 0:

@@ -170,6 +170,15 @@ class Reading(ReadingCase):
         asked = self.page(pages, limit=5)
         self.assertEqual(self.seqs(asked), have[-5:])  # the leader's
 
+    def test_no_messages_are_told_only_where_leader_and_copy_say_so(self) -> None:
+        self.streams.stored = []
+        asked = self.page(self.pages([1, 2, 3]))
+        for _ in range(20):
+            self.clock.advance(1)
+        self.failureResultOf(asked, Unavailable)
+        self.assertEqual(self.seqs(self.page(self.pages([]))), [])
+        self.assertFalse(self.told.more)
+
     def test_a_message_that_a_copy_counts_and_cannot_read_is_asked_of_the_leader_or_said_to_be_missing(
         self,
     ) -> None:
@@ -239,7 +248,7 @@ class Reading(ReadingCase):
         self.assertLess(len(self.replica.asked), 5 * 16)
 
     def test_pages_wait_for_each_other_and_for_no_more_than_that(self) -> None:
-        pages = self.pages([1, 2, 3])
+        pages = self.pages([])
         self.streams.stored = [1, 2, 3]
         waiting: list[Deferred[Any]] = []
 
