@@ -107,3 +107,57 @@ class Tabs(TestCase):
                 publish(f"for {tab}")
                 browser.until("read", lambda tab=tab: f"for {tab}" in got())
                 self.assertNotIn("g", got())
+
+
+LEFT = b"""<!doctype html>
+<title>A page that is left</title>
+<script type="module">
+  import { NotifyClient } from "/client/notify-client.js";
+
+  window.got = [];
+  window.states = [];
+  const client = new NotifyClient(new URLSearchParams(location.search).get("url"), { token: "T" });
+  client.on("state", ({ state }) => window.states.push(state));
+  const chat = client.chat(7);
+  await client.start();
+  await chat.ready();
+  window.ready = true;
+  for await (const message of chat) window.got.push(message.content);
+</script>
+"""
+
+
+class Left(TestCase):
+    """A page that its user has left is kept by the browser, to be shown again by the back button (bfcache)."""
+
+    timeout = 120
+
+    def setUp(self) -> Deferred[Any]:
+        self.server = FakeServer()
+        self.origin = serve_pages(self, ROOT / "notify" / "web", LEFT)
+        return from_asyncio(self.server.start())
+
+    def tearDown(self) -> Deferred[Any]:
+        return from_asyncio(self.server.stop())
+
+    async def test_its_client_has_left_too_and_is_back_with_it(self) -> None:
+        await deferToThread(self.visit, asyncio.get_event_loop())
+
+    def visit(self, loop: asyncio.AbstractEventLoop) -> None:
+        def publish(text: str) -> None:
+            asyncio.run_coroutine_threadsafe(self.server.publish(7, text), loop).result(10)
+
+        with Browser() as browser:
+            browser.go(f"{self.origin}/page?url={self.server.url}")
+            browser.until("ready", lambda: browser.run("return window.ready"))
+            publish("before")
+            browser.until("it was read", lambda: browser.run("return window.got") == ["before"])
+            browser.go("about:blank")
+            browser.until("it has left", lambda: not self.server.members)
+            publish("meanwhile")
+            browser.run("history.back()")
+            browser.until("it read on", lambda: browser.run("return window.got ?? []")[-1:] == ["meanwhile"])
+            publish("after")
+            got = ["before", "meanwhile", "after"]
+            browser.until("the same page read on", lambda: browser.run("return window.got") == got)
+            self.assertEqual(len(self.server.paths), 2, "connections")

@@ -27,7 +27,7 @@ export class NotifyClient {
   #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
   #http; #ways = new Ways(); #trying = null;
-  #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
+  #listeners = new Map(); #settled = []; #awake; #hidden; #left; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
     const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
@@ -50,6 +50,10 @@ export class NotifyClient {
     this.#hidden = () => {
       if (globalThis.document.visibilityState === "visible") this.online();
       else this.#saver.flush();
+    };
+    // A browser may keep a page that was left, to show it again, and its connection with it: the user would be there still.
+    this.#left = ({ persisted }) => {
+      if (persisted && this.#link?.cut()) this.#event("closed", 1006, "the page was left");
     };
   }
 
@@ -87,6 +91,7 @@ export class NotifyClient {
       this.#machine.topics.notifications.position = stored;
       this.notifications.position = stored;
       globalThis.addEventListener?.("online", this.#awake);
+      globalThis.addEventListener?.("pagehide", this.#left);
       globalThis.document?.addEventListener("visibilitychange", this.#hidden);
       this.#event("start");
     }
@@ -393,6 +398,7 @@ export class NotifyClient {
       }
     } else if (state.state === "closed") {
       globalThis.removeEventListener?.("online", this.#awake);
+      globalThis.removeEventListener?.("pagehide", this.#left);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
       const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);
       for (const stream of this.#streams()) stream.finish("closed", error);
