@@ -37,8 +37,16 @@ DOCS = [
     "sphinx>=8.1",  # a program: `make docs`
 ]
 
+#: what the programs in examples/ need beside notify
+EXAMPLES = [
+    "fastapi>=0.117",
+    "pydantic>=2.9",
+    "uvicorn>=0.30",
+]
+
 TEST = [
     *DOCS,
+    *EXAMPLES,
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
     "coverage[toml]>=7.6",  # a program: `make test`
@@ -134,6 +142,7 @@ setup(
             "websockets>=15",
         ],
         "docs": DOCS,
+        "examples": EXAMPLES,
         "otel": OTEL,
         "uvloop": UVLOOP,
         "test": [*TEST, *OTEL, *UVLOOP],

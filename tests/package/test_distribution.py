@@ -53,6 +53,7 @@ JUNK = (
     "build/lib/notify/errors.py",
     "debian/.tools/bin/pip",
     "debian/notify-server/usr/bin/notify",
+    "examples/chat/data/chat.sqlite",
     "node_modules/ws/index.js",
     "notify/__pycache__/errors.cpython-311.pyc",
     "notify/plugins/dropin.cache",
@@ -217,12 +218,13 @@ def required(*extras: str) -> dict[str, Requirement]:
     return found
 
 
-def imported(folder: str) -> dict[str, str]:
-    """What the modules of a folder import from elsewhere, and one file that does."""
+def imported(folder: str, beside: bool = False) -> dict[str, str]:
+    """What the modules of a folder import from elsewhere, and one file that does; ``beside``: they import those beside them, too."""
     found = {}
     for name in tree():
         if not (name.startswith(f"{folder}/") and name.endswith((".py", ".pyi"))):
             continue
+        own = OURS | {path.stem for path in (ROOT / name).parent.glob("*.py") if beside}
         for node in ast.walk(ast.parse((ROOT / name).read_text())):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -230,7 +232,7 @@ def imported(folder: str) -> dict[str, str]:
                 modules = [node.module]
             else:
                 continue
-            found.update({module: name for module in modules if module.partition(".")[0] not in OURS})
+            found.update({module: name for module in modules if module.partition(".")[0] not in own})
     return found
 
 
@@ -249,9 +251,9 @@ def reasons() -> set[str]:
 
 
 class Requirements(SynchronousTestCase):
-    def check_imports(self, folder: str, *extras: str) -> dict[str, str]:
+    def check_imports(self, folder: str, *extras: str, beside: bool = False) -> dict[str, str]:
         """Every import of a folder has an entry; the imports."""
-        entries, modules = required(*extras), imported(folder)
+        entries, modules = required(*extras), imported(folder, beside)
         self.assertTrue(modules)
         for module, file in modules.items():
             self.assertTrue(
@@ -276,12 +278,16 @@ class Requirements(SynchronousTestCase):
             self.check_entries(set(required(extra)) - set(required()), imported(file.rpartition("/")[0]))
 
     def test_tests_and_test(self) -> None:
-        modules = self.check_imports("tests", "test")
+        modules = self.check_imports("tests", "test") | self.check_imports("examples", "test", beside=True)
         self.check_entries(set(required("test")) - set(required(*EXTRAS)), modules)
 
     def test_benchmarks_and_bench(self) -> None:
         modules = self.check_imports("benchmarks", "bench")
         self.check_entries(set(required("bench")) - set(required()), modules)
+
+    def test_examples_and_examples(self) -> None:
+        modules = self.check_imports("examples", "examples", beside=True)
+        self.check_entries(set(required("examples")) - set(required()), modules)
 
     def test_dev_is_test_and_programs(self) -> None:
         self.assertLess(set(required("test")), set(required("dev")))
