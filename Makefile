@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
-.PHONY: help env js run programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock docs news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
+.PHONY: help env js run chat programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock docs screenshots news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,6 +24,9 @@ $(STAMP): setup.py requirements.lock notify/_version.py notify/transport/_fanout
 
 run: env ## a server on embedded defaults, with a token and commands to paste
 	$(BIN)/twistd --nodaemon --pidfile= notify --dev
+
+chat: env ## the example application on this machine: a chat with its backend, worker and page (examples/chat)
+	@$(BIN)/python examples/chat/run.py
 
 ifdef ALL
 export REQUIRE_ALL := 1
@@ -89,6 +92,7 @@ check: env ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy examples/chat
 
 soak: env js ## both client libraries for five minutes through a proxy that breaks things (ARGS='--seconds 60 --seed 7')
 	$(BIN)/python -m tests.soak.run $(ARGS)
@@ -117,6 +121,9 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
 docs: env ## the pages and a reference of clients and interfaces as a site, in build/site
 	$(BIN)/sphinx-build -q -W --keep-going -c packaging/site . build/site
 	@echo build/site/index.html
+
+screenshots: env ## docs/images, the pictures in the README, of the example in a real Chromium
+	$(BIN)/python -m tests.whole.screenshots
 
 news: env ## what the next release changes, a draft from changes/
 	@$(BIN)/towncrier build --draft

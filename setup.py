@@ -37,11 +37,13 @@ DOCS = [
     "sphinx>=8.1",  # a program: `make docs`
 ]
 
-# What the programs of docs/cookbook need.
+# What the programs of docs/cookbook and of examples/ need beside notify.
 EXAMPLES = [
     "django>=5.2",
-    "fastapi>=0.115",
+    "fastapi>=0.117",
     "psycopg[binary]>=3.2.4",
+    "pydantic>=2.9",
+    "uvicorn>=0.30",
 ]
 
 TEST = [
@@ -71,7 +73,6 @@ TEST = [
     "towncrier>=24.8",  # a program: `make news`
     "treq>=24.9",
     "trove-classifiers>=2025.3",
-    "uvicorn>=0.30",  # a program
     "websockets>=15",
 ]
 

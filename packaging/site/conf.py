@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 from typing import Any
 
 top = Path(__file__).resolve().parents[2]
@@ -27,6 +27,7 @@ include_patterns = [
     "docs/**.md",
     "benchmarks/README.md",
     "benchmarks/results/results.md",
+    "examples/**.md",
     "changes/README.md",
 ]
 exclude_patterns = ["docs/examples"]
@@ -54,7 +55,15 @@ html_theme_options: dict[str, Any] = {
 INDICES = ("docs/README", "docs/cookbook/README", "docs/operations/README", "docs/reference/README")
 #: what hangs on others
 BRANCHES = {
-    "README": ["docs/README", "ARCHITECTURE", "CONTRIBUTING", "SECURITY", "CHANGELOG", "benchmarks/README"],
+    "README": [
+        "docs/README",
+        "ARCHITECTURE",
+        "CONTRIBUTING",
+        "SECURITY",
+        "CHANGELOG",
+        "benchmarks/README",
+        "examples/chat/README",
+    ],
     "benchmarks/README": ["results/results"],
     "CHANGELOG": ["changes/README"],
 }
@@ -89,6 +98,7 @@ def prepare(app: Any, page: str, source: list[str]) -> None:
 
 
 def open_with(app: Any, failed: Exception | None) -> None:
-    """A folder's page has another name on the web than in a repository."""
+    """A folder's page has another name on the web than in a repository; pictures in HTML are where that looks for them."""
     if failed is None:
+        copytree(top / "docs" / "images", Path(app.outdir) / "docs" / "images", dirs_exist_ok=True)
         copyfile(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")

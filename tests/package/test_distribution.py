@@ -53,6 +53,7 @@ JUNK = (
     "build/lib/notify/errors.py",
     "debian/.tools/bin/pip",
     "debian/notify-server/usr/bin/notify",
+    "examples/chat/data/chat.sqlite",
     "node_modules/ws/index.js",
     "notify/__pycache__/errors.cpython-311.pyc",
     "notify/plugins/dropin.cache",
@@ -284,8 +285,9 @@ class Requirements(SynchronousTestCase):
         modules = self.check_imports("benchmarks", "bench")
         self.check_entries(set(required("bench")) - set(required()), modules)
 
-    def test_the_cookbook_and_examples(self) -> None:
+    def test_examples_and_examples(self) -> None:
         modules = self.check_imports("docs/examples/cookbook", "examples", beside=True)
+        modules |= self.check_imports("examples", "examples", beside=True)
         self.check_entries(set(required("examples")) - set(required()), modules)
         self.assertLessEqual(set(required("examples")), set(required("test")))
 
