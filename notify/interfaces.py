@@ -363,6 +363,20 @@ class IControl(Interface):
         """Let the others know that this node leaves, and release what :meth:`start` took."""
 
 
+class ICurrent(Interface):
+    """What a control may offer besides: to say when it knows all that others have kept, also after it was cut off from them."""
+
+    def current() -> Deferred[None]:
+        """Fires once ``heard`` of :meth:`IControl.watch` was called with all that was kept before this call, however long it takes."""
+
+
+class IPatient(Interface):
+    """What a broker may offer besides: to let something else come first when it is there again after it was cut off."""
+
+    def after(first: Callable[[], Deferred[None]]) -> None:
+        """Before what came meanwhile is delivered, call ``first`` and wait for it, for some seconds at most. Called before ``start``."""
+
+
 class IConnection(Interface):
     """One client's connection, as session, dispatcher and registry see it. Hashable by identity."""
 

@@ -40,7 +40,7 @@ from notify.http.keys import ApiKeys, read_keys
 from notify.http.revoke import Revoker
 from notify.http.server import Site
 from notify.http.sites import internal_site, most_body, public_site
-from notify.interfaces import IBroker, IControl, IRegistry, ISignals
+from notify.interfaces import IBroker, IControl, ICurrent, IPatient, IRegistry, ISignals
 from notify.observe import logging, tracing
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
@@ -257,6 +257,11 @@ def build(
     dispatcher = Dispatcher(broker, registry, metrics, live, soon, wheel.after, reactor.seconds, tracer, way)
     presence = PresenceWatch(registry, wheel.after)
     carrier: ISignals | None = ISignals(broker, None)
+    current: ICurrent | None = ICurrent(control, None)
+    patient: IPatient | None = IPatient(broker, None)
+    if current is not None and patient is not None:
+        # Who was revoked while this node was cut off gets nothing of what was published meanwhile.
+        patient.after(current.current)
     signals = Signals(carrier, metrics, live, soon, reactor.seconds, way)
     if carrier is not None:
         carrier.hear(role.ear(signals))

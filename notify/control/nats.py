@@ -35,7 +35,7 @@ from notify.control.kept import KeptStream
 from notify.control.micro import Endpoint, Service
 from notify.control.rounds import Round, failed
 from notify.errors import StartError, TooLarge, Unavailable
-from notify.interfaces import Gathered, IControl
+from notify.interfaces import Gathered, IControl, ICurrent
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import JetStream
 from notify.nats.settings import NATSSettings
@@ -106,7 +106,7 @@ _reply = msgspec.json.Decoder(Reply).decode
 _encode = msgspec.json.Encoder().encode
 
 
-@implementer(IControl)
+@implementer(IControl, ICurrent)
 class NATSControl:
     """See :class:`~notify.interfaces.IControl` and the module."""
 
@@ -149,6 +149,8 @@ class NATSControl:
         self._heard: Callable[[str, bytes], None] = lambda key, record: None
         self._watched: Deferred[None] | None = None
         self._following: Deferred[None] | None = None
+        #: who waits for all that was kept before they asked
+        self._waiting: list[Deferred[None]] = []
         self._ensured = False
         self._do: Callable[[str, bytes], Deferred[bytes]] | None = None
         self._known: dict[str, Known] = {}
@@ -209,6 +211,14 @@ class NATSControl:
         if self._connection.connected:
             self._follow()
         return self._watched
+
+    def current(self) -> Deferred[None]:
+        """See :class:`~notify.interfaces.ICurrent`."""
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        if self._watched is not None and self._connection.connected:
+            self._follow()  # what is read already may have been asked for before
+        return waiting
 
     def stop(self) -> Deferred[None]:
         """See :class:`~notify.interfaces.IControl`."""
@@ -395,10 +405,13 @@ class NATSControl:
                 return
 
     def _caught_up(self, _: object) -> None:
+        waiting, self._waiting = self._waiting, []
         if self._do is not None:
             self._follow(CHECK)
         if self._watched is not None and not self._watched.called:
             self._watched.callback(None)
+        for one in waiting:  # last: one of them may ask again
+            one.callback(None)
 
     def _give_up(self, error: StartError) -> bool:
         """The start waits for it in vain; whether it did wait."""

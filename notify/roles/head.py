@@ -118,7 +118,7 @@ class Head(Role):
 
     def admits(self, admission: Admission) -> Admits:
         """See there: it is asked when a socket is accepted."""
-        self._doorman = Doorman(admission, lambda: self._public.own, self._decided)
+        self._doorman = Doorman(admission, lambda: self._public.own, self._decided, self.crew.silent)
         admission.announce()
         return self._decided
 

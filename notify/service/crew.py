@@ -37,6 +37,8 @@ log = Logger()
 
 #: seconds between two questions whether a worker's reactor turns, and after which one that has not answered is hung
 PING, HUNG = 1.0, 15.0
+#: seconds without an answer after which a worker is given no more sockets, while others answer
+SILENT = 3.0
 #: seconds that a process may take until it answers for the first time: on a busy machine it has much to load
 LOADING = 120.0
 #: seconds that a hung worker has to say where it is
@@ -115,6 +117,10 @@ class Crew:
         """Those that serve."""
         return [one for one in self.workers if one.ready]
 
+    def silent(self, link: Link) -> bool:
+        """Whether the worker at this link has not answered for a while: it may hang."""
+        return any(one.link is link and one.silent >= SILENT for one in self.workers)
+
     # --- start ----------------------------------------------------------------------------------------------
 
     def start(self) -> Deferred[None]:
@@ -179,7 +185,7 @@ class Crew:
                 log.error(
                     "{worker} has not answered for {seconds} s: it is killed", worker=one.node, seconds=HUNG
                 )
-                one.silent = 0.0
+                one.silent = SILENT + PING  # nor is it given anything while it says where it is
                 process = one.process
                 process.signal(signal.SIGABRT)
                 self._clock.callLater(LAST_WORDS, process.signal, signal.SIGKILL)

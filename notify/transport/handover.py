@@ -212,15 +212,23 @@ class _Desk:
 
 
 class Doorman:
-    """Lets sockets in, or not, and hands each to the worker that has the fewest.
+    """Lets sockets in, or not, and hands each to the worker that has the fewest, of those that answer.
 
-    ``own`` serves those that nobody takes, and tells those that are refused so; ``decided`` is its admission.
+    ``own`` serves those that nobody takes, and tells those that are refused so; ``decided`` is its admission; ``silent`` says which
+    workers have not answered for a while: they are last.
     """
 
-    def __init__(self, admission: Admission, own: Callable[[], Adopting], decided: Decided) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        own: Callable[[], Adopting],
+        decided: Decided,
+        silent: Callable[[Link], bool] = lambda link: False,
+    ) -> None:
         self._admission = admission
         self._own = own
         self._decided = decided
+        self._silent = silent
         self._desks: dict[Link, _Desk] = {}
         self._number = 0
         self._held: tuple[socket.socket, tuple[Any, ...], Visit] | None = None
@@ -264,7 +272,7 @@ class Doorman:
         self._number += 1
         handed = Handed(self._number, address)
         # Those who leave again at once are work, too: of several with as few, it is another's turn.
-        for desk in sorted(self._desks.values(), key=lambda desk: (len(desk.visits), desk.last)):
+        for _, desk in sorted(self._desks.items(), key=self._rank):
             if desk.hand_over(sock, handed):
                 desk.visits[handed.number] = visit
                 desk.last = handed.number
@@ -272,6 +280,10 @@ class Doorman:
                 return True
         self._held = sock, address, visit
         return False
+
+    def _rank(self, one: tuple[Link, _Desk]) -> tuple[bool, int, int]:
+        link, desk = one
+        return self._silent(link), len(desk.visits), desk.last
 
     def again(self) -> bool:
         """Try again with the one that waits; False: it still does."""

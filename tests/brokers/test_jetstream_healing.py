@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 
 from notify.brokers import jetstream
 from notify.brokers.jetstream.health import Refused
@@ -44,6 +45,28 @@ class Healing(ServerCase):
         await broker.publish(TOPIC, chat_payload(TOPIC, 7))
         await recorder.wait(7)
         self.assertEqual(recorder.lost_topics, [])
+
+    async def test_what_is_to_come_first_is_waited_for_when_it_is_back_and_not_for_ever(self) -> None:
+        broker, recorder = await self.broker()
+        await broker.follow(TOPIC)
+        asked: list[Deferred[None]] = []
+
+        def first() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        broker.after(first)
+        publisher, _ = await self.broker("publisher")
+        broker._connection.abandon("a test")
+        await until(lambda: asked, 20)
+        stored = await publisher.publish(TOPIC, chat_payload(TOPIC, 1))
+        await publisher.replay(TOPIC, stored, 10, 10**6)
+        self.assertEqual((recorder.messages, broker.status().ready), ([], False))
+        asked[0].callback(None)
+        await until(lambda: recorder.messages, 20)
+        self.patch(jetstream, "_FIRST", 0.5)
+        broker._connection.abandon("a test")
+        await until(lambda: len(asked) == 2 and broker.status().ready, 20)
 
     async def test_a_server_that_does_not_store_is_left(self) -> None:
         broker, _ = await self.broker(canary_interval=Duration(0.1))

@@ -339,6 +339,28 @@ class Kept(TestCase):
         await self.keep(a, "k", b"1")
         await until(lambda: self.heard["b"] == {"k": b"1"}, 30)
 
+    async def test_it_can_be_waited_for_until_all_that_was_kept_is_heard(self) -> None:
+        self.patch(nats_control, "CHECK", 3600.0)
+        server = await server_of(self)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.stop)
+        a, b = await self.node(server.url, "a"), await self.node(proxy.url, "b")
+        port = proxy.port
+        proxy.cut()
+        await proxy.stop()
+        await until(lambda: not b._connection.connected, 20)
+        await self.keep(a, "k", b"1")
+        current, not_any_more = b.current(), b.current()
+        not_any_more.addErrback(lambda _: None).cancel()
+        self.addCleanup(Proxy(server.port, port=port).stop)
+        await current
+        self.assertEqual(self.heard["b"], {"k": b"1"})
+        # On a connection that stayed: it reads anew.
+        self.heard["b"].clear()
+        self.patch(b._kept, "_read_to", 0)
+        await b.current()
+        self.assertEqual(self.heard["b"], {"k": b"1"})
+
     async def test_nobody_is_told_that_all_was_heard_while_nats_is_away(self) -> None:
         server = await server_of(self)
         proxy = Proxy(server.port)

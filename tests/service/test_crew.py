@@ -19,6 +19,7 @@ from notify.service.crew import (
     LOADING,
     PING,
     RELOAD,
+    SILENT,
     STEADY,
     Crew,
     Worker,
@@ -192,6 +193,26 @@ class Crews(SynchronousTestCase):
         self.wait(LAST_WORDS)
         self.assertEqual(hung.signals, [signal.SIGABRT, signal.SIGKILL])
         self.assertEqual(self.now(2).signals, [])
+
+    def test_one_that_has_not_answered_for_a_while_is_silent_until_it_does_or_is_started_anew(self) -> None:
+        self.serving()
+        hung, well = self.now(1), self.now(2)
+
+        def silent() -> list[bool]:
+            return [self.crew.silent(one.link) for one in self.crew.workers if one.link is not None]
+
+        self.wait(3 * HUNG)
+        self.assertEqual(silent(), [False, False])
+        hung.answers = False
+        self.wait(SILENT)
+        self.assertEqual(silent(), [True, False])
+        hung.answers = True
+        self.wait(PING)
+        self.assertEqual(silent(), [False, False])
+        hung.answers = False
+        self.wait(HUNG + PING)
+        self.assertEqual((hung.signals, well.signals), ([signal.SIGABRT], []))
+        self.assertEqual(silent(), [True, False])
 
     def test_while_the_first_process_is_stopped_nobody_hangs(self) -> None:
         self.serving()

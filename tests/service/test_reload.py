@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import TestCase
@@ -13,11 +15,33 @@ from notify.errors import StartError
 from notify.interfaces import ISuccessor
 from notify.observe import logging
 from notify.observe.metrics import Metrics
-from notify.service.reload import Changes, Reloader, changes, merge
+from notify.service.reload import FIXED, LIVE, Changes, Reloader, changes, merge
+from tests.support.programs import ROOT
 from tests.support.world import TableAuthenticator
 
 
 class ChangesTests(TestCase):
+    def test_the_configuration_that_is_shipped_marks_what_can_change_live(self) -> None:
+        said, live = set[str](), set[str]()
+        table, comment, all_of = "", "", dict[str, str]()
+        for line in (ROOT / "etc" / "notify.toml").read_text().splitlines():
+            if header := re.fullmatch(r"\[([\w.]+)\]", line):
+                table, comment = header[1], ""
+            elif key := re.match(r"#(\w+) = ", line):
+                name = f"{table}.{key[1]}"
+                if "All (live)" in comment:
+                    all_of[f"{table}."] = comment
+                above = next((words for start, words in all_of.items() if name.startswith(start)), comment)
+                if "(live)" in above and f"(live) but {key[1]}." not in above:
+                    said.add(name)
+                if name not in FIXED and any(name == one or name.startswith(f"{one}.") for one in LIVE):
+                    live.add(name)
+            elif line.startswith("# "):
+                comment += line
+            if not line.startswith("# "):
+                comment = ""
+        self.assertEqual(said, live)
+
     def test_nothing_differs(self) -> None:
         self.assertEqual(changes(Config(), Config(source="another file")), Changes())
 

@@ -76,7 +76,10 @@ class Handover(TestCase):
         )
         self.own = Side(b"own")
         adopting = Adopting(self.own, self.reactor)
-        self.doorman = Doorman(self.admission, lambda: adopting, self.own.decided)
+        self.silent: set[Any] = set()
+        self.doorman = Doorman(
+            self.admission, lambda: adopting, self.own.decided, lambda link: link in self.silent
+        )
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.listening.setblocking(False)
         self.acceptor = Acceptor(self.reactor, self.listening, self.doorman)
@@ -145,6 +148,13 @@ class Handover(TestCase):
         names = [await self.greeted(self.connect()) for _ in range(5)]
         self.assertEqual(names, [b"1"] * 5)
         self.assertEqual((self.admission.sockets, self.own.served), (10, []))
+
+    async def test_one_that_is_silent_is_last(self) -> None:
+        self.worker(), self.worker()
+        self.silent = {self.joined[0].head}
+        self.assertEqual([await self.greeted(self.connect()) for _ in range(4)], [b"1"] * 4)
+        self.silent = {one.head for one in self.joined}
+        self.assertEqual([await self.greeted(self.connect()) for _ in range(4)], [b"0"] * 4)
 
     async def test_those_who_leave_at_once_do_not_all_go_to_the_same(self) -> None:
         self.worker(), self.worker()

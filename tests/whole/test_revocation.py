@@ -190,6 +190,39 @@ class ThreeNodes(Nodes):
 
         return self.in_a_thread(test)
 
+    def test_who_was_revoked_while_a_node_was_cut_off_gets_nothing_of_what_came_meanwhile(
+        self,
+    ) -> Deferred[None]:
+        def test(stack: ExitStack) -> None:
+            nats = self.nats(stack)
+            far = self.proxy(stack, nats)
+            a, b = self.server(stack, "node-a", nats.url), self.server(stack, "node-b", far.url)
+
+            def member(user_id: int) -> Client:
+                client = Client(self.let_in(stack, b, token(user_id, 60)))
+                client.send(type="subscribe", chat_id=10, id=1)
+                self.assertEqual(client.receive()["type"], "subscribed")
+                return client
+
+            other = member(8)
+            # Control and broker have a connection each: which is back first is chance.
+            for user_id in (7, 17, 27):
+                self.know_each_other(a, b)
+                removed = [member(user_id) for _ in range(3)]
+                self.cut(far)
+                status, answer = self.revoke(a, user_id)
+                self.assertEqual((status, answer["kept"]), (200, True), answer)
+                for number in range(20):
+                    self.assertEqual(a.publish(10, "secret", number)[0], 200)
+                far = self.proxy(stack, nats, far.port)
+                for client in removed:
+                    with self.assertRaises(ConnectionClosed) as closed:
+                        self.fail(client.receive(30))
+                    self.assertEqual(closed.exception.rcvd and closed.exception.rcvd.code, REVOKED[0])
+                self.assertEqual([other.receive()["message_id"] for _ in range(20)], [*range(20)])
+
+        return self.in_a_thread(test)
+
     def test_what_could_not_be_kept_is_said_and_done_as_far_as_it_can_be(self) -> Deferred[None]:
         def test(stack: ExitStack) -> None:
             nats = self.nats(stack)

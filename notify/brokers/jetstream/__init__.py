@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -36,7 +37,7 @@ from notify.brokers.jetstream.stream import Mark, Streams, StreamState, Together
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
-from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals, ITogether
+from notify.interfaces import BrokerStatus, IBroker, IPages, IPatient, ISignals, ITogether
 from notify.messages import Earlier, Followed, Message, Poison, Position, Replayed
 from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
@@ -49,11 +50,12 @@ _DOUBTS = 4  # attempts for which a stream that is said to be deleted is not bel
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
 _NEWEST = 65_536  # topics whose newest number is remembered though nobody here follows them
 _REMEMBER = 0.25  # seconds after which a number that was seen is in this node's own record
+_FIRST = 5.0  # seconds that what is to come first may take
 _SURE = 1.0  # seconds after which a stream that seems to have gone back is looked at again
 _LOOKS = 5  # so often, where there are several copies
 
 
-@implementer(IBroker, IPages, ISignals, ITogether)
+@implementer(IBroker, IPages, IPatient, ISignals, ITogether)
 class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
@@ -131,6 +133,7 @@ class JetStreamBroker:
         self._started: Deferred[None] | None = None
         self._setting_up: Deferred[None] | None = None
         self._stopped = False
+        self._first: Callable[[], Deferred[None]] | None = None
         self._ready = False
         self._detail = "not started"
         self._refused = ""
@@ -261,6 +264,10 @@ class JetStreamBroker:
         """See :class:`~notify.interfaces.ISignals`."""
         return self._signals.signal(topic, payload)
 
+    def after(self, first: Callable[[], Deferred[None]]) -> None:
+        """See :class:`~notify.interfaces.IPatient`."""
+        self._first = first
+
     # ------------------------------------------------------------------ coming up and going down
 
     def _up(self) -> None:
@@ -295,6 +302,7 @@ class JetStreamBroker:
                 await self._health.sing()
                 if self._refused:
                     raise StartError(self._missing())
+                await self._let_pass()
                 state, record, shown = await self._recognised()
                 await self._audit.compare(state)
             except (StartError, Unavailable, ApiError) as error:
@@ -318,6 +326,12 @@ class JetStreamBroker:
                 continue
             break
         self._begin(state, record, shown)
+
+    async def _let_pass(self) -> None:
+        """What is to come first, where there are clients already."""
+        if self._first is not None and self._started is not None and self._started.called:
+            with suppress(Late):
+                await self._first().addTimeout(_FIRST, self._reactor)
 
     async def _recognised(self) -> tuple[StreamState, Record, bool]:
         """The stream's state, which history it holds, and whether what was heard last is still there to show it.
