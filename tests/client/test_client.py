@@ -670,12 +670,33 @@ class Behaviour:
             async with self.client() as client:
                 chat = client.chat(7)
                 await chat.ready()
-                chat._reading = client._waiter()
+                first = self.aside_here(chat.__anext__())
+                await self.aside(asyncio.sleep(0))
+                with self.assertRaises(RuntimeError):
+                    await chat.__anext__()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual((await first).content, "a")
+
+        return self.check(scenario)
+
+    def test_a_second_reader_is_refused_while_the_first_ones_state_loads_and_nothing_is_passed_over(
+        self: Any,
+    ) -> Any:
+        async def scenario() -> None:
+            refused: list[RuntimeError] = []
+
+            async def load(place: Position) -> None:
+                await self.aside(self.server.publish(7, "a"))
+                await self.aside(self.server.publish(7, "b"))
                 try:
                     await chat.__anext__()
-                    self.fail("nothing was raised")
-                except RuntimeError:
-                    pass
+                except RuntimeError as error:
+                    refused.append(error)
+
+            async with self.client() as client:
+                chat = client.chat(7, load=load)
+                self.assertEqual(await self.take(chat, 2), ["a", "b"])
+                self.assertEqual([str(error) for error in refused], ["this stream has a reader already"])
 
         return self.check(scenario)
 

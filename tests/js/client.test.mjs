@@ -666,6 +666,18 @@ test("two readers of one stream are refused", async () => {
   await first;
 });
 
+test("a second reader is refused while the first one's state loads, and nothing is passed over", async () => {
+  const [client, world] = await connected();
+  const chat = client.chat(7, {
+    load: async () => {
+      for (const text of "ab") world.message(7, text);
+      await assert.rejects(chat.next(), /has a reader already/);
+    },
+  });
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  await client.close();
+});
+
 test("a socket that cannot even be made is a try that failed", async () => {
   const world = new World();
   let failures = 2;
