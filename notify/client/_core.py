@@ -20,7 +20,7 @@ from notify.client._saver import Saver
 from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter, wait
 from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
-from notify.client.machine import CLOSE_DEAD, Machine
+from notify.client.machine import CLOSE_DEAD, CLOSE_DONE, Machine
 from notify.client.values import (
     ChatEvent,
     ChatMessage,
@@ -191,7 +191,7 @@ class Core(ABC):
 
         Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes
         neither ``since`` nor ``watch_presence``. Each stream gets every message, the slowest sets the pace, and its position
-        is what is stored.
+        is what is stored. Of a client that is closed it has ended, as the others have.
         """
         if load is not None and (on_lost is not None or since is not None):
             raise ValueError(
@@ -200,6 +200,10 @@ class Core(ABC):
         chat_id = identifier(chat_id)
         if on_event is not None:
             self._needs("events", "on_event")
+        if self.state.name == "closed":
+            chat = Chat(self, chat_id, None, since)
+            chat._finish("closed", self._end())
+            return chat
         readers = self._chats.get(chat_id)
         if readers is not None and (since is not None or watch_presence):
             raise ValueError(
@@ -455,9 +459,8 @@ class Core(ABC):
         elif self.state.name == "connected":
             self._reason = ""
         elif self.state.name == "closed":
-            error = None if self.state.code == 1000 else ClientClosed(self.state.code, self.state.reason)
             for stream in self._streams():
-                stream._finish("closed", error)
+                stream._finish("closed", self._end())
         if self.state.name in ("connected", "closed"):
             waiters, self._starting = self._starting, []
             self._fire(*waiters)
@@ -483,6 +486,10 @@ class Core(ABC):
         else:
             done(result)
         return None
+
+    def _end(self) -> ClientClosed | None:
+        """What the end raises in those who read: nothing, where the program closed the client."""
+        return None if self.state.code == CLOSE_DONE else ClientClosed(self.state.code, self.state.reason)
 
     def _standing(self) -> str:
         return f"the client is {self.state.name}{f', {self._reason}' if self._reason else ''}"

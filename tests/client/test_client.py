@@ -756,6 +756,25 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_chat_of_a_client_that_has_ended_has_ended_too(self: Any) -> Any:
+        async def scenario() -> None:
+            path = folder(self) / "positions.json"
+            for code in (1000, 4503):
+                client = self.client(store=FileStore(path), on_state=self.heard)
+                await client.start()
+                if code == 4503:
+                    await self.aside(self.server.send_away(code, "bye"))
+                    await self.when(client, "closed")
+                await client.close()
+                chat = client.chat(7)
+                for waits in (chat.ready, chat.__anext__):
+                    with self.assertRaises(StopAsyncIteration if code == 1000 else ClientClosed):
+                        await waits()
+                chat.close()
+                FileStore(path).close()  # nobody has taken it again
+
+        return self.check(scenario)
+
     def test_a_refused_subscription_raises(self: Any) -> Any:
         async def scenario() -> None:
             async with self.client() as client:

@@ -572,6 +572,23 @@ test("the operator's disconnect ends it, and so does a refusal its subscription"
   await assert.rejects(client.start());
 });
 
+test("a chat of a client that has ended has ended, too", async () => {
+  const store = { load: () => assert.fail("the store was let go of"), save: () => {} };
+  for (const code of [1000, 4503]) {
+    const [client, world] = await connected();
+    if (code === 4503) world.cut(code, "bye");
+    else await client.close();
+    const chat = client.chat(7);
+    if (code === 4503) await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === code);
+    else assert.deepEqual(await chat.next(), { done: true, value: undefined });
+    await assert.rejects(chat.ready(), ClientClosed);
+    chat.close();
+  }
+  const client = new NotifyClient("ws://h/ws", { token: "T", store, WebSocket: class {} });
+  await client.close();
+  assert.equal(client.chat(7).state, "closed");
+});
+
 test("presence and ping", async () => {
   const [client, world] = await connected(), seen = [];
   client.on("presence", (presence) => seen.push(presence));

@@ -119,6 +119,7 @@ export class NotifyClient {
    *
    * Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes neither
    * `since` nor `watchPresence`. Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   * Of a client that is closed it has ended, as the others have.
    */
   chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
     if (load !== null && (onLost !== null || since !== null)) {
@@ -127,6 +128,11 @@ export class NotifyClient {
     const key = chatKey(id);
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
+    }
+    if (this.state.state === "closed") {
+      const ended = new Stream(this.#hooks(), key);
+      ended.finish("closed", this.#end());
+      return ended;
     }
     const readers = this.#chats.get(key);
     if (readers !== undefined && (since !== null || watchPresence)) {
@@ -394,13 +400,18 @@ export class NotifyClient {
     } else if (state.state === "closed") {
       globalThis.removeEventListener?.("online", this.#awake);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
-      const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);
-      for (const stream of this.#streams()) stream.finish("closed", error);
+      for (const stream of this.#streams()) stream.finish("closed", this.#end());
     }
     if (state.state === "closed" || state.state === "connected") {
       for (const resolve of this.#settled.splice(0)) resolve();
     }
     this.#tell("state", state);
+  }
+
+  /** What the end throws in those who read: nothing, where the program closed the client. */
+  #end() {
+    const { code, reason } = this.state;
+    return code === CLOSE_DONE ? null : new ClientClosed(code, reason);
   }
 
   #tell(name, value) {

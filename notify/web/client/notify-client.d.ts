@@ -219,6 +219,7 @@ export class NotifyClient {
   /**
    * Called again for the same chat it gives another stream, which goes on from where the subscription is (no `since`, no
    * `watchPresence`). Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   * Of a client that is closed it has ended, as the others have.
    */
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
