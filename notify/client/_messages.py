@@ -95,8 +95,11 @@ def encode(subject: str, payload: Mapping[str, Any]) -> bytes:
 
 
 def dump(value: Any) -> bytes:
-    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none.
+
+    Half a surrogate pair, as in text that was cut in the middle of an emoji, is no UTF-8: a server ends the stream for it.
+    """
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 class Batcher:
