@@ -234,9 +234,13 @@ class Core(ABC):
         """Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does.
 
         It is sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server
-        passes no signals on, or the client sends as fast as it may. ``data`` is any JSON value, up to 1 KiB by default.
+        passes no signals on, or the client sends as fast as it may. ``kind`` has 1 to 64 characters, and ``data`` is any JSON
+        value, up to 1 KiB by default. Raises ``TypeError`` or ``ValueError`` for anything else, but for its size, which the server knows.
         """
         self._needs("signals", "signal")
+        if not 1 <= len(kind) <= 64:
+            raise ValueError("kind: 1 to 64 characters")
+        msgspec.json.encode((kind, data))  # raises here, rather than where it is sent
         sent = self.machine.signal(identifier(chat_id), kind, data, self._now())
         self._carry_out()
         return sent

@@ -830,6 +830,23 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_a_signal_that_no_server_would_take_is_refused_before_it_is_sent(self: Any) -> Any:
+        async def scenario() -> None:
+            sent: list[Any] = []
+            settings = structs.replace(FAST, features=("signals",))
+            async with self.client(settings=settings, on_action=sent.append) as client:
+                await client.chat(7).ready()
+                sent.clear()
+                for data in ("cut in an emoji: \ud83d", {"\ud83d": 1}, object()):
+                    with self.assertRaises((TypeError, ValueError)):
+                        client.signal(7, "typing", data)
+                for kind in ("", "k" * 65, "\ud83d"):
+                    with self.assertRaises(ValueError):
+                        client.signal(7, kind)
+                self.assertEqual(sent, [])
+
+        return self.check(scenario)
+
     def test_signals_must_be_asked_for(self: Any) -> Any:
         async def scenario() -> None:
             self.assertRaises(ValueError, self.client, on_signal=print)

@@ -617,6 +617,23 @@ test("signals", async () => {
   await client.close();
 });
 
+test("a signal that no server would take is refused before it is sent", async () => {
+  const world = new World();
+  world.features = ["signals"];
+  const [client] = await connected({ settings: { ...SETTINGS, features: ["signals"] } }, world);
+  await client.chat(7).ready();
+  const half = "cut in an emoji: \ud83d", cyclic = {};
+  cyclic.self = cyclic;
+  for (const data of [half, [{ text: half }], { [half]: 1 }, () => 1, cyclic]) {
+    assert.throws(() => client.signal(7, "typing", data), TypeError);
+  }
+  for (const kind of ["", "k".repeat(65), half, 7]) assert.throws(() => client.signal(7, kind), TypeError);
+  const good = ["whole: \u{1f600}", "\\ud83d", { id: 2n ** 60n }, null];
+  for (const data of good) assert.equal(client.signal(7, "\u{1f600}".repeat(64), data), true);
+  assert.deepEqual(world.said.filter(({ type }) => type === "signal").map(({ data }) => data), good);
+  await client.close();
+});
+
 test("signals must be asked for", async () => {
   const [client] = await connected();
   assert.throws(() => client.signal(7, "typing"), TypeError);

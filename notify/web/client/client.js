@@ -2,7 +2,7 @@
 
 import { ClientId } from "./client-id.js";
 import { ClientClosed, Refused, within } from "./errors.js";
-import { asText, chatKey, holdsBigInt } from "./int64.js";
+import { asText, chatKey, holdsBigInt, isJson } from "./int64.js";
 import { EventLink, beside } from "./event-link.js";
 import { Link } from "./link.js";
 import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
@@ -167,13 +167,16 @@ export class NotifyClient {
   /**
    * Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
    * sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server passes no signals
-   * on, or the client sends as fast as it may. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
+   * on, or the client sends as fast as it may. `kind` has 1 to 64 characters, and `data` is any JSON value; throws TypeError for
+   * anything else. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
    * tells what others signal.
    */
   signal(id, kind, data = null) {
     if (!this.#machine.settings.features.includes("signals")) {
       throw new TypeError('signal: the client must ask for signals: settings: { features: ["signals"] }');
     }
+    if (typeof kind !== "string" || kind === "" || [...kind].length > 64) throw new TypeError("kind: 1 to 64 characters");
+    if (!isJson(data) || !isJson(kind)) throw new TypeError("signal: what is no JSON in UTF-8, as text that was cut in an emoji");
     const sent = this.#machine.signal(chatKey(id), kind, data, now());
     this.#carryOut();
     return sent;

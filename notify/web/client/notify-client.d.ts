@@ -225,7 +225,8 @@ export class NotifyClient {
   presence(id: Id): Promise<Presence[]>;
   /**
    * Tells the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
-   * sent at once or never, and kept nowhere; gives whether it was sent. Needs the feature `signals`.
+   * sent at once or never, and kept nowhere; gives whether it was sent. `kind` has 1 to 64 characters, `data` is any JSON value, up to
+   * 1 KiB by default; throws TypeError for what is none. Needs the feature `signals`.
    */
   signal(id: Id, kind: string, data?: unknown): boolean;
   /**
