@@ -116,6 +116,7 @@ class Core(ABC):
         self._starting: list[Waiter] = []
         self._starters = 0
         self._reason = ""  # of the last try that failed
+        self._fetching: int | None = None  # the fetch of a token that has not been answered
         self._stopping: list[Waiter] = []
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
@@ -441,7 +442,7 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fire(action))
             case do.Failed(n, code, message):
                 waiter = self._commands.pop(n)
-                self._wake.append(lambda: waiter.fail(Refused(code, message)))
+                self._wake.append(lambda: waiter.fail(Refused(code, message or self._cause(code))))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
         readers = self._readers(chat)
@@ -472,14 +473,21 @@ class Core(ABC):
         self._tell(self._on_state, self.state)
 
     def _fetch(self, n: int) -> None:
-        def done(token: TokenValue) -> None:
-            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
-            self._event(lambda now: self.machine.token(n, value, now, expires))
+        self._fetching = n
 
         def failed(error: BaseException) -> None:
+            self._fetched(n)
             self._event(self.machine.token_failed, n, f"{type(error).__name__}: {error}")
 
-        if isinstance(self._token, str):
+        def done(token: Any) -> None:
+            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
+            if value is not None and not isinstance(value, str):
+                return failed(TypeError(f"a token is a str, a Token or None, not {type(value).__name__}"))
+            self._fetched(n)
+            self._event(lambda now: self.machine.token(n, value, now, expires))
+            return None
+
+        if not callable(self._token):
             return done(self._token)
         try:
             result = self._token()
@@ -491,12 +499,23 @@ class Core(ABC):
             done(result)
         return None
 
+    def _fetched(self, n: int) -> None:
+        if self._fetching == n:
+            self._fetching = None
+
+    def _cause(self, code: str) -> str:
+        """What a command that fails with ``closed`` would like to know."""
+        end = self._end() if code == "closed" and self.state.name == "closed" else None
+        return "the client has not been started" if self.state.name == "idle" else str(end or "")
+
     def _end(self) -> ClientClosed | None:
         """What the end raises in those who read: nothing, where the program closed the client."""
         return None if self.state.code == CLOSE_DONE else ClientClosed(self.state.code, self.state.reason)
 
     def _standing(self) -> str:
-        return f"the client is {self.state.name}{f', {self._reason}' if self._reason else ''}"
+        waits = self._fetching is not None and self.state.name == "connecting"
+        reasons = [self._reason] * bool(self._reason) + ["the token function has not answered"] * waits
+        return ", ".join((f"the client is {self.state.name}", *reasons))
 
     # --- streams and commands -------------------------------------------------------------------------------
 

@@ -561,6 +561,32 @@ test("the token callback is asked again on 4002, and may sign out", async () => 
   await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === null);
 });
 
+test("what is no token is a failed try in words, and so is a function that does not answer", async () => {
+  for (const wrong of [17, {}, { token: "T" }, { value: 17 }]) {
+    const tokens = [wrong, "T"], world = new World(), said = [];
+    const client = new NotifyClient("ws://h/ws", { token: () => tokens.shift(), settings: SETTINGS, WebSocket: world.WebSocket });
+    client.on("state", ({ state, reason }) => state === "waiting" && said.push(reason));
+    await client.start();
+    assert.deepEqual(said, ["no token: a token is text, { value, expiresAt } or null"]);
+    await client.close();
+  }
+  const hangs = new NotifyClient("ws://h/ws", { token: () => new Promise(() => {}), WebSocket: class {} });
+  await assert.rejects(hangs.start({ timeout: 0.05 }), { message: "not connected within 0.05 s: the client is connecting, the token function has not answered" });
+  await hangs.close();
+});
+
+test("a command says why the client is closed", async () => {
+  const tokens = ["T", new Promise(() => {})];
+  const [client, world] = await connected({ token: () => tokens.shift() });
+  const refreshed = client.refresh();
+  world.cut(4503);
+  for (const failed of [refreshed, client.ping()]) {
+    await assert.rejects(failed, { code: "closed", message: "closed: closed with 4503: an operator has disconnected this user" });
+  }
+  const idle = new NotifyClient("ws://h/ws", { token: "T", WebSocket: class {} });
+  await assert.rejects(idle.ping(), { code: "closed", message: "closed: the client has not been started" });
+});
+
 test("the operator's disconnect ends it, and so does a refusal its subscription", async () => {
   const [client, world] = await connected();
   await assert.rejects(client.chat(-1).ready(), (error) => error instanceof Refused && error.code === "forbidden");

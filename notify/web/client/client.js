@@ -28,6 +28,7 @@ export class NotifyClient {
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
   #http; #ways = new Ways(); #trying = null;
   #listeners = new Map(); #settled = []; #awake; #hidden; #onLost; #starters = 0; #reason = "";
+  #fetching = null; // the fetch of a token that has not been answered
 
   constructor(url, options = {}) {
     const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
@@ -97,7 +98,9 @@ export class NotifyClient {
   }
 
   #standing() {
-    return `the client is ${this.state.state}${this.#reason && `, ${this.#reason}`}`;
+    const reasons = [this.#reason];
+    if (this.#fetching !== null && this.state.state === "connecting") reasons.push("the token function has not answered");
+    return [`the client is ${this.state.state}`, ...reasons.filter(Boolean)].join(", ");
   }
 
   async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
@@ -364,7 +367,8 @@ export class NotifyClient {
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
       case "done": return this.#settle(action.n, (resolve) => resolve(action));
-      case "failed": return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message)));
+      case "failed":
+        return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message || this.#why(action.code))));
     }
   }
 
@@ -411,6 +415,12 @@ export class NotifyClient {
     this.#tell("state", state);
   }
 
+  /** What a command that fails with `closed` would like to know. */
+  #why(code) {
+    if (this.state.state === "idle") return "the client has not been started";
+    return code === "closed" && this.state.state === "closed" ? this.#end()?.message : "";
+  }
+
   /** What the end throws in those who read: nothing, where the program closed the client. */
   #end() {
     const { code, reason } = this.state;
@@ -429,13 +439,22 @@ export class NotifyClient {
 
   async #fetch(n) {
     let token;
+    this.#fetching = n;
     try {
-      token = typeof this.#token === "function" ? await this.#token() : this.#token;
+      token = (typeof this.#token === "function" ? await this.#token() : this.#token) ?? null;
+      if (token !== null && typeof (token.value ?? token) !== "string") {
+        throw new TypeError("a token is text, { value, expiresAt } or null");
+      }
     } catch (error) {
+      this.#fetched(n);
       return this.#event("token_failed", n, String(error?.message ?? error));
     }
-    const { value, expiresAt } = typeof token === "object" && token !== null ? token : { value: token };
-    this.#event("token", n, value ?? null, expiresAt ?? null);
+    this.#fetched(n);
+    this.#event("token", n, token?.value ?? token, token?.expiresAt ?? null);
+  }
+
+  #fetched(n) {
+    if (this.#fetching === n) this.#fetching = null;
   }
 
   // --- the connection
