@@ -57,14 +57,25 @@ class AsyncioClient(Core):
         super().__init__(url, token, **options)
         self._tls = (tls or ssl.create_default_context()) if self.address.secure else None
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        """Its loop, which is the one that it is first used on: on another one it would wait for ever."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise RuntimeError("this client belongs to another event loop: make one in each")
+        return loop
 
     def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._running().time()
 
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        return asyncio.get_running_loop().call_later(delay, call).cancel
+        return self._running().call_later(delay, call).cancel
 
     def _waiter(self) -> Waiter:
+        self._running()
         return FutureWaiter()
 
     def _spawn(

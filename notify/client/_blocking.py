@@ -48,6 +48,7 @@ class Loop:
         self._broken = broken
         self.lock = threading.Lock()
         self._waiting: dict[threading.Condition, Callable[[], bool]] = {}
+        self._inside: set[int] = set()  # threads
         self._leading = self._sleeping = False
         self._timers: list[tuple[float, int, _Timer]] = []
         self._cancelled = 0
@@ -59,6 +60,21 @@ class Loop:
 
     def run(self, begin: Callable[[], None], done: Callable[[], bool]) -> None:
         """Call ``begin``, then wait until ``done``. Raises what interrupts it."""
+        me = threading.get_ident()
+        self._inside.add(me)
+        try:
+            self._run(begin, done)
+        finally:
+            self._inside.discard(me)
+
+    def outside(self) -> None:
+        """See that this thread is not within :meth:`run`, where it would wait for itself. Raises ``RuntimeError``."""
+        if threading.get_ident() in self._inside:
+            raise RuntimeError(
+                "this thread is in the middle of a publish: a signal handler can neither publish nor close then"
+            )
+
+    def _run(self, begin: Callable[[], None], done: Callable[[], bool]) -> None:
         with self.lock:
             if not self._leading:
                 self._led(lambda: self._turn(False))  # what came while nobody waited

@@ -20,7 +20,7 @@ from notify.client._saver import Saver
 from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter, wait
 from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
-from notify.client.machine import CLOSE_DEAD, Machine
+from notify.client.machine import CLOSE_DEAD, CLOSE_DONE, Machine
 from notify.client.values import (
     ChatEvent,
     ChatMessage,
@@ -116,6 +116,7 @@ class Core(ABC):
         self._starting: list[Waiter] = []
         self._starters = 0
         self._reason = ""  # of the last try that failed
+        self._fetching: int | None = None  # the fetch of a token that has not been answered
         self._stopping: list[Waiter] = []
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
@@ -191,7 +192,7 @@ class Core(ABC):
 
         Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes
         neither ``since`` nor ``watch_presence``. Each stream gets every message, the slowest sets the pace, and its position
-        is what is stored.
+        is what is stored. Of a client that is closed it has ended, as the others have.
         """
         if load is not None and (on_lost is not None or since is not None):
             raise ValueError(
@@ -200,6 +201,10 @@ class Core(ABC):
         chat_id = identifier(chat_id)
         if on_event is not None:
             self._needs("events", "on_event")
+        if self.state.name == "closed":
+            chat = Chat(self, chat_id, None, since)
+            chat._finish("closed", self._end())
+            return chat
         readers = self._chats.get(chat_id)
         if readers is not None and (since is not None or watch_presence):
             raise ValueError(
@@ -230,9 +235,13 @@ class Core(ABC):
         """Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does.
 
         It is sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server
-        passes no signals on, or the client sends as fast as it may. ``data`` is any JSON value, up to 1 KiB by default.
+        passes no signals on, or the client sends as fast as it may. ``kind`` has 1 to 64 characters, and ``data`` is any JSON
+        value, up to 1 KiB by default. Raises ``TypeError`` or ``ValueError`` for anything else, but for its size, which the server knows.
         """
         self._needs("signals", "signal")
+        if not 1 <= len(kind) <= 64:
+            raise ValueError("kind: 1 to 64 characters")
+        msgspec.json.encode((kind, data))  # raises here, rather than where it is sent
         sent = self.machine.signal(identifier(chat_id), kind, data, self._now())
         self._carry_out()
         return sent
@@ -433,7 +442,7 @@ class Core(ABC):
                 self._wake.append(lambda: waiter.fire(action))
             case do.Failed(n, code, message):
                 waiter = self._commands.pop(n)
-                self._wake.append(lambda: waiter.fail(Refused(code, message)))
+                self._wake.append(lambda: waiter.fail(Refused(code, message or self._cause(code))))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
         readers = self._readers(chat)
@@ -455,9 +464,8 @@ class Core(ABC):
         elif self.state.name == "connected":
             self._reason = ""
         elif self.state.name == "closed":
-            error = None if self.state.code == 1000 else ClientClosed(self.state.code, self.state.reason)
             for stream in self._streams():
-                stream._finish("closed", error)
+                stream._finish("closed", self._end())
         if self.state.name in ("connected", "closed"):
             waiters, self._starting = self._starting, []
             self._fire(*waiters)
@@ -465,14 +473,21 @@ class Core(ABC):
         self._tell(self._on_state, self.state)
 
     def _fetch(self, n: int) -> None:
-        def done(token: TokenValue) -> None:
-            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
-            self._event(lambda now: self.machine.token(n, value, now, expires))
+        self._fetching = n
 
         def failed(error: BaseException) -> None:
+            self._fetched(n)
             self._event(self.machine.token_failed, n, f"{type(error).__name__}: {error}")
 
-        if isinstance(self._token, str):
+        def done(token: Any) -> None:
+            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
+            if value is not None and not isinstance(value, str):
+                return failed(TypeError(f"a token is a str, a Token or None, not {type(value).__name__}"))
+            self._fetched(n)
+            self._event(lambda now: self.machine.token(n, value, now, expires))
+            return None
+
+        if not callable(self._token):
             return done(self._token)
         try:
             result = self._token()
@@ -484,8 +499,23 @@ class Core(ABC):
             done(result)
         return None
 
+    def _fetched(self, n: int) -> None:
+        if self._fetching == n:
+            self._fetching = None
+
+    def _cause(self, code: str) -> str:
+        """What a command that fails with ``closed`` would like to know."""
+        end = self._end() if code == "closed" and self.state.name == "closed" else None
+        return "the client has not been started" if self.state.name == "idle" else str(end or "")
+
+    def _end(self) -> ClientClosed | None:
+        """What the end raises in those who read: nothing, where the program closed the client."""
+        return None if self.state.code == CLOSE_DONE else ClientClosed(self.state.code, self.state.reason)
+
     def _standing(self) -> str:
-        return f"the client is {self.state.name}{f', {self._reason}' if self._reason else ''}"
+        waits = self._fetching is not None and self.state.name == "connecting"
+        reasons = [self._reason] * bool(self._reason) + ["the token function has not answered"] * waits
+        return ", ".join((f"the client is {self.state.name}", *reasons))
 
     # --- streams and commands -------------------------------------------------------------------------------
 

@@ -103,16 +103,17 @@ def encode(subject: str, payload: Mapping[str, Any]) -> bytes:
     try:
         body = dump({"subject": subject, "payload": payload})
         msgspec.json.decode(b"[" * _LEVELS + body + b"]" * _LEVELS, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise ValueError(
-            "half of a surrogate pair, or too many levels: not every reader of JSON takes this"
-        ) from None
+    except RecursionError:
+        raise ValueError("too many levels: not every reader of JSON takes this") from None
     return body
 
 
 def dump(value: Any) -> bytes:
-    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none.
+
+    Half a surrogate pair, as in text that was cut in the middle of an emoji, is no UTF-8: a server ends the stream for it.
+    """
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 class Batcher:

@@ -141,7 +141,7 @@ class Desk:
 
     def abandon(self, job: Job) -> None:
         """Whoever waited for it has gone: send nothing more of it. What was sent may be stored."""
-        if not job.over:
+        if job in self._jobs:  # else it is over, or was never taken
             self._take_out(job)
             self._finish(job)
             self._go_on()

@@ -107,7 +107,8 @@ class Stream(Generic[M]):
         self._error: Exception | None = None
         self._paused = False
         self._measuring: Callable[[], None] | None = None
-        self._reading: Waiter | None = None
+        self._reading = False
+        self._waiting: Waiter | None = None  # the reader's, where nothing is there
         self._ready: list[Waiter] = []
 
     @property
@@ -138,8 +139,16 @@ class Stream(Generic[M]):
         return self
 
     async def __anext__(self) -> M:
-        if self._reading is not None:
+        # Also while a callback of the program runs: two readers would take the same place, and one of them pass over the next.
+        if self._reading:
             raise RuntimeError("this stream has a reader already")
+        self._reading = True
+        try:
+            return await self._next()
+        finally:
+            self._reading = False
+
+    async def _next(self) -> M:
         self._handled()
         while True:
             if self._queue:
@@ -164,11 +173,11 @@ class Stream(Generic[M]):
             elif self._finished:
                 raise self._error or StopAsyncIteration
             else:
-                self._reading = self._client._waiter()
+                self._waiting = self._client._waiter()
                 try:
-                    await self._reading
+                    await self._waiting
                 finally:
-                    self._reading = None
+                    self._waiting = None
 
     # --- called by the client -------------------------------------------------------------------------------
 
@@ -181,8 +190,8 @@ class Stream(Generic[M]):
         if len(self._queue) >= self._client.queue and not self._paused and self._measuring is None:
             # One read of the socket may bring more than the bound at once: the reader has its turn first.
             self._measuring = self._client._later(0, self._measure)
-        if self._reading is not None:
-            self._client._fire(self._reading)
+        if self._waiting is not None:
+            self._client._fire(self._waiting)
 
     def _measure(self) -> None:
         self._measuring = None
@@ -234,8 +243,8 @@ class Stream(Generic[M]):
                 self._measuring()
                 self._measuring = None
             self._wake()
-            if self._reading is not None:
-                self._client._fire(self._reading)
+            if self._waiting is not None:
+                self._client._fire(self._waiting)
 
     def _wake(self) -> None:
         waiters, self._ready = self._ready, []

@@ -68,6 +68,7 @@ class Publisher(Face):
 
     def close(self, timeout: float | None = None) -> None:
         """Close for good: what other threads publish is waited for, at most ``timeout`` seconds; each has its own end, too."""
+        self._loop.outside()
         gone = threading.Event()
         self._loop.run(lambda: self._desk.close(timeout, gone.set), gone.is_set)
         with self._loop.lock:
@@ -215,6 +216,7 @@ class Publisher(Face):
         return position
 
     def _do(self, job: Job) -> Job:
+        self._loop.outside()
         if self._desk.closed:
             with self._loop.lock:
                 self._desk.submit(job)  # which refuses it

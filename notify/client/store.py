@@ -35,7 +35,7 @@ class FileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
+        self._path = Path(path).resolve()  # one file, one lock, whatever links lead there
         self._positions: dict[str, Position] | None = None
         self._release: weakref.finalize[..., FileStore] | None = None
         self._open()

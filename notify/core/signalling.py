@@ -5,7 +5,7 @@ from __future__ import annotations
 from notify.core.client import Client
 from notify.messages import Poison, Signal, check_data
 from notify.wire import frames
-from notify.wire.frames import InvalidFrame, Ok
+from notify.wire.frames import Ok
 
 
 def signal(client: Client, frame: frames.Signal) -> None:
@@ -23,7 +23,8 @@ def signal(client: Client, frame: frames.Signal) -> None:
         try:
             check_data(frame.data, hub.signals.size)
         except Poison as fault:
-            client.refuse(InvalidFrame(str(fault), frame.id))
+            # The frame is one: it is lost, as signals are, and does not count towards the end of the connection.
+            client.error("invalid_message", str(fault), frame.id)
             return
         made = Signal(identity.workspace_id, frame.chat_id, identity.user_id, frame.kind, frame.data)
         if not hub.signals.send(made):

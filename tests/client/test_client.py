@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from notify.client import (
@@ -670,12 +671,33 @@ class Behaviour:
             async with self.client() as client:
                 chat = client.chat(7)
                 await chat.ready()
-                chat._reading = client._waiter()
+                first = self.aside_here(chat.__anext__())
+                await self.aside(asyncio.sleep(0))
+                with self.assertRaises(RuntimeError):
+                    await chat.__anext__()
+                await self.aside(self.server.publish(7, "a"))
+                self.assertEqual((await first).content, "a")
+
+        return self.check(scenario)
+
+    def test_a_second_reader_is_refused_while_the_first_ones_state_loads_and_nothing_is_passed_over(
+        self: Any,
+    ) -> Any:
+        async def scenario() -> None:
+            refused: list[RuntimeError] = []
+
+            async def load(place: Position) -> None:
+                await self.aside(self.server.publish(7, "a"))
+                await self.aside(self.server.publish(7, "b"))
                 try:
                     await chat.__anext__()
-                    self.fail("nothing was raised")
-                except RuntimeError:
-                    pass
+                except RuntimeError as error:
+                    refused.append(error)
+
+            async with self.client() as client:
+                chat = client.chat(7, load=load)
+                self.assertEqual(await self.take(chat, 2), ["a", "b"])
+                self.assertEqual([str(error) for error in refused], ["this stream has a reader already"])
 
         return self.check(scenario)
 
@@ -709,6 +731,56 @@ class Behaviour:
 
         return self.check(scenario)
 
+    def test_what_is_no_token_is_a_failed_try_in_words(self: Any) -> Any:
+        async def scenario() -> None:
+            for wrong in (17, {"value": "T1"}):
+                tokens: list[Any] = [wrong, "T1"]
+                heard: list[State] = []
+                async with self.client(lambda tokens=tokens: tokens.pop(0), on_state=heard.append):
+                    pass
+                said = [state.reason for state in heard if state.name == "waiting"]
+                name = "dict" if isinstance(wrong, dict) else "int"
+                self.assertEqual(
+                    said, [f"no token: TypeError: a token is a str, a Token or None, not {name}"]
+                )
+
+        return self.check(scenario)
+
+    def test_a_token_function_that_hangs_is_named(self: Any) -> Any:
+        async def scenario() -> None:
+            client = self.client(lambda: self.aside(asyncio.sleep(100)))
+            with self.assertRaises(TimeoutError) as raised:
+                await client.start(timeout=0.05)
+            self.assertEqual(
+                str(raised.exception),
+                "not connected within 0.05 s: the client is connecting, the token function has not answered",
+            )
+            await client.close()
+
+        return self.check(scenario)
+
+    def test_a_command_says_why_the_client_is_closed(self: Any) -> Any:
+        async def scenario() -> None:
+            tokens: list[Any] = ["T1", self.aside(asyncio.sleep(100))]
+            client = self.client(lambda: tokens.pop(0), on_state=self.heard)
+            for call in (client.ping, client.refresh):
+                with self.assertRaises(Refused) as raised:
+                    await call()
+                self.assertEqual(str(raised.exception), "closed: the client has not been started")
+            await client.start()
+            refreshing = self.aside_here(client.refresh())
+            await self.aside(self.server.send_away(4503))
+            await self.when(client, "closed")
+            for waiting in (refreshing, client.ping()):
+                with self.assertRaises(Refused) as raised:
+                    await waiting
+                self.assertEqual(
+                    str(raised.exception), "closed: closed with 4503: an operator has disconnected this user"
+                )
+            await client.close()
+
+        return self.check(scenario)
+
     def test_a_refused_token_and_a_signed_out_user_end_it(self: Any) -> Any:
         async def scenario() -> None:
             self.server.refuse["bad"] = 4500
@@ -732,6 +804,25 @@ class Behaviour:
                     self.fail("nothing was raised")
                 except ClientClosed as error:
                     self.assertEqual((error.code, error.reason), (4503, "bye"))
+
+        return self.check(scenario)
+
+    def test_a_chat_of_a_client_that_has_ended_has_ended_too(self: Any) -> Any:
+        async def scenario() -> None:
+            path = folder(self) / "positions.json"
+            for code in (1000, 4503):
+                client = self.client(store=FileStore(path), on_state=self.heard)
+                await client.start()
+                if code == 4503:
+                    await self.aside(self.server.send_away(code, "bye"))
+                    await self.when(client, "closed")
+                await client.close()
+                chat = client.chat(7)
+                for waits in (chat.ready, chat.__anext__):
+                    with self.assertRaises(StopAsyncIteration if code == 1000 else ClientClosed):
+                        await waits()
+                chat.close()
+                FileStore(path).close()  # nobody has taken it again
 
         return self.check(scenario)
 
@@ -787,6 +878,23 @@ class Behaviour:
                 self.assertEqual(seen, [Signal(7, "u-6", "typing", {"on": True})])
                 said = [frame for frame in self.server.frames if frame["type"] == "signal"]
                 self.assertEqual(said, [{"type": "signal", "chat_id": 7, "kind": "typing", "data": [1]}])
+
+        return self.check(scenario)
+
+    def test_a_signal_that_no_server_would_take_is_refused_before_it_is_sent(self: Any) -> Any:
+        async def scenario() -> None:
+            sent: list[Any] = []
+            settings = structs.replace(FAST, features=("signals",))
+            async with self.client(settings=settings, on_action=sent.append) as client:
+                await client.chat(7).ready()
+                sent.clear()
+                for data in ("cut in an emoji: \ud83d", {"\ud83d": 1}, object()):
+                    with self.assertRaises((TypeError, ValueError)):
+                        client.signal(7, "typing", data)
+                for kind in ("", "k" * 65, "\ud83d"):
+                    with self.assertRaises(ValueError):
+                        client.signal(7, kind)
+                self.assertEqual(sent, [])
 
         return self.check(scenario)
 
@@ -960,6 +1068,22 @@ class Asyncio(Behaviour, TestCase):
 
         return self.run_it(scenario())
 
+    async def test_another_event_loop_needs_another_one(self) -> None:
+        client = self.client()
+        chat: list[Any] = []
+
+        async def first() -> None:
+            await client.start(10)
+            chat.append(client.chat(7))
+
+        async def second(call: Callable[[], Awaitable[Any]]) -> None:
+            with self.assertRaisesRegex(RuntimeError, "another event loop"):
+                await call()
+
+        await deferToThread(asyncio.run, first())
+        for call in (client.ping, client.close, lambda: chat[0].__anext__()):
+            await deferToThread(asyncio.run, second(call))
+
 
 class Typed(TestCase):
     def test_the_fronts_know_every_option_by_its_type(self) -> None:
@@ -1021,6 +1145,17 @@ class Stores(TestCase):
         self.assertRaises(BlockingIOError, FileStore, path)
         del first
         FileStore(path)
+
+    def test_a_link_to_a_file_is_that_file(self) -> None:
+        path = folder(self) / "positions.json"
+        store = FileStore(path)
+        link = path.with_name("link")
+        link.symlink_to(path)
+        self.assertRaises(BlockingIOError, FileStore, link)
+        store.close()
+        FileStore(link).save({"chat:7": Position("e", 1)})
+        self.assertTrue(link.is_symlink())
+        self.assertIn("chat:7", path.read_text())
 
     def test_a_file_that_is_not_ours_is_not_held(self) -> None:
         path = folder(self) / "positions.json"

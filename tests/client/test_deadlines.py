@@ -283,6 +283,29 @@ publisher.close()
 """
 
 
+HANDLING = """
+import signal, socket, sys
+from notify.client import Publisher, PublishFailed
+
+def handle(*_):
+    for call in (publisher.close, lambda: publisher.publish("s", {})):
+        try:
+            call()
+        except RuntimeError:
+            print("refused", flush=True)
+
+silent = socket.create_server(("127.0.0.1", 0))
+publisher = Publisher(f"http://127.0.0.1:{silent.getsockname()[1]}", "key", timeout=2, try_timeout=1)
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+try:
+    publisher.publish("s", {})
+except PublishFailed as error:
+    print(error.code, flush=True)
+publisher.close()
+print("closed", flush=True)
+"""
+
 CRASHING = """
 import sys
 from notify.client import Publisher
@@ -331,6 +354,17 @@ class Processes(TestCase):
             self.assertEqual(said.split(), ["1", "2", "3"])
 
         await deferToThread(fork)
+
+    async def test_a_signal_handler_in_the_middle_of_a_publish_is_refused_and_hangs_nothing(self) -> None:
+        said = await deferToThread(
+            subprocess.run,
+            [sys.executable, "-c", HANDLING],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=15,
+        )
+        self.assertEqual(said.stdout.split(), ["refused", "refused", "unknown", "closed"], said.stderr)
 
     async def test_an_interrupted_thread_leaves_the_others_theirs(self) -> None:
         keys: list[str] = []

@@ -138,6 +138,20 @@ class Behaviour(fronts.Base):
         await DeferredList(others, fireOnOneErrback=True)
         self.assertEqual(sorted(await self.kept()), sorted(["before", *map(str, range(20))]))
 
+    async def test_text_that_was_cut_in_an_emoji_is_refused_before_it_is_sent(self: Any) -> None:
+        half = "no emoji: \ud83d"
+        for stream in (True, False):
+            publisher = self.make(stream=stream)
+            for call, *arguments in (
+                (publisher.publish, *self.message(half)),
+                (publisher.publish_many, [self.message(1), self.message(2, sender_name=half)]),
+                (publisher.broadcast, [self.subject], {"content": half}),
+                (publisher.signal, 1, self.chat, 3, "typing", {half: 1}),
+            ):
+                await self.assertFailure(self.run_(call, *arguments), ValueError)
+            await self.one(publisher, "whole: \U0001f600")
+        self.assertEqual(await self.kept(), ["whole: \U0001f600"] * 2)
+
     async def test_many_at_once_share_one_stream(self: Any) -> None:
         before = await self.streams()
         publisher = self.make()

@@ -228,12 +228,12 @@ class Refused(Base):
         self.assertEqual(answer["code"], "invalid_message")
         self.world.reload(limits=Limits(max_invalid=4))
         self.assertEqual(client.ask(type="signal", chat_id=10, kind="k", data="x" * 1022, id=7)["type"], "ok")
-        self.assertEqual(self.refused(client, data="x" * 1023), "invalid_message")
+        for _ in range(5):
+            self.assertEqual(self.refused(client, data="x" * 1023), "invalid_message")
         self.assertEqual(len(self.heard(other)), 1)
-        client.send(type="signal", chat_id=10, kind="k", data="x" * 1023)
-        self.assertIsNone(client.closed)
-        client.send(type="signal", chat_id=10, kind="k", data="x" * 1023)
-        self.assertEqual(client.closed, (4502, "too many invalid messages"))
+        self.assertIsNone(
+            client.closed
+        )  # who shares a text that grows too long loses signals, and not the chat
 
     def test_while_the_broker_carries_none_they_are_lost_and_the_sender_is_told(self) -> None:
         client = self.member(1)

@@ -561,6 +561,32 @@ test("the token callback is asked again on 4002, and may sign out", async () => 
   await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === null);
 });
 
+test("what is no token is a failed try in words, and so is a function that does not answer", async () => {
+  for (const wrong of [17, {}, { token: "T" }, { value: 17 }]) {
+    const tokens = [wrong, "T"], world = new World(), said = [];
+    const client = new NotifyClient("ws://h/ws", { token: () => tokens.shift(), settings: SETTINGS, WebSocket: world.WebSocket });
+    client.on("state", ({ state, reason }) => state === "waiting" && said.push(reason));
+    await client.start();
+    assert.deepEqual(said, ["no token: a token is text, { value, expiresAt } or null"]);
+    await client.close();
+  }
+  const hangs = new NotifyClient("ws://h/ws", { token: () => new Promise(() => {}), WebSocket: class {} });
+  await assert.rejects(hangs.start({ timeout: 0.05 }), { message: "not connected within 0.05 s: the client is connecting, the token function has not answered" });
+  await hangs.close();
+});
+
+test("a command says why the client is closed", async () => {
+  const tokens = ["T", new Promise(() => {})];
+  const [client, world] = await connected({ token: () => tokens.shift() });
+  const refreshed = client.refresh();
+  world.cut(4503);
+  for (const failed of [refreshed, client.ping()]) {
+    await assert.rejects(failed, { code: "closed", message: "closed: closed with 4503: an operator has disconnected this user" });
+  }
+  const idle = new NotifyClient("ws://h/ws", { token: "T", WebSocket: class {} });
+  await assert.rejects(idle.ping(), { code: "closed", message: "closed: the client has not been started" });
+});
+
 test("the operator's disconnect ends it, and so does a refusal its subscription", async () => {
   const [client, world] = await connected();
   await assert.rejects(client.chat(-1).ready(), (error) => error instanceof Refused && error.code === "forbidden");
@@ -570,6 +596,23 @@ test("the operator's disconnect ends it, and so does a refusal its subscription"
   await assert.rejects(chat.next(), (error) => error.code === 4503 && error.reason === "bye");
   await assert.rejects(client.ping(), (error) => error.code === "closed");
   await assert.rejects(client.start());
+});
+
+test("a chat of a client that has ended has ended, too", async () => {
+  const store = { load: () => assert.fail("the store was let go of"), save: () => {} };
+  for (const code of [1000, 4503]) {
+    const [client, world] = await connected();
+    if (code === 4503) world.cut(code, "bye");
+    else await client.close();
+    const chat = client.chat(7);
+    if (code === 4503) await assert.rejects(chat.next(), (error) => error instanceof ClientClosed && error.code === code);
+    else assert.deepEqual(await chat.next(), { done: true, value: undefined });
+    await assert.rejects(chat.ready(), ClientClosed);
+    chat.close();
+  }
+  const client = new NotifyClient("ws://h/ws", { token: "T", store, WebSocket: class {} });
+  await client.close();
+  assert.equal(client.chat(7).state, "closed");
 });
 
 test("presence and ping", async () => {
@@ -597,6 +640,23 @@ test("signals", async () => {
   await client.ping();
   const said = world.said.filter(({ type }) => type === "signal");
   assert.deepEqual(said, [{ type: "signal", chat_id: 7, kind: "typing", data: [1] }]);
+  await client.close();
+});
+
+test("a signal that no server would take is refused before it is sent", async () => {
+  const world = new World();
+  world.features = ["signals"];
+  const [client] = await connected({ settings: { ...SETTINGS, features: ["signals"] } }, world);
+  await client.chat(7).ready();
+  const half = "cut in an emoji: \ud83d", cyclic = {};
+  cyclic.self = cyclic;
+  for (const data of [half, [{ text: half }], { [half]: 1 }, () => 1, cyclic]) {
+    assert.throws(() => client.signal(7, "typing", data), TypeError);
+  }
+  for (const kind of ["", "k".repeat(65), half, 7]) assert.throws(() => client.signal(7, kind), TypeError);
+  const good = ["whole: \u{1f600}", "\\ud83d", { id: 2n ** 60n }, null];
+  for (const data of good) assert.equal(client.signal(7, "\u{1f600}".repeat(64), data), true);
+  assert.deepEqual(world.said.filter(({ type }) => type === "signal").map(({ data }) => data), good);
   await client.close();
 });
 
@@ -664,6 +724,18 @@ test("two readers of one stream are refused", async () => {
   await assert.rejects(chat.next());
   await client.close();
   await first;
+});
+
+test("a second reader is refused while the first one's state loads, and nothing is passed over", async () => {
+  const [client, world] = await connected();
+  const chat = client.chat(7, {
+    load: async () => {
+      for (const text of "ab") world.message(7, text);
+      await assert.rejects(chat.next(), /has a reader already/);
+    },
+  });
+  assert.deepEqual(await take(chat, 2), ["a", "b"]);
+  await client.close();
 });
 
 test("a socket that cannot even be made is a try that failed", async () => {

@@ -217,6 +217,17 @@ test("what needs a WebSocket is refused in words", async (t) => {
   await assert.rejects(client.chat(999).ready(), { code: "too_many_subscriptions" });
 });
 
+test("a chat that was had before and finds no room waits for it", async (t) => {
+  const world = new World(), client = await connected(t, world);
+  const chats = Array.from({ length: 32 }, (_, index) => client.chat(100 + index));
+  await Promise.all(chats.map((chat) => chat.ready()));
+  const one = client.chat(7, { since: { epoch: "e", seq: 0 } });
+  await until("it waits", () => one.state === "waiting");
+  chats[0].close();
+  await one.ready();
+  assert.equal(one.state, "live");
+});
+
 test("a WebSocket that hangs while it opens is one that does not open", async (t) => {
   const world = new World();
   const WebSocket = class {

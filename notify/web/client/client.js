@@ -2,7 +2,7 @@
 
 import { ClientId } from "./client-id.js";
 import { ClientClosed, Refused, within } from "./errors.js";
-import { asText, chatKey, holdsBigInt } from "./int64.js";
+import { asText, chatKey, holdsBigInt, isJson } from "./int64.js";
 import { EventLink, beside } from "./event-link.js";
 import { Link } from "./link.js";
 import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
@@ -28,6 +28,7 @@ export class NotifyClient {
   #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
   #http; #ways = new Ways(); #trying = null;
   #listeners = new Map(); #settled = []; #awake; #hidden; #kept; #onLost; #starters = 0; #reason = "";
+  #fetching = null; // the fetch of a token that has not been answered
 
   constructor(url, options = {}) {
     const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
@@ -102,7 +103,9 @@ export class NotifyClient {
   }
 
   #standing() {
-    return `the client is ${this.state.state}${this.#reason && `, ${this.#reason}`}`;
+    const reasons = [this.#reason];
+    if (this.#fetching !== null && this.state.state === "connecting") reasons.push("the token function has not answered");
+    return [`the client is ${this.state.state}`, ...reasons.filter(Boolean)].join(", ");
   }
 
   async [Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose")]() {
@@ -124,6 +127,7 @@ export class NotifyClient {
    *
    * Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes neither
    * `since` nor `watchPresence`. Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   * Of a client that is closed it has ended, as the others have.
    */
   chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
     if (load !== null && (onLost !== null || since !== null)) {
@@ -132,6 +136,11 @@ export class NotifyClient {
     const key = chatKey(id);
     if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
+    }
+    if (this.state.state === "closed") {
+      const ended = new Stream(this.#hooks(), key);
+      ended.finish("closed", this.#end());
+      return ended;
     }
     const readers = this.#chats.get(key);
     if (readers !== undefined && (since !== null || watchPresence)) {
@@ -166,13 +175,16 @@ export class NotifyClient {
   /**
    * Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
    * sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server passes no signals
-   * on, or the client sends as fast as it may. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
+   * on, or the client sends as fast as it may. `kind` has 1 to 64 characters, and `data` is any JSON value; throws TypeError for
+   * anything else. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
    * tells what others signal.
    */
   signal(id, kind, data = null) {
     if (!this.#machine.settings.features.includes("signals")) {
       throw new TypeError('signal: the client must ask for signals: settings: { features: ["signals"] }');
     }
+    if (typeof kind !== "string" || kind === "" || [...kind].length > 64) throw new TypeError("kind: 1 to 64 characters");
+    if (!isJson(data) || !isJson(kind)) throw new TypeError("signal: what is no JSON in UTF-8, as text that was cut in an emoji");
     const sent = this.#machine.signal(chatKey(id), kind, data, now());
     this.#carryOut();
     return sent;
@@ -360,7 +372,8 @@ export class NotifyClient {
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
       case "done": return this.#settle(action.n, (resolve) => resolve(action));
-      case "failed": return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message)));
+      case "failed":
+        return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message || this.#why(action.code))));
     }
   }
 
@@ -400,13 +413,24 @@ export class NotifyClient {
       globalThis.removeEventListener?.("online", this.#awake);
       globalThis.document?.removeEventListener("visibilitychange", this.#hidden);
       globalThis.removeEventListener?.("pagehide", this.#kept);
-      const error = state.code === CLOSE_DONE ? null : new ClientClosed(state.code, state.reason);
-      for (const stream of this.#streams()) stream.finish("closed", error);
+      for (const stream of this.#streams()) stream.finish("closed", this.#end());
     }
     if (state.state === "closed" || state.state === "connected") {
       for (const resolve of this.#settled.splice(0)) resolve();
     }
     this.#tell("state", state);
+  }
+
+  /** What a command that fails with `closed` would like to know. */
+  #why(code) {
+    if (this.state.state === "idle") return "the client has not been started";
+    return code === "closed" && this.state.state === "closed" ? this.#end()?.message : "";
+  }
+
+  /** What the end throws in those who read: nothing, where the program closed the client. */
+  #end() {
+    const { code, reason } = this.state;
+    return code === CLOSE_DONE ? null : new ClientClosed(code, reason);
   }
 
   #tell(name, value) {
@@ -421,13 +445,22 @@ export class NotifyClient {
 
   async #fetch(n) {
     let token;
+    this.#fetching = n;
     try {
-      token = typeof this.#token === "function" ? await this.#token() : this.#token;
+      token = (typeof this.#token === "function" ? await this.#token() : this.#token) ?? null;
+      if (token !== null && typeof (token.value ?? token) !== "string") {
+        throw new TypeError("a token is text, { value, expiresAt } or null");
+      }
     } catch (error) {
+      this.#fetched(n);
       return this.#event("token_failed", n, String(error?.message ?? error));
     }
-    const { value, expiresAt } = typeof token === "object" && token !== null ? token : { value: token };
-    this.#event("token", n, value ?? null, expiresAt ?? null);
+    this.#fetched(n);
+    this.#event("token", n, token?.value ?? token, token?.expiresAt ?? null);
+  }
+
+  #fetched(n) {
+    if (this.#fetching === n) this.#fetching = null;
   }
 
   // --- the connection

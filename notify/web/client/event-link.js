@@ -118,8 +118,9 @@ export class EventLink {
     const early = this.#early.get(key);
     this.#early.delete(key);
     if (early === undefined && !this.#chats.has(key) && this.#chats.size + this.#early.size >= MOST) {
-      const message = `an event stream has at most ${MOST} chats`;
-      return this.#say({ type: "error", id, code: "too_many_subscriptions", message, retry: false });
+      // One that was had before, on a WebSocket, waits for another to go, or for the next WebSocket.
+      const message = `an event stream has at most ${MOST} chats`, retry = Boolean(since?.epoch);
+      return this.#say({ type: "error", id, code: "too_many_subscriptions", message, retry });
     }
     this.#chats.set(key, { chat, id, watch, answered: false });
     if (early !== undefined) {

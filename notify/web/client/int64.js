@@ -4,6 +4,7 @@ const MARK = `\u0000${Math.random().toString(36).slice(2)}:`;
 const WRITTEN_MARK = JSON.stringify(MARK).slice(1, -1);
 const LONG = /\d{16}/;
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const HALF = /\p{Surrogate}/u;
 const MARKED = new RegExp(`"${WRITTEN_MARK.replace(/\\/g, "\\\\")}(-?\\d+)"`, "g");
 
 /** A value from JSON. */
@@ -19,6 +20,16 @@ export function decode(text) {
 export function encode(value) {
   return JSON.stringify(value, (_, part) => (typeof part === "bigint" ? `${MARK}${part}` : part))
     .replace(MARKED, "$1");
+}
+
+/** Whether there is JSON in UTF-8 of a value: not of a function, and not of text with half a surrogate pair. */
+export function isJson(value) {
+  let whole = true;
+  const text = JSON.stringify(value, (key, part) => {
+    whole &&= !HALF.test(key) && !(typeof part === "string" && HALF.test(part));
+    return typeof part === "bigint" ? 0 : part;
+  });
+  return whole && text !== undefined;
 }
 
 /** Whether there is a BigInt in a value that came from JSON. */

@@ -219,12 +219,14 @@ export class NotifyClient {
   /**
    * Called again for the same chat it gives another stream, which goes on from where the subscription is (no `since`, no
    * `watchPresence`). Each stream gets every message, the slowest sets the pace, and its position is what is stored.
+   * Of a client that is closed it has ended, as the others have.
    */
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
   /**
    * Tells the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
-   * sent at once or never, and kept nowhere; gives whether it was sent. Needs the feature `signals`.
+   * sent at once or never, and kept nowhere; gives whether it was sent. `kind` has 1 to 64 characters, `data` is any JSON value, up to
+   * 1 KiB by default; throws TypeError for what is none. Needs the feature `signals`.
    */
   signal(id: Id, kind: string, data?: unknown): boolean;
   /**

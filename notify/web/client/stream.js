@@ -10,7 +10,7 @@ import { NOTIFICATIONS } from "./parts/topics.js";
 export class Stream {
   state = "subscribing";
   position = null;
-  #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = null; #ready = [];
+  #hooks; #queue = []; #taken = null; #error = null; #paused = false; #measuring = null; #reading = false; #waiting = null; #ready = [];
 
   #begun = false;
 
@@ -46,7 +46,17 @@ export class Stream {
   }
 
   async next() {
-    if (this.#reading !== null) throw new Error("this stream has a reader already");
+    // Also while a callback of the program runs: two readers would take the same place, and one of them pass over the next.
+    if (this.#reading) throw new Error("this stream has a reader already");
+    this.#reading = true;
+    try {
+      return await this.#next();
+    } finally {
+      this.#reading = false;
+    }
+  }
+
+  async #next() {
     this.handled();
     for (;;) {
       if (this.#queue.length > 0) {
@@ -68,8 +78,8 @@ export class Stream {
         if (this.#error !== null) throw this.#error;
         return { done: true, value: undefined };
       } else {
-        await new Promise((resolve) => (this.#reading = resolve));
-        this.#reading = null;
+        await new Promise((resolve) => (this.#waiting = resolve));
+        this.#waiting = null;
       }
     }
   }
@@ -113,7 +123,7 @@ export class Stream {
       // One event may bring more than the bound at once: the reader has its turn first.
       this.#measuring ??= setTimeout(() => this.#measure(), 0);
     }
-    this.#reading?.();
+    this.#waiting?.();
   }
 
   #measure() {
@@ -159,7 +169,7 @@ export class Stream {
     this.state = state;
     this.#error = error;
     this.#wake();
-    this.#reading?.();
+    this.#waiting?.();
   }
 
   #over() {
