@@ -27,6 +27,7 @@ include_patterns = [
     "docs/**.md",
     "benchmarks/README.md",
     "benchmarks/results/results.md",
+    "benchmarks/results/bars/**.md",
     "examples/**.md",
     "changes/README.md",
 ]
@@ -64,7 +65,7 @@ BRANCHES = {
         "benchmarks/README",
         "examples/chat/README",
     ],
-    "benchmarks/README": ["results/results"],
+    "benchmarks/README": ["results/results", "results/bars/results", "results/bars/second/results"],
     "CHANGELOG": ["changes/README"],
 }
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)\)")
