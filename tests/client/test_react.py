@@ -78,11 +78,17 @@ class Hooks(SynchronousTestCase):
             publisher.chat(1, 7, 6, "elsewhere")
             publisher.chat(1, 8, 6, "here", message_id=21)
             shows("ready 8", "from the backend", "here")
+            browser.run("window.away = true; choose(9)")
+            shows("the backend is away")
+            publisher.chat(1, 9, 6, "meanwhile", message_id=31)
+            browser.until("it was asked again", lambda: browser.run("return window.loads.length") > 6)
+            browser.run("window.away = false")
+            shows("ready 9", "from the backend", "meanwhile")
             browser.run("choose(null)")
             browser.until(
                 "nothing is left", lambda: browser.run("return document.querySelector('h1') === null")
             )
             browser.until(
                 "nobody is in the chat",
-                lambda: server.http("GET", "/v1/presence?workspace_id=1&chat_id=8")[1]["users"] == [],
+                lambda: server.http("GET", "/v1/presence?workspace_id=1&chat_id=9")[1]["users"] == [],
             )

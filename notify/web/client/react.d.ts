@@ -10,7 +10,7 @@ export interface ShownChat<M> {
   readonly messages: readonly (M | ChatMessage)[];
   /** The chat is subscribed to, and what was to be loaded is there. */
   readonly ready: boolean;
-  /** What ended it, such as Refused. */
+  /** What `load` or `onEvent` threw, until it was of use to try again, which goes by itself; or what ended it, such as Refused. */
   readonly error: Error | null;
 }
 

@@ -9,6 +9,8 @@ export function useConnection(client) {
   return useSyncExternalStore(subscribe, read, read);
 }
 
+/** Milliseconds, more or less, after which a page's backend is asked again. */
+const AGAIN = 2000;
 const NOTHING = { messages: [], ready: false, error: null };
 
 /**
@@ -16,7 +18,8 @@ const NOTHING = { messages: [], ready: false, error: null };
  *
  * `load(position)` gives the messages that the page's backend has, or a promise of them; it is called first, and again wherever
  * some were lost. `onEvent(event, change)` is told each event (edits, deletions), with the feature `events`, and may give
- * `change` a function from the list to the new list. At most the newest `most` are kept. `error` is what ended it.
+ * `change` a function from the list to the new list. At most the newest `most` are kept. `error` is what `load` or `onEvent` threw, which
+ * is tried again every two seconds or so and gone when that was of use; or what ended it, such as Refused.
  */
 export function useChat(client, id, { load = null, onEvent = null, most = 500 } = {}) {
   const [shown, show] = useState(NOTHING);
@@ -40,24 +43,31 @@ export function useChat(client, id, { load = null, onEvent = null, most = 500 } 
         const state = await calls.current.load(position);
         messages = new Map();
         for (const message of state) put(message);
-        tell({ ready: true });
+        tell({ ready: true, error: null });
       };
     }
     show(NOTHING);
     const chat = client.chat(id, options);
-    (async () => {
-      try {
-        if (!loads) chat.ready().then(() => tell({ ready: true }), () => {});
-        for await (const message of chat) {
-          put(message);
-          for (const [oldest] of messages) {
-            if (messages.size <= calls.current.most) break;
-            messages.delete(oldest);
-          }
-          tell();
+    if (!loads) chat.ready().then(() => tell({ ready: true }), () => {});
+    const read = async () => {
+      for await (const message of chat) {
+        put(message);
+        for (const [oldest] of messages) {
+          if (messages.size <= calls.current.most) break;
+          messages.delete(oldest);
         }
-      } catch (error) {
-        tell({ error });
+        tell({ error: null });
+      }
+    };
+    (async () => {
+      while (!over) {
+        try {
+          return await read();
+        } catch (error) {
+          tell({ error });
+          if (chat.state === "closed" || chat.state === "refused") return;
+          await new Promise((resolve) => setTimeout(resolve, AGAIN * (0.5 + Math.random())));
+        }
       }
     })();
     return () => {

@@ -15,6 +15,7 @@ window.client = client;
 
 function load(position) {
   loaded.push(position);
+  if (window.away) throw new Error("the backend is away");
   return [{ message_id: 1, content: "from the backend" }];
 }
 
@@ -28,7 +29,7 @@ function Chat({ id }) {
   const [users, typed] = useTyping(client, id, { every: 200, stays: 400 });
   window.typed = typed;
   return h("section", null,
-    h("h1", null, error ? error.code : ready ? `ready ${id}` : "loading"),
+    h("h1", null, error ? error.code ?? error.message : ready ? `ready ${id}` : "loading"),
     h("ul", null, messages.map((one) => h("li", { key: one.message_id }, one.content))),
     h("em", null, users.join()));
 }
