@@ -111,7 +111,10 @@ class Pages:
         if reach < heard and reader.changing:
             raise Unavailable("the leader has just changed, and may be behind what was heard")
         if not reach and (await reader.look(subject, 1))[0]:
-            raise Unavailable("the leader has no message, and a copy has some: one of them is behind")
+            # The first one may have come in between.
+            reach = await reader.leader.newest(subject)
+            if not reach:
+                raise Unavailable("the leader has no message, and a copy has some: one of them is behind")
         upper = reach if before is None else min(reach, before - 1)
         stored, start, older = list[Stored](), 0, False
         if upper > 0:

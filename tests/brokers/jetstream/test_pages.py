@@ -179,6 +179,18 @@ class Reading(ReadingCase):
         self.assertEqual(self.seqs(self.page(self.pages([]))), [])
         self.assertFalse(self.told.more)
 
+    def test_a_first_message_may_come_between_the_two_answers(self) -> None:
+        self.streams.stored = []
+        pages = self.pages([1])
+        look = self.mine.look
+
+        def comes(subject: str, start: int) -> Any:
+            self.streams.stored = [1]
+            return look(subject, start)
+
+        self.patch(self.mine, "look", comes)
+        self.assertEqual(self.seqs(self.page(pages)), [1])
+
     def test_a_message_that_a_copy_counts_and_cannot_read_is_asked_of_the_leader_or_said_to_be_missing(
         self,
     ) -> None:
