@@ -125,7 +125,7 @@ class Behaviour(fronts.Base):
         publisher = self.make()
         await self.one(publisher, "before")
         deep: Any = []
-        for _ in range(850):
+        for _ in range(499):
             deep = [deep]
         others = [self.one(publisher, n) for n in range(20)]
         for wrong in ({"content": "\ud800"}, {"data": deep}):
