@@ -42,7 +42,9 @@ def build() -> Path:
 
         def into(place: str) -> Path:
             out = Path(work) / "out" / place
-            run(places[place] / "packaging/build-deb", out, Path(work) / place)
+            # A cache each: pip reads what another pip that builds the same wheel has half written there.
+            cache = f"PIP_CACHE_DIR={Path(work) / 'pip' / place}"
+            run("env", cache, places[place] / "packaging/build-deb", out, Path(work) / place)
             return out
 
         with ThreadPoolExecutor() as pool:
