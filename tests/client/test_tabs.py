@@ -89,6 +89,8 @@ class Tabs(TestCase):
             browser.switch(first)
             browser.leave()
             browser.switch(second)
+            held = "return navigator.locks.query().then(({ held }) => held.length)"
+            browser.until("the browser has taken its lock away", lambda: browser.run(held) == 1)
             third = browser.tab()
             opened()
             browser.until("the tab that was opened again read on", lambda: got() == ["d", "e", "f"])
