@@ -2,8 +2,8 @@
 
 What is published for one topic while its last is on its way goes out together where the stream lets it
 (:class:`~notify.brokers.jetstream.stream.Together`); else the next when the one before it is settled: a retry could
-otherwise overtake, and a caller's order be lost. So of a list for one topic the first goes out at once, and all others
-behind it; a lone message waits for nobody. Each can name one that was there before it: whoever reads the history later
+otherwise overtake, and a caller's order be lost. A lone message waits for nobody; what is published within
+:meth:`Publisher.gathering`, as a list is, goes out when that ends. Each can name one that was there before it: whoever reads the history later
 finds out by that where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so
 that the server stores it once however often it is sent within the duplicate window.
 """
