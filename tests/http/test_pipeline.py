@@ -28,7 +28,7 @@ from notify.messages import Poison, Position
 from notify.observe.metrics import Metrics
 from notify.testing import chat_payload
 from notify.topics import chat
-from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
+from tests.support.http import AUTH, Client, FakeBroker, GatheringBroker, Node, request_bytes
 from tests.support.running import API_KEY, LocalServer, RawClient
 
 TOPIC = chat(1, 10)
@@ -262,6 +262,13 @@ class Outcomes(World):
         self.turn()
         self.assertEqual(len(self.under_way), 1999)
         self.assertTrue(self.socket.silent)
+
+    def test_what_comes_at_once_is_given_to_the_broker_at_once(self) -> None:
+        broker = GatheringBroker(self.answer)
+        self.streams.publisher = Publisher(broker, self.metrics, 2000)  # type: ignore[arg-type]
+        self.send(message(1), [message(2), message(3)], message(4))
+        self.turn()
+        self.assertEqual((broker.gathered, len(broker.published)), ([4], 4))
 
     def test_a_list_that_is_none_ends_the_stream(self) -> None:
         for wrong in ([], [1], [[message(1)]], [message(1)] * 1001):

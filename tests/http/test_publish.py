@@ -8,7 +8,7 @@ from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import Position
 from notify.testing import chat_payload, notification_payload
 from notify.topics import chat, user
-from tests.support.http import AUTH, Client, FakeBroker, Node, request_bytes
+from tests.support.http import AUTH, Client, FakeBroker, GatheringBroker, Node, request_bytes
 
 TOPIC = chat(1, 10)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -49,6 +49,12 @@ class PublishTest(TestCase):
         self.assertEqual([m.event.message_id for m in kept], [1, 2, 3, 4, 5])
         self.assertEqual([r["seq"] for r in response.json["results"]], [m.position.seq for m in kept])
         self.assertEqual({r["status"] for r in response.json["results"]}, {200})
+
+    def test_a_list_is_given_to_the_broker_at_once(self) -> None:
+        broker = GatheringBroker(lambda: succeed(Position("e", 1)))
+        node = Node(broker=broker)
+        self.assertEqual(node.publish([message(n) for n in range(1, 6)]).status, 200)
+        self.assertEqual((broker.gathered, len(broker.published)), ([5], 5))
 
     def test_the_messages_of_a_list_stand_each_for_itself(self) -> None:
         response = self.node.publish(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from zope.interface import implementer
 
 from notify.brokers.memory import MemoryBroker, MemorySettings
 from notify.config import Limits
@@ -27,7 +29,7 @@ from notify.core.steering import Steering
 from notify.core.timers import Wheel
 from notify.http import ApiKeys, internal_site, most_body, unlimited
 from notify.http.revoke import Revoker
-from notify.interfaces import BrokerStatus, ISignals
+from notify.interfaces import BrokerStatus, ISignals, ITogether
 from notify.observe.health import Health
 from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as RegistrySettings
@@ -267,3 +269,18 @@ class FakeBroker:
 
     def replay(self, *arguments: Any) -> Any:
         return self._answer()
+
+
+@implementer(ITogether)
+class GatheringBroker(FakeBroker):
+    """Also keeps how many it was given in each context."""
+
+    def __init__(self, answer: Callable[..., Any]) -> None:
+        super().__init__(answer)
+        self.gathered: list[int] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        before = len(self.published)
+        yield
+        self.gathered.append(len(self.published) - before)
