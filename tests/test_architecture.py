@@ -82,10 +82,6 @@ EXCEPTIONS = {
     ("cli.token", "auth"): "signs what the JWT authenticator verifies, with the same keys and checks",
     ("dev", "auth.tokens"): "signs the tokens of the demo page",
     ("chaos.local", "auth.tokens"): "signs the tokens of the clients of its own nodes",
-    (
-        "core.timers",
-        "twisted.internet.task",
-    ): "a LoopingCall on the clock that is passed in; it brings no reactor",
 }
 
 #: directly in notify/
@@ -260,7 +256,7 @@ class MadeUp(SynchronousTestCase):
         "wire/frames.py": "import msgspec\nfrom notify.errors import StartError",
         "core/hub.py": "",
         "core/session.py": "from twisted.internet.defer import Deferred\nfrom notify.wire import frames",
-        "core/timers.py": "from twisted.internet.task import LoopingCall",
+        "core/timers.py": "",
         "transport/websocket.py": "import autobahn.twisted\nfrom notify.core.session import Session",
         "nats/__init__.py": "",
         "nats/client.py": "import asyncio\nimport nats.errors",

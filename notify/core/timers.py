@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 log = Logger()
@@ -21,37 +20,50 @@ class Timer:
         self.slot = slot
 
 
+#: ticks that the wheel looks ahead for the next timer: so often, at least, it turns. The reactor's own timers that were
+#: cancelled are let go of when one is due.
+_AHEAD = 8
+
+
 class Wheel:
     """Calls things after a time, up to one ``tick`` (seconds) late and never early.
 
     ``clock`` is an ``IReactorTime``. Made for thousands of timers that are mostly cancelled: both cost a
-    dictionary entry.
+    dictionary entry. It turns when a timer is due: a process with nothing to do is left asleep.
     """
 
     def __init__(self, clock: Any, tick: float = 0.25) -> None:
+        self._clock = clock
         self._tick = tick
         #: of the clock, for durations
         self.seconds: Callable[[], float] = clock.seconds
         self._slots: dict[int, dict[Timer, None]] = {}
         self._done = int(self.seconds() / tick)
-        self._loop = LoopingCall(self._turn)
-        self._loop.clock = clock
+        self._next = self._done  # to which slot it turns next
+        self._call: Any = None
+        self._running = False
 
     def start(self) -> None:
         """Begin to turn."""
-        self._loop.start(self._tick, now=False)
+        self._running = True
+        self._sleep()
 
     def stop(self) -> None:
         """Stop, and call nothing more."""
-        if self._loop.running:
-            self._loop.stop()
+        self._running = False
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
         self._slots.clear()
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Call ``call`` once, no sooner than in ``seconds``."""
-        slot = int((self.seconds() + seconds) / self._tick) + 1
+        slot = max(self._done, int((self.seconds() + seconds) / self._tick)) + 1
         timer = Timer(call, slot)
         self._slots.setdefault(slot, {})[timer] = None
+        if slot < self._next and self._call is not None:
+            self._next = slot
+            self._call.reset(self._left())
         return timer
 
     def cancel(self, timer: Timer | None) -> None:
@@ -64,9 +76,21 @@ class Wheel:
                 if not timers:
                     del self._slots[timer.slot]
 
+    def _left(self) -> float:
+        """Seconds to the next turn."""
+        return max(0.0, self._next * self._tick - self.seconds())
+
+    def _sleep(self) -> None:
+        """Until the first slot that has timers, of those that are near."""
+        near = range(self._done + 1, self._done + 1 + _AHEAD)
+        self._next = next((slot for slot in near if slot in self._slots), near[-1])
+        self._call = self._clock.callLater(self._left(), self._turn)
+
     def _turn(self) -> None:
-        now = int(self.seconds() / self._tick)
-        for slot in range(self._done + 1, now + 1):
+        self._call = None
+        # Floats: it is the next slot's turn even where this division falls short of it.
+        done, self._done = self._done, max(self._next, int(self.seconds() / self._tick))
+        for slot in range(done + 1, self._done + 1):
             for timer in self._slots.pop(slot, ()):
                 call, timer.call = timer.call, None
                 if call is not None:
@@ -74,4 +98,5 @@ class Wheel:
                         call()
                     except Exception:
                         log.failure("a timer failed")
-        self._done = now
+        if self._running:
+            self._sleep()

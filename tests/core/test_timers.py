@@ -1,5 +1,7 @@
 """The timer wheel."""
 
+from collections.abc import Callable
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -30,6 +32,48 @@ class WheelTests(SynchronousTestCase):
             self.after(n, str(n))
         self.clock.advance(30)
         self.assertEqual(self.calls, [str(n) for n in range(20)])
+
+    def test_it_turns_for_timers_and_not_for_the_time_that_passes(self) -> None:
+        turns: list[float] = []
+        later = self.clock.callLater
+
+        def counting(delay: float, call: Callable[[], None]) -> object:
+            turns.append(delay)
+            return later(delay, call)
+
+        self.clock.callLater = counting  # type: ignore[method-assign, assignment]
+        self.clock.pump([0.05] * 2000)
+        self.assertLessEqual(len(turns), 52)
+        turns.clear()
+        self.after(60, "a")
+        self.after(3, "b")
+        self.clock.pump([0.05] * 1400)
+        self.assertEqual(self.calls, ["b", "a"])
+        self.assertLessEqual(len(turns), 37)
+
+    def test_an_earlier_timer_is_not_kept_waiting_for_a_later_one(self) -> None:
+        for seconds in (9, 5, 2, 1, 0.3):
+            self.after(seconds, str(seconds))
+        self.clock.pump([0.05] * 12)
+        self.assertEqual(self.calls, ["0.3"])
+        self.clock.pump([0.05] * 200)
+        self.assertEqual(self.calls, ["0.3", "1", "2", "5", "9"])
+
+    def test_a_call_may_begin_another_at_once_and_none_is_forgotten(self) -> None:
+        # Ticks that no binary fraction is: where the division falls short of the slot, or beyond it.
+        for tick in (0.01, 0.1, 0.3, 1 / 3):
+            clock, left = Clock(), [200]
+            wheel = Wheel(clock, tick)
+            wheel.start()
+
+            def again(wheel: Wheel = wheel, left: list[int] = left) -> None:
+                left[0] -= 1
+                wheel.after(0, again)
+
+            again()
+            clock.pump([tick / 3] * 700)
+            self.assertLessEqual(left[0], 0, tick)
+            wheel.stop()
 
     def test_a_cancelled_timer_is_not_called_even_by_one_of_the_same_turn(self) -> None:
         later = self.after(1, "later")
