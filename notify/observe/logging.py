@@ -371,7 +371,7 @@ def configure(settings: Log) -> None:
 
 def takes_debug(namespace: str) -> bool:
     """Whether the settings in force let what is logged there at level debug through: for whom making an event is dear."""
-    return observer().takes_debug(namespace)
+    return (_output or observer()).takes_debug(namespace)
 
 
 class Narrator(Logger):

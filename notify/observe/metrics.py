@@ -11,7 +11,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     Info,
     PlatformCollector,
     ProcessCollector,
@@ -19,6 +18,7 @@ from prometheus_client import (
 )
 
 from notify._version import __version__
+from notify.observe.tally import Distribution, Tally
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -88,7 +88,7 @@ class Metrics:
         self.topics = Gauge(
             "notify_topics", "Topics that this node follows, those that linger included.", registry=r
         )
-        self.published = Counter(
+        self.published = Tally(
             "notify_published",
             "Publishes through this node, by result: ok, poison, forbidden, unavailable, unknown, failed.",
             ["result"],
@@ -99,12 +99,12 @@ class Metrics:
             "Open connections of /v1/stream, over which backends publish.",
             registry=r,
         )
-        self.received = Counter(
+        self.received = Tally(
             "notify_received", "Messages delivered by the broker to this node.", registry=r
-        )
-        self.delivered = Counter(
+        ).labels()
+        self.delivered = Tally(
             "notify_delivered", "Messages written to connections, each counted once a connection.", registry=r
-        )
+        ).labels()
         self.signals_sent = Counter(
             "notify_signals_sent",
             "Signals of this node's clients, and of backends, that were handed to the broker.",
@@ -125,12 +125,12 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.delivery_seconds = Histogram(
+        self.delivery_seconds = Distribution(
             "notify_delivery_seconds",
             "From broker to the last socket of this node.",
             buckets=_LATENCY,
             registry=r,
-        )
+        ).labels()
         self.replays = Counter(
             "notify_replays",
             "Resumptions, by outcome: recovered, lost, too_long, unavailable.",
@@ -217,7 +217,7 @@ class Metrics:
         self.drain_left = Gauge(
             "notify_drain_left", "Clients that the drain has still to send away.", registry=r
         )
-        self.http_requests = Counter(
+        self.http_requests = Tally(
             "notify_http_requests",
             "HTTP answers, by path and status; paths that do not exist count as no_such_path.",
             ["path", "status"],
@@ -229,7 +229,7 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.http_seconds = Histogram(
+        self.http_seconds = Distribution(
             "notify_http_seconds",
             "From a request's headers to its whole answer, by path.",
             ["path"],

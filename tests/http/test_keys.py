@@ -189,7 +189,7 @@ class Workspaces(SynchronousTestCase):
         self.assertEqual(response.status, 207)
         self.assertEqual([one["status"] for one in response.json["results"]], [200, 403, 200])
         self.assertEqual(response.json["results"][1]["error"]["code"], "forbidden")
-        self.assertEqual(node.metrics.published.labels("forbidden")._value.get(), 1)
+        self.assertEqual(node.metrics.published.labels("forbidden").count, 1)
 
     def test_connections_of_other_workspaces_are_not_listed(self) -> None:
         node = limited(workspaces=frozenset({8}))
