@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from notify.core.recent import Recents, Tail
 from notify.interfaces import IConnection
 from notify.messages import ChatEvent, Event, Message, Position, Replayed
+from notify.observe.tracing import Span
 from notify.topics import Topic
 from notify.wire.frames import Encoding, message_frame
 
@@ -111,6 +112,28 @@ def linked(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes
     return bodies
 
 
+class Outgoing(dict[Encoding, bytes]):
+    """Messages of one topic on their way to its members, as they are written to each kind of receiver.
+
+    They are encoded for one when it is first asked for, linked behind what that kind was ``sent`` before.
+    """
+
+    def __init__(
+        self, messages: list[Message], members: list[IConnection], spans: list[Span], sent: Sent
+    ) -> None:
+        super().__init__()
+        self.messages, self.members, self.spans = messages, members, spans
+        self._sent = sent
+        #: how many of the messages each kind is sent
+        self.counts: dict[Encoding, int] = {}
+
+    def __missing__(self, encoding: Encoding) -> bytes:
+        bodies = linked(encoding, self.messages, self._sent.to(encoding))
+        self.counts[encoding] = len(bodies)
+        frame = self[encoding] = encoding.pack(bodies) if bodies else b""
+        return frame
+
+
 class Feed:
     """A topic that this node follows, or is about to (``starting``)."""
 
@@ -125,6 +148,7 @@ class Feed:
         "count",
         "epoch",
         "last",
+        "outgoing",
         "pending",
         "reading",
         "refusal",
@@ -146,6 +170,7 @@ class Feed:
         self.tail = Tail(recents, 0)
         self.sent = Sent()
         self.pending: list[Message] = []  # delivered in this turn
+        self.outgoing: Outgoing | None = None  # those that are encoded and not yet written
         self.waiting: dict[IConnection, Waiting] = {}
         self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered here, and up to where
         self.reading: Read | None = None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.core.dispatcher import TOGETHER, end_of_turn
 from notify.core.feed import Joined
 from notify.messages import Position
 from notify.testing import chat_payload, event_payload
@@ -16,6 +19,29 @@ from tests.support.member import TOPIC, Member
 from tests.support.world import World
 
 OTHER = chat(1, 11)
+
+
+class EndOfTurn(SynchronousTestCase):
+    """What is to be done at the end of a turn."""
+
+    def test_all_of_a_turn_is_one_call_in_order_and_one_that_fails_stops_no_other(self) -> None:
+        clock, done = Clock(), []
+        soon = end_of_turn(clock)
+
+        def fails() -> None:
+            raise ValueError
+
+        soon(lambda: done.append(1))
+        soon(fails)
+        soon(lambda: (done.append(2), soon(lambda: done.append(4))))  # type: ignore[func-returns-value, arg-type, return-value]
+        soon(lambda: done.append(3))
+        [call] = clock.getDelayedCalls()
+        clock.calls.remove(call)
+        call.func()
+        self.assertEqual((done, len(clock.getDelayedCalls())), ([1, 2, 3], 1))
+        clock.advance(0)
+        self.assertEqual(done, [1, 2, 3, 4])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
 
 class Fanout(SynchronousTestCase):
@@ -90,6 +116,57 @@ class Fanout(SynchronousTestCase):
         self.world.clock.advance(61)
         self.assertEqual(self.world.broker._followed, set())
         self.assertEqual(self.world.dispatcher._recents.count, 0)
+
+    def test_who_comes_while_another_topic_is_written_misses_nothing_and_gets_nothing_twice(self) -> None:
+        here, there = (
+            Member(self.world, "here").subscribe(),
+            Member(self.world, "there").subscribe(topic=OTHER),
+        )
+        self.world.publish(OTHER, chat_payload(OTHER, 1))
+        self.world.turn()
+        there.connection.take()
+        start = Position(self.world.broker._epoch, 0)
+        late, back = Member(self.world, "late"), Member(self.world, "back")
+        write = here.connection.write
+
+        def writing(frame: bytes) -> None:
+            write(frame)
+            # The message in OTHER is encoded by now, and not written.
+            late.subscribe(topic=OTHER)
+            back.subscribe(start, topic=OTHER)
+
+        here.connection.write = writing  # type: ignore[method-assign]
+        self.publish(1)
+        self.world.publish(OTHER, chat_payload(OTHER, 2))
+        self.world.turn()
+        here.connection.write = write  # type: ignore[method-assign]
+        self.world.publish(OTHER, chat_payload(OTHER, 3))
+        self.world.turn()
+        for member, expected in ((there, [2, 3]), (late, [3]), (back, [1, 2, 3])):
+            frames = member.connection.take()
+            self.assertEqual([frame["message_id"] for frame in frames], expected)
+            for before, frame in pairwise(frames):
+                self.assertEqual(frame["prev"], before["seq"])
+
+    def test_a_turn_of_many_topics_reaches_all_whose_delivery_does_not_fail(self) -> None:
+        topics = [chat(1, 100 + n) for n in range(2 * TOGETHER + 1)]
+        members = [Member(self.world, str(n)).subscribe(topic=topic) for n, topic in enumerate(topics)]
+
+        def write(frame: bytes) -> None:
+            raise RuntimeError
+
+        broken = (0, TOGETHER - 1, TOGETHER, 2 * TOGETHER)
+        for n in broken:
+            members[n].connection.write = write  # type: ignore[method-assign]
+        for topic in topics:
+            self.world.publish(topic, chat_payload(topic, 1))
+        self.world.turn()
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), len(broken))
+        for n, member in enumerate(members):
+            got = [frame["message_id"] for frame in member.connection.take()]
+            self.assertEqual(
+                (got, member.connection.closed), ([], (4004, "history lost")) if n in broken else ([1], None)
+            )
 
     def test_a_topic_whose_delivery_fails_is_resumed_and_others_get_theirs(self) -> None:
         broken, beside = Member(self.world, "broken").subscribe(), Member(self.world, "beside").subscribe()

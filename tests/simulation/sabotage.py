@@ -50,8 +50,8 @@ class Breakage(NamedTuple):
 
 
 TABLE = (
-    Breakage('core/dispatcher.py', '        self._fan_out(members, frames)\n',
-             '        self._fan_out(members[:-1] if len(members) == 3 else members, frames)\n', 'the last of three members is not written to'),
+    Breakage('core/dispatcher.py', '        self._fan_out(members, outgoing)\n',
+             '        self._fan_out(members[:-1] if len(members) == 3 else members, outgoing)\n', 'the last of three members is not written to'),
     Breakage('core/dispatcher.py', '            connection.close(4004, "history lost")\n',
              '            pass\n', 'a lost topic is not told to its members'),
     Breakage('core/dispatcher.py', '            feed.sent.add(message.event, message.position.seq)\n',
