@@ -132,6 +132,7 @@ class Connection(BaseProtocol):
         self._begun = self._due = self._blocked = self._paused = self._timed_out = False
         self._deadline = Deadline(site.reactor, self._shortest, self._late)
         self._hang_up: Any = None
+        self._peer = ""
         self._thrown_away = 0
 
     # --- from the transport ---------------------------------------------------------------------------------
@@ -421,7 +422,9 @@ class Connection(BaseProtocol):
     @property
     def peer(self) -> str:
         """The client's address."""
-        return str(getattr(self.transport.getPeer(), "host", "-"))
+        if not self._peer:
+            self._peer = str(getattr(self.transport.getPeer(), "host", "-"))
+        return self._peer
 
     def _forget(self) -> None:
         self._data, self._at = b"", 0

@@ -40,6 +40,9 @@ _log = Narrator("notify.http.publish")
 
 T = TypeVar("T")
 
+#: a plain number: the name is looked up in Python each time
+_OK = HTTPStatus.OK.value
+
 #: messages in one request
 MAX_LIST = 1000
 
@@ -168,7 +171,13 @@ class Publisher:
         by, trace = request.key, request.trace
         with self.at_once():
             for index, (one, key) in enumerate(zip(body, keys, strict=True)):
-                working = self.result(one, key, by, trace)
+                working: Deferred[Any] = self._start(one, key, by, trace)
+                if working.called and isinstance(position := working.result, Position):
+                    settle(
+                        self._stored(position, one.subject), index
+                    )  # a callback would cost as much as the message
+                    continue
+                working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
                 under_way.append(working.addCallback(settle, index))
         return together
 
@@ -225,7 +234,7 @@ class Publisher:
 
     def _stored(self, position: Position, subject: str) -> Result:
         self._count(position, subject)
-        return Result(HTTPStatus.OK, subject, position.epoch, position.seq)
+        return Result(_OK, subject, position.epoch, position.seq)
 
     def _count(self, position: Position, subject: str) -> None:
         self._ok.inc()
@@ -265,7 +274,7 @@ def _ended(outcome: T, span: Span) -> T:
 
 
 def _collect(results: list[Result]) -> Answer:
-    accepted = sum(result.status == HTTPStatus.OK for result in results)
+    accepted = [result.status for result in results].count(_OK)
     status = HTTPStatus.OK if accepted == len(results) else HTTPStatus.MULTI_STATUS
     return answer(PublishedList(accepted, results), status)
 
