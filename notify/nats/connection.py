@@ -149,8 +149,9 @@ class Connection(Asking):
 
         Raises ``TooLarge`` for one over :attr:`max_payload`, which the server would answer by closing the connection.
         """
-        headers.check_size(payload, fields, self.max_payload)
-        self._send(lambda client: client.publish(subject, payload, reply, fields))
+        block = b"" if fields is None else headers.block(fields)
+        headers.check(len(payload) + len(block), self.max_payload)
+        self._send(lambda client: client.put(subject, payload, reply, block))
 
     def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Call ``handler(subject, reply, data, block)`` for each message from now on, over all clients.

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from nats.aio.client import Client
+from nats.errors import ConnectionClosedError
 from twisted.trial.unittest import TestCase
 
 from notify.errors import TooLarge
 from notify.nats import headers
+from notify.nats.client import RawClient
 
 BLOCK = (
     b"NATS/1.0\r\nNats-Msg-Id: k\r\nNats-Sequence: 99\r\nNats-Stream: M\r\n"
@@ -44,10 +45,10 @@ class Headers(TestCase):
         self.assertEqual(headers.status(b"NATS/1.0 503\r\n\r\n"), 503)
         self.assertEqual((headers.status(BLOCK), headers.status(b"")), (0, 0))
 
-    async def test_the_size_is_what_nats_py_puts_on_the_wire(self) -> None:
+    async def test_a_message_is_on_the_wire_as_nats_py_puts_it_there(self) -> None:
         wrote: list[bytes] = []
 
-        class Recorded(Client):
+        class Recorded(RawClient):
             is_connected = True  # type: ignore[assignment]
 
             async def _send_command(self, cmd: Any, priority: bool = False) -> None:
@@ -55,10 +56,25 @@ class Headers(TestCase):
 
         client = Recorded()
         for payload in (b"", b"x" * 1000):
-            for fields in (None, {}, {"A": "b"}, {"Nats-Msg-Id": " é\r\n ", " B ": "  c d", "C": ""}):
-                await client.publish("a.b", payload, "r", fields)
-                told = int(wrote.pop().partition(b"\r\n")[0].split()[-1])
-                self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
+            for fields in (
+                None,
+                {},
+                {"A": "b"},
+                {"Nats-Msg-Id": " é\r\n ", "B": "  c d", "C": ""},
+                {"A": "b\r\n\r\nPUB x 0\r\n", "B": "\n", "C": "a\rb\nc"},
+                {"A": "\u2028\x85\x0b\x1c\t"},
+            ):
+                for reply in ("r", ""):
+                    await client.publish("a.b", payload, reply, fields)
+                    theirs = wrote.pop()
+                    told = int(theirs.partition(b"\r\n")[0].split()[-1])
+                    self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
+                    await client.put("a.b", payload, reply, b"" if fields is None else headers.block(fields))
+                    self.assertEqual(wrote.pop(), theirs)
+
+    async def test_nothing_is_put_on_a_connection_that_is_gone(self) -> None:
+        with self.assertRaises(ConnectionClosedError):
+            await RawClient().put("a.b", b"", "r", headers.block({"A": "b"}))
 
     def test_a_message_may_be_as_large_as_the_limit(self) -> None:
         needed = headers.size(b"abc", {"A": "b"})
