@@ -1,4 +1,5 @@
-"""A short way through an asyncio reactor for what is due at once, as whatever is to be done at the end of a turn.
+"""Short ways through an asyncio reactor: for what is due at once, as whatever is to be done at the end of a turn, and for
+timers that are seldom due, as whatever is done when no answer comes.
 
 Twisted's ``callLater`` puts each call into a heap, and has the event loop ring for the first of them by a timer, in another
 heap: that costs as much as half the delivery of a message to two people.
@@ -9,19 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.base import DelayedCall
+from twisted.internet.base import DelayedCall, ReactorBase
 from twisted.logger import Logger
 
 log = Logger()
+
+#: timers that may wait to be put into the heap: those that are cancelled meanwhile are kept that long
+_NEW = 256
 
 
 class AtOnce:
     """Stands in front of an ``AsyncioSelectorReactor`` in a class's bases.
 
-    ``tests/service/test_uv.py`` holds Twisted to the private name that is used here.
+    ``tests/service/test_uv.py`` holds Twisted to the private names that are used here.
     """
 
     _asyncioEventloop: Any
+    #: when the event loop rings, in its own time; None: it is not to ring
+    _scheduledAt: Any
+    #: timers that are not in the heap yet
+    _newTimedCalls: list[DelayedCall]
     running: bool
     seconds: Callable[[], float]
 
@@ -33,6 +41,11 @@ class AtOnce:
         """See ``IReactorTime``. What is due at once is called in the order it came, and is not in ``getDelayedCalls``."""
         if delay == 0 and self.running:
             return _Soon(self, callable, args, kwargs)
+        rings = self._scheduledAt
+        soon_enough = rings is not None and self._asyncioEventloop.time() + delay >= rings
+        if soon_enough and len(self._newTimedCalls) < _NEW:
+            # All timers are looked through then. One that is cancelled before costs neither heap anything.
+            return ReactorBase.callLater(self, delay, callable, *args, **kwargs)  # type: ignore[arg-type]
         call: DelayedCall = super().callLater(delay, callable, *args, **kwargs)  # type: ignore[misc]
         return call
 

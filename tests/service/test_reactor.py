@@ -109,6 +109,45 @@ reactor.run()
 print(*told, sep="\\n")
 """
 
+#: timers beside one that the event loop rings for: later, sooner, and so many that are cancelled that all are looked through
+PLANNED = """
+import sys
+from notify.service import reactor
+reactor.install(sys.argv[1])
+from twisted.internet import reactor
+
+told, early, kept = [], [], []
+
+def tell(word, planned):
+    told.append(word)
+    if reactor.seconds() < planned:
+        early.append(word)
+
+def plan(seconds, word):
+    return reactor.callLater(seconds, tell, word, reactor.seconds() + seconds)
+
+def begin():
+    plan(0.4, "fourth")
+    plan(0.5, "fifth")
+    plan(0.2, "second")
+    plan(0.3, "third")
+    plan(0.1, "first")
+    moved = reactor.callLater(30, told.append, "moved")
+    moved.reset(0.15)
+    put_off = plan(0.45, "put off")
+    put_off.delay(0.2)
+    for _ in range(2000):
+        plan(5, "never").cancel()
+    kept.append(len([call for call in [*reactor._newTimedCalls, *reactor._pendingTimedCalls] if call.cancelled]))
+    plan(0.55, "sixth")
+    reactor.callLater(0.8, reactor.stop)
+
+reactor.callWhenRunning(begin)
+reactor.run()
+print(*told, sep=", ")
+print(early, kept[0] <= 512)
+"""
+
 TWISTD = """
 import os, signal, sys
 signal.signal(signal.SIGUSR2, lambda *_: step(-120))
@@ -196,3 +235,14 @@ class AtOnce(SynchronousTestCase):
                 "stopped",
             ],
         )
+
+    def test_timers_ring_in_order_and_never_early_and_cancelled_ones_are_let_go_of(self) -> None:
+        for loop in ("asyncio", "auto"):
+            done = subprocess.run(
+                [sys.executable, "-c", PLANNED, loop], capture_output=True, text=True, timeout=20, check=True
+            )
+            self.assertEqual(
+                done.stdout.splitlines(),
+                ["first, moved, second, third, fourth, fifth, sixth, put off", "[] True"],
+                loop,
+            )
