@@ -211,7 +211,10 @@ class Link:
             one.errback(errors.Unavailable(GONE))
 
     def _take(self, frame: Frame) -> None:
-        if isinstance(frame, Call):
+        heard = self._heard.get(type(frame))
+        if heard is not None:  # first, for messages are the most of it
+            heard(frame)
+        elif isinstance(frame, Call):
             self._answer(frame)
         elif isinstance(frame, Reply):
             if (asked := self._asked.pop(frame.number, None)) is not None:
@@ -223,7 +226,7 @@ class Link:
             if (answering := self._answering.pop(frame.number, None)) is not None:
                 answering.cancel()
         else:
-            self._heard[type(frame)](frame)
+            raise KeyError(type(frame))  # a fault of ours: nobody here hears that
 
     def _answer(self, call: Call) -> None:
         number, do = call.number, self._calls.get(type(call.asked))
