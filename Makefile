@@ -16,7 +16,7 @@ env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 $(SERVER): setup.py requirements.lock notify/_version.py notify/transport/_fanout.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) makes no virtual environments: apt-get install python3-venv"; exit 1; }
-	@echo "making .venv, an environment of its own: about 5 s"
+	@[ -e $(BIN)/python ] || echo "making .venv, an environment of its own: about 5 s"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing notify and the libraries that it runs on: about 15 s"
