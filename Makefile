@@ -1,6 +1,7 @@
 # Each target works on a fresh machine with Python 3.11+ and make.
 PYTHON ?= python3
 BIN := .venv/bin
+SERVER := .venv/.server
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
 
@@ -12,17 +13,23 @@ help: ## this list
 env: $(STAMP) ## the environment, .venv, with notify and all that its tests need
 
 # The libraries are those that the package and the image bring: a release of one changes nothing here before `make lock`.
-$(STAMP): setup.py requirements.lock notify/_version.py notify/transport/_fanout.c
+$(SERVER): setup.py requirements.lock notify/_version.py notify/transport/_fanout.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "notify needs Python 3.11 or newer: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) makes no virtual environments: apt-get install python3-venv"; exit 1; }
-	@echo "notify and what its tests need are installed into .venv: about a minute, the first time"
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	packaging/pins >.venv/pins.txt
-	$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable '.[dev]'
+	@[ -e $(BIN)/python ] || echo "making .venv, an environment of its own: about 5 s"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing notify and the libraries that it runs on: about 15 s"
+	@packaging/pins >.venv/pins.txt
+	@$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable .
 	@touch $@
 
-run: env ## a server on embedded defaults, with a token and commands to paste
+$(STAMP): $(SERVER)
+	@echo "installing what tests, checks and examples need: about 40 s"
+	@$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable '.[dev]'
+	@touch $@
+
+run: $(SERVER) ## a server on embedded defaults, with a token and commands to paste
 	$(BIN)/twistd --nodaemon --pidfile= notify --dev
 
 chat: env ## the example application on this machine: a chat with its backend, worker and page (examples/chat)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks import report, targets
+from benchmarks import centrifugo, report, targets
+from benchmarks.centrifugo import Centrifugo
 from benchmarks.load import HERE, Unmeasurable, compile_generator
-from benchmarks.others import SERVERS, UWebSockets
+from benchmarks.others import SERVERS
 from benchmarks.rounds import hold
+from benchmarks.running import Running, UWebSockets
 from benchmarks.work import WORKS, Work
 
 
@@ -41,6 +43,8 @@ def versions() -> str:
         found.append(
             "Node " + subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
         )
+    if installed := centrifugo.version():
+        found.append(f"Centrifugo {installed}")
     return ", ".join(found)
 
 
@@ -90,18 +94,22 @@ def main() -> int:
         type=Path,
         help="the folder for table, JSON and plots (default: results, with --bars results/bars)",
     )
-    parser.add_argument(
-        "--uws", type=here, metavar="ws://127.0.0.1:PORT", help="a server on uWebSockets that runs"
-    )
-    parser.add_argument(
-        "--uws-http",
-        type=here,
-        metavar="http://127.0.0.1:PORT",
-        help="where it takes publishes (default: there, too)",
-    )
+    named: list[type[Running]] = [UWebSockets, Centrifugo]
+    for server in named:
+        parser.add_argument(
+            server.option, type=here, metavar="ws://127.0.0.1:PORT", help=f"{server.name} that runs already"
+        )
+        parser.add_argument(
+            f"{server.option}-http",
+            type=here,
+            metavar="http://127.0.0.1:PORT",
+            help="where it takes publishes (default: there, too)",
+        )
     options = parser.parse_args()
-    if options.uws:
-        UWebSockets.ports = options.uws, options.uws_http or options.uws
+    for server in named:
+        name = server.option.removeprefix("--")
+        if clients := getattr(options, name):
+            server.ports = clients, getattr(options, f"{name}_http") or clients
     if options.quick:
         options.rounds, options.seconds = options.rounds or 2, 3.0
     options.rounds = options.rounds or (5 if options.bars else 3)

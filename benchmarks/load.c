@@ -7,7 +7,8 @@
  * A plan has one line a connection: the path, then steps, separated by tabs. `>TEXT` sends a text frame, `B>TEXT`
  * a binary one (with \r and \n), `X>HEX` a binary one, and `<TEXT` waits for a frame that contains TEXT. A connection is
  * ready behind its last step. Every "~T" and 16 hexadecimal digits (CLOCK_MONOTONIC, ns) in what arrives is one
- * delivery. Commands on standard input: go, reset, stats, drop, quit; each answers with one line of JSON.
+ * delivery. A line of a frame that begins with PREFIX is answered with a frame that is ANSWER: servers ping among messages, too.
+ * Commands on standard input: go, reset, stats, drop, quit; each answers with one line of JSON.
  *
  * One thread and one epoll loop. `lag` is how long the loop took over one batch of events, the time that data may
  * have waited for the generator and not for the server; `cpu` its own CPU, `waited` how long it was runnable but
@@ -208,9 +209,14 @@ static void advance(conn *c) {
 static void message(conn *c, unsigned char *data, size_t len) {
     uint64_t t = now();
     unsigned char *p = data, *end = data + len;
-    if (reply_prefix && len >= strlen(reply_prefix) && !memcmp(data, reply_prefix, strlen(reply_prefix))) {
+    if (reply_prefix) {
+        size_t want = strlen(reply_prefix);
         int binary = strchr(reply_answer, '\r') != NULL;
-        if (!send_frame(c, binary ? 2 : 1, (unsigned char *)reply_answer, strlen(reply_answer))) return;
+        for (unsigned char *line = data; (size_t)(end - line) >= want; line++) {
+            if (!memcmp(line, reply_prefix, want) && !send_frame(c, binary ? 2 : 1, (unsigned char *)reply_answer, strlen(reply_answer))) return;
+            line = memchr(line, '\n', end - line);
+            if (!line) break;
+        }
     }
     if (c->state == STEPS && c->step && *c->step == '<') {
         size_t want = strchrnul(c->step, '\t') - c->step - 1;

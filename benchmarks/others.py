@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import process
+from benchmarks.centrifugo import Centrifugo
 from benchmarks.load import CACHE, Publisher, Unmeasurable, compiled
+from benchmarks.running import UWebSockets
 from benchmarks.servers import (
     DEFLATE,
     PEERS,
@@ -170,27 +171,6 @@ class Picows(Websockets):
     script = "picows_server.py"
 
 
-class UWebSockets(Server):
-    """A server on uWebSockets that runs already; the README has what it must speak. It is neither started nor stopped."""
-
-    name = "uWebSockets"
-    #: the ports of its clients and of its publishers
-    ports: tuple[int, int] | None = None
-
-    def start(self) -> None:
-        if self.ports is None:
-            raise Unmeasurable("uWebSockets needs a server of yours: --uws ws://127.0.0.1:PORT")
-        self.port, self.publish_port = self.ports
-        found = process.listening(self.port)
-        if found is None:
-            raise Unmeasurable(f"nobody listens on port {self.port} (--uws)")
-        self._pid = found
-
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-
 class Uvicorn(Server):
     """A bare uvicorn (httptools, uvloop) that parses the JSON of a publish and answers."""
 
@@ -316,6 +296,7 @@ SERVERS: dict[str, type[Server]] = {
         Picows,
         Websockets,
         Nchan,
+        Centrifugo,
         NodeWs,
         NodeWsDeflate,
         SocketIO,

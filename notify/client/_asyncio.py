@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Unpack, cast
 
 from notify.client import _reasons
-from notify.client._core import Core, Options, TokenSource
+from notify.client._core import Core, Options
 from notify.client._link import Link
+from notify.client._runner import TokenSource
 from notify.client._stream import Waiter
 
 

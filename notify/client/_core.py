@@ -1,26 +1,19 @@
-"""What the Twisted and the asyncio front share: the machine, its streams, and carrying out what it asks for."""
+"""What users of the Twisted and the asyncio front call, and the streams that they read."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
-import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypedDict, TypeVar
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
 from notify.client import actions as do
-from notify.client._client_id import ClientId
-from notify.client._link import Link
+from notify.client._runner import Runner, TokenSource
 from notify.client._saver import Saver
 from notify.client._stream import Chat, OnEvent, OnLoad, OnLost, Stream, Waiter, wait
-from notify.client._wire import Address
 from notify.client.actions import Id, Position, Settings
-from notify.client.machine import CLOSE_DEAD, CLOSE_DONE, Machine
 from notify.client.values import (
     ChatEvent,
     ChatMessage,
@@ -33,7 +26,6 @@ from notify.client.values import (
     Signal,
     State,
     Store,
-    Token,
     identifier,
 )
 
@@ -57,11 +49,7 @@ class Options(TypedDict, total=False):
     random: Callable[[], float]
 
 
-TokenValue: TypeAlias = str | Token | None
-TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
-
-
-class Core(ABC):
+class Core(Runner):
     """A client that keeps its place. Fronts: ``AsyncioClient`` and ``TwistedClient``.
 
     ``token`` is a token, or a callable that gives one (also asynchronously): it is called before the first
@@ -91,14 +79,9 @@ class Core(ABC):
     ) -> None:
         if queue < 1:
             raise ValueError("queue: at least one message")
-        address = Address.parse(url)
-        self._client_id = ClientId(address.client_id if client_id is None else client_id)
-        self.address = address.under(self.client_id)
-        self.machine = Machine(settings or Settings(), random, time.time)
-        self.state = State()
+        super().__init__(url, token, client_id, settings, random, on_action)
         self.queue = queue
-        self._token, self._on_lost = token, on_lost
-        self._on_state, self._on_presence, self._on_action = on_state, on_presence, on_action
+        self._on_lost, self._on_state, self._on_presence = on_lost, on_state, on_presence
         if on_signal is not None:
             self._needs("signals", "on_signal")
         self._on_signal = on_signal
@@ -109,25 +92,11 @@ class Core(ABC):
         self.notifications: Stream[Notification] = Stream(self, None, on_lost, stored)
         self._chats: dict[Id, list[Chat]] = {}
         self._held: dict[Id | None, set[Stream[Any]]] = {}  # streams that have no room, by chat
-        self._link: Link | None = None
-        self._lingering: set[Link] = set()
-        self._commands: dict[int, Waiter] = {}
-        self._count = 0
         self._starting: list[Waiter] = []
         self._starters = 0
         self._reason = ""  # of the last try that failed
-        self._fetching: int | None = None  # the fetch of a token that has not been answered
-        self._stopping: list[Waiter] = []
-        self._carrying_out = False
-        self._wake: deque[Callable[[], None]] = deque()
-        self._timer: tuple[float, Callable[[], None]] | None = None
 
     # --- for users ------------------------------------------------------------------------------------------
-
-    @property
-    def client_id(self) -> str:
-        """The one in use."""
-        return self._client_id.value
 
     async def start(self, timeout: float | None = None) -> None:
         """Connect, and wait until connected: so many seconds, or however long it takes.
@@ -285,10 +254,7 @@ class Core(ABC):
 
         Returns once the server has taken it; without a connection, once the next one stands. Raises ``Refused``.
         """
-        self._count += 1
-        waiter = self._commands[self._count] = self._waiter()
-        self._event(self.machine.refresh, self._count)
-        await waiter
+        await self._command(self.machine.refresh)
 
     def online(self) -> None:
         """Tell the client that the network has come back: it tries at once."""
@@ -298,128 +264,14 @@ class Core(ABC):
         if feature not in self.machine.settings.features:
             raise ValueError(f'{what}: the client must ask for {feature}: Settings(features=("{feature}",))')
 
-    # --- what a front provides ------------------------------------------------------------------------------
+    # --- what the machine says ------------------------------------------------------------------------------
 
-    @abstractmethod
-    def _now(self) -> float: ...
-
-    @abstractmethod
-    def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call later, unless the returned function is called first."""
-
-    @abstractmethod
-    def _waiter(self) -> Waiter: ...
-
-    @abstractmethod
-    def _spawn(
-        self, awaitable: Awaitable[Any], done: Callable[[Any], None], failed: Callable[[BaseException], None]
-    ) -> None: ...
-
-    @abstractmethod
-    def _dial(self, link: Link) -> None:
-        """Connect to :attr:`address`; then call the link's methods."""
-
-    # --- the machine ----------------------------------------------------------------------------------------
-
-    def _event(self, call: Callable[..., None], *args: Any) -> None:
-        call(*args, self._now())
-        self._carry_out()
-
-    def _opened(self) -> None:
-        self._event(self.machine.opened)
-
-    def _text(self, text: str) -> None:
-        try:
-            frames = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        now = self._now()
-        for frame in frames if isinstance(frames, list) else (frames,):
-            try:
-                self.machine.received(frame, now)
-            except (ArithmeticError, LookupError, TypeError, ValueError):
-                self._broken(now)
-            self._carry_out(timer=False)
-        self._arm()
-
-    def _closed(self, code: int, reason: str) -> None:
-        self._event(self.machine.closed, code, reason)
-
-    def _closing(self, link: Link) -> None:
-        self._lingering.add(link)
-
-    def _gone(self, link: Link) -> None:
-        self._lingering.discard(link)
-        self._settled()
-
-    def _broken(self, now: float) -> None:
-        """What the server sent is not of the protocol: come back later, perhaps to another one."""
-        if self._link is not None:
-            self._link.leave(CLOSE_DEAD, "malformed frame")
-        self.machine.closed(1002, "the server sent a malformed frame", now)
-
-    def _carry_out(self, timer: bool = True) -> None:
-        """Do what the machine asks for. What that leads to is done by the outermost call, in order."""
-        if self._carrying_out:
-            return
-        self._carrying_out = True
-        try:
-            while self.machine.actions:
-                todo, self.machine.actions = self.machine.actions, []
-                for action in todo:
-                    self._tell(self._on_action, action)
-                    self._do(action)
-        finally:
-            self._carrying_out = False
-        if timer:
-            self._arm()
-        while self._wake:
-            self._wake.popleft()()
-
-    def _fire(self, *waiters: Waiter) -> None:
-        """Let coroutines go on, once the machine's wishes are carried out: Twisted runs them here and now."""
-        self._wake += [lambda waiter=waiter: waiter.fire(None) for waiter in waiters]  # type: ignore[misc]
-
-    def _tell(self, callback: Callable[..., None] | None, *args: Any) -> None:
-        """Call back; what goes wrong there must not stop what is under way here."""
-        if callback is not None:
-            try:
-                callback(*args)
-            except Exception:
-                log.exception("a callback of the program failed")
-
-    def _arm(self) -> None:
-        due = self.machine.deadline()
-        if self._timer is not None and (due is None or due < self._timer[0]):
-            self._timer[1]()
-            self._timer = None
-        if self._timer is None and due is not None:
-            self._timer = (due, self._later(max(0.0, due - self._now()), self._tick))
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._event(self.machine.tick)
-
-    def _do(self, action: do.Action) -> None:
+    def _told(self, action: do.Action) -> None:
         match action:
             case do.Deliver(chat, frame):
                 self._deliver(chat, frame)
-            case do.Send(frame):
-                if self._link is not None:
-                    self._link.send(frame)
-            case do.Open(elsewhere):
-                if elsewhere:
-                    self._client_id.move()
-                    self.address = self.address.under(self.client_id)
-                self._link = Link(self)
-                self._dial(self._link)
-            case do.Close(code, reason):
-                if self._link is not None:
-                    self._link.leave(code, reason)
-            case do.FetchToken(n):
-                self._fetch(n)
             case do.StateChanged():
-                self._state(action)
+                self._state_changed()
             case do.SubscriptionChanged(chat, state, position, _, code, message):
                 readers = self._readers(chat)
                 if state == "refused" and chat is not None:
@@ -437,12 +289,6 @@ class Core(ABC):
                 self._tell(self._on_presence, chat, [Presence(**user) for user in users])
             case do.Signalled(chat, user, kind, data):
                 self._tell(self._on_signal, Signal(chat, user, kind, data))
-            case do.Done(n):
-                waiter = self._commands.pop(n)
-                self._wake.append(lambda: waiter.fire(action))
-            case do.Failed(n, code, message):
-                waiter = self._commands.pop(n)
-                self._wake.append(lambda: waiter.fail(Refused(code, message or self._cause(code))))
 
     def _deliver(self, chat: Id | None, frame: do.Frame) -> None:
         readers = self._readers(chat)
@@ -451,10 +297,7 @@ class Core(ABC):
             for stream in readers:
                 stream._put(message)
 
-    def _state(self, action: do.StateChanged) -> None:
-        self.state = State(
-            action.state, action.delay, action.code, action.reason, action.user_id, action.connection_id
-        )
+    def _state_changed(self) -> None:
         if self.state.name == "waiting":
             self._reason = self.state.reason or f"the connection was closed with {self.state.code}"
             if self._starters and self._on_state is None:
@@ -472,52 +315,12 @@ class Core(ABC):
             self._settled()
         self._tell(self._on_state, self.state)
 
-    def _fetch(self, n: int) -> None:
-        self._fetching = n
-
-        def failed(error: BaseException) -> None:
-            self._fetched(n)
-            self._event(self.machine.token_failed, n, f"{type(error).__name__}: {error}")
-
-        def done(token: Any) -> None:
-            value, expires = (token.value, token.expires_at) if isinstance(token, Token) else (token, None)
-            if value is not None and not isinstance(value, str):
-                return failed(TypeError(f"a token is a str, a Token or None, not {type(value).__name__}"))
-            self._fetched(n)
-            self._event(lambda now: self.machine.token(n, value, now, expires))
-            return None
-
-        if not callable(self._token):
-            return done(self._token)
-        try:
-            result = self._token()
-        except Exception as error:
-            return failed(error)
-        if inspect.isawaitable(result):
-            self._spawn(result, done, failed)
-        else:
-            done(result)
-        return None
-
-    def _fetched(self, n: int) -> None:
-        if self._fetching == n:
-            self._fetching = None
-
-    def _cause(self, code: str) -> str:
-        """What a command that fails with ``closed`` would like to know."""
-        end = self._end() if code == "closed" and self.state.name == "closed" else None
-        return "the client has not been started" if self.state.name == "idle" else str(end or "")
-
-    def _end(self) -> ClientClosed | None:
-        """What the end raises in those who read: nothing, where the program closed the client."""
-        return None if self.state.code == CLOSE_DONE else ClientClosed(self.state.code, self.state.reason)
-
     def _standing(self) -> str:
         waits = self._fetching is not None and self.state.name == "connecting"
         reasons = [self._reason] * bool(self._reason) + ["the token function has not answered"] * waits
         return ", ".join((f"the client is {self.state.name}", *reasons))
 
-    # --- streams and commands -------------------------------------------------------------------------------
+    # --- streams --------------------------------------------------------------------------------------------
 
     def _readers(self, chat: Id | None) -> list[Stream[Any]]:
         return [self.notifications] if chat is None else list(self._chats.get(chat, ()))
@@ -554,13 +357,6 @@ class Core(ABC):
         elif stream in self._held.get(stream.id, ()):
             self._resume(stream)
 
-    async def _ask(self, frame: do.Frame) -> do.Done:
-        self._count += 1
-        waiter = self._commands[self._count] = self._waiter()
-        self._event(self.machine.request, self._count, frame)
-        done: do.Done = await waiter
-        return done
-
     def _keep(self, stream: Stream[Any]) -> None:
         """Store how far the slowest reader is: one in an epoch that is over is behind."""
         topic = self.machine.topics.get(stream._key)
@@ -572,16 +368,8 @@ class Core(ABC):
 
     async def _shut(self) -> None:
         self._event(self.machine.stop)
-        while self._lingering or self.state.name != "closed":
-            waiter = self._waiter()
-            self._stopping.append(waiter)
-            await waiter
+        await self._stopped()
         self._saver.close()
-
-    def _settled(self) -> None:
-        waiters, self._stopping = self._stopping, []
-        self._fire(*waiters)
-        self._carry_out()
 
 
 _KINDS: dict[Any, Any] = {

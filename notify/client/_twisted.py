@@ -13,8 +13,9 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 
-from notify.client._core import Core, Options, TokenSource
+from notify.client._core import Core, Options
 from notify.client._link import Link
+from notify.client._runner import TokenSource
 from notify.client._stream import Waiter
 
 

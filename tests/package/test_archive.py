@@ -110,6 +110,28 @@ class Archive(SynchronousTestCase):
             self.assertNotEqual(code, 0)
             self.assertIn("apt-get install python3-venv", said)
 
+    def test_each_step_of_the_environment_says_what_it_does_and_a_server_waits_for_no_more_than_it_needs(
+        self,
+    ) -> None:
+        made = 'mkdir -p .venv/bin; for it in python twistd; do printf "#!/bin/sh\\n" >.venv/bin/$it; done'
+        self.have("chmod", f'exec {program("chmod")} "$@"')
+        self.have("python3", f'case "$2" in venv) {made}; chmod +x .venv/bin/*;; esac')
+        run = ".venv/bin/twistd --nodaemon --pidfile= notify --dev"
+        server = [
+            "making .venv, an environment of its own: about 5 s",
+            "installing notify and the libraries that it runs on: about 15 s",
+        ]
+        tests = ["installing what tests, checks and examples need: about 40 s"]
+        for target, says in (
+            ("run", [*server, run]),
+            ("run", [run]),
+            ("env", tests),
+            ("env", ["make: Nothing to be done for 'env'."]),
+            ("run", [run]),
+        ):
+            code, said = self.run_there("make", target)
+            self.assertEqual((code, said.splitlines()), (0, says))
+
     def test_what_the_debian_package_lacks_is_named_with_one_line(self) -> None:
         code, said = self.run_there("make", "deb")
         self.assertNotEqual(code, 0)

@@ -1,19 +1,12 @@
-/** The client: it carries out what the machine asks for, and gives what comes to its readers. */
+/** The client: what a program calls, and the streams that it reads. */
 
-import { ClientId } from "./client-id.js";
 import { ClientClosed, Refused, within } from "./errors.js";
 import { asText, chatKey, holdsBigInt, isJson } from "./int64.js";
-import { EventLink, beside } from "./event-link.js";
-import { Link } from "./link.js";
-import { CLOSE_DEAD, CLOSE_DONE, Machine } from "./machine.js";
+import { CLOSE_DONE } from "./machine.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
+import { Runner } from "./runner.js";
 import { Saver } from "./saver.js";
 import { Stream } from "./stream.js";
-import { Ways } from "./ways.js";
-
-const now = () => performance.now() / 1000;
-/** Milliseconds that a plain request may take to show that the server is there. */
-const PROBE = 5000;
 
 /** A message as its reader gets it. */
 function read({ type: _, epoch, seq, prev: __, ...message }) {
@@ -24,27 +17,20 @@ function read({ type: _, epoch, seq, prev: __, ...message }) {
 }
 
 export class NotifyClient {
-  #clientId; #token; #bound; #WebSocket; #saver; #machine; #carryingOut = false; #timer = null; #timerDue = 0;
-  #link = null; #closing = null; #chats = new Map(); #held = new Map(); #commands = new Map(); #count = 0;
-  #http; #ways = new Ways(); #trying = null;
-  #listeners = new Map(); #settled = []; #awake; #hidden; #kept; #onLost; #starters = 0; #reason = "";
-  #fetching = null; // the fetch of a token that has not been answered
+  #runner; #bound; #saver; #chats = new Map(); #held = new Map(); #listeners = new Map();
+  #settled = []; #awake; #hidden; #kept; #onLost; #starters = 0; #reason = "";
 
   constructor(url, options = {}) {
-    const { token, store = null, settings = {}, queue = 256, onLost = null, random = Math.random } = options;
-    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
-    if (this.#WebSocket === undefined) {
-      throw new Error("no WebSocket here (Node has one from version 22 on): give that of the package 'ws' as options.WebSocket");
-    }
-    if (token === undefined) throw new TypeError("options.token: a token, or a function that gives one");
-    this.#clientId = new ClientId(String(url), options.clientId ?? null, random);
-    const streams = (options.eventStreams ?? true) && beside(this.#clientId.url, "events") !== null;
-    this.#http = streams ? options.fetch ?? globalThis.fetch?.bind(globalThis) ?? null : null;
-    this.#token = token;
+    const { store = null, queue = 256, onLost = null } = options;
+    this.#runner = new Runner(String(url), options, {
+      action: (action) => this.#tell("action", action),
+      told: (action) => this.#told(action),
+      error: (error) => this.#tell("error", error),
+      why: (code) => this.#why(code),
+    });
     this.#bound = queue;
     this.#onLost = onLost;
     this.#saver = new Saver(store, (error) => this.#tell("error", error));
-    this.#machine = new Machine(settings, random, () => Date.now() / 1000);
     this.state = { state: "idle" };
     this.notifications = new Stream(this.#hooks(), NOTIFICATIONS, { onLost });
     this.#awake = () => this.online();
@@ -60,7 +46,7 @@ export class NotifyClient {
 
   /** What proxies hash: the program's own or a random one, and another once the server has sent the client elsewhere. */
   get clientId() {
-    return this.#clientId.value;
+    return this.#runner.clientId;
   }
 
   /** `on("state" | "presence" | "signal" | "action" | "error", listener)`; returns a function that takes it away again. */
@@ -89,12 +75,12 @@ export class NotifyClient {
     if (this.state.state === "idle") {
       const stored = (await this.#saver.load(NOTIFICATIONS)) ?? null;
       if (this.state.state !== "idle") return this.#connected();
-      this.#machine.topics.notifications.position = stored;
+      this.#runner.machine.topics.notifications.position = stored;
       this.notifications.position = stored;
       globalThis.addEventListener?.("online", this.#awake);
       globalThis.document?.addEventListener("visibilitychange", this.#hidden);
       globalThis.addEventListener?.("pagehide", this.#kept);
-      this.#event("start");
+      this.#runner.event("start");
     }
     while (this.state.state !== "connected") {
       if (this.state.state === "closed") throw new ClientClosed(this.state.code, this.state.reason);
@@ -104,7 +90,7 @@ export class NotifyClient {
 
   #standing() {
     const reasons = [this.#reason];
-    if (this.#fetching !== null && this.state.state === "connecting") reasons.push("the token function has not answered");
+    if (this.#runner.fetching && this.state.state === "connecting") reasons.push("the token function has not answered");
     return [`the client is ${this.state.state}`, ...reasons.filter(Boolean)].join(", ");
   }
 
@@ -115,9 +101,9 @@ export class NotifyClient {
   /** Close for good: streams end, positions are saved. */
   async close() {
     for (const stream of this.#streams()) stream.handled();
-    this.#event("stop");
+    this.#runner.event("stop");
     await this.#saver.close();
-    await this.#closing;
+    await this.#runner.gone();
   }
 
   /**
@@ -134,7 +120,7 @@ export class NotifyClient {
       throw new TypeError("load: it begins at the newest position, and is called on a loss: no since, no onLost");
     }
     const key = chatKey(id);
-    if (onEvent !== null && !this.#machine.settings.features.includes("events")) {
+    if (onEvent !== null && !this.#runner.machine.settings.features.includes("events")) {
       throw new TypeError('onEvent: the client must ask for events: settings: { features: ["events"] }');
     }
     if (this.state.state === "closed") {
@@ -148,7 +134,7 @@ export class NotifyClient {
     }
     const chat = new Stream(this.#hooks(), key, { onLost: onLost ?? this.#onLost, onEvent, load });
     if (readers !== undefined) {
-      const [{ state }] = readers, position = this.#machine.topics.chats.get(key)?.position ?? null;
+      const [{ state }] = readers, position = this.#runner.machine.topics.chats.get(key)?.position ?? null;
       readers.push(chat);
       if (position !== null) {
         chat.begin(position);
@@ -161,7 +147,7 @@ export class NotifyClient {
     const begin = (position) => {
       if (this.#chats.get(key) !== all || this.state.state === "closed") return;
       chat.position = position;
-      this.#event("subscribe", key, position, watchPresence);
+      this.#runner.event("subscribe", key, position, watchPresence);
     };
     const loaded = since ?? (load === null ? this.#saver.load(key) : undefined);
     if (since !== null || loaded === undefined) begin(since);
@@ -180,19 +166,17 @@ export class NotifyClient {
    * tells what others signal.
    */
   signal(id, kind, data = null) {
-    if (!this.#machine.settings.features.includes("signals")) {
+    if (!this.#runner.machine.settings.features.includes("signals")) {
       throw new TypeError('signal: the client must ask for signals: settings: { features: ["signals"] }');
     }
     if (typeof kind !== "string" || kind === "" || [...kind].length > 64) throw new TypeError("kind: 1 to 64 characters");
     if (!isJson(data) || !isJson(kind)) throw new TypeError("signal: what is no JSON in UTF-8, as text that was cut in an emoji");
-    const sent = this.#machine.signal(chatKey(id), kind, data, now());
-    this.#carryOut();
-    return sent;
+    return this.#runner.signal(chatKey(id), kind, data);
   }
 
   /** Who is in a chat, on any node: `[{user_id, connections}]`. */
   async presence(id) {
-    return (await this.#ask({ type: "presence", chat_id: chatKey(id) })).users ?? [];
+    return (await this.#runner.command("request", { type: "presence", chat_id: chatKey(id) })).users ?? [];
   }
 
   /**
@@ -205,21 +189,21 @@ export class NotifyClient {
     const frame = { type: "history", chat_id: chatKey(id), limit };
     if (before !== null) frame.before = before;
     if (after !== null) frame.after = after;
-    const done = await this.#ask(frame), messages = done.messages.map(read);
+    const done = await this.#runner.command("request", frame), messages = done.messages.map(read);
     const start = done.start ?? messages[0]?.position ?? null;
     return { messages, more: done.more, start, position: done.position ?? messages.at(-1)?.position ?? after };
   }
 
   /** A chat's newest position. Rejects with Refused. */
   async position(id) {
-    const { position } = await this.#ask({ type: "history", chat_id: chatKey(id), limit: 1 });
+    const { position } = await this.#runner.command("request", { type: "history", chat_id: chatKey(id), limit: 1 });
     if (position === undefined) throw new Refused("internal", "the server did not say which position is the newest");
     return position;
   }
 
   /** The round trip's seconds. */
   async ping() {
-    return (await this.#ask({ type: "ping" })).took;
+    return (await this.#runner.command("request", { type: "ping" })).took;
   }
 
   /**
@@ -227,22 +211,17 @@ export class NotifyClient {
    * Resolves once the server has taken it; without a connection, once the next one stands. Rejects with Refused.
    */
   async refresh() {
-    this.#count += 1;
-    const n = this.#count;
-    await new Promise((resolve, reject) => {
-      this.#commands.set(n, [resolve, reject]);
-      this.#event("refresh", n);
-    });
+    await this.#runner.command("refresh");
   }
 
   /** Tell the client that the network has come back; browsers' own event does so by itself. */
   online() {
-    this.#event("online");
+    this.#runner.event("online");
   }
 
   /** Drop the connection as if the network had: for demonstrations and tests. */
   cut() {
-    if (this.#link?.cut()) this.#event("closed", 1006, "cut");
+    this.#runner.cut();
   }
 
   #hooks() {
@@ -251,7 +230,7 @@ export class NotifyClient {
       standing: () => this.#standing(),
       pause: (stream) => {
         this.#hold(stream);
-        this.#event("pause", stream.key);
+        this.#runner.event("pause", stream.key);
       },
       hold: (stream) => this.#hold(stream),
       resume: (stream) => this.#resume(stream),
@@ -275,12 +254,12 @@ export class NotifyClient {
     held?.delete(stream);
     if (held?.size > 0) return;
     this.#held.delete(stream.key);
-    this.#event("resume", stream.key);
+    this.#runner.event("resume", stream.key);
   }
 
   /** Store how far the slowest reader is: one in an epoch that is over is behind. */
   #save({ key }) {
-    const { topics } = this.#machine, topic = key === NOTIFICATIONS ? topics.notifications : topics.chats.get(key);
+    const { topics } = this.#runner.machine, topic = key === NOTIFICATIONS ? topics.notifications : topics.chats.get(key);
     const current = ({ epoch }) => (epoch === topic?.position?.epoch ? 1 : 0);
     const places = this.#readers(key).map(({ position }) => position).filter((position) => position !== null);
     if (places.length === 0) return;
@@ -296,68 +275,15 @@ export class NotifyClient {
     if (readers.length === 0) {
       this.#chats.delete(key);
       this.#held.delete(key);
-      this.#event("unsubscribe", key);
+      this.#runner.event("unsubscribe", key);
     } else if (this.#held.get(key)?.has(stream)) this.#resume(stream);
   }
 
-  #ask(frame) {
-    this.#count += 1;
-    const n = this.#count;
-    return new Promise((resolve, reject) => {
-      this.#commands.set(n, [resolve, reject]);
-      this.#event("request", n, frame);
-    });
-  }
+  // --- what the machine says
 
-  // --- the machine
-
-  #event(name, ...args) {
-    // Every event takes `now` last but these two, which have optional arguments behind it.
-    if (name === "subscribe") this.#machine.subscribe(args[0], now(), args[1], args[2]);
-    else if (name === "token") this.#machine.token(args[0], args[1], now(), args[2]);
-    else this.#machine[name](...args, now());
-    this.#carryOut();
-  }
-
-  #carryOut() {
-    if (this.#carryingOut) return;
-    this.#carryingOut = true;
-    try {
-      while (this.#machine.actions.length > 0) {
-        for (const action of this.#machine.actions.splice(0)) {
-          this.#tell("action", action);
-          this.#do(action);
-        }
-      }
-    } finally {
-      this.#carryingOut = false;
-    }
-    this.#arm();
-  }
-
-  #arm() {
-    const due = this.#machine.deadline();
-    if (this.#timer !== null && (due === null || due < this.#timerDue)) {
-      clearTimeout(this.#timer);
-      this.#timer = null;
-    }
-    if (this.#timer === null && due !== null) {
-      this.#timerDue = due;
-      const wait = Math.min(Math.max(0, Math.ceil((due - now()) * 1000)), 2 ** 31 - 1);
-      this.#timer = setTimeout(() => {
-        this.#timer = null;
-        this.#event("tick");
-      }, wait);
-    }
-  }
-
-  #do(action) {
+  #told(action) {
     switch (action.do) {
       case "message": return this.#deliver(action);
-      case "send": return this.#link?.send(action.frame);
-      case "open": return this.#open(action.elsewhere);
-      case "close": return this.#leave(action.code, action.reason);
-      case "token": return void this.#fetch(action.n);
       case "state": return this.#state(action);
       case "subscription": return this.#subscription(action);
       case "lost": {
@@ -371,9 +297,6 @@ export class NotifyClient {
       }
       case "presence": return this.#tell("presence", { chat_id: action.chat, users: action.users });
       case "error": return this.#tell("error", new Refused(action.code, action.message));
-      case "done": return this.#settle(action.n, (resolve) => resolve(action));
-      case "failed":
-        return this.#settle(action.n, (_, reject) => reject(new Refused(action.code, action.message || this.#why(action.code))));
     }
   }
 
@@ -384,12 +307,6 @@ export class NotifyClient {
 
   #readers(chat) {
     return chat === NOTIFICATIONS ? [this.notifications] : this.#chats.get(chat) ?? [];
-  }
-
-  #settle(n, how) {
-    const command = this.#commands.get(n);
-    this.#commands.delete(n);
-    how(...command);
   }
 
   #subscription({ chat, state, position, code, message }) {
@@ -441,93 +358,5 @@ export class NotifyClient {
         console.error(error);
       }
     }
-  }
-
-  async #fetch(n) {
-    let token;
-    this.#fetching = n;
-    try {
-      token = (typeof this.#token === "function" ? await this.#token() : this.#token) ?? null;
-      if (token !== null && typeof (token.value ?? token) !== "string") {
-        throw new TypeError("a token is text, { value, expiresAt } or null");
-      }
-    } catch (error) {
-      this.#fetched(n);
-      return this.#event("token_failed", n, String(error?.message ?? error));
-    }
-    this.#fetched(n);
-    this.#event("token", n, token?.value ?? token, token?.expiresAt ?? null);
-  }
-
-  #fetched(n) {
-    if (this.#fetching === n) this.#fetching = null;
-  }
-
-  // --- the connection
-
-  #open(elsewhere) {
-    if (elsewhere) this.#clientId.move();
-    const stream = this.#http !== null && this.#ways.stream(performance.now());
-    const frame = (frame) => this.#received(frame);
-    const closed = (code, reason) => {
-      this.#tried();
-      this.#event("closed", code, reason);
-    };
-    if (stream) {
-      this.#trying = () => this.#ways.free();
-      this.#link = new EventLink(this.#http, beside(this.#clientId.url, "events"), {
-        opened: () => this.#event("opened"),
-        begun: () => (this.#trying = null),
-        wanted: () => this.#machine.topics.wanted(),
-        frame,
-        closed,
-      });
-      return;
-    }
-    this.#trying = () => this.#probe();
-    this.#link = new Link(this.#WebSocket, this.#clientId.url, {
-      opened: () => {
-        this.#trying = null;
-        this.#ways.free();
-        this.#event("opened");
-      },
-      frame,
-      closed,
-    });
-  }
-
-  /** The present try is over: where it has come to nothing, the next one may go another way. */
-  #tried() {
-    this.#trying?.();
-    this.#trying = null;
-  }
-
-  /** A WebSocket did not open. Where the server answers plain requests, those may be blocked: the next try is an event stream. */
-  async #probe() {
-    if (this.#http === null) return;
-    try {
-      const signal = AbortSignal.timeout(PROBE);
-      await this.#http(beside(this.#clientId.url, "health"), { mode: "no-cors", cache: "no-store", credentials: "omit", signal });
-      this.#ways.blocked(performance.now());
-    } catch {
-      // It is away altogether.
-    }
-  }
-
-  #received(frame) {
-    try {
-      this.#machine.received(frame, now());
-    } catch (error) {
-      // Not of the protocol: come back later, perhaps to another server.
-      this.#tell("error", error);
-      this.#leave(CLOSE_DEAD, "malformed frame");
-      this.#machine.closed(1002, "the server sent a malformed frame", now());
-    }
-    this.#carryOut();
-  }
-
-  #leave(code, reason) {
-    if (code === CLOSE_DEAD) this.#tried();
-    this.#closing = this.#link?.leave(code, reason);
   }
 }

@@ -8,7 +8,8 @@
  *
  * How it behaves is docs/client.md; types are in notify-client.d.ts. This file is all that there is to import:
  *
- *   client.js    the client: carries out what the machine asks for, and gives its reader streams (stream.js)
+ *   client.js    the client: what a program calls, and the streams (stream.js) that it reads
+ *   runner.js    carries out what the machine asks for
  *   machine.js   the state machine apart from sockets and clocks, made of the rooms in parts/
  *   link.js      one connection; int64.js: JSON with 64-bit integers
  *   client-id.js what proxies hash
