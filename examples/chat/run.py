@@ -177,7 +177,7 @@ def main() -> None:
         note(lock, started)
         said = False
         while True:
-            if any([program.look(environ, lock) for program in programs]):
+            if any(program.look(environ, lock) for program in programs):
                 note(lock, started)
             if not said and answers(origin) and answers(f"{api}/health/ready"):
                 print(f"open {origin} and sign in as Ada", flush=True)

@@ -39,7 +39,8 @@ def main() -> None:
             while True:
                 try:
                     told = empty(db, publisher, key)
-                except sqlite3.OperationalError as error:  # somebody else has it for long, or the disk is full
+                except sqlite3.OperationalError as error:
+                    # Somebody else has it for long, or the disk is full: what was told is told again under its key.
                     log.warning("the database: %s", error)
                     time.sleep(AGAIN)
                 else:

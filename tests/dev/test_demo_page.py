@@ -357,10 +357,11 @@ class DemoPage(TestCase):
             page.wait(2, "typing", lambda: page.field(2, "typing") == "Ada is typing…")
             for wrong in ("1.5", "a b", "9007199254740992", "<b>", "-0"):
                 page.browser.go(f"{page.url}?chat={quote(wrong)}")
-                page.wait(1, "words", lambda wrong=wrong: f"No chat has the id “{wrong}”" in page.browser.text("#banner"))  # type: ignore[misc]
+                words = f"No chat has the id “{wrong}”"
+                page.browser.until(words, lambda words=words: words in page.browser.text("#banner"))
             page.open("?chat=")
 
-        return await self._visit(visit)
+        await self._visit(visit)
 
     async def test_it_works_on_a_phone_and_in_the_dark(self) -> None:
         def visit(page: Page) -> None:

@@ -219,8 +219,9 @@ class Conversation(ExamplePage):
 
         return self.visit(visit, browsers=1)
 
-
-    def test_what_is_edited_and_deleted_while_earlier_messages_are_fetched_is_shown_so(self) -> Deferred[None]:
+    def test_what_is_edited_and_deleted_while_earlier_messages_are_fetched_is_shown_so(
+        self,
+    ) -> Deferred[None]:
         def visit(chat: Chat, windows: list[Browser]) -> None:
             [window] = windows
             radia = Person(chat.url, "Radia")
@@ -339,7 +340,6 @@ class Trouble(ExamplePage):
             ada.shows("before", "one", "two", "three", "four")
 
         return self.visit(visit)
-
 
     def test_an_edit_that_does_not_reach_the_backend_is_in_the_composer_again(self) -> Deferred[None]:
         def visit(chat: Chat, windows: list[Browser]) -> None:
