@@ -341,6 +341,32 @@ class Trouble(ExamplePage):
 
         return self.visit(visit)
 
+    def test_a_load_that_is_refused_for_now_is_tried_again(self) -> Deferred[None]:
+        def visit(chat: Chat, windows: list[Browser]) -> None:
+            [window] = windows
+            page = Page(window, chat.url).sign_in("Ada").open("Launch")
+            page.say("before")
+            page.shows("before")
+            # As a proxy does that has had too many.
+            window.run(
+                """const real = window.fetch; window.refused = 0;
+                window.fetch = (path, options) => path.endsWith("chats/1") && (window.refused += 1) === 1
+                  ? Promise.resolve(new Response("{}", { status: 429 })) : real(path, options);"""
+            )
+            chat.kill("notify")
+            page.wait("refused, and let in", lambda: window.run("return window.refused") >= 2)
+            page.connected().say("after")
+            there = Person(chat.url, "Radia")
+            there.say(LAUNCH, "and on")
+            page.shows("before", "after", "and on")
+            # It comes through notify, and not by loading again and again.
+            loads = window.run("return window.refused")
+            there.say(LAUNCH, "and on and on")
+            page.shows("before", "after", "and on", "and on and on")
+            self.assertEqual(window.run("return window.refused"), loads)
+
+        return self.visit(visit, browsers=1)
+
     def test_an_edit_that_does_not_reach_the_backend_is_in_the_composer_again(self) -> Deferred[None]:
         def visit(chat: Chat, windows: list[Browser]) -> None:
             [window] = windows

@@ -149,6 +149,7 @@ async function openChat(id) {
     } catch (error) {
       if (room !== mine || client.state.state === "closed") return;
       if (error.status === 404) return shut(`You are not in “${$("title").textContent}” any more.`);
+      mine.stream?.close(); // where a loss could not be loaded it is there, and would be in the way of the next
       await pause(); // notify does not let us in: does the backend, still?
     }
   }
