@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
+from contextlib import closing
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -14,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from notify.client import AsyncioClient, Refused, Token
+from notify.client import AsyncioClient, Refused, Settings, Token
 from tests.support.chat import Chat, Person
 from tests.support.process import wait_for
 
@@ -74,7 +76,7 @@ class Listener(threading.Thread):
 
     async def listen(self) -> None:
         url = f"ws://127.0.0.1:{self.chat.public}/ws"
-        async with AsyncioClient(url, self.token) as client:
+        async with AsyncioClient(url, self.token, settings=Settings(backoff_cap=1.0)) as client:
             try:
                 async for message in client.chat(self.chat_id, load=self.load):
                     if self.since and message.message_id <= self.since[-1]:
@@ -134,9 +136,17 @@ class Chaos(TestCase):
             wait_for(f"{text} is taken", answered)
 
         def stop(name: str) -> int:
+            """Not where it is writing: SQLite has one writer, and nobody could post until it goes on."""
             pid = chat.pid(name)
-            os.kill(pid, signal.SIGSTOP)
-            return pid
+            while True:
+                os.kill(pid, signal.SIGSTOP)
+                with closing(sqlite3.connect(chat.data / "chat.sqlite", timeout=0.2)) as db:
+                    try:
+                        db.execute("BEGIN IMMEDIATE")
+                    except sqlite3.OperationalError:
+                        os.kill(pid, signal.SIGCONT)
+                    else:
+                        return pid
 
         post()
         for listener in self.listeners[:3]:
