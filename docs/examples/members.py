@@ -18,13 +18,24 @@ async def read(chat):
         print(chat.id, refused.code, flush=True)
 
 
+async def refresh(client):
+    """Have a new token in use, also where the backend gives none for a while."""
+    while True:
+        try:
+            return await client.refresh()
+        except Refused as refused:
+            if refused.code != "no_token":
+                raise
+            await asyncio.sleep(1)
+
+
 async def main():
     async with AsyncioClient(os.environ["NOTIFY_URL"], fetch_token) as client:
         print("connected", flush=True)
         reading = set()
         async for notification in client.notifications:
             if notification.kind == "membership":
-                await client.refresh()
+                await refresh(client)
                 for chat_id in notification.data["joined"]:
                     reading.add(asyncio.create_task(read(client.chat(chat_id))))
 

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import accounts
 import chats
@@ -54,12 +53,14 @@ app.mount("/client", StaticFiles(directory=str(files("notify") / "web" / "client
 @app.middleware("http")
 async def guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
     """Refuse what another site's page has a browser do in its user's name: browsers say where such a request comes from."""
-    origin = request.headers.get("origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    origin, host = request.headers.get("origin"), request.headers.get("host")
+    foreign = origin not in (None, f"http://{host}", f"https://{host}")
     if foreign and request.method not in ("GET", "HEAD"):
         return JSONResponse({"detail": "a request of another site's page"}, 403)
     response = await go_on(request)
     response.headers.update(HEADERS)
+    if request.url.path.startswith("/api/"):
+        response.headers["Cache-Control"] = "no-store"  # tokens and messages are in no browser's cache
     return response
 
 

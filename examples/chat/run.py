@@ -6,6 +6,7 @@ three that is killed is started again, so that you can see what becomes of the m
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 from urllib.request import urlopen
 
 import store
@@ -44,9 +46,26 @@ def secret(name: str) -> str:
     return file.read_text()
 
 
+def claim() -> TextIO:
+    """The folder, for us and for what we start as long as any of that lives: what is in an outbox goes to one notify alone.
+
+    Gives a locked file, in which :func:`note` writes who that is.
+    """
+    store.DATA.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (store.DATA / "running").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        running = f"`kill {lock.read()}`"
+        raise SystemExit(
+            f"{store.DATA} is in use, by another of these or by what one has left behind: {running} ends that"
+        ) from None
+    return lock
+
+
 def prepare() -> None:
     """The database and the keys."""
-    store.DATA.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret("token-secret")
     secret("webhook-secret")
     (store.DATA / "api-keys").touch(mode=0o600)
@@ -67,24 +86,31 @@ class Program:
     def __str__(self) -> str:
         return f"{self.name} {self.process.pid}"
 
-    def start(self, environ: dict[str, str]) -> None:
-        """Run it, in a group of its own: Ctrl-C is for us, and we tell it."""
+    def start(self, environ: dict[str, str], lock: TextIO) -> None:
+        """Run it, in a group of its own: Ctrl-C is for us, and we tell it. It has the lock as we have."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, env=environ, cwd=store.DATA, stdout=log, stderr=log, start_new_session=True
+                self.command,
+                env=environ,
+                cwd=store.DATA,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
             )
 
-    def look(self, environ: dict[str, str]) -> None:
+    def look(self, environ: dict[str, str], lock: TextIO) -> bool:
         """Start it again where it was killed or asked to leave; where it failed, say so and end."""
         status = self.process.poll()
         if status is None:
-            return
+            return False
         if status > 0:
             said = "\n".join(self.log.read_text().splitlines()[-20:])
             raise SystemExit(f"{self.name} has failed with status {status}; {self.log} ends with\n{said}")
         time.sleep(0.5)
-        self.start(environ)
+        self.start(environ, lock)
         print(f"{self.name} was killed: it is started again as {self.process.pid}", flush=True)
+        return True
 
     def stop(self) -> None:
         """Ask it to leave, and do not wait for ever."""
@@ -103,6 +129,13 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def note(lock: TextIO, programs: list[Program]) -> None:
+    """Write down who has the folder."""
+    lock.truncate(0)
+    lock.write(" ".join(str(pid) for pid in (os.getpid(), *(program.process.pid for program in programs))))
+    lock.flush()
 
 
 def leave(number: int, frame: FrameType | None) -> None:
@@ -126,6 +159,7 @@ def main() -> None:
         "NOTIFY_LISTEN__ALLOWED_ORIGINS": f"{origin},http://localhost:{page}",
         "NOTIFY_AUTH__WEBHOOK__AUTHORIZE_URL": f"{origin}/notify/authorize",
     }
+    lock = claim()
     prepare()
     twistd = Path(sys.executable).with_name("twistd")
     programs = [
@@ -138,12 +172,13 @@ def main() -> None:
     started: list[Program] = []
     try:
         for program in programs:
-            program.start(environ)
+            program.start(environ, lock)
             started.append(program)
+        note(lock, started)
         said = False
         while True:
-            for program in programs:
-                program.look(environ)
+            if any(program.look(environ, lock) for program in programs):
+                note(lock, started)
             if not said and answers(origin) and answers(f"{api}/health/ready"):
                 print(f"open {origin} and sign in as Ada", flush=True)
                 print(f"open http://localhost:{page} in another window and sign in as Grace", flush=True)

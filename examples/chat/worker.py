@@ -37,8 +37,14 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with closing(store.connect()) as db, Publisher(API, key, timeout=10) as publisher:
             while True:
-                if not empty(db, publisher, key):
-                    time.sleep(LOOK)
+                try:
+                    told = empty(db, publisher, key)
+                except sqlite3.OperationalError as error:
+                    # Somebody else has it for long, or the disk is full: what was told is told again under its key.
+                    log.warning("the database: %s", error)
+                    time.sleep(AGAIN)
+                else:
+                    time.sleep(0 if told else LOOK)
 
 
 def empty(db: sqlite3.Connection, publisher: Publisher, key: str) -> int:

@@ -4,7 +4,8 @@ import { NotifyClient } from "./client/notify-client.js";
 import { Messages } from "./demo-messages.js";
 
 const QUERY = new URLSearchParams(location.search);
-const CHAT = Number(QUERY.get("chat") ?? 1);
+const ASKED = QUERY.get("chat") || "1", CHAT = /^-?\d+$/.test(ASKED) ? Number(ASKED) : ASKED;
+const IS_CHAT = typeof CHAT === "string" ? /^[A-Za-z0-9_-]{1,64}$/.test(CHAT) : Number.isSafeInteger(CHAT) && String(CHAT) === ASKED;
 const TOKEN_SECONDS = 15;
 const READER_QUEUE = 10;
 const TYPING_EVERY = 3000, TYPING_STAYS = 5000; // milliseconds: said anew, and believed without being said anew
@@ -350,7 +351,8 @@ class Panel {
   }
 }
 
-const panels = [1, 2].map((user) => new Panel(user));
+if (!IS_CHAT) complain(`No chat has the id “${ASKED}”: an integer below 2^53, or text of 1 to 64 of A-Z a-z 0-9 _ -`);
+const panels = IS_CHAT ? [1, 2].map((user) => new Panel(user)) : [];
 for (const panel of panels) panel.connect();
 setInterval(() => panels.forEach((panel) => panel.refresh()), 200);
 setInterval(() => panels.forEach((panel) => panel.ping()), 3000);

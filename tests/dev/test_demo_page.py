@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -344,6 +345,21 @@ class DemoPage(TestCase):
             page.wait(2, "from the history", lambda: page.messages(2) == [f"{markup} again", markup])
             made = "return [window.ran ?? 0, document.querySelectorAll('main :is(img, script, b b)').length]"
             self.assertEqual(page.browser.run(made), [0, 0])
+
+        await self._visit(visit)
+
+    async def test_a_chat_s_id_may_be_text_and_what_is_none_is_said(self) -> None:
+        def visit(page: Page) -> None:
+            page.open("?chat=550e8400-e29b-41d4-a716-446655440000")
+            page.say(1, "one")
+            page.wait(2, "the message", lambda: page.messages(2) == ["one"])
+            page.browser.type("[data-user='1'] .composer input", "two")
+            page.wait(2, "typing", lambda: page.field(2, "typing") == "Ada is typing…")
+            for wrong in ("1.5", "a b", "9007199254740992", "<b>", "-0"):
+                page.browser.go(f"{page.url}?chat={quote(wrong)}")
+                words = f"No chat has the id “{wrong}”"
+                page.browser.until(words, lambda words=words: words in page.browser.text("#banner"))
+            page.open("?chat=")
 
         await self._visit(visit)
 

@@ -119,6 +119,21 @@ class Edits(SynchronousTestCase):
 
         self.run_page(visit)
 
+    def test_ids_that_are_text_and_any_emoji_make_keys_that_the_server_takes_and_none_is_another_s(
+        self,
+    ) -> None:
+        with Server() as server, Publisher(f"http://127.0.0.1:{server.internal}", KEY) as publisher:
+            one, other, kiss = "m" * 64, "u" * 64, "👩🏿\u200d❤️\u200d💋\u200d👩🏾"
+            self.backend.edited(publisher, "c" * 64, other, one, "new", 1)
+            self.backend.deleted(publisher, "c" * 64, other, one)
+            self.backend.reacted(publisher, "c" * 64, other, one, kiss, True, 1)
+            self.backend.member(publisher, "c" * 64, other, other, True, 1)
+            self.backend.reacted(publisher, 7, "b-c", "a", kiss, True, 1)
+            self.backend.reacted(publisher, 7, "c", "a-b", kiss, True, 1)
+            for chat, count in (("c" * 64, 4), ("7", 2)):
+                stored = server.http("GET", f"/v1/history?subject=workspace.1.chat.{chat}.messages")[1]
+                self.assertEqual(len(stored["messages"]), count)
+
     def test_publishing_it_again_stores_nothing(self) -> None:
         with Server() as server, Publisher(f"http://127.0.0.1:{server.internal}", KEY) as publisher:
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
+from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
 
@@ -34,10 +36,14 @@ class Membership(SynchronousTestCase):
     def setUp(self) -> None:
         self.members: dict[int, set[int]] = {7: set(), 8: {1}}
         self.listed = True
+        self.away = 0
         self.backend = serve_pages(self, ROOT, answer=self.answer)
 
     def answer(self, asked: Asked) -> tuple[int, str, bytes]:
         if asked.path == "/token":
+            if self.away:
+                self.away -= 1
+                return 503, "text/plain", b""
             return 200, "text/plain", self.token().encode()
         question = json.loads(asked.body)
         return answer({"allowed": question["user_id"] in self.members.get(question["chat_id"], ())})
@@ -100,6 +106,22 @@ class Membership(SynchronousTestCase):
             self.assertEqual(self.frames(server, before, 7), [4002])
             self.assertEqual(self.frames(server, self.token(), 7, 8), ["forbidden", "subscribed"])
 
+    def test_the_backend_has_no_token_when_the_client_is_told(self) -> None:
+        with Server('[auth.jwt]\nchats_claim = "chats"\n') as server:
+            self.recipe = recipe(self, "membership", **addresses(server))
+            environ = {**addresses(server), "TOKEN_URL": f"{self.backend}/token"}
+            with (
+                Publisher(addresses(server)["NOTIFY_API_URL"], KEY) as publisher,
+                Program(EXAMPLES / "members.py", **environ) as client,
+            ):
+                self.assertEqual(client.line(), "connected")
+                self.members[7].add(1)
+                self.away = 1
+                self.recipe.joined(publisher, 7, 1)
+                wait_for("it is in", lambda: self.members_of(server, 7))
+                publisher.chat(1, 7, 6, "welcome")
+                self.assertEqual(client.line(), "7 welcome")
+
     def test_with_a_claim_of_chats_unsubscribing_is_not_enough(self) -> None:
         with Server('[auth.jwt]\nchats_claim = "chats"\n') as server:
             self.recipe = recipe(self, "membership", **addresses(server))
@@ -151,3 +173,31 @@ class Membership(SynchronousTestCase):
                 self.recipe.removed_with_webhook(1, 7)
         with self.assertRaises(OSError):
             self.recipe.removed_with_webhook(1, 7)
+
+    def test_an_answer_that_was_cut_off_or_is_none_raises_what_the_caller_repeats(self) -> None:
+        answers = (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{",
+            b"HTTP/1.1 200 OK\r\n\r\n",
+            b"what?\r\n\r\n",
+            b"",
+        )
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            self.recipe = recipe(self, "membership", NOTIFY_API_URL=url, NOTIFY_API_KEY=KEY)
+            for answer in answers:
+                thread = Thread(target=self.say, args=(server, answer))
+                thread.start()
+                try:
+                    with self.assertRaises(OSError):
+                        self.recipe.removed_with_chats_claim(1)
+                finally:
+                    thread.join()
+
+    def say(self, server: socket.socket, what: bytes) -> None:
+        """Answer one request with this, and close."""
+        connection, _ = server.accept()
+        with connection:
+            request = b""
+            while not request.endswith(b"}"):
+                request += connection.recv(65536)
+            connection.sendall(what)

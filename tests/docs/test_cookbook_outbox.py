@@ -20,7 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.docs.outboxes import Base, shared_nats, shared_postgres
 from tests.support.http import temporary_folder
+from tests.support.pages import Asked, serve_pages
 from tests.support.process import Server, wait_for
+from tests.support.recipes import answer
 
 
 class Hanging(SynchronousTestCase):
@@ -35,6 +37,29 @@ class Hanging(SynchronousTestCase):
             server.setblocking(False)
             server.accept()[0].close()
             self.assertRaises(BlockingIOError, server.accept)
+
+
+class Slow(SynchronousTestCase):
+    def test_a_server_that_is_slow_to_tell_its_history_does_not_have_keys_forgotten_meanwhile(self) -> None:
+        recipe = import_module("outbox")
+        self.patch(recipe, "PATIENCE", 0.5)
+        asked: list[str] = []
+
+        def slow(request: Asked) -> tuple[int, str, bytes] | None:
+            if request.path.startswith("/v1/history"):
+                asked.append(request.path)
+                sleep(0.2)
+                return answer({"messages": [], "complete": True})
+            return None
+
+        outbox = recipe.Outbox(serve_pages(self, temporary_folder(self), answer=slow), "a-key")
+        rows = [recipe.Row(n, f"key-{n}", f"workspace.1.chat.{n}.messages", "{}", 3600.0) for n in range(20)]
+        # This one is young: for as long as it waits for the others, its key is growing old.
+        rows.append(recipe.Row(20, "key-20", "workspace.1.chat.20.messages", "{}", recipe.REMEMBERED - 1.0))
+        outbox.deliver(rows)
+        self.assertIn(len(asked), range(1, 5))
+        # Nor is one published that was not looked for.
+        self.assertLessEqual({row.subject for row in rows[4:20]}, set(outbox.resting()))
 
 
 class Behaviour(Base):
@@ -332,6 +357,40 @@ class Postgres(Behaviour, SynchronousTestCase):
         second.join()
         self.emptied()
         self.assertEqual(self.kept(chat), ["first", "second"])
+
+    def test_of_two_that_wait_for_each_other_one_is_undone_and_never_heard_of(self) -> None:
+        self.worker()
+        first, second = self.chats[:2]
+        both, outcomes = threading.Barrier(2, timeout=20), list[str]()
+
+        def post(name: str, *chats: int) -> None:
+            try:
+                with self.connect() as db, db.transaction():
+                    self.recipe.post(db, chats[0], 7, name)
+                    both.wait()
+                    self.recipe.post(db, chats[1], 7, name)
+            except psycopg.errors.DeadlockDetected:
+                outcomes.append(name)
+
+        threads = [
+            threading.Thread(target=post, args=("one", first, second)),
+            threading.Thread(target=post, args=("other", second, first)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(outcomes), 1)
+        for chat in (first, second):
+            self.posted[chat].append({"one": "other", "other": "one"}[outcomes[0]])
+            # What is taken back within a transaction that goes on is not heard of either.
+            with self.db.transaction():
+                self.post(chat, "kept")
+                with self.db.transaction() as inner:
+                    self.recipe.post(self.db, chat, 7, "taken back")
+                    raise psycopg.Rollback(inner)
+        self.emptied()
+        self.check()
 
     def test_a_chat_that_another_worker_has_is_left_to_that_one(self) -> None:
         first, second = self.chats[:2]

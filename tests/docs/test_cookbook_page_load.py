@@ -76,6 +76,36 @@ class PageLoad(SynchronousTestCase):
             self.say("and on")
             self.shows(browser, "before", "meanwhile", "after", "meanwhile, again", "and on")
 
+    def test_ids_beyond_what_a_number_of_javascript_holds_are_told_apart_and_known_again(self) -> None:
+        site = Site(self)
+        self.next = 2**53
+        with Browser() as browser, Server(f'[listen]\nallowed_origins = ["{site.origin}"]\n') as server:
+
+            def messages(_: object) -> tuple[int, str, bytes]:
+                # The position is from before these: they come, too.
+                self.say("one")
+                self.say("two")
+                return answer([{**one, "message_id": str(one["message_id"])} for one in self.state()])
+
+            site.answers["/api/chats/7/messages"] = messages
+            self.begin(server)
+            browser.go(site.page("/page", "page_load.js", server, "<ol></ol>"))
+            self.shows(browser, "one", "two")
+            self.say("three")
+            self.shows(browser, "one", "two", "three")
+
+            rendered = recipe(self, "rendered", DATABASE=self.path, **addresses(server))
+            position = rendered.newest(7)
+            self.say("four")
+            html = rendered.render(7).replace(
+                f'data-seq="{rendered.newest(7)["seq"]}"', f'data-seq="{position["seq"]}"'
+            )
+            site.answers["/chat"] = lambda _: (200, "text/html", html.encode())
+            browser.go(f"{site.origin}/chat")
+            self.present(server, 1)
+            self.say("five")
+            self.shows(browser, "one", "two", "three", "four", "five")
+
     def test_a_page_whose_backend_fails_loads_again_and_misses_nothing(self) -> None:
         site = Site(self)
         failing = [answer({}, 503)]

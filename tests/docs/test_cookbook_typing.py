@@ -86,6 +86,21 @@ class Typing(SynchronousTestCase):
 
         self.visit(visit)
 
+    def test_a_chat_s_id_may_come_out_of_the_page_as_text(self) -> None:
+        def visit(browser: Browser, publisher: Publisher, other: Client) -> None:
+            hear = """const [chat, done] = arguments, client = { on: (_, listener) => (client.tell = listener) };
+                import("/docs/examples/cookbook/typing.js").then(({ hearTyping }) => {
+                  const heard = [];
+                  hearTyping(client, chat, (users) => heard.push(users.join()));
+                  for (const chat_id of [8, 2n ** 60n, 7]) client.tell({ chat_id, user_id: chat_id, kind: "typing", data: true });
+                  done(heard);
+                });"""
+            self.assertEqual(browser.wait(hear, "7"), ["7"])
+            self.assertEqual(browser.wait(hear, 7), ["7"])
+            self.assertEqual(browser.wait(hear, str(2**60)), [str(2**60)])
+
+        self.visit(visit)
+
     def test_a_pointer_is_said_at_a_rate_and_its_last_place_is_said(self) -> None:
         def visit(browser: Browser, publisher: Publisher, other: Client) -> None:
             move = """const [done] = arguments; let x = 0; const began = performance.now();

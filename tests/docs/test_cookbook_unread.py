@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +80,9 @@ class Recipe(TestCase):
 
 
 class Unread(Recipe):
+    #: what the backend's failures say, one for each of the next questions
+    away: tuple[str, ...] | list[str] = ()
+
     async def device(self, user_id: int, **options: Any) -> Any:
         """The counts of a device that has started; ``loads`` is how often it asked the backend."""
         recipe = import_module("unread_client")
@@ -86,6 +90,8 @@ class Unread(Recipe):
 
         async def ask(chat_id: int) -> Any:
             loads.append(chat_id)
+            if self.away:
+                raise ConnectionError(self.away.pop())
             return self.unread.state(self.db, user_id, chat_id)
 
         counts = recipe.Unread(user_id, ask)
@@ -133,6 +139,13 @@ class Unread(Recipe):
         kinds = "SELECT count(*) FROM outbox WHERE subject LIKE '%notifications'"
         await until(lambda: self.db.execute(kinds).fetchall() == [(0,)])
 
+    async def test_a_mark_of_nothing_or_of_no_message_changes_nothing_and_is_not_told(self) -> None:
+        nothing = self.unread.state(self.db, ME, CHAT)
+        for wrong in (0, -1, -(2**70), 2**70):
+            self.assertEqual(self.read(wrong), nothing)
+        self.assertEqual(self.db.execute("SELECT * FROM reads").fetchall(), [])
+        self.assertEqual(self.db.execute("SELECT * FROM outbox").fetchall(), [])
+
     async def test_it_counts_no_further_than_a_badge_shows(self) -> None:
         for _ in range(105):
             self.post(OTHER)
@@ -151,6 +164,23 @@ class Unread(Recipe):
         await deferToThread(self.notify.start)
         await until(lambda: counts[CHAT] == 2, 60)
         self.assertGreater(len(counts.loads), 1)
+        self.post(OTHER)
+        await until(lambda: counts[CHAT] == 3)
+
+    async def test_it_asks_until_the_backend_answers(self) -> None:
+        recipe = import_module("unread_client")
+        self.patch(recipe, "AGAIN", 0.01)
+        self.away = ["it starts"]
+        self.post(OTHER)
+        counts = await self.device(ME)
+        await until(lambda: counts[CHAT] == 1)
+        # As when a machine is started again: both are away, and notify is back first.
+        self.notify.process.kill()
+        await deferToThread(self.notify.process.wait)
+        self.away = ["still away"] * 5
+        self.post(OTHER)
+        await deferToThread(self.notify.start)
+        await until(lambda: counts[CHAT] == 2, 60)
         self.post(OTHER)
         await until(lambda: counts[CHAT] == 3)
 
@@ -244,6 +274,24 @@ class Push(Recipe):
         self.push.look(self.db, lambda chat_id: set(), fail, 1e10)
         self.assertEqual(self.waiting(), 1)
         self.assertEqual(await self.look(1e11), [(OTHER, CHAT)])
+
+    async def test_a_server_that_does_not_answer_is_waited_for_once_and_not_for_each_chat(self) -> None:
+        for chat in range(CHAT + 1, CHAT + 20):
+            self.db.execute("INSERT INTO members VALUES (?, ?)", (chat, OTHER))
+            self.push.post(self.db, 1, chat, ME, "x")
+        self.patch(self.push, "PATIENCE", 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            self.patch(os, "environ", {**os.environ, "NOTIFY_API_URL": url})
+            self.assertEqual(len(await self.look(self.push.DELAY)), 19)
+            server.setblocking(False)
+            server.accept()[0].close()
+            self.assertRaises(BlockingIOError, server.accept)
+
+    async def test_who_is_not_a_member_any_more_gets_none(self) -> None:
+        self.post(ME)
+        self.db.execute("DELETE FROM members WHERE user_id = ?", (OTHER,))
+        self.assertEqual((await self.look(self.push.DELAY), self.waiting()), ([], 0))
 
     async def test_the_program_looks_by_itself(self) -> None:
         self.post(ME)

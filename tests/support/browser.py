@@ -73,6 +73,10 @@ class Browser:
         """Load a page."""
         self._command("url", {"url": url})
 
+    def back(self) -> None:
+        """As its button does."""
+        self._command("back", {})
+
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
         return self._command("execute/sync", {"script": script, "args": list(arguments)})

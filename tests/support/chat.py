@@ -59,6 +59,19 @@ class Chat:
                 start_new_session=True,
             )
 
+    def again(self) -> tuple[int, str]:
+        """The same command once more, in the same folder, stopped as soon as it is ready; its status, and what it said."""
+        self.said_file.rename(self.folder / "said before")
+        before = self.process
+        try:
+            self.start()
+            wait_for("it is ready", lambda: "Ctrl-C" in self.said() or self.process.poll() is not None)
+            self.process.send_signal(signal.SIGINT)
+            return self.process.wait(60), self.said()
+        finally:
+            self.process = before
+            (self.folder / "said before").rename(self.said_file)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -84,6 +97,14 @@ class Chat:
         before = self.pid(name)
         os.kill(before, number)
         wait_for(f"another {name}", lambda: self.pid(name) != before)
+
+    def answers(self) -> bool:
+        """Whether the backend does."""
+        try:
+            urllib.request.urlopen(self.url, timeout=10).close()
+        except OSError:
+            return False
+        return True
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """What the database says."""

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -143,7 +144,7 @@ class Backend(Example):
             cookie = ada.headers["Set-Cookie"]
             self.assertIn("HttpOnly", cookie)
             self.assertIn("SameSite=strict", cookie)
-            for origin in ("http://evil.example", "null", f"http://127.0.0.1:{chat.public}"):
+            for origin in ("http://evil.example", "null", "http://[", "é", f"http://127.0.0.1:{chat.public}"):
                 for method, path, body in (
                     ("POST", f"chats/{LAUNCH}/messages", {"key": "k", "text": "hi"}),
                     ("DELETE", f"chats/{LAUNCH}/members/{ADA}", None),
@@ -166,6 +167,8 @@ class Backend(Example):
         def visit(chat: Chat) -> None:
             ada = Person(chat.url, "Ada")
             cookie = ada.cookie
+            self.assertEqual(ada.ask("GET", "token")[0], 200)
+            self.assertEqual(ada.headers["Cache-Control"], "no-store")
             self.assertNotIn(cookie.partition("=")[2], str(chat.rows("SELECT digest FROM sessions")))
             self.assertEqual(ada.ask("DELETE", "session")[0], 204)
             ada.cookie = cookie
@@ -227,6 +230,23 @@ class Worker(Example):
                 chat.kill("worker")
                 self.assertEqual(len(chat.rows("SELECT * FROM outbox WHERE body LIKE '%once%'")), 1)
             self.assertEqual(self.said(chat), ["once"])
+
+        return self.visit(visit)
+
+    def test_while_somebody_has_the_database_it_waits(self) -> Deferred[None]:
+        def visit(chat: Chat) -> None:
+            ada = Person(chat.url, "Ada")
+            worker = chat.pid("worker")
+            os.kill(worker, signal.SIGSTOP)
+            for text in ("one", "two"):
+                ada.say(LAUNCH, text)
+            with closing(sqlite3.connect(chat.data / "chat.sqlite", isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                os.kill(worker, signal.SIGCONT)
+                log = chat.data / "worker.log"
+                wait_for("it has given up once", lambda: "database is locked" in log.read_text())
+            self.assertEqual(self.said(chat), ["one", "two"])
+            self.assertEqual(chat.pid("worker"), worker)
 
         return self.visit(visit)
 
@@ -337,6 +357,29 @@ class Command(Example):
             # Another time it goes on with what there is.
             with Chat() as other:
                 self.assertEqual(other.process.poll(), None)
+
+        return self.visit(visit)
+
+    def test_another_one_in_the_same_folder_says_what_is_there_and_ends(self) -> Deferred[None]:
+        def visit(chat: Chat) -> None:
+            pids = {name: chat.pid(name) for name in ("backend", "notify", "worker")}
+            for others in (f"kill {chat.process.pid}", "kill"):
+                status, said = chat.again()
+                self.assertEqual(status, 1)
+                self.assertIn(f"{chat.data} is in use", said)
+                self.assertIn(others, said)
+                for pid in pids.values():
+                    self.assertIn(f" {pid}", said)
+                if chat.process.poll() is None:
+                    ada = Person(chat.url, "Ada")
+                    ada.say(LAUNCH, "the first one is not disturbed")
+                    self.assertEqual(self.said(chat), ["the first one is not disturbed"])
+                    # What it started is left behind, with the outbox.
+                    chat.process.kill()
+                    chat.process.wait()
+            command = said.split("`")[1]
+            subprocess.run(["sh", "-c", command], check=False, capture_output=True)
+            wait_for("all are gone", lambda: chat.again()[0] == 0)
 
         return self.visit(visit)
 

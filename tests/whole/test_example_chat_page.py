@@ -21,6 +21,15 @@ LAUNCH, LUNCH, PAPERS = 1, 2, 3
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
+#: the answers to what is asked of such a path wait in `held`
+HOLD = """const [part] = arguments, real = window.fetch;
+    window.held = [];
+    window.fetch = (path, options) => {
+      const answer = real(path, options);
+      if (!path.includes(part)) return answer;
+      return answer.then((one) => new Promise((resolve) => window.held.push(() => resolve(one))));
+    };"""
+
 
 class ExamplePage(TestCase):
     timeout = 240
@@ -210,6 +219,54 @@ class Conversation(ExamplePage):
 
         return self.visit(visit, browsers=1)
 
+    def test_what_is_edited_and_deleted_while_earlier_messages_are_fetched_is_shown_so(
+        self,
+    ) -> Deferred[None]:
+        def visit(chat: Chat, windows: list[Browser]) -> None:
+            [window] = windows
+            radia = Person(chat.url, "Radia")
+            ids = [radia.say(LAUNCH, f"message {number}") for number in range(120)]
+            page = Page(window, chat.url).sign_in("Ada")
+            window.run(HOLD, "before=")
+            page.open("Launch")
+            window.run("document.querySelector('#log').scrollTop = 0")
+            page.wait("the question", lambda: window.run("return window.held.length") == 1)
+            # The backend has answered: what happens now is not in it. The first one is on neither page.
+            for number in (0, 40, 50):
+                radia.ask("PUT", f"chats/{LAUNCH}/messages/{ids[number]}", {"text": f"edited {number}"})
+            radia.ask("DELETE", f"chats/{LAUNCH}/messages/{ids[30]}")
+            radia.say(LAUNCH, "behind all that")
+            page.shows("behind all that", last=True)
+            self.assertEqual(len(page.messages()), 51)
+            window.run("window.held.splice(0).forEach((go) => go())")
+            page.wait("more", lambda: len(page.messages()) == 101)
+            shown = page.messages()
+            wanted = ["This message was deleted.", "edited 40", "edited 50"]
+            self.assertEqual([shown[number - 20] for number in (30, 40, 50)], wanted)
+            window.run("document.querySelector('#log').scrollTop = 0")
+            page.wait("the question", lambda: window.run("return window.held.length") == 1)
+            window.run("window.held.splice(0).forEach((go) => go())")
+            page.wait("all", lambda: len(page.messages()) == 121)
+            self.assertEqual(page.messages()[:2], ["edited 0", "message 1"])
+
+        return self.visit(visit, browsers=1)
+
+    def test_one_goes_away_and_comes_back_to_the_page(self) -> Deferred[None]:
+        def visit(chat: Chat, windows: list[Browser]) -> None:
+            [window] = windows
+            radia = Person(chat.url, "Radia")
+            radia.say(LAUNCH, "before")
+            page = Page(window, chat.url).sign_in("Ada").open("Launch").shows("before")
+            for number in (1, 2):
+                window.go("about:blank")
+                radia.say(LAUNCH, f"meanwhile {number}")
+                window.back()
+                page.connected().shows(f"meanwhile {number}", last=True)
+            radia.say(LAUNCH, "after")
+            page.shows("before", "meanwhile 1", "meanwhile 2", "after")
+
+        return self.visit(visit, browsers=1)
+
 
 class Trouble(ExamplePage):
     noise = ("Failed to load resource", "WebSocket connection to", "net::ERR")
@@ -283,6 +340,53 @@ class Trouble(ExamplePage):
             ada.shows("before", "one", "two", "three", "four")
 
         return self.visit(visit)
+
+    def test_a_load_that_is_refused_for_now_is_tried_again(self) -> Deferred[None]:
+        def visit(chat: Chat, windows: list[Browser]) -> None:
+            [window] = windows
+            page = Page(window, chat.url).sign_in("Ada").open("Launch")
+            page.say("before")
+            page.shows("before")
+            # As a proxy does that has had too many.
+            window.run(
+                """const real = window.fetch; window.refused = 0;
+                window.fetch = (path, options) => path.endsWith("chats/1") && (window.refused += 1) === 1
+                  ? Promise.resolve(new Response("{}", { status: 429 })) : real(path, options);"""
+            )
+            chat.kill("notify")
+            page.wait("refused, and let in", lambda: window.run("return window.refused") >= 2)
+            page.connected().say("after")
+            there = Person(chat.url, "Radia")
+            there.say(LAUNCH, "and on")
+            page.shows("before", "after", "and on")
+            # It comes through notify, and not by loading again and again.
+            loads = window.run("return window.refused")
+            there.say(LAUNCH, "and on and on")
+            page.shows("before", "after", "and on", "and on and on")
+            self.assertEqual(window.run("return window.refused"), loads)
+
+        return self.visit(visit, browsers=1)
+
+    def test_an_edit_that_does_not_reach_the_backend_is_in_the_composer_again(self) -> Deferred[None]:
+        def visit(chat: Chat, windows: list[Browser]) -> None:
+            [window] = windows
+            page = Page(window, chat.url).sign_in("Ada").open("Launch")
+            page.say("as it was")
+            page.shows("as it was").wait("it is sent", lambda: not page.seen(".pending"))
+            page.act("as it was", "edit")
+            os.kill(chat.pid("backend"), signal.SIGSTOP)
+            page.say(", and more")
+            chat.kill("backend")
+            text = "return document.querySelector('#text').value"
+            page.wait("the text", lambda: window.run(text) == "as it was, and more")
+            self.assertEqual(window.text("#notice"), "The server does not answer: try again.")
+            page.shows("as it was")
+            wait_for("it is back", chat.answers)
+            page.say("")
+            page.shows("as it was, and more")
+            self.assertEqual(window.run(text), "")
+
+        return self.visit(visit, browsers=1)
 
 
 class Looks(ExamplePage):

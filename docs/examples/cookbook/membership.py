@@ -2,6 +2,7 @@
 
 import json
 import os
+from http.client import HTTPException
 from urllib.request import Request, urlopen
 
 WORKSPACE = 1
@@ -29,5 +30,8 @@ def call(path, **fields):
         json.dumps({"workspace_id": WORKSPACE, **fields}).encode(),
         {"Authorization": f"Bearer {os.environ['NOTIFY_API_KEY']}", "Content-Type": "application/json"},
     )
-    with urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    try:
+        with urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+    except (HTTPException, ValueError) as error:
+        raise OSError(f"an answer that is none: {error}") from error

@@ -75,7 +75,12 @@ class Outbox:
         found = []
         old = [row for row in rows if not 0 <= row.age < REMEMBERED]
         subjects = dict.fromkeys(row.subject for row in old)
+        until = time.monotonic() + PATIENCE
         for subject in subjects:
+            if time.monotonic() > until:
+                # The keys of the other rows grow old meanwhile.
+                self._rest(subject, TimeoutError("there was no time left to look for it"))
+                continue
             ids = {row.id: _name(payloads[row.id]) for row in old if row.subject == subject}
             try:
                 there = self._newest(subject, list(ids.values()))

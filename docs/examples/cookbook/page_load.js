@@ -5,8 +5,9 @@ const list = document.querySelector("ol");
 const shown = new Map(); // message_id -> its item
 
 function show({ message_id, content }) {
-  if (!shown.has(message_id)) shown.set(message_id, list.appendChild(document.createElement("li")));
-  shown.get(message_id).textContent = content;
+  const id = String(message_id); // an integer beyond 2^53 comes as a BigInt, and as text from the backend
+  if (!shown.has(id)) shown.set(id, list.appendChild(document.createElement("li")));
+  shown.get(id).textContent = content;
 }
 
 async function load() {

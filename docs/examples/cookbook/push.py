@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from http.client import HTTPException
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import outbox_sqlite
@@ -38,6 +39,13 @@ CREATE INDEX IF NOT EXISTS pushes_due ON pushes (due);
 DELAY = 5
 #: after so many looks a push is sent, also to somebody who is there: an open window is not a reader
 LOOKS = 4
+#: seconds that notify may take to say who is in a chat
+PATIENCE = 5
+
+DUE = """
+SELECT pushes.user_id, chat_id, message_id, looks, members.user_id IS NOT NULL
+FROM pushes LEFT JOIN members USING (user_id, chat_id) WHERE due <= ? ORDER BY due LIMIT 500
+"""
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -64,13 +72,18 @@ def post(db: sqlite3.Connection, workspace_id: int, chat_id: int, sender_id: int
 def look(db: sqlite3.Connection, present: Present, send: Send, now: float) -> None:
     """See about those whose time has come: who has read it needs no push, who is there may read it yet."""
     there: dict[int, set[int]] = {}
-    due = "SELECT user_id, chat_id, message_id, looks FROM pushes WHERE due <= ? ORDER BY due LIMIT 500"
-    for user_id, chat_id, message_id, looks in db.execute(due, [now]).fetchall():
-        done = unread.state(db, user_id, chat_id)["last_read"] >= message_id
+    away = False
+    for user_id, chat_id, message_id, looks, member in db.execute(DUE, [now]).fetchall():
+        done = not member or unread.state(db, user_id, chat_id)["last_read"] >= message_id
         if not done:
-            if chat_id not in there:
-                there[chat_id] = present(chat_id)
-            if user_id not in there[chat_id] or looks + 1 >= LOOKS:
+            if chat_id not in there and not away:
+                try:
+                    there[chat_id] = present(chat_id)
+                except OSError as error:
+                    # Nobody answers: do not wait as long for each of the other chats.
+                    log.warning("nobody knows who is there: %s", error)
+                    away = True
+            if user_id not in there.get(chat_id, ()) or looks + 1 >= LOOKS:
                 done = _sent(send, user_id, chat_id)
         if done:
             # Unless a newer message has come meanwhile.
@@ -91,13 +104,16 @@ def _sent(send: Send, user_id: int, chat_id: int) -> bool:
 
 
 def present(chat_id: int) -> set[int]:
-    """Who is in a chat, on any node. Where that cannot be told, nobody: better one push too many than none."""
+    """Who is in a chat, on any node. Where that cannot be told, nobody: better one push too many than none.
+
+    Raises OSError where nobody answers.
+    """
     url = f"{os.environ['NOTIFY_API_URL']}/v1/presence?workspace_id=1&chat_id={chat_id}"
     headers = {"Authorization": f"Bearer {os.environ['NOTIFY_API_KEY']}"}
     try:
-        with urlopen(Request(url, headers=headers), timeout=5) as answer:
+        with urlopen(Request(url, headers=headers), timeout=PATIENCE) as answer:
             return {user["user_id"] for user in json.load(answer)["users"]}
-    except (OSError, HTTPException, ValueError) as error:
+    except (HTTPError, HTTPException, ValueError) as error:
         log.warning("nobody knows who is in chat %s: %s", chat_id, error)
         return set()
 

@@ -24,7 +24,7 @@ export function hearTyping(client, chat, show, { stays = 5000 } = {}) {
     if (before !== typing) show([...typists.keys()]);
   };
   client.on("signal", ({ chat_id, user_id, kind, data }) => {
-    if (chat_id === chat && kind === "typing") set(user_id, data === true);
+    if (String(chat_id) === String(chat) && kind === "typing") set(user_id, data === true);
   });
   return ({ sender_id }) => set(sender_id, false);
 }

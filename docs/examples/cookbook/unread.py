@@ -44,21 +44,23 @@ def mark_read(
     """A user has read a chat up to a message. Says so to all devices of the user, and gives how the chat stands now."""
     db.execute("BEGIN IMMEDIATE")
     with db:
-        read = min(message_id, state(db, user_id, chat_id)["newest"])
-        changed = db.execute(
+        before = state(db, user_id, chat_id)
+        read = min(message_id, before["newest"])
+        if read <= before["last_read"]:
+            return before
+        db.execute(
             "INSERT INTO reads VALUES (?, ?, ?) ON CONFLICT (user_id, chat_id)"
-            " DO UPDATE SET last_read = excluded.last_read WHERE excluded.last_read > last_read",
+            " DO UPDATE SET last_read = excluded.last_read",
             [user_id, chat_id, read],
         )
         now = state(db, user_id, chat_id)
-        if changed.rowcount:
-            notification = {
-                "notification_id": str(uuid4()),
-                "workspace_id": workspace_id,
-                "user_id": user_id,
-                "kind": "read",
-                "data": now,
-                "timestamp": int(time.time()),
-            }
-            put(db, f"workspace.{workspace_id}.user.{user_id}.notifications", notification)
+        notification = {
+            "notification_id": str(uuid4()),
+            "workspace_id": workspace_id,
+            "user_id": user_id,
+            "kind": "read",
+            "data": now,
+            "timestamp": int(time.time()),
+        }
+        put(db, f"workspace.{workspace_id}.user.{user_id}.notifications", notification)
     return now

@@ -1,5 +1,7 @@
 """Unread counts, the client's half: what a badge shows."""
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,10 +10,17 @@ from notify.client import AsyncioClient, ChatMessage, Loss
 State = dict[str, int]
 
 
+log = logging.getLogger("unread")
+
+#: seconds until a backend that is away is asked again
+AGAIN = 1.0
+
+
 class Unread:
     """``unread[chat_id]`` is how many messages of others a user has not read.
 
-    ``ask(chat_id)`` has the backend say how a chat stands; ``changed(chat_id, count)`` is called with each new count.
+    ``ask(chat_id)`` has the backend say how a chat stands, and raises OSError where that is away; ``changed(chat_id, count)`` is
+    called with each new count.
     """
 
     def __init__(
@@ -46,8 +55,15 @@ class Unread:
             await self.load(chat_id)
 
     async def load(self, chat_id: int) -> None:
-        """Ask the backend."""
-        self.apply(await self._ask(chat_id))
+        """Ask the backend, until it answers."""
+        while True:
+            try:
+                state = await self._ask(chat_id)
+            except OSError as error:
+                log.warning("how chat %s stands is asked again: %s", chat_id, error)
+                await asyncio.sleep(AGAIN)
+            else:
+                return self.apply(state)
 
     def apply(self, state: State) -> None:
         """Take how a chat stands, from whomever: the answer to a question or to a mark, or a notification."""

@@ -125,7 +125,7 @@ function showChats() {
 async function openChat(id) {
   shut("Loading…");
   const mine = { id, stream: null, owner: 0, newest: 0, read: 0, reading: null, members: [],
-    names: new Map(), present: new Set(), typing: new Map(), items: new Map() };
+    names: new Map(), present: new Set(), typing: new Map(), items: new Map(), fetching: null };
   room = mine;
   history.replaceState(null, "", `#${id}`);
   showChats();
@@ -149,6 +149,7 @@ async function openChat(id) {
     } catch (error) {
       if (room !== mine || client.state.state === "closed") return;
       if (error.status === 404) return shut(`You are not in “${$("title").textContent}” any more.`);
+      mine.stream?.close(); // where a loss could not be loaded it is there, and would be in the way of the next
       await pause(); // notify does not let us in: does the backend, still?
     }
   }
@@ -213,7 +214,8 @@ function happened({ kind, data, refers_to }) {
     for (const { id, name } of data.members) room.names.set(id, name);
     return showMembers();
   }
-  if (room.items.has(refers_to)) put(data); // "edited", "deleted"; else it is further up than what is shown
+  if (room.items.has(refers_to)) put(data); // "edited", "deleted"
+  else room.fetching?.push(data); // it is further up than what is shown: perhaps in what comes, as it was before
 }
 
 /** What is shown is read, where somebody looks. */
@@ -231,12 +233,13 @@ document.addEventListener("visibilitychange", () => (read(), showChats()));
 async function earlier() {
   const mine = room, log = $("log"), [first] = $("messages").children;
   if (!first || mine.fetching || $("earlier").hidden) return;
-  mine.fetching = true;
+  const changed = mine.fetching = [];
   const page = await eventually("GET", `chats/${mine.id}/messages?before=${first.dataset.id}`).catch(() => null);
-  mine.fetching = false;
+  mine.fetching = null;
   if (room !== mine || page === null) return;
   const below = log.scrollHeight - log.scrollTop;
   for (const message of page.messages) put(message);
+  for (const message of changed) if (mine.items.has(message.message_id)) put(message);
   $("earlier").hidden = !page.more;
   log.scrollTop = log.scrollHeight - below;
   watch.unobserve($("earlier"));
@@ -299,12 +302,17 @@ function send(text) {
   }));
 }
 
-/** Edit or delete a message. */
+/** Edit or delete a message. A text that could not be saved is in the composer again, unless there is another. */
 function change(method, id, body = undefined) {
   const mine = room;
   attempt(async () => {
-    const message = await api(method, `chats/${mine.id}/messages/${id}`, body);
-    if (room === mine) put(message);
+    try {
+      const message = await api(method, `chats/${mine.id}/messages/${id}`, body);
+      if (room === mine) put(message);
+    } catch (error) {
+      if (body && room === mine && $("text").value === "") startEditing(id, body.text);
+      throw error;
+    }
   });
 }
 
@@ -325,6 +333,14 @@ $("text").addEventListener("keydown", (event) => {
 });
 $("stop-editing").addEventListener("click", stopEditing);
 
+function startEditing(id, text) {
+  editing = id;
+  $("text").value = text;
+  $("send").textContent = "Save";
+  $("stop-editing").hidden = false;
+  $("text").focus();
+}
+
 function stopEditing() {
   editing = null;
   $("text").value = "";
@@ -335,12 +351,7 @@ function stopEditing() {
 $("messages").addEventListener("click", ({ target }) => {
   const id = Number(target.closest("li")?.dataset.id);
   if (target.matches(".delete")) change("DELETE", id);
-  if (!target.matches(".edit")) return;
-  editing = id;
-  $("text").value = room.items.get(id).message.content;
-  $("send").textContent = "Save";
-  $("stop-editing").hidden = false;
-  $("text").focus();
+  if (target.matches(".edit")) startEditing(id, room.items.get(id).message.content);
 });
 
 $("add").addEventListener("submit", (event) => {
