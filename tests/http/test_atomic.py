@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from notify.config import Limits
+from notify.config import Limits, Tracing
+from notify.core.live import ApiKey
 from notify.errors import AtFault, TooLarge, Unavailable, Unknown, Unsupported
+from notify.http.publish import Publisher
 from notify.interfaces import IAtomic
 from notify.messages import Draft, Position
+from notify.observe.metrics import Metrics
+from notify.observe.tracing import make
 from notify.testing import chat_payload
 from notify.topics import chat
 from tests.http.test_keys import limited
@@ -165,3 +171,44 @@ class AtomicTest(TestCase):
         self.assertEqual(self.publish([]).status, 400)
         self.assertEqual(self.publish([message()] * 1001).status, 413)
         self.assertEqual(self.publish([message(n) for n in range(1000)]).status, 200)
+
+
+class WatchedTest(TestCase):
+    """What is seen of a list as one by who traces it: of each message what would be seen of it alone."""
+
+    def publish(self, answer: Any, *numbers: int) -> None:
+        self.spans, self.seen = InMemorySpanExporter(), list[Any]()
+        self.tracer = make(Tracing(endpoint="http://127.0.0.1:1"), "n1", self.spans)
+        self.addCleanup(self.tracer.stop)
+        witness = SimpleNamespace(published=lambda *told: self.seen.append((told[0], *told[2:])))
+        self.broker = AtomicBroker(answer)
+        publisher = Publisher(self.broker, Metrics(), 2000, self.tracer, lambda: cast(Any, witness))
+        request = SimpleNamespace(
+            body=json.dumps([message(n) for n in numbers]).encode(),
+            key=ApiKey(b"", "backend"),
+            trace=TRACE,
+            parameters=lambda required, optional: {"atomic": "true"},
+            text_header=lambda *about: None,
+        )
+        publisher(cast(Any, request)).addErrback(lambda failure: None)
+        cast(Any, self.tracer)._provider.force_flush()
+        self.finished = self.spans.get_finished_spans()
+
+    def test_each_message_has_spans_of_its_own_that_end_as_it_ended(self) -> None:
+        self.publish(lambda: succeed([Position("e", 5), Position("e", 6)]), 1, 2)
+        names = [span.name for span in self.finished]
+        self.assertEqual(sorted(names), ["broker.publish"] * 2 + ["publish"] * 2)
+        self.assertEqual({f"{span.context.trace_id:032x}" for span in self.finished}, {TRACE[3:35]})
+        self.assertEqual(
+            [span.attributes["notify.seq"] for span in self.finished if span.name == "publish"], [5, 6]
+        )
+        travelling = [one.trace[36:52] for one in self.broker.lists[0]]
+        inner = [f"{span.context.span_id:016x}" for span in self.finished if span.name == "broker.publish"]
+        self.assertEqual(travelling, inner)
+        self.assertEqual(self.seen, [(TOPIC, "ok", "", "e", 5), (TOPIC, "ok", "", "e", 6)])
+
+    def test_a_list_that_is_refused_is_seen_as_refused_in_each(self) -> None:
+        self.publish(lambda: fail(Unavailable("sesame")), 1, 2)
+        self.assertEqual({span.status.description for span in self.finished}, {"Unavailable"})
+        self.assertEqual([one[1] for one in self.seen], ["unavailable"] * 2)
+        self.assertNotIn("sesame", str([span.to_json() for span in self.finished]))
