@@ -51,10 +51,10 @@ class Backend:
             )
 
     def lists(self, step: Step) -> None:
-        """Lists as one while something goes wrong, each of all chats of a workspace; whatever else a seed draws stays as it is."""
+        """Lists as one while something goes wrong, each of all chats of a workspace."""
         plan, random = self._world.plan, Random(f"lists {self._world.plan.seed} {step.number}")
         chats = sorted({(one.workspace, chat) for one in plan.clients for chat in one.chats})
-        if not self._world.cluster.atomic or not chats:
+        if not self._world.cluster.atomic or not chats or random.random() < 0.3:
             return
         for _ in range(4):
             workspace = random.choice(chats)[0]
@@ -113,7 +113,7 @@ class Backend:
     def _as_one(self, number: int) -> bool:
         world = self._world
         share = {"memory": 0.5, "jetstream": 0.5 if world.cluster.atomic else 0.1}.get(world.plan.broker, 0.0)
-        return Random(f"as one {world.plan.seed} {number}").random() < share
+        return Random(f"as_one {world.plan.seed} {number}").random() < share
 
     def shed(self, number: int, share: float) -> None:
         """``POST /v1/shed`` at a node, for itself."""
