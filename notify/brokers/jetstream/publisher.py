@@ -4,7 +4,8 @@ What is published for one topic while its last is on its way goes out together w
 (:class:`~notify.brokers.jetstream.stream.Together`); else the next when the one before it is settled: a retry could
 otherwise overtake, and a caller's order be lost. A lone message waits for nobody; what is published within
 :meth:`Publisher.gathering`, as a list is, goes out when that ends. Each can name one that was there before it: whoever reads the history later
-finds out by that where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so
+finds out by that where one is missing (:mod:`reader`). A list that is stored as one (:mod:`atomic`)
+waits for its turn in the same queues. Topics do not wait for each other otherwise. Every message has an id, so
 that the server stores it once however often it is sent within the duplicate window.
 """
 
