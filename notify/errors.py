@@ -23,6 +23,14 @@ class TooLarge(Exception):  # noqa: N818
     """The broker can never take a message of this size; nothing was done. The text says the size and the limit."""
 
 
+class AtFault(Exception):  # noqa: N818
+    """One of several messages is refused, for which none of them was stored: the one at ``index``, from 0, for this ``reason``."""
+
+    def __init__(self, index: int, reason: Exception) -> None:
+        super().__init__(f"message {index}: {reason}")
+        self.index, self.reason = index, reason
+
+
 class Unsupported(Exception):  # noqa: N818
     """This plugin cannot do it, now or later; nothing was done. The text says what."""
 

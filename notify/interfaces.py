@@ -9,7 +9,7 @@ Contract suites that run against any implementation: ``notify.testing.contracts`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import cast
 
@@ -20,7 +20,7 @@ from zope.interface import Attribute, Interface
 from notify.errors import Unsupported
 from notify.identity import Identity, Peer, Presence
 from notify.ids import Id
-from notify.messages import Earlier, Followed, Message, Position, Replayed
+from notify.messages import Draft, Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 
 
@@ -206,6 +206,32 @@ class ITogether(Interface):
         For a moment: nobody waits for an answer, or for anything else, in it. Contexts may nest. Nothing else changes for those that
         publish: each message has an outcome of its own, and the order is kept.
         """
+
+
+class IAtomic(Interface):
+    """What a broker may provide besides :class:`IBroker` that can store several messages as one.
+
+    Without it a list that asks to be all or nothing is answered 501.
+    """
+
+    def publish_all(drafts: Sequence[Draft]) -> Deferred[list[Position]]:
+        """Store all of these messages (one or more, of any topics), or none; fires with their positions, in their order.
+
+        Those of a topic keep their order, among each other and with what is published before and afterwards. Under a key
+        that was used for its topic within the broker's window a message is there already, and has the first answer; of a list of which
+        a part is there the rest is stored as one. What was accepted is delivered and read as if it had been published one by one.
+
+        Errback :class:`~notify.errors.AtFault`: one of them is refused. :class:`~notify.errors.TooLarge`: they are more than can be
+        stored as one. :class:`~notify.errors.Unsupported`: as it is set up, the broker cannot. Of these,
+        and of :class:`~notify.errors.Unavailable`, nothing was stored. :class:`~notify.errors.Unknown`: all, or nothing; it cannot be told.
+        """
+
+
+def atomic_of(broker: IBroker) -> IAtomic:
+    """A broker that provides :class:`IAtomic` besides. Raises :class:`~notify.errors.Unsupported` for another."""
+    if not IAtomic.providedBy(broker):
+        raise Unsupported("the broker's plugin stores no list as one: nothing was stored")
+    return cast(IAtomic, broker)
 
 
 class IPages(Interface):

@@ -129,6 +129,15 @@ class Message(Struct, frozen=True, gc=False):
     size: int = 0
 
 
+class Draft(Struct, frozen=True):
+    """A message that is to be stored; ``trace`` is a W3C traceparent, or empty."""
+
+    topic: Topic
+    payload: bytes
+    idempotency_key: str | None = None
+    trace: str = ""
+
+
 class Followed(Struct, frozen=True):
     """From where a topic is followed: its newest position, and the event there.
 

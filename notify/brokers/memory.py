@@ -8,20 +8,30 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Annotated
 
 from msgspec import Meta
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from zope.interface import implementer
 
 from notify.components import Context
 from notify.config import Duration, Settings, Size
-from notify.errors import HistoryLost, Unavailable
+from notify.errors import AtFault, HistoryLost, Unavailable
 from notify.findings import Finding, Question, span
-from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals
-from notify.messages import OVERHEAD, Earlier, Followed, Message, Poison, Position, Replayed, parse_event
+from notify.interfaces import BrokerStatus, IAtomic, IBroker, IPages, ISignals
+from notify.messages import (
+    OVERHEAD,
+    Draft,
+    Earlier,
+    Followed,
+    Message,
+    Poison,
+    Position,
+    Replayed,
+    parse_event,
+)
 from notify.topics import Topic
 
 #: idempotency keys that are remembered, whatever the window: some 300 bytes each
@@ -69,7 +79,7 @@ class _History:
         self.newest = 0
 
 
-@implementer(IBroker, IPages, ISignals)
+@implementer(IAtomic, IBroker, IPages, ISignals)
 class MemoryBroker:
     """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
 
@@ -142,6 +152,20 @@ class MemoryBroker:
         if topic in self._followed:
             self._deliver(message)
         return succeed(message.position)
+
+    def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Position]]:
+        """See :class:`~notify.interfaces.IAtomic`."""
+        if self._deliver is None:
+            return fail(Unavailable("the broker is not running"))
+        for index, draft in enumerate(drafts):
+            try:
+                parse_event(draft.topic, draft.payload)
+            except Poison as poison:
+                return fail(AtFault(index, poison))
+        # What is valid is stored, at once.
+        return gatherResults(
+            [self.publish(one.topic, one.payload, one.idempotency_key, one.trace) for one in drafts]
+        )
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""

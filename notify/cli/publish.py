@@ -9,6 +9,7 @@ import secrets
 import stat
 import time
 from http import HTTPStatus
+from itertools import islice
 from queue import Empty, Queue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -38,17 +39,20 @@ Publish one chat message or event (--chat), one notification (--user), or JSON l
 {"subject": "...", "payload": {...}} as docs/protocol.md describes. Lines are sent in order and in batches, each
 under an idempotency key, and tried again where the server is away for a moment. Each message that was accepted
 gives one JSON line with its position. A line that is refused is named with its number, the others go on; the exit
-status is 0 only if every message was accepted."""
+status is 0 only if every message was accepted. With --atomic the lines, up to 1000, are published as one: all, or none."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify publish --chat 1 --content 'Hello'
   notify publish --workspace 7 --chat 1 --sender 5 --content 'Hello'
   notify publish --chat 1 --event edit --refers-to 17 --data '{"content": "Hello!"}'
   notify publish --user 5 --kind mention --data '{"chat_id": 1}'
-  notify publish --api-key-file /etc/notify/key --quiet < messages.jsonl"""
+  notify publish --api-key-file /etc/notify/key --quiet < messages.jsonl
+  notify publish --atomic --key move-3 < both-halves.jsonl"""
 
 _MOST_LINE = 1024 * 1024
 _AT_ONCE = 500
+#: lines that the server takes as one
+_MOST_AS_ONE = 1000
 #: some seconds where nobody is reached: somebody waits, and the address may be wrong
 _TRIES = 6
 #: what is wrong with one message alone; any other error would be the next one's, too
@@ -91,7 +95,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="JSON", help="the notification's or event's data (default: null)")
     parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
     parser.add_argument("--timestamp", type=number, metavar="SECONDS", help="Unix time (default: now)")
-    parser.add_argument("--key", metavar="TEXT", help="the idempotency key of one message (default: random)")
+    parser.add_argument(
+        "--atomic", action="store_true", help="publish the lines as one: all of them are stored, or none"
+    )
+    parser.add_argument(
+        "--key",
+        metavar="TEXT",
+        help="the idempotency key of one message, or of the lines of --atomic (default: random)",
+    )
     parser.add_argument(
         "--timeout",
         type=duration,
@@ -128,7 +139,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     with publisher:
         if message is not None:
             return _publish_one(publisher, message, options, terminal)
-        return _Lines(publisher, options, terminal).run()
+        return (
+            _publish_all(publisher, options, terminal)
+            if options.atomic
+            else _Lines(publisher, options, terminal).run()
+        )
 
 
 def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
@@ -168,13 +183,18 @@ _GOES_WITH = {
     "refers_to": ("--event", ["event"]),
     "kind": ("--user", ["user"]),
     "data": ("--user or --event", ["user", "event"]),
-    **dict.fromkeys(("id", "timestamp", "key"), ("--chat or --user", ["chat", "event", "user"])),
+    **dict.fromkeys(("id", "timestamp"), ("--chat or --user", ["chat", "event", "user"])),
+    "key": ("--chat, --user or --atomic", ["chat", "event", "user", "lines"]),
 }
 
 
 def _kind(options: argparse.Namespace) -> str | None:
     """What is published: ``chat``, ``event`` or ``user``; None: lines."""
     kind = "user" if options.user is not None else None if options.chat is None else "chat"
+    if options.atomic:
+        if kind is not None:
+            raise CommandError("--atomic is for lines on standard input: one message is stored or not.")
+        kind = "lines"
     if kind == "chat" and options.event is not None:
         kind = "event"
         if options.content is not None:
@@ -182,7 +202,7 @@ def _kind(options: argparse.Namespace) -> str | None:
     for name, (belongs, kinds) in _GOES_WITH.items():
         if getattr(options, name) is not None and kind not in kinds:
             raise CommandError(f"--{name.replace('_', '-')} goes with {belongs}.")
-    return kind
+    return None if kind == "lines" else kind
 
 
 def _data(options: argparse.Namespace) -> Any:
@@ -205,6 +225,26 @@ def _publish_one(
         raise CommandError(f"{known}: {_advice(error)}") from None
     if not options.quiet:
         terminal.out(_result(subject, position))
+    return 0
+
+
+def _publish_all(publisher: Publisher, options: argparse.Namespace, terminal: Terminal) -> int:
+    from notify.client import PublishFailed
+
+    lines = list(islice(read_lines(terminal.stdin), _MOST_AS_ONE + 1))
+    if len(lines) > _MOST_AS_ONE:
+        raise CommandError(f"Nothing was published: --atomic takes at most {_MOST_AS_ONE} lines.")
+    wrong = next((line for line in lines if line.wrong), None)
+    if wrong is not None:
+        raise CommandError(f"Nothing was published, for line {wrong.number}: {wrong.wrong}.")
+    try:
+        positions = publisher.publish_all([(line.subject, line.payload) for line in lines], key=options.key)
+    except PublishFailed as error:
+        known = "Nothing was published" if error.nothing_stored else "All of it may be published, or nothing"
+        raise CommandError(f"{known}: {_advice(error)}") from None
+    for line, position in zip(lines, positions, strict=True):
+        if not options.quiet:
+            terminal.out(_result(line.subject, position, line.number))
     return 0
 
 

@@ -142,6 +142,17 @@ class CoroutinePublisher(Face):
             tally.add(await self._do(self._job_of_many(batch, key, len(tally.positions), timeout)))
         return tally.positions
 
+    async def publish_all(
+        self, messages: Iterable[Message], *, key: str | None = None, timeout: float | None = None
+    ) -> list[Position]:
+        """Publish up to 1000 ``(subject, payload)`` as one, in order: all of them are stored, or none is. Gives their positions.
+
+        Raises ``PublishFailed`` where they are not, or not known to be: then with ``nothing_stored`` false, and a repeat under the same key finds or stores all.
+        A server whose broker cannot do that refuses it (status 501). ``key`` as in :meth:`publish_many`; what is there of the list is not stored again.
+        """
+        job = self._job_of_all(messages, key, timeout)
+        return (await self._do(job)).result() if job.items else []
+
     async def publish_each(
         self, messages: Iterable[Keyed], *, timeout: float | None = None
     ) -> list[Position | PublishFailed]:

@@ -104,6 +104,25 @@ class Face:
             body=dump({"subjects": list(subjects), "payload": payload}),
         )
 
+    def _job_of_all(self, messages: Iterable[Message], key: str | None, timeout: float | None) -> Job:
+        """One request for all, whenever it is repeated."""
+        bodies = [encode(*message) for message in messages]
+        if key is not None:
+            _checked(key, MOST_KEY - _INDEX)
+        items = [
+            Item(b"", "", None) if key is None else Item(b"", f"{key}:{index}", digest(body))
+            for index, body in enumerate(bodies)
+        ]
+        return Job(
+            items,
+            self._prefix + "publish?atomic=true",
+            key or uuid.uuid4().hex,
+            self._time(timeout),
+            self._options.tries,
+            many=True,
+            body=b"[" + b",".join(bodies) + b"]",
+        )
+
     def _job_of_signal(
         self, workspace_id: Id, chat_id: Id, user_id: Id, kind: str, data: Any, timeout: float | None
     ) -> Job:

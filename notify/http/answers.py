@@ -10,10 +10,10 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from twisted.internet.interfaces import IProtocol
 
-from notify.errors import HistoryLost, TooLarge, Unavailable, Unknown, Unsupported
+from notify.errors import AtFault, HistoryLost, TooLarge, Unavailable, Unknown, Unsupported
 from notify.messages import Poison
 from notify.topics import Topic
 from notify.wire.head import MAX_HEAD
@@ -28,10 +28,14 @@ encode = msgspec.json.Encoder().encode
 
 
 class ErrorDetail(Struct, frozen=True):
-    """``code`` is for programs and does not change; ``message`` is for people."""
+    """``code`` is for programs and does not change; ``message`` is for people.
+
+    ``index`` is where the message stands, from 0, for which a list that is all or nothing was refused.
+    """
 
     code: str
     message: str
+    index: int | UnsetType = UNSET
 
 
 class ErrorAnswer(Struct, frozen=True):
@@ -94,16 +98,22 @@ class Refused(Exception):  # noqa: N818
     """The request is answered with an error; the text says what is wrong without quoting what was sent."""
 
     def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[bytes, bytes] | None = None
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[bytes, bytes] | None = None,
+        index: int | UnsetType = UNSET,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.message = int(status), code, message
         self.headers = headers or {}
+        self.index = index
 
     @property
     def detail(self) -> ErrorDetail:
         """The error as it stands in a body."""
-        return ErrorDetail(self.code, self.message)
+        return ErrorDetail(self.code, self.message, self.index)
 
     def answer(self) -> Answer:
         """The error as an answer."""
@@ -169,6 +179,9 @@ def refusal(error: BaseException) -> Refused | None:
     """The refusal that an error of ours stands for; None: not one of ours, a fault of the server."""
     if isinstance(error, Refused):
         return error
+    if isinstance(error, AtFault) and (of_one := refusal(error.reason)) is not None:
+        text = f"{of_one.message}, at $[{error.index}]; nothing of the list was published"
+        return Refused(of_one.status, of_one.code, text, of_one.headers, error.index)
     if isinstance(error, Poison):
         return Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_message", str(error))
     if isinstance(error, TooLarge):

@@ -102,7 +102,7 @@ _ERRORS = {
     426: "This is for WebSockets: send an opening handshake (RFC 6455).",
     429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
     500: "The server failed; its log says why.",
-    501: "The broker's plugin cannot do this.",
+    501: "The broker's plugin cannot do this, or not as it is set up.",
     503: "The broker is away and nothing was done, or what was done could not be kept, or there are too many streams: try again later.",
     504: "Nobody answered in time: the broker, or the node that was named.",
 }
@@ -214,10 +214,18 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 description=(
                     f"A payload may have at most {max_payload} bytes, the body {max_body}. The ids in a payload are "
                     "those of its subject. The messages of a list stand each for itself, in order: one that is "
-                    "refused does not hold up the others."
+                    "refused does not hold up the others; or, with `atomic`, all are stored or none is."
                 ),
                 security=secured,
                 parameters=[
+                    _parameter(
+                        "atomic",
+                        "query",
+                        {"type": "string", "enum": ["true", "false"], "default": "false"},
+                        "Store all messages of a list, or none: what is wrong with one is then the answer, with its `index`. The "
+                        "broker has to be able to (501): of NATS it needs 2.12, and a stream with `allow_atomic`.",
+                        False,
+                    ),
                     _parameter(
                         "Idempotency-Key",
                         "header",
@@ -246,7 +254,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         },
                         207: _success("Some messages of the list were not accepted.", "PublishedList"),
                     },
-                    *(400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504),
+                    *(400, 401, 403, 408, 413, 415, 422, 429, 500, 501, 503, 504),
                 ),
             )
         },

@@ -1,4 +1,4 @@
-"""``POST /v1/publish``: one message, or a list in order; and what becomes of each, also where it comes by a stream."""
+"""``POST /v1/publish``: one message, a list in order, or a list as one; and what becomes of each, also where it comes by a stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from notify.core.live import ApiKey
 from notify.core.witness import Witness
-from notify.errors import Unknown
+from notify.errors import AtFault, Unknown
 from notify.http.answers import (
     Answer,
     ErrorDetail,
@@ -29,8 +29,8 @@ from notify.http.answers import (
 )
 from notify.http.keys import permit
 from notify.http.request import Request
-from notify.interfaces import IBroker, ITogether
-from notify.messages import Position
+from notify.interfaces import IBroker, ITogether, atomic_of
+from notify.messages import Draft, Position
 from notify.observe.logging import Narrator
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Span, Tracer
@@ -116,8 +116,12 @@ class Publisher:
         """Publish what the request carries.
 
         A list of another form than the interface description's is refused as a whole. Else each message stands for
-        itself, all are handed to the broker in order, and the answer has 200 when all were accepted, 207 when not.
+        itself, all are handed to the broker in order, and the answer has 200 when all were accepted, 207 when not; or, with
+        ``atomic=true``, all are accepted, or none is and the answer says why.
         """
+        atomic = request.parameters((), ("atomic",)).get("atomic", "false")
+        if atomic not in ("true", "false"):
+            raise bad_request("the query parameter 'atomic' must be true or false")
         key = request.text_header("Idempotency-Key", IDEMPOTENCY_KEY, "1 to 128 visible ASCII characters")
         try:
             body = _decode(request.body)
@@ -137,7 +141,7 @@ class Publisher:
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
         keys = [one.key or (None if key is None else f"{key}:{index}") for index, one in enumerate(body)]
-        return self.together(body, keys, request)
+        return (self._as_one if atomic == "true" else self.together)(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
         """Publish one message for whoever has this API key; ``trace`` is a traceparent, or empty.
@@ -180,6 +184,52 @@ class Publisher:
                 working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
                 under_way.append(working.addCallback(settle, index))
         return together
+
+    def _as_one(
+        self, body: list[Publication], keys: Sequence[str | None], request: Request
+    ) -> Deferred[Answer]:
+        """Publish messages in order, each under its key: all of them, and answer with their positions; or none."""
+
+        def told(outcome: list[Position] | Failure) -> list[Position] | Failure:
+            for place, one in enumerate(body):
+                self._told(outcome if isinstance(outcome, Failure) else outcome[place], one)
+            return outcome
+
+        def stored(positions: list[Position]) -> Answer:
+            return _collect([self._stored(at, one.subject) for at, one in zip(positions, body, strict=True)])
+
+        working: Deferred[Any] = maybeDeferred(self._hand_over_all, body, keys, request)
+        return working.addBoth(told).addCallbacks(stored, self._count_failure)
+
+    def _hand_over_all(
+        self, body: list[Publication], keys: Sequence[str | None], request: Request
+    ) -> Deferred[list[Position]]:
+        atomic, read = atomic_of(self._broker), list[tuple[Topic, bytes]]()
+        for place, one in enumerate(body):
+            try:
+                read.append(self._read(one, request.key))
+            except Refused as refused:
+                raise AtFault(place, refused) from None
+        traces, ended = self._spans([topic for topic, _ in read], request.trace)
+        drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
+        return maybeDeferred(atomic.publish_all, drafts).addBoth(ended)
+
+    def _spans(self, topics: list[Topic], trace: str) -> tuple[list[str], Callable[[Any], Any]]:
+        """What travels with messages that are handed to the broker as one, and what ends the spans of each as it ended."""
+        if self._tracer is NO_TRACER:
+            return [trace] * len(topics), lambda outcome: outcome
+        outer = [self._tracer.span("publish", trace, root=True) for _ in topics]
+        inner = [self._tracer.span("broker.publish", span.traceparent) for span in outer]
+        for span, topic in zip(outer, topics, strict=True):
+            span.set("notify.subject", topic.subject)
+
+        def ended(outcome: list[Position] | Failure) -> list[Position] | Failure:
+            for place, spans in enumerate(zip(inner, outer, strict=True)):
+                for span in spans:
+                    _ended(outcome if isinstance(outcome, Failure) else outcome[place], span)
+            return outcome
+
+        return [span.traceparent for span in inner], ended
 
     def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Answer]:
         working: Deferred[Any] = self._start(one, key, request.key, request.trace)

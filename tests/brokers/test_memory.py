@@ -11,7 +11,7 @@ from notify.errors import HistoryLost
 from notify.interfaces import IBroker
 from notify.messages import Position
 from notify.testing import Recorder, chat_payload, make_context
-from notify.testing.contracts import BrokerContract, SignalsContract, TextIds
+from notify.testing.contracts import AtomicContract, BrokerContract, SignalsContract, TextIds
 from notify.topics import Topic, chat
 
 
@@ -25,6 +25,15 @@ class MemoryBrokerContract(BrokerContract, TestCase):
 
 
 class MemoryBrokerWithTextIds(TextIds, MemoryBrokerContract):
+    pass
+
+
+class MemoryLists(AtomicContract, TestCase):
+    async def make_broker(self) -> IBroker:
+        return MemoryBroker(MemorySettings(), make_context())
+
+
+class MemoryListsWithTextIds(TextIds, MemoryLists):
     pass
 
 

@@ -118,6 +118,25 @@ class Publish(Server):
         events = await self.history("workspace.1.chat.2.messages")
         self.assertEqual([event["message_id"] for event in events], [1, 13])
 
+    async def test_publishes_lines_as_one_or_none_of_them(self) -> None:
+        subject = "workspace.1.chat.2.messages"
+        lines = [chat_line(number) for number in range(1, 4)]
+        for wrong in (b"nonsense\n", chat_line(4, content="x" * 70_000)):
+            result = await self.run_command("publish", "--atomic", stdin=b"".join([*lines, wrong]))
+            self.assertEqual((result.status, result.out), (1, ""))
+            self.assertIn("Nothing was published", result.err)
+        result = await self.run_command("publish", "--atomic", stdin=chat_line(1) * 1001)
+        self.assertIn("at most 1000 lines", result.err)
+        self.assertEqual(await self.history(subject), [])
+        arguments = ("publish", "--atomic", "--key", "both")
+        first = await self.run_command(*arguments, stdin=b"".join(lines))
+        self.assertEqual((first.status, first.err), (0, ""))
+        self.assertEqual([json.loads(line)["line"] for line in first.out.splitlines()], [1, 2, 3])
+        again = await self.run_command(*arguments, stdin=b"".join(lines))
+        self.assertEqual((again.status, again.out), (0, first.out))
+        self.assertEqual([event["message_id"] for event in await self.history(subject)], [1, 2, 3])
+        self.assertEqual((await self.run_command("publish", "--atomic", stdin=b"")).status, 0)
+
     async def test_a_wrong_key_stops_it_at_once(self) -> None:
         result = await self.run_command("publish", stdin=chat_line(1) * 3, NOTIFY_API_KEY="x" * 20)
         self.assertEqual(result.status, 1)
@@ -496,7 +515,9 @@ class Help(SynchronousTestCase):
             (("--content", "x"), "--content goes with --chat"),
             (("--chat", "1", "--content", "x", "--kind", "y"), "--kind goes with --user"),
             (("--user", "1", "--kind", "y", "--sender", "2"), "--sender goes with --chat"),
-            (("--key", "k"), "--key goes with --chat or --user"),
+            (("--key", "k"), "--key goes with --chat, --user or --atomic"),
+            (("--atomic", "--id", "1"), "--id goes with --chat or --user"),
+            (("--atomic", "--chat", "1", "--content", "x"), "--atomic is for lines"),
             (("--user", "1", "--kind", "y", "--event", "edit"), "--event goes with --chat"),
             (("--chat", "1", "--content", "x", "--refers-to", "2"), "--refers-to goes with --event"),
             (("--chat", "1", "--content", "x", "--data", "1"), "--data goes with --user or --event"),

@@ -291,6 +291,45 @@ class Behaviour(fronts.Base):
         error = await self.failing(self.run_(publisher.broadcast, ["a", "b"], {}))
         self.assertEqual((error.code, error.status, error.nothing_stored), ("invalid_message", 422, True))
 
+    async def test_all_of_a_list_is_stored_or_none(self: Any) -> None:
+        publisher = self.make()
+        texts = [f"m{n}" for n in range(5)]
+        messages = [self.message(text) for text in texts]
+        found = await self.run_(publisher.publish_all, messages, key="all-1")
+        self.assertEqual(await self.run_(publisher.publish_all, messages, key="all-1"), found)
+        self.assertEqual(sorted(one.seq for one in found), [one.seq for one in found])
+        wrong = [*messages, (self.subject, {"content": "x"})]
+        error = await self.failing(self.run_(publisher.publish_all, wrong))
+        self.assertEqual((error.code, error.status, error.nothing_stored), ("invalid_message", 422, True))
+        self.assertEqual((error.positions, len(error.errors)), ([None] * 6, 6))
+        self.assertIn("at $[5]", str(error))
+        # Under its key it finds what is there, and the rest is stored.
+        more = [*messages, self.message("m5")]
+        self.assertEqual((await self.run_(publisher.publish_all, more, key="all-1"))[:5], found)
+        self.assertEqual(await self.kept(), [*texts, "m5"])
+        error = await self.failing(self.run_(publisher.publish_all, messages[::-1], key="all-1"))
+        self.assertEqual((error.code, error.nothing_stored), ("key_reused", True))
+        self.assertEqual(await self.run_(publisher.publish_all, []), [])
+
+    async def test_a_list_as_one_is_repeated_as_a_whole(self: Any) -> None:
+        stored = [{"status": 200, "subject": "s", "epoch": "e", "seq": n} for n in (1, 2)]
+        for key in (None, "b-1"):
+            server, publisher = self.scripted(
+                (503, {"error": {"code": "unavailable", "message": "m"}}),
+                (504, {"error": {"code": "unknown", "message": "m"}}),
+                (200, {"accepted": 2, "results": stored}),
+                (501, {"error": {"code": "unsupported", "message": "m"}}),
+            )
+            found = await self.run_(publisher.publish_all, [("s", {"a": 1}), ("s", {"a": 2})], key=key)
+            self.assertEqual(found, [Position("e", 1), Position("e", 2)])
+            path, used, body = server.asked[0]
+            self.assertEqual(server.asked, [(path, used, body)] * 3)
+            self.assertEqual(path, "/behind/a/prefix/v1/publish?atomic=true")
+            self.assertEqual([one["payload"] for one in body], [{"a": 1}, {"a": 2}])
+            self.assertTrue(used == key if key else used)
+            error = await self.failing(self.run_(publisher.publish_all, [("s", {})]))
+            self.assertEqual((error.code, error.status, error.nothing_stored), ("unsupported", 501, True))
+
     async def test_a_signal_is_sent_without_a_key_and_tried_again(self: Any) -> None:
         server, publisher = self.scripted(
             (503, {"error": {"code": "unavailable", "message": "m"}}),

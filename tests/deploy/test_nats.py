@@ -28,8 +28,10 @@ from notify.messages import Position
 from notify.nats.bridge import as_deferred
 from notify.registries.jetstream_kv import JetStreamRegistry, KVSettings
 from notify.testing import Recorder, chat_payload, make_context
+from notify.testing.contracts.atomic import drafts
 from notify.testing.fakes import FakeConnection
 from notify.topics import chat
+from tests.brokers.test_jetstream_atomic import allow
 from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer, pause, until
 from tests.support.ports import free_port
@@ -129,6 +131,9 @@ class ShippedCluster(TestCase):
             await recorder.wait(1)
             replayed = await broker.replay(TOPIC, Position(first.epoch, first.seq - 1), 5, 10**6)
             self.assertEqual(len(replayed.messages), 1)
+            await allow(broker)
+            both = await broker.publish_all(drafts(TOPIC, [2, 3], "k"))
+            self.assertEqual(await broker.publish_all(drafts(TOPIC, [2, 3], "k")), both)
             broker._poisoned(TOPIC, Stored(first.seq, b"not a message", ""), "a test")
             kept = broker._metrics.dead_letters.labels
             await until(lambda kept=kept: kept("kept")._value.get() + kept("known")._value.get() == 1, 10)

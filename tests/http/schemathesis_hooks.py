@@ -20,6 +20,17 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         return
     if case.operation.path == "/v1/history" and "before" in (case.query or {}):
         case.query.pop("since", None)  # they exclude each other
+    if (
+        case.operation.path == "/v1/publish"
+        and isinstance(case.body, list)
+        and (case.query or {}).get("atomic") == "true"
+    ):
+        # Of a list that is all or nothing each message has to be valid.
+        valid = {
+            "subject": "workspace.1.chat.2.messages",
+            "payload": {**_MESSAGE, "workspace_id": 1, "chat_id": 2},
+        }
+        case.body = [{**one, **valid} for one in case.body]
     if not isinstance(case.body, dict):
         return
     case.body = _whole(case.body)

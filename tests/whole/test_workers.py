@@ -102,7 +102,8 @@ class Together(Case):
             }
             for number in range(1, 101)
         ]  # fmt: skip
-        self.assertEqual(server.http("POST", "/v1/publish", items)[0], 200)
+        self.assertEqual(server.http("POST", "/v1/publish", items[:50])[0], 200)
+        self.assertEqual(server.http("POST", "/v1/publish?atomic=true", items[50:])[0], 200)
         for client in here:
             self.assertEqual([client.receive()["message_id"] for _ in items], list(range(1, 101)))
         self.assertEqual(server.metric("notify_delivered_total"), 600)

@@ -8,16 +8,17 @@ state that there is: whether the broker can be used.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from notify.brokers.jetstream.atomic import Atomic
 from notify.brokers.jetstream.audit import Audit
 from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.deadletter import DeadLetters
@@ -37,8 +38,8 @@ from notify.brokers.jetstream.stream import Mark, Streams, StreamState, Together
 from notify.brokers.jetstream.tail import Tail
 from notify.components import Context
 from notify.errors import HistoryLost, StartError, Unavailable, Unknown
-from notify.interfaces import BrokerStatus, IBroker, IPages, IPatient, ISignals, ITogether
-from notify.messages import Earlier, Followed, Message, Poison, Position, Replayed
+from notify.interfaces import BrokerStatus, IAtomic, IBroker, IPages, IPatient, ISignals, ITogether
+from notify.messages import Draft, Earlier, Followed, Message, Poison, Position, Replayed
 from notify.nats import headers
 from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
@@ -55,7 +56,7 @@ _SURE = 1.0  # seconds after which a stream that seems to have gone back is look
 _LOOKS = 5  # so often, where there are several copies
 
 
-@implementer(IBroker, IPages, IPatient, ISignals, ITogether)
+@implementer(IAtomic, IBroker, IPages, IPatient, ISignals, ITogether)
 class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
@@ -122,6 +123,8 @@ class JetStreamBroker:
         self._publisher = Publisher(settings, self._connection, context.reactor, context.random)
         self._publisher.after = self._after
         self._publisher.stored = lambda seq, message: self._tail.marks.stored(seq, message)
+        self._atomic = Atomic(settings, self._connection, self._publisher, context.reactor, context.random)
+        self._atomic.after, self._atomic.stored = self._after, self._publisher.stored
         self._health = Health(
             settings,
             self._connection,
@@ -173,6 +176,22 @@ class JetStreamBroker:
     def together(self) -> AbstractContextManager[None]:
         """See :class:`~notify.interfaces.ITogether`."""
         return self._publisher.gathering()
+
+    def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Position]]:
+        """See :class:`~notify.interfaces.IAtomic`."""
+        if self._stopped:
+            return fail(Unavailable("the broker has stopped"))
+        highest, epoch = self._tail.highest, self._reader.epoch
+
+        async def positions(stored: list[tuple[int, bool]]) -> list[Position]:
+            return [
+                await maybeDeferred(self._accepted, outcome, draft.topic, highest, epoch)
+                for draft, outcome in zip(drafts, stored, strict=True)
+            ]
+
+        return self._atomic.publish_all(drafts).addCallback(
+            lambda stored: Deferred.fromCoroutine(positions(stored))
+        )
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
         """See :class:`~notify.interfaces.IBroker`."""
@@ -379,6 +398,7 @@ class JetStreamBroker:
             gone = self._tail.forget_all()
         self._reader.epoch, self._reader.created = record.epoch, state.created
         self._publisher.together = state.together
+        self._atomic.open(state.atomic)
         self._tail.highest = max(self._tail.highest, state.last_seq)
         self._tail.online(True)
         self._health.watch()
@@ -397,6 +417,7 @@ class JetStreamBroker:
         self._ready = False
         # The stream may be changed before it is looked at again.
         self._publisher.together = Together.NO
+        self._atomic.close()
         self._metrics.broker_up.set(0)
         self._health.rest()
         self._tail.online(False)
@@ -442,6 +463,7 @@ class JetStreamBroker:
             return False
         self._tail.marks.confirm(marks)
         self._publisher.together = state.together
+        self._atomic.open(state.atomic)
         self._complain(state.faults)
         await self._audit.compare(state)
         self._source.use(state.live)
@@ -512,7 +534,7 @@ class JetStreamBroker:
             self._set_up(reason)
 
     def _denied(self, words: str) -> None:
-        if not self._publisher.denied(words):
+        if not (self._publisher.denied(words) or self._atomic.denied(words)):
             self._refused = words
             if self._ready:
                 # Subscriptions that were refused are asked for again by a new connection only.

@@ -7,25 +7,29 @@ one or not at all. *Batched*: the server stores all of them, one directly behind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
-from notify.errors import TooLarge
+from notify.errors import TooLarge, Unavailable
 from notify.nats import headers
 from notify.topics import Topic
 
+#: as long as what ``Notify-After`` says can be: an epoch, a dot and a number
+ROOM = "x" * 37
 #: our own number for a refusal: there was nobody to take the message
 NOBODY = -1
 #: refusals that pass: the message is repeated
 PASSING = frozenset({NOBODY, 10008, 10009, 10158})
 #: the message before was not the last that was stored
 NOT_BEHIND = 10070
+#: a batch has more messages than the server takes
+TOO_MANY = 10199
 #: the stream takes no batches, or none with ids, or of so many
-NO_BATCHES = frozenset({10174, 10177, 10199})
+NO_BATCHES = frozenset({10174, 10177, TOO_MANY})
 OVER_MAX_MSG_SIZE = 10054
 SEALED = 10109
 #: what ``Notify-After`` says of a topic's next message, or of one that is stored directly behind another of its topic
@@ -63,6 +67,18 @@ def read(reply: Any) -> Ack | None:
     return ack if ack.seq or ack.error is not None else None
 
 
+def refusal(one: Outgoing, error: Error, stream: str) -> Exception:
+    """What a refusal for good means."""
+    if error.err_code == OVER_MAX_MSG_SIZE:
+        needed = headers.size(one.payload, one.fields | {headers.AFTER: ROOM})
+        return TooLarge(
+            f"the message has {needed} bytes, headers included, over max_msg_size of the stream {stream}"
+        )
+    if error.err_code == SEALED:
+        return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
+    return Unavailable(f"the message was not stored: {error.description}")
+
+
 class Outgoing:
     """One message on its way."""
 
@@ -83,6 +99,29 @@ class Outgoing:
     def id(self) -> str:
         """By which the stream knows it."""
         return self.fields["Nats-Msg-Id"]
+
+
+class Turn:
+    """A place behind what was published before for each of several topics; who has reached it has all of them to itself.
+
+    ``answer`` fires then, or errbacks where it is given up.
+    """
+
+    __slots__ = ("answer", "deadline", "had", "missing")
+
+    def __init__(self, topics: Iterable[Topic], deadline: float) -> None:
+        self.missing = set(topics)
+        #: those that wait for it
+        self.had: list[Topic] = []
+        self.deadline = deadline
+        self.answer: Deferred[None] = Deferred()
+
+    def reach(self, topic: Topic) -> None:
+        """It is the first of a topic."""
+        self.missing.remove(topic)
+        self.had.append(topic)
+        if not self.missing:
+            self.answer.callback(None)
 
 
 class Flight:
@@ -158,17 +197,25 @@ def batched(
 ) -> list[dict[str, str]]:
     """The fields of a batch of this name; empty where a message has no room for them."""
     packed = []
-    for number, one in enumerate(messages, start=1):
-        fields = _fields(topic, one, number > 1, after)
-        fields |= {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)}
-        if number == len(messages):
-            fields["Nats-Batch-Commit"] = "1"
+    for one, fields in zip(messages, as_batch([(topic, one) for one in messages], after, name), strict=True):
         try:
             headers.check_size(one.payload, fields, most)
         except TooLarge:
             return []
         packed.append(fields)
     return packed
+
+
+def as_batch(messages: Sequence[tuple[Topic, Outgoing]], after: After, name: str) -> Iterator[dict[str, str]]:
+    """The fields of a batch of this name, perhaps of several topics."""
+    before: Topic | None = None
+    for number, (topic, one) in enumerate(messages, start=1):
+        fields = _fields(topic, one, topic == before, after)
+        fields |= {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)}
+        if number == len(messages):
+            fields["Nats-Batch-Commit"] = "1"
+        yield fields
+        before = topic
 
 
 def _fields(topic: Topic, one: Outgoing, behind: bool, after: After) -> dict[str, str]:

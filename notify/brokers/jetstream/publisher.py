@@ -4,14 +4,15 @@ What is published for one topic while its last is on its way goes out together w
 (:class:`~notify.brokers.jetstream.stream.Together`); else the next when the one before it is settled: a retry could
 otherwise overtake, and a caller's order be lost. A lone message waits for nobody; what is published within
 :meth:`Publisher.gathering`, as a list is, goes out when that ends. Each can name one that was there before it: whoever reads the history later
-finds out by that where one is missing (:mod:`reader`). Topics do not wait for each other. Every message has an id, so
+finds out by that where one is missing (:mod:`reader`). A list that is stored as one (:mod:`atomic`)
+waits for its turn in the same queues. Topics do not wait for each other otherwise. Every message has an id, so
 that the server stores it once however often it is sent within the duplicate window.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from random import Random
@@ -22,16 +23,16 @@ from twisted.internet.defer import Deferred, fail
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOT_BEHIND,
-    OVER_MAX_MSG_SIZE,
     PASSING,
-    SEALED,
+    ROOM,
     After,
-    Error,
     Flight,
     Outgoing,
+    Turn,
     batched,
     chained,
     read,
+    refusal,
 )
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Together
@@ -40,7 +41,6 @@ from notify.messages import parse_event
 from notify.nats import headers
 from notify.topics import Topic
 
-_ROOM = "x" * 37  # for an epoch, a dot and a number
 _SWEEP = 0.5  # seconds between looks at what has waited for too long
 _MOMENT = 1.0  # seconds within which messages of a topic have come together
 _PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
@@ -49,7 +49,7 @@ _MOST = 100
 _MOST_BYTES = 2**20
 
 
-class _Behind(deque[Outgoing]):
+class _Behind(deque[Outgoing | Turn]):
     """What was not sent yet of a topic that has something here or on its way; ``until`` is the last one's deadline."""
 
     until = 0.0
@@ -93,33 +93,60 @@ class Publisher:
         self, topic: Topic, payload: bytes, key: str | None, trace: str
     ) -> Deferred[tuple[int, bool]]:
         """Store one message. Raises ``Poison``; errbacks like :meth:`notify.interfaces.IBroker.publish`."""
+        try:
+            one = self.outgoing(topic, payload, key, trace)
+            self._check()
+        except (TooLarge, Unavailable):
+            return fail()
+        self._line_up(topic, one, self._reactor.seconds() + self._settings.publish_patience)
+        self._fill()
+        return one.answer
+
+    def outgoing(self, topic: Topic, payload: bytes, key: str | None, trace: str) -> Outgoing:
+        """A message as it is sent, under the id by which the stream knows it. Raises ``Poison``, ``TooLarge``."""
         parse_event(topic, payload)
-        if not self._open:
-            return fail(Unavailable("the broker is away: nothing was stored"))
-        if self._count >= self._window + self._settings.publish_queue:
-            return fail(Unavailable("too many messages wait to be stored: nothing was stored"))
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
             fields["traceparent"] = trace
-        try:
-            headers.check_size(payload, fields | {headers.AFTER: _ROOM}, self._connection.max_payload)
-        except TooLarge:
-            return fail()
-        one = Outgoing(payload, fields)
+        headers.check_size(payload, fields | {headers.AFTER: ROOM}, self._connection.max_payload)
+        return Outgoing(payload, fields)
+
+    def turn(self, topics: Collection[Topic], until: float) -> Turn:
+        """Wait for these topics, behind what was published before; until :meth:`release` what comes later waits. Raises ``Unavailable``."""
+        self._check()
+        turn = Turn(topics, until)
+        for topic in topics:
+            self._line_up(topic, turn, until)
+        self._fill()
+        return turn
+
+    def release(self, turn: Turn) -> None:
+        """What was had of a turn's topics is free again, once it was reached or given up."""
+        for topic in turn.had:
+            self._count -= 1
+            self._free(topic)
+        self._fill()
+        self._rest()
+
+    def _check(self) -> None:
+        if not self._open:
+            raise Unavailable("the broker is away: nothing was stored")
+        if self._count >= self._window + self._settings.publish_queue:
+            raise Unavailable("too many messages wait to be stored: nothing was stored")
+
+    def _line_up(self, topic: Topic, one: Outgoing | Turn, until: float) -> None:
         self._count += 1
         behind = self._behind.get(topic)
         if behind is None:
             behind = self._behind[topic] = _Behind()
             self._waiting.append(topic)
-        until = self._reactor.seconds() + self._settings.publish_patience
         if until - behind.until > _MOMENT:
             # (Else they have one deadline: of a list that is given up, the last are not sent for the moment that they
             # came later, to be stored before those in front are repeated.)
             behind.until = until
-        one.deadline = behind.until
+        if isinstance(one, Outgoing):
+            one.deadline = behind.until
         behind.append(one)
-        self._fill()
-        return one.answer
 
     @contextmanager
     def gathering(self) -> Iterator[None]:
@@ -180,22 +207,28 @@ class Publisher:
         try:
             while self._open and self._waiting and self._flown < self._window:
                 topic = self._waiting.popleft()
-                flight = Flight(topic, self._take(self._behind[topic]))
+                first = self._behind[topic].popleft()
+                if isinstance(first, Turn):
+                    first.reach(topic)
+                    continue
+                flight = Flight(topic, self._take(first, self._behind[topic]))
                 self._flying[flight] = None
                 self._flown += len(flight.messages)
                 self._attempt(flight)
         finally:
             self._sending = False
 
-    def _take(self, behind: _Behind) -> list[Outgoing]:
-        """The first of a topic's that wait: as many as go out together."""
+    def _take(self, first: Outgoing, behind: _Behind) -> list[Outgoing]:
+        """The first of a topic's that wait, and those behind it: as many as go out together."""
         most = 1 if self.together is Together.NO else min(self._most, self._window - self._flown)
-        taken, size = [behind.popleft()], 0
+        taken, size = [first], len(first.payload)
         while behind and len(taken) < most:
-            size += len(taken[-1].payload)
-            if size + len(behind[0].payload) > _MOST_BYTES:
+            one = behind[0]
+            if isinstance(one, Turn) or size + len(one.payload) > _MOST_BYTES:
                 break
-            taken.append(behind.popleft())
+            size += len(one.payload)
+            taken.append(one)
+            behind.popleft()
         return taken
 
     # ------------------------------------------------------------------ attempts
@@ -281,7 +314,11 @@ class Publisher:
                 flight.paused = True
             else:
                 self._settle(
-                    flight, one, Unknown(ack.error.description) if one.open else self._refusal(one, ack.error)
+                    flight,
+                    one,
+                    Unknown(ack.error.description)
+                    if one.open
+                    else refusal(one, ack.error, self._settings.stream),
                 )
         self._go_on(flight)
 
@@ -326,23 +363,16 @@ class Publisher:
             self._most = min(_MOST, 2 * self._most)
         self._connection.forget(flight.token)
         del self._flying[flight]
-        if self._behind[flight.topic]:
-            self._waiting.append(flight.topic)
-        else:
-            del self._behind[flight.topic]
+        self._free(flight.topic)
         self._fill()
         self._rest()
 
-    def _refusal(self, one: Outgoing, error: Error) -> Exception:
-        stream = self._settings.stream
-        if error.err_code == OVER_MAX_MSG_SIZE:
-            needed = headers.size(one.payload, one.fields | {headers.AFTER: _ROOM})
-            return TooLarge(
-                f"the message has {needed} bytes, headers included, over max_msg_size of the stream {stream}"
-            )
-        if error.err_code == SEALED:
-            return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
-        return Unavailable(f"the message was not stored: {error.description}")
+    def _free(self, topic: Topic) -> None:
+        """Nothing of a topic is on its way."""
+        if self._behind[topic]:
+            self._waiting.append(topic)
+        else:
+            del self._behind[topic]
 
     def _expire(self, flight: Flight, now: float) -> None:
         """Give up those whose patience has ended: the oldest, which stand in front."""
@@ -405,7 +435,7 @@ class Publisher:
 
     def _refuse(self, until: float) -> bool:
         """Give up what was never sent and has its deadline by then; whether others still wait."""
-        late: list[Outgoing] = []
+        late: list[Outgoing | Turn] = []
         for behind in self._behind.values():
             while behind and behind[0].deadline <= until:
                 late.append(behind.popleft())

@@ -84,6 +84,8 @@ class StreamState(Struct, frozen=True):
     stamp: int = 0
     #: whether it takes several messages of one topic at once, and how
     together: Together = Together.NO
+    #: whether it takes atomic batches
+    atomic: bool = False
 
 
 class Plan:
@@ -278,6 +280,7 @@ class Streams(JetStream):
             live=dest.removesuffix(">"),
             copies=1 + len(replicas),
             together=_together(config, len(replicas)),
+            atomic=bool(config.get("allow_atomic")),
             lagging=not all(_is_well(one) for one in replicas),
             cluster=" ".join([cluster.get("leader", ""), *signs]) if replicas else "",
             faults=tuple(self.plan.required_history(config)),

@@ -1,5 +1,6 @@
 """What every implementation of an interface must do, as test suites to subclass together with a ``TestCase``."""
 
+from notify.testing.contracts.atomic import AtomicContract
 from notify.testing.contracts.authenticator import AuthenticatorContract
 from notify.testing.contracts.broker import BrokerContract
 from notify.testing.contracts.control import ControlContract
@@ -8,6 +9,7 @@ from notify.testing.contracts.registry import RegistryContract
 from notify.testing.contracts.signals import SignalsContract
 
 __all__ = [
+    "AtomicContract",
     "AuthenticatorContract",
     "BrokerContract",
     "ControlContract",

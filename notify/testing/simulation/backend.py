@@ -11,7 +11,7 @@ import msgspec
 from notify.messages import ChatEvent, ChatMessage, Notification
 from notify.testing.simulation.network import Conditions, connect
 from notify.testing.simulation.node import INTERNAL
-from notify.testing.simulation.oracle import Entry, Key
+from notify.testing.simulation.oracle import Entry
 from notify.testing.simulation.plan import Step
 from notify.testing.simulation.tokens import KEY
 from notify.testing.simulation.world import World
@@ -50,12 +50,33 @@ class Backend:
                 [(t, e, s, 0.0) for t, e, s, _ in several], node % len(self._world.nodes), lambda ok: None
             )
 
-    def _message(self, topic: Topic, events: float, size: int, poison: float) -> tuple[Entry, bytes]:
+    def lists(self, step: Step) -> None:
+        """Lists as one while something goes wrong, each of all chats of a workspace."""
+        plan, random = self._world.plan, Random(f"lists {self._world.plan.seed} {step.number}")
+        chats = sorted({(one.workspace, chat) for one in plan.clients for chat in one.chats})
+        if not self._world.cluster.atomic or not chats or random.random() < 0.3:
+            return
+        for _ in range(4):
+            workspace = random.choice(chats)[0]
+            poison = random.choice((0.0, 0.0, 0.1))
+            several = [
+                (Topic(of, "chat", chat), 0.0, 10, poison) for of, chat in chats if of == workspace
+            ] * 2
+            at, node = random.uniform(0, step.about["seconds"]), random.randrange(len(self._world.nodes))
+            self._world.later(round(at, 3), self._send_as_one, several, node, random)
+
+    def _send_as_one(self, several: list[Kind], number: int, random: Random) -> None:
+        self._post([self._message(*one, random) for one in several], number, lambda ok: None, as_one=True)
+
+    def _message(
+        self, topic: Topic, events: float, size: int, poison: float, random: Random | None = None
+    ) -> tuple[Entry, bytes]:
+        random = random or self._world.random
         self._numbers += 1
         self._world.published += 1
         number = self._numbers
-        event = topic.kind == "chat" and self._world.random.random() < events
-        valid = self._world.random.random() >= poison
+        event = topic.kind == "chat" and random.random() < events
+        valid = random.random() >= poison
         workspace: int = topic.workspace_id if valid else 99  # type: ignore[assignment]
         data = msgspec.Raw(b'"%s"' % (b"x" * size))
         payload: Any
@@ -70,11 +91,29 @@ class Backend:
         return entry, encoded
 
     def post(self, several: list[Kind], number: int, answered: Callable[[bool], None]) -> None:
-        """``POST /v1/publish`` at a node."""
+        """``POST /v1/publish`` at a node, of several messages now and then as one."""
         made = [self._message(*one) for one in several]
+        self._post(made, number, answered, as_one=len(made) > 1 and self._as_one(made[0][0].number))
+
+    def _post(
+        self, made: list[tuple[Entry, bytes]], number: int, answered: Callable[[bool], None], as_one: bool
+    ) -> None:
+        if as_one:
+            self._world.oracle.as_one(tuple(entry.number for entry, _ in made))
         parts = [{"subject": entry.topic.subject, "payload": msgspec.Raw(payload)} for entry, payload in made]
         body = msgspec.json.encode(parts if len(parts) > 1 else parts[0])
-        self._request(number, "publish", body, lambda head, body: self._answered(head, body, made), answered)
+        self._request(
+            number,
+            "publish?atomic=true" if as_one else "publish",
+            body,
+            lambda head, body: self._answered(head, body, made, as_one),
+            answered,
+        )
+
+    def _as_one(self, number: int) -> bool:
+        world = self._world
+        share = {"memory": 0.5, "jetstream": 0.5 if world.cluster.atomic else 0.1}.get(world.plan.broker, 0.0)
+        return Random(f"as_one {world.plan.seed} {number}").random() < share
 
     def shed(self, number: int, share: float) -> None:
         """``POST /v1/shed`` at a node, for itself."""
@@ -142,27 +181,38 @@ class Backend:
             socket.write(request)
             self._world.later(30.0, finish, False)
 
-    def _answered(self, head: str, body: bytes, made: list[Any]) -> bool:
+    def _answered(self, head: str, body: bytes, made: list[Any], as_one: bool) -> bool:
         status = int(head.split()[1])
         answer = msgspec.json.decode(body)
         self._world.mark(f"publish answered with {status}")
         results = answer.get("results", [{"status": status, **answer}])
         if status not in (200, 207) and "results" not in answer:
             self._world.say("api", f"{status} {body.decode()[:200]}")
-            if status not in (413, 503, 504, 502):
+            if as_one and status not in (504, 502):
+                self._world.mark("a list was refused as one")
+                self._world.oracle.as_one(tuple(entry.number for entry, _ in made), refused=True)
+            right = {413, 503, 504, 502}
+            if as_one:
+                right |= {422} if not all(entry.valid for entry, _ in made) else set()
+                right |= (
+                    {501} if self._world.plan.broker != "memory" and not self._world.cluster.atomic else set()
+                )
+            if status not in right:
                 self._world.oracle.wrong(
                     "refused", f"publish was answered with {status} {body.decode()[:200]}"
                 )
             return False
-        before: Key = (-2, 0)
+        if as_one:
+            self._world.mark("a list was stored as one")
+        before = dict.fromkeys((entry.topic for entry, _ in made), (-2, 0))
         for (entry, _), result in zip(made, results, strict=True):
             if result["status"] == 200:
                 self._world.say("api", f"message {entry.number} at {result['epoch']}:{result['seq']}")
                 self._world.oracle.accepted(entry.number, result["epoch"], result["seq"])
                 if entry.key is not None:
-                    if entry.key <= before and not self._world.oracle.lossy:
+                    if entry.key <= before[entry.topic] and not self._world.oracle.lossy:
                         self._world.oracle.wrong(
-                            "out of order", f"a list was stored as {before}, {entry.key}"
+                            "out of order", f"a list was stored as {before[entry.topic]}, {entry.key}"
                         )
-                    before = entry.key
+                    before[entry.topic] = entry.key
         return all(result["status"] == 200 for result in results)

@@ -129,6 +129,7 @@ class Happenings:
         about = {key: value for key, value in step.about.items() if key != "seconds"}
         self._world.cluster.faults = Faults(**about)
         self._world.later(step.about["seconds"], setattr, self._world.cluster, "faults", Faults())
+        self._backend.lists(step)
 
     def _server(self, step: Step) -> str:
         return self._world.cluster.names[int(step.about["server"])]

@@ -36,7 +36,7 @@ _DEFAULTS: dict[str, Any] = {
     "deny_purge": False,
     "allow_rollup_hdrs": False,
 }
-_BATCH = "Nats-Batch-Id"
+_BATCH, _COMMIT = "Nats-Batch-Id", "Nats-Batch-Commit"
 _ABANDONED = 10.0  # seconds without a message after which a batch is forgotten
 _NO_STREAM = (404, 10059, "stream not found")
 _NO_MESSAGE = (404, 10037, "no message found")
@@ -188,7 +188,9 @@ class Cluster:
         take = self._batched if _BATCH in fields else self.store
         answer = take(stream, subject, data, fields)
         faults, key = self.faults, ("ack", subject, answer.get("seq", 0), self.clock.now)
-        if not reply or self.draw.chance(faults.ack_lost, "lost", *key):
+        # Of a batch there is one that counts.
+        lost = 0.5 if faults.ack_lost and _COMMIT in fields else faults.ack_lost
+        if not reply or self.draw.chance(lost, "lost", *key):
             return
         delay = (
             faults.by * self.draw.unit("by", *key) if self.draw.chance(faults.ack_late, "late", *key) else 0.0
@@ -224,6 +226,12 @@ class Cluster:
                     return _error(name, 409, 10158, "duplicate message id is in process")
                 self.mark("a repeated publish is a duplicate")
                 return {"stream": name, "seq": before[0], "duplicate": True}
+        rollup = fields.get("Nats-Rollup")
+        if rollup is not None and (
+            rollup not in ("sub", "all") or not stream.config.get("allow_rollup_hdrs")
+        ):
+            self.mark("it was asked which ids of a list are known")
+            return _error(name, 500, 10111, "rollup not permitted")
         expected = fields.get("Nats-Expected-Last-Subject-Sequence")
         if expected is not None and int(expected) != stream.last_of(subject):
             return _error(name, 400, 10071, f"wrong last sequence: {stream.last_of(subject)}")
@@ -268,7 +276,7 @@ class Cluster:
         staged.append((subject, data, fields))
         if int(fields["Nats-Batch-Sequence"]) != len(staged) or heard + _ABANDONED < now:
             return _error(name, 400, 10176, "atomic publish batch is incomplete")
-        if "Nats-Batch-Commit" not in fields:
+        if _COMMIT not in fields:
             self._batches[key] = (now, staged)
             return {}
         ids = [fields.get("Nats-Msg-Id", "") for _, _, fields in staged]

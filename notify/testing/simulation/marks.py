@@ -11,6 +11,8 @@ MARKS = (
     "a position was recovered",
     "a position was not recovered",
     "a batch was stored",
+    "a list was stored as one",
+    "a list was refused as one",
     "a loss was told",
     "a replica that is behind was asked",
     "a repeated publish is a duplicate",

@@ -102,6 +102,8 @@ class Oracle:
         #: the stream went back, or was made anew: a number's second message looks like the next one until notify compares, and what was
         #: left out by then has to be told as lost before the end
         self.went_back = False
+        #: messages that were published as one, and whether it was said that nothing of them is stored
+        self._as_one: dict[tuple[int, ...], bool] = {}
         #: the first thing that was wrong
         self.violation: Violation | None = None
         self.marks: Counter[str] = Counter()
@@ -140,6 +142,19 @@ class Oracle:
             self.wrong("accepted, not stored", f"message {number} at {seq}")
         elif entry.key[1] != seq and not self.lossy:
             self.wrong("accepted elsewhere", f"message {number} is at {entry.key[1]}, said to be at {seq}")
+
+    def as_one(self, numbers: tuple[int, ...], refused: bool = False) -> None:
+        """Messages are published as one; ``refused``: it was said that nothing of them is stored."""
+        self._as_one[numbers] = refused
+
+    def _torn(self) -> Iterator[tuple[str, str]]:
+        for numbers, refused in self._as_one.items():
+            stored = [number for number in numbers if self.entries[number].key is not None]
+            if stored and (refused or len(stored) < len(numbers)):
+                yield (
+                    "torn",
+                    f"of messages {numbers} as one {stored} are stored, and it was{'' if refused else ' not'} refused",
+                )
 
     def removed(self, number: int, why: str) -> None:
         """A message is gone from the stream."""
@@ -382,6 +397,7 @@ class Oracle:
 
     def unfinished(self, clients: list[SimulatedClient]) -> Iterator[tuple[str, str]]:
         """What is not as it has to be in the end: one word, and which."""
+        yield from self._torn()
         for client in clients:
             who = client.who
             if client.machine.state != "connected":

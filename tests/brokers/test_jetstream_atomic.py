@@ -1,0 +1,245 @@
+"""Lists that are stored as one, on real servers: what comes between a list and its answer, and who else stores it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.trial.unittest import TestCase
+
+from notify.brokers.jetstream import JetStreamBroker
+from notify.config import Duration
+from notify.errors import AtFault, TooLarge, Unavailable, Unknown, Unsupported
+from notify.interfaces import IBroker
+from notify.messages import Draft
+from notify.testing import Recorder, chat_payload
+from notify.testing.contracts import AtomicContract, TextIds
+from notify.testing.contracts.atomic import drafts
+from notify.topics import chat
+from tests.brokers.test_jetstream import make
+from tests.support.natsd import Cluster, NatsServer, api, pause, until
+
+TOPIC, OTHER = chat(1, 10), chat(1, 11)
+SIZE = 2**20
+
+
+async def allow(broker: JetStreamBroker, on: bool = True) -> None:
+    """Let the stream take batches, as its operator would, and wait until the broker knows."""
+    config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+    await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": on})
+    broker._set_up("the test wants it to look")
+    await until(lambda: broker.status().ready and broker._atomic._takes is on)
+
+
+class OneServerContract(AtomicContract, TestCase):
+    timeout = 60
+
+    async def make_broker(self) -> IBroker:
+        server = NatsServer().start()
+        self.addCleanup(server.remove)
+        await server.up()
+        return make(server)
+
+    async def prepare(self, broker: IBroker) -> None:
+        await allow(broker)
+
+
+class OneServerWithTextIds(TextIds, OneServerContract):
+    pass
+
+
+class ThreeServersContract(OneServerContract):
+    timeout = 120
+
+    async def make_broker(self) -> IBroker:
+        cluster = Cluster()
+        self.addCleanup(cluster.remove)
+        await cluster.up()
+        return make(None, servers=cluster.urls, replicas=3)
+
+
+class Lists:
+    """On one server, or three."""
+
+    timeout = 120
+    urls: tuple[str, ...]
+
+    async def servers(self) -> None:
+        raise NotImplementedError
+
+    async def node(self, name: str = "node-1", **settings: Any) -> JetStreamBroker:
+        """A broker that runs, on a stream that takes batches."""
+        if not hasattr(self, "urls"):
+            await self.servers()
+        replicas = 3 if len(self.urls) > 1 else 1
+        broker = make(None, name, seed=int(name[-1]), servers=self.urls, replicas=replicas, **settings)
+        self.addCleanup(broker.stop)
+        recorder = Recorder()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        return broker
+
+    async def kept(self, broker: JetStreamBroker, topic: Any = TOPIC) -> list[Any]:
+        while True:
+            try:
+                replayed = await broker.replay(topic, None, 2000, SIZE)
+            except Unavailable:  # it may not know yet that its connection is gone
+                await pause(0.05)
+            else:
+                return [one.event.message_id for one in replayed.messages]
+
+    async def test_two_nodes_with_the_same_list_store_it_once(self) -> None:
+        one, other = await self.node(), await self.node("node-2")
+        for number in range(5):
+            both = [*drafts(TOPIC, range(20), f"{number}-"), *drafts(OTHER, range(20), f"{number}-")]
+            # The second has another part of it at first, in another order.
+            first, second = one.publish_all(both), other.publish_all([*both[30:], *both[:25]])
+            positions, others = await gatherResults([first, second])
+            self.assertEqual(others, [*positions[30:], *positions[:25]])
+        self.assertEqual(sorted(await self.kept(one)), sorted([*range(20)] * 5))
+        self.assertEqual(sorted(await self.kept(other, OTHER)), sorted([*range(20)] * 5))
+
+    async def test_lists_of_two_nodes_do_not_mix(self) -> None:
+        nodes = await self.node(), await self.node("node-2")
+        lists = [
+            node.publish_all(drafts(TOPIC, range(number * 10, number * 10 + 10)))
+            for number in range(0, 20, 2)
+            for number, node in zip((number, number + 1), nodes, strict=True)
+        ]
+        for positions in await gatherResults(lists):
+            self.assertEqual(
+                [one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 10)]
+            )
+        kept = await self.kept(nodes[0])
+        self.assertEqual(sorted(kept), [*range(200)])
+        for start in range(0, 200, 10):
+            self.assertEqual(kept[start : start + 10], [*range(kept[start], kept[start] + 10)])
+
+    async def test_a_list_whose_answers_were_lost_is_stored_once(self) -> None:
+        broker = await self.node()
+        heard, deaf = broker._atomic._ask, [True, True]
+
+        async def deafly(*arguments: Any) -> Any:
+            answers = await heard(*arguments)
+            return [None] * len(answers) if deaf and deaf.pop() else answers
+
+        broker._atomic._ask = deafly
+        positions = await broker.publish_all(drafts(TOPIC, range(20)))
+        self.assertEqual([one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 20)])
+        self.assertEqual(deaf, [])
+        self.assertEqual(await self.kept(broker), [*range(20)])
+
+    async def test_one_that_the_stream_finds_too_large_is_named_and_nothing_is_stored(self) -> None:
+        broker = await self.node()
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"max_msg_size": 1000})
+        large = Draft(TOPIC, chat_payload(TOPIC, 3, content="x" * 2000))
+        wrong = [*drafts(TOPIC, [1, 2]), large, *drafts(TOPIC, [4])]
+        error = await self.assertFailure(broker.publish_all(wrong), AtFault)
+        self.assertEqual((error.index, type(error.reason)), (2, TooLarge))
+        self.assertIn("max_msg_size", str(error))
+        self.assertEqual(await self.kept(broker), [])
+
+    async def test_a_stream_that_takes_no_batches_refuses_lists_and_stores_nothing(self) -> None:
+        broker = await self.node(check_interval=Duration(60))
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        # The broker does not know yet.
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": False})
+        for _ in range(2):
+            error = await self.assertFailure(broker.publish_all(drafts(TOPIC, [1, 2])), Unsupported)
+            self.assertIn("allow_atomic", str(error))
+            await allow(broker, False)
+        self.assertEqual(await self.kept(broker), [])
+        await allow(broker)
+        await broker.publish_all(drafts(TOPIC, [1, 2]))
+        self.assertEqual(await self.kept(broker), [1, 2])
+
+    async def test_more_than_a_batch_may_have_is_refused_and_nothing_is_stored(self) -> None:
+        broker = await self.node()
+        await self.assertFailure(broker.publish_all(drafts(TOPIC, range(1001))), TooLarge)
+        self.assertEqual(await self.kept(broker), [])
+
+    async def test_more_lists_at_once_than_batches_may_be_open_are_all_stored(self) -> None:
+        nodes = [await self.node(f"node-{n}") for n in (1, 2, 3)]
+        lists: list[Deferred[Any]] = [
+            nodes[n % 3].publish_all(drafts(chat(1, 100 + n), range(5))) for n in range(90)
+        ]
+        await gatherResults(lists)
+        for n in range(0, 90, 13):
+            self.assertEqual(await self.kept(nodes[0], chat(1, 100 + n)), [*range(5)])
+
+
+class OneServer(Lists, TestCase):
+    async def servers(self) -> None:
+        self.server = NatsServer().start()
+        self.addCleanup(self.server.remove)
+        await self.server.up()
+        self.urls = (self.server.url,)
+
+    async def test_a_server_that_is_killed_under_lists_has_each_whole_or_not_at_all(self) -> None:
+        broker, other = await self.node(publish_patience=Duration(30)), await self.node("node-2")
+        outcomes = []
+        for number in range(8):
+            numbers = range(number * 100, number * 100 + 100)
+            answer = broker.publish_all(drafts(TOPIC, numbers))
+            # What the other node sends is not repeated.
+            once = other.publish_all(drafts(OTHER, numbers)).addErrback(lambda failure: failure.value)
+            await pause(0.01 * number)
+            self.server.kill()
+            for one in other._atomic._lists:
+                one.deadline = 0.0
+            self.server.start()
+            await answer
+            outcomes.append(await once)
+            await until(lambda: other.status().ready)
+        self.assertEqual(await self.kept(broker), [*range(800)])
+        kept = await self.kept(other, OTHER)
+        self.assertEqual(kept, sorted(kept))
+        for number, outcome in enumerate(outcomes):
+            stored = len([n for n in kept if n // 100 == number])
+            self.assertIn(stored, {Unavailable: (0,), Unknown: (0, 100)}.get(type(outcome), (100,)), outcome)
+
+    async def test_where_no_answer_comes_the_outcome_is_unknown_and_a_repeat_finds_all_or_stores_it(
+        self,
+    ) -> None:
+        broker = await self.node(publish_patience=Duration(1), request_timeout=Duration(0.3))
+        self.server.pause()
+        try:
+            await self.assertFailure(broker.publish_all(drafts(TOPIC, range(10), "k")), Unknown)
+        finally:
+            self.server.resume()
+        await until(lambda: broker.status().ready)
+        positions = await broker.publish_all(drafts(TOPIC, range(10), "k"))
+        self.assertEqual([one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 10)])
+        self.assertEqual(await self.kept(broker), [*range(10)])
+
+    async def test_while_the_broker_is_away_nothing_is_stored(self) -> None:
+        broker = await self.node()
+        self.server.kill()
+        await until(lambda: not broker.status().ready)
+        await self.assertFailure(broker.publish_all(drafts(TOPIC, range(10))), Unavailable)
+        self.server.start()
+        self.assertEqual(await self.kept(broker), [])
+
+
+class ThreeServers(Lists, TestCase):
+    async def servers(self) -> None:
+        self.cluster = Cluster()
+        self.addCleanup(self.cluster.remove)
+        await self.cluster.up()
+        self.urls = self.cluster.urls
+
+    async def test_leaders_that_are_killed_under_lists_store_each_once(self) -> None:
+        broker = await self.node(publish_patience=Duration(60), canary_interval=Duration(0.3))
+        for number in range(3):
+            answer = broker.publish_all(drafts(TOPIC, range(number * 100, number * 100 + 100)))
+            await pause(0.01 * number)
+            server = self.cluster.servers[number]
+            server.kill()
+            positions = await answer
+            self.assertEqual(
+                [one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 100)]
+            )
+            server.start()
+            await server.up()
+        self.assertEqual(await self.kept(broker), [*range(300)])
