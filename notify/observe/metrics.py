@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 
 from notify._version import __version__
-from notify.observe.tally import Distribution, Tally
+from notify.observe.fast_metrics import FastCounter, FastHistogram
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -88,7 +88,7 @@ class Metrics:
         self.topics = Gauge(
             "notify_topics", "Topics that this node follows, those that linger included.", registry=r
         )
-        self.published = Tally(
+        self.published = FastCounter(
             "notify_published",
             "Publishes through this node, by result: ok, poison, forbidden, unavailable, unknown, failed.",
             ["result"],
@@ -99,10 +99,10 @@ class Metrics:
             "Open connections of /v1/stream, over which backends publish.",
             registry=r,
         )
-        self.received = Tally(
+        self.received = FastCounter(
             "notify_received", "Messages delivered by the broker to this node.", registry=r
         ).labels()
-        self.delivered = Tally(
+        self.delivered = FastCounter(
             "notify_delivered", "Messages written to connections, each counted once a connection.", registry=r
         ).labels()
         self.signals_sent = Counter(
@@ -125,7 +125,7 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.delivery_seconds = Distribution(
+        self.delivery_seconds = FastHistogram(
             "notify_delivery_seconds",
             "From broker to the last socket of this node.",
             buckets=_LATENCY,
@@ -217,7 +217,7 @@ class Metrics:
         self.drain_left = Gauge(
             "notify_drain_left", "Clients that the drain has still to send away.", registry=r
         )
-        self.http_requests = Tally(
+        self.http_requests = FastCounter(
             "notify_http_requests",
             "HTTP answers, by path and status; paths that do not exist count as no_such_path.",
             ["path", "status"],
@@ -229,7 +229,7 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.http_seconds = Distribution(
+        self.http_seconds = FastHistogram(
             "notify_http_seconds",
             "From a request's headers to its whole answer, by path.",
             ["path"],

@@ -49,13 +49,13 @@ class Spread:
         self.total += value
 
 
-class Tally(Collector):
+class FastCounter(Collector):
     """A counter; ``labels`` are the names of its labels. See ``Counter`` of ``prometheus_client``."""
 
     def __init__(
         self, name: str, documentation: str, labels: Sequence[str] = (), *, registry: CollectorRegistry
     ) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
+        self._name, self._documentation, self._labelnames = name, documentation, labels
         self._counts: dict[tuple[str, ...], Count] = {}
         registry.register(self)
 
@@ -63,15 +63,19 @@ class Tally(Collector):
         """What counts for these values of the labels, from the next scrape on."""
         return self._counts.setdefault(values, Count())
 
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        """See ``Collector``."""
+        yield CounterMetricFamily(self._name, self._documentation, labels=self._labelnames)
+
     def collect(self) -> Iterator[CounterMetricFamily]:
         """See ``Collector``."""
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        [family] = self.describe()
         for values, one in self._counts.items():
             family.add_metric(values, one.count, one.created)
         yield family
 
 
-class Distribution(Collector):
+class FastHistogram(Collector):
     """A histogram; ``labels`` are the names of its labels. See ``Histogram`` of ``prometheus_client``."""
 
     def __init__(
@@ -83,7 +87,7 @@ class Distribution(Collector):
         buckets: Sequence[float],
         registry: CollectorRegistry,
     ) -> None:
-        self._name, self._documentation, self._labels = name, documentation, labels
+        self._name, self._documentation, self._labelnames = name, documentation, labels
         self._bounds = (*buckets, inf)
         self._spreads: dict[tuple[str, ...], Spread] = {}
         registry.register(self)
@@ -92,12 +96,16 @@ class Distribution(Collector):
         """What counts for these values of the labels, from the next scrape on."""
         return self._spreads.setdefault(values, Spread(self._bounds))
 
+    def describe(self) -> Iterator[HistogramMetricFamily]:
+        """See ``Collector``."""
+        yield HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """See ``Collector``."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        [family] = self.describe()
         for values, one in self._spreads.items():
             buckets = zip(map(floatToGoString, self._bounds), accumulate(one.counts), strict=True)
             family.add_metric(values, list(buckets), one.total)
-            named = dict(zip(self._labels, values, strict=True))
+            named = dict(zip(self._labelnames, values, strict=True))
             family.add_sample(f"{self._name}_created", named, one.created)
         yield family

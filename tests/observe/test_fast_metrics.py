@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.observe.tally import Distribution, Tally
+from notify.observe.fast_metrics import FastCounter, FastHistogram
 
 BUCKETS = (0.005, 0.1, 2.5)
 
@@ -25,12 +25,12 @@ class Scrapes(SynchronousTestCase):
         self.assertEqual(sorted(ours.splitlines()), sorted(theirs.splitlines()))
 
     def counters(self, *labels: str) -> tuple[Any, Any]:
-        return Tally("n", "Some.", labels, registry=self.ours), Counter(
+        return FastCounter("n", "Some.", labels, registry=self.ours), Counter(
             "n", "Some.", labels, registry=self.theirs
         )
 
     def histograms(self, *labels: str) -> tuple[Any, Any]:
-        ours = Distribution("h", "Some.", labels, buckets=BUCKETS, registry=self.ours)
+        ours = FastHistogram("h", "Some.", labels, buckets=BUCKETS, registry=self.ours)
         return ours, Histogram("h", "Some.", labels, buckets=BUCKETS, registry=self.theirs)
 
     def test_a_counter(self) -> None:
@@ -69,9 +69,12 @@ class Scrapes(SynchronousTestCase):
         self.assert_alike()
 
     def test_a_name_is_given_once(self) -> None:
-        self.counters()
+        FastCounter("n", "Some.", registry=self.ours)
         with self.assertRaises(ValueError):
-            self.counters()
+            FastCounter("n", "Some.", registry=self.ours)
+        FastHistogram("h", "Some.", buckets=BUCKETS, registry=self.ours)
+        with self.assertRaises(ValueError):
+            Counter("h_count", "Some.", registry=self.ours)
 
     def test_no_value_is_out_of_bounds(self) -> None:
         ours, _ = self.histograms()
