@@ -45,7 +45,7 @@ class Broadcaster:
         self._publisher = publisher
         self._max_payload, self._max_body = max_payload, max_body
 
-    def __call__(self, request: Request) -> Deferred[Answer]:
+    def __call__(self, request: Request) -> Answer | Deferred[Answer]:
         """Publish what the request carries: nothing at all where any of it is not as it must be.
 
         Afterwards each subject stands for itself, all are handed to the broker in order, and the answer is that of a list.

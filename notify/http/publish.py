@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, maybeDeferred
 from twisted.python.failure import Failure
 
 from notify.core.live import ApiKey
@@ -112,7 +112,7 @@ class Publisher:
         if ITogether.providedBy(broker):
             self.at_once = cast(ITogether, broker).together
 
-    def __call__(self, request: Request) -> Deferred[Answer]:
+    def __call__(self, request: Request) -> Answer | Deferred[Answer]:
         """Publish what the request carries.
 
         A list of another form than the interface description's is refused as a whole. Else each message stands for
@@ -153,37 +153,28 @@ class Publisher:
 
     def together(
         self, body: list[Publication], keys: Sequence[str | None], request: Request
-    ) -> Deferred[Answer]:
+    ) -> Answer | Deferred[Answer]:
         """Publish messages in order, each under its key, and answer with what became of each."""
-        results: list[Result | None] = [None] * len(body)
-        missing = len(body)
-        under_way: list[Deferred[None]] = []
-
-        def give_up(_: Deferred[Answer]) -> None:
-            for one in under_way:
-                one.cancel()
-
-        together: Deferred[Answer] = Deferred(give_up)
-
-        def settle(result: Result, index: int) -> None:
-            nonlocal missing
-            results[index] = result
-            missing -= 1
-            if not missing:
-                together.callback(_collect([one for one in results if one is not None]))
-
         by, trace = request.key, request.trace
+        results: list[Result | Deferred[Result]] = []
         with self.at_once():
-            for index, (one, key) in enumerate(zip(body, keys, strict=True)):
+            for one, key in zip(body, keys, strict=True):
                 working: Deferred[Any] = self._start(one, key, by, trace)
-                if working.called and isinstance(position := working.result, Position):
-                    settle(
-                        self._stored(position, one.subject), index
-                    )  # a callback would cost as much as the message
-                    continue
-                working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
-                under_way.append(working.addCallback(settle, index))
-        return together
+                if (position := _fired(working)) is not None:
+                    results.append(self._stored(position, one.subject))
+                else:
+                    results.append(
+                        working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
+                    )
+        under_way = [one for one in results if isinstance(one, Deferred)]
+        if not under_way:
+            return _collect([one for one in results if isinstance(one, Result)])
+
+        def collect(outcomes: list[tuple[bool, Result]]) -> Answer:
+            late = iter(outcomes)
+            return _collect([one if isinstance(one, Result) else next(late)[1] for one in results])
+
+        return DeferredList(under_way).addCallback(collect)
 
     def _as_one(
         self, body: list[Publication], keys: Sequence[str | None], request: Request
@@ -231,8 +222,10 @@ class Publisher:
 
         return [span.traceparent for span in inner], ended
 
-    def _publish(self, one: Publication, key: str | None, request: Request) -> Deferred[Answer]:
+    def _publish(self, one: Publication, key: str | None, request: Request) -> Answer | Deferred[Answer]:
         working: Deferred[Any] = self._start(one, key, request.key, request.trace)
+        if (position := _fired(working)) is not None:
+            return self._accepted(position, one.subject)
         return working.addCallbacks(self._accepted, self._count_failure, callbackArgs=(one.subject,))
 
     def _told(self, outcome: Position | Failure, one: Publication) -> Position | Failure:
@@ -304,6 +297,11 @@ class Publisher:
             _log.failure("Failed to publish", failure=failure)
             refused = internal_error()
         return Result(refused.status, error=refused.detail)
+
+
+def _fired(working: Deferred[Any]) -> Position | None:
+    """What there is already, as with the memory broker: callbacks behind it would cost as much as the message."""
+    return working.result if working.called and isinstance(working.result, Position) else None
 
 
 def _topic(subject: str) -> Topic | None:

@@ -147,6 +147,8 @@ class Request:
     def parameters(self, required: Collection[str], optional: Collection[str] = ()) -> dict[str, str]:
         """The query parameters. Raises :class:`Refused` for one that is missing, unknown, repeated or not UTF-8."""
         if not self._query and not required:
+            return {}  # as nearly every publish is
+        if not self._query and not required:
             return {}  # as nearly always where much is asked for
         try:
             pairs = parse_qsl(self._query.decode("ascii"), keep_blank_values=True, errors="strict")
