@@ -114,7 +114,7 @@ class Archive(SynchronousTestCase):
         self,
     ) -> None:
         made = 'mkdir -p .venv/bin; for it in python twistd; do printf "#!/bin/sh\\n" >.venv/bin/$it; done'
-        self.have("chmod", f'exec {program("chmod")} "$@"')
+        self.have("chmod", f'exec {shutil.which("chmod")} "$@"')
         self.have("python3", f'case "$2" in venv) {made}; chmod +x .venv/bin/*;; esac')
         run = ".venv/bin/twistd --nodaemon --pidfile= notify --dev"
         server = [
