@@ -243,3 +243,42 @@ class ThreeServers(Lists, TestCase):
             server.start()
             await server.up()
         self.assertEqual(await self.kept(broker), [*range(300)])
+
+
+#: everything but what is published to one chat, whose name the server writes in small letters when it objects
+DENIED = """
+authorization {{ users: [
+  {{ user: notify, password: secret-of-notify, permissions: {{
+    publish: {{ deny: ["{subject}"] }}, subscribe: ">"
+  }} }}
+] }}
+"""
+
+
+class Denied(TestCase):
+    """NATS does not permit notify to publish to one topic, and says so of each message."""
+
+    timeout = 60
+
+    async def test_what_is_not_permitted_of_a_list_is_refused_and_disturbs_nobody(self) -> None:
+        allowed, denied = chat("Acme", "One"), chat("Acme", "Two")
+        server = NatsServer(extra=DENIED.format(subject=denied.subject)).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker = make(None, servers=(url,), publish_patience=Duration(5))
+        self.addCleanup(broker.stop)
+        recorder, abandoned = Recorder(), list[str]()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        self.patch(broker._connection, "abandon", abandoned.append)
+        refused: Deferred[Any] = broker.publish_all([*drafts(allowed, [1]), *drafts(denied, [1, 2, 3, 4, 5])])
+        error = await self.assertFailure(refused, Unavailable)
+        self.assertIn("does not permit", str(error))
+        error = await self.assertFailure(broker.publish(denied, chat_payload(denied, 6)), Unavailable)
+        self.assertIn("does not permit", str(error))
+        # Behind all that the server had to say of them.
+        await broker.publish_all(drafts(allowed, [7, 8]))
+        self.assertEqual(abandoned, [])
+        replayed = await broker.replay(allowed, None, 10, SIZE)
+        self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])

@@ -31,6 +31,7 @@ from notify.brokers.jetstream.flight import (
     Outgoing,
     Turn,
     as_batch,
+    denies,
     read,
     refusal,
 )
@@ -153,7 +154,7 @@ class Atomic:
     def denied(self, words: str) -> bool:
         """See :meth:`~notify.brokers.jetstream.publisher.Publisher.denied`."""
         for one in self._lists:
-            if one.waiting is not None and any(f'publish to "{t.subject}"' in words for t in one.topics):
+            if one.waiting is not None and any(denies(words, topic) for topic in one.topics):
                 one.denied = True
                 one.waiting.cancel()
                 return True
