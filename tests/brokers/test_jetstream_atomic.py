@@ -213,6 +213,27 @@ class OneServer(Lists, TestCase):
         self.assertEqual([one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 10)])
         self.assertEqual(await self.kept(broker), [*range(10)])
 
+    async def test_of_more_lists_than_go_out_while_no_answer_comes_those_that_were_not_sent_are_not_stored(
+        self,
+    ) -> None:
+        broker = await self.node(
+            publish_patience=Duration(2), request_timeout=Duration(0.5), canary_interval=Duration(60)
+        )
+        topics = [chat(1, 100 + n) for n in range(30)]
+        self.server.pause()
+        try:
+            lists: list[Deferred[Any]] = [broker.publish_all(drafts(topic, [1, 2, 3])) for topic in topics]
+            outcomes = await gatherResults(
+                [one.addErrback(lambda failure: type(failure.value)) for one in lists]
+            )
+        finally:
+            self.server.resume()
+        self.assertEqual({*outcomes}, {Unknown, Unavailable})
+        await until(lambda: broker.status().ready)
+        for topic, outcome in zip(topics, outcomes, strict=True):
+            kept = await self.kept(broker, topic)
+            self.assertIn(kept, [[]] if outcome is Unavailable else [[], [1, 2, 3]])
+
     async def test_while_the_broker_is_away_nothing_is_stored(self) -> None:
         broker = await self.node()
         self.server.kill()

@@ -187,7 +187,8 @@ class Atomic:
                 await self._usable(one)
                 await self._slots.acquire()
                 try:
-                    await self._attempt(one)
+                    if self._takes and one.deadline > self._reactor.seconds():  # as before the wait
+                        await self._attempt(one)
                 finally:
                     self._slots.release()
         finally:
@@ -259,7 +260,7 @@ class Atomic:
         self, one: _List, messages: Sequence[tuple[Topic, Outgoing]], fields: Iterable[dict[str, str]]
     ) -> list[Ack | None]:
         """Send these, and give what is answered to each; None: nothing, or nothing that says anything. Only silence is waited for in vain."""
-        left, silence = one.deadline - self._reactor.seconds(), self._settings.request_timeout
+        left, silence = max(0.0, one.deadline - self._reactor.seconds()), self._settings.request_timeout
         replies = [
             self._connection.request(topic.subject, sent.payload, left, more)
             for (topic, sent), more in zip(messages, fields, strict=True)
