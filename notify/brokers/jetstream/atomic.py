@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOBODY,
@@ -110,7 +111,8 @@ class Atomic:
     ) -> None:
         self._settings, self._connection, self._publisher = settings, connection, publisher
         self._reactor, self._random = reactor, random
-        self._slots = DeferredSemaphore(_AT_ONCE)
+        most = settings.publish_window + settings.publish_queue
+        self._slots: FairQueue[None] = FairQueue(_AT_ONCE, most + 1, _AT_ONCE)
         self._lists: dict[_List, None] = {}
         self._count = 0
         #: whether the stream takes batches; None: it cannot be used now
@@ -181,16 +183,12 @@ class Atomic:
     async def _store(self, one: _List, turn: Turn) -> None:
         self._lists[one] = None
         self._count += len(one.messages)
+        tenant = one.messages[0][0].workspace_id
         try:
             await turn.answer
             while one.rest():
                 await self._usable(one)
-                await self._slots.acquire()
-                try:
-                    if self._takes and one.deadline > self._reactor.seconds():  # as before the wait
-                        await self._attempt(one)
-                finally:
-                    self._slots.release()
+                await self._slots.do(tenant, lambda: Deferred.fromCoroutine(self._attempt(one)))
         finally:
             del self._lists[one]
             self._count -= len(one.messages)
@@ -213,6 +211,8 @@ class Atomic:
 
     async def _attempt(self, one: _List) -> None:
         """Send what is not known to be stored as one batch, and find out what became of it, or is to be raised for good."""
+        if not self._takes or one.deadline <= self._reactor.seconds():
+            return  # it was otherwise before this one waited for its turn
         rest = one.rest()
         name = f"{self._random.getrandbits(64):016x}"
         acks = await self._ask(one, rest, as_batch(rest, self.after, name))
