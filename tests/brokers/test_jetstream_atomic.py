@@ -140,6 +140,28 @@ class Lists:
         self.assertIn("max_msg_size", str(error))
         self.assertEqual(await self.kept(broker), [])
 
+    async def test_of_a_list_that_a_full_stream_has_no_room_for_nothing_is_stored_and_a_repeat_is_found(
+        self,
+    ) -> None:
+        one, other = await self.node(), await self.node("node-2")
+        config = (await api(one, "STREAM.INFO.MESSAGES"))["config"] | {"discard": "new"}
+        for full in (
+            {"max_msgs": 15},
+            {"max_bytes": 6000},
+            {"max_msgs_per_subject": 15, "discard_new_per_subject": True},
+        ):
+            await api(one, "STREAM.UPDATE.MESSAGES", config | {"discard": "old"})
+            await api(one, "STREAM.PURGE.MESSAGES")
+            key = f"{[*full]}"
+            first = await one.publish_all(drafts(TOPIC, range(10), key))
+            await api(one, "STREAM.UPDATE.MESSAGES", config | full)
+            for node in (one, other):
+                for numbers in (range(10, 20), range(5, 20)):  # a half of it has room
+                    await self.assertFailure(node.publish_all(drafts(TOPIC, numbers, key)), Unavailable)
+                self.assertEqual(await node.publish_all(drafts(TOPIC, range(10), key)), first)
+            state = (await api(one, "STREAM.INFO.MESSAGES"))["state"]
+            self.assertEqual((state["messages"], state["last_seq"]), (10, first[-1].seq))
+
     async def test_a_stream_that_takes_no_batches_refuses_lists_and_stores_nothing(self) -> None:
         broker = await self.node(check_interval=Duration(60))
         config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
