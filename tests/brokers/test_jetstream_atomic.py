@@ -325,3 +325,43 @@ class Denied(TestCase):
         self.assertEqual(abandoned, [])
         replayed = await broker.replay(allowed, None, 10, SIZE)
         self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])
+
+
+#: an account that may keep three lists of 100 messages and a part of the fourth
+SCARCE = """
+accounts {
+  A { jetstream: { max_file: 120KB, max_mem: 10MB }, users: [ { user: notify, password: secret-of-notify } ] }
+  SYS { users: [ { user: root, password: secret-of-root } ] }
+}
+system_account: SYS
+"""
+
+
+class Scarce(TestCase):
+    """One server whose storage ends in the middle of a list: NATS then stores a part of it (docs/guarantees.md)."""
+
+    timeout = 60
+
+    async def test_a_list_for_which_the_storage_did_not_last_is_completed_by_a_repeat(self) -> None:
+        server = NatsServer(accounts=SCARCE).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker = make(None, servers=(url,), publish_patience=Duration(4))
+        self.addCleanup(broker.stop)
+        recorder = Recorder()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        await broker.follow(TOPIC)
+        for start in (0, 100, 200):
+            await broker.publish_all(drafts(TOPIC, range(start, start + 100), "k"))
+        # Never that nothing was stored.
+        await self.assertFailure(broker.publish_all(drafts(TOPIC, range(300, 400), "k")), Unknown)
+        server.reload(server.config.read_text().replace("120KB", "1MB"))
+        await until(lambda: "Reloaded server configuration" in server.log())
+        positions = await broker.publish_all(drafts(TOPIC, range(300, 400), "k"))
+        replayed = (await broker.replay(TOPIC, None, 1000, SIZE)).messages
+        self.assertEqual([one.event.message_id for one in replayed], [*range(400)])
+        self.assertEqual([one.position for one in replayed][300:], positions)
+        await recorder.wait(400)
+        self.assertEqual([one.event.message_id for one in recorder.messages], [*range(400)])
