@@ -50,6 +50,7 @@ class Broadcaster:
 
         Afterwards each subject stands for itself, all are handed to the broker in order, and the answer is that of a list.
         """
+        request.parameters([])  # who asks for all or nothing is told that there is no such thing here
         key = request.text_header("Idempotency-Key", IDEMPOTENCY_KEY, "1 to 128 visible ASCII characters")
         try:
             body = _decode(request.body)

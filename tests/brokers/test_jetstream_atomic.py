@@ -140,6 +140,28 @@ class Lists:
         self.assertIn("max_msg_size", str(error))
         self.assertEqual(await self.kept(broker), [])
 
+    async def test_of_a_list_that_a_full_stream_has_no_room_for_nothing_is_stored_and_a_repeat_is_found(
+        self,
+    ) -> None:
+        one, other = await self.node(), await self.node("node-2")
+        config = (await api(one, "STREAM.INFO.MESSAGES"))["config"] | {"discard": "new"}
+        for full in (
+            {"max_msgs": 15},
+            {"max_bytes": 6000},
+            {"max_msgs_per_subject": 15, "discard_new_per_subject": True},
+        ):
+            await api(one, "STREAM.UPDATE.MESSAGES", config | {"discard": "old"})
+            await api(one, "STREAM.PURGE.MESSAGES")
+            key = f"{[*full]}"
+            first = await one.publish_all(drafts(TOPIC, range(10), key))
+            await api(one, "STREAM.UPDATE.MESSAGES", config | full)
+            for node in (one, other):
+                for numbers in (range(10, 20), range(5, 20)):  # a half of it has room
+                    await self.assertFailure(node.publish_all(drafts(TOPIC, numbers, key)), Unavailable)
+                self.assertEqual(await node.publish_all(drafts(TOPIC, range(10), key)), first)
+            state = (await api(one, "STREAM.INFO.MESSAGES"))["state"]
+            self.assertEqual((state["messages"], state["last_seq"]), (10, first[-1].seq))
+
     async def test_a_stream_that_takes_no_batches_refuses_lists_and_stores_nothing(self) -> None:
         broker = await self.node(check_interval=Duration(60))
         config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
@@ -213,6 +235,27 @@ class OneServer(Lists, TestCase):
         self.assertEqual([one.seq for one in positions], [*range(positions[0].seq, positions[0].seq + 10)])
         self.assertEqual(await self.kept(broker), [*range(10)])
 
+    async def test_of_more_lists_than_go_out_while_no_answer_comes_those_that_were_not_sent_are_not_stored(
+        self,
+    ) -> None:
+        broker = await self.node(
+            publish_patience=Duration(2), request_timeout=Duration(0.5), canary_interval=Duration(60)
+        )
+        topics = [chat(1, 100 + n) for n in range(30)]
+        self.server.pause()
+        try:
+            lists: list[Deferred[Any]] = [broker.publish_all(drafts(topic, [1, 2, 3])) for topic in topics]
+            outcomes = await gatherResults(
+                [one.addErrback(lambda failure: type(failure.value)) for one in lists]
+            )
+        finally:
+            self.server.resume()
+        self.assertEqual({*outcomes}, {Unknown, Unavailable})
+        await until(lambda: broker.status().ready)
+        for topic, outcome in zip(topics, outcomes, strict=True):
+            kept = await self.kept(broker, topic)
+            self.assertIn(kept, [[]] if outcome is Unavailable else [[], [1, 2, 3]])
+
     async def test_while_the_broker_is_away_nothing_is_stored(self) -> None:
         broker = await self.node()
         self.server.kill()
@@ -243,3 +286,82 @@ class ThreeServers(Lists, TestCase):
             server.start()
             await server.up()
         self.assertEqual(await self.kept(broker), [*range(300)])
+
+
+#: everything but what is published to one chat, whose name the server writes in small letters when it objects
+DENIED = """
+authorization {{ users: [
+  {{ user: notify, password: secret-of-notify, permissions: {{
+    publish: {{ deny: ["{subject}"] }}, subscribe: ">"
+  }} }}
+] }}
+"""
+
+
+class Denied(TestCase):
+    """NATS does not permit notify to publish to one topic, and says so of each message."""
+
+    timeout = 60
+
+    async def test_what_is_not_permitted_of_a_list_is_refused_and_disturbs_nobody(self) -> None:
+        allowed, denied = chat("Acme", "One"), chat("Acme", "Two")
+        server = NatsServer(extra=DENIED.format(subject=denied.subject)).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker = make(None, servers=(url,), publish_patience=Duration(5))
+        self.addCleanup(broker.stop)
+        recorder, abandoned = Recorder(), list[str]()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        self.patch(broker._connection, "abandon", abandoned.append)
+        refused: Deferred[Any] = broker.publish_all([*drafts(allowed, [1]), *drafts(denied, [1, 2, 3, 4, 5])])
+        error = await self.assertFailure(refused, Unavailable)
+        self.assertIn("does not permit", str(error))
+        error = await self.assertFailure(broker.publish(denied, chat_payload(denied, 6)), Unavailable)
+        self.assertIn("does not permit", str(error))
+        # Behind all that the server had to say of them.
+        await broker.publish_all(drafts(allowed, [7, 8]))
+        self.assertEqual(abandoned, [])
+        replayed = await broker.replay(allowed, None, 10, SIZE)
+        self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])
+
+
+#: an account that may keep three lists of 100 messages and a part of the fourth
+SCARCE = """
+accounts {
+  A { jetstream: { max_file: 120KB, max_mem: 10MB }, users: [ { user: notify, password: secret-of-notify } ] }
+  SYS { users: [ { user: root, password: secret-of-root } ] }
+}
+system_account: SYS
+"""
+
+
+class Scarce(TestCase):
+    """One server whose storage ends in the middle of a list: NATS then stores a part of it (docs/guarantees.md)."""
+
+    timeout = 60
+
+    async def test_a_list_for_which_the_storage_did_not_last_is_completed_by_a_repeat(self) -> None:
+        server = NatsServer(accounts=SCARCE).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker = make(None, servers=(url,), publish_patience=Duration(4))
+        self.addCleanup(broker.stop)
+        recorder = Recorder()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        await broker.follow(TOPIC)
+        for start in (0, 100, 200):
+            await broker.publish_all(drafts(TOPIC, range(start, start + 100), "k"))
+        # Never that nothing was stored.
+        await self.assertFailure(broker.publish_all(drafts(TOPIC, range(300, 400), "k")), Unknown)
+        server.reload(server.config.read_text().replace("120KB", "1MB"))
+        await until(lambda: "Reloaded server configuration" in server.log())
+        positions = await broker.publish_all(drafts(TOPIC, range(300, 400), "k"))
+        replayed = (await broker.replay(TOPIC, None, 1000, SIZE)).messages
+        self.assertEqual([one.event.message_id for one in replayed], [*range(400)])
+        self.assertEqual([one.position for one in replayed][300:], positions)
+        await recorder.wait(400)
+        self.assertEqual([one.event.message_id for one in recorder.messages], [*range(400)])

@@ -122,6 +122,12 @@ class Broadcasts(Case):
         self.assertEqual((response.status, response.code), (422, "unknown_subject"))
         self.assert_nothing()
 
+    def test_it_cannot_be_asked_to_be_all_or_nothing(self) -> None:
+        body = {"subjects": [one.subject for one in CHATS], "payload": PAYLOAD}
+        response = self.node.call("POST", "/v1/broadcast?atomic=true", body)
+        self.assertEqual((response.status, response.code), (400, "bad_request"))
+        self.assertEqual([self.kept(one) for one in CHATS], [[]] * len(CHATS))
+
     def test_it_is_bounded_as_a_list_is(self) -> None:
         self.patch(broadcast, "MAX_LIST", 3)
         self.assertEqual(self.send(CHATS).status, 200)

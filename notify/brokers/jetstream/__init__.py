@@ -24,6 +24,7 @@ from notify.brokers.jetstream.consumer import Consumer
 from notify.brokers.jetstream.deadletter import DeadLetters
 from notify.brokers.jetstream.diagnose import diagnose
 from notify.brokers.jetstream.epoch import new_epoch
+from notify.brokers.jetstream.flight import denies_some_topic
 from notify.brokers.jetstream.health import Health
 from notify.brokers.jetstream.history import History, Memory, Record, place
 from notify.brokers.jetstream.pages import Pages
@@ -534,7 +535,8 @@ class JetStreamBroker:
             self._set_up(reason)
 
     def _denied(self, words: str) -> None:
-        if not (self._publisher.denied(words) or self._atomic.denied(words)):
+        # NATS says so of each message that was sent, also of those of a list that its first word has ended.
+        if not (self._publisher.denied(words) or self._atomic.denied(words) or denies_some_topic(words)):
             self._refused = words
             if self._ready:
                 # Subscriptions that were refused are asked for again by a new connection only.

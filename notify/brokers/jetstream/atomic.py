@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore, fail
+from twisted.internet.defer import Deferred, DeferredList, fail
 from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from notify.brokers.jetstream.fair import FairQueue
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOBODY,
@@ -31,6 +32,7 @@ from notify.brokers.jetstream.flight import (
     Outgoing,
     Turn,
     as_batch,
+    denies,
     read,
     refusal,
 )
@@ -109,7 +111,8 @@ class Atomic:
     ) -> None:
         self._settings, self._connection, self._publisher = settings, connection, publisher
         self._reactor, self._random = reactor, random
-        self._slots = DeferredSemaphore(_AT_ONCE)
+        most = settings.publish_window + settings.publish_queue
+        self._slots: FairQueue[None] = FairQueue(_AT_ONCE, most + 1, _AT_ONCE)
         self._lists: dict[_List, None] = {}
         self._count = 0
         #: whether the stream takes batches; None: it cannot be used now
@@ -153,7 +156,7 @@ class Atomic:
     def denied(self, words: str) -> bool:
         """See :meth:`~notify.brokers.jetstream.publisher.Publisher.denied`."""
         for one in self._lists:
-            if one.waiting is not None and any(f'publish to "{t.subject}"' in words for t in one.topics):
+            if one.waiting is not None and any(denies(words, topic) for topic in one.topics):
                 one.denied = True
                 one.waiting.cancel()
                 return True
@@ -180,15 +183,12 @@ class Atomic:
     async def _store(self, one: _List, turn: Turn) -> None:
         self._lists[one] = None
         self._count += len(one.messages)
+        tenant = one.messages[0][0].workspace_id
         try:
             await turn.answer
             while one.rest():
                 await self._usable(one)
-                await self._slots.acquire()
-                try:
-                    await self._attempt(one)
-                finally:
-                    self._slots.release()
+                await self._slots.do(tenant, lambda: Deferred.fromCoroutine(self._attempt(one)))
         finally:
             del self._lists[one]
             self._count -= len(one.messages)
@@ -211,6 +211,8 @@ class Atomic:
 
     async def _attempt(self, one: _List) -> None:
         """Send what is not known to be stored as one batch, and find out what became of it, or is to be raised for good."""
+        if not self._takes or one.deadline <= self._reactor.seconds():
+            return  # it was otherwise before this one waited for its turn
         rest = one.rest()
         name = f"{self._random.getrandbits(64):016x}"
         acks = await self._ask(one, rest, as_batch(rest, self.after, name))
@@ -258,7 +260,7 @@ class Atomic:
         self, one: _List, messages: Sequence[tuple[Topic, Outgoing]], fields: Iterable[dict[str, str]]
     ) -> list[Ack | None]:
         """Send these, and give what is answered to each; None: nothing, or nothing that says anything. Only silence is waited for in vain."""
-        left, silence = one.deadline - self._reactor.seconds(), self._settings.request_timeout
+        left, silence = max(0.0, one.deadline - self._reactor.seconds()), self._settings.request_timeout
         replies = [
             self._connection.request(topic.subject, sent.payload, left, more)
             for (topic, sent), more in zip(messages, fields, strict=True)

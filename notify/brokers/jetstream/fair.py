@@ -26,15 +26,15 @@ class _Job(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Runs ``width`` pieces of work at once, a quarter of them for one ``key`` (a tenant); the others wait.
+    """Runs ``width`` pieces of work at once, a quarter or ``share`` of them for one ``key`` (a tenant); the others wait.
 
     Each key has a line of its own, and the lines take turns: ten thousand jobs of one tenant delay another's first by no
     more than those that run. ``bound`` is how many may wait.
     """
 
-    def __init__(self, width: int, bound: int) -> None:
+    def __init__(self, width: int, bound: int, share: int = 0) -> None:
         self._width = width
-        self._share = max(1, width // 4)
+        self._share = share or max(1, width // 4)
         self._bound = bound
         self._lines: dict[Hashable, deque[_Job[T]]] = {}
         self._turns: deque[Hashable] = deque()

@@ -7,6 +7,7 @@ one or not at all. *Batched*: the server stores all of them, one directly behind
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ class Ack(Struct):
 
 
 _decode = msgspec.json.Decoder(Ack).decode
+_TO_A_TOPIC = re.compile(r'publish to "workspace\.[^"]+\.(?:messages|notifications)"')
 
 
 def read(reply: Any) -> Ack | None:
@@ -77,6 +79,16 @@ def refusal(one: Outgoing, error: Error, stream: str) -> Exception:
     if error.err_code == SEALED:
         return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
     return Unavailable(f"the message was not stored: {error.description}")
+
+
+def denies(words: str, topic: Topic) -> bool:
+    """Whether the server's words on a missing permission, which come in small letters, are about what is published to a topic."""
+    return f'publish to "{topic.subject.lower()}"' in words
+
+
+def denies_some_topic(words: str) -> bool:
+    """Whether they are about what is published to any topic: it may have been given up meanwhile."""
+    return _TO_A_TOPIC.search(words) is not None
 
 
 class Outgoing:

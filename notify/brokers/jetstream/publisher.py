@@ -31,6 +31,7 @@ from notify.brokers.jetstream.flight import (
     Turn,
     batched,
     chained,
+    denies,
     read,
     refusal,
 )
@@ -468,7 +469,7 @@ class Publisher:
         It says so of each that it was sent.
         """
         for flight in self._flying:
-            if flight.sent and f'publish to "{flight.topic.subject}"' in words:
+            if flight.sent and denies(words, flight.topic):
                 self._settle(
                     flight,
                     flight.sent[0],

@@ -311,6 +311,23 @@ class AtomicTest(SynchronousTestCase):
             self.successResultOf(answer)
         self.settled()
 
+    def test_lists_of_one_workspace_keep_those_of_another_waiting_for_no_more_than_what_is_open(self) -> None:
+        many, other = [self.store(chat(1, n)) for n in range(10)], self.store(chat(2, 1))
+        first = self.connection.take()
+        self.assertEqual(len(first), 4)
+        self.commit(1, first[:1])
+        self.assertEqual([subject for subject, _, _ in self.connection.asked], [chat(2, 1).subject])
+        self.commit(2)
+        self.successResultOf(other)
+        for one in first[1:]:
+            self.commit(5, [one])
+        while batch := self.connection.take():
+            for one in batch:
+                self.commit(10, [one])
+        for answer in many:
+            self.successResultOf(answer)
+        self.settled()
+
     def test_a_turn_that_does_not_come_before_patience_ends_while_nats_is_away_stores_nothing(self) -> None:
         before = self.publisher.publish(A, chat_payload(A), None, "")
         answer = self.store(A, B)
