@@ -90,7 +90,7 @@ def description(block: bytes) -> str:
 
 
 def block(fields: Mapping[str, str]) -> bytes:
-    """The header block that nats-py makes of these, whose names are ours; in a value a line break becomes a space."""
+    """The header block that nats-py makes of these, whose names are ours; a line break in a value becomes a space, whichever nats-py is there."""
     lines = [f"{name}: {value.strip()}\r\n" for name, value in fields.items()]
     text = "".join(lines)
     if not text.count("\r") == text.count("\n") == len(lines):

@@ -61,7 +61,6 @@ class Headers(TestCase):
                 {},
                 {"A": "b"},
                 {"Nats-Msg-Id": " é\r\n ", "B": "  c d", "C": ""},
-                {"A": "b\r\n\r\nPUB x 0\r\n", "B": "\n", "C": "a\rb\nc"},
                 {"A": "\u2028\x85\x0b\x1c\t"},
             ):
                 for reply in ("r", ""):
@@ -71,6 +70,10 @@ class Headers(TestCase):
                     self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
                     await client.put("a.b", payload, reply, b"" if fields is None else headers.block(fields))
                     self.assertEqual(wrote.pop(), theirs)
+
+    def test_a_line_break_in_a_value_begins_no_line(self) -> None:
+        block = headers.block({"A": "b\r\n\r\nPUB x 0\r\n", "B": "\n", "C": "a\rb\nc"})
+        self.assertEqual(block, b"NATS/1.0\r\nA: b    PUB x 0\r\nB: \r\nC: a b c\r\n\r\n")
 
     async def test_nothing_is_put_on_a_connection_that_is_gone(self) -> None:
         with self.assertRaises(ConnectionClosedError):
