@@ -355,7 +355,7 @@ class Scarce(TestCase):
         await broker.follow(TOPIC)
         for start in (0, 100, 200):
             await broker.publish_all(drafts(TOPIC, range(start, start + 100), "k"))
-        # Never that nothing was stored.
+        # Never that nothing was stored: nats-server 2.12.8 refuses such a list, and has kept a part of it.
         await self.assertFailure(broker.publish_all(drafts(TOPIC, range(300, 400), "k")), Unknown)
         server.reload(server.config.read_text().replace("120KB", "1MB"))
         await until(lambda: "Reloaded server configuration" in server.log())

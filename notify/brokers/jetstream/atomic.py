@@ -51,6 +51,8 @@ _PAUSE = 0.1  # seconds before a batch is repeated that the server could not tak
 _KNOWN = 10201
 #: a part of the batch did not get there, or the leader has changed; as many batches are open as may be
 _AGAIN = PASSING | {10176, 10210}
+#: storage has ended, maybe in the middle: nats-server 2.12.8 says so where it has kept a part
+_MIDWAY = frozenset((10002, 10023, 10028, 10047))
 #: of these the server knows none: a message that has it is refused by any stream, but not before its id was looked up
 _STORES_NOTHING = {"Nats-Rollup": "notify-asks"}
 #: room for what a batch's messages have beside their own fields
@@ -248,6 +250,9 @@ class Atomic:
             raise one.over(TooLarge(f"the list is too long: {error.description}"))
         elif error.err_code in NO_BATCHES:
             raise one.over(Unsupported(_UNSUPPORTED))
+        elif error.err_code in _MIDWAY:
+            one.doubt = True
+            raise one.over(Unavailable(error.description))
         elif error.err_code not in _AGAIN:
             reason = refusal(sent, error, self._settings.stream)
             raise one.over(AtFault(one.places[sent.id], reason) if isinstance(reason, TooLarge) else reason)
