@@ -21,7 +21,7 @@ $(SERVER): setup.py requirements.lock notify/_version.py notify/transport/_fanou
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing notify and the libraries that it runs on: about 15 s"
 	@packaging/pins >.venv/pins.txt
-	@$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable .
+	@$(BIN)/python -m pip install --quiet --constraint .venv/pins.txt --editable '.[uvloop]'
 	@touch $@
 
 $(STAMP): $(SERVER)
