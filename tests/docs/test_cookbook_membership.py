@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
@@ -71,8 +73,9 @@ class Membership(SynchronousTestCase):
     def members_of(self, server: Server, chat: int) -> list[Any]:
         return server.http("GET", f"/v1/presence?workspace_id=1&chat_id={chat}")[1]["users"]
 
-    def lives(self, server: Server, remove: Any) -> str:
-        """A user joins, hears, is removed, and hears no more; gives a token from before the removal."""
+    @contextmanager
+    def client(self, server: Server) -> Iterator[tuple[Publisher, Program]]:
+        """Who publishes, and the recipe's client: connected, and a member by now, who was not told yet."""
         self.recipe = recipe(self, "membership", **addresses(server))
         environ = {**addresses(server), "TOKEN_URL": f"{self.backend}/token"}
         with (
@@ -81,6 +84,11 @@ class Membership(SynchronousTestCase):
         ):
             self.assertEqual(client.line(), "connected")
             self.members[7].add(1)
+            yield publisher, client
+
+    def lives(self, server: Server, remove: Any) -> str:
+        """A user joins, hears, is removed, and hears no more; gives a token from before the removal."""
+        with self.client(server) as (publisher, client):
             self.recipe.joined(publisher, 7, 1)
             wait_for("it is in", lambda: self.members_of(server, 7))
             before = self.token()
@@ -108,14 +116,7 @@ class Membership(SynchronousTestCase):
 
     def test_the_backend_has_no_token_when_the_client_is_told(self) -> None:
         with Server('[auth.jwt]\nchats_claim = "chats"\n') as server:
-            self.recipe = recipe(self, "membership", **addresses(server))
-            environ = {**addresses(server), "TOKEN_URL": f"{self.backend}/token"}
-            with (
-                Publisher(addresses(server)["NOTIFY_API_URL"], KEY) as publisher,
-                Program(EXAMPLES / "members.py", **environ) as client,
-            ):
-                self.assertEqual(client.line(), "connected")
-                self.members[7].add(1)
+            with self.client(server) as (publisher, client):
                 self.away = 1
                 self.recipe.joined(publisher, 7, 1)
                 wait_for("it is in", lambda: self.members_of(server, 7))
