@@ -115,13 +115,15 @@ class Membership(SynchronousTestCase):
             self.assertEqual(self.frames(server, self.token(), 7, 8), ["forbidden", "subscribed"])
 
     def test_the_backend_has_no_token_when_the_client_is_told(self) -> None:
-        with Server('[auth.jwt]\nchats_claim = "chats"\n') as server:
-            with self.client(server) as (publisher, client):
-                self.away = 1
-                self.recipe.joined(publisher, 7, 1)
-                wait_for("it is in", lambda: self.members_of(server, 7))
-                publisher.chat(1, 7, 6, "welcome")
-                self.assertEqual(client.line(), "7 welcome")
+        with (
+            Server('[auth.jwt]\nchats_claim = "chats"\n') as server,
+            self.client(server) as (publisher, client),
+        ):
+            self.away = 1
+            self.recipe.joined(publisher, 7, 1)
+            wait_for("it is in", lambda: self.members_of(server, 7))
+            publisher.chat(1, 7, 6, "welcome")
+            self.assertEqual(client.line(), "7 welcome")
 
     def test_with_a_claim_of_chats_unsubscribing_is_not_enough(self) -> None:
         with Server('[auth.jwt]\nchats_claim = "chats"\n') as server:
