@@ -22,7 +22,7 @@ _NEW = 256
 class AtOnce:
     """Stands in front of an ``AsyncioSelectorReactor`` in a class's bases.
 
-    ``tests/service/test_uv.py`` holds Twisted to the private names that are used here.
+    ``tests/service/test_reactor.py`` holds Twisted to the private names that are used here.
     """
 
     _asyncioEventloop: Any
