@@ -223,7 +223,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "query",
                         {"type": "string", "enum": ["true", "false"], "default": "false"},
                         "Store all messages of a list, or none: what is wrong with one is then the answer, with its `index`. The "
-                        "broker has to be able to (501): of NATS it needs 2.12, and a stream with `allow_atomic`.",
+                        "broker has to be able to (501): of NATS it needs 2.12.12 or 2.14.3, and `allow_atomic = true`.",
                         False,
                     ),
                     _parameter(

@@ -88,7 +88,7 @@ class Connection(Asking):
         self._last_error = ""
         self._reason = ""
         self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
-        self.server = ""
+        self.server = self.version = ""
         self._max_payload = 0
 
     @property
@@ -243,7 +243,8 @@ class Connection(Asking):
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
         self._learn(client)
-        self.server = f"{redacted(url)} ({client.version})"
+        self.version = client.version
+        self.server = f"{redacted(url)} ({self.version})"
         client.watch(end.set)
         client.changed = lambda: self.hooks.changed()
         sender = asyncio.ensure_future(self._pump(client, end))

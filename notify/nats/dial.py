@@ -122,12 +122,17 @@ def _context(s: NATSSettings) -> ssl.SSLContext:
     return context
 
 
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a server's version, to compare by, without what marks a test release; (0, 0) of what is none."""
+    try:
+        return tuple(int(part) for part in version.split("-")[0].split("+")[0].split("."))
+    except ValueError:
+        return 0, 0
+
+
 def refuse_unfit(version: str, url: str) -> None:
     """Raise ``StartError`` for a server that is too old, or hangs, by name and number."""
-    try:
-        numbers = tuple(int(part) for part in version.split("-")[0].split("+")[0].split("."))
-    except ValueError:
-        numbers = (0, 0)
+    numbers = release(version)
     if numbers in HANGING:
         raise StartError(
             f"the NATS server at {redacted(url)} is nats-server {version}, which hangs when history is read while "

@@ -10,9 +10,10 @@ from twisted.trial.unittest import TestCase
 
 from notify.brokers.jetstream import JetStreamBroker
 from notify.brokers.jetstream.settings import JetStreamSettings
+from notify.brokers.jetstream.stream import refuse_batches
 from notify.config import Duration, Size
-from notify.errors import HistoryLost, StartError, Unavailable
-from notify.messages import Position
+from notify.errors import HistoryLost, StartError, Unavailable, Unsupported
+from notify.messages import Draft, Position
 from notify.testing import Recorder, chat_payload
 from notify.topics import chat
 from tests.brokers.test_jetstream import make
@@ -77,6 +78,40 @@ class Streams(ServerCase):
         broker, _ = await self.broker(dead_letter_age=Duration(60))
         config = await self.config(broker, "MESSAGES_DEAD")
         self.assertEqual((config["max_age"], config["duplicate_window"]), (60 * 10**9, 60 * 10**9))
+
+    async def test_one_takes_batches_once_a_node_is_to_have_it_so_and_stays_so(self) -> None:
+        first, _ = await self.broker(check_interval=Duration(0.2))
+        self.assertFalse((await self.config(first)).get("allow_atomic"))
+        two = [Draft(TOPIC, chat_payload(TOPIC, number)) for number in (1, 2)]
+        await self.assertFailure(first.publish_all(two), Unsupported)
+        version = first._connection.version
+        try:
+            refuse_batches(version)
+        except StartError:  # one of the oldest servers that are tested with
+            self.assertIn(f"allow_atomic needs NATS 2.12.12, 2.14.3 or newer on every server, and this one is {version}",
+                          await self.refused(node="node-2", allow_atomic=True))  # fmt: skip
+            self.assertFalse((await self.config(first)).get("allow_atomic"))
+            return
+        second, _ = await self.broker("node-2", allow_atomic=True)
+        self.assertTrue((await self.config(second))["allow_atomic"])
+        self.assertEqual(len(await second.publish_all(two)), 2)
+        await until(lambda: first._atomic._takes)  # it looks every check_interval
+        self.assertEqual(len(await first.publish_all(two)), 2)
+        await self.broker("node-3")
+        self.assertTrue((await self.config(second))["allow_atomic"])
+
+    async def test_one_of_an_operator_that_takes_no_batches_is_refused_where_it_is_to(self) -> None:
+        await self.broker()
+        self.assertIn(
+            "allow_atomic is off", await self.refused(node="node-2", allow_atomic=True, manage_stream=False)
+        )
+
+    def test_servers_with_sound_batches(self) -> None:
+        for good in ("2.12.12", "2.12.20", "2.14.3", "2.14.4-beta.1", "2.15.0", "3.0.0"):
+            refuse_batches(good)
+        for bad in ("", "nonsense", "2.11.14", "2.12.11", "2.13.0", "2.14.2"):
+            error = self.assertRaises(StartError, refuse_batches, bad)
+            self.assertIn(bad or "unknown version", str(error))
 
     async def test_they_are_brought_up_to_date_and_what_is_not_ours_stays(self) -> None:
         first, _ = await self.broker()

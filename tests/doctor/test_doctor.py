@@ -471,13 +471,15 @@ class JetStream(TestCase):
         self.assertEqual(finding.level, "fault")
         self.assertIn("max_messages", finding.mend)
 
-    def test_copies_whose_stream_takes_no_batches(self) -> None:
-        self.assertEqual(lists({"config": {}}), [])
-        self.assertEqual(lists({"config": {"num_replicas": 1, "allow_atomic": False}}), [])
+    def test_a_stream_that_takes_no_batches(self) -> None:
+        self.assertEqual(lists({"config": {"num_replicas": 1, "allow_atomic": True}}), [])
         self.assertEqual(lists({"config": {"num_replicas": 3, "allow_atomic": True}}), [])
-        (finding,) = lists({"config": {"num_replicas": 3}})
-        self.assertEqual(finding.level, "note")
-        self.assertIn("allow_atomic", finding.mend)
+        for copies, slow in ((1, False), (3, True)):
+            (finding,) = lists({"config": {"num_replicas": copies}})
+            self.assertEqual(finding.level, "note")
+            self.assertIn("all or nothing are refused", finding.text)
+            self.assertIs("one after the other" in finding.text, slow)
+            self.assertIn("allow_atomic", finding.mend)
 
     async def test_missing_permissions_are_named(self) -> None:
         accounts = 'authorization { users: [{user: "n", password: "p", permissions: {publish: ["$JS.API.>"], subscribe: ["_INBOX_notify.>"]}}] }'

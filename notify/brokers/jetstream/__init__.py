@@ -81,7 +81,7 @@ class JetStreamBroker:
         self._connection.hooks = Hooks(
             self._up, self._down, self._denied, self._dropped, self._changed, self._signals.denied
         )
-        self._streams = Streams(settings, self._connection, context.random)
+        self._streams = Streams(settings, self._connection, context.random, lambda: self._connection.version)
         self._dead = DeadLetters(self._connection, self._streams.plan.dead_subject, context.metrics)
         memory = Memory(place(settings.state_directory, settings.stream, context.part), context.reactor)
         self._lasts = memory.lasts

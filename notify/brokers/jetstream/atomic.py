@@ -63,7 +63,7 @@ _FIELDS = {
     "Nats-Batch-Commit": "1",
 }
 _UNSUPPORTED = (
-    "the stream takes no list as one: that needs NATS 2.12 or later, and allow_atomic switched on "
+    "the stream takes no list as one: that needs allow_atomic = true in [broker.jetstream] "
     "(docs/jetstream.md, Lists); nothing was stored"
 )
 

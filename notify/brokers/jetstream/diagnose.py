@@ -198,12 +198,14 @@ def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Findin
 
 
 def lists(history: dict[str, Any]) -> list[Finding]:
-    """How a list for one chat is stored where there are several copies: as a batch, or message by message."""
+    """Whether a list can be all or nothing, and how one for one chat is stored where there are several copies."""
     config = history["config"]
-    if config.get("num_replicas", 1) == 1 or config.get("allow_atomic"):
+    if config.get("allow_atomic"):
         return []
-    text = "the messages of a list for one chat are stored one after the other: the stream takes no batches."
-    mend = "Where lists are to be faster and every NATS server is 2.12.12, 2.14.3 or later: allow_atomic (docs/jetstream.md, Lists)."
+    text = "lists that are all or nothing are refused: the stream takes no batches."
+    if config.get("num_replicas", 1) > 1:
+        text += " The messages of other lists for one chat are stored one after the other."
+    mend = "Where that is wanted and every NATS server is 2.12.12, 2.14.3 or later: allow_atomic (docs/jetstream.md, Lists)."
     return [Finding("note", "lists", text, mend)]
 
 

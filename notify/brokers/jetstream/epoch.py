@@ -51,7 +51,7 @@ async def _new_epoch(settings: JetStreamSettings) -> str:
         try:
             requests: Any = _Requests(probe, max(2.0, settings.request_timeout))
             random = SystemRandom()
-            streams = Streams(settings, requests, random)
+            streams = Streams(settings, requests, random, lambda: "")
             memory = Memory(None, None)
             history = History(streams, requests, settings.dead_letter_stream, random, memory, Metrics())
             return (await history.renew(await streams.look())).epoch

@@ -29,6 +29,8 @@ class JetStreamSettings(NATSSettings, frozen=True):
     max_bytes: Size = Size(0)
     max_messages: Count = 0
     duplicate_window: Duration = Duration(120)
+    #: the stream is to take batches, so that lists can be all or nothing; false: it is left as it is
+    allow_atomic: bool = False
     #: where payloads that cannot be delivered are kept, and for how long
     dead_letter_stream: Name = "MESSAGES_DEAD"
     dead_letter_age: Duration = Duration(30 * 86400)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import calendar
 import time
 from base64 import b64decode
+from collections.abc import Callable
 from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
@@ -23,12 +24,15 @@ from twisted.python.failure import Failure
 
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.signals import SUBJECTS as SIGNALS
-from notify.errors import Unavailable
+from notify.errors import StartError, Unavailable
 from notify.nats import headers
+from notify.nats.dial import release
 from notify.nats.jetstream import ApiError, JetStream, Requests, covers, meet
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
+#: versions whose atomic batches are sound: from each of these, up to before the other
+_BATCHES = (((2, 12, 12), (2, 13)), ((2, 14, 3), (1000,)))
 
 
 class Together(Enum):
@@ -134,6 +138,8 @@ class Plan:
         if not self._sends_on(have):
             token = f"{self._random.getrandbits(32):08x}"
             wanted["republish"] = {"src": ">", "dest": f"{s.live_prefix}.{token}.>"}
+        if s.allow_atomic:
+            wanted["allow_atomic"] = True
         return wanted
 
     def wanted_dead(self, have: dict[str, Any]) -> dict[str, Any]:
@@ -180,6 +186,8 @@ class Plan:
             wrong.append("allow_msg_ttl is on: messages could expire out of their order")
         if have.get("max_msgs_per_subject", -1) > 0:
             wrong.append("max_msgs_per_subject is set: messages would go out of their order")
+        if self._settings.allow_atomic and not have.get("allow_atomic"):
+            wrong.append("allow_atomic is off")
         return wrong
 
     def required_dead(self, have: dict[str, Any]) -> list[str]:
@@ -195,9 +203,13 @@ class Plan:
 class Streams(JetStream):
     """See the module. Methods raise ``Unavailable`` where the server cannot be asked now."""
 
-    def __init__(self, settings: JetStreamSettings, connection: Requests, random: Random) -> None:
+    def __init__(
+        self, settings: JetStreamSettings, connection: Requests, random: Random, version: Callable[[], str]
+    ) -> None:
+        """``version`` is that of the server that is connected."""
         super().__init__(connection, settings.request_timeout, manage=settings.manage_stream)
         self._settings = settings
+        self._version = version
         self.name = settings.stream
         self.plan = Plan(settings, random)
         self._asking: list[Deferred[StreamState]] | None = None
@@ -206,9 +218,16 @@ class Streams(JetStream):
     async def ensure(self) -> StreamState:
         """Make, update or check both streams. Raises ``StartError`` where only an operator can help."""
         s = self._settings
-        answer = await self.ensure_stream(s.stream, self.plan.wanted_history, self.plan.required_history)
+        answer = await self.ensure_stream(s.stream, self._wanted_history, self.plan.required_history)
         await self.ensure_stream(s.dead_letter_stream, self.plan.wanted_dead, self.plan.required_dead)
         return self._describe(answer)
+
+    def _wanted_history(self, have: dict[str, Any]) -> dict[str, Any]:
+        wanted = self.plan.wanted_history(have)
+        if wanted.get("allow_atomic") and not have.get("allow_atomic"):
+            # Not where it is on already: a server that was put back to such a version is of use all the same.
+            refuse_batches(self._version())
+        return wanted
 
     async def info(self) -> StreamState:
         """How the history stream is, from its leader, at some time after the call.
@@ -293,6 +312,15 @@ def _together(config: dict[str, Any], others: int) -> Together:
     if config.get("num_replicas", 1) == 1 and not others:
         return Together.CHAINED
     return Together.BATCHED if config.get("allow_atomic") else Together.NO
+
+
+def refuse_batches(version: str) -> None:
+    """Raise ``StartError`` for a server that has no atomic batches, or whose errors in them could stop the stream."""
+    if not any(first <= release(version) < end for first, end in _BATCHES):
+        raise StartError(
+            f"[broker.jetstream] allow_atomic needs NATS 2.12.12, 2.14.3 or newer on every server, and this one is "
+            f"{version or 'of unknown version'}: upgrade, or take the line out."
+        )
 
 
 def keeps_signals(config: dict[str, Any]) -> bool:
