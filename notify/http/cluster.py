@@ -1,4 +1,4 @@
-"""What the API asks of all nodes at once: which there are, who is connected, what goes on in which chat."""
+"""The API's queries to all nodes at once: which nodes there are, who is connected, and the activity of chats."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Reached(Struct, frozen=True):
-    """How many nodes answered, and which of those that should be there did not; ``detail``: why others cannot be reached."""
+    """How many nodes answered, and which known nodes did not. ``detail``: why other nodes cannot be reached."""
 
     answered: int
     missing: list[str]
@@ -48,7 +48,7 @@ class Nodes(Struct, frozen=True):
 
 
 class Connections(Struct, frozen=True):
-    """A user's connections on all nodes, the oldest first; ``count`` is of all, of which at most 1000 are listed."""
+    """A user's connections on all nodes, the oldest first. ``count`` counts all of them; at most 1000 are listed."""
 
     count: int
     connections: list[ConnectionItem]
@@ -56,7 +56,7 @@ class Connections(Struct, frozen=True):
 
 
 class TopicSummary(Struct, frozen=True):
-    """One chat that somebody is in: how many connections on which node, and messages a second, measured over one."""
+    """A chat with members: the number of connections on each node, and messages a second, measured over one second."""
 
     chat_id: Id
     members: int
@@ -65,9 +65,9 @@ class TopicSummary(Struct, frozen=True):
 
 
 class Topics(Struct, frozen=True):
-    """Chats of a workspace that somebody is in, the busiest first; at most 1000 a node are listed.
+    """The chats of a workspace that have members, the busiest first; at most 1000 of each node are listed.
 
-    ``complete`` is false where a node has more of them.
+    ``complete`` is false if a node has more of them.
     """
 
     topics: list[TopicSummary]
@@ -76,20 +76,20 @@ class Topics(Struct, frozen=True):
 
 
 class Told(Struct, Generic[T]):
-    """What nodes answered, by name, and how many could be reached."""
+    """The answers of nodes, by name, and how many could be reached."""
 
     answers: list[tuple[str, T]]
     reached: Reached
 
 
 class Cluster:
-    """The control, for handlers: values in, values out."""
+    """The control as handlers use it: with values instead of JSON."""
 
     def __init__(self, control: IControl) -> None:
         self._control = control
 
     def ask(self, command: str, argument: Struct, kind: type[T], node: str = "") -> Deferred[Told[T]]:
-        """Have all nodes do it, or this one; what they answer is of this type. Never fails."""
+        """Run a command on all nodes, or on the named one; the answers are of type ``kind``. Never fails."""
         asked: Deferred[Gathered] = self._control.ask(command, msgspec.json.encode(argument), node)
         return asked.addCallback(self._read, command, kind)
 
@@ -112,7 +112,7 @@ class NodeReader:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Takes a second: rates are measured."""
+        """Takes a second, because rates are measured."""
         request.parameters([])
         permit(request.key, None)
         asked = self._cluster.ask("nodes", Nothing(), NodeItem)
@@ -120,13 +120,13 @@ class NodeReader:
 
 
 class ConnectionReader:
-    """``GET /v1/connections``: a user's, in all workspaces that the key is for, or in one."""
+    """``GET /v1/connections``: a user's connections, in one workspace or in all those that the key is for."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Lists those of all nodes."""
+        """List the connections on all nodes."""
         parameters = request.parameters(["user_id"], ["workspace_id"])
         user_id = identifier(parameters, "user_id")
         within = None if request.key.workspaces is None else tuple(request.key.workspaces)
@@ -151,7 +151,7 @@ class TopicReader:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Takes a second: rates are measured."""
+        """Takes a second, because rates are measured."""
         workspace_id = identifier(request.parameters(["workspace_id"]), "workspace_id")
         permit(request.key, workspace_id)
         return self._cluster.ask("topics", TopicQuery(workspace_id), TopicsFound).addCallback(self._answer)
