@@ -89,8 +89,8 @@ class Listen(Settings, frozen=True):
     #: host names under which /metrics may be requested, besides addresses, single-label names and names that nobody
     #: can register
     internal_hosts: tuple[str, ...] = ()
-    #: origins like "https://chat.example"; empty: the same host only; "*": any. A request without an Origin is not
-    #: from a browser
+    #: origins like "https://chat.example"; empty: the same host only; "*": any. A request without an Origin is
+    #: allowed, since it is not from a browser
     allowed_origins: tuple[str, ...] = ()
     #: addresses or networks of proxies whose X-Forwarded-For is trusted
     trusted_proxies: tuple[str, ...] = ()
@@ -283,10 +283,10 @@ def having(source: str, key: str) -> str:
 
 
 def load(paths: str | Sequence[str] | None, environ: Mapping[str, str]) -> Config:
-    """Read the files (one, several or none) in order, then the environment; later ones override. Raises
-    :class:`ConfigError`.
+    """Read the files (one, several or none) in order, then the environment; later ones override.
 
-    Tables are merged key by key. Any other value, including an array, replaces the earlier one as a whole.
+    Tables are merged key by key. Any other value, including an array, replaces the earlier one as a whole. Raises
+    :class:`ConfigError`.
     """
     data: dict[str, Any] = {}
     files = [paths] if isinstance(paths, str) else paths or ()

@@ -417,9 +417,7 @@ class ICurrent(Interface):
     """Optional, for a control that can tell when it knows all records of other nodes, for example after a disconnect."""
 
     def current() -> Deferred[None]:
-        """Fires, however long it takes, once ``heard`` of :meth:`IControl.watch` has had every record kept before
-        this call.
-        """
+        """Fires once ``heard`` of :meth:`IControl.watch` has had every record kept before this call, however late."""
 
 
 class IPatient(Interface):

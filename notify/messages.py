@@ -94,10 +94,9 @@ class Notification(Struct, frozen=True, gc=False):
 
 
 class Signal(Struct, frozen=True, gc=False):
-    """A user's signal to the other members of a chat, as nodes send it to each other. It is not a message and is not
-    stored.
+    """A user's signal to the other members of a chat, as nodes send it to each other.
 
-    ``data`` is any JSON value, kept byte for byte.
+    It is not a message and is not stored. ``data`` is any JSON value, kept byte for byte.
     """
 
     workspace_id: Id

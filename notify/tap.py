@@ -73,8 +73,7 @@ DEMO = Path(__file__).parent / "web"
 
 
 class World(Struct, frozen=True):
-    """What a server uses of the outside world besides its reactor: randomness, the Unix time, and a connection to
-    NATS.
+    """A server's outside world besides its reactor: randomness, the Unix time, and a connection to NATS.
 
     ``alone``: the process belongs to this server alone, which may therefore change process-wide settings.
     """
@@ -154,8 +153,7 @@ def makeService(options: Options) -> IService:
             if not twistd["nodaemon"]:
                 foreground = daemon.detach()
                 reactors.forked(running)
-                # The process is already a daemon: twistd must not daemonize again, and the umask of its daemons
-                # stays.
+                # The process is already a daemon: twistd must not daemonize again, and its umask for daemons stays.
                 twistd["nodaemon"] = True
                 twistd["umask"] = 0o077 if twistd["umask"] is None else twistd["umask"]
             # With chroot, twistd writes the pid file itself, once it is in the new root.
@@ -268,8 +266,7 @@ def build(
     current: ICurrent | None = ICurrent(control, None)
     patient: IPatient | None = IPatient(broker, None)
     if current is not None and patient is not None:
-        # Users whose tokens were revoked while this node was disconnected must get nothing that was published
-        # meanwhile.
+        # A user whose tokens were revoked during a disconnect must get nothing that was published meanwhile.
         patient.after(current.current)
     signals = Signals(carrier, metrics, live, soon, reactor.seconds, way)
     if carrier is not None:

@@ -1,5 +1,4 @@
-"""Revocation of access: the authenticator is asked again about live subscriptions, and remembered answers are
-dropped.
+"""Revocation of access: the authenticator is asked again about live subscriptions, and its old answers are dropped.
 
 A subscription was allowed once. The authenticator is asked about it again when the client presents a new token, and
 at the authenticator's own interval (:class:`~notify.interfaces.IReviewer`). A no ends the subscription with
@@ -40,8 +39,7 @@ REVOKED = "token revoked"
 #: the fewest seconds between two reviews of one client, however often it presents a token
 LEAST = 5.0
 
-#: a review happens between this fraction of the authenticator's interval and the whole of it, to spread the clients
-#: out
+#: the earliest review, as a fraction of the authenticator's interval; clients are spread over the rest of it
 EARLIEST = 0.75
 
 

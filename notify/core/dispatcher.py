@@ -90,7 +90,7 @@ class Dispatcher:
         self._due: list[Feed] = []
         self._counting = False
         self._received = self._delivered = 0
-        self._replayed = 0  # messages to those who came back
+        self._replayed = 0  # messages to clients that resumed
         #: the histories of chats, page by page
         self.pages = Pages(broker, metrics, live, soon, self._recent)
         #: told of deliveries while somebody traces them

@@ -181,7 +181,7 @@ class Feed:
         self._begun = False  # a read has shown that nothing is gone from the beginning of the topic
         self._known = 0  # this position is known to exist, though it may not be delivered yet
         self._hopeless: tuple[int, str, float] | None = None  # cannot resume up to here, why, until when
-        self._floor = -1  # a read that began this far back, for no connection in particular, failed
+        self._floor = -1  # a read from here failed: do not read ahead this far again
         self._bisecting = False
         self._attempts = 0
 

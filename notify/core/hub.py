@@ -66,15 +66,14 @@ class Hub:
         self.now = now
         self.random = random
         self.revocations = Revocations(now, metrics.revocations.set)
-        #: every open connection, and the callback for when its client has presented its first valid token. None: it
-        #: has
+        #: every open connection, and the callback for its client's first valid token; None: it has presented one
         self.connections: dict[IConnection, Callable[[], None] | None] = {}
         #: the clients that have been in a chat, or have asked for one
         self.subscribers: dict[IConnection, Subscriber] = {}
         #: the number of connections without a valid token yet
         self.arriving = 0
-        #: by the user's own topic: connections with a valid token that wait to learn whether the user may have
-        #: another
+        #: connections with a valid token that wait to learn whether the user may have another, by the user's own
+        #: topic
         self.waiting: dict[Topic, set[IConnection]] = {}
         #: told of what happens with clients while somebody traces it
         self.witness: Witness | None = None

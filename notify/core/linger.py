@@ -14,11 +14,10 @@ OBEY = 10.0
 
 
 class Lingering:
-    """Calls ``leave`` with each topic whose time is over: ``linger()`` seconds after it was added, by the value then
-    in force.
+    """Calls ``leave`` with each topic whose time is over, ``linger()`` seconds after it was added.
 
-    One timer serves all topics, in the order in which they were added. ``later(seconds, call)`` is the timer wheel's
-    ``after``.
+    The value of ``linger()`` in force at that time counts. One timer serves all topics, in the order in which they
+    were added. ``later(seconds, call)`` is the timer wheel's ``after``.
     """
 
     def __init__(

@@ -48,8 +48,7 @@ class Wanted(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """Messages of a chat, oldest first: all stored ones, for this kind of receiver, between two places of its
-    history.
+    """Messages of a chat, oldest first: all stored ones, for this kind of receiver, in a range of its history.
 
     The page covers everything from ``start`` up to and including ``seq``; ``start`` None: nothing is stored.
     ``more``: there are older messages or, if the page after a position was asked for, newer ones. ``prev`` is the
@@ -92,8 +91,7 @@ async def newest(broker: IBroker, topic: Topic, limit: int, size: int) -> Earlie
     page = await pages.earlier(topic, None, limit, size)
     if page.last:
         return page
-    # Ask for the position first: if the topic turns out to be empty, nothing that arrives after the position is
-    # missed.
+    # Ask for the position first, so that a topic found empty has lost nothing that arrived after the position.
     at = await pages.newest(topic)
     page = await pages.earlier(topic, None, limit, size)
     return page if page.last else Earlier([], False, at.epoch, 0, at.seq)

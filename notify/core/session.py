@@ -1,12 +1,12 @@
-"""One client's state machine: frames and events in, frames and closes out. No socket and no reactor in here.
+"""One client's state machine: frames and events in, frames and closes out. It uses no socket and no reactor.
 
     new --auth--> authenticating --ok--> open --(close, expiry, too many faults)--> closed
                         |
                         +--refused--> closed (4500)
 
-Frames are processed strictly in order: while one waits for an answer, those behind it wait too. What each asks for
-is done in :mod:`notify.core.authentication` and :mod:`notify.core.chats`. The wire contract is docs/protocol.md,
-section 1.
+Frames are processed strictly in order: while one waits for an answer, so do those behind it. What they ask for is
+done in :mod:`notify.core.authentication` and :mod:`notify.core.chats`. The wire contract is docs/protocol.md, section
+1.
 """
 
 from __future__ import annotations
@@ -59,10 +59,9 @@ INTERNAL = "something went wrong here; try again"
 
 
 class Session:
-    """The protocol of one connection. The transport calls ``opened``, then ``received`` and ``invalid``, then
-    ``closed``.
+    """The protocol of one connection, as a :class:`~notify.core.client.Client` for the code that answers its frames.
 
-    The code that answers its frames sees it as a :class:`~notify.core.client.Client`.
+    The transport calls ``opened``, then ``received`` and ``invalid``, then ``closed``.
     """
 
     __slots__ = (

@@ -48,10 +48,10 @@ class Shed:
         return bool(self._left)
 
     def begin(self, share: float) -> tuple[int, float]:
-        """Choose a random share (above 0, at most 1) of the authenticated clients, rounded down, and disconnect the
-        first ones.
+        """Choose a share (above 0, at most 1) of the authenticated clients, and disconnect the first of them.
 
-        Returns how many there are, and the seconds over which they leave. Must not be called while :attr:`running`.
+        The choice is random and rounded down. Returns how many there are, and the seconds over which they leave. Must
+        not be called while :attr:`running`.
         """
         hub = self._hub
         # Sorted, so that a seed gives the same order each time.

@@ -23,8 +23,7 @@ def signal(client: Client, frame: frames.Signal) -> None:
         try:
             check_data(frame.data, hub.signals.size)
         except Poison as fault:
-            # The frame itself is valid: the signal is lost, as any signal may be, and does not count as an invalid
-            # frame.
+            # The frame itself is valid. The signal is lost, as any may be, but does not count as an invalid frame.
             client.error("invalid_message", str(fault), frame.id)
             return
         made = Signal(identity.workspace_id, frame.chat_id, identity.user_id, frame.kind, frame.data)

@@ -50,7 +50,7 @@ class ConnectionQuery(Struct, frozen=True):
 
 
 class TopicQuery(Struct, frozen=True):
-    """Whose chats; ``workspaces`` None: those of all workspaces."""
+    """The workspace whose chats are listed."""
 
     workspace_id: Id
 
@@ -140,9 +140,7 @@ class ConnectionsFound(Struct, frozen=True):
 
 
 class TopicItem(Struct, frozen=True):
-    """A chat as one node sees it: its members on that node, and messages a second, which all nodes with members agree
-    on.
-    """
+    """A chat as one node sees it: its members there, and messages a second, equal on all nodes with members."""
 
     chat_id: Id
     members: int
@@ -286,8 +284,7 @@ class Steering:
             ]
         found.sort(key=lambda one: (one.opened, one.id))
         listed = found[:MOST]
-        # A client chooses how many chats it is in, their ids and its own name. That must not make this node unable to
-        # answer.
+        # A client chooses its chats, their ids and its own name. None of this must make the node unable to answer.
         chats = min(MOST, MOST_CHATS // max(1, len(listed)))
         agent = MOST_AGENTS // max(1, len(listed))
         return ConnectionsFound(len(found), [self._connection_item(one, chats, agent) for one in listed])

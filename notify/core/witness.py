@@ -207,9 +207,7 @@ class Trace:
     # --- what it is about -----------------------------------------------------------------------------------
 
     def user(self, workspace_id: Id, user_id: Id) -> bool | None:
-        """True: this is the traced user; False: one of the same id in another workspace that may be shown; None:
-        neither.
-        """
+        """True: the traced user; False: one of the same id in another workspace that may be shown; None: neither."""
         order = self.order
         if order.user_id is None or user_id != order.user_id:
             return None

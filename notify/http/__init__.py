@@ -1,5 +1,4 @@
-"""HTTP on both listeners: publishing, queries and health on the internal one, health and the demo page on the public
-one.
+"""HTTP on both listeners: publishing, queries and health inside, health and the demo page outside.
 
 The interface is described in docs/http-api.md, and by ``/openapi.json`` itself.
 """

@@ -31,8 +31,7 @@ class Body(Protocol):
     whole: bool
 
     def feed(self, data: bytes, at: int) -> int:
-        """Consume ``data`` from ``at`` on. Returns where to continue: what lies behind must be passed again, with
-        more data.
+        """Consume ``data`` from ``at`` on. Returns where to continue: pass the rest again, with more data.
 
         Raises :class:`Exceeded`, and :class:`~notify.wire.head.Malformed`.
         """

@@ -114,10 +114,10 @@ class ApiKeys:
         self._guesses = Guesses()
 
     def check(self, authorization: bytes | None, host: str = "", scope: str = "") -> ApiKey:
-        """The key in the header of a request from this host. Raises :class:`Refused`, also if the key lacks the
-        scope.
+        """The key in the header of a request from this host.
 
-        The comparison takes the same time for a near miss as for a far one. An address that guesses has to wait.
+        Raises :class:`Refused`, also if the key lacks the scope. The comparison takes the same time for a near miss
+        as for a far one. An address that guesses has to wait.
         """
         known = self._in_force()
         if not known:

@@ -1,5 +1,4 @@
-"""``GET /v1/stream``: publishing over a WebSocket, without a request for each message and without waiting for
-answers.
+"""``GET /v1/stream``: publishing over a WebSocket, with many messages in flight and no request for each.
 
 The client sends a message, or a list of messages, in each text frame. It gets one answer for each message, by its
 ``id``, as soon as the outcome is known. Messages go to the broker in the order in which they came, and those of a
@@ -272,8 +271,7 @@ class Pipeline:
     def closing(self) -> None:
         """Nothing more is sent except answers that are ready."""
         if self._ending is None:
-            # The other side closes, and its last messages came before; or a frame is invalid, and valid ones came
-            # before it.
+            # The other side closes after its last messages, or a frame is invalid and valid ones came before it.
             self._begin_some()
             self._ending = 1000, ""
         self._flush()

@@ -92,11 +92,11 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 
 
 class Publisher:
-    """Publishes through a broker. ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody
-    traces.
+    """Publishes through a broker.
 
-    Each message starts its own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``,
-    which ends when the broker has accepted the message. The context of the inner span travels with the message.
+    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. Each message starts its
+    own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the
+    broker has accepted the message. The context of the inner span travels with the message.
     """
 
     def __init__(

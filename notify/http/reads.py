@@ -114,9 +114,7 @@ def position(
 
 
 class HistoryReader:
-    """``GET /v1/history``: messages after ``since`` or from the oldest stored one; or the last ones ``before`` a
-    position.
-    """
+    """``GET /v1/history``: messages after ``since`` or from the oldest stored one, or the last ``before`` a position."""
 
     def __init__(self, broker: IBroker) -> None:
         self._broker = broker

@@ -34,8 +34,7 @@ Given = Answer | Stream | Upgrade
 
 
 class Route(Struct, frozen=True):
-    """What one path accepts: a handler for each method, the scope that a key needs, if any, and the most bytes of a
-    body.
+    """What one path accepts: a handler for each method, the scope that a key needs, and the most bytes of a body.
 
     A handler is given the :class:`Request`. It returns one of the types in ``answers``, or a Deferred of one, or
     raises.

@@ -26,9 +26,7 @@ audit = Logger(logging.AUDIT)
 
 
 class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tokens: those of a user issued before ``before``, Unix time in seconds that is not in the future;
-    default: now.
-    """
+    """Which tokens: those of a user issued before ``before``, Unix time in seconds, not in the future; default: now."""
 
     workspace_id: Id
     user_id: Id
@@ -36,10 +34,10 @@ class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revoked(Struct, frozen=True):
-    """The number of connections told to close, on all nodes. The tokens are refused until ``until`` (Unix time in
-    seconds).
+    """The number of connections told to close, on all nodes.
 
-    ``kept``: nodes that start later refuse them as well; false: only until this process ends.
+    The tokens are refused until ``until`` (Unix time in seconds). ``kept``: nodes that start later refuse them as
+    well; false: only until this process ends.
     """
 
     closed: int
@@ -58,9 +56,7 @@ class Revoker:
         self._hub = hub
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Closes with 4002, after which a client brings a new token. 503 if the record could not be kept: then repeat
-        it.
-        """
+        """Closes with 4002, after which a client brings a new token. 503: the record could not be kept; repeat it."""
         what = read(request, Revoke, "two ids, workspace_id and user_id, and perhaps before, a time")
         permit(request.key, what.workspace_id)
         hub, now = self._hub, self._hub.now()
@@ -86,7 +82,7 @@ class Revoker:
         return Deferred.fromCoroutine(self._revoke(revocation))
 
     async def _revoke(self, revocation: Revocation) -> Answer:
-        # Ask the nodes immediately, which is quick. Nodes that are not reached, or start now, learn of it from the
+        # Ask the nodes immediately, which is quick. Nodes that are unreachable, or start now, learn it from the
         # record.
         telling = self._cluster.ask("revoke", revocation, Count)
         problem, kept = "", False

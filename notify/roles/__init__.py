@@ -1,5 +1,5 @@
-"""What each process of a server does: ``role`` for a server of one process, ``head`` for the first of several,
-``worker`` for the others.
+"""The roles of a server's processes.
 
-The composition root (:mod:`notify.tap`) builds the same parts in all three cases, except where the role differs.
+``role`` is that of a server of one process, ``head`` that of the first of several, ``worker`` that of the others. The
+composition root (:mod:`notify.tap`) builds the same parts in all three cases, except where the role differs.
 """

@@ -29,8 +29,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve until the first process says to end, or is gone."""
-    # A terminal or a service manager signals all processes of a server; here only the first process decides what to
-    # do.
+    # A terminal or a service manager signals all processes of a server; here only the first process decides.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()

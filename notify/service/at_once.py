@@ -1,6 +1,6 @@
-"""Faster paths through an asyncio reactor for two kinds of calls: those without delay, such as work at the end of a
-turn, and timers that rarely fire, such as timeouts.
+"""Faster paths through an asyncio reactor for two kinds of calls.
 
+These are calls without delay, such as work at the end of a turn, and timers that rarely fire, such as timeouts.
 Twisted's ``callLater`` puts each call into a heap and schedules the first of them in the event loop, which uses
 another heap. That costs as much as half the delivery of a message to two people.
 """
@@ -44,8 +44,7 @@ class AtOnce:
         rings = self._scheduledAt
         soon_enough = rings is not None and self._asyncioEventloop.time() + delay >= rings
         if soon_enough and len(self._newTimedCalls) < _NEW:
-            # A new timer goes into the heap only when the timers are next checked; if cancelled before, it costs
-            # neither heap.
+            # A new timer enters the heap only when the timers are next checked; cancelled earlier, it costs no heap.
             return ReactorBase.callLater(self, delay, callable, *args, **kwargs)  # type: ignore[arg-type]
         call: DelayedCall = super().callLater(delay, callable, *args, **kwargs)  # type: ignore[misc]
         return call

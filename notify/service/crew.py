@@ -1,10 +1,11 @@
-"""The workers of a server: started, watched, started anew when they die, told to reload and to leave.
+"""Supervises the workers of a server: starts, watches and restarts them, and tells them to reload and to leave.
 
     starting ──ready──► serving ──told to leave──► leaving ──► (ended)
         └────────dies──────┴──► away ──a while──► starting
 
-A worker that dies costs only its own clients a resumption. One that dies again and again is started ever more slowly; the
-server goes on with those that are there. One that does not answer is hung: it is killed, and its last words say where.
+When a worker dies, its clients have to resume, and no others. A worker that keeps dying is restarted after ever
+longer delays, and the server goes on with the others. A worker that does not answer is hung: it is killed, and its
+last output says where it hung.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Worker:
 
 
 class Crew:
-    """Supervises the workers.
+    """Supervises the workers; see the module.
 
     - ``spawn`` starts a worker's process: it sets the worker's link, ready for use, and its process, and later calls
       :meth:`gone` and :meth:`ended`.

@@ -1,5 +1,4 @@
-"""Drains the server without an interruption that users notice: a state machine, independent of sockets, signals and
-systemd.
+"""Drains the server without an interruption that users notice: a state machine without sockets, signals or systemd.
 
 ``serving -> announced -> closing -> finishing -> drained``
 
@@ -140,8 +139,7 @@ class Drain:
     async def _send_away(self, duration: float) -> None:
         end = self._clock.seconds() + duration
         told = 0
-        # Read again in each turn: clients leave by themselves, and a handshake may complete after the listener has
-        # closed.
+        # Read again in each turn: clients leave by themselves, and handshakes may complete after the listener closed.
         while waiting := self._connections():
             remaining = 0.0 if self._hurried else max(0.0, end - self._clock.seconds())
             self._tell(Stage.CLOSING, told + len(waiting), remaining)

@@ -114,9 +114,7 @@ class Listener:
             pass
 
     def endpoint(self, reactor: Any) -> Any:
-        """The endpoint. Raises ``StartError``, and ``KeyError`` or ``IndexError`` if systemd has not passed such a
-        socket.
-        """
+        """The endpoint. Raises ``StartError``; also ``KeyError`` or ``IndexError`` if systemd has passed no such socket."""
         encrypting = tls.Encrypting(reactor, self._tls_failed)
         try:
             handed_over = is_handed_over(self.description)

@@ -47,8 +47,8 @@ class Systemd:
         return self._interval if self._address else None
 
     def ready(self, status: str) -> None:
-        """The server serves, for the first time or again after :meth:`reloading`; or systemd must not wait longer for
-        its start.
+        """The server serves, for the first time or after :meth:`reloading`; or systemd must not wait longer for its
+        start.
         """
         self._send("READY=1", f"STATUS={_line(status)}")
 

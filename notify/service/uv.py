@@ -1,5 +1,4 @@
-"""The asyncio reactor on uvloop's event loop: libuv runs the loop, and one separate epoll holds all of Twisted's
-descriptors.
+"""The asyncio reactor on uvloop's event loop: libuv runs the loop, and a separate epoll holds Twisted's descriptors.
 
 Twisted registers each descriptor with the loop, and libuv handles them differently from asyncio. It aborts the
 process (SIGABRT) if a descriptor was closed before it was removed. It also drops a descriptor in error after a single
@@ -27,9 +26,7 @@ log = Logger()
 
 
 class _Epoll:
-    """An epoll that tolerates the removal of a closed descriptor, which the kernel has already removed, as asyncio's
-    may.
-    """
+    """An epoll that, like asyncio's, tolerates the removal of a descriptor that has been closed."""
 
     def __init__(self, epoll: Any) -> None:
         self.register, self.modify = epoll.register, epoll.modify
@@ -96,8 +93,6 @@ class UvloopReactor(AtOnce, EPollReactor, AsyncioSelectorReactor):
             signal.signal(signal.SIGCHLD, lambda *_: self.callFromThread(reapAllProcesses))  # type: ignore[no-untyped-call]
 
     def timeout(self) -> float | None:
-        """See ``ReactorBase``. Rounded up to whole milliseconds, as in asyncio: libuv rounds down, and would ask
-        again at once.
-        """
+        """See ``ReactorBase``. Rounds up to whole milliseconds, as asyncio does: libuv rounds down and would ask again."""
         seconds = super().timeout()
         return None if seconds is None else math.ceil(seconds * 1000) / 1000

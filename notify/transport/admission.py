@@ -221,10 +221,10 @@ class Visit:
         self._arriving = block is not None
 
     def identify(self, address: str) -> Deferred[None] | None:
-        """The opening handshake tells the client's address. Raises :class:`TurnedAway`; the visit must then still
-        leave.
+        """The opening handshake tells the client's address.
 
-        If another process must be asked, returns a Deferred with the same errback.
+        Raises :class:`TurnedAway`; the visit must then still leave. If another process must be asked, returns a
+        Deferred with the same errback.
         """
         if self._block is None and self._admission is not None:
             self._block = self._admission.identify(address)

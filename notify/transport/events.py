@@ -1,5 +1,4 @@
-"""An event stream: a client that only reads, over plain HTTP. To the code above, it is a connection like a
-WebSocket's.
+"""An event stream: a client that only reads, over plain HTTP. The code above sees an ordinary connection.
 
 The request says at once what a WebSocket client says in frames: the token, and each chat with a position. Its session
 is given those frames, so limits, rechecks, expiry, drain, presence and traces apply unchanged. The response begins

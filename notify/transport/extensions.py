@@ -33,9 +33,7 @@ class Offer(NamedTuple):
 
 
 class Deflate(NamedTuple):
-    """permessage-deflate as agreed: the server compresses with ``window_bits``; ``answer`` goes into the response
-    header.
-    """
+    """permessage-deflate as agreed: the server compresses with ``window_bits``, and answers with ``answer``."""
 
     window_bits: int
     answer: str

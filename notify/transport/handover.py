@@ -278,8 +278,8 @@ class Doorman:
             return True
         self._number += 1
         handed = Handed(self._number, address)
-        # Short-lived clients are work as well: of several workers with equally few sockets, the longest idle one is
-        # next.
+        # Short-lived clients are work as well: among equally loaded workers, take the one that was chosen longest
+        # ago.
         for _, desk in sorted(self._desks.items(), key=self._rank):
             if desk.hand_over(sock, handed):
                 desk.visits[handed.number] = visit

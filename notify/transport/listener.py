@@ -260,8 +260,8 @@ def _status(why: TurnedAway) -> HTTPStatus:
 
 
 class PublicFactory(Factory):
-    """Serves ``websocket`` and ``events`` under their paths and ``site`` everywhere else, to clients that
-    ``admission`` admits.
+    """Serves ``websocket`` and ``events`` under their paths and ``site`` elsewhere, to clients admitted by
+    ``admission``.
 
     ``patience()`` is how many seconds a client may take to send enough to decide, and to send a whole opening
     handshake. While ``welcome()`` is false, a WebSocket is answered 503. ``events`` None: there are no event streams.

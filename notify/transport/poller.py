@@ -1,5 +1,4 @@
-"""Polls many connections through one descriptor of the reactor, their own epoll, and bounds how many it serves in a
-turn.
+"""Polls many connections through one epoll, itself one descriptor of the reactor, and serves only so many in a turn.
 
 A reactor handles everything that is ready in one turn. When thousands of clients come back at once, connected clients
 would wait for all of them. With a poller, arriving clients get a few milliseconds of each turn, and the kernel keeps

@@ -1,6 +1,4 @@
-"""The listening side of TCP: connections that write through to the socket, with a bounded amount of reading in each
-turn.
-"""
+"""The listening side of TCP: connections that write through to the socket, and bounded reading in each turn."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ FEW_ACCEPTS = 4
 ARRIVING = 32
 #: other connections read from in one turn
 SETTLED = 512
-#: bytes read from a connection in one turn. A client's frames are smaller, and a flooding client is stopped after a
-#: few
+#: bytes read from a connection in one turn: more than a client's frame, and little enough to stop a flood early
 READ = 2048
 
 
@@ -54,9 +51,7 @@ class WriteThroughServer(LeanServer):
 
 
 class PolledServer(WriteThroughServer):
-    """A connection of a :class:`PacedPort`: read from by one poller while it arrives, and by another once it has
-    settled.
-    """
+    """A connection of a :class:`PacedPort`: one poller reads from it while it arrives, another once it has settled."""
 
     bufferSize = READ
 
@@ -133,8 +128,7 @@ def settle(transport: Any) -> None:
 
 
 def give_up_after(transport: Any, seconds: float) -> None:
-    """Have the kernel end a connection whose peer acknowledges nothing for this long; under TLS, that of the
-    transport below.
+    """Have the kernel end a connection whose peer acknowledges nothing for this long; under TLS, the one below.
 
     Where there is no such option, the kernel uses its own timeout of some 15 minutes.
     """

@@ -1,5 +1,4 @@
-"""A WebSocket for notify's own programs, on the internal port: it carries whole text messages and does not interpret
-them.
+"""A WebSocket for notify's own programs, on the internal port: it carries whole text messages, uninterpreted.
 
 Frames are read like those of clients: plain ones by the reader, the others by autobahn, which refuses what violates
 RFC 6455.
@@ -187,8 +186,8 @@ class TextFactory(OpenFactory):
         self.prepare(TextProtocol, most, LINGER)
 
     def answer(self, head: bytes, path: str) -> tuple[HTTPStatus, bytes]:
-        """Judge an opening handshake for this path: 101 and the whole response, or the status that refuses it and
-        nothing.
+        """Judge an opening handshake for this path: 101 and the whole response, or the status that refuses it, and
+        empty.
         """
         try:
             return HTTPStatus.SWITCHING_PROTOCOLS, judge_inner(head, path)

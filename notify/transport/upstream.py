@@ -200,9 +200,7 @@ class OpenFactory(WebSocketServerFactory):
         self._batched_timer = _Calls(wheel)
 
     def prepare(self, protocol: type[OpenProtocol], most: int, close_timeout: float) -> None:
-        """Set the class of future connections, the maximum size of their messages, and the timeout of a close in
-        seconds.
-        """
+        """Set the class of future connections, the most bytes of their messages, and the close timeout in seconds."""
         self.setProtocolOptions(
             # Text is checked a whole message at a time: the validator has state that connections cannot share.
             utf8validateIncoming=False,

@@ -10,8 +10,8 @@ Network = IPv4Network | IPv6Network
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
-#: this machine, and networks that are not routed on the internet: connections from there may have come through a
-#: proxy of the operator's (RFC 1122, 1918, 3927, 4193, 4291, 6598)
+#: this machine, and networks that are not routed on the internet: connections from there came through something that
+#: belongs to the operator (RFC 1122, 1918, 3927, 4193, 4291, 6598)
 _INSIDE: tuple[Network, ...] = tuple(
     ip_network(one)
     for one in (

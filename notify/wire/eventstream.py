@@ -48,8 +48,7 @@ _LINES = bytes.maketrans(b"\r\n", b"  ")
 
 
 class Lost(Struct, frozen=True, tag="lost"):
-    """The messages after a client's position in a chat cannot be given; without ``chat_id``: those of its
-    notifications.
+    """The messages after a client's position in a chat cannot be given; without ``chat_id``: its notifications.
 
     The stream goes on from this position.
     """
@@ -266,9 +265,7 @@ def _lost(key: bytes, seq: bytes, epoch: bytes) -> bytes:
 
 
 class Began(Struct, frozen=True):
-    """What the first frames of a stream say: the key of a topic that was ``joined``, or the ``code`` that refused a
-    chat.
-    """
+    """What the first frames of a stream say: the key of a ``joined`` topic, or the ``code`` that refused a chat."""
 
     key: bytes
     code: str = ""

@@ -171,9 +171,7 @@ class Subscribed(Struct, frozen=True, tag="subscribed"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """Answers ``unsubscribe``, ``signal`` and ``refresh`` that carry an ``id``; for ``refresh`` with the new
-    ``expires_at``.
-    """
+    """Answers ``unsubscribe``, ``signal`` and ``refresh`` that have an ``id``; ``expires_at`` is for ``refresh``."""
 
     id: RequestId
     expires_at: int | UnsetType | None = UNSET

@@ -1,5 +1,4 @@
-"""The control over the workers of one machine: the first process sends commands to all of them and gathers the
-answers.
+"""The control over the workers of one machine: the first process sends them commands and gathers the answers.
 
 It also holds the kept records. It sends a worker all of them before the worker admits clients, and each new one from
 then on.

@@ -26,8 +26,7 @@ def name(node: str, number: int) -> str:
 
 
 def shared(config: Config, workers: int) -> Config:
-    """The configuration of one of several workers, with its share, rounded up, of each limit for all clients
-    together.
+    """The configuration of one of several workers: each limit for all clients together is divided, rounded up.
 
     Three limits are not divided, because the first process checks them as a whole: sockets in total, sockets of one
     address, and connections of one user.
@@ -49,7 +48,5 @@ def shared(config: Config, workers: int) -> Config:
 
 
 def files(workers: int, open_files: int, reserve: int) -> int:
-    """How many files all workers together may have open for clients, as one process with the same reserve would count
-    them.
-    """
+    """How many files all workers may have open for clients, as one process with the same reserve would count them."""
     return max(1, workers) * (open_files - reserve) + reserve

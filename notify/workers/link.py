@@ -1,5 +1,4 @@
-"""One end of the link between the first process and a worker: questions with answers, and one-way messages; without
-I/O.
+"""One end of the link between the first process and a worker: questions, answers, one-way messages; without I/O.
 
 All messages of one turn of the reactor are sent together. What is queued for an end that does not read is bounded:
 past the bound, that end is given up.
@@ -23,8 +22,7 @@ log = Logger()
 #: bytes that may be queued for the other end
 MOST_WAITING = 64 * 2**20
 
-#: how many rounds of end-of-batch calls may follow a batch, each caused by the one before; then others have their
-#: turn
+#: rounds of end-of-batch calls after a batch, each caused by the one before; then others have their turn
 _ROUNDS = 2
 
 #: the exceptions that are passed from one end to the other
@@ -192,8 +190,8 @@ class Link:
             log.failure("what was to be done at the end of a turn failed")
 
     def at_end(self, call: Callable[[], None]) -> None:
-        """Call this after all that arrived together is processed; if nothing is being processed, at the end of this
-        turn.
+        """Call this after all that arrived together is processed, or at the end of this turn if nothing is being
+        processed.
 
         What arrived together was sent in one turn of the other end, so it belongs together. A turn of the reactor
         costs as much as some messages.
