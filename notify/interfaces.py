@@ -79,15 +79,18 @@ class IAuthenticator(Interface):
     def authenticate(token: str, peer: Peer) -> Deferred[Identity]:
         """Identify the user of a token. ``token`` is untrusted input of up to the frame limit.
 
-        Errback :class:`~notify.errors.Unauthorized`: the token is not accepted. Errback
-        :class:`~notify.errors.Unavailable`: this cannot be decided now.
+        Errbacks:
+
+        - :class:`~notify.errors.Unauthorized`: the token is not accepted.
+        - :class:`~notify.errors.Unavailable`: this cannot be decided now.
         """
 
     def authorize(identity: Identity, topic: Topic) -> Deferred[bool]:
         """May this user receive this chat?
 
-        Called only for chats of the user's own workspace: the session enforces tenancy, not the plugin. Errback
-        :class:`~notify.errors.Unavailable`: this cannot be decided now; the client is told to retry.
+        Called only for chats of the user's own workspace: the session enforces tenancy, not the plugin.
+
+        Errback :class:`~notify.errors.Unavailable`: this cannot be decided now; the client is told to retry.
         """
 
     def stop() -> Deferred[None]:
@@ -147,7 +150,7 @@ class IBroker(Interface):
         topic, and ``lost`` when it can no longer guarantee that a followed topic has no gap; the topic then counts as
         unfollowed. Neither callable raises or blocks.
 
-        Errback :class:`~notify.errors.StartError` if waiting would not help (version too old, wrong settings).
+        Errback :class:`~notify.errors.StartError`: waiting would not help (version too old, wrong settings).
         """
 
     def publish(
@@ -158,10 +161,12 @@ class IBroker(Interface):
         A key that was already used for this topic within the broker's window stores nothing and returns the first
         answer. Messages that one caller publishes in order, without waiting, keep that order.
 
-        Errback :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored. Errback
-        :class:`~notify.errors.TooLarge`: no message of this size can be stored, now or later. Errback
-        :class:`~notify.errors.Unavailable`: nothing was stored. Errback :class:`~notify.errors.Unknown`: the message
-        may or may not have been stored.
+        Errbacks:
+
+        - :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored.
+        - :class:`~notify.errors.TooLarge`: no message of this size can be stored, now or later.
+        - :class:`~notify.errors.Unavailable`: nothing was stored.
+        - :class:`~notify.errors.Unknown`: the message may or may not have been stored.
         """
 
     def follow(topic: Topic) -> Deferred[Followed]:
@@ -171,9 +176,10 @@ class IBroker(Interface):
         from which :meth:`replay` can tell later that nothing was lost.
 
         Every message after that position is delivered once and in order, and none before the Deferred has fired,
-        however often the broker was unavailable in between; otherwise ``lost`` is called. Errback
-        :class:`~notify.errors.Unavailable`: the topic is not followed. Not called for a topic that is followed
-        already, or whose ``follow`` has not fired yet.
+        however often the broker was unavailable in between; otherwise ``lost`` is called. Not called for a topic that
+        is followed already, or whose ``follow`` has not fired yet.
+
+        Errback :class:`~notify.errors.Unavailable`: the topic is not followed.
         """
 
     def unfollow(topic: Topic) -> None:
@@ -188,17 +194,21 @@ class IBroker(Interface):
         """Return the first messages after a position, oldest first, without a gap.
 
         Returns at most ``limit`` (1 or more) messages and at most ``size`` bytes of payloads, but at least one
-        message. ``after`` of ``None`` is before the oldest stored message, and is never lost. The topic need not be
-        followed.
+        message. ``after=None`` is the position before the oldest stored message, and is never lost. The topic need
+        not be followed.
 
         ``more``: other messages follow. Without it, the messages reach at least to the newest message, or the last
         delivered one, at the time of the call. If much of the range holds no messages, the broker may return fewer,
         or none, although there are more; ``reached`` then says where to go on. ``whole``: a part is of no use to the
         caller; if not all messages fit, the broker may immediately return no messages and ``more``.
 
-        Cancelling the Deferred abandons the read. Errback :class:`~notify.errors.HistoryLost`: a message after the
-        position is gone, or the position is newer than the newest or of another epoch. Errback
-        :class:`~notify.errors.Unavailable`: try again later.
+        Cancelling the Deferred abandons the read.
+
+        Errbacks:
+
+        - :class:`~notify.errors.HistoryLost`: a message after the position is gone, or the position is newer than the
+          newest or of another epoch.
+        - :class:`~notify.errors.Unavailable`: try again later.
         """
 
     def status() -> BrokerStatus:
@@ -226,22 +236,20 @@ class IAtomic(Interface):
     """
 
     def publish_all(drafts: Sequence[Draft]) -> Deferred[list[Position]]:
-        """Store all of these messages (one or more, of any topics), or none; fires with their positions, in the same
-        order.
+        """Store all of these messages (one or more, of any topics), or none.
 
-        Messages of one topic keep their order, among each other and with those published before and afterwards. A
-        message whose key was already used for its topic within the broker's window is already stored, and gets the
-        first answer; if that holds for a part of the list, the rest is stored atomically. Accepted messages are
-        delivered and read as if they had been published one by one.
+        Fires with their positions, in the same order. Messages of one topic keep their order, among each other and
+        with those published before and afterwards. A message whose key was already used for its topic within the
+        broker's window is already stored, and gets the first answer; if that holds for a part of the list, the rest
+        is stored atomically. Accepted messages are delivered and read as if they had been published one by one.
 
-        Nothing was stored after these errors:
+        Errbacks; except for the last, nothing was stored:
 
         - :class:`~notify.errors.AtFault`: one of the messages is refused.
         - :class:`~notify.errors.TooLarge`: these are more than can be stored atomically.
         - :class:`~notify.errors.Unsupported`: the broker, as it is set up, cannot do this.
         - :class:`~notify.errors.Unavailable`: try again later.
-
-        Errback :class:`~notify.errors.Unknown`: either all of them were stored, or none.
+        - :class:`~notify.errors.Unknown`: either all were stored, or none.
         """
 
 
@@ -262,12 +270,13 @@ class IPages(Interface):
         """The topic's newest position, whether anybody follows it or not.
 
         It is never older than what was accepted through this node before the call. As with :meth:`IBroker.follow`, it
-        is a position from which :meth:`IBroker.replay` can go on, even if the topic is empty. Errback
-        :class:`~notify.errors.Unavailable`: the position cannot be determined now.
+        is a position from which :meth:`IBroker.replay` can go on, even if the topic is empty.
+
+        Errback :class:`~notify.errors.Unavailable`: the position cannot be determined now.
         """
 
     def earlier(topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
-        """Return the last messages before a position, oldest first; ``before`` of ``None``: the newest messages.
+        """Return the last messages before a position, oldest first; ``before=None``: the newest messages.
 
         Returns at most ``limit`` (1 or more) messages and at most ``size`` bytes of payloads, but at least one
         message if there is one. It may return fewer messages, or none, although there are ``more``: a caller that
@@ -275,9 +284,12 @@ class IPages(Interface):
         ``last`` is included; deleted and expired messages are missing without notice. It is not an error if nothing
         is stored before the position, or if the position is newer than the newest.
 
-        Cancelling the Deferred abandons the read. Errback :class:`~notify.errors.HistoryLost`: the position is of
-        another epoch, or a stored message cannot be read. Errback :class:`~notify.errors.Unavailable`: try again
-        later.
+        Cancelling the Deferred abandons the read.
+
+        Errbacks:
+
+        - :class:`~notify.errors.HistoryLost`: the position is of another epoch, or a stored message cannot be read.
+        - :class:`~notify.errors.Unavailable`: try again later.
         """
 
 
@@ -311,7 +323,7 @@ class ISignals(Interface):
     def signal(topic: Topic, payload: bytes) -> bool:
         """Send a signal, once, to every node that listens. Signals of one node that arrive keep their order.
 
-        False: it is lost, because this node reaches no other now or the broker refuses it. True promises nothing.
+        False: it is lost, because this node reaches nobody now or the broker refuses it. True promises nothing.
         """
 
 
@@ -365,7 +377,9 @@ class IPlaces(Interface):
         """May the user of this topic open one more connection, without exceeding ``most`` in total?
 
         ``topic`` is the user's own. A true answer holds for a connection that joins before the callbacks of the
-        Deferred return. Errback :class:`~notify.errors.Unavailable`.
+        Deferred return.
+
+        Errback :class:`~notify.errors.Unavailable`: this cannot be decided now.
         """
 
 
@@ -379,8 +393,9 @@ class IControl(Interface):
         """Get ready. This must not depend on other nodes: a node that reaches no other still steers itself.
 
         ``do(command, argument)`` is called on each node that is asked, and returns that node's answer; both are JSON
-        documents. If it fails, the node counts as one that did not answer. Errback :class:`~notify.errors.StartError`
-        if the settings are wrong.
+        documents. If it fails, the node counts as one that did not answer.
+
+        Errback :class:`~notify.errors.StartError`: the settings are wrong.
         """
 
     def ask(command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
@@ -396,8 +411,9 @@ class IControl(Interface):
         ``key`` is up to 512 letters, digits, ``_``, ``-``, and ``.`` between them. ``merge(record)`` is given the
         record that is stored there now, or None, and returns the new one, of up to 2 KiB; it may be called several
         times. Fires once the record is kept. True: it outlives this process; False: nothing does in this setup. It
-        may fail before :meth:`watch` has fired. Errback :class:`~notify.errors.Unavailable`: it was not kept, or this
-        is unknown. The same call may be repeated.
+        may fail before :meth:`watch` has fired.
+
+        Errback :class:`~notify.errors.Unavailable`: it was not kept, or this is unknown. The same call may be repeated.
         """
 
     def watch(heard: Callable[[str, bytes], None]) -> Deferred[None]:
@@ -406,7 +422,9 @@ class IControl(Interface):
         Fires once ``heard`` was called with all records that existed, however long it takes; no client may be
         admitted before. If some may have been missed, for example while other nodes were unreachable, ``heard`` is
         called with those later, and possibly with records it already has. ``heard`` neither raises nor blocks. Called
-        once, after :meth:`start`. Errback :class:`~notify.errors.StartError` if waiting would not help.
+        once, after :meth:`start`.
+
+        Errback :class:`~notify.errors.StartError`: waiting would not help.
         """
 
     def stop() -> Deferred[None]:

@@ -234,8 +234,10 @@ class Dispatcher:
     def subscribe(self, connection: IConnection, topic: Topic, since: Position | None) -> Deferred[Joined]:
         """Make a connection a member; fires when it is one.
 
-        The callbacks must write the answer immediately, since live messages are written from then on. Errback
-        :class:`~notify.errors.Unavailable`: it is not a member. Nothing fires once the connection has left.
+        The callbacks must write the answer immediately, since live messages are written from then on. Nothing fires
+        once the connection has left.
+
+        Errback :class:`~notify.errors.Unavailable`: it is not a member.
         """
         known = self._feeds.get(topic)
         feed = self._feeds[topic] = known or Feed(topic, self._recents)
