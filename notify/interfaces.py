@@ -1,4 +1,4 @@
-"""The contracts between notify and its plugins, and between its own rooms.
+"""The contracts between notify and its plugins, and between its own modules.
 
 Calls go one way: the composition root hands each part what it may call, and nobody looks anything up. All
 methods run in the reactor thread. A Deferred that a contract names may be cancelled by its caller, who then
