@@ -25,7 +25,7 @@ from notify.topics import Topic
 
 
 class BrokerStatus(Struct, frozen=True):
-    """Whether messages can be published and followed now; ``detail`` says what is so, in words, for operators."""
+    """Whether messages can be published and followed now; ``detail`` describes the state in words, for operators."""
 
     ready: bool
     detail: str
