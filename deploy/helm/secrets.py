@@ -1,8 +1,8 @@
-"""Prints the two Secrets that the chart asks for, and one with the logins of others, with new keys in them.
+"""Prints, with newly generated keys, the two Secrets that the chart needs and one with the logins of other users of NATS.
 
     docker run --rm -i --entrypoint python NOTIFY_IMAGE -I - NAMESPACE < secrets.py | kubectl apply -f -
 
-It needs nkeys, which the image has. ``python secrets.py NAMESPACE NAME`` calls them NAME, NAME-nats and NAME-nats-users.
+It needs nkeys, which the image includes. ``python secrets.py NAMESPACE NAME`` names them NAME, NAME-nats and NAME-nats-users.
 """
 
 import json
@@ -32,7 +32,7 @@ def secret(namespace: str, name: str, values: dict[str, str]) -> dict[str, objec
 
 
 def main(namespace: str = "default", name: str = "notify") -> None:
-    """Print them as one list in JSON, which kubectl takes like YAML."""
+    """Print them as one list in JSON, which kubectl accepts like YAML."""
     (seed, notify), (backend_seed, backend), (operator_seed, operator) = pair(), pair(), pair()
     ours = {
         "jwt.secret": secrets.token_urlsafe(64),
@@ -40,7 +40,7 @@ def main(namespace: str = "default", name: str = "notify") -> None:
         "nats.seed": seed,
     }
     theirs = {"NOTIFY_NKEY": notify, "BACKEND_NKEY": backend, "OPERATOR_NKEY": operator}
-    # For backends that publish straight to NATS, and for people with the nats command: no pod of the chart mounts it.
+    # For backends that publish directly to NATS, and for people with the nats command: no pod of the chart mounts it.
     others = {"backend.seed": backend_seed, "operator.seed": operator_seed}
     items = [
         secret(namespace, name, ours),

@@ -38,7 +38,7 @@ class Machine:
     """One client. ``random`` gives numbers in [0, 1), ``unix`` the Unix time in seconds.
 
     States: ``idle``, ``connecting``, ``authenticating``, ``connected``, ``waiting``, ``closed``. The machine keeps
-    the connection's state and tells the rooms in ``parts`` what concerns them.
+    the connection's state and tells the modules in ``parts`` what concerns them.
     """
 
     def __init__(self, settings: Settings, random: Callable[[], float], unix: Callable[[], float]) -> None:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Reached(Struct, frozen=True):
-    """How many nodes answered, and which known nodes did not. ``detail``: why other nodes cannot be reached."""
+    """How many nodes answered, and which known nodes did not; ``detail`` says why others cannot be reached."""
 
     answered: int
     missing: list[str]
@@ -48,7 +48,7 @@ class Nodes(Struct, frozen=True):
 
 
 class Connections(Struct, frozen=True):
-    """A user's connections on all nodes, the oldest first. ``count`` counts all of them; at most 1000 are listed."""
+    """A user's connections on all nodes, oldest first; at most 1000 are listed, ``count`` is the total."""
 
     count: int
     connections: list[ConnectionItem]
@@ -56,7 +56,7 @@ class Connections(Struct, frozen=True):
 
 
 class TopicSummary(Struct, frozen=True):
-    """A chat with members: the number of connections on each node, and messages a second, measured over one second."""
+    """One chat that has members: how many connections on which node, and messages a second, measured over a second."""
 
     chat_id: Id
     members: int
@@ -65,9 +65,9 @@ class TopicSummary(Struct, frozen=True):
 
 
 class Topics(Struct, frozen=True):
-    """The chats of a workspace that have members, the busiest first; at most 1000 of each node are listed.
+    """Chats of a workspace that have members, busiest first; at most 1000 are listed for each node.
 
-    ``complete`` is false if a node has more of them.
+    ``complete`` is false if a node has more.
     """
 
     topics: list[TopicSummary]

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Disconnect(DisconnectOrder, frozen=True, forbid_unknown_fields=True):
-    """Whom to disconnect. ``reconnect``: the clients reconnect by themselves after a moment."""
+    """The user to disconnect; with ``reconnect``, the clients come back by themselves, in a moment."""
 
 
 class Disconnected(Struct, frozen=True):
@@ -46,7 +46,7 @@ class Disconnected(Struct, frozen=True):
 
 
 class Unsubscribe(UnsubscribeOrder, frozen=True, forbid_unknown_fields=True):
-    """Whose subscriptions to which chat to end."""
+    """The user and the chat whose subscriptions to end."""
 
 
 class Unsubscribed(Struct, frozen=True):
@@ -57,7 +57,7 @@ class Unsubscribed(Struct, frozen=True):
 
 
 class WhichNode(Struct, frozen=True, forbid_unknown_fields=True):
-    """The node that the command is for; without a name, the one that receives the request."""
+    """The node to command; without a name, the node that receives the request."""
 
     node: Annotated[str, Meta(max_length=64)] = ""
 
@@ -69,7 +69,7 @@ class ShedRequest(ShedOrder, frozen=True, forbid_unknown_fields=True):
 
 
 class Shed(Struct, frozen=True):
-    """How many clients, chosen at random, move to other nodes, and over how many seconds."""
+    """The node moves this many clients, chosen at random, to other nodes over this many seconds."""
 
     node: str
     clients: int
@@ -77,7 +77,7 @@ class Shed(Struct, frozen=True):
 
 
 class Reloading(Struct, frozen=True):
-    """The node reads its configuration again; ``GET /v1/nodes`` reports the result."""
+    """The node reloads its configuration; ``GET /v1/nodes`` shows the result."""
 
     node: str
     reloading: bool = True

@@ -51,10 +51,7 @@ IDLE, NOT_TEXT, WRONG, FORBIDDEN, LEAVING = 1001, 1003, 1007, 1008, 1012
 
 
 class StreamMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a client.
-
-    ``id`` is repeated in its outcome; ``key`` is its idempotency key; ``trace`` is a traceparent.
-    """
+    """One message from a publisher: ``id`` is returned with its outcome, ``key`` is its idempotency key, ``trace`` a traceparent."""
 
     id: int | Annotated[str, Meta(max_length=64)]
     subject: str

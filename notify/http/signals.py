@@ -19,11 +19,11 @@ MARGIN = 4096
 
 
 class SignalRequest(Signal, frozen=True, forbid_unknown_fields=True):
-    """The signal to send. ``user_id`` is its sender, who does not receive it; ``data`` is any JSON value."""
+    """A signal to a chat: ``user_id`` is the user who types or points, and does not receive it; ``data`` is any JSON value."""
 
 
 class Signalled(Struct, frozen=True):
-    """The signal was handed to the broker. Whether anybody receives it is unknown."""
+    """The signal was handed to the broker. Whether anybody receives it is not known."""
 
     workspace_id: ids.Id
     chat_id: ids.Id

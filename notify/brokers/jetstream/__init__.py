@@ -1,6 +1,6 @@
 """The JetStream broker: history that outlives processes, and any number of nodes.
 
-The rooms, from the bottom up, and what each does are in ARCHITECTURE.md; they stand on those of ``notify/nats``.
+The modules, from the bottom up, and what each does are in ARCHITECTURE.md; they stand on those of ``notify/nats``.
 Calls go down, news comes up through callables that are handed in. This module puts them together and holds the one
 state that there is: whether the broker can be used.
 """
@@ -445,7 +445,7 @@ class JetStreamBroker:
     def _missing(self) -> str:
         return f"NATS does not permit what notify needs: {self._refused}; grant it (docs/jetstream.md, Permissions)."
 
-    # ------------------------------------------------------------------ news from the rooms
+    # ------------------------------------------------------------------ news from the modules
 
     async def _compare(self) -> bool:
         """Is it the same history, sound, and every followed topic up to date? Gives whether to ask again soon.

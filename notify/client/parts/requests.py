@@ -43,7 +43,7 @@ class Refusal(Struct, frozen=True):
 
 
 class Asker(Protocol):
-    """A room that asks the server something."""
+    """A part that asks the server something."""
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
         """The server did what was asked."""

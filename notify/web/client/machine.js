@@ -24,7 +24,7 @@ const ANSWERS = new Set(["subscribed", "ok", "pong", "presence", "history"]);
  * One client. `random` gives numbers in [0, 1), `unix` the Unix time in seconds.
  *
  * States: idle, connecting, authenticating, connected, waiting, closed. The machine keeps the connection's state and
- * tells the rooms in parts/ what concerns them; none of those knows the machine, a socket, a clock or its neighbours.
+ * tells the modules in parts/ what concerns them; none of those knows the machine, a socket, a clock or its neighbours.
  */
 export class Machine {
   settings;

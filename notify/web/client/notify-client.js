@@ -10,7 +10,7 @@
  *
  *   client.js    the client: what a program calls, and the streams (stream.js) that it reads
  *   runner.js    carries out what the machine asks for
- *   machine.js   the state machine apart from sockets and clocks, made of the rooms in parts/
+ *   machine.js   the state machine apart from sockets and clocks, made of the modules in parts/
  *   link.js      one connection; int64.js: JSON with 64-bit integers
  *   client-id.js what proxies hash
  *   saver.js     positions on their way to a store (store.js)
