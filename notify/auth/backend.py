@@ -59,7 +59,10 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NoAnswer(Unavailable):
-    """The backend could not be reached, or did not answer in time. (A plain ``Unavailable``: an invalid answer, or too many waiting requests.)"""
+    """The backend could not be reached, or did not answer in time.
+
+    A plain ``Unavailable`` means an invalid answer, or too many waiting requests.
+    """
 
 
 class Backend:

@@ -29,7 +29,8 @@ class Token(Struct, frozen=True):
 def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
     """Parse a token. Raises :class:`Unauthorized` for anything but a plain signed JWT of a type in ``types``.
 
-    ``types`` are lower-case values of ``typ``, or None for any; a token without one counts as ``jwt``. ``most`` is the maximum length in characters.
+    ``types`` are lower-case values of ``typ``, or None for any; a token without one counts as ``jwt``. ``most`` is the maximum length
+    in characters.
     """
     if len(token) > most:
         raise Unauthorized(f"the token is longer than {most} characters")

@@ -133,7 +133,7 @@ class LocalSet:
         self._proxies: dict[str, Proxy] = {}
 
     def seats(self, count: int) -> list[Seat]:
-        """The clients, once the set is started. Each is a user of its own that reads two chats; both workspaces have chats of the same numbers."""
+        """The clients, once the set is started. Each is another user, and reads two chats; both workspaces have the same chat numbers."""
         return [
             Seat(
                 name=f"client-{index}",

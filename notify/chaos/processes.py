@@ -128,7 +128,7 @@ class Server:
             self._process.wait()
 
     def leave(self) -> None:
-        """Ask the server to leave, and wait until it has. Raises :class:`TrialFailed` if it does not."""
+        """Ask the server to leave, and wait until it has. After :data:`PATIENCE` seconds, kill it and raise :class:`TrialFailed`."""
         self._wanted = False
         self.send(signal.SIGTERM)
         if self._process is not None:

@@ -125,7 +125,8 @@ def _is_deep(value: Any) -> bool:
 def dump(value: Any) -> bytes:
     """Return compact JSON. Raises ``TypeError`` and ``ValueError`` if ``value`` is not JSON.
 
-    That includes an unpaired surrogate, as in text cut in the middle of an emoji. It cannot be encoded as UTF-8, and a server ends the stream for it.
+    That includes an unpaired surrogate, as in text cut in the middle of an emoji. It cannot be encoded as UTF-8, and a server ends
+    the stream for it.
     """
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 

@@ -63,7 +63,7 @@ class PublishFailed(Exception):  # noqa: N818
 
     @property
     def refused(self) -> bool:
-        """Whether the message itself was refused (400, 413, 422), so that a retry cannot succeed. For a list: whether its worst error is such."""
+        """Whether the message itself was refused (400, 413, 422), so that a retry cannot succeed. For a list: its worst error."""
         return self.status in OF_ITSELF and self.code != "failed"
 
 

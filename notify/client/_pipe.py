@@ -23,7 +23,7 @@ class Owner(Protocol):
     """The user of a pipe."""
 
     def pipe_reached(self) -> None:
-        """The other end has answered."""
+        """The transport is connected, so the address can be reached."""
 
     def pipe_opened(self) -> None:
         """Messages may be sent."""
@@ -39,7 +39,7 @@ class Owner(Protocol):
 
 
 class Pipe:
-    """One connection. A front calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
+    """One connection. The front end calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
 
     def __init__(self, owner: Owner, address: Address, authorization: str) -> None:
         self._owner: Owner = owner
@@ -48,7 +48,7 @@ class Pipe:
         self._number = self.bytes = 0
         #: messages that were sent and not answered yet, by number
         self.sent: dict[int, Item] = {}
-        #: the other end answered; the handshake succeeded; messages may be sent; the pipe has ended
+        #: the transport was connected; the handshake succeeded; messages may be sent; the pipe has ended
         self.reached = self.opened = self.open = self.over = False
         #: set by the front end: stops dialling
         self.cancel: Callable[[], None] = lambda: None

@@ -44,7 +44,7 @@ class Owner(Protocol):
 
 
 class Post:
-    """One connection. A front calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
+    """One connection. The front end calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
 
     def __init__(self, owner: Owner, host: str) -> None:
         self._owner = owner

@@ -33,7 +33,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: a ping is sent after this much silence, unless the server names its own interval; then the timeout for any answer
     ping_interval: float = 25.0
     pong_timeout: float = 10.0
-    #: a token is replaced at most twice this long before it expires, and no earlier than half its lifetime
+    #: a token is replaced one to two times this long before it expires, but at most half of its remaining life before
     refresh_margin: float = 60.0
     #: the timeout of a command (presence, history, ping), and how many may wait at once
     command_timeout: float = 10.0
@@ -56,7 +56,7 @@ class Position(Struct, frozen=True):
 
 
 class Action(Struct, frozen=True, tag_field="do", omit_defaults=True):
-    """The base of all actions."""
+    """The base class of all actions."""
 
 
 class FetchToken(Action, frozen=True, tag="token"):

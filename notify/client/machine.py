@@ -265,7 +265,7 @@ class Machine:
             self.topics.tick(now)
 
     def _rejected(self, reason: str, now: float) -> None:
-        """Ask for a new token if the rejected one was accepted before, as it may have expired. A new token that is rejected closes the client."""
+        """Ask for a new token if this one was accepted before, as it may have expired. A new token that is rejected closes the client."""
         if self._credentials.aged:
             self._credentials.drop()
             self._wait(AUTH_FAILED, reason, now)

@@ -202,7 +202,7 @@ class Publisher(Face):
         """Publish one payload to up to 1000 subjects of a workspace. Leave out of it the ids that a subject itself carries.
 
         Returns the position in each subject, in the order given. Raises ``PublishFailed`` as :meth:`publish_many` does; one invalid subject or
-        an invalid payload fails the whole call. ``key`` makes the broadcast idempotent as a whole; a retry may list the subjects in another order.
+        an invalid payload fails the whole call. ``key`` makes the broadcast idempotent as a whole, whatever the order of the subjects in a retry.
         """
         job = self._job_of_broadcast(list(subjects), payload, key, timeout)
         return self._do(job).result() if job.items else []

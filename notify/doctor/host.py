@@ -363,7 +363,7 @@ def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> 
 
 
 def fan_out(environ: Mapping[str, str]) -> Finding:
-    """Check whether the faster fan-out in C is used. Refers to the Python that runs this, which is the server's if they are installed together."""
+    """Check whether the cheaper fan-out in C is used by the Python that runs this: the server's, if they are installed together."""
     if fanout.choose(environ) is fanout.in_c:
         return Finding("ok", "fan-out", "it is in C.")
     if fanout.in_c is not None:

@@ -55,7 +55,7 @@ class Hooks(Struct):
     down: Callable[[str], None]
     #: a permission is missing; called with the server's words
     denied: Callable[[str], None]
-    #: nats-py dropped messages because a queue of its was full
+    #: nats-py dropped messages because one of its queues was full
     dropped: Callable[[], None]
     #: a server of the cluster has joined or left
     changed: Callable[[], None] = lambda: None
@@ -97,7 +97,7 @@ class Connection(Asking):
 
     @property
     def unsent(self) -> int:
-        """The bytes waiting to be sent to a server that has not read earlier data."""
+        """The number of messages and commands that wait until the server has read earlier ones."""
         return len(self._outgoing)
 
     @property

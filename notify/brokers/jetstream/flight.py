@@ -21,15 +21,15 @@ from notify.topics import Topic
 
 #: placeholder of the maximum length of ``Notify-After``: an epoch, a dot and a number
 ROOM = "x" * 37
-#: our own number for a refusal: there was nobody to take the message
+#: our own error number: nobody received the message
 NOBODY = -1
 #: temporary refusals: the message is retried
 PASSING = frozenset({NOBODY, 10008, 10009, 10158})
 #: the predecessor was not the last message stored
 NOT_BEHIND = 10070
-#: a batch has more messages than the server takes
+#: a batch has more messages than the server accepts
 TOO_MANY = 10199
-#: the stream takes no batches, or none with ids, or of so many
+#: the stream does not accept batches, or not with ids, or not that many messages in one
 NO_BATCHES = frozenset({10174, 10177, TOO_MANY})
 OVER_MAX_MSG_SIZE = 10054
 SEALED = 10109

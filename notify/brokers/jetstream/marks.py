@@ -11,7 +11,10 @@ _KEPT = 16  # marks that wait for a comparison with the stream
 
 
 class Marks:
-    """The newest message received, the newest of this node's own publishes, and copies of both from the times when something was inconsistent."""
+    """The newest message received and the newest of this node's own publishes.
+
+    Keeps copies of both from the times when something was inconsistent.
+    """
 
     def __init__(self) -> None:
         self._seq = 0

@@ -176,7 +176,7 @@ class Reader:
         size: int = PAGE_BYTES,
         start: int = 0,
     ) -> Page:
-        """The first messages of a subject after ``seq``: about ``limit`` messages of about ``size`` bytes in total, but at least one if there is one.
+        """The first messages of a subject after ``seq``: about ``limit``, of about ``size`` bytes in total, but at least one if there is one.
 
         - ``seq`` None: from the oldest stored message.
         - ``checked``: up to this number nothing came after ``seq``.

@@ -22,7 +22,7 @@ SUBJECTS = "workspace.*.chat.*.signals"
 
 #: seconds after which something that was not permitted is tried again
 AGAIN = 60.0
-#: the maximum backlog to a slow server; beyond it signals are dropped
+#: the backlog to a slow server (messages and commands) beyond which signals are dropped
 UNSENT = 1000
 
 _OURS = re.compile(r'"workspace\.[^".]+\.chat\.[^".]+\.signals"')
