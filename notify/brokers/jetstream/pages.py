@@ -163,7 +163,7 @@ class Pages:
         start, oldest = 1, first
         if many - beyond > most:
             start, many = await find(reader, subject, (first, many), (upper + 1, beyond), want, most)
-        left = many - beyond  # to be read; the server counts one message beyond them at most
+        left = many - beyond  # to be read; the server looks at one message beyond them at most
         page: deque[Stored] = deque()
         taken = looked = promised = narrowed = 0
         seen = 0  # bytes, since the last search

@@ -3,10 +3,11 @@
 Messages published for a topic while an earlier one is in flight are sent together if the stream supports it
 (:class:`~notify.brokers.jetstream.stream.Together`). Otherwise each is sent once the one before it is settled, because a retry
 could overtake it and change the caller's order. A single message is sent immediately; messages published within
-:meth:`Publisher.gathering`, such as a list, are sent when that ends. Each message can name its predecessor, by which a later reader
-of the history detects a missing one (:mod:`reader`). An atomic list (:mod:`atomic`) waits for its turn in the same queues.
-Otherwise topics do not wait for each other. Every message has an id, so the server stores it once however often it is sent
-within the duplicate window.
+:meth:`Publisher.gathering`, such as a list, are sent when that ends. An atomic list (:mod:`atomic`) waits for its turn in the same
+queues. Otherwise topics do not wait for each other.
+
+Each message can name an earlier one of its topic, by which a later reader of the history detects that the named one is missing
+(:mod:`reader`). Every message has an id, so the server stores it once however often it is sent within the duplicate window.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ copies, only the leader is asked.
 
 Three conditions prove that nothing is missing after a position:
 
-- Each message that names a predecessor follows that predecessor.
+- A message may name an earlier one of its subject. No message that is named in this way is absent.
 - Nothing after the position has aged out. The oldest messages are always removed first, so this is true as long as the message at
   the position is there, or the stream begins before it.
 - There is no hole in the stream in between, because nobody can tell any more to which topic its message belonged.
@@ -362,7 +362,7 @@ class Reader:
         return state
 
     def _page_bytes(self, size: int) -> int:
-        """The byte limit of one batch. It has room for the largest message: the server sends nothing if the first message exceeds it."""
+        """The byte limit of one batch, with room for the largest message: the server sends nothing if the first one exceeds it."""
         return int(max(size, 2 * self._connection.max_payload + 4096))
 
     async def _page(self, subject: str, last: int, count: int, size: int) -> Page:
@@ -441,7 +441,7 @@ def _check_linked(replies: Sequence[Reply], end: Reply) -> int:
 
 
 def _missing(messages: list[Stored], last: int, successor: int = 0) -> list[int]:
-    """Numbers named as predecessors that are neither ``last`` nor among the messages. The predecessor of ``successor`` is known."""
+    """The numbers after ``last`` that messages name as earlier ones but that are absent. What ``successor`` names is not checked."""
     missing = []
     for one in messages:
         if last < one.after < one.seq != successor:
