@@ -1,4 +1,4 @@
-"""The contracts between notify and its plugins, and between its own rooms.
+"""The contracts between notify and its plugins, and between its own modules.
 
 Calls go one way: the composition root hands each part what it may call, and nobody looks anything up. All
 methods run in the reactor thread. A Deferred that a contract names may be cancelled by its caller, who then
@@ -25,7 +25,7 @@ from notify.topics import Topic
 
 
 class BrokerStatus(Struct, frozen=True):
-    """Whether messages can be published and followed now; ``detail`` says what is so, in words, for operators."""
+    """Whether messages can be published and followed now; ``detail`` describes the state in words, for operators."""
 
     ready: bool
     detail: str

@@ -55,10 +55,10 @@ class ChatMessage(Struct, frozen=True, gc=False):
 
 
 class ChatEvent(Struct, frozen=True, gc=False):
-    """The payload of what happened in a chat beside its messages: an edit, a deletion, a reaction, a new member.
+    """The payload of a change in a chat other than a message: an edit, a deletion, a reaction, a new member.
 
-    ``data`` is any JSON value, kept as the bytes that came; ``refers_to`` is the ``message_id`` of what it is about,
-    absent or null where it is about none.
+    ``data`` is any JSON value, kept as the bytes that arrived; ``refers_to`` is the ``message_id`` of the message that it is
+    about, absent or null if it is about none.
     """
 
     message_id: Id
@@ -77,7 +77,7 @@ class ChatEvent(Struct, frozen=True, gc=False):
 
 
 class Notification(Struct, frozen=True, gc=False):
-    """The payload of a user notification; ``data`` is any JSON value, kept as the bytes that came."""
+    """The payload of a user notification; ``data`` is any JSON value, kept as the bytes that arrived."""
 
     notification_id: Id
     workspace_id: Id

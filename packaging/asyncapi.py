@@ -29,9 +29,9 @@ ANSWERS = {
 }
 
 DESCRIPTION = (
-    "The frames of the WebSocket at /ws, as JSON; docs/protocol.md is the contract in words: order, positions, "
-    "resumption, features, close codes. With the subprotocol notify.v1.json.batch a server frame is an array of these "
-    "objects, with notify.v1.protobuf they are those of proto/notify.proto."
+    "The frames of the WebSocket at /ws, as JSON. docs/protocol.md is the contract in words: order, positions, "
+    "resumption, features, close codes. With the subprotocol notify.v1.json.batch, a server frame is an array of these "
+    "objects; with notify.v1.protobuf, the frames are those of proto/notify.proto."
 )
 
 
@@ -92,7 +92,7 @@ def document() -> dict[str, Any]:
             "tell": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/connection"},
-                "summary": "What comes by itself: messages, events, notifications, signals; presence that is watched.",
+                "summary": "Unsolicited frames: messages, events, notifications, signals, and presence that the client watches.",
                 "messages": [_in(name) for name in (*told, "presence")],
             },
         },

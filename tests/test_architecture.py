@@ -1,4 +1,4 @@
-"""The walls between the wings (ARCHITECTURE.md) stand, and whatever breaks one is told by name."""
+"""The import rules between the packages (ARCHITECTURE.md) hold, and whatever breaks one is named."""
 
 from __future__ import annotations
 
@@ -17,44 +17,46 @@ from tests.support.programs import ROOT
 Tree = dict[str, str]
 
 
-class Wing(NamedTuple):
-    """``rooms`` stand directly in notify/, as a module or a folder; ``may``: the wings that they may import."""
+class Package(NamedTuple):
+    """``parts`` stand directly in notify/, as a module or a folder; ``may``: the packages that they may import."""
 
-    rooms: str
+    parts: str
     may: str
 
 
-#: from the ground up: a wing imports itself and wings above it in this table only, so no import runs back up
-WINGS = {
-    "ground": Wing("_version errors ids topics messages identity findings interfaces", ""),
-    "config": Wing("config", "ground"),
-    "observe": Wing("observe", "ground config"),
-    "state": Wing("state", ""),
-    "wire": Wing("wire", "ground"),
-    "core": Wing("core", "ground config observe wire"),
-    "components": Wing("components plugins", "ground config observe"),
-    "nats": Wing("nats", "ground config"),
-    "workers": Wing("workers", "ground config"),
-    "auth": Wing("auth", "ground config observe components"),
-    "brokers": Wing("brokers", "ground config observe state components nats"),
-    "registries": Wing("registries", "ground config observe components nats"),
-    "control": Wing("control", "ground config observe state components nats"),
-    "transport": Wing("transport", "ground config observe wire workers core"),
-    "http": Wing("http", "ground config observe wire core"),
-    "service": Wing("service", "ground config observe workers core transport http"),
-    "dev": Wing("dev", "ground config http"),
-    "tap": Wing("tap roles", "ground config observe wire workers core components transport http service dev"),
-    "doctor": Wing("doctor", "ground config observe components nats transport http"),
-    "client": Wing("client", ""),
-    "testing": Wing("testing", "ground config observe wire components nats tap client"),
-    "chaos": Wing("chaos", "ground config client"),
-    "cli": Wing("cli", "ground config observe components service tap doctor client chaos"),
+#: from the ground up: a package imports only itself and packages above it in this table, so no import points back up
+PACKAGES = {
+    "ground": Package("_version errors ids topics messages identity findings interfaces", ""),
+    "config": Package("config", "ground"),
+    "observe": Package("observe", "ground config"),
+    "state": Package("state", ""),
+    "wire": Package("wire", "ground"),
+    "core": Package("core", "ground config observe wire"),
+    "components": Package("components plugins", "ground config observe"),
+    "nats": Package("nats", "ground config"),
+    "workers": Package("workers", "ground config"),
+    "auth": Package("auth", "ground config observe components"),
+    "brokers": Package("brokers", "ground config observe state components nats"),
+    "registries": Package("registries", "ground config observe components nats"),
+    "control": Package("control", "ground config observe state components nats"),
+    "transport": Package("transport", "ground config observe wire workers core"),
+    "http": Package("http", "ground config observe wire core"),
+    "service": Package("service", "ground config observe workers core transport http"),
+    "dev": Package("dev", "ground config http"),
+    "tap": Package(
+        "tap roles", "ground config observe wire workers core components transport http service dev"
+    ),
+    "doctor": Package("doctor", "ground config observe components nats transport http"),
+    "client": Package("client", ""),
+    "testing": Package("testing", "ground config observe wire components nats tap client"),
+    "chaos": Package("chaos", "ground config client"),
+    "cli": Package("cli", "ground config observe components service tap doctor client chaos"),
 }
 
 #: the kinds of plugins: reached by name, through ``components``
 KINDS = {"auth", "brokers", "registries", "control"}
 
-#: a library, and the rooms that alone know it
+#: a library, and the only modules that may import it
 LIBRARIES = {
     "autobahn": "transport",
     "txaio": "transport",
@@ -67,7 +69,7 @@ LIBRARIES = {
     "google.protobuf": "wire",
 }
 
-#: what does input and output, and the pure rooms that do without it but for the part that is named
+#: libraries for input and output, and the pure modules that must not import them, except for the part that is named
 IO = "twisted.internet twisted.protocols socket select ssl"
 PURE = {
     "wire": "",
@@ -77,7 +79,7 @@ PURE = {
     **dict.fromkeys(("chaos.plan", "chaos.ledger", "chaos.report", "chaos.plot", "chaos.page"), ""),
 }
 
-#: who looks over a wall at what, and why
+#: which module may break a rule, what it imports, and why
 EXCEPTIONS = {
     ("cli.token", "auth"): "signs what the JWT authenticator verifies, with the same keys and checks",
     ("dev", "auth.tokens"): "signs the tokens of the demo page",
@@ -149,10 +151,10 @@ def circles(graph: dict[str, set[str]]) -> Iterator[set[str]]:
             yield from visit(node)
 
 
-def wing_of(module: str) -> str:
-    """The wing in which a module stands; empty for none."""
+def package_of(module: str) -> str:
+    """The package that a module belongs to; empty for none."""
     top = module.partition(".")[0]
-    return next((wing for wing, it in WINGS.items() if top in ["", *it.rooms.split()]), "")
+    return next((name for name, package in PACKAGES.items() if top in ["", *package.parts.split()]), "")
 
 
 def loaded(tree: ast.Module) -> Iterator[ast.AST]:
@@ -178,13 +180,13 @@ def broken(tree: Tree, needed: set[tuple[str, str]]) -> Iterator[str]:
     for circle in circles(graph):
         yield f"circle: {', '.join(sorted(circle))}"
     for module, parsed in modules.items():
-        if not (wing := wing_of(module)):
-            yield f"{module} stands in no wing"
+        if not (package := package_of(module)):
+            yield f"{module} belongs to no package"
             continue
-        may = WINGS[wing].may.split()
+        may = PACKAGES[package].may.split()
         for target in sorted(graph[module]):
-            if wing_of(target) not in (wing, *may) and not excepted(module, target):
-                yield f"{module} imports {target}: {wing} may import {', '.join(may) or 'nothing of notify'}"
+            if package_of(target) not in (package, *may) and not excepted(module, target):
+                yield f"{module} imports {target}: {package} may import {', '.join(may) or 'nothing of notify'}"
         for name in sorted({name for node in ast.walk(parsed) for name in names(node)}):
             for library, places in LIBRARIES.items():
                 if within(name, library) and not within(module, places):
@@ -199,14 +201,14 @@ def broken(tree: Tree, needed: set[tuple[str, str]]) -> Iterator[str]:
         yield f"{count} files stand directly in notify/"
 
 
-class Walls(SynchronousTestCase):
+class ImportRules(SynchronousTestCase):
     """notify as it is."""
 
     def setUp(self) -> None:
         self.tree = read(ROOT / "notify")
         self.assertGreater(len(self.tree), 100)
 
-    def test_no_wall_is_broken(self) -> None:
+    def test_no_rule_is_broken(self) -> None:
         self.assertEqual(list(broken(self.tree, set())), [])
 
     def test_every_exception_is_needed(self) -> None:
@@ -225,24 +227,27 @@ class Walls(SynchronousTestCase):
 
 
 class Table(SynchronousTestCase):
-    """What the table of the wings may not allow."""
+    """What the table of the packages must not allow."""
 
     def test_arrows_point_one_way(self) -> None:
         above: set[str] = set()
-        for name, wing in WINGS.items():
-            self.assertLessEqual(set(wing.may.split()), above, name)
+        for name, package in PACKAGES.items():
+            self.assertLessEqual(set(package.may.split()), above, name)
             above.add(name)
 
     def test_who_may_import_whom(self) -> None:
-        by = {name: {other for other, wing in WINGS.items() if name in wing.may.split()} for name in WINGS}
+        by = {
+            name: {other for other, package in PACKAGES.items() if name in package.may.split()}
+            for name in PACKAGES
+        }
         self.assertEqual(by["cli"], set())
         self.assertEqual(by["testing"], set())
         self.assertEqual(by["dev"], {"tap"})
         self.assertEqual(by["chaos"], {"cli"})
         self.assertEqual(by["tap"], {"cli", "testing"})
         self.assertEqual(set().union(*(by[kind] for kind in KINDS)), set())
-        self.assertEqual(WINGS["client"].may, "")
-        self.assertEqual(WINGS["ground"].may, "")
+        self.assertEqual(PACKAGES["client"].may, "")
+        self.assertEqual(PACKAGES["ground"].may, "")
 
 
 class MadeUp(SynchronousTestCase):
@@ -323,7 +328,7 @@ class MadeUp(SynchronousTestCase):
         )
         self.assertEqual(told, ["circle: core.c, core.d", "circle: core.a, core.b"])
 
-    def test_a_wing_that_knows_what_it_should_not(self) -> None:
+    def test_a_package_that_imports_what_it_should_not(self) -> None:
         for path, line, target in (
             ("brokers/__init__.py", "import notify.registries", "registries"),
             ("registries/__init__.py", "from notify import brokers", "brokers"),
@@ -338,7 +343,7 @@ class MadeUp(SynchronousTestCase):
         ):
             module = module_of(path)
             (told,) = self.told({path: line})
-            self.assertIn(f"{module} imports {target}: {wing_of(module)} may import ", told)
+            self.assertIn(f"{module} imports {target}: {package_of(module)} may import ", told)
 
     def test_a_library_out_of_its_place(self) -> None:
         for line, name, places in (
@@ -357,7 +362,7 @@ class MadeUp(SynchronousTestCase):
                 [f"service.service imports {name}: only {places} knows {library}"],
             )
 
-    def test_input_and_output_in_a_pure_room(self) -> None:
+    def test_input_and_output_in_a_pure_module(self) -> None:
         for line, name in (
             ("from twisted.internet import task", "twisted.internet.task"),
             (
@@ -386,7 +391,7 @@ class MadeUp(SynchronousTestCase):
                 self.told({"http/__init__.py": line}), ["http imports the reactor when it is loaded"]
             )
 
-    def test_a_file_in_no_wing_and_too_many_of_them(self) -> None:
-        self.assertEqual(self.told({"drawer.py": ""}), ["drawer stands in no wing"])
+    def test_a_file_in_no_package_and_too_many_of_them(self) -> None:
+        self.assertEqual(self.told({"drawer.py": ""}), ["drawer belongs to no package"])
         told = self.told({f"drawer{number}.py": "" for number in range(MOST_FILES)})
         self.assertEqual(told[-1], "17 files stand directly in notify/")

@@ -77,7 +77,7 @@ class ShedOrder(Struct, frozen=True):
 
 
 class BrokerItem(Struct, frozen=True):
-    """How a node's broker is, in words."""
+    """The state of a node's broker; ``detail`` describes it in words."""
 
     ready: bool
     detail: str
@@ -86,9 +86,9 @@ class BrokerItem(Struct, frozen=True):
 class NodeItem(Struct, frozen=True):
     """One node.
 
-    ``uptime`` is in seconds; ``published`` (to it) and ``delivered`` (to its clients) are messages a second, measured over
-    one. ``stage`` is ``starting``, ``serving``, or how far it is on its way out: ``announced``, ``closing``, ``finishing``. ``reloaded`` is
-    Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one failed.
+    ``uptime`` is in seconds; ``published`` (to the node) and ``delivered`` (to its clients) are messages a second, measured over
+    a second. ``stage`` is ``starting``, ``serving``, or how far the shutdown has come: ``announced``, ``closing``, ``finishing``.
+    ``reloaded`` is the Unix time in seconds of the last reload, null before the first; ``reload_failed`` says why the last one failed.
     """
 
     node: str
@@ -107,10 +107,10 @@ class NodeItem(Struct, frozen=True):
 class ConnectionItem(Struct, frozen=True):
     """One authenticated connection.
 
-    ``opened`` and ``expires_at`` are Unix time in seconds; ``queued`` is bytes that the client has not taken; ``silent`` the
-    seconds since it was heard, which answers pings. ``chats`` are what it is subscribed to, ``subscriptions`` how many; where a
-    node has many to list, ``chats`` are the first of them. ``client_id`` and ``client``, its User-Agent, are what the client says
-    of itself, and may be empty.
+    ``opened`` and ``expires_at`` are Unix time in seconds; ``queued`` is the number of bytes that the client has not taken;
+    ``silent`` is the number of seconds since the server last heard from the client, which answers pings. ``chats`` are its
+    subscriptions, ``subscriptions`` their number; if a node has many to list, ``chats`` has only the first of them. ``client_id``
+    and ``client``, its User-Agent, are chosen by the client, and may be empty.
     """
 
     connection_id: str

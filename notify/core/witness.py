@@ -85,15 +85,16 @@ class TraceOrder(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True, omit_defaults=True):
-    """One thing that happened, at ``at``: Unix time in seconds. Which fields are there depends on ``what``.
+    """One event, at ``at``: Unix time in seconds. Which fields are present depends on ``what``.
 
-    ``watching`` (a node begins; ``connections`` of the user, or members of the chat, are there), ``connection`` (one of
+    ``watching`` (the trace begins on a node, which has ``connections`` of the user, or members of the chat), ``connection`` (one of
     them), ``connect``, ``auth``, ``refresh``, ``subscribe``, ``unsubscribe``, ``turned_away``, ``frame``, ``close``, ``publish`` (over HTTP),
-    ``message`` (one that came to the node; ``connections`` of the user, or of anybody in the chat, were there for it). Who asks all
-    nodes adds ``missing`` (a node does not answer: what it sees is not told), ``back`` (it does again), ``alone`` (no other node is
-    reached), ``busy`` (a node has too many traces), ``left_out`` (``count`` events of a node were too many) and ``end``.
+    ``message`` (a message reached the node, which had ``connections`` of the user, or of anybody in the chat, for it). The node that
+    collects the events of all nodes adds ``missing`` (a node does not answer: its events are not shown), ``back`` (it answers again),
+    ``alone`` (no other node is reached), ``busy`` (a node has too many traces), ``left_out`` (``count`` events of a node exceeded the
+    limit) and ``end``.
 
-    ``outcome`` is ``ok`` or what went wrong, ``reason`` why. ``claimed``: a refused token names this user and workspace, which nobody has
+    ``outcome`` is ``ok`` or what went wrong, ``reason`` is why. ``claimed``: a refused token names this user and workspace, which is not
     verified. ``way`` is ``in`` or ``out``; ``size`` is in bytes, of a frame's or message's payload.
     """
 

@@ -30,7 +30,7 @@ encode = msgspec.json.Encoder().encode
 class ErrorDetail(Struct, frozen=True):
     """``code`` is for programs and does not change; ``message`` is for people.
 
-    ``index`` is where the message stands, from 0, for which a list that is all or nothing was refused.
+    ``index`` is the place, from 0, of the message for which an atomic list was refused.
     """
 
     code: str

@@ -24,7 +24,7 @@ _WORKSPACE = "workspace_id"
 
 
 class Broadcast(Struct, frozen=True, forbid_unknown_fields=True):
-    """One payload for many subjects of one workspace, which need not name their ids: those are filled in from each subject."""
+    """One payload for many subjects of one workspace. It need not name their ids: the server fills them in from each subject."""
 
     subjects: Annotated[list[str], Meta(min_length=1)]
     payload: dict[str, Raw]

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Reached(Struct, frozen=True):
-    """How many nodes answered, and which of those that should be there did not; ``detail``: why others cannot be reached."""
+    """How many nodes answered, and which known nodes did not; ``detail`` says why others cannot be reached."""
 
     answered: int
     missing: list[str]
@@ -48,7 +48,7 @@ class Nodes(Struct, frozen=True):
 
 
 class Connections(Struct, frozen=True):
-    """A user's connections on all nodes, the oldest first; ``count`` is of all, of which at most 1000 are listed."""
+    """A user's connections on all nodes, oldest first; at most 1000 are listed, ``count`` is the total."""
 
     count: int
     connections: list[ConnectionItem]
@@ -56,7 +56,7 @@ class Connections(Struct, frozen=True):
 
 
 class TopicSummary(Struct, frozen=True):
-    """One chat that somebody is in: how many connections on which node, and messages a second, measured over one."""
+    """One chat that has members: how many connections on which node, and messages a second, measured over a second."""
 
     chat_id: Id
     members: int
@@ -65,9 +65,9 @@ class TopicSummary(Struct, frozen=True):
 
 
 class Topics(Struct, frozen=True):
-    """Chats of a workspace that somebody is in, the busiest first; at most 1000 a node are listed.
+    """Chats of a workspace that have members, busiest first; at most 1000 are listed for each node.
 
-    ``complete`` is false where a node has more of them.
+    ``complete`` is false if a node has more.
     """
 
     topics: list[TopicSummary]

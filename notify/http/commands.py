@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Disconnect(DisconnectOrder, frozen=True, forbid_unknown_fields=True):
-    """Whom to disconnect; ``reconnect``: the clients come back by themselves, in a moment."""
+    """The user to disconnect; with ``reconnect``, the clients come back by themselves, in a moment."""
 
 
 class Disconnected(Struct, frozen=True):
@@ -46,7 +46,7 @@ class Disconnected(Struct, frozen=True):
 
 
 class Unsubscribe(UnsubscribeOrder, frozen=True, forbid_unknown_fields=True):
-    """Whose subscriptions to which chat to end."""
+    """The user and the chat whose subscriptions to end."""
 
 
 class Unsubscribed(Struct, frozen=True):
@@ -57,19 +57,19 @@ class Unsubscribed(Struct, frozen=True):
 
 
 class WhichNode(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which node is meant; without a name, the one that is asked."""
+    """The node to command; without a name, the node that receives the request."""
 
     node: Annotated[str, Meta(max_length=64)] = ""
 
 
 class ShedRequest(ShedOrder, frozen=True, forbid_unknown_fields=True):
-    """Which share of which node's clients to send to others: above 0, at most 1."""
+    """The share of a node's clients to move to other nodes: above 0, at most 1."""
 
     node: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class Shed(Struct, frozen=True):
-    """So many clients, chosen at random, are sent to other nodes over so many seconds."""
+    """The node moves this many clients, chosen at random, to other nodes over this many seconds."""
 
     node: str
     clients: int
@@ -77,7 +77,7 @@ class Shed(Struct, frozen=True):
 
 
 class Reloading(Struct, frozen=True):
-    """The node reads its configuration again; ``GET /v1/nodes`` tells what became of that."""
+    """The node reloads its configuration; ``GET /v1/nodes`` shows the result."""
 
     node: str
     reloading: bool = True

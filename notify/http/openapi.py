@@ -88,23 +88,23 @@ _USER = rf"user\.{_SPELT}\.notifications"
 SUBJECT_PATTERN = rf"^workspace\.{_SPELT}\.({_CHAT}|{_USER})$"
 
 _ERRORS = {
-    400: "The request is not of the form that is described here.",
-    401: "No API key came along, or an unknown one.",
-    403: "The server has no API keys, so nobody may use this; or the key is not for this, or not for this workspace; or the "
-    "Host may be a stranger's.",
-    404: "No node of this name is known here.",
-    408: "The request did not arrive whole in time.",
-    409: "Not now: the node does this already, or is starting or leaving.",
-    410: "The messages after that position cannot be given without a gap: reload, and go on from a newer one.",
+    400: "The request does not have the form described here.",
+    401: "The request has no API key, or an unknown one.",
+    403: "The server has no API keys, so nobody may use this; or the key is not allowed to do this, or not in this workspace; or the "
+    "Host is not trusted.",
+    404: "This server knows no node of this name.",
+    408: "The request did not arrive completely in time.",
+    409: "Not now: the node is already doing this, or is starting or leaving.",
+    410: "The messages after that position cannot be returned without a gap: reload, and continue from a newer position.",
     413: "The body, the list or the payload is too large.",
     415: "The body is not JSON.",
-    422: "The subject is not one of ours, or the payload is not valid for it. Nothing was published.",
-    426: "This is for WebSockets: send an opening handshake (RFC 6455).",
-    429: "Too many unknown API keys came from this address, or too many traces run: try again later.",
+    422: "The subject is unknown, or the payload is not valid for it. Nothing was published.",
+    426: "This path is for WebSockets: send an opening handshake (RFC 6455).",
+    429: "Too many unknown API keys came from this address, or too many traces are running: try again later.",
     500: "The server failed; its log says why.",
-    501: "The broker's plugin cannot do this, or not as it is set up.",
-    503: "The broker is away and nothing was done, or what was done could not be kept, or there are too many streams: try again later.",
-    504: "Nobody answered in time: the broker, or the node that was named.",
+    501: "The broker's plugin cannot do this, or not as it is configured.",
+    503: "The broker is away and nothing was done, or the change could not be saved, or too many streams are open: try again later.",
+    504: "The broker, or the named node, did not answer in time.",
 }
 
 
@@ -122,7 +122,7 @@ def _success(description: str, name: str) -> dict[str, Any]:
 
 _HEADERS = {
     "X-Request-Id": {
-        "description": "The request's own id, or one made for it; logs name it.",
+        "description": "The request's own id, or a generated one; logs name it.",
         "required": True,
         "schema": {"type": "string"},
     }
@@ -213,8 +213,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "publish",
                 description=(
                     f"A payload may have at most {max_payload} bytes, the body {max_body}. The ids in a payload are "
-                    "those of its subject. The messages of a list stand each for itself, in order: one that is "
-                    "refused does not hold up the others; or, with `atomic`, all are stored or none is."
+                    "those of its subject. The messages of a list are independent, and published in order: one that is "
+                    "refused does not hold up the others. With `atomic`, all are stored or none is."
                 ),
                 security=secured,
                 parameters=[
@@ -222,17 +222,17 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "atomic",
                         "query",
                         {"type": "string", "enum": ["true", "false"], "default": "false"},
-                        "Store all messages of a list, or none: what is wrong with one is then the answer, with its `index`. The "
-                        "broker has to be able to (501): of NATS it needs 2.12.12 or 2.14.3, and `allow_atomic = true`.",
+                        "Store all messages of a list, or none: an error in one message is then the answer, with its `index`. The "
+                        "broker must support this (otherwise 501): NATS needs 2.12.12 or 2.14.3, and `allow_atomic = true`.",
                         False,
                     ),
                     _parameter(
                         "Idempotency-Key",
                         "header",
                         _KEY,
-                        "A repeat with the same key publishes nothing and gives the first answer, within the "
-                        "broker's duplicate window. For a list, each message has the key KEY:INDEX, where it has none of "
-                        "its own. Keys are compared, payloads are not.",
+                        "A repeat with the same key publishes nothing and returns the first answer, within the "
+                        "broker's duplicate window. In a list, a message without its own key has the key KEY:INDEX. "
+                        "Keys are compared, payloads are not.",
                         False,
                     ),
                     _parameter(
@@ -240,7 +240,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "header",
                         # What a header can be at all (RFC 9110, section 5.5).
                         {"type": "string", "pattern": r"^[\t -~\u0080-\u00ff]*$"},
-                        "W3C trace context; it travels with the message. An invalid one is ignored.",
+                        "W3C trace context, which travels with the message. An invalid one is ignored.",
                         False,
                     ),
                 ],
@@ -248,7 +248,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 responses=_responses(
                     {
                         200: {
-                            "description": "Accepted: the position, or those of the list.",
+                            "description": "Accepted: the position, or the positions of the list.",
                             "content": _json({"anyOf": [_schema("Published"), _schema("PublishedList")]}),
                             "headers": _HEADERS,
                         },
@@ -264,8 +264,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "Publish one payload to many subjects of a workspace",
                 "publish",
                 description=(
-                    "`workspace_id`, and `chat_id` or `user_id`, are filled in from each subject; a payload that names others is refused. "
-                    "A body of another form, and a payload that is not valid, publishes nothing. Otherwise each subject stands for itself. "
+                    "The server fills in `workspace_id`, and `chat_id` or `user_id`, from each subject; a payload that names other ids is refused. "
+                    "An invalid body or payload publishes nothing. Otherwise the subjects are independent. "
                     f"The payloads together may have {max_body} bytes."
                 ),
                 security=secured,
@@ -274,8 +274,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "Idempotency-Key",
                         "header",
                         {"type": "string", "pattern": "^[!-~]{1,128}$"},
-                        "A repeat with the same key publishes nothing to the subjects that have it, and gives the first answers, within "
-                        "the broker's duplicate window, whatever their order.",
+                        "A repeat with the same key publishes nothing to the subjects that already have the message, and returns the first "
+                        "answers, within the broker's duplicate window, in whatever order the subjects are.",
                         False,
                     ),
                 ],
@@ -285,7 +285,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         200: _success(
                             "Accepted: the positions, in the order of the subjects.", "PublishedList"
                         ),
-                        207: _success("Some were not accepted.", "PublishedList"),
+                        207: _success("Some subjects were not accepted.", "PublishedList"),
                     },
                     *(400, 401, 403, 408, 413, 415, 422, 429, 500),
                 ),
@@ -294,12 +294,12 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/stream": {
             "get": _operation(
                 "stream",
-                "Open a WebSocket over which messages are published without a request for each",
+                "Open a WebSocket to publish messages without one request for each",
                 "publish",
                 description=(
-                    "A text frame is a `StreamMessage`, or a list of them as in a POST to /v1/publish; each is answered by a text frame, "
-                    f"a `StreamOutcome` with its id, as soon as it is known what became of it. A frame may have at most {max_body} "
-                    f"bytes, a payload {max_payload}. At most {MOST_STREAMS} are open at once. No page may open one."
+                    "A text frame is a `StreamMessage`, or a list of them as in a POST to /v1/publish. Each message is answered by a text frame, "
+                    f"a `StreamOutcome` with its id, as soon as its outcome is known. A frame may have at most {max_body} "
+                    f"bytes, a payload {max_payload}. At most {MOST_STREAMS} streams are open at a time. Pages may not open one."
                 ),
                 security=secured,
                 responses=_responses(
@@ -311,14 +311,14 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/signal": {
             "post": _operation(
                 "signal",
-                "Signal something to a chat's members in a user's name, as that they type; kept nowhere",
+                "Signal a momentary state, such as typing, to a chat's members in a user's name; stored nowhere",
                 "publish",
                 description="Sent to the chat's members with the feature `signals` on all nodes, but not to the user's own "
-                "clients. There is no promise: it is lost where anything is in its way.",
+                "clients. Delivery is best effort: a signal that cannot be delivered immediately is lost.",
                 security=secured,
                 requestBody={"required": True, "content": _json(_schema("SignalRequest"))},
                 responses=_responses(
-                    {202: _success("It was handed to the broker.", "Signalled")},
+                    {202: _success("The signal was handed to the broker.", "Signalled")},
                     *(400, 401, 403, 408, 413, 415, 429, 500, 501, 503),
                 ),
             )
@@ -328,22 +328,22 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "history",
                 "Messages after a position or before one, oldest first",
                 "ask",
-                description="One of `since` and `before` at most. `before` gives the last messages before a position, or the newest: "
-                "to go on, ask with `previous` as `before`. It may give fewer than there are even where `complete` is false.",
+                description="Give at most one of `since` and `before`. `before` returns the last messages before a position, or the newest ones: "
+                "to continue, send `previous` as `before`. A page may have fewer messages than are available even if `complete` is false.",
                 security=secured,
                 parameters=[
                     _parameter(
                         "subject",
                         "query",
                         {"type": "string", "pattern": SUBJECT_PATTERN},
-                        "Whose history.",
+                        "The subject whose history to return.",
                         True,
                     ),
                     _parameter(
                         "since",
                         "query",
                         {"type": "string", "pattern": rf"^[!-~]{{1,64}}:{_seq_pattern()}$"},
-                        "A position, written epoch:seq; without it, from the oldest message that is kept.",
+                        "A position, written epoch:seq; without it, the oldest message that is kept comes first.",
                         False,
                     ),
                     _parameter(
@@ -362,7 +362,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                             "maximum": MAX_HISTORY,
                             "default": DEFAULT_HISTORY,
                         },
-                        "At most so many messages.",
+                        "The maximum number of messages.",
                         False,
                     ),
                 ],
@@ -388,7 +388,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "position",
                 "The newest position of a subject",
                 "ask",
-                description="Hand it to a page together with the state that you load after you have asked: a client that subscribes "
+                description="Give it to a page together with the state that you load after this request: a client that subscribes "
                 "with it as `since` misses nothing that is not in the state.",
                 security=secured,
                 parameters=[
@@ -396,7 +396,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "subject",
                         "query",
                         {"type": "string", "pattern": SUBJECT_PATTERN},
-                        "Whose position.",
+                        "The subject whose position to return.",
                         True,
                     ),
                 ],
@@ -430,7 +430,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/nodes": {
             "get": _operation(
                 "nodes",
-                "The nodes, and how each is",
+                "The nodes, and the state of each",
                 "ask",
                 description="Rates are measured over a second, so the answer takes one.",
                 security=secured,
@@ -445,7 +445,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 security=secured,
                 parameters=[
                     _id("user_id", "The user."),
-                    _id("workspace_id", "In this workspace only.", False),
+                    _id("workspace_id", "Only connections in this workspace.", False),
                 ],
                 responses=_responses({200: _success("The connections.", "Connections")}, *_ASKED),
             )
@@ -453,7 +453,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/topics": {
             "get": _operation(
                 "topics",
-                "The chats of a workspace that somebody is in, on all nodes, the busiest first",
+                "The chats of a workspace that have members, on all nodes, busiest first",
                 "ask",
                 description="Rates are measured over a second, so the answer takes one.",
                 security=secured,
@@ -467,8 +467,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "What happens with a user's clients, or in a chat, on all nodes, as it happens",
                 "ask",
                 description=f"Server-sent events, without names or ids: the data of each is one `Seen` as JSON. One of user_id and "
-                f"chat_id is needed. At most {MOST} run at once through a node; each node keeps some 100 events a second and says "
-                "what it left out. No content, and no token.",
+                f"chat_id is required. At most {MOST} traces run through a node at a time; each node keeps some 100 events a second and "
+                "reports how many it left out. A trace contains no message content and no tokens.",
                 security=secured,
                 parameters=[
                     _id("workspace_id", "The workspace of the user or chat."),
@@ -478,21 +478,21 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "peer",
                         "query",
                         {"type": "string"},
-                        "An IP address: of clients that are nobody's, only those from there. For keys of all workspaces.",
+                        "An IP address: of the clients that belong to no user, show only those from this address. For keys for all workspaces.",
                         False,
                     ),
                     _parameter(
                         "seconds",
                         "query",
                         {"type": "integer", "minimum": 1, "maximum": LONGEST, "default": USUAL},
-                        "When it ends.",
+                        "How long the trace runs, in seconds.",
                         False,
                     ),
                 ],
                 responses=_responses(
                     {
                         200: {
-                            "description": "Events, until its time is over.",
+                            "description": "Events, until the time is over.",
                             "content": {"text/event-stream": {"schema": _schema("Seen")}},
                             "headers": _HEADERS,
                         }
@@ -504,9 +504,9 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/disconnect": {
             "post": _command(
                 "disconnect",
-                "Close a user's connections on all nodes, with 4503 or, to have them come back, 1012",
+                "Close a user's connections on all nodes, with 4503 or, to have the clients reconnect, 1012",
                 "Disconnect",
-                _responses({200: _success("They were told to close.", "Disconnected")}, *_TOLD),
+                _responses({200: _success("The connections were told to close.", "Disconnected")}, *_TOLD),
             )
         },
         "/v1/unsubscribe": {
@@ -514,9 +514,9 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "unsubscribe",
                 "End a user's subscriptions to a chat on all nodes",
                 "Unsubscribe",
-                _responses({200: _success("They are ended.", "Unsubscribed")}, *_TOLD),
-                description="The clients get `forbidden` for the chat. Whoever subscribes again is asked about anew, "
-                "whatever was remembered.",
+                _responses({200: _success("The subscriptions are ended.", "Unsubscribed")}, *_TOLD),
+                description="The clients get `forbidden` for the chat. When they subscribe again, the authenticator decides "
+                "afresh, whatever was cached.",
             )
         },
         "/v1/revoke": {
@@ -525,27 +525,31 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                 "Refuse a user's tokens that were issued before now, or before a time, on all nodes",
                 "Revoke",
                 _responses(
-                    {200: _success("They are refused, and their connections told to close.", "Revoked")},
+                    {
+                        200: _success(
+                            "The tokens are refused, and their connections were told to close.", "Revoked"
+                        )
+                    },
                     *_TOLD,
                     503,
                 ),
                 description="Connections are closed with 4002, and clients ask for a new token. 503, `not_kept`: it was done on "
-                "the nodes that were reached, and not kept for others; repeat the request.",
+                "the nodes that were reached, but not saved for the others; repeat the request.",
             )
         },
         "/v1/shed": {
             "post": _command(
                 "shed",
-                "Send a share of a node's clients to others, in small steps",
+                "Move a share of a node's clients to other nodes, in small steps",
                 "ShedRequest",
-                _responses({202: _success("It has begun.", "Shed")}, *_ORDERED, 409, 415),
-                description="They are chosen at random, and asked to change their `client_id`, on which load balancers hash.",
+                _responses({202: _success("The shed has begun.", "Shed")}, *_ORDERED, 409, 415),
+                description="The clients are chosen at random, and asked to change their `client_id`, on which load balancers hash.",
             )
         },
         "/v1/reload": {
             "post": _command(
                 "reload",
-                "Read the configuration again, on this node or another",
+                "Reload the configuration, on this node or another",
                 "WhichNode",
                 _responses({202: _success("The reload has begun.", "Reloading")}, *_ORDERED),
                 body=False,
@@ -554,24 +558,29 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
         "/v1/drain": {
             "post": _command(
                 "drain",
-                "Leave: not ready from now on, clients are sent away in small steps; this node or another",
+                "Drain this node or another: it is not ready from now on, and sends its clients away in small steps",
                 "WhichNode",
-                _responses({202: _success("The drain has begun, or runs already.", "Draining")}, *_ORDERED),
+                _responses(
+                    {202: _success("The drain has begun, or is already running.", "Draining")}, *_ORDERED
+                ),
                 body=False,
             )
         },
         "/health/live": {
             "get": _operation(
                 "live",
-                "Does the process run?",
+                "Whether the process runs",
                 "health",
-                responses={"200": _success("It does.", "Live"), **_responses({}, 400, 408, 413, 500)},
+                responses={
+                    "200": _success("The process runs.", "Live"),
+                    **_responses({}, 400, 408, 413, 500),
+                },
             )
         },
         "/health/ready": {
             "get": _operation(
                 "ready",
-                "May it be given traffic?",
+                "Whether the server can be given traffic",
                 "health",
                 responses={**ready, **_responses({}, 400, 408, 413, 500)},
             )
@@ -618,7 +627,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
 
 
 _KEY = {"type": "string", "pattern": "^[!-~]{1,128}$"}
-_OWN_KEY = "An idempotency key of this message's own, in place of what the header gives it."
+_OWN_KEY = "This message's own idempotency key, in place of the one that the header gives it."
 
 
 def _seq_pattern() -> str:
@@ -649,7 +658,7 @@ def document(max_payload: int, max_body: int) -> dict[str, Any]:
     subjects["items"] = {"type": "string", "pattern": SUBJECT_PATTERN}
     components["ChatEvent"]["not"] = {"required": ["content"]}
     components["ChatEventPublication"] = _publication(
-        "What happened in a chat beside its messages; the ids in the payload are those of the subject.",
+        "A change in a chat other than a message; the ids in the payload are those of the subject.",
         {"type": "string", "pattern": rf"^workspace\.{_SPELT}\.{_CHAT}$"},
         _schema("ChatEvent"),
     )
@@ -659,8 +668,8 @@ def document(max_payload: int, max_body: int) -> dict[str, Any]:
         _schema("Notification"),
     )
     components["Publication"] = _publication(
-        "A message of a list. It should be a ChatPublication, ChatEventPublication or NotificationPublication; where it is not, the list "
-        "is accepted and this message gets an error of its own.",
+        "A message of a list. It should be a ChatPublication, ChatEventPublication or NotificationPublication; if it is not, the list "
+        "is accepted and this message gets its own error.",
         {"type": "string"},
         {},
     )
@@ -669,7 +678,7 @@ def document(max_payload: int, max_body: int) -> dict[str, Any]:
         "info": {
             "title": "notify, internal HTTP",
             "version": __version__,
-            "description": "Publishing, questions, commands and health. For backends and operators, not for browsers.",
+            "description": "Publishing, queries, commands and health. For backends and operators, not for browsers.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": _paths(max_payload, max_body),

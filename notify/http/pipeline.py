@@ -50,9 +50,7 @@ IDLE, NOT_TEXT, WRONG, FORBIDDEN, LEAVING = 1001, 1003, 1007, 1008, 1012
 
 
 class StreamMessage(Struct, frozen=True, forbid_unknown_fields=True):
-    """One message of a client: ``id`` is given back with what became of it, ``key`` is its idempotency key, ``trace`` a
-    traceparent.
-    """
+    """One message from a publisher: ``id`` is returned with its outcome, ``key`` is its idempotency key, ``trace`` a traceparent."""
 
     id: int | Annotated[str, Meta(max_length=64)]
     subject: str
@@ -62,7 +60,7 @@ class StreamMessage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StreamOutcome(Struct, frozen=True):
-    """What became of one message: status 200 and its position, or the status and error of a POST."""
+    """The outcome of one message: status 200 and its position, or the status and error of a POST."""
 
     id: int | str
     status: int

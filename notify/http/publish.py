@@ -69,7 +69,7 @@ class Published(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """One message of a list: status 200 and its position, or the status and error that it would have got alone."""
+    """One message of a list: status 200 and its position, or the status and error that it would have got as a single message."""
 
     status: int
     subject: str | UnsetType = UNSET
@@ -79,7 +79,7 @@ class Result(Struct, frozen=True):
 
 
 class PublishedList(Struct, frozen=True):
-    """What became of each message of a list, in its order; ``accepted`` counts those with status 200."""
+    """The outcome of each message of a list, in its order; ``accepted`` counts those with status 200."""
 
     accepted: int
     results: list[Result]

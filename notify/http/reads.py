@@ -49,9 +49,9 @@ class HistoryItem(Struct, frozen=True):
 class History(Struct, frozen=True):
     """Messages, oldest first.
 
-    ``next`` is the ``since`` that asks for what follows them; null where none is known. ``complete`` is false
-    when there were more than one answer carries. ``previous``, in answers to ``before`` alone, is the ``before`` that asks for
-    what is older; null where nothing is kept.
+    ``next`` is the ``since`` for the messages that follow; null if none is known. ``complete`` is false if there were more
+    messages than one answer carries. ``previous``, only in answers to ``before``, is the ``before`` for older messages; null if
+    nothing is kept.
     """
 
     subject: str
@@ -62,7 +62,7 @@ class History(Struct, frozen=True):
 
 
 class TopicPosition(Struct, frozen=True):
-    """The newest position of a subject: who loads a state after this answer came, and subscribes with this as ``since``, misses nothing."""
+    """The newest position of a subject. A client whose state is loaded after this answer, and which subscribes with it as ``since``, misses nothing."""
 
     subject: str
     epoch: str

@@ -26,7 +26,7 @@ audit = Logger(logging.AUDIT)
 
 
 class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose tokens: those that were issued before ``before``, Unix time in seconds that is not in the future; without it, now."""
+    """The user whose tokens to revoke: those issued before ``before``, a Unix time in seconds that is not in the future; without it, before now."""
 
     workspace_id: Id
     user_id: Id
@@ -36,7 +36,7 @@ class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
 class Revoked(Struct, frozen=True):
     """How many connections were told to close, on all nodes; the tokens are refused until ``until`` (Unix time in seconds).
 
-    ``kept``: nodes that start later know it, too; false: it holds until this process ends.
+    ``kept``: nodes that start later also learn of it; if false, it holds until this process ends.
     """
 
     closed: int

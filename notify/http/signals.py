@@ -19,11 +19,11 @@ MARGIN = 4096
 
 
 class SignalRequest(Signal, frozen=True, forbid_unknown_fields=True):
-    """What to signal to whom: ``user_id`` is who types or points, and is not told; ``data`` is any JSON value."""
+    """A signal to a chat: ``user_id`` is the user who types or points, and does not receive it; ``data`` is any JSON value."""
 
 
 class Signalled(Struct, frozen=True):
-    """It was handed to the broker. Whether anybody hears it nobody knows."""
+    """The signal was handed to the broker. Whether anybody receives it is not known."""
 
     workspace_id: ids.Id
     chat_id: ids.Id

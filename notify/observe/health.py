@@ -10,7 +10,7 @@ from notify.interfaces import BrokerStatus
 
 
 class HealthReport(Struct, frozen=True):
-    """The whole truth, for operators. ``status`` is ``ok`` when ready, else the first reason why not."""
+    """The full state, for operators. ``status`` is ``ok`` when ready, otherwise the first reason why not."""
 
     status: str
     ready: bool

@@ -214,7 +214,7 @@ def _level(event: LogEvent) -> str:
 
 def _part(event: LogEvent) -> str:
     name = str(event.get("log_namespace") or "-")
-    # Which room of Twisted's helps nobody, and "twisted" is what [log.levels] calls all of them.
+    # Which module of Twisted's helps nobody, and "twisted" is what [log.levels] calls all of them.
     return "twisted" if name.startswith("twisted.") else name.removeprefix("notify.")
 
 

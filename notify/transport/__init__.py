@@ -1,1 +1,1 @@
-"""The sockets of clients: the public port, the opening handshake, WebSocket connections. The only wing that knows autobahn."""
+"""The sockets of clients: the public port, the opening handshake, WebSocket connections. The only package that imports autobahn."""

@@ -1,7 +1,7 @@
-"""What this wing leans on in autobahn and Twisted that they do not document, all of it, behind names of our own.
+"""What this package leans on in autobahn and Twisted that they do not document, all of it, behind names of our own.
 
 :data:`AUTOBAHN` and :data:`TWISTED` list each with the reason; ``tests/transport/test_upstream.py`` tells by its name
-which of them is gone, and holds the other modules of this wing to the documented ones.
+which of them is gone, and holds the other modules of this package to the documented ones.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class InvalidFrame(ValueError):  # noqa: N818
 
 
 class Since(Struct, frozen=True):
-    """A position as a client names it: any epoch, any 64-bit number. One that names nothing is not recovered."""
+    """A position as a client sends it: any epoch, any 64-bit number. An unknown position is not recovered."""
 
     epoch: Epoch
     seq: Int64
@@ -62,7 +62,7 @@ class Since(Struct, frozen=True):
 class Auth(Struct, frozen=True, tag="auth"):
     """Authenticate; with ``since``, replay this user's notifications after it.
 
-    ``features`` are what the client can take beyond what everyone gets; unknown ones are ignored.
+    ``features`` names what the client supports beyond the basic protocol; unknown names are ignored.
     """
 
     token: str
@@ -79,7 +79,7 @@ class Refresh(Struct, frozen=True, tag="refresh"):
 
 
 class Subscribe(Struct, frozen=True, tag="subscribe"):
-    """From now on this chat's messages; with ``since``, those after it first."""
+    """Receive this chat's messages from now on; with ``since``, first those after that position."""
 
     chat_id: Id
     since: Since | None = None
@@ -88,21 +88,21 @@ class Subscribe(Struct, frozen=True, tag="subscribe"):
 
 
 class Unsubscribe(Struct, frozen=True, tag="unsubscribe"):
-    """No more of this chat."""
+    """Receive no more messages of this chat."""
 
     chat_id: Id
     id: RequestId | None = None
 
 
 class PresenceQuery(Struct, frozen=True, tag="presence"):
-    """Who is in this chat?"""
+    """Ask who is in this chat."""
 
     chat_id: Id
     id: RequestId | None = None
 
 
 class HistoryQuery(Struct, frozen=True, tag="history"):
-    """What has been said in this chat: its newest messages, or those before a position, or after one."""
+    """Ask for this chat's history: its newest messages, or those before or after a position."""
 
     chat_id: Id
     before: Since | None = None
@@ -117,9 +117,9 @@ class HistoryQuery(Struct, frozen=True, tag="history"):
 
 
 class Signal(Struct, frozen=True, tag="signal"):
-    """Told once to the chat's other members, and kept nowhere; with the feature ``signals`` only.
+    """Send a signal once to the chat's other members; it is stored nowhere. With the feature ``signals`` only.
 
-    ``data`` is any JSON value, kept as the bytes that came: nothing but its extent is known to be right.
+    ``data`` is any JSON value, kept as the bytes that arrived: only where it ends has been checked.
     """
 
     chat_id: Id
@@ -142,8 +142,8 @@ ClientFrame: TypeAlias = (
 
 
 class AuthResult(Struct, frozen=True, tag="auth_result"):
-    """Answers ``auth``. All but the first two fields are there on success only; ``epoch``, ``seq`` and ``recovered``
-    with ``since``, and ``features``, those that are granted, where some were asked for.
+    """Answers ``auth``. All but the first two fields are present only on success; ``epoch``, ``seq`` and ``recovered``
+    only with ``since``; and ``features``, the granted ones, only if the client asked for some.
     """
 
     success: bool
@@ -159,7 +159,7 @@ class AuthResult(Struct, frozen=True, tag="auth_result"):
 
 
 class Subscribed(Struct, frozen=True, tag="subscribed"):
-    """Answers ``subscribe``: the chat's newest position, and whether all after ``since`` follows."""
+    """Answers ``subscribe``: the chat's newest position, and whether all messages after ``since`` follow."""
 
     chat_id: Id
     epoch: str
@@ -169,7 +169,7 @@ class Subscribed(Struct, frozen=True, tag="subscribed"):
 
 
 class Ok(Struct, frozen=True, tag="ok"):
-    """Answers ``unsubscribe``, ``signal`` and ``refresh`` that carry an ``id``; the last with the new ``expires_at``."""
+    """Answers ``unsubscribe``, ``signal`` and ``refresh`` frames that carry an ``id``; ``refresh`` with the new ``expires_at``."""
 
     id: RequestId
     expires_at: int | UnsetType | None = UNSET
@@ -190,7 +190,7 @@ class PresenceList(Struct, frozen=True, tag="presence"):
 
 
 class Error(Struct, frozen=True, tag="error"):
-    """Something was refused. ``retry`` is given where trying again later may help.
+    """A request was refused. ``retry`` is present where trying again later may help.
 
     ``chat_id`` without an ``id``: the subscription to this chat has ended.
     """
@@ -216,7 +216,7 @@ class ChatMessageFrame(Struct, frozen=True, tag="chat_message"):
 
 
 class ChatEventFrame(Struct, frozen=True, tag="chat_event"):
-    """What happened in a chat beside its messages, and its position; with the feature ``events`` only."""
+    """A change in a chat other than a message, and its position; with the feature ``events`` only."""
 
     chat_id: Id
     message_id: Id
@@ -244,9 +244,9 @@ class NotificationFrame(Struct, frozen=True, tag="notification"):
 
 
 class HistoryPage(Struct, frozen=True, tag="history"):
-    """Answers ``history``: a part of what is kept of the chat, oldest first, and whether there is more in the direction asked for.
+    """Answers ``history``: one page of the chat's history, oldest first, and whether there is more in the requested direction.
 
-    ``start`` and ``seq`` are where it begins and ends: go on before the one, or after the other. ``start`` is absent where nothing is kept.
+    ``start`` and ``seq`` are where the page begins and ends: continue before ``start``, or after ``seq``. ``start`` is absent if nothing is kept.
     """
 
     chat_id: Id
@@ -259,7 +259,7 @@ class HistoryPage(Struct, frozen=True, tag="history"):
 
 
 class SignalFrame(Struct, frozen=True, tag="signal"):
-    """What a member of a chat, or the backend in its name, signals; with the feature ``signals`` only. It has no position."""
+    """A signal from a member of a chat, or from the backend in a user's name; with the feature ``signals`` only. It has no position."""
 
     chat_id: Id
     user_id: Id

@@ -1,4 +1,4 @@
-"""A link over a socket pair: the only room here that does input and output.
+"""A link over a socket pair: the only module here that does input and output.
 
 What is said goes to the socket at once, as far as it takes it: a turn of the reactor for each message would cost more than
 the message.

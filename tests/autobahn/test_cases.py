@@ -43,8 +43,8 @@ FEW, ALL = 20, 1000
 
 #: what is not plainly passed, by a pattern of its id, and why
 NAMED = {
-    r"6\.4\.[1-4]": "non-strict: text is judged by whole messages, so what cannot become UTF-8 any more is refused at the end "
-    "of its message and not before",
+    r"6\.4\.[1-4]": "non-strict: text is validated a whole message at a time, so invalid UTF-8 is refused at the end of its "
+    "message and not before",
 }  # fmt: skip
 
 
@@ -99,16 +99,16 @@ def report(found: dict[str, Verdict]) -> str:
     lines = [f"- {', '.join(cases)}: {why}." for pattern, why in NAMED.items() if (cases := named(pattern))]
     return f"""# Conformance
 
-Made by `make conformance`: the cases of the Autobahn test suite, played by kosoku (PyPI)
-against notify's own listener, handshake, reader, transport and compression. Only the session is another one: it sends back
-what it gets. Informational cases have no right answer. Group 9 measures speed and is left out. The tests of every day
-play the same cases, with fewer messages in groups 12 and 13.
+Made by `make conformance`: kosoku (PyPI) plays the cases of the Autobahn test suite against notify's own listener, handshake,
+reader, transport and compression. Only the session is replaced, by one that echoes what it receives. Informational cases have
+no right answer. Group 9 measures speed and is left out. `make test` plays the same cases, with fewer messages in groups
+12 and 13.
 
 | group | about | cases | passed | informational | named below |
 | --- | --- | --- | --- | --- | --- |
 {chr(10).join(row(group, found) for group in GROUPS if any(case.split(".")[0] == group for case in found))}
 
-Named, with the reason:
+Named cases, with the reason:
 
 {chr(10).join(lines)}
 """

@@ -28,17 +28,17 @@ def told(*headings: str) -> list[str]:
 
 class Reasons(SynchronousTestCase):
     def test_each_that_is_locked_has_one(self) -> None:
-        self.assertEqual(sorted(told("Asked for", "Brought along")), sorted(locked()))
-        self.assertEqual(sorted(told("For building")), sorted(locked("requirements-build.lock")))
+        self.assertEqual(sorted(told("Direct", "Transitive")), sorted(locked()))
+        self.assertEqual(sorted(told("Build")), sorted(locked("requirements-build.lock")))
 
-    def test_asked_for_is_what_setup_py_asks_for(self) -> None:
+    def test_direct_is_what_setup_py_asks_for(self) -> None:
         asked = set()
         for line in distribution("notify-realtime").requires or []:
             requirement = Requirement(line)
             extras = ({"extra": extra} for extra in ("otel", "uvloop"))
             if requirement.marker is None or any(requirement.marker.evaluate(extra) for extra in extras):
                 asked.add(canonicalize_name(requirement.name))
-        self.assertEqual({*told("Asked for")}, asked)
+        self.assertEqual({*told("Direct")}, asked)
 
 
 class Inventory(SynchronousTestCase):
@@ -62,7 +62,7 @@ class Inventory(SynchronousTestCase):
         self.assertEqual((made["bomFormat"], made["specVersion"]), ("CycloneDX", "1.6"))
         self.assertEqual(made["metadata"]["component"]["name"], "notify-realtime")
         there = {one["name"]: one["purl"] for one in made["components"]}
-        self.assertLessEqual({*told("Asked for")}, {*there})
+        self.assertLessEqual({*told("Direct")}, {*there})
         self.assertRegex(there["twisted"], r"pkg:pypi/twisted@\d+\.")
 
 

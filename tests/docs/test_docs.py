@@ -1,4 +1,4 @@
-"""What the pages say of this repository is so: links, targets, rooms, and the tables of the protocol."""
+"""What the pages say of this repository is so: links, targets, modules, and the tables of the protocol."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from notify.core import authentication, chats, session
 from notify.transport.websocket import CODES
 from notify.wire import frames
 from tests.support.programs import ROOT, program
-from tests.test_architecture import WINGS, module_of, read, wing_of
+from tests.test_architecture import PACKAGES, module_of, package_of, read
 
 #: made by installing or running something
 MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_trial_temp"}
@@ -146,15 +146,15 @@ class Pages(SynchronousTestCase):
             )
 
 
-def rooms() -> list[tuple[str, str]]:
-    """Wing and room of every module, but for the version, generated code, and packages that only show their rooms."""
+def modules() -> list[tuple[str, str]]:
+    """Package and name of every module, except the version, generated code, and packages that only re-export."""
     found = []
     for path, source in read(ROOT / "notify").items():
         makes = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.parse(source).body)
         if (makes or not path.endswith("__init__.py")) and not path.startswith(("_version", "wire/proto/")):
-            wing = wing_of(module_of(path))
-            room = path.removesuffix(".py").removesuffix("__init__")
-            found.append((wing, room.removeprefix(f"{wing}/") or room))
+            package = package_of(module_of(path))
+            module = path.removesuffix(".py").removesuffix("__init__")
+            found.append((package, module.removeprefix(f"{package}/") or module))
     return found
 
 
@@ -168,27 +168,27 @@ class Architecture(SynchronousTestCase):
         self.assertTrue(found, heading)
         return found
 
-    def test_every_room_is_in_the_table_and_no_other(self) -> None:
-        named, wings, wing = [], [], ""
+    def test_every_module_is_in_the_table_and_no_other(self) -> None:
+        named, packages, package = [], [], ""
         for first, second in re.findall(
-            r"^\| (.*?) ?\| (.*?) ?\| .+ \|$", self.part("The rooms"), re.MULTILINE
+            r"^\| (.*?) ?\| (.*?) ?\| .+ \|$", self.part("Modules"), re.MULTILINE
         )[2:]:
             if first:
-                wing = first.strip("`")
-                wings.append(wing)
-            named += [(wing, room) for room in re.findall(r"`(.+?)`", second)]
-        self.assertEqual(sorted(wings), sorted([*WINGS, "web"]))
-        self.assertEqual(set(rooms()) - set(named), set(), "not in the table")
-        self.assertEqual(set(named) - set(rooms()), set(), "not in the tree")
+                package = first.strip("`")
+                packages.append(package)
+            named += [(package, module) for module in re.findall(r"`(.+?)`", second)]
+        self.assertEqual(sorted(packages), sorted([*PACKAGES, "web"]))
+        self.assertEqual(set(modules()) - set(named), set(), "not in the table")
+        self.assertEqual(set(named) - set(modules()), set(), "not in the tree")
         self.assertEqual(len(named), len(set(named)))
 
-    def test_every_wing_is_in_the_picture(self) -> None:
-        picture = self.part("The wings").split("```")[1] + "testing"
-        for wing in WINGS:
-            self.assertRegex(picture, rf"\b{wing}\b")
+    def test_every_package_is_in_the_picture(self) -> None:
+        picture = self.part("Packages").split("```")[1] + "testing"
+        for package in PACKAGES:
+            self.assertRegex(picture, rf"\b{package}\b")
 
-    def test_the_ways_lead_through_rooms_that_exist(self) -> None:
-        named = re.findall(r"\b([a-z]+/[a-z_]+)\b", self.part("The ways").split("```")[1])
+    def test_the_data_flows_through_modules_that_exist(self) -> None:
+        named = re.findall(r"\b([a-z]+/[a-z_]+)\b", self.part("Data flow").split("```")[1])
         self.assertGreater(len(named), 8)
         for path in named:
             place = ROOT / "notify" / path
@@ -244,8 +244,8 @@ class Protocol(SynchronousTestCase):
     def test_every_error_code_is_listed(self) -> None:
         listed = re.search(r"^Error codes: (.*?`internal`)\.", self.page, re.MULTILINE | re.DOTALL)
         assert listed is not None
-        rooms = [Path(room.__file__).read_text() for room in (session, authentication, chats)]
-        sent = {code for room in rooms for code in re.findall(r"\berror\(\s*\"(\w+)\"", room)}
+        sources = [Path(module.__file__).read_text() for module in (session, authentication, chats)]
+        sent = {code for source in sources for code in re.findall(r"\berror\(\s*\"(\w+)\"", source)}
         self.assertEqual(set(re.findall(r"`(\w+)`", listed[1])), sent)
 
     def test_every_close_code_is_listed(self) -> None:

@@ -18,8 +18,8 @@ import notify.nats
 from notify.nats.bridge import as_deferred
 from notify.nats.client import PRIVATE, RawClient, _long_way
 
-#: the wing that holds objects of nats-py
-WING = Path(notify.nats.__file__).parent
+#: the package that holds objects of nats-py
+PACKAGE = Path(notify.nats.__file__).parent
 #: of a named tuple, and public for all its underscore
 PUBLIC = {"_replace"}
 
@@ -67,13 +67,13 @@ class Names(SynchronousTestCase):
 
     def test_all_that_are_used_are_listed_and_used_in_one_place(self) -> None:
         listed = {path.partition(".")[2] for path in PRIVATE}
-        for room in WING.glob("*.py"):
-            source = room.read_text()
+        for module in PACKAGE.glob("*.py"):
+            source = module.read_text()
             theirs = used(source, own(source) - listed)
-            self.assertEqual(theirs, listed if room.name == "client.py" else set(), room)
+            self.assertEqual(theirs, listed if module.name == "client.py" else set(), module)
 
     def test_one_more_would_be_seen(self) -> None:
-        source = (WING / "client.py").read_text()
+        source = (PACKAGE / "client.py").read_text()
         for more in ("client._err", "getattr(client, '_err', None)"):
             self.assertIn("_err", used(f"{source}\n{more}\n", own(source)))
 

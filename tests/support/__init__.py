@@ -1,1 +1,1 @@
-"""What the tests of several wings share: servers, clients, programs, and stand-ins."""
+"""What the tests of several packages share: servers, clients, programs, and stand-ins."""
