@@ -1,7 +1,6 @@
-"""Authenticators: who is at the other end, and what may they receive?
+"""Authenticators: who is a client, and what may it receive?
 
-``jwt`` verifies tokens by itself; ``webhook`` asks a backend. Under them: ``keys`` (which key may verify which
-algorithm), ``jws`` (the token's form and signature), ``claims`` (what it says), ``jwks`` (where keys come from and
-how they rotate), ``http`` (a bounded HTTP client), ``sharing`` (one question for many askers, and remembered
-answers).
+``jwt`` verifies tokens by itself; ``webhook`` asks a backend. They use ``keys`` (which key may verify which algorithm), ``jws``
+(a token's format and signature), ``claims`` (its contents), ``jwks`` (the source and rotation of keys), ``http`` (an HTTP client
+with limits), and ``sharing`` (shared requests and cached answers).
 """

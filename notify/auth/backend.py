@@ -1,4 +1,4 @@
-"""The backend that the webhook authenticator asks: its settings, and one question with everything that can go wrong."""
+"""The backend of the webhook authenticator: its settings, and one request to it with everything that can go wrong."""
 
 from __future__ import annotations
 
@@ -24,51 +24,54 @@ A = TypeVar("A")
 
 
 class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[auth.webhook]``: which backend is asked, how long, and how often."""
+    """``[auth.webhook]``: which backend is asked, with which timeout, and how often."""
 
-    #: asked for every subscription; empty: the chats of the token decide, as with the jwt plugin
+    #: called for every subscription; empty: the token's list of chats decides, as with the jwt plugin
     authorize_url: str = ""
-    #: asked about up to 200 live subscriptions at once; empty: authorize_url is asked about each
+    #: called for up to 200 live subscriptions at once; empty: authorize_url is called for each
     authorize_many_url: str = ""
-    #: asked for every token; empty: tokens are verified here, by [auth.webhook.jwt]
+    #: called for every token; empty: tokens are verified here, by [auth.webhook.jwt]
     authenticate_url: str = ""
-    #: sent as "Authorization: Bearer ...", so that the backend knows who asks
+    #: sent as "Authorization: Bearer ...", so that the backend knows that the server is calling
     secret: str = ""
     secret_file: str = ""
-    #: for one whole question
+    #: the timeout of one whole request
     timeout: Duration = Duration(2)
-    #: questions under way at once; others wait for their turn within their timeout
+    #: concurrent requests; further ones wait within their timeout
     connections: Annotated[int, Meta(ge=1, le=1000)] = 20
-    #: questions under way and waiting; more are answered as errors
+    #: requests in flight and waiting; beyond that a request fails with an error
     max_pending: Annotated[int, Meta(ge=1, le=1_000_000)] = 5000
-    #: answers remembered, of each kind, and for how long; a token's no longer than the token lives
+    #: how many answers of each kind are cached, and for how long; a token's answer at most until the token expires
     cache_size: Count = 10_000
     allow_ttl: Duration = Duration(60)
     deny_ttl: Duration = Duration(5)
-    #: a live subscription is asked about again this often; 0: only when its client shows a new token
+    #: how often a live subscription is checked again; 0: only when its client presents a new token
     recheck: Duration = Duration(300)
-    #: and goes on for so long while there is no answer
+    #: how long a subscription continues while the backend does not answer
     recheck_grace: Duration = Duration(600)
-    #: requests a second for that, at most
+    #: rate limit of these checks, in requests per second
     recheck_rate: Annotated[int, Meta(ge=1, le=100_000)] = 100
-    #: what a client is told when the backend gives no answer: to retry, or that it may not
+    #: what a client is told when the backend does not answer: to retry, or that access is denied
     on_error: Literal["unavailable", "deny"] = "unavailable"
-    #: longer tokens are refused without asking
+    #: longer tokens are refused without a request
     max_token: Size = Size(16 * 1024)
     jwt: JWTSettings = JWTSettings()
 
 
 class NoAnswer(Unavailable):
-    """Nobody was there to answer, or not in time; else there was an answer, though none that counts."""
+    """The backend could not be reached, or did not answer in time.
+
+    A plain ``Unavailable`` means an invalid answer, or too many waiting requests.
+    """
 
 
 class Backend:
-    """Asks, shows the shared secret, counts, and logs when it begins to fail and when that ends."""
+    """Sends requests with the shared secret, counts them, and logs when they begin to fail and when they succeed again."""
 
     log = Logger()
 
     def __init__(self, settings: WebhookSettings, context: Context) -> None:
-        """Raises ``StartError`` for a URL or a secret that is none."""
+        """Raises ``StartError`` for an invalid URL or secret."""
         for name, url in urls(settings):
             check_url(url, name, plain=True)
         secret = _secret(settings)
@@ -87,9 +90,9 @@ class Backend:
         yes: Callable[[A], bool],
         whole: Callable[[A], bool] = lambda answer: True,
     ) -> A:
-        """The answer, of this ``kind``. Raises :class:`Unavailable` for anything else.
+        """Send a request and return the answer, of type ``kind``. Raises :class:`Unavailable` for anything else.
 
-        ``name`` is the question's in metrics; ``yes`` says what the answer is counted as, ``whole`` whether it is one.
+        ``name`` is the name of the request in metrics. ``yes`` says how to count the answer, ``whole`` whether it is valid.
         """
         try:
             answer = await self._put(url, question, kind)
@@ -125,18 +128,18 @@ class Backend:
             raise Unavailable("its answer is not what docs/auth.md asks for") from None
 
     def close(self) -> Deferred[None]:
-        """End what is under way."""
+        """End the requests in flight."""
         return self._client.close()
 
 
 def urls(settings: WebhookSettings) -> list[tuple[str, str]]:
-    """The URLs that are asked, each behind the name of its key."""
+    """The configured URLs, each preceded by the name of its key."""
     names = ("authorize_url", "authorize_many_url", "authenticate_url")
     return [(f"auth.webhook.{name}", getattr(settings, name)) for name in names if getattr(settings, name)]
 
 
 def _secret(settings: WebhookSettings) -> str:
-    """The shared secret, or nothing. Raises ``StartError``."""
+    """The shared secret, or empty. Raises ``StartError``."""
     if settings.secret and settings.secret_file:
         raise StartError("[auth.webhook] has secret and secret_file: keep one of them.")
     key, secret = "auth.webhook.secret", settings.secret

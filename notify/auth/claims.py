@@ -1,4 +1,4 @@
-"""What a verified token says (RFC 7519, section 4), turned into an identity: pure, and strict about types."""
+"""Turns the claims of a verified token (RFC 7519, section 4) into an identity. Pure, and strict about types."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from notify.errors import Unauthorized
 from notify.identity import Identity
 from notify.ids import Id
 
-_LATEST = 2.0**53  # beyond it a float no longer holds every second
+_LATEST = 2.0**53  # beyond it a float can no longer represent every second
 
 
 class Rules(Struct, frozen=True):
-    """What a token has to say. Empty text: not asked for. Times are in seconds."""
+    """The claims that a token must have. Empty text: not required. Times are in seconds."""
 
     issuer: str
     audience: str
@@ -28,14 +28,14 @@ class Rules(Struct, frozen=True):
 
 
 def identity(claims: dict[str, Any], rules: Rules, now: float) -> Identity:
-    """Whose token this is. ``now`` is Unix time in seconds. Raises :class:`Unauthorized`, quoting no claim's value."""
+    """The identity in a token. ``now`` is Unix time in seconds. Raises :class:`Unauthorized`, without quoting a claim's value."""
     for name in rules.required:
         if claims.get(name) is None:
             raise Unauthorized(f"the token has no claim '{name}'")
     if rules.issuer and claims.get("iss") != rules.issuer:
         raise Unauthorized("the token is from another issuer (iss)")
     _check_audience(claims, rules.audience)
-    # RFC 7519, section 4.1.2; as the user's id a number is clear enough.
+    # RFC 7519, section 4.1.2 requires text; as the user's id an integer is unambiguous as well.
     if not isinstance(claims.get("sub", ""), str) and rules.user_claim != "sub":
         raise Unauthorized("the token's sub is not text")
     expires_at = _check_times(claims, rules, now)
@@ -49,7 +49,7 @@ def identity(claims: dict[str, Any], rules: Rules, now: float) -> Identity:
 
 
 def whom(claims: dict[str, Any], rules: Rules) -> tuple[Id, Id]:
-    """The workspace and the user that a token names, whatever else is wrong with it. Raises :class:`Unauthorized`."""
+    """The workspace and the user that a token names, whether or not it is otherwise valid. Raises :class:`Unauthorized`."""
     return _id(claims, rules.workspace_claim), _id(claims, rules.user_claim)
 
 
@@ -60,7 +60,7 @@ def _check_audience(claims: dict[str, Any], audience: str) -> None:
     audiences = [named] if isinstance(named, str) else named
     if not isinstance(audiences, list) or not all(isinstance(each, str) for each in audiences):
         raise Unauthorized("the token's aud is missing, or neither text nor a list of text")
-    # RFC 7519, section 4.1.3: a token for somebody is not for those who do not identify themselves.
+    # RFC 7519, section 4.1.3: a token with an audience is invalid for a server that does not identify itself with it.
     if audience not in audiences or not audience:
         raise Unauthorized("the token is for another audience (aud)")
 
@@ -69,7 +69,7 @@ def _check_times(claims: dict[str, Any], rules: Rules, now: float) -> float:
     expires_at = _time(claims, "exp")
     if expires_at is None:
         raise Unauthorized("the token has no exp")
-    # The leeway is for the clock of the issuer running ahead; it makes no token live longer than it says.
+    # The leeway is for an issuer whose clock is ahead; it never extends a token's lifetime.
     if expires_at <= now:
         raise Unauthorized("the token has expired")
     if expires_at > now + rules.max_lifetime:
@@ -93,7 +93,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
 def _id(claims: dict[str, Any], name: str) -> Id:
     value = claims.get(name)
     if name == "sub" and isinstance(value, str):
-        # RFC 7519, section 4.1.2: it is text, also where it is an integer.
+        # RFC 7519, section 4.1.2: sub is text, even if it spells an integer.
         try:
             return ids.parse(value)
         except ValueError:

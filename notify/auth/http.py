@@ -1,4 +1,4 @@
-"""A small HTTP client with every bound set: time, size of the answer, requests at once, and no redirects."""
+"""A small HTTP client with a limit on everything: time, size of the answer, concurrent requests; and no redirects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from notify.errors import StartError, Unavailable
 
 
 class Answer(Struct, frozen=True):
-    """A whole answer: its status code and body."""
+    """A complete response: its status code and body."""
 
     status: int
     body: bytes
@@ -60,7 +60,7 @@ class _Body(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.done.called:
             return
-        # PotentialDataLoss: a body that ends with the connection; what it holds is judged by its reader.
+        # PotentialDataLoss: the body ended with the connection. Its reader decides whether it is complete.
         if isinstance(reason.value, ResponseDone | PotentialDataLoss):
             self.done.callback(bytes(self._data))
         else:
@@ -72,7 +72,7 @@ class _Body(Protocol):
 
 
 class Client:
-    """Asks one server. ``timeout`` (seconds) is for the whole of a request, waiting for its turn included."""
+    """A client of one server. ``timeout`` (seconds) covers the whole request, including the wait for its turn."""
 
     def __init__(self, reactor: Any, timeout: float, most: int, at_once: int = 10) -> None:
         self._reactor = reactor
@@ -91,10 +91,10 @@ class Client:
     def request(
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Deferred[Answer]:
-        """Ask, with a body of JSON where there is one. Errback :class:`Unavailable`: no whole answer in time.
+        """Send a request, with a JSON body if there is one. Errback :class:`Unavailable`: no complete response in time.
 
-        A request may reach the server twice: one that was sent on a kept connection as the server closed it is
-        sent again. So only ask what can be asked twice.
+        A request may reach the server twice: if it was sent on a kept-alive connection just as the server closed it, it is
+        sent again. So use this only for idempotent requests.
         """
         if self._closed:
             return fail(Unavailable("the server is stopping"))
@@ -109,7 +109,7 @@ class Client:
         return result
 
     async def _request(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
-        """Turn every way to get no answer into words that quote neither side."""
+        """Turn every kind of failure into words that quote neither side."""
         asked: Deferred[Answer] = self._turn.run(
             lambda: Deferred.fromCoroutine(self._ask(method, url, body, headers))
         )
@@ -160,14 +160,14 @@ class Client:
         return response
 
     def close(self) -> Deferred[None]:
-        """End what is under way (errback :class:`Unavailable`) and close all connections."""
+        """End the requests in flight (errback :class:`Unavailable`) and close all connections."""
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
         self._closed = True
         for asked in list(self._under_way):
             asked.cancel()
-        # A connection comes back to the pool only after its answer has been handed over.
+        # A connection returns to the pool only after its response was handed over.
         await deferLater(self._reactor, 0)
         await self._pool.closeCachedConnections()  # type: ignore[no-untyped-call]
 
@@ -177,9 +177,9 @@ def _too_late(result: object, timeout: float) -> NoReturn:
 
 
 def check_url(url: str, key: str, plain: bool) -> None:
-    """Whether a configured URL can be asked. Raises :class:`StartError`, which names the ``key``.
+    """Check that a configured URL can be requested. Raises :class:`StartError`, which names the ``key``.
 
-    ``plain``: whether http is good also for hosts other than this machine.
+    ``plain``: whether http is also allowed for hosts other than this machine.
     """
     try:
         parts = urlsplit(url)
@@ -196,7 +196,7 @@ def check_url(url: str, key: str, plain: bool) -> None:
 
 
 def is_plain(url: str) -> bool:
-    """Whether what is sent to this URL can be read by others: http, to another machine."""
+    """Whether others can read what is sent to this URL: http to another machine."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 

@@ -1,4 +1,4 @@
-"""Where keys come from and how they rotate: a fixed set, a file that is read again when it changes, or a URL."""
+"""The source of keys and their rotation: a fixed set, a file that is read again when it changes, or a URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from notify.auth.keys import Keys, UnusableKey
 from notify.auth.sharing import Shared
 from notify.errors import StartError, Unauthorized, Unavailable
 
-#: reads a file's or URL's bytes. Raises UnusableKey
+#: parses the bytes of a file or URL. Raises UnusableKey
 Reader = Callable[[bytes], Keys]
 
 MOST_BYTES = 256 * 1024
@@ -25,22 +25,22 @@ _MOST_ASKED = 1000
 
 
 class KeySource(Protocol):
-    """The keys that are good now, and a way to look for one that is not among them."""
+    """The currently valid keys, and a way to look for a key that is not among them."""
 
     def start(self) -> Deferred[None]:
         """Get ready."""
 
     def keys(self) -> Keys:
-        """What is known, at once."""
+        """The keys known now, without waiting."""
 
     def look(self, key_id: str | None) -> Deferred[None]:
-        """Fires once :meth:`keys` is as new as can be, where it might then have a key with this id.
+        """Fires once :meth:`keys` is as up to date as possible, if it might then have a key with this id.
 
-        Errback :class:`Unauthorized`: there is no such key. :class:`Unavailable`: cannot be told now.
+        Errback :class:`Unauthorized`: there is no such key. :class:`Unavailable`: unknown at present.
         """
 
     def stop(self) -> Deferred[None]:
-        """Release what :meth:`start` took."""
+        """Release the resources that :meth:`start` acquired."""
 
 
 _NO_SUCH_KEY = "no known key may have signed the token"
@@ -48,7 +48,7 @@ _LATER = "the token's key is not known yet; it is looked for soon"
 
 
 class FixedKeys:
-    """Keys that came with the configuration."""
+    """Keys given in the configuration."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -62,7 +62,7 @@ class FixedKeys:
         return self._keys
 
     def look(self, key_id: str | None) -> Deferred[None]:
-        """See :class:`KeySource`: there is nowhere to look."""
+        """See :class:`KeySource`. There is nowhere to look."""
         return fail(Unauthorized(_NO_SUCH_KEY))
 
     def stop(self) -> Deferred[None]:
@@ -71,10 +71,9 @@ class FixedKeys:
 
 
 class FileKeys(FixedKeys):
-    """A small local file, looked at once a second while it is used and read again when it has changed.
+    """A small local file. While in use it is checked once a second, and read again when it has changed.
 
-    A file that is missing or not usable at start is a :class:`StartError`; later it leaves the keys as they were,
-    and the log says so once.
+    If the file is missing or unusable at start, that is a :class:`StartError`. Later the old keys stay in use, and the problem is logged once.
     """
 
     log = Logger()
@@ -129,13 +128,12 @@ class FileKeys(FixedKeys):
 
 
 class URLKeys:
-    """A JWK Set on a URL: fetched at start and every ``refresh`` seconds, and for a key id that is not known.
+    """A JWK Set at a URL. It is fetched at start, every ``refresh`` seconds, and for an unknown key id.
 
-    Whatever happens, fetches begin at least ``cooldown`` seconds apart. What was fetched stays good while the URL
-    is away, for ``most_age`` seconds from the last fetch that succeeded. A set without a key that can be used means
-    that there is none. A token is refused for an unknown key id only if a fetch that began after the id was first named does
-    not have it; before that its bearer is told to retry. So neither a made-up id nor a rotation just after a
-    fetch turns a good client away for good.
+    Fetches always begin at least ``cooldown`` seconds apart. While the URL is unreachable, the fetched keys stay valid for ``most_age``
+    seconds from the last successful fetch. A set without a usable key means that there are no keys. A token with an unknown key id is
+    refused only if a fetch that began after the id was first named does not have it; until then its client is told to retry. So neither
+    a made-up id nor a rotation just after a fetch permanently rejects a valid client.
     """
 
     log = Logger()
@@ -157,10 +155,10 @@ class URLKeys:
         self._random, self._refresh, self._cooldown, self._fetches = random, refresh, cooldown, fetches
         self._most_age = most_age
         self._fetched: Keys | None = None
-        self._body: bytes | None = None  # what the keys were read from
+        self._body: bytes | None = None  # the source of the keys
         self._fetched_at = float("-inf")
         self._asked: set[str] = set()  # ids named since the last fetch began
-        self._absent: set[str] = set()  # ids that the last fetch was asked for and did not have
+        self._absent: set[str] = set()  # ids that the last fetch was made for but did not contain
         self._fetch: Shared[None] | None = None
         self._next: IDelayedCall | None = None
         self._began = float("-inf")
@@ -168,20 +166,20 @@ class URLKeys:
         self._stopped = False
 
     def take_over(self, before: URLKeys) -> None:
-        """Begin with what was fetched for one of the same URL, read anew; call it before :meth:`start`."""
+        """Start with the keys that ``before`` fetched from the same URL, parsed again. Call it before :meth:`start`."""
         if before._body is not None:
             self._body, self._fetched_at = before._body, before._fetched_at
             self._fetched = self._read(before._body)
 
     @property
     def _keys(self) -> Keys | None:
-        """The keys; None: they are not known, or not any more."""
+        """The keys; None if they are not known yet, or have become too old."""
         if self._clock.seconds() - self._fetched_at > self._most_age:
             return None
         return self._fetched
 
     def start(self) -> Deferred[None]:
-        """Fetch for the first time; a URL that is away is tried again and again, and is no reason not to start."""
+        """Fetch for the first time. An unreachable URL is retried, and does not prevent the start."""
         return self._fetch_now()
 
     def keys(self) -> Keys:
@@ -207,7 +205,7 @@ class URLKeys:
         return fail(Unavailable(_LATER))
 
     def stop(self) -> Deferred[None]:
-        """Fetch no more."""
+        """Stop fetching."""
         self._stopped = True
         if self._next is not None and self._next.active():
             self._next.cancel()
@@ -217,7 +215,7 @@ class URLKeys:
         return any(key.id == key_id for key in self.keys().all)
 
     def _judge(self, _: None, key_id: str | None) -> None:
-        """What a fetch that someone waited for says about a key id; it may have begun before the id was named."""
+        """What a fetch that a caller waited for says about a key id. The fetch may have begun before the id was named."""
         if self._keys is None or self._failing:
             raise Unavailable("the keys cannot be fetched now")
         if key_id is not None and not self._has(key_id) and key_id not in self._absent:
@@ -225,7 +223,7 @@ class URLKeys:
             raise Unavailable(_LATER)
 
     def _schedule(self, wait: float) -> None:
-        """Fetch in ``wait`` seconds, or sooner where that was planned already."""
+        """Fetch in ``wait`` seconds, or earlier if that is already scheduled."""
         if self._stopped:
             return
         if self._next is not None and self._next.active():

@@ -1,4 +1,4 @@
-"""The form of a token: a JWS in compact serialization (RFC 7515), read strictly before anything is verified."""
+"""The format of a token: a JWS in compact serialization (RFC 7515), parsed strictly before anything is verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")
 
 
 class Token(Struct, frozen=True):
-    """A token's parts, none of them verified yet. ``payload`` is its bytes; ``key_id`` is None where it names none."""
+    """The parts of a token, not verified yet. ``payload`` is its bytes; ``key_id`` is None if it names none."""
 
     algorithm: str
     key_id: str | None
@@ -27,9 +27,10 @@ class Token(Struct, frozen=True):
 
 
 def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
-    """Take a token apart. Raises :class:`Unauthorized` for anything but a plain signed JWT of a type in ``types``.
+    """Parse a token. Raises :class:`Unauthorized` for anything but a plain signed JWT of a type in ``types``.
 
-    ``types`` are lower-case values of ``typ``, None any of them; a token without one counts as ``jwt``. ``most`` is in characters.
+    ``types`` are lower-case values of ``typ``, or None for any; a token without one counts as ``jwt``. ``most`` is the maximum length
+    in characters.
     """
     if len(token) > most:
         raise Unauthorized(f"the token is longer than {most} characters")
@@ -42,7 +43,7 @@ def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
         raise Unauthorized("the token's header has no alg")
     if not (key_id is None or (isinstance(key_id, str) and len(key_id) <= _MAX_KEY_ID)):
         raise Unauthorized(f"the token's kid is not text of up to {_MAX_KEY_ID} characters")
-    # RFC 7515, section 4.1.11: what is critical and not understood must be refused; nothing here is understood.
+    # RFC 7515, section 4.1.11: critical extensions that are not understood must be refused; none are understood here.
     if "crit" in header or "b64" in header:
         raise Unauthorized("the token's header has an extension that is not supported")
     if types is not None and not (
@@ -55,7 +56,7 @@ def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
 
 
 def _decode(part: str) -> bytes:
-    """Base64url without padding, in its one canonical form (RFC 7515, section 2)."""
+    """Decode base64url without padding, in its canonical form only (RFC 7515, section 2)."""
     if _BASE64URL.fullmatch(part):
         try:
             decoded = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
@@ -68,7 +69,7 @@ def _decode(part: str) -> bytes:
 
 
 def unique_object(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object in which no name occurs twice (RFC 7519, section 4). Raises :class:`Unauthorized`."""
+    """Parse a JSON object without duplicate names (RFC 7519, section 4). Raises :class:`Unauthorized`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)

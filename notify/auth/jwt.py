@@ -1,4 +1,4 @@
-"""``[auth] plugin = "jwt"``: tokens that carry what there is to know, verified without asking anyone."""
+"""``[auth] plugin = "jwt"``: self-contained tokens, verified without asking anyone."""
 
 from __future__ import annotations
 
@@ -22,58 +22,58 @@ KEY_SOURCES = ("secret", "secret_file", "public_key_file", "jwks_file", "jwks_ur
 
 
 class JWTSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """``[auth.jwt]``: exactly one of ``secret`` to ``jwks_url`` is set."""
+    """``[auth.jwt]``: exactly one of the keys from ``secret`` to ``jwks_url`` must be set."""
 
     #: of one family: HS256, HS384, HS512; RS256, RS384, RS512; ES256, ES384, ES512; or EdDSA
     algorithms: tuple[str, ...] = ("HS256",)
-    #: HS: as many bytes as the hash has, at least. Better in a file or in the environment
+    #: HS: at least as many bytes as the hash has. Better kept in a file or in the environment
     secret: str = ""
     secret_file: str = ""
     #: RS, ES, EdDSA: one or more PEM public keys
     public_key_file: str = ""
-    #: a JWK Set; the only way to have several HS secrets at once
+    #: a JWK Set; the only way to use several HS secrets at once
     jwks_file: str = ""
     jwks_url: str = ""
-    #: how often the URL is fetched, the least time between two fetches, and how long one may take
+    #: how often the URL is fetched, the minimum time between two fetches, and the timeout of one
     jwks_refresh: Duration = Duration(300)
     jwks_cooldown: Duration = Duration(10)
     jwks_timeout: Duration = Duration(3)
-    #: how long the keys that are known stay good while the URL is away
+    #: how long the known keys stay valid while the URL is unreachable
     jwks_max_age: Duration = Duration(86400)
-    #: a jwks_url of http:// on another host; whoever can change what it gives can make tokens
+    #: allows a jwks_url of http:// on another host; whoever can modify its response can create tokens
     jwks_allow_http: bool = False
-    #: what iss must be, and what aud must be or hold; without an audience no token may name one
+    #: the required iss, and the required aud (or one of its values); without an audience no token may have one
     issuer: str = ""
     audience: str = ""
-    #: claims that hold the ids, integers or text; in "sub" an integer is text, too
+    #: the claims with the ids, as integers or text; in "sub" an integer is text as well
     user_claim: str = "id"
     workspace_claim: str = "workspace_id"
-    #: set: the claim that lists the only chats a client may subscribe to
+    #: if set: the claim that lists the only chats a client may subscribe to
     chats_claim: str = ""
-    #: further claims that must be there
+    #: further claims that must be present
     required_claims: tuple[str, ...] = ()
-    #: typ of a token's header; a token without one counts as JWT
+    #: the accepted typ in a token's header; a token without one counts as JWT
     token_types: tuple[str, ...] = ("JWT",)
-    #: how far the issuer's clock may be ahead (nbf, iat); no token lives past its exp
+    #: how far the issuer's clock may be ahead (nbf, iat); it never extends a token beyond its exp
     leeway: Duration = Duration(5)
-    #: how far in the future exp may be
+    #: how far exp may be in the future
     max_lifetime: Duration = Duration(30 * 86400)
-    #: the longest token that is looked at
+    #: longer tokens are refused without being parsed
     max_token: Size = Size(16 * 1024)
 
 
 @implementer(IAuthenticator, IExplainer, ISuccessor)
 class JWTAuthenticator:
-    """Verifies signed JSON Web Tokens (RFC 7519), guarded as RFC 8725 asks.
+    """Verifies signed JSON Web Tokens (RFC 7519) with the precautions of RFC 8725.
 
-    A token needs ``exp`` and the user's and workspace's ids; whatever else is present must be right.
+    A token must have ``exp`` and the ids of the user and the workspace; any other claim that is present must be valid.
     """
 
     Settings = JWTSettings
     log = Logger()
 
     def __init__(self, settings: JWTSettings, context: Context, table: str = "auth.jwt") -> None:
-        """Raises ``StartError``. ``table`` is where the settings stand in the configuration, for its texts."""
+        """Raises ``StartError``. ``table`` is the table of the settings in the configuration, for error messages."""
         self._clock, self._now = context.reactor, context.now
         self._table = table
         self._algorithms = _algorithms(settings, table)
@@ -98,11 +98,11 @@ class JWTAuthenticator:
 
     @property
     def verifier(self) -> JWTAuthenticator:
-        """Who verifies tokens here: this one, and one of its kind where it stands behind another authenticator."""
+        """The authenticator that verifies tokens: this one, or the JWT authenticator behind another one."""
         return self
 
     def take_over(self, before: object) -> None:
-        """See :class:`~notify.interfaces.ISuccessor`: keys that one of the same URL has fetched are known here, too."""
+        """See :class:`~notify.interfaces.ISuccessor`. Takes over the keys that a predecessor with the same URL has fetched."""
         verifier = getattr(before, "verifier", None)
         if not isinstance(verifier, JWTAuthenticator):
             return
@@ -241,5 +241,5 @@ def _algorithms(settings: JWTSettings, table: str) -> frozenset[str]:
 
 
 def _secret_from_file(data: bytes, algorithms: frozenset[str]) -> Keys:
-    """A secret is the file's bytes; one line end at its end, which editors add, is no part of it."""
+    """The secret is the content of the file without one trailing line break, which editors add."""
     return Keys([secret_key(data.removesuffix(b"\n").removesuffix(b"\r"), algorithms)])

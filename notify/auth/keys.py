@@ -1,7 +1,7 @@
-"""Keys that verify tokens, each bound to the algorithms that it may be used for.
+"""Keys that verify tokens, each bound to the algorithms for which it may be used.
 
-A key is prepared once, when it is read; what a token's header says can only choose among the algorithms that
-the key itself allows (RFC 8725, section 3.1), so that a public key is never taken for an HMAC secret.
+A key is prepared once, when it is read. A token's header can only choose among the algorithms that the key itself allows (RFC 8725,
+section 3.1), so that a public key is never used as an HMAC secret.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RSA_BITS = 2048  # RFC 7518, section 3.3
 _MOST_KEYS = 100
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
-#: every algorithm that can be configured, and its family: keys of one family never serve another
+#: every algorithm that can be configured, and its family; keys of one family are never used for another
 FAMILIES: dict[str, str] = {
     **{family + bits: family for family in ("HS", "RS", "ES") for bits in _HASH_BYTES},
     "EdDSA": "EdDSA",
@@ -39,33 +39,33 @@ _ALGORITHMS: dict[str, Algorithm] = {name: _jws.get_algorithm_by_name(name) for 
 
 
 class UnusableKey(ValueError):  # noqa: N818
-    """A key that cannot verify tokens here. Says why, without the key."""
+    """A key that cannot verify tokens here. The message says why, without quoting the key."""
 
 
 class Key(Struct, frozen=True):
-    """One prepared key. ``id`` is its ``kid`` where it has one; ``algorithms`` are all that it may verify."""
+    """One prepared key. ``id`` is its ``kid`` if it has one; ``algorithms`` are the only ones that it may verify."""
 
     id: str | None
     algorithms: frozenset[str]
     material: Any
 
     def verify(self, algorithm: str, message: bytes, signature: bytes) -> bool:
-        """Whether ``signature`` is this key's for ``message``; False too for an algorithm that is not its own."""
+        """Whether ``signature`` is this key's signature of ``message``. Also false for an algorithm that the key does not allow."""
         return algorithm in self.algorithms and _ALGORITHMS[algorithm].verify(
             message, self.material, signature
         )
 
 
 class Keys:
-    """The keys that are good at one time."""
+    """The keys that are valid at one time."""
 
     def __init__(self, keys: list[Key]) -> None:
         self.all = keys
 
     def candidates(self, key_id: str | None, algorithm: str) -> list[Key]:
-        """The keys that may have signed a token with this ``kid`` (None: it names none) and ``alg``.
+        """The keys that may have signed a token with this ``kid`` (None: it has none) and ``alg``.
 
-        A key without an id may have signed any token whose ``kid`` no other key has.
+        A key without an id may have signed any token whose ``kid`` belongs to no other key.
         """
         fitting = [key for key in self.all if algorithm in key.algorithms]
         if key_id is None:
@@ -74,9 +74,9 @@ class Keys:
 
 
 def secret_key(secret: bytes, algorithms: frozenset[str], id: str | None = None) -> Key:
-    """The key of an HMAC secret, which is at least as long as the hash of every algorithm (RFC 7518, section 3.2).
+    """The key for an HMAC secret, which must be at least as long as the hash of every algorithm (RFC 7518, section 3.2).
 
-    Raises :class:`UnusableKey`, also where the secret is a public key or a JWK, which would be no secret.
+    Raises :class:`UnusableKey`, also if the secret is a public key or a JWK, which would not be secret.
     """
     for algorithm in sorted(algorithms, reverse=True):
         if len(secret) < (least := _HASH_BYTES[algorithm[2:]]):
@@ -92,7 +92,7 @@ def secret_key(secret: bytes, algorithms: frozenset[str], id: str | None = None)
 
 
 def _public_key(material: object, algorithms: frozenset[str], id: str | None = None) -> Key:
-    """Bind a public key to those of ``algorithms`` that are for keys of its kind. Raises :class:`UnusableKey`."""
+    """Bind a public key to those of ``algorithms`` that fit its type. Raises :class:`UnusableKey`."""
     match material:
         case RSAPublicKey():
             kind, fitting = "an RSA key", {"RS256", "RS384", "RS512"}
@@ -111,7 +111,7 @@ def _public_key(material: object, algorithms: frozenset[str], id: str | None = N
 
 
 def pem_keys(data: bytes, algorithms: frozenset[str]) -> Keys:
-    """The public keys in PEM text: several while one replaces another. Raises :class:`UnusableKey`."""
+    """The public keys in PEM text, of which there may be several during a rotation. Raises :class:`UnusableKey`."""
     keys = []
     for block in _PEM.finditer(data):
         if b"PRIVATE" in block[1]:
@@ -135,10 +135,10 @@ class _Set(Struct):
 
 
 def jwks_keys(data: bytes, algorithms: frozenset[str]) -> tuple[Keys, list[str]]:
-    """The keys of a JWK Set (RFC 7517, section 5) that can verify these algorithms, and why others cannot.
+    """The keys of a JWK Set (RFC 7517, section 5) that can verify these algorithms, and why the others cannot.
 
-    A key that is of another family, for another use, private or malformed is left out, as the RFC asks; perhaps none is
-    left. Raises :class:`UnusableKey` where the document is not a JWK Set.
+    A key of another family, for another use, private or malformed is ignored, as the RFC requires; possibly none is
+    left. Raises :class:`UnusableKey` if the document is not a JWK Set.
     """
     try:
         found = msgspec.json.decode(data, type=_Set).keys
@@ -173,12 +173,12 @@ def _from_jwk(jwk: dict[str, Any], algorithms: frozenset[str]) -> Key:
     if "d" in jwk:
         raise UnusableKey("is private: publish its public half only, and replace it")
     try:
-        material = _ALGORITHMS[some].from_jwk(jwk)  # alike for all of the family
+        material = _ALGORITHMS[some].from_jwk(jwk)  # the same for the whole family
     except Exception:
-        # One malformed key, however it is malformed, is no reason to lose the others.
+        # One malformed key, in whatever way, must not cost the others.
         raise UnusableKey("cannot be read") from None
     if isinstance(material, bytes):
-        # A secret serves those algorithms whose hash is no longer than it.
+        # A secret is used only for algorithms whose hash is no longer than the secret.
         long_enough = frozenset(a for a in algorithms if len(material) >= _HASH_BYTES[a[2:]])
         return secret_key(material, long_enough or algorithms, id)
     return _public_key(material, algorithms, id)

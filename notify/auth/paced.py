@@ -1,4 +1,4 @@
-"""Questions that can wait: asked at a bounded rate, several at once where the one who is asked takes that."""
+"""Questions that can wait: sent at a limited rate, and in batches if the backend supports that."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from notify.errors import Unavailable
 
 Q = TypeVar("Q", bound=Hashable)
 
-#: seconds for which questions are gathered, where several go at once
+#: seconds for which questions are collected into a batch
 GATHER = 0.1
 
 
 class _Asker(Generic[Q]):
-    """Someone who waits for the answers to some questions."""
+    """A caller that waits for the answers to some questions."""
 
     __slots__ = ("gone", "missing", "told", "waiting")
 
@@ -33,7 +33,7 @@ class _Asker(Generic[Q]):
         self.gone = True
 
     def tell(self, question: Q, answer: bool | None) -> None:
-        """The answer to one of them; None: there is none."""
+        """Record the answer to one of them; None: there is none."""
         self.missing -= 1
         if answer is not None:
             self.told[question] = answer
@@ -42,12 +42,11 @@ class _Asker(Generic[Q]):
 
 
 class Paced(Generic[Q]):
-    """Asks in the order of asking, the same question of several askers once.
+    """Sends questions in order, and a question of several callers only once.
 
-    ``ask`` is given up to ``most`` questions and gives the answers that there are. It raises
-    :class:`~notify.errors.Unavailable` where nobody was there to answer: all who wait are then told so at once. It is
-    called up to ``rate`` times a second, and ``at_once`` calls are under way. ``patience``: seconds that a question may
-    wait before the log says that the rate is too low.
+    ``ask`` takes up to ``most`` questions and returns the available answers. It raises :class:`~notify.errors.Unavailable` if nobody
+    could be reached; all waiting callers are then told so at once. It is called up to ``rate`` times per second, with at most
+    ``at_once`` calls in flight. ``patience``: seconds that a question may wait before the log says that the rate is too low.
     """
 
     log = Logger()
@@ -65,14 +64,14 @@ class Paced(Generic[Q]):
         self._rate, self._at_once, self._patience = rate, at_once, patience
         self._waiting: dict[Q, tuple[float, list[_Asker[Q]]]] = {}
         self._under_way = 0
-        self._next = float("-inf")  # when the rate allows another call
+        self._next = float("-inf")  # when the rate limit allows another call
         self._timer: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def ask(self, questions: Collection[Q]) -> Deferred[Mapping[Q, bool]]:
-        """Fires with the answers that there are. Never fails; who cancels is no longer asked for."""
+        """Fires with the available answers. Never fails. Cancelling withdraws the questions."""
         if not questions:
             return succeed({})
         asker: _Asker[Q] = _Asker(len(questions))
@@ -83,7 +82,7 @@ class Paced(Generic[Q]):
         return asker.waiting
 
     def stop(self) -> None:
-        """Ask no more; who waits is told that there is no answer."""
+        """Send nothing more; waiting callers are told that there is no answer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -122,7 +121,7 @@ class Paced(Generic[Q]):
         try:
             told = await self._ask(list(batch))
         except Unavailable:
-            # Nobody is there: whoever waits behind these would only learn it later.
+            # The backend cannot be reached: the questions behind these would only learn it later.
             behind, self._waiting = self._waiting, {}
         finally:
             for question, askers in batch.items():

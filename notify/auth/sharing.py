@@ -1,4 +1,4 @@
-"""One question for many askers, and answers remembered for a bounded time and number."""
+"""Shared calls: one call for many callers, and answers cached for a limited time and in limited number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """The result of one call, for any number of waiters; one who cancels leaves the call and the others alone."""
+    """The result of one call for any number of waiters. A waiter that cancels affects neither the call nor the others."""
 
     def __init__(self, call: Deferred[T]) -> None:
         self._waiters: list[Deferred[T]] = []
@@ -44,7 +44,7 @@ class Shared(Generic[T]):
 
 
 class Answers(Generic[K, T]):
-    """Up to ``size`` answers, the least recently used go first; each is good until its own time."""
+    """A cache of up to ``size`` answers that evicts the least recently used; each answer has its own expiry time."""
 
     def __init__(self, clock: IReactorTime, size: int) -> None:
         self._clock = clock
@@ -55,7 +55,7 @@ class Answers(Generic[K, T]):
         return len(self._kept)
 
     def get(self, question: K) -> T | None:
-        """The answer, while it is good."""
+        """The answer, if it is cached and still valid."""
         found = self._kept.get(question)
         if found is None:
             return None
@@ -67,7 +67,7 @@ class Answers(Generic[K, T]):
         return answer
 
     def put(self, question: K, answer: T, until: float) -> None:
-        """Remember an answer until a time in seconds; not at all where that is over or the size is 0."""
+        """Cache an answer until a time in seconds. Has no effect if that time is over or the size is 0."""
         self._kept.pop(question, None)
         if until > self._clock.seconds() and self._size > 0:
             self._kept[question] = (until, answer)
@@ -75,24 +75,24 @@ class Answers(Generic[K, T]):
                 self._kept.popitem(last=False)
 
     def forget(self, about: Callable[[K, T], bool]) -> None:
-        """Remember no answer of which ``about(question, answer)`` is true."""
+        """Drop the answers for which ``about(question, answer)`` is true."""
         for question in [each for each, (_, answer) in self._kept.items() if about(each, answer)]:
             del self._kept[question]
 
 
 class Questions(Generic[T]):
-    """One kind of question: remembered answers first, then whoever asks the same now, then whom ``call`` asks."""
+    """One kind of question. It is answered from the cache, by a call in flight for the same question, or by ``call``, in this order."""
 
     def __init__(self, clock: IReactorTime, size: int) -> None:
         self._answers: Answers[Hashable, T] = Answers(clock, size)
         self._asked: dict[Hashable, Shared[T]] = {}
-        #: rises when answers are forgotten: one to a question of before is not remembered
+        #: increases when answers are forgotten; an answer to a question from before is not cached
         self.age = 0
-        #: for each question that is under way, what was forgotten since it was asked
+        #: for each question in flight, what was forgotten since it was asked
         self._under_way: dict[object, list[Callable[[Hashable, T], bool]]] = {}
 
     def ask(self, question: Hashable, call: Callable[[], Awaitable[tuple[T, float]]]) -> Deferred[T]:
-        """``call`` gives the answer, and until when (seconds) it may be remembered."""
+        """``call`` returns the answer and the time (seconds) until which it may be cached."""
         answer = self._answers.get(question)
         if answer is not None:
             return succeed(answer)
@@ -119,14 +119,14 @@ class Questions(Generic[T]):
         return answer
 
     def remember(self, question: Hashable, answer: T, until: float, age: int) -> None:
-        """Remember an answer to a question that was asked at this ``age``."""
+        """Cache the answer to a question that was asked at this ``age``."""
         if age == self.age:
             self._answers.put(question, answer, until)
 
     def forget(self, about: Callable[[Hashable, T], bool]) -> None:
-        """Remember no answer of which ``about(question, answer)`` is true, nor any that is still to come.
+        """Drop the answers for which ``about(question, answer)`` is true, including those still in flight.
 
-        Nobody is given such an answer that is still to come: the question is asked again.
+        No caller gets such an answer that was in flight: the question is asked again.
         """
         self.age += 1
         for forgotten in self._under_way.values():

@@ -1,4 +1,4 @@
-"""Makes tokens that the JWT authenticator accepts: for the command line, the demo page and tests."""
+"""Creates tokens that the JWT authenticator accepts: for the command line, the demo page and tests."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def issue(
     headers: Mapping[str, Any] | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> str:
-    """A signed token that is good for ``seconds`` from ``now`` (Unix time).
+    """Return a signed token that is valid for ``seconds`` from ``now`` (Unix time).
 
-    ``headers`` and ``claims`` are added as they are, and go before what would be there without them.
+    ``headers`` and ``claims`` are added as they are, and override the defaults.
 
-    ``key`` is what PyJWT takes for ``algorithm``. Raises ``jwt.PyJWTError`` or ``ValueError`` for one it does not.
+    ``key`` is a key that PyJWT accepts for ``algorithm``. Raises ``jwt.PyJWTError`` or ``ValueError`` if it does not.
     """
     payload: dict[str, Any] = {
         user_claim: user_id,

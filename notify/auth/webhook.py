@@ -1,6 +1,6 @@
-"""``[auth] plugin = "webhook"``: asks a backend over HTTP who may subscribe, and if wanted whose a token is.
+"""``[auth] plugin = "webhook"``: asks a backend over HTTP who may subscribe and, if configured, whose token it is.
 
-Every question is a POST of JSON, and only a whole answer of status 200 and the form below counts::
+Every request is a POST of JSON, and only a complete response with status 200 in the following form counts::
 
     authorize_url      {"user_id": 1, "workspace_id": 2, "chat_id": 10, "claims": {}}
                        {"allowed": true}
@@ -12,8 +12,8 @@ Every question is a POST of JSON, and only a whole answer of status 200 and the 
                        {"authenticated": true, "user_id": 1, "workspace_id": 2, "expires_at": 1700000000,
                         "issued_at": 1699996400, "chats": [10], "claims": {"role": "guest"}}
 
-``expires_at`` and ``issued_at`` (Unix time), ``chats`` and ``claims`` (text to text; asked back in ``authorize``) may be left
-out. Any other answer, or none in time, is an error, and an error lets nobody in.
+``expires_at`` and ``issued_at`` (Unix time), ``chats`` and ``claims`` (text to text; sent back in ``authorize``) are optional.
+Any other response, or none in time, is an error, and an error grants nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from notify.ids import Id
 from notify.interfaces import IAuthenticator, IExplainer, IReviewer, ISuccessor
 from notify.topics import Topic
 
-#: live subscriptions in one question
+#: live subscriptions per request
 MANY = 200
 
 
@@ -71,7 +71,7 @@ AHEAD = 60.0
 
 
 class _Refused(Struct, frozen=True):
-    """What is remembered of a token that the backend refused."""
+    """The cached result for a token that the backend refused."""
 
 
 #: whether this user, with these claims, may receive this chat
@@ -80,13 +80,13 @@ _Question = tuple[Id, Id, tuple[tuple[str, str], ...], Topic]
 
 @implementer(IAuthenticator, IExplainer, IReviewer, ISuccessor)
 class WebhookAuthenticator:
-    """Leaves decisions to a backend, and takes care that asking it stays cheap and bounded."""
+    """Leaves decisions to a backend, and keeps the requests to it cheap and limited."""
 
     Settings = WebhookSettings
     log = Logger()
 
     def __init__(self, settings: WebhookSettings, context: Context) -> None:
-        """Raises ``StartError`` where the settings contradict each other or a key is missing."""
+        """Raises ``StartError`` if the settings contradict each other or a key is missing."""
         self._settings = settings
         self._clock, self._now = context.reactor, context.now
         if not (settings.authorize_url or settings.authenticate_url):
@@ -113,7 +113,7 @@ class WebhookAuthenticator:
             self._review_many if settings.authorize_many_url else self._review_one,
             most=MANY if settings.authorize_many_url else 1,
             rate=settings.recheck_rate,
-            # Those who subscribe now are not kept waiting.
+            # Leave connections for clients that subscribe now.
             at_once=max(1, settings.connections // 2),
             patience=max(1.0, self.recheck),
         )
@@ -135,7 +135,7 @@ class WebhookAuthenticator:
 
     @property
     def verifier(self) -> JWTAuthenticator | None:
-        """Who verifies tokens here; None: the backend does."""
+        """The authenticator that verifies tokens here; None if the backend does."""
         return self._jwt
 
     def start(self) -> Deferred[None]:
@@ -154,7 +154,7 @@ class WebhookAuthenticator:
             data = token.encode("utf-8")
         except UnicodeEncodeError:
             return fail(Unauthorized("the token is not valid Unicode"))
-        # The digest stands for the token, so that what is remembered is small and no secret.
+        # The digest stands for the token, so that the cached key is small and not secret.
         question = (hashlib.sha256(data).digest(), peer)
         asked = self._authentications.ask(question, lambda: self._ask_authentication(token, peer))
         return asked.addCallbacks(self._let_in, self._no_answer_for_token)
@@ -220,7 +220,7 @@ class WebhookAuthenticator:
         if answer.user_id is None or answer.workspace_id is None:
             raise Unavailable("the webhook's answer has no user_id or no workspace_id")
         if answer.issued_at is not None and answer.issued_at > self._now() + AHEAD:
-            # In milliseconds perhaps: no revocation would ever be about it.
+            # Probably in milliseconds: no revocation would ever apply to it.
             raise Unavailable(
                 "the webhook's answer has an issued_at in the future: it is Unix time in seconds"
             )

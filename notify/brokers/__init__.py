@@ -1,1 +1,1 @@
-"""Brokers: accept, keep and deliver messages."""
+"""Brokers: they accept, store and deliver messages."""

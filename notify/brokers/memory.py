@@ -1,7 +1,7 @@
-"""The memory broker: one process, nothing else installed, history bounded by count, age and bytes.
+"""The memory broker: one process, no other software, and a history limited by count, age and bytes.
 
-One counter numbers all messages, so that the oldest anywhere is the first to go. What a topic has lost is
-remembered as the number of its last lost message: a resumption from before that is not recovered.
+One counter numbers all messages, so the oldest message of all topics is always the first to be dropped. Each topic remembers the
+number of its last dropped message: a resume from before that number is not recovered.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from notify.messages import (
 )
 from notify.topics import Topic
 
-#: idempotency keys that are remembered, whatever the window: some 300 bytes each
+#: idempotency keys that are remembered at most, whatever the window: some 300 bytes each
 MAX_KEYS = 500_000
 
 
 class MemorySettings(Settings, frozen=True):
     """``[broker.memory]``."""
 
-    #: messages a topic
+    #: messages per topic
     history_size: Annotated[int, Meta(ge=0, le=1_000_000)] = 1000
     history_age: Duration = Duration(7 * 86400)
-    #: bytes of all topics together; each message counts with half a KiB more than its payload
+    #: bytes of all topics together; each message counts as its payload plus half a KiB
     history_bytes: Size = Size(256 * 2**20)
-    #: for how long an idempotency key is remembered
+    #: how long an idempotency key is remembered
     duplicate_window: Duration = Duration(120)
 
 
-#: so many messages out of a long history are picked one by one
+#: up to this many messages of a long history are picked by index
 _FEW = 200
 
 
@@ -59,7 +59,7 @@ def _seq(message: Message) -> int:
 
 
 def _slice(kept: deque[Message], start: int, count: int) -> list[Message]:
-    """``kept[start : start + count]``, without a walk through all of it: a page of a long history is a small part."""
+    """``kept[start : start + count]`` without iterating over all of it: a page is a small part of a long history."""
     if count <= _FEW:
         return [kept[index] for index in range(start, start + count)]
     if 2 * start < len(kept):
@@ -69,7 +69,7 @@ def _slice(kept: deque[Message], start: int, count: int) -> list[Message]:
 
 
 class _History:
-    """One topic's kept messages, oldest first, and the number of the last one that is gone."""
+    """The stored messages of one topic, oldest first, and the number of the last one dropped."""
 
     __slots__ = ("kept", "lost", "newest")
 
@@ -81,10 +81,10 @@ class _History:
 
 @implementer(IAtomic, IBroker, IPages, ISignals)
 class MemoryBroker:
-    """See :class:`~notify.interfaces.IBroker`. Everything happens at once; every Deferred has fired already."""
+    """See :class:`~notify.interfaces.IBroker`. Everything happens synchronously: every Deferred has already fired."""
 
     Settings = MemorySettings
-    #: with several processes the first has it, for all
+    #: with several processes the first one runs the broker for all
     alone = True
 
     @staticmethod
@@ -114,7 +114,7 @@ class MemoryBroker:
         self._count = 0
         self._bytes = 0
         self._lost_everywhere = 0  # topics without a history may have lost messages up to here
-        # (stored at, topic, seq) over all topics, oldest first; may name messages that are gone already
+        # (stored at, topic, seq) over all topics, oldest first; may name messages that are already dropped
         self._log: deque[tuple[float, Topic, int]] = deque()
         self._histories: dict[Topic, _History] = {}
         self._followed: set[Topic] = set()
@@ -162,7 +162,7 @@ class MemoryBroker:
                 parse_event(draft.topic, draft.payload)
             except Poison as poison:
                 return fail(AtFault(index, poison))
-        # What is valid is stored, at once.
+        # All drafts are valid, so all are stored at once.
         return gatherResults(
             [self.publish(one.topic, one.payload, one.idempotency_key, one.trace) for one in drafts]
         )
@@ -249,9 +249,9 @@ class MemoryBroker:
         return succeed(None)
 
     def _newest(self, topic: Topic) -> int:
-        """The number of a topic's newest message. Without one it has nothing up to the newest of all."""
+        """The number of a topic's newest message. A topic without messages has nothing up to the newest number of all."""
         history = self._histories.get(topic)
-        # Number 0 says the same only as long as nothing has gone.
+        # Number 0 says the same only as long as nothing was dropped.
         return history.newest if history else self._seq if self._lost_everywhere else 0
 
     # --- signals ------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""``notify chaos``: faults under load, and whether every message came once, in order, or was told to be lost.
+"""``notify chaos``: faults under load, and a check that every message was delivered once, in order, or reported as lost.
 
-``plan``, ``ledger``, ``report``, ``plot`` and ``page`` are pure; ``trial`` runs one, against a ``deployment`` of
-the operator's or against the servers that ``local`` starts on this machine.
+``plan``, ``ledger``, ``report``, ``plot`` and ``page`` are pure. ``trial`` runs one trial, against the operator's ``deployment``
+or against the servers that ``local`` starts on this machine.
 """

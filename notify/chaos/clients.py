@@ -1,4 +1,4 @@
-"""Held clients: each reads its chats and its notifications with our client library, and writes down what comes."""
+"""The clients of a trial: each reads its chats and its notifications with our client library, and records what it receives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from notify.topics import Topic, chat, user
 
 
 class _Tapped(TwistedClient):
-    """A client that shows what the server sends, before the library passes over what is not for it."""
+    """A client that exposes all frames from the server, before the library ignores those that are not for it."""
 
     def __init__(self, tap: Callable[[str], None], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -28,7 +28,7 @@ class _Tapped(TwistedClient):
 
 
 class HeldClient:
-    """One of them. ``clock`` is the ledger's."""
+    """One client. ``clock`` is the ledger's."""
 
     def __init__(
         self, seat: Seat, settings: Settings, ledger: Ledger, reactor: Any, clock: Callable[[], float]
@@ -47,7 +47,7 @@ class HeldClient:
         """Connect and subscribe. Raises ``ClientClosed`` or ``Refused``."""
         await self._client.start()
         workspace, user_id = self._seat.workspace, self._client.state.user_id
-        if user_id is not None:  # which it is, once connected
+        if user_id is not None:  # the server's id of the user, known once connected
             self._read(user(workspace, user_id), self._client.notifications)
         for chat_id in self._seat.chats:
             self._read(chat(workspace, chat_id), self._client.chat(chat_id))
@@ -55,13 +55,13 @@ class HeldClient:
             await stream.ready()
 
     def settle(self) -> bool:
-        """Write down which topics it believes to have whole; gives whether these are all."""
+        """Record which topics the client believes to be complete. Returns whether all are."""
         for held, stream in self._streams:
             held.whole = self._client.state.name == "connected" and stream.state == "live"
         return all(held.whole for held, _ in self._streams)
 
     async def stop(self) -> None:
-        """Leave."""
+        """Disconnect for good."""
         await self._client.close()
         await gatherResults(self._reading, consumeErrors=True)
 
@@ -95,7 +95,7 @@ class HeldClient:
             self._ledger.left.append((self._clock(), self.name, state.code or 0))
 
     def _seen(self, text: str) -> None:
-        """Look for what this client must not get at all."""
+        """Look for messages that this client must not receive."""
         try:
             frames = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""A deployment of the operator's: its addresses, and faults that are commands of a shell on this machine."""
+"""The operator's own deployment: its addresses, and faults that are shell commands on this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from notify.chaos.target import Seat, TrialFailed
 from notify.client import Settings
 from notify.ids import Id
 
-#: seconds that a fault's command may take
+#: timeout in seconds for a fault's command
 PATIENCE = 60.0
 
 
 class Deployment:
-    """A :class:`~notify.chaos.target.Target`. Clients take the addresses in turn, and the tokens."""
+    """A :class:`~notify.chaos.target.Target`. Clients use the addresses and the tokens in turn."""
 
     settings = Settings()
 
@@ -47,14 +47,14 @@ class Deployment:
         ]
 
     async def start(self) -> None:
-        """It runs already."""
+        """Nothing to do: the deployment is running already."""
 
     async def act(self, command: str) -> None:
-        """Give a command to the shell."""
+        """Run a shell command."""
         await deferToThread(self._shell, command)
 
     def _shell(self, command: str) -> None:
-        # A group of its own: Ctrl-C is for us, who then undo what was done; and all of it can be ended.
+        # A process group of its own: Ctrl-C reaches only this program, which then undoes the faults and can end the whole group.
         process = subprocess.Popen(  # noqa: S602 - it is what the operator wrote
             command,
             shell=True,
@@ -80,7 +80,7 @@ class Deployment:
             )
 
     async def stop(self, undo: Sequence[str]) -> None:
-        """End commands that still run, then undo what was done."""
+        """End the commands that still run, then run the undo commands."""
         for process in list(self._running):
             _end(process)
         for command in undo:

@@ -1,4 +1,4 @@
-"""What was sent, what came to whom and when, and what is wrong with it. Without I/O; times are seconds of one clock."""
+"""Records what was sent, and what each client received and when, and finds what is wrong. No I/O; times are seconds of one clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from notify.topics import Topic
 
 
 class Sent(Struct):
-    """One message, ``number`` in its topic. ``outcome``: ``waiting``, ``acknowledged``, ``unknown`` or ``refused``."""
+    """One message with its ``number`` in its topic. ``outcome``: ``waiting``, ``acknowledged``, ``unknown`` or ``refused``."""
 
     number: int
     at: float
@@ -22,20 +22,20 @@ class Sent(Struct):
 
 
 class Got(Struct, frozen=True):
-    """A message as a client's program got it."""
+    """A message as received by a client's application."""
 
     number: int
     at: float
 
 
 class Told(Struct, frozen=True):
-    """A client's program was told that it may have missed messages."""
+    """A client's application was told that messages may be lost."""
 
     loss: Loss
     at: float
 
     def covers(self, position: Position) -> bool:
-        """Whether the message at this position is among those that may have been missed."""
+        """Whether the message at this position is among those reported as possibly lost."""
         before, after = self.loss.before, self.loss.after
         if position.epoch == before.epoch:
             return position.seq > before.seq and (position.epoch != after.epoch or position.seq <= after.seq)
@@ -54,7 +54,7 @@ class Held(Struct):
 
 
 class Wrong(Struct, frozen=True):
-    """What breaks the promise: ``what`` is lost, doubled, disordered or foreign; ``at`` where the message was sent."""
+    """A broken promise: ``what`` is lost, doubled, disordered or foreign; ``at`` is when the message was sent."""
 
     what: str
     client: str
@@ -64,45 +64,45 @@ class Wrong(Struct, frozen=True):
 
 
 class Ledger:
-    """Told what happens by publishers and clients, it knows what is missing and what is wrong.
+    """Records the events of publishers and clients, and determines what is missing and what is wrong.
 
-    Each message carries the run's name, its topic and its number, so that one in the wrong place is known.
+    Each message carries the run's name, its topic and its number, so that a message in the wrong place is recognised.
     """
 
     def __init__(self, run: str) -> None:
         self.run = run
         self.sent: dict[Topic, list[Sent]] = {}
         self.held: list[Held] = []
-        #: when a client lost its connection and when it had one again: time, client, and the close code or 0
+        #: when a client lost its connection, with the close code or 0, and when it had one again
         self.left: list[tuple[float, str, int]] = []
         self.came: list[tuple[float, str]] = []
-        #: clients that the server has sent away for good, with the reason
+        #: clients that the server has closed for good, with the reason
         self.ended: dict[str, str] = {}
-        #: messages of others in the same topics
+        #: the number of messages from others in the same topics
         self.others = 0
         self.foreign: list[Wrong] = []
 
-    # ------------------------------------------------------------------ what is sent
+    # ------------------------------------------------------------------ sending
 
     def send(self, topic: Topic, at: float) -> Sent:
-        """The next message of a topic that somebody reads."""
+        """Record the next message of a topic that a client reads."""
         sent = self.sent[topic]
         one = Sent(len(sent) + 1, at)
         sent.append(one)
         return one
 
     def text(self, topic: Topic, number: int) -> str:
-        """What a message carries."""
+        """The text of a message."""
         return f"{self.run} {topic.subject} {number}"
 
     def read(self, text: object) -> tuple[str, int] | None:
-        """A text's subject and number; None where this run has not sent it."""
+        """The subject and number in a text; None if this run did not send it."""
         parts = text.split(" ") if isinstance(text, str) else []
         if len(parts) != 3 or parts[0] != self.run or not parts[2].isdecimal():
             return None
         return parts[1], int(parts[2])
 
-    # ------------------------------------------------------------------ what comes
+    # ------------------------------------------------------------------ receiving
 
     def hold(self, client: str, topic: Topic) -> Held:
         """A client reads a topic from now on."""
@@ -112,7 +112,7 @@ class Ledger:
         return held
 
     def receive(self, held: Held, text: object, at: float) -> None:
-        """A client's program got a message of a topic."""
+        """A client's application received a message of a topic."""
         read = self.read(text)
         if read is None:
             self.others += 1
@@ -125,13 +125,13 @@ class Ledger:
         held.highest = max(held.highest, number)
 
     def intrude(self, client: str, subject: str, number: int, at: float) -> None:
-        """A client got what it must not."""
+        """A client received a message that it must not receive."""
         self.foreign.append(Wrong("foreign", client, subject, number, at))
 
-    # ------------------------------------------------------------------ what is missing, and what is wrong
+    # ------------------------------------------------------------------ missing messages, and broken promises
 
     def behind(self) -> list[Held]:
-        """Those that have not come to the newest acknowledged message of their topic, and were not told of its loss."""
+        """The readers that have neither received the newest acknowledged message of their topic, nor were told that it is lost."""
         newest = {
             topic: next((one for one in reversed(sent) if one.outcome == "acknowledged"), None)
             for topic, sent in self.sent.items()
@@ -145,7 +145,7 @@ class Ledger:
         ]
 
     def reached(self, held: Held, by: float) -> float | None:
-        """When a client had come to whatever was acknowledged by a time; ``-inf``: to nothing, None: never."""
+        """When a client had received everything acknowledged by a time; ``-inf``: nothing was, None: never."""
         sent = self.sent[held.topic]
         last = next(
             (one for one in reversed(sent) if one.outcome == "acknowledged" and one.settled <= by), None
@@ -157,10 +157,10 @@ class Ledger:
         return min(found, default=None)
 
     def wrongs(self) -> Iterator[Wrong]:
-        """All that breaks the promise, client by client.
+        """All broken promises, client by client.
 
-        ``lost``: acknowledged, and neither got nor told of by a client that holds itself whole. ``doubled``: got
-        again. ``disordered``: got after one with a higher number, unless nobody knows when the stream took it.
+        ``lost``: acknowledged, but neither received nor reported as lost by a client that considers itself complete. ``doubled``:
+        received again. ``disordered``: received after a message with a higher number, unless it is unknown when the stream stored it.
         """
         yield from self.foreign
         for held in self.held:
@@ -181,7 +181,7 @@ class Ledger:
             seen.add(got.number)
             highest = max(highest, got.number)
         for one in sent:
-            # One that is not there any more can still come back and ask; what it has passed over, it never will.
+            # A client that is disconnected can still come back and ask for messages, but not for those it has passed over.
             if (
                 one.outcome == "acknowledged"
                 and one.number not in seen
@@ -191,7 +191,7 @@ class Ledger:
                 yield wrong("lost", one.number, one.at)
 
     def outcomes(self) -> Counter[str]:
-        """How many messages ended how."""
+        """The number of messages by outcome."""
         return Counter(one.outcome for sent in self.sent.values() for one in sent)
 
 

@@ -1,4 +1,4 @@
-"""The built-in set: a cluster of three NATS servers and three nodes of notify, on 127.0.0.1 and nowhere else."""
+"""The built-in set: a cluster of three NATS servers and three nodes of notify, on 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from notify.client import Settings
 
 NODES = SERVERS = 3
 WORKSPACES, CHATS, CHATS_EACH = 2, 4, 2
-#: seconds that a client's token lives
+#: lifetime of a client's token in seconds
 _TOKEN = 3600.0
 
-#: what runs a node: the installed notify, wherever its scripts are
+#: the command that runs a node: the installed notify, wherever its scripts are
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 
 _NATS = """\
@@ -65,7 +65,7 @@ plugin = "jetstream_kv"
 lease = "3s"
 """
 
-#: what can be done to what
+#: the actions on each kind of object
 ACTIONS = {
     "connections": ("cut", "silence", "stall", "release"),
     "servers": ("kill", "pause", "resume", "drain", "restart", "start"),
@@ -82,7 +82,7 @@ NAMES = {
 
 
 def check(command: str) -> None:
-    """Raises ``ValueError`` for what is no fault of the built-in set."""
+    """Raises ``ValueError`` for a command that is not a fault of the built-in set."""
     verb, _, name = command.partition(" ")
     if verb not in ACTIONS.get(NAMES.get(name, ""), ()):
         wholes = [
@@ -93,13 +93,14 @@ def check(command: str) -> None:
 
 
 class LocalSet:
-    """A :class:`~notify.chaos.target.Target` that starts its own servers. ``twistd`` runs a node.
+    """A :class:`~notify.chaos.target.Target` that starts its own servers. ``twistd`` is the command that runs a node.
 
-    Clients dial the nodes through a proxy, in turn, and each node the NATS servers through one of its own, so that their
-    connections can be broken as well. ``logs``: a folder in which the servers' logs stay. Raises :class:`TrialFailed` where there is no nats-server.
+    Clients connect to the nodes in turn through a proxy, and each node connects to the NATS servers through its own proxy, so that
+    these connections can be broken as well. ``logs``: a directory that keeps the servers' logs. Raises :class:`TrialFailed` if there
+    is no nats-server.
     """
 
-    # Dead connections are found within seconds, so that a short run sees them.
+    # Dead connections are detected within seconds, so that a short run shows them.
     settings = Settings(pong_timeout=2.0, answer_timeout=4.0, connect_timeout=4.0, backoff_cap=4.0)
 
     def __init__(
@@ -123,16 +124,16 @@ class LocalSet:
         self._reactor, self._twistd = reactor, tuple(twistd)
         self._nats_server = str(Path(found).absolute())
         self._secret = secrets.token_hex(32)
-        # Settings of another notify in the environment are not for these nodes.
+        # Settings in the environment for another notify are not for these nodes.
         self._environ = {name: value for name, value in environ.items() if not name.startswith("NOTIFY_")}
         self._logs = logs
         self._folder: Path | None = None
         self._servers: dict[str, Server] = {}
-        #: what lies before the nodes, ``clients``, and before the NATS servers for each node, ``link-1`` and so on
+        #: the proxy before the nodes, ``clients``, and the proxy of each node before the NATS servers, ``link-1`` and so on
         self._proxies: dict[str, Proxy] = {}
 
     def seats(self, count: int) -> list[Seat]:
-        """Clients, once the set is started: of two workspaces whose chats have the same numbers, each a user of its own that reads two chats."""
+        """The clients, once the set is started. Each is another user, and reads two chats; both workspaces have the same chat numbers."""
         return [
             Seat(
                 name=f"client-{index}",
@@ -158,7 +159,7 @@ class LocalSet:
             self._add_nats(folder, index, nats)
         await self._ready("nats")
         for index in range(NODES):
-            # Each begins with another server.
+            # Each node begins with another server.
             targets = [(HOST, nats[(index + step) % SERVERS]) for step in range(SERVERS)]
             link = self._proxies[f"link-{index + 1}"] = Proxy(self._reactor, targets)
             self._add_node(folder, index, ports[2 * index], ports[2 * index + 1], link.port)
@@ -207,7 +208,7 @@ class LocalSet:
         server.start()
 
     async def stop(self, undo: Sequence[str]) -> None:
-        """End every server, and remove all that they wrote but for the logs that were asked for."""
+        """End every server, and remove all their files except the requested logs."""
         for proxy in self._proxies.values():
             await proxy.stop()
         for server in self._servers.values():
@@ -223,7 +224,7 @@ class LocalSet:
         return [one for key, one in self._servers.items() if key == name or (kind and key.startswith(kind))]
 
     def _between(self, name: str) -> list[Proxy]:
-        """The connections of that name, or all ``links``."""
+        """The proxies of that name, or all ``links``."""
         links = name == "links"
         return [
             one for key, one in self._proxies.items() if key == name or (links and key.startswith("link-"))
@@ -234,7 +235,7 @@ class LocalSet:
             await deferToThread(server.wait_ready)
 
     async def act(self, command: str) -> None:
-        """One of :data:`ACTIONS`. What is called for several goes from one to the next. Raises :class:`TrialFailed`."""
+        """Carry out one of :data:`ACTIONS`, on several objects one after the other. Raises :class:`TrialFailed`."""
         verb, _, name = command.partition(" ")
         for proxy in self._between(name):
             _BREAKS[verb](proxy)

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing beside itself: no script, nothing fetched. Without I/O."""
+"""A report as one self-contained HTML file: no script, and nothing is loaded from elsewhere. Without I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from notify.chaos.plot import timeline
 from notify.chaos.report import Report, figures, seconds, sentence
 
 _SHOWN = 200
-#: the figures that are 0 where the promise held
+#: the figures that are 0 if the promise held
 _PROMISED = ("lost", "doubled", "out of order", "foreign")
 
 _STYLE = """
@@ -46,7 +46,7 @@ code { font: .9em ui-monospace, monospace; } td code { display: block; min-width
 
 
 def page(report: Report) -> str:
-    """The whole file's text."""
+    """The text of the whole file."""
     verdict = report.verdict
     body = [
         "<h1>notify chaos</h1>",
@@ -74,7 +74,7 @@ def _about(report: Report) -> str:
 
 
 def _figure(figure: tuple[str, str]) -> str:
-    """A number large, and what is said with it small."""
+    """A large number with its caption in small text."""
     name, value = figure
     number, _, more = value.partition(" ")
     colour = ' class="broken"' if name in _PROMISED and number != "0" else ""
@@ -95,7 +95,7 @@ def _key(report: Report) -> str:
 
 
 def _table(head: Iterable[tuple[str, str]], rows: Iterable[Iterable[tuple[str, str]]]) -> str:
-    """Cells with their class; their text is HTML already."""
+    """A table of cells, each with its CSS class; their text is already HTML."""
     columns = "".join(f'<th class="{name}">{text}</th>' for name, text in head)
     lines = "".join(
         "<tr>" + "".join(f'<td class="{name}">{text}</td>' for name, text in row) + "</tr>" for row in rows

@@ -1,6 +1,6 @@
-"""Which fault happens when: as the operator says, or drawn from a seed. Without I/O.
+"""The schedule of faults: given by the operator, or drawn from a seed. Without I/O.
 
-A fault is text, so that what a seed has drawn can be given again, by hand and changed::
+A fault is text, so that faults drawn from a seed can be repeated, given by hand, and changed::
 
     at=5s kill node-2 / undo=8s start node-2
 """
@@ -19,10 +19,10 @@ from notify.config import Duration
 #: faults in one run
 MOST = 100
 
-#: from when to when, which node, which NATS server
+#: called with the start, the end, a node and a NATS server
 _Kind: TypeAlias = Callable[[float, float, str, str], "Fault"]
 
-#: seconds until one of the built-in set finds out by itself that it hears nothing
+#: seconds until a server of the built-in set notices by itself that it receives nothing
 _SILENT = 5.0
 
 _FAULT = re.compile(
@@ -31,7 +31,7 @@ _FAULT = re.compile(
 
 
 class Fault(Struct, frozen=True):
-    """A command and its time, in seconds from the beginning of the load; perhaps the command that undoes it."""
+    """A command and its time, in seconds from the start of the load, and optionally the command that undoes it."""
 
     at: float
     do: str
@@ -44,7 +44,7 @@ class Fault(Struct, frozen=True):
 
 
 def parse(text: str) -> Fault:
-    """One fault, as it is written. Raises ``ValueError``."""
+    """Parse one fault. Raises ``ValueError``."""
     match = _FAULT.fullmatch(text.strip())
     if match is None:
         raise ValueError("a fault is written 'at=TIME COMMAND', or 'at=TIME COMMAND / undo=TIME COMMAND'")
@@ -60,15 +60,15 @@ def parse(text: str) -> Fault:
 def draw(seed: int, seconds: float, nodes: int = 3, servers: int = 3) -> list[Fault]:
     """The faults of a seed for the built-in set, one after the other, within ``seconds``.
 
-    Some clients' connections are broken while something else is broken, too. Between two faults lies time to catch
-    up; the last one is undone early enough to see what follows.
+    Sometimes clients' connections are broken while something else is also broken. Between two faults there is time to catch
+    up. The last fault is undone early enough for its effects to be seen.
     """
     random = Random(seed)  # noqa: S311 - to be repeated, not to be secret
     faults: list[Fault] = []
     at = random.uniform(1.0, 2.0)
     kinds: list[_Kind] = []
     while at + 2.0 < seconds and len(faults) < MOST - 1:
-        # Each kind has its turn before one comes again.
+        # Each kind is used once before any is repeated.
         kinds = kinds or random.sample(_KINDS, len(_KINDS))
         kind = kinds.pop()
         node, server = f"node-{random.randint(1, nodes)}", f"nats-{random.randint(1, servers)}"

@@ -1,4 +1,4 @@
-"""The timeline of a report as SVG that stands in a page: its colours are the page's variables. Without I/O."""
+"""The timeline of a report as SVG for an HTML page, whose CSS variables provide the colours. Without I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from notify.chaos.report import FaultRow, Report
 
 _WIDTH, _LEFT, _RIGHT = 960, 58, 12
 _PLOT, _GAP, _TOP, _BOTTOM = 150, 44, 64, 34
-#: where the faults' bands begin, below two lines of numbers
+#: where the bands of the faults begin, below two lines of numbers
 _BANDS = 30
 #: the scale of latencies, in seconds
 _LEAST, _LINES = (
@@ -22,7 +22,7 @@ Points = Sequence[tuple[float, float]]
 
 
 def timeline(report: Report) -> str:
-    """Latency, deliveries a second and connections over one axis of time, the faults marked through all three."""
+    """Latency, deliveries per second and connections over one time axis, with the faults marked across all three."""
     height = _TOP + 3 * _PLOT + 2 * _GAP + _BOTTOM
     end = max(report.ended, 0.1)
 
@@ -45,9 +45,9 @@ def timeline(report: Report) -> str:
 
 
 def _faults(rows: Sequence[FaultRow], x: Callable[[float], float], height: int) -> Iterator[str]:
-    """A band from a fault to its end, a paler one until all had caught up, and its number above.
+    """A band from each fault to its end, a paler one until all clients had caught up, and the fault's number above.
 
-    Numbers that would lie on each other take turns on two lines.
+    Numbers that would overlap alternate between two lines.
     """
     last = [-100.0, -100.0]
     for number, row in enumerate(rows, 1):
@@ -113,7 +113,7 @@ def _connections(report: Report, x: Callable[[float], float], top: int) -> Itera
 
 
 def _wrongs(report: Report, x: Callable[[float], float], top: int) -> Iterator[str]:
-    """A mark at each place in time, not one a message: a thousand may be lost at once."""
+    """One mark per point in time, not one per message: a thousand may be lost at once."""
     for place in sorted({round(x(wrong.at)) for wrong in report.wrongs}):
         yield f'<path class="wrong" d="M{place - 4} {top + 2}l8 8m0 -8l-8 8"/>'
 
@@ -133,7 +133,7 @@ def _frame(top: int, title: str, lines: Iterable[tuple[float, str]]) -> Iterator
 
 
 def _runs(name: str, points: Iterable[tuple[float, float, bool]]) -> Iterator[str]:
-    """A line through neighbours that are there; it is broken where one is not."""
+    """A line through neighbouring points that exist; it is interrupted at missing ones."""
     run: list[tuple[float, float]] = []
     for x, y, there in [*points, (0.0, 0.0, False)]:
         if there:
@@ -152,6 +152,6 @@ def _points(points: Points) -> str:
 
 
 def _ceiling(value: float) -> float:
-    """A round number that is not much higher."""
+    """A round number that is slightly higher."""
     power = 10.0 ** math.floor(math.log10(max(value, 1.0)))
     return next(step * power for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if value <= step * power)

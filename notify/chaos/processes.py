@@ -1,4 +1,4 @@
-"""Server processes of this machine: started, asked whether they are ready, paused, ended; each by its own id."""
+"""Server processes on this machine: started, checked for readiness, paused and ended; each by its process id."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from threading import Lock
 from notify.chaos.target import TrialFailed
 
 HOST = "127.0.0.1"
-#: seconds that a server may take to be ready, and to leave when it is asked to
+#: timeout in seconds for a server to become ready, and to leave when asked to
 PATIENCE = 30.0
-#: lines at the end of a log among which one says why a server has ended, and what tells it from the others
+#: how many lines at the end of a log may say why a server has ended, and what marks the severe ones among them
 _END, _SEVERE = 20, re.compile(r" critical |\[FTL\]|^notify: ")
 
 
-#: below what the system gives to outgoing connections, of which a trial has hundreds; where it does not say, what Linux gives
+#: ports below the system's range for outgoing connections, of which a trial has hundreds; the default is that of Linux
 _OUTGOING = 32_768
 with contextlib.suppress(OSError):
     _OUTGOING = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -32,9 +32,9 @@ _kept: list[socket.socket] = []
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody has. On Linux, no other process gets one from here while this one runs.
+    """Free ports on 127.0.0.1. On Linux, no other process gets one of them from this function while this process runs.
 
-    For processes that must be told a port, and that come back on it when they are started again.
+    For servers that must be told their port, and that use it again when they are restarted.
     """
     ports: list[int] = []
     while len(ports) < count:
@@ -50,7 +50,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _keep(port: int) -> None:
-    """Take a name that stands for the port, and that the system frees with the process. Raises ``OSError`` where it is taken."""
+    """Reserve a name that stands for the port and that the system releases with the process. Raises ``OSError`` if it is taken."""
     if sys.platform == "linux":
         kept = socket.socket(socket.AF_UNIX)
         try:
@@ -62,7 +62,7 @@ def _keep(port: int) -> None:
 
 
 class Server:
-    """One server. Its methods block; ``environ`` is all that it gets of an environment."""
+    """One server. Its methods block. ``environ`` is its whole environment."""
 
     def __init__(
         self,
@@ -83,17 +83,17 @@ class Server:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._wanted = self._ended = False
-        #: held while it starts: what has ended it must not be overtaken
+        #: held while the server starts, so that ending it cannot overtake the start
         self._starting = Lock()
 
     def start(self) -> None:
-        """Start it unless it runs; it gets ready by itself."""
+        """Start the server unless it runs. Does not wait until it is ready."""
         with self._starting:
             self._wanted = True
             if self._ended or (self._process is not None and self._process.poll() is None):
                 return
             with self._log.open("ab") as log:
-                # A session of its own: Ctrl-C is for us, and what runs here is ended by its id.
+                # A session of its own: Ctrl-C reaches only this program, which ends the servers by their process ids.
                 self._process = subprocess.Popen(  # noqa: S603 - made of our own words
                     self._command,
                     stdin=subprocess.DEVNULL,
@@ -105,7 +105,7 @@ class Server:
                 )
 
     def wait_ready(self) -> None:
-        """Wait until it is ready, or ended by us. Raises :class:`TrialFailed` where it is neither in time."""
+        """Wait until the server is ready, or was ended by us. Raises :class:`TrialFailed` if neither happens in time."""
         until = time.monotonic() + PATIENCE
         while self._wanted and not self._ready():
             process = self._process
@@ -116,19 +116,19 @@ class Server:
             time.sleep(0.05)
 
     def send(self, number: int) -> None:
-        """Send it a signal, where it runs."""
+        """Send the server a signal, if it runs."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End it without a chance to say goodbye, paused or not."""
+        """Kill the server without a chance to shut down, paused or not."""
         self._wanted = False
         self.send(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
     def leave(self) -> None:
-        """Ask it to leave, and wait until it has. Raises :class:`TrialFailed` where it does not."""
+        """Ask the server to leave, and wait until it has. After :data:`PATIENCE` seconds, kill it and raise :class:`TrialFailed`."""
         self._wanted = False
         self.send(signal.SIGTERM)
         if self._process is not None:
@@ -139,20 +139,20 @@ class Server:
                 raise TrialFailed(f"{self.name} had not left after {PATIENCE:g} s, and was killed") from None
 
     def end(self) -> None:
-        """Kill it, and never start it again."""
+        """Kill the server, and prevent any further start."""
         with self._starting:
             self._ended = True
         self.kill()
 
     def last_words(self) -> str:
-        """Why it ended as far as it has said, on one line: its last severe line, or else its last."""
+        """The reason that its log gives for its end, on one line: the last severe line, or else the last line."""
         lines = self._log.read_text("utf-8", "replace").strip().splitlines() if self._log.exists() else []
         severe = [line for line in lines[-_END:] if _SEVERE.search(line)]
         return (severe or lines or ["it said nothing"])[-1][-300:]
 
 
 def listens(port: int) -> bool:
-    """Whether somebody accepts connections on a port of this machine."""
+    """Whether something accepts connections on a port of this machine."""
     try:
         socket.create_connection((HOST, port), 0.5).close()
     except OSError:

@@ -1,4 +1,4 @@
-"""A TCP proxy of this machine whose connections can be cut, silenced, stalled and spoken into."""
+"""A local TCP proxy whose connections can be reset, silenced and stalled, and into which data can be injected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Side(Protocol):
         self.other = other
         self.early: list[bytes] = []
         self.silent = False
-        #: what dials for it
+        #: the connector that dials the target
         self.connector: Any = None
 
     def connectionMade(self) -> None:
@@ -29,7 +29,7 @@ class _Side(Protocol):
             self.proxy.dial(self)
         else:
             self.other.other = self
-            if self.other.silent:  # silenced while it was dialled
+            if self.other.silent:  # silenced while it was being dialled
                 self.proxy.mute(self)
             for data in self.other.early:
                 self.transport.write(data)
@@ -48,7 +48,7 @@ class _Side(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.proxy.clients.discard(self)
         if self.other is None and self.connector is not None:
-            self.connector.disconnect()  # nobody is left to dial for
+            self.connector.disconnect()  # the client has gone
         if self.other is not None and self.other.transport is not None and not self.silent:
             self.other.transport.loseConnection()
 
@@ -72,7 +72,7 @@ class _Client(ClientFactory):
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1, and passes on to ``targets`` in turn: to the next one where one refuses."""
+    """Listens on a port of 127.0.0.1 and forwards to ``targets`` in turn; if one refuses, to the next."""
 
     def __init__(self, reactor: Any, targets: Sequence[tuple[str, int]], port: int = 0) -> None:
         self.targets = list(targets)
@@ -87,20 +87,20 @@ class Proxy:
         self.port = int(self._listening.getHost().port)
 
     def dial(self, side: _Side, left: int | None = None) -> None:
-        """Connect a client to the next target; ``left`` are the tries that remain, by default one a target."""
+        """Connect a client to the next target. ``left`` is the number of remaining attempts, by default one per target."""
         self._turn = (self._turn + 1) % len(self.targets)
         left = len(self.targets) if left is None else left
         side.connector = self._reactor.connectTCP(*self.targets[self._turn], _Client(self, side, left - 1))
 
     def cut(self) -> int:
-        """Reset all connections; gives how many there were."""
+        """Reset all connections. Returns how many there were."""
         clients = list(self.clients)
         for side in clients:
             side.transport.abortConnection()
         return len(clients)
 
     def silence(self) -> int:
-        """Pass on nothing more of the present connections, and tell nobody, not even that one end is gone."""
+        """Forward nothing more of the present connections, and tell nobody, not even that one end has closed."""
         clients = list(self.clients)
         for side in clients:
             for end in (side, side.other):
@@ -109,17 +109,17 @@ class Proxy:
         return len(clients)
 
     def mute(self, end: _Side) -> None:
-        """Pass on nothing more of what comes to one end."""
+        """Forward nothing more of what one end sends."""
         end.silent = True
         self._muted.add(end)
 
     def say(self, data: bytes) -> None:
-        """Speak to all clients in the server's name."""
+        """Send data to all clients in the server's name."""
         for side in self.clients:
             side.transport.write(data)
 
     def stall(self, stalled: bool = True) -> None:
-        """Pass on nothing in either direction, or again everything."""
+        """Stop forwarding in both directions, or resume it."""
         self.stalled = stalled
         for side in self.clients:
             for end in (side, side.other):
@@ -130,7 +130,7 @@ class Proxy:
                         end.transport.resumeProducing()
 
     async def stop(self) -> None:
-        """End it."""
+        """Close the proxy."""
         self.stall(False)
         await maybeDeferred(self._listening.stopListening)
         for side in {*self.clients, *self._muted}:

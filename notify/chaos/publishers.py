@@ -1,4 +1,4 @@
-"""Numbered messages through the HTTP API: in order within a topic, each until its outcome is known."""
+"""Publishes numbered messages through the HTTP API, in order within a topic, each until its outcome is known."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from notify.chaos.ledger import Ledger, Sent
 from notify.client import Position, Publisher, PublishFailed
 from notify.topics import Topic
 
-#: publishers at once
+#: concurrent publishers
 MOST = 8
-#: seconds that one try may take, and all tries of a message together; less than what servers remember a key for
+#: seconds for one attempt, and for all attempts of a message; less than the time for which servers remember a key
 _TRY, _PATIENCE, _PAUSE = 3.0, 30.0, 0.1
-#: one message in so many goes to a user
+#: one message in this many goes to a user
 _TO_USERS = 4
 
-#: nothing would be published, however often it is tried
+#: errors after which nothing would be published, however often it is tried
 _HOPELESS = frozenset((HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND))
 
 
 class Publishers:
-    """Threads that publish ``rate`` messages a second together, while :meth:`start` to :meth:`stop`.
+    """Threads that together publish ``rate`` messages per second, between :meth:`start` and :meth:`stop`.
 
-    A topic belongs to one of them, which sends its next message when the one before is settled: what is sent has an
-    order. A message that one address of the API does not take is tried at the next under the same key, so it is stored
-    once. ``failed`` is called in a thread, with a sentence, where going on makes no sense.
+    Each topic belongs to one thread, which sends the next message once the one before is settled, so the messages have a
+    defined order. A message that one address of the API does not accept is retried at the next under the same key, so it is stored
+    once. ``failed`` is called in a thread, with a sentence, if it is pointless to continue.
     """
 
     def __init__(
@@ -51,26 +51,26 @@ class Publishers:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start publishing."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Send nothing new. Returns at once."""
+        """Send no new messages. Returns immediately."""
         self._stopping.set()
 
     def idle(self) -> bool:
-        """Whether every outcome is known, or its patience over."""
+        """Whether every outcome is known, or its timeout has passed."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self, index: int, chats: Sequence[Topic], users: Sequence[Topic], interval: float) -> None:
-        # Each begins at another address: what is wrong with one must not stop all.
+        # Each thread begins at another address, so that a problem with one address does not stop all.
         first = index % len(self._apis)
         apis = [*self._apis[first:], *self._apis[:first]]
         publishers = [Publisher(api, self._key, tries=1, timeout=_TRY) for api in apis]
         turn, due = 0, self._clock() + interval * index / MOST
         while not self._stopping.wait(max(0.0, due - self._clock())):
-            # One that was held up does not make up for it: it would be a burst that nobody asked for.
+            # A delayed publisher does not catch up, which would be an unintended burst.
             due = max(due + interval, self._clock())
             to_user = bool(users) and turn % _TO_USERS == _TO_USERS - 1
             topics, place = (users, turn // _TO_USERS) if to_user else (chats, turn)
@@ -80,7 +80,7 @@ class Publishers:
             publisher.close()
 
     def _one(self, publishers: list[Publisher], topic: Topic) -> None:
-        """Publish the topic's next message. The address that took the last one comes first."""
+        """Publish the topic's next message. The address that accepted the previous one is tried first."""
         one = self._ledger.send(topic, self._clock())
         tried = 0
         while one.outcome == "waiting":
@@ -93,7 +93,7 @@ class Publishers:
                     self._stopping.set()
                 known = error.status is not None and error.status < HTTPStatus.INTERNAL_SERVER_ERROR
                 if known and error.status not in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
-                    # Refused only where no try before may have got through.
+                    # It counts as refused only if no earlier attempt can have succeeded.
                     one.outcome = "refused" if tried == 1 else "unknown"
                 elif self._clock() - one.at > _PATIENCE:
                     one.outcome = "unknown"

@@ -1,4 +1,4 @@
-"""The ledger of a run -> a report: the verdict, what was counted, and what is drawn; as text and as JSON. Without I/O."""
+"""Turns the ledger of a run into a report: the verdict, the counts, and the data of the plot; as text and as JSON. Without I/O."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STATUS: dict[Verdict, int] = {"held": 0, "broken": 1, "unproven": 2}
 
 _SLICES = 240
 _SHOWN = 50
-#: seconds from the acknowledgement to a client's program
+#: accepted latency in seconds from the acknowledgement to a client's application
 _LATE = 1.0
 
 
 class Happened(Struct):
-    """A fault as it came: seconds since the load began. ``error``: its command, or what undoes it, failed."""
+    """A fault as it happened, in seconds since the load began. ``error``: its command, or its undo command, failed."""
 
     fault: Fault
     at: float
@@ -34,10 +34,10 @@ class Happened(Struct):
 
 
 class FaultRow(Struct, frozen=True):
-    """What a fault did. ``hit``: clients that lost their connection until the next one; seconds, None where none did.
+    """The effects of a fault. ``hit``: the clients that lost their connection before the next fault. Seconds are None if none did.
 
-    ``caught_up``: from its end until each of these had a connection again, every client had all that was acknowledged by
-    then, and none waited for more than a second for what was acknowledged until the next one; None: never.
+    ``caught_up``: the time from the fault's end until each of these had a connection again, every client had received everything
+    acknowledged by then, and none waited for more than a second for what was acknowledged before the next fault; None: never.
     """
 
     fault: str
@@ -50,7 +50,7 @@ class FaultRow(Struct, frozen=True):
 
 
 class Slice(Struct, frozen=True):
-    """A part of the run from ``at`` on; ``median`` and ``worst``: seconds from sending to a client's program."""
+    """A part of the run beginning at ``at``. ``median`` and ``worst``: seconds from sending to a client's application."""
 
     at: float
     acknowledged: int
@@ -61,7 +61,7 @@ class Slice(Struct, frozen=True):
 
 
 class Counts(Struct, frozen=True):
-    """Messages as they were sent, deliveries as they came, and what is wrong with these."""
+    """The numbers of messages sent and delivered, and of broken promises."""
 
     published: int
     acknowledged: int
@@ -76,7 +76,7 @@ class Counts(Struct, frozen=True):
 
 
 class Report(Struct, frozen=True):
-    """All of it; times in seconds since the load began. ``doubts``: why a run that broke nothing proves nothing."""
+    """The whole report; times are in seconds since the load began. ``doubts``: why a run without broken promises proves nothing."""
 
     verdict: Verdict
     doubts: list[str]
@@ -106,7 +106,7 @@ def make(
     ended: float,
     doubts: Sequence[str] = (),
 ) -> Report:
-    """The report of a run whose load began at ``began`` and lasted ``seconds``, and that ended at ``ended``."""
+    """Build the report of a run whose load began at ``began`` and lasted ``seconds``, and that ended at ``ended``."""
     wrongs = sorted(ledger.wrongs(), key=lambda wrong: wrong.at)
     of_a_kind = Counter(wrong.what for wrong in wrongs)
     outcomes = ledger.outcomes()
@@ -260,7 +260,7 @@ def sentence(report: Report) -> str:
 
 
 def figures(report: Report) -> list[tuple[str, str]]:
-    """What was counted, with its name."""
+    """The counts with their names."""
     counts = report.counts
     closes = ", ".join(f"{code}: {count}" for code, count in report.closes.items())
     unsettled = f"{counts.unknown} unknown, {counts.refused} refused"
@@ -278,7 +278,7 @@ def figures(report: Report) -> list[tuple[str, str]]:
 
 
 def seconds(value: float | None, none: str) -> str:
-    """A duration as it is shown."""
+    """A duration in human-readable form."""
     return none if value is None else f"{value:.2f} s"
 
 

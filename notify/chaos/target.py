@@ -1,4 +1,4 @@
-"""What a trial needs of whatever it is run against."""
+"""What a trial needs of the servers that it runs against."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrialFailed(Exception):  # noqa: N818
 
 
 class Seat(Struct, frozen=True):
-    """A client to be: where it connects, as whom, and which chats of its workspace it reads."""
+    """The description of a client: where it connects, as whom, and which chats of its workspace it reads."""
 
     name: str
     url: str
@@ -26,26 +26,26 @@ class Seat(Struct, frozen=True):
 
 
 class Target(Protocol):
-    """Servers, and how they are broken."""
+    """Servers, and how to break them."""
 
-    #: in a few words, for the report
+    #: a short description for the report
     name: str
     api_key: str
-    #: how patient its clients are
+    #: the settings of its clients, such as timeouts
     settings: Settings
 
     @property
     def apis(self) -> Sequence[str]:
-        """Addresses of the HTTP API, any of them good for any message."""
+        """Addresses of the HTTP API, any of which accepts any message."""
 
     def seats(self, count: int) -> list[Seat]:
-        """So many clients."""
+        """Descriptions of ``count`` clients."""
 
     async def start(self) -> None:
-        """Be ready for clients. Raises :class:`TrialFailed`."""
+        """Get ready for clients. Raises :class:`TrialFailed`."""
 
     async def act(self, command: str) -> None:
-        """Do a fault's command, and come back when it is done. Raises :class:`TrialFailed` where it fails."""
+        """Carry out a fault's command, and return when it is done. Raises :class:`TrialFailed` if it fails."""
 
     async def stop(self, undo: Sequence[str]) -> None:
-        """Leave nothing behind that :meth:`start` or :meth:`act` began. ``undo``: commands that are still due for that."""
+        """Clean up everything that :meth:`start` or :meth:`act` began. ``undo``: the undo commands that are still due."""

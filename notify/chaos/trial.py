@@ -1,4 +1,4 @@
-"""One run: clients that stay, messages that are numbered, faults at their times, and then time to become whole."""
+"""One run: clients that stay connected, numbered messages, faults at their times, and then time to recover."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from notify.chaos.report import Happened, Report
 from notify.chaos.target import Target, TrialFailed
 from notify.client import ClientClosed, Refused
 
-#: the most of one trial: what it costs is bounded, and so is what its record takes
+#: limits of one trial, which bound its cost and the size of its records
 MOST_CLIENTS, MOST_RATE, MOST_SECONDS, MOST_DELIVERIES = 500, 1000.0, 3600.0, 2_000_000
-#: seconds for all clients to be there at first, between two looks, and in which what is doubled may still come
+#: seconds for all clients to connect at first, between two checks, and in which duplicates may still arrive
 _JOIN, _LOOK, _LINGER = 30.0, 0.1, 0.5
 
 
 class Trial:
-    """Told what to do by whom; ``say`` gets a line whenever something happens. :meth:`stop` has to be called."""
+    """One trial. ``say`` is called with a line whenever something happens. :meth:`stop` must be called."""
 
     def __init__(
         self,
@@ -61,15 +61,15 @@ class Trial:
         self._clients: list[HeldClient] = []
         self._publishers: Publishers | None = None
         self._happened: list[Happened] = []
-        #: faults that are done and not undone
+        #: faults that were carried out and not undone
         self._open: list[Fault] = []
         self._faulting: Deferred[Any] | None = None
-        #: why a publisher cannot go on, said in its thread
+        #: why a publisher cannot continue, set by its thread
         self._hopeless: list[str] = []
         self._began = 0.0
 
     async def run(self) -> Report:
-        """All of it. Raises :class:`TrialFailed`."""
+        """Run the whole trial. Raises :class:`TrialFailed`."""
         self._say(f"{self._target.name} gets ready")
         await self._target.start()
         await self._join()
@@ -106,7 +106,7 @@ class Trial:
         )
 
     async def stop(self) -> None:
-        """End everything that was started, and undo what is not undone."""
+        """End everything that was started, and undo the faults that are not undone."""
         if self._publishers is not None:
             self._publishers.stop()
         if self._faulting is not None:
@@ -171,12 +171,12 @@ class Trial:
         self._whole()
 
     def _whole(self) -> bool:
-        """Whether every client has everything."""
+        """Whether every client has received everything."""
         there = [client.settle() or client.name in self._ledger.ended for client in self._clients]
         return all(there) and not self._ledger.behind()
 
     async def _until(self, done: Callable[[], object]) -> None:
-        """Look again and again; a publisher that cannot go on ends it."""
+        """Check repeatedly until ``done()``. A publisher that cannot continue ends the wait."""
         while not done():
             if self._hopeless:
                 raise TrialFailed(self._hopeless[0])

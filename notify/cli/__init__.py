@@ -1,11 +1,11 @@
 """The commands of ``notify``, one module each.
 
-A module of this package whose name is in :data:`COMMANDS` offers ``SUMMARY`` (one line), ``DESCRIPTION``,
-``EXAMPLES``, ``arguments(parser)``, and ``run(options, terminal)``, which returns the exit status. What only
-``run`` needs is imported there, so that ``notify --help`` stays quick.
+A module of this package whose name is in :data:`COMMANDS` provides ``SUMMARY`` (one line), ``DESCRIPTION``,
+``EXAMPLES``, ``arguments(parser)``, and ``run(options, terminal)``, which returns the exit status. Imports that only
+``run`` needs are made there, so that ``notify --help`` stays fast.
 """
 
-#: in the order that ``notify --help`` shows them
+#: in the order in which ``notify --help`` lists them
 COMMANDS = (
     *("token", "publish", "signal", "listen", "presence"),
     *(

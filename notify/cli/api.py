@@ -1,4 +1,4 @@
-"""Questions and commands to the HTTP API: the options that say where it is, and the request."""
+"""Requests to the HTTP API: the options that say where it is, and the request itself."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from notify.cli.terminal import (
 )
 
 _TIMEOUT = 10.0
-#: seconds of silence in an answer that goes on: the server breaks it long before
+#: timeout in seconds between lines of a streamed response; the server sends something much sooner
 _SILENCE = 60.0
 _MOST_LINE = 1024 * 1024
 _MOST_BYTES = 64 * 1024 * 1024
 
 
 def api_options(parser: argparse.ArgumentParser) -> None:
-    """Where the API is, and the key."""
+    """Declare the options for the API's address and key."""
     url_option(parser, "the HTTP API's address, of any node", "NOTIFY_API_URL", API_URL)
     secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
 
@@ -41,7 +41,7 @@ def call(
     query: dict[str, Any] | None = None,
     body: dict[str, Any] | None = None,
 ) -> Any:
-    """What the API of :func:`api_options` answers: to a POST of ``body``, or to a GET. Raises :class:`CommandError`."""
+    """The API's answer to a POST of ``body``, or else to a GET; the address is from :func:`api_options`. Raises :class:`CommandError`."""
     key, address = _where(options, terminal, path)
     return ask(f"{address}?{urlencode(query)}" if query else address, key, body)
 
@@ -52,20 +52,20 @@ def _where(options: argparse.Namespace, terminal: Terminal, path: str) -> tuple[
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """The API key is for the server that was named and no other."""
+    """Refuses redirects: the API key is only for the server that was named."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def ask(address: str, key: str, body: dict[str, Any] | None = None) -> Any:
-    """The HTTP API's answer. Raises :class:`CommandError`."""
+    """The answer of the HTTP API. Raises :class:`CommandError`."""
     with _answer(address, key, body) as response:
         return json.loads(response.read(_MOST_BYTES))
 
 
 def lines(options: argparse.Namespace, terminal: Terminal, path: str, query: dict[str, Any]) -> Iterator[str]:
-    """The lines of an answer that comes about while it is read; its connection ends with the iterator."""
+    """The lines of a streamed response, as they arrive. Its connection ends with the iterator."""
     key, address = _where(options, terminal, path)
     with _answer(f"{address}?{urlencode(query)}", key, None, _SILENCE) as response:
         while line := response.readline(_MOST_LINE):
@@ -74,7 +74,7 @@ def lines(options: argparse.Namespace, terminal: Terminal, path: str, query: dic
 
 @contextmanager
 def _answer(address: str, key: str, body: dict[str, Any] | None, timeout: float = _TIMEOUT) -> Iterator[Any]:
-    """The response to a request, which is read inside. Raises :class:`CommandError`."""
+    """The response to a request, to be read while the context lasts. Raises :class:`CommandError`."""
     if not address.startswith(("http://", "https://")):
         raise CommandError("--url is wrong: the address of the HTTP API is like http://127.0.0.1:8081.")
     headers = {"Authorization": f"Bearer {key}"}

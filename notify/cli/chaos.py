@@ -1,4 +1,4 @@
-"""``notify chaos``: break a cluster under load, and see whether every message came once, in order, or was told."""
+"""``notify chaos``: break a cluster under load, and check that every message was delivered once, in order, or reported as lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _SEEDS = 10_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--seconds",
         type=duration,
@@ -105,7 +105,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Raises :class:`CommandError`, always with status 2: 1 is for a promise that broke."""
+    """Raises :class:`CommandError`, always with status 2, because 1 means a broken promise."""
     from notify.chaos import report
     from notify.chaos.page import page
 
@@ -146,7 +146,7 @@ def _bounds(options: argparse.Namespace) -> None:
 
 
 def _faults(options: argparse.Namespace) -> tuple[int | None, list[Fault]]:
-    """The seed, where one was used, and what is to happen. Raises :class:`CommandError`."""
+    """The seed, if one was used, and the faults. Raises :class:`CommandError`."""
     from notify.chaos import local, plan
 
     if options.fault is None:
@@ -176,7 +176,7 @@ def _faults(options: argparse.Namespace) -> tuple[int | None, list[Fault]]:
 
 
 def _target(options: argparse.Namespace, terminal: Terminal, reactor: Any) -> Target:
-    """What is to be broken. Raises :class:`CommandError` and ``TrialFailed``."""
+    """The servers to break. Raises :class:`CommandError` and ``TrialFailed``."""
     from notify.chaos.deployment import Deployment
     from notify.chaos.local import LocalSet
 
@@ -209,7 +209,7 @@ def _target(options: argparse.Namespace, terminal: Terminal, reactor: Any) -> Ta
 
 
 def _try(options: argparse.Namespace, terminal: Terminal, seed: int | None, faults: list[Fault]) -> Report:
-    """Raises :class:`CommandError`, and ``KeyboardInterrupt`` where the reactor was stopped by a signal."""
+    """Raises :class:`CommandError`, and ``KeyboardInterrupt`` if a signal stopped the reactor."""
     from twisted.internet import reactor
     from twisted.internet.defer import CancelledError, Deferred
 
@@ -264,7 +264,7 @@ def _try(options: argparse.Namespace, terminal: Terminal, seed: int | None, faul
 
 
 def _touch(file: Path) -> None:
-    """Know before the run whether its report can be written. Raises :class:`CommandError`."""
+    """Check before the run that its report can be written. Raises :class:`CommandError`."""
     try:
         file.open("ab").close()
     except OSError as error:

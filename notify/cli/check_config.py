@@ -1,4 +1,4 @@
-"""``notify check-config``: is this configuration usable, plugins and key files included?"""
+"""``notify check-config``: check that a configuration is usable, including plugins and key files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "files",
         metavar="FILE",

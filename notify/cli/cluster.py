@@ -1,4 +1,4 @@
-"""What the commands share that concern all nodes: tables, and who was not reached."""
+"""What the commands for all nodes share: tables, and the report of nodes that were not reached."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 from notify.cli.api import api_options, call
 from notify.cli.terminal import Terminal
 
-#: the exit status where a node that should be there did not answer
+#: the exit status if a node that should be running did not answer
 NOT_ALL = 3
 
-#: columns of a table that goes to no terminal, where nobody wants lines to be broken
+#: the width of a table that does not go to a terminal, so that no line is wrapped
 _WIDE = 10_000
 
 
 def options_of(parser: argparse.ArgumentParser) -> None:
-    """Those that each of these commands has."""
+    """Declare the options of all these commands."""
     parser.add_argument("--json", action="store_true", help="print the answer as the server gave it, in JSON")
     api_options(parser)
 
 
 def order_options(parser: argparse.ArgumentParser) -> None:
-    """Those of a command that is for one node."""
+    """Declare the options of a command for one node."""
     parser.add_argument("--node", default="", metavar="NAME", help="the node (default: the one at --url)")
     options_of(parser)
 
 
 def order(options: argparse.Namespace, terminal: Terminal, line: str) -> int:
-    """Give one node the command's order, and print the answer, or a line that begins with the node's name."""
+    """Send one node the command, and print the answer, or a line that begins with the node's name."""
     answer = call(options, terminal, f"/v1/{options.command}", body={"node": options.node})
     terminal.out(json.dumps(answer) if options.json else f"{answer['node']} {line}")
     return 0
 
 
 def show(terminal: Terminal, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table. What stands in it may come from strangers: nothing in it is taken for markup or control."""
+    """Print a table. Its contents may come from strangers: none of them is interpreted as markup or control characters."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -53,12 +53,12 @@ def show(terminal: Terminal, columns: Sequence[str], rows: Iterable[Sequence[obj
 
 
 def plain(text: str) -> str:
-    """Text of which nothing controls a terminal."""
+    """Text without control characters."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def told(options: argparse.Namespace, terminal: Terminal, answer: Any, line: str = "") -> int:
-    """Print the answer, or a line about it; the exit status, which says whether all nodes were reached."""
+    """Print the answer, or a line about it. Returns the exit status, which says whether all nodes were reached."""
     if options.json:
         terminal.out(json.dumps(answer))
     elif line:
@@ -72,7 +72,7 @@ def told(options: argparse.Namespace, terminal: Terminal, answer: Any, line: str
 
 
 def duration(seconds: float) -> str:
-    """Seconds, as people read them."""
+    """Seconds in human-readable form."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f}{unit}"
@@ -80,5 +80,5 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A rate, without what nobody needs of it."""
+    """A rate without superfluous digits."""
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -36,7 +36,7 @@ _MOST_CHATS = 20
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument("--workspace", type=identifier, metavar="ID", help="in this workspace only")
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user")
     options_of(parser)
@@ -69,7 +69,7 @@ def _row(one: dict[str, Any], now: float) -> list[object]:
         one["encoding"],
         one["queued"],
         f"{duration(one['silent'])} ago",
-        # A node of an older version does not tell these.
+        # A node of an older version does not report these.
         one.get("client_id", ""),
         one.get("client", ""),
         ", ".join(chats) + (f" and {more} more" if more > 0 else ""),

@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )

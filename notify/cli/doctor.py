@@ -1,4 +1,4 @@
-"""``notify doctor``: what is wrong with this deployment, and how to mend it."""
+"""``notify doctor``: what is wrong with this deployment, and how to fix it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "fault": "FA
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Faults are findings: nothing is raised for them."""
+    """Problems are printed as findings; none is raised."""
     import msgspec
 
     from notify.doctor import Patient, examine

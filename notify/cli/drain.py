@@ -1,4 +1,4 @@
-"""``notify drain``: have a node leave."""
+"""``notify drain``: make a node drain and leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     order_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""``notify listen``: a client that prints what comes, and never loses its place."""
+"""``notify listen``: a client that prints what it receives, and never loses its place."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXAMPLES = """\
   notify listen --chat 1 --since 9f2c1a:41 --count 10
   notify listen --token-file token | jq .content"""
 
-#: close codes after which a client comes back (docs/protocol.md), in words
+#: messages for the close codes after which a client reconnects (docs/protocol.md)
 _GONE = {
     1012: "the server restarts",
     1013: "the server is full",
@@ -56,7 +56,7 @@ _GONE = {
     4003: "we did not answer in time",
     4004: "the server lost track",
 }
-#: and those after which it does not
+#: and for those after which it does not
 _ENDED = {
     4500: "the token is not accepted",
     4501: "authentication took too long",
@@ -69,7 +69,7 @@ _SINCE = re.compile(r"([!-~]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--chat", type=identifier, action="append", default=[], metavar="ID", help="a chat; may be repeated"
     )
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 class _Places:
-    """A store of positions: those to begin after, or those of a file."""
+    """A store of positions: those to begin after, or those in a file."""
 
     def __init__(self, begin: Mapping[str, Position], file: FileStore | None = None) -> None:
         self._begin, self._file = begin, file
@@ -122,7 +122,7 @@ class _Places:
             self._file.save({key: position for key, position in found.items() if position is not None})
 
     def keep(self, chat: Id | None, position: Position | None) -> None:
-        """Whatever comes, a stream's place is this."""
+        """From now on the position of a stream stays this one, whatever arrives."""
         self._kept["notifications" if chat is None else f"chat:{chat}"] = position
 
 
@@ -135,14 +135,14 @@ class _Listener:
         self._options, self._terminal, self._reactor = options, terminal, reactor
         self._left: int | None = options.count
         self._ended = False
-        #: what ended it, if not the user
+        #: what ended the run, if not the user
         self.error: BaseException | None = None
         self._places = _places(options)
         first = secret(options, terminal, "token", "token", "NOTIFY_TOKEN")
         path: str | None = options.token_file
 
         def token() -> str:
-            # A file may hold a newer token by now: then the connection outlives the first one.
+            # The file may hold a newer token by now, with which the connection outlives the first one.
             if path is None or path == "-":
                 return first
             return read_file(path, terminal).decode("utf-8", "replace").strip()
@@ -159,7 +159,7 @@ class _Listener:
             raise CommandError(f"--url is wrong: {error}.") from None
 
     def start(self) -> None:
-        """Subscribe and connect; ends the reactor when it is over."""
+        """Subscribe and connect. Stops the reactor when it is over."""
         from twisted.internet.defer import ensureDeferred
 
         self._reactor.addSystemEventTrigger("before", "shutdown", self._leave)
@@ -183,7 +183,7 @@ class _Listener:
         try:
             async for message in stream:
                 if self._ended:
-                    # Taken, but not shown: the place in this stream stays before it.
+                    # Received but not shown: the stored position of this stream stays before it.
                     self._places.keep(stream.id if isinstance(stream, Chat) else None, stream.position)
                     break
                 self._print(message)
@@ -238,7 +238,7 @@ class _Listener:
 
 
 def _places(options: argparse.Namespace) -> _Places:
-    """Where to begin. Raises :class:`CommandError`."""
+    """The positions to begin after. Raises :class:`CommandError`."""
     from notify.client import FileStore, Position
 
     if options.positions is not None:

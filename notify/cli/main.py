@@ -1,4 +1,4 @@
-"""``notify``: the command line. Finds the command, runs it, and turns what goes wrong into one plain sentence."""
+"""``notify``: the command line. Finds and runs the command, and turns errors into one plain sentence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from notify.errors import StartError
 
 
 def command(name: str) -> Any:
-    """The module of a command."""
+    """Import the module of a command."""
     return import_module(f"notify.cli.{name.replace('-', '_')}")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The whole command line, also for manual pages and completion."""
+    """The parser of the whole command line, also used for manual pages and completion."""
     parser = argparse.ArgumentParser(
         prog="notify",
         description="Talks to notify servers: makes tokens, publishes, listens, shows and steers all nodes, checks configurations, and tries clusters.",
@@ -44,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str], terminal: Terminal) -> int:
-    """Run one command; gives the exit status. Raises ``SystemExit`` for a wrong command line, as argparse does."""
+    """Run one command. Returns the exit status. Raises ``SystemExit`` for a wrong command line, as argparse does."""
     options = make_parser().parse_args(arguments)
     try:
         status: int = command(options.command).run(options, terminal)
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str], terminal: Terminal) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read our output has left. Nothing more may be written, not even by the interpreter at its exit.
+        # The reader of the output has gone. Nothing more may be written, not even by the interpreter at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         return 141
     return status

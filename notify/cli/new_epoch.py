@@ -1,4 +1,4 @@
-"""``notify new-epoch``: every position that clients have is of another history from now on."""
+"""``notify new-epoch``: start a new history, so that all positions that clients hold belong to the old one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "files",
         metavar="FILE",

@@ -1,4 +1,4 @@
-"""``notify nodes``: the nodes, and how each is."""
+"""``notify nodes``: the nodes and their state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COLUMNS = ("NODE", "VERSION", "UP", "CLIENTS", "TOPICS", "IN/S", "OUT/S", "STAT
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     options_of(parser)
 
 

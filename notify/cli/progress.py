@@ -12,9 +12,9 @@ _PERIOD = 0.1
 
 
 class Progress:
-    """Shows how far it is, once it has taken half a second, ten times a second at most.
+    """Shows the progress once half a second has passed, and at most ten times per second.
 
-    ``total`` is in the units of ``update``'s ``done``; None: it cannot be known, so that a count is shown alone.
+    ``total`` is in the units of ``done`` in :meth:`update`. If it is None, the total is unknown and only a count is shown.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Progress:
         self._drawn = False
 
     def update(self, done: int, messages: int, failed: int) -> None:
-        """How far it is now."""
+        """Set the progress."""
         now = self._clock()
         if not self._shown or now < self._next:
             return
@@ -41,7 +41,7 @@ class Progress:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the line away, before anything else is written."""
+        """Erase the line before anything else is written."""
         if self._drawn:
             self._drawn = False
             self._stream.write("\r\x1b[K")

@@ -1,4 +1,4 @@
-"""``notify publish``: one message from options, or any number as JSON lines, through the HTTP API."""
+"""``notify publish``: publish one message from options, or any number as JSON lines, through the HTTP API."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ EXAMPLES = """\
 
 _MOST_LINE = 1024 * 1024
 _AT_ONCE = 500
-#: lines that the server takes as one
+#: maximum number of lines that the server accepts as an all-or-nothing list
 _MOST_AS_ONE = 1000
-#: some seconds where nobody is reached: somebody waits, and the address may be wrong
+#: attempts if the server cannot be reached, which take some seconds: a user is waiting, and the address may be wrong
 _TRIES = 6
-#: what is wrong with one message alone; any other error would be the next one's, too
+#: errors that concern a single message; any other error would also affect the next one
 _OF_ONE = frozenset(
     (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 )
 
 
 class Line(Struct, frozen=True):
-    """One line of the input: its number, how far into the input it reaches, and either a message or what is wrong."""
+    """One line of the input: its number, the offset in the input at which it ends, and either a message or what is wrong with it."""
 
     number: int
     end: int
@@ -72,7 +72,7 @@ class Line(Struct, frozen=True):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         )
     key = secret(options, terminal, "api-key", "API key", "NOTIFY_API_KEY")
     try:
-        # One message by itself is one request; a stream begins with a handshake.
+        # A single message is a single request; a stream would need a handshake first.
         publisher = Publisher(
             url(options, terminal, "NOTIFY_API_URL", API_URL),
             key,
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
-    """The one message of the options, or None. Raises :class:`CommandError` for options that do not go together."""
+    """The one message given by the options, or None. Raises :class:`CommandError` for incompatible options."""
     kind = _kind(options)
     if kind is None:
         return None
@@ -175,7 +175,7 @@ def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     return f"workspace.{options.workspace}.chat.{options.chat}.messages", made
 
 
-#: with what an option goes, for what is published
+#: what an option can be used with: for the error message, and as kinds of message
 _GOES_WITH = {
     "content": ("--chat", ["chat"]),
     "sender": ("--chat", ["chat", "event"]),
@@ -189,7 +189,7 @@ _GOES_WITH = {
 
 
 def _kind(options: argparse.Namespace) -> str | None:
-    """What is published: ``chat``, ``event`` or ``user``; None: lines."""
+    """The kind of message: ``chat``, ``event`` or ``user``; None: lines."""
     kind = "user" if options.user is not None else None if options.chat is None else "chat"
     if options.atomic:
         if kind is not None:
@@ -264,7 +264,7 @@ def _advice(error: PublishFailed) -> str:
 
 
 class _Lines:
-    """Publishes JSON lines. A thread reads them, so that what is there is sent at once and in as few requests."""
+    """Publishes JSON lines. A thread reads them, so that available lines are sent at once and in as few requests as possible."""
 
     def __init__(self, publisher: Publisher, options: argparse.Namespace, terminal: Terminal) -> None:
         self._publisher = publisher
@@ -275,7 +275,7 @@ class _Lines:
         self._published = self._failed = 0
 
     def run(self) -> int:
-        """The exit status. Raises :class:`CommandError` where going on makes no sense."""
+        """Returns the exit status. Raises :class:`CommandError` if it is pointless to continue."""
         Thread(target=self._read, daemon=True).start()
         batch: list[Line] | None = self._batch()
         while batch is not None:
@@ -297,7 +297,7 @@ class _Lines:
         self._queue.put(None)
 
     def _batch(self) -> list[Line] | None:
-        """What has been read, up to one request's worth, waiting for the first; None at the end."""
+        """The lines read so far, up to one request's worth; waits for the first. None at the end of the input."""
         line = self._queue.get()
         batch = []
         while line is not None:
@@ -351,7 +351,7 @@ class _Lines:
 
 
 def _size(stream: BinaryIO) -> int | None:
-    """How long the input is, where it is a file."""
+    """The length of the input in bytes if it is a file."""
     try:
         status = os.fstat(stream.fileno())
     except OSError:
@@ -360,7 +360,7 @@ def _size(stream: BinaryIO) -> int | None:
 
 
 def read_lines(stream: BinaryIO) -> Any:
-    """Each :class:`Line` that is not blank, judged as the server will judge it."""
+    """Yield a :class:`Line` for each line that is not blank, validated as the server will validate it."""
     number = end = 0
     while data := stream.readline(_MOST_LINE + 1):
         number += 1

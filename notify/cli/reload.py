@@ -1,4 +1,4 @@
-"""``notify reload``: have a node read its configuration again."""
+"""``notify reload``: make a node read its configuration again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     order_options(parser)
 
 

@@ -1,4 +1,4 @@
-"""``notify revoke``: have a user's tokens refused on all nodes."""
+"""``notify revoke``: make all nodes refuse a user's tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )

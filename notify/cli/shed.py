@@ -1,4 +1,4 @@
-"""``notify shed``: send a share of a node's clients to others."""
+"""``notify shed``: move a share of a node's clients to other nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument("--node", required=True, metavar="NAME", help="the node")
     parser.add_argument(
         "--share", required=True, type=_share, metavar="SHARE", help="how much: above 0, and at most 1"

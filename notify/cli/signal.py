@@ -1,4 +1,4 @@
-"""``notify signal``: what a user signals to the members of a chat, through the HTTP API."""
+"""``notify signal``: send a user's signal to the members of a chat through the HTTP API."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )

@@ -1,4 +1,4 @@
-"""Where a command reads and writes, and the options that several commands share."""
+"""The input and output of a command, and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEBSOCKET_URL = "ws://127.0.0.1:8080/ws"
 
 
 class CommandError(Exception):
-    """The command cannot go on. The text is one plain sentence: what is wrong and what to do."""
+    """The command cannot continue. The text is one plain sentence: what is wrong and what to do."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -37,29 +37,29 @@ class Terminal:
     ) -> None:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.environ = environ
-        #: whether someone watches standard error
+        #: whether somebody is watching standard error
         self.progress = progress
 
     @classmethod
     def of_process(cls, environ: Mapping[str, str]) -> Terminal:
-        """This process's own."""
-        # A reader of its own: a thread that still waits in sys.stdin would abort the interpreter at its exit.
+        """The terminal of this process."""
+        # A separate reader: a thread that still waits in sys.stdin would abort the interpreter at exit.
         stdin = os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if sys.stdin is not None else io.BytesIO()
         return cls(stdin, sys.stdout, sys.stderr, environ, sys.stderr is not None and sys.stderr.isatty())
 
     def out(self, line: str) -> None:
-        """One line of the command's result, at once also where it goes into a pipe."""
+        """Print one line of the command's result, and flush it, also into a pipe."""
         self.stdout.write(line + "\n")
         self.stdout.flush()
 
     def say(self, line: str) -> None:
-        """One line for whoever watches."""
+        """Print one line for the user to standard error."""
         self.stderr.write(line + "\n")
         self.stderr.flush()
 
 
 def secret_options(parser: argparse.ArgumentParser, name: str, what: str, variable: str) -> None:
-    """Options for a secret: in a file, in the environment, or on the command line."""
+    """Declare options for a secret: in a file, in the environment, or on the command line."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         f"--{name}-file", metavar="FILE", help=f"read {what} from a file ('-': standard input)"
@@ -72,7 +72,7 @@ def secret_options(parser: argparse.ArgumentParser, name: str, what: str, variab
 
 
 def secret(options: argparse.Namespace, terminal: Terminal, name: str, what: str, variable: str) -> str:
-    """The secret of :func:`secret_options`. Raises :class:`CommandError`."""
+    """The secret given by :func:`secret_options`. Raises :class:`CommandError`."""
     attribute = name.replace("-", "_")
     given: str | None = getattr(options, attribute)
     path: str | None = getattr(options, f"{attribute}_file")
@@ -87,7 +87,7 @@ def secret(options: argparse.Namespace, terminal: Terminal, name: str, what: str
 
 
 def read_file(path: str, terminal: Terminal) -> bytes:
-    """A small file's bytes; ``-`` is standard input. Raises :class:`CommandError`."""
+    """The bytes of a small file; ``-`` is standard input. Raises :class:`CommandError`."""
     try:
         return terminal.stdin.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
@@ -95,7 +95,7 @@ def read_file(path: str, terminal: Terminal) -> bytes:
 
 
 def _type(name: str, parse: Callable[[str], T]) -> Callable[[str], T]:
-    """A type for argparse, whose refusals are the text of the ``ValueError``."""
+    """A type for argparse, whose error message is the text of the ``ValueError``."""
 
     def convert(text: str) -> T:
         try:
@@ -128,17 +128,17 @@ def _number(text: str) -> int:
 identifier = _type("identifier", _id)
 #: a signed 64-bit integer
 number = _type("number", _number)
-#: ids with commas between them
+#: ids separated by commas
 identifiers = _type("identifiers", lambda text: [_id(part) for part in text.split(",") if part.strip()])
-#: a duration like 90s, 12h or 7d, in seconds; a plain number is one of seconds
+#: a duration such as 90s, 12h or 7d, in seconds; a plain number is in seconds
 duration = _type("duration", lambda text: Duration.parse(float(text) if text.isdecimal() else text))
 
 
 def url_option(parser: argparse.ArgumentParser, what: str, variable: str, default: str) -> None:
-    """``--url``, with an environment variable and a default behind it."""
+    """Declare ``--url``, which falls back to an environment variable and then to a default."""
     parser.add_argument("--url", metavar="URL", help=f"{what} (default: ${variable}, or {default})")
 
 
 def url(options: argparse.Namespace, terminal: Terminal, variable: str, default: str) -> str:
-    """The address of :func:`url_option`."""
+    """The address given by :func:`url_option`."""
     return options.url or terminal.environ.get(variable) or default

@@ -1,4 +1,4 @@
-"""``notify token``: a token for one user, signed as a server's configuration asks for."""
+"""``notify token``: create a token for one user, signed as a server's configuration requires."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXAMPLES = """\
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user's id")
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="its workspace (default: 1)"
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _settings(options: argparse.Namespace, terminal: Terminal) -> JWTSettings:
-    """What the server's configuration says of tokens."""
+    """The server's configuration for tokens."""
     from notify.auth.backend import WebhookSettings
     from notify.auth.jwt import JWTSettings
     from notify.config import convert, load
@@ -137,7 +137,7 @@ def _settings(options: argparse.Namespace, terminal: Terminal) -> JWTSettings:
 def _key(
     options: argparse.Namespace, settings: JWTSettings, algorithm: str, terminal: Terminal
 ) -> tuple[Any, str | None]:
-    """What signs, and its key id."""
+    """The signing key and its key id."""
     from notify.auth.keys import FAMILIES, UnusableKey, jwks_keys, secret_key
 
     if algorithm not in FAMILIES:
@@ -184,7 +184,7 @@ def _claim(text: str) -> tuple[str, Any]:
 
 
 def _check(settings: JWTSettings, token: str) -> None:
-    """Refuse to print a token that this server would not take."""
+    """Refuse to print a token that this server would not accept."""
     from random import Random
 
     from twisted.internet.task import Clock

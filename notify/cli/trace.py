@@ -1,4 +1,4 @@
-"""``notify trace``: what happens with a user's clients, or in a chat, as it happens."""
+"""``notify trace``: follow live what happens to a user's clients, or in a chat."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXAMPLES = """\
   notify trace --chat 10 --seconds 600
   notify trace --user 7 --peer 192.0.2.7 --json"""
 
-#: how an outcome is shown
+#: the colour of each outcome
 _COLOURS = {"ok": "green", "recovered": "green", "": "default"}
 _TROUBLE = ("missing", "alone", "busy", "left_out")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Declare the command's arguments."""
     parser.add_argument(
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def _events(stream: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """The events of our own stream: one line of data each."""
+    """The events of our own event stream: one line of data each."""
     for line in stream:
         if line.startswith("data: "):
             yield json.loads(line.removeprefix("data: "))
@@ -75,7 +75,7 @@ def _json(terminal: Terminal, event: dict[str, Any]) -> None:
 
 
 class Shown:
-    """One line an event. What stands in it may come from strangers: nothing in it is taken for markup or control."""
+    """Prints one line per event. Its contents may come from strangers: none of them is interpreted as markup or control characters."""
 
     def __init__(self, terminal: Terminal, options: argparse.Namespace) -> None:
         from rich.console import Console

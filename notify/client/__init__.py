@@ -1,8 +1,8 @@
-"""Clients of a notify server that never lose their place: docs/client.md says how they behave.
+"""Clients of a notify server that never lose their place; docs/client.md describes their behaviour.
 
-``AsyncioClient`` and ``TwistedClient`` receive; ``AsyncioPublisher`` and ``TwistedPublisher`` publish, and ``Publisher`` from code
-that blocks.
-Stands on h11, msgspec and wsproto alone: Twisted is imported with the first use of what is named after it.
+``AsyncioClient`` and ``TwistedClient`` receive. ``AsyncioPublisher`` and ``TwistedPublisher`` publish; ``Publisher`` does so from
+blocking code.
+The package needs only h11, msgspec and wsproto. Twisted is imported on first use of a class named after it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from notify.client.values import (
 if TYPE_CHECKING:
     from notify.client._publish_twisted import TwistedPublisher
     from notify.client._twisted import TwistedClient
-else:  # hidden, so that a misspelt name stays an error of types
+else:  # hidden from type checkers, so that a misspelt name stays a type error
 
     def __getattr__(name: str) -> Any:
         if name == "TwistedClient":

@@ -1,4 +1,4 @@
-"""The client on an asyncio loop; needs no reactor."""
+"""The client for an asyncio event loop. It needs no Twisted reactor."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from notify.client._stream import Waiter
 
 
 class FutureWaiter:
-    """A :class:`~notify.client._stream.Waiter` for asyncio's coroutines."""
+    """A :class:`~notify.client._stream.Waiter` for asyncio coroutines."""
 
     def __init__(self) -> None:
         self._future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def fire(self, value: Any) -> None:
-        """Succeed."""
+        """Resolve the future, unless it is done."""
         if not self._future.done():
             self._future.set_result(value)
 
     def fail(self, error: Exception) -> None:
-        """Raise in whoever waits."""
+        """Raise ``error`` in the waiting coroutine."""
         if not self._future.done():
             self._future.set_exception(error)
 
@@ -50,7 +50,7 @@ class _LinkProtocol(asyncio.Protocol):
 
 
 class AsyncioClient(Core):
-    """A client for asyncio: see :class:`~notify.client._core.Core`. ``tls`` replaces the default context."""
+    """A client for asyncio: see :class:`~notify.client._core.Core`. ``tls`` replaces the default TLS context."""
 
     def __init__(
         self, url: str, token: TokenSource, *, tls: ssl.SSLContext | None = None, **options: Unpack[Options]
@@ -61,7 +61,7 @@ class AsyncioClient(Core):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        """Its loop, which is the one that it is first used on: on another one it would wait for ever."""
+        """Return the client's loop: the one it is first used on. Used on another loop, the client would wait for ever."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop

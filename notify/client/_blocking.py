@@ -1,7 +1,7 @@
-"""Sockets and timers for code that blocks: whoever waits for something drives them for all who do.
+"""Sockets and timers for blocking code. One of the waiting threads runs the event loop on behalf of all of them.
 
-There is no thread of its own, so that nothing has to be stopped, and a process may fork. Of the threads that wait at a time one
-leads: it sleeps until a socket or a timer has something, and wakes those whose wait is over; when its own is, another leads.
+There is no background thread, so nothing has to be stopped and a process may fork. Of the threads that wait at a time, one is the
+leader: it sleeps until a socket or a timer is ready and wakes the threads whose wait is over. When its own wait is over, another leads.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from notify.client._publishing import End
 from notify.client._wire import Address
 
 _RECEIVED = 256 * 1024
-#: seconds that the first address of a name has before the next is tried beside it (RFC 8305, section 5)
+#: seconds before the next address of a name is tried in parallel with the current one (RFC 8305, section 5)
 _NEXT = 0.25
-#: the longest that is slept at a time (seconds)
+#: the longest time to sleep in one go (seconds)
 _LONGEST = 3600.0
-#: cancelled timers that are left where they are
+#: cancelled timers that may stay in the heap before it is rebuilt
 _CANCELLED = 1000
 
 
@@ -38,9 +38,9 @@ class _Timer:
 
 
 class Loop:
-    """A :class:`~notify.client._publishing.Front`: all of that one's methods are called with the lock held, which :meth:`run` takes.
+    """A :class:`~notify.client._publishing.Front` whose methods are all called with the lock held. :meth:`run` takes the lock.
 
-    ``broken()`` is called when the leader is interrupted, whatever it was doing.
+    ``broken()`` is called when the leading thread is interrupted, whatever it was doing.
     """
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, broken: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Loop:
         self._broken = broken
         self.lock = threading.Lock()
         self._waiting: dict[threading.Condition, Callable[[], bool]] = {}
-        self._inside: set[int] = set()  # threads
+        self._inside: set[int] = set()  # idents of the threads within `run`
         self._leading = self._sleeping = False
         self._timers: list[tuple[float, int, _Timer]] = []
         self._cancelled = 0
@@ -59,7 +59,7 @@ class Loop:
     # --- for threads ----------------------------------------------------------------------------------------
 
     def run(self, begin: Callable[[], None], done: Callable[[], bool]) -> None:
-        """Call ``begin``, then wait until ``done``. Raises what interrupts it."""
+        """Call ``begin``, then wait until ``done()`` is true. Passes on any exception that interrupts the wait."""
         me = threading.get_ident()
         self._inside.add(me)
         try:
@@ -68,7 +68,7 @@ class Loop:
             self._inside.discard(me)
 
     def outside(self) -> None:
-        """See that this thread is not within :meth:`run`, where it would wait for itself. Raises ``RuntimeError``."""
+        """Check that this thread is not inside :meth:`run`, where it would deadlock. Raises ``RuntimeError``."""
         if threading.get_ident() in self._inside:
             raise RuntimeError(
                 "this thread is in the middle of a publish: a signal handler can neither publish nor close then"
@@ -77,7 +77,7 @@ class Loop:
     def _run(self, begin: Callable[[], None], done: Callable[[], bool]) -> None:
         with self.lock:
             if not self._leading:
-                self._led(lambda: self._turn(False))  # what came while nobody waited
+                self._led(lambda: self._turn(False))  # handle what arrived while no thread was waiting
             begin()
             mine = threading.Condition(self.lock)
             self._waiting[mine] = done
@@ -149,10 +149,10 @@ class Loop:
             self._bell[0].recv(_RECEIVED)
 
     def shut(self) -> None:
-        """Close what is left, without a word to anybody: nothing runs, or everything belongs to another process."""
+        """Close all sockets without telling anyone: either nothing is running, or everything belongs to the parent process."""
         selector, self._selector = self._selector, None
         if selector is not None:
-            # Not taken out of it one by one: an epoll is shared with the process that this one was forked from.
+            # Do not unregister them one by one: this process shares the epoll with the process that it was forked from.
             sockets = [key.fileobj for key in selector.get_map().values()]
             selector.close()
             for one in (*sockets, *(self._bell or ())):
@@ -188,15 +188,15 @@ class Loop:
         dialling.begin()
 
     def wake(self) -> None:
-        """Have the leader look again at what it waits for."""
+        """Make the leader check again what it waits for."""
         if self._sleeping and self._bell is not None:
             try:
                 self._bell[1].send(b"!")
             except BlockingIOError:
-                pass  # it rings already
+                pass  # a wake-up is already pending
 
     def watch(self, one: socket.socket, mask: int, ready: Callable[[int], None]) -> None:
-        """Call when a socket can be read, or written to; with 0: no more."""
+        """Call ``ready`` when the socket can be read or written, as ``mask`` says; 0 stops watching it."""
         selector = self._open()
         there = selector.get_map().get(one)
         if there is None:
@@ -210,7 +210,7 @@ class Loop:
 
 
 class _Dialling:
-    """From a name to a connection: the first address that answers."""
+    """Resolves a name and connects to the first address that answers."""
 
     def __init__(self, loop: Loop, end: End) -> None:
         self._loop, self._end = loop, end
@@ -224,7 +224,7 @@ class _Dialling:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         except OSError:
-            # Whatever a resolver waits for, it holds nobody up.
+            # In a thread, so that a slow resolver holds up nobody.
             threading.Thread(target=self._resolve, args=(host, port), daemon=True).start()
         else:
             self._loop._later(0, lambda: self._found(found))
@@ -257,13 +257,13 @@ class _Dialling:
             self._next(reason)
 
     def _next(self, reason: str) -> None:
-        """Try one more address."""
+        """Try the next address."""
         self._stop()
         while self._addresses:
             family, kind, protocol, _, address = self._addresses.pop(0)
             try:
                 one = socket.socket(family, kind, protocol)
-            except OSError as error:  # of a family that this machine does not have
+            except OSError as error:  # this machine does not support the address family
                 reason = str(error)
                 continue
             one.setblocking(False)
@@ -291,7 +291,7 @@ class _Dialling:
             try:
                 one.getpeername()
             except OSError:
-                return  # not yet: that was told of another socket of this number
+                return  # not connected yet: the event was for an earlier socket with this number
             self._trying.remove(one)
             self._loop.watch(one, 0, lambda mask: None)
             self._leave()
@@ -308,7 +308,7 @@ def _words(code: int) -> str:
 
 
 class _Socket:
-    """One connection, under TLS or not."""
+    """One connection, with or without TLS."""
 
     def __init__(self, loop: Loop, end: End, one: socket.socket) -> None:
         self._loop, self._end = loop, end
@@ -331,22 +331,22 @@ class _Socket:
         else:
             self._shake_hands()
 
-    # --- for the end ----------------------------------------------------------------------------------------
+    # --- for the end of the connection that is driven -------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data``."""
         if not self._closed:
             self._out += data
             self._flush()
 
     def close(self) -> None:
-        """Close once everything is sent."""
+        """Close once all data is sent."""
         self._closing = True
         if not self._out:
             self.abort()
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self._shut("closed")
 
     # --- from the loop --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The name that a client has for proxies, which hash on it to lead the client back to its node: docs/client.md, rule 25."""
+"""The client id. Proxies hash it to route a reconnecting client to the same node: docs/client.md, rule 25."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import secrets
 from collections.abc import Callable
 
-#: bytes of randomness in a name, and in what a name of the program's own is followed by
+#: bytes of randomness in a random id, and in the suffix added to the application's own id
 WHOLE, SUFFIX = 12, 6
 _FORM = re.compile(r"[A-Za-z0-9_-]{1,64}")
-#: characters of the program's own name that a suffix leaves room for
+#: characters of the application's own id that leave room for a suffix
 _KEPT = 55
 
 
 class ClientId:
-    """``given`` is the program's own; None: a random one. Raises ``ValueError`` where it is not of the form.
+    """``given`` is the application's own id; None stands for a random one. Raises ``ValueError`` if it is malformed.
 
-    ``draw`` gives text of so many random bytes. The system's randomness: processes that were forked, or seeded alike, must not all
-    be led to one node.
+    ``draw`` returns text made of that many random bytes. It uses the system's randomness, because processes that were forked or
+    seeded alike must not all be routed to the same node.
     """
 
     def __init__(self, given: str | None, draw: Callable[[int], str] = secrets.token_urlsafe) -> None:
@@ -27,7 +27,7 @@ class ClientId:
         self.value = draw(WHOLE) if given is None else given
 
     def move(self) -> None:
-        """Have another one, which may lead elsewhere."""
+        """Change the id, so that a proxy may route the client to another node."""
         if self._given is None:
             self.value = self._draw(WHOLE)
         else:

@@ -1,4 +1,4 @@
-"""What users of the Twisted and the asyncio front call, and the streams that they read."""
+"""The public methods that the Twisted and the asyncio client share, and their streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ T = TypeVar("T", bound="Core")
 
 
 class Options(TypedDict, total=False):
-    """What :class:`Core` takes by name; its docstring says what each is."""
+    """The keyword arguments of :class:`Core`, described in its docstring."""
 
     store: Store | None
     client_id: str | None
@@ -50,15 +50,16 @@ class Options(TypedDict, total=False):
 
 
 class Core(Runner):
-    """A client that keeps its place. Fronts: ``AsyncioClient`` and ``TwistedClient``.
+    """A client that keeps its place in the history. Concrete classes: ``AsyncioClient`` and ``TwistedClient``.
 
-    ``token`` is a token, or a callable that gives one (also asynchronously): it is called before the first
-    connection, ahead of each expiry, and when the server says that the token has expired; ``None`` from it signs
-    out. ``store`` keeps positions over restarts. ``client_id`` is the program's own instead of a random one: 1 to 64 of
-    ``A-Z a-z 0-9 _ -`` on which proxies hash, and which gets a suffix when the server sends the client elsewhere. ``queue`` bounds the messages that wait for a reader, per stream.
-    ``on_lost`` is that of the notifications, and of each chat that names neither its own nor ``load``.
-    ``on_signal`` is told each :class:`Signal` as it comes, with ``Settings(features=("signals",))``.
-    ``on_state`` is told each :class:`State`; ``on_action`` every action of the machine, for diagnostics.
+    ``token`` is a token, or a callable (also asynchronous) that returns one. It is called before the first connection, ahead of
+    each expiry, and when the server says that the token has expired; if it returns ``None``, the client signs out.
+    ``store`` keeps positions across restarts. ``client_id`` replaces the random id: 1 to 64 of ``A-Z a-z 0-9 _ -``. Proxies hash
+    it, and the client appends a suffix when the server sends it to another node. ``queue`` is the maximum number of messages that
+    wait for the reader of a stream.
+    ``on_lost`` is used for the notifications, and for each chat that sets neither its own ``on_lost`` nor ``load``.
+    ``on_signal`` receives each :class:`Signal` as it arrives; it requires ``Settings(features=("signals",))``.
+    ``on_state`` receives each :class:`State`. ``on_action`` receives every action of the machine, for diagnostics.
     """
 
     def __init__(
@@ -88,22 +89,22 @@ class Core(Runner):
         self._saver = Saver(store, self._later)
         stored = self._saver.load(None)
         self.machine.topics.notifications.position = stored
-        #: the user's notifications, from the moment of connecting
+        #: the user's notifications from the moment of connecting, or from after the stored position
         self.notifications: Stream[Notification] = Stream(self, None, on_lost, stored)
         self._chats: dict[Id, list[Chat]] = {}
-        self._held: dict[Id | None, set[Stream[Any]]] = {}  # streams that have no room, by chat
+        self._held: dict[Id | None, set[Stream[Any]]] = {}  # streams whose queue is full, by chat
         self._starting: list[Waiter] = []
         self._starters = 0
-        self._reason = ""  # of the last try that failed
+        self._reason = ""  # why the last attempt failed
 
-    # --- for users ------------------------------------------------------------------------------------------
+    # --- for applications -----------------------------------------------------------------------------------
 
     async def start(self, timeout: float | None = None) -> None:
-        """Connect, and wait until connected: so many seconds, or however long it takes.
+        """Connect, and wait until connected, for at most ``timeout`` seconds if it is given.
 
-        Raises ``TimeoutError`` with the reason of the last try, after which it goes on trying until it is closed; and
-        ``ClientClosed`` where it ends instead. A try that fails is told to ``on_state``; without that it is logged, as long
-        as this waits.
+        Raises ``TimeoutError`` with the reason of the last failed attempt; the client keeps trying until it is closed. Raises
+        ``ClientClosed`` if the client ends instead. Each failed attempt is reported to ``on_state``; without that callback it is
+        logged while this method waits.
         """
         if self.state.name == "closed":
             raise RuntimeError("a closed client stays closed: make a new one")
@@ -123,7 +124,7 @@ class Core(Runner):
             self._starters -= 1
 
     async def close(self) -> None:
-        """Close for good: streams end, the socket is gone, positions are saved (raises what the store raises)."""
+        """Close for good: end the streams, close the socket and save the positions. Raises what the store raises."""
         for stream in self._streams():
             stream._handled()
         await self._shut()
@@ -137,7 +138,7 @@ class Core(Runner):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        # A message whose handling failed was not handled: it will come again from the stored position.
+        # A message whose handler raised was not handled. Its position is not saved, so it will be delivered again.
         await (self._shut() if kind is not None else self.close())
 
     def chat(
@@ -150,18 +151,18 @@ class Core(Runner):
         on_event: OnEvent | None = None,
         load: OnLoad | None = None,
     ) -> Chat:
-        """Subscribe to a chat, now or as soon as connected, and read it from the returned stream.
+        """Subscribe to a chat, now or once connected, and return the stream to read it from.
 
-        It begins after ``since``, else after the stored position, else with what comes from now on. ``on_event``
-        needs a client with ``Settings(features=("events",))``.
+        The stream begins after ``since``, else after the stored position, else with new messages. ``on_event``
+        requires ``Settings(features=("events",))``.
 
-        ``load`` loads the chat's state, as it is at the position that it is given or later. It is called, and awaited, in
-        the reader's turn: first of all, with the chat's newest position, from which the messages then go on; and again
-        wherever some are lost. So it stands in place of ``on_lost``, ``since`` and a stored position.
+        ``load`` loads the state of the chat as of the given position or later. It is called and awaited while the reader waits:
+        before the first message, with the chat's newest position, from where the messages continue; and again wherever messages
+        are lost. It therefore replaces ``on_lost``, ``since`` and a stored position.
 
-        Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes
-        neither ``since`` nor ``watch_presence``. Each stream gets every message, the slowest sets the pace, and its position
-        is what is stored. Of a client that is closed it has ended, as the others have.
+        A further call for the same chat returns another stream, which continues from the subscription's current position; so it takes
+        neither ``since`` nor ``watch_presence``. Every stream gets every message. The slowest one sets the pace, and its position
+        is the one that is stored. If the client is closed, the returned stream has already ended.
         """
         if load is not None and (on_lost is not None or since is not None):
             raise ValueError(
@@ -196,21 +197,21 @@ class Core(Runner):
         return chat
 
     async def presence(self, chat_id: Id) -> list[Presence]:
-        """Who is in a chat, on any node. Raises ``Refused``."""
+        """Return the users in a chat, on all nodes. Raises ``Refused``."""
         done = await self._ask({"type": "presence", "chat_id": identifier(chat_id)})
         return msgspec.convert(done.users or [], list[Presence])
 
     def signal(self, chat_id: Id, kind: str, data: Any = None) -> bool:
-        """Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does.
+        """Send a short-lived signal to the other members of a chat, such as that the user is typing. Repeat it while the state lasts.
 
-        It is sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server
-        passes no signals on, or the client sends as fast as it may. ``kind`` has 1 to 64 characters, and ``data`` is any JSON
-        value, up to 1 KiB by default. Raises ``TypeError`` or ``ValueError`` for anything else, but for its size, which the server knows.
+        A signal is sent immediately or not at all, and is not stored. Returns whether it was sent: it is not if the chat is not live, if the
+        server has no signals, or if the client's rate limit is reached. ``kind`` has 1 to 64 characters; ``data`` is any JSON value, by default
+        up to 1 KiB. Raises ``TypeError`` or ``ValueError`` for invalid arguments, except for the size, whose limit only the server knows.
         """
         self._needs("signals", "signal")
         if not 1 <= len(kind) <= 64:
             raise ValueError("kind: 1 to 64 characters")
-        msgspec.json.encode((kind, data))  # raises here, rather than where it is sent
+        msgspec.json.encode((kind, data))  # raises here rather than when the frame is sent
         sent = self.machine.signal(identifier(chat_id), kind, data, self._now())
         self._carry_out()
         return sent
@@ -218,10 +219,10 @@ class Core(Runner):
     async def history(
         self, chat_id: Id, before: Position | None = None, after: Position | None = None, limit: int = 50
     ) -> Page:
-        """A page of up to ``limit`` (1 to 100) messages of a chat: the newest, or those next to a position.
+        """Return a page of up to ``limit`` (1 to 100) messages of a chat: the newest ones, or those next to a position.
 
-        Raises ``Refused``: ``history_unavailable`` where the server cannot go on from that position, because it has what
-        lies there no more; ``unsupported`` where it gives clients no history.
+        Raises ``Refused``: ``history_unavailable`` if the server no longer has the messages at that position, ``unsupported`` if
+        the server does not give clients history.
         """
         if before is not None and after is not None:
             raise ValueError("a page is before a position or after one")
@@ -239,32 +240,32 @@ class Core(Runner):
         return Page(messages, bool(done.more), start, position)
 
     async def position(self, chat_id: Id) -> Position:
-        """A chat's newest position. Raises ``Refused``, as :meth:`history`."""
+        """Return the newest position of a chat. Raises ``Refused`` as :meth:`history` does."""
         done = await self._ask({"type": "history", "chat_id": identifier(chat_id), "limit": 1})
         if done.position is None:
             raise Refused("internal", "the server did not say which position is the newest")
         return done.position
 
     async def ping(self) -> float:
-        """The round trip's seconds. Raises ``Refused``."""
+        """Return the round-trip time in seconds. Raises ``Refused``."""
         return (await self._ask({"type": "ping"})).took
 
     async def refresh(self) -> None:
-        """Fetch a token now and go on with it: its claims have changed, for example because the user was invited to a chat.
+        """Fetch a token now and use it. Call this when its claims have changed, for example after the user was invited to a chat.
 
-        Returns once the server has taken it; without a connection, once the next one stands. Raises ``Refused``.
+        Returns once the server has accepted the token; without a connection, once the next one is authenticated. Raises ``Refused``.
         """
         await self._command(self.machine.refresh)
 
     def online(self) -> None:
-        """Tell the client that the network has come back: it tries at once."""
+        """Report that the network is back: the client reconnects immediately."""
         self._event(self.machine.online)
 
     def _needs(self, feature: str, what: str) -> None:
         if feature not in self.machine.settings.features:
             raise ValueError(f'{what}: the client must ask for {feature}: Settings(features=("{feature}",))')
 
-    # --- what the machine says ------------------------------------------------------------------------------
+    # --- actions of the machine -----------------------------------------------------------------------------
 
     def _told(self, action: do.Action) -> None:
         match action:
@@ -358,7 +359,7 @@ class Core(Runner):
             self._resume(stream)
 
     def _keep(self, stream: Stream[Any]) -> None:
-        """Store how far the slowest reader is: one in an epoch that is over is behind."""
+        """Store the position of the slowest reader. A position in an earlier epoch counts as behind."""
         topic = self.machine.topics.get(stream._key)
         epoch = None if topic is None or topic.position is None else topic.position.epoch
         places = [one.position for one in self._readers(stream._key) if one.position is not None]
@@ -380,7 +381,7 @@ _KINDS: dict[Any, Any] = {
 
 
 def _read(frame: do.Frame) -> Any:
-    """A message as its reader gets it; None, and logged: it is not of the protocol."""
+    """Convert a message for the application. Returns None, and logs, if it violates the protocol."""
     position = {"epoch": frame["epoch"], "seq": frame["seq"]}
     try:
         return msgspec.convert({**frame, "position": position}, _KINDS[frame["type"]])

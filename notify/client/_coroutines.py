@@ -1,4 +1,4 @@
-"""A publisher's methods as coroutines, whatever runs them."""
+"""The publisher's methods as coroutines, independent of what runs them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ T = TypeVar("T", bound="CoroutinePublisher")
 
 
 class CoroutinePublisher(Face):
-    """See :class:`~notify.client.publisher.Publisher`, whose methods these are, to be awaited, by any number of tasks at a time.
+    """The coroutine version of :class:`~notify.client.publisher.Publisher`. Any number of tasks may use it at a time.
 
-    A task that is cancelled sends nothing more; what it had sent may be stored. At most 10,000 messages or 64 MiB wait at a time:
-    another is refused at once (``busy``), so await, or use :meth:`publish_many`, which takes from its source no more than it sends.
-    Use it in an ``async with``.
+    A cancelled task sends nothing more, but what it has sent may be stored. At most 10,000 messages or 64 MiB wait at a time; a
+    further message is refused immediately (``busy``). So await each call, or use :meth:`publish_many`, which takes messages from
+    its source only as fast as it sends them. Use the publisher in an ``async with`` statement.
     """
 
     def __init__(self, url: str, api_key: str, options: Options, random: Callable[[], float]) -> None:
@@ -37,9 +37,9 @@ class CoroutinePublisher(Face):
         await self.close()
 
     async def close(self, timeout: float | None = None) -> None:
-        """Close for good: what other tasks publish is waited for, at most ``timeout`` seconds; each has its own end, too.
+        """Close for good. Waits at most ``timeout`` seconds for what other tasks are publishing; their own timeouts still apply.
 
-        Where this is cancelled, nothing is waited for.
+        If this call is cancelled, it stops waiting.
         """
         waiter = self._waiter()
         self._desk.close(timeout, lambda: waiter.fire(None))
@@ -61,7 +61,7 @@ class CoroutinePublisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish one chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
+        """Publish one chat message. ``message_id`` defaults to a random id and ``timestamp`` to the current time."""
         message, made = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
         return await self._one(message, key, timeout, made)
 
@@ -79,9 +79,9 @@ class CoroutinePublisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish what happened in a chat beside its messages, as an edit or a reaction, for clients with the feature ``events``.
+        """Publish a chat event, such as an edit or a reaction, for clients with the feature ``events``.
 
-        ``data`` is any JSON value; ``refers_to`` is the ``message_id`` of the message that it is about.
+        ``data`` is any JSON value. ``refers_to`` is the ``message_id`` of the message that the event is about.
         """
         message, made = chat_event(
             workspace_id, chat_id, sender_id, kind, data, refers_to, message_id, timestamp
@@ -112,10 +112,10 @@ class CoroutinePublisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish one message; gives its position once the broker has accepted it. Raises ``PublishFailed``.
+        """Publish one message and return its position once the broker has accepted it. Raises ``PublishFailed``.
 
-        ``key`` is the idempotency key, where the caller has one that outlives this call. Under one that this publisher has used for the
-        subject within ``duplicate_window`` another payload is refused (``key_reused``): the server would not store it, and not say so.
+        ``key`` is the idempotency key, for callers that have one which outlives this call. If this publisher has used the key for the
+        subject within ``duplicate_window``, a different payload is refused (``key_reused``): the server would silently drop it as a duplicate.
         """
         return await self._one((subject, payload), key, timeout)
 
@@ -126,13 +126,13 @@ class CoroutinePublisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> list[Position]:
-        """Publish any number of ``(subject, payload)`` in order, some hundreds at a time, each time within ``timeout``.
+        """Publish any number of ``(subject, payload)`` pairs in order, in batches of some hundreds; ``timeout`` applies to each batch.
 
-        Gives their positions. Raises ``PublishFailed`` with those of the messages that were accepted; of those
-        that were sent together with the one that failed every message was tried, behind them none.
+        Returns their positions. Raises ``PublishFailed`` with the positions of the messages that were accepted. Every message
+        in the batch with the failed message was tried; no later batch was.
 
-        ``key`` makes the list idempotent as a whole: each message's key is ``KEY:INDEX``. After a crash repeat it from its beginning,
-        with the same messages in the same order, within the server's ``duplicate_window``: each is stored once.
+        ``key`` makes the whole list idempotent: the key of each message is ``KEY:INDEX``. After a crash, repeat the list from its start,
+        with the same messages in the same order, within the server's ``duplicate_window``: each message is stored once.
         """
         tally, batcher = Tally(key), Batcher()
         async for subject, payload in _each(messages):
@@ -145,10 +145,12 @@ class CoroutinePublisher(Face):
     async def publish_all(
         self, messages: Iterable[Message], *, key: str | None = None, timeout: float | None = None
     ) -> list[Position]:
-        """Publish up to 1000 ``(subject, payload)`` as one, in order: all of them are stored, or none is. Gives their positions.
+        """Publish up to 1000 ``(subject, payload)`` pairs atomically and in order: either all are stored or none. Returns their positions.
 
-        Raises ``PublishFailed`` where they are not, or not known to be: then with ``nothing_stored`` false, and a repeat under the same key finds or stores all.
-        A server whose broker cannot do that refuses it (status 501). ``key`` as in :meth:`publish_many`; what is there of the list is not stored again.
+        Raises ``PublishFailed`` if the messages were not stored, or if the outcome is unknown. In the latter case ``nothing_stored``
+        is false, and a retry under the same key either finds the list stored or stores it.
+        A server whose broker does not support this refuses the list (status 501). ``key`` works as in :meth:`publish_many`; messages
+        of the list that are already stored are not stored again.
         """
         job = self._job_of_all(messages, key, timeout)
         return (await self._do(job)).result() if job.items else []
@@ -156,12 +158,13 @@ class CoroutinePublisher(Face):
     async def publish_each(
         self, messages: Iterable[Keyed], *, timeout: float | None = None
     ) -> list[Position | PublishFailed]:
-        """Publish messages with a key each, ``(key, subject, payload)``, and say of each what became of it, in their order.
+        """Publish ``(key, subject, payload)`` messages, each with its own key, and return the outcome of each, in order.
 
-        What is not stored is given, not raised: a ``PublishFailed``, whose ``refused`` says that a repeat would change nothing. The messages
-        of a subject keep their order whatever fails: one is sent when the one before it is stored, or refused. Where neither is known
-        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys, before anything newer of these
-        subjects. ``timeout`` is for all together. What is no key or no JSON is refused, too, and holds up nothing.
+        A message that was not stored yields a ``PublishFailed`` in its place instead of raising it; ``refused`` says that a retry cannot
+        succeed. Messages of one subject keep their order whatever fails: each is sent once the one before it is stored or refused. If that
+        outcome is unknown, the later messages of the subject are not sent (``unsent``). Retry the remaining messages in order, under the same
+        keys, before you publish anything newer to these subjects. ``timeout`` is for the whole call. A message with an invalid key or with a
+        payload that is not JSON is also refused, and does not delay the others.
         """
         each = self._each(messages, self._now, timeout)
         while items := each.next():
@@ -176,10 +179,10 @@ class CoroutinePublisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> list[Position]:
-        """Publish one payload to up to 1000 subjects of a workspace, without the ids in it that are a subject's own.
+        """Publish one payload to up to 1000 subjects of a workspace. Leave out of it the ids that a subject itself carries.
 
-        Gives the position in each, in their order. Raises ``PublishFailed`` as :meth:`publish_many` does; what is wrong with one subject or
-        with the payload is wrong with all. ``key`` makes it idempotent as a whole, whatever the order of the subjects of a repeat.
+        Returns the position in each subject, in the order given. Raises ``PublishFailed`` as :meth:`publish_many` does; one invalid subject or
+        an invalid payload fails the whole call. ``key`` makes the broadcast idempotent as a whole, whatever the order of the subjects in a retry.
         """
         job = self._job_of_broadcast(list(subjects), payload, key, timeout)
         return (await self._do(job)).result() if job.items else []
@@ -194,10 +197,10 @@ class CoroutinePublisher(Face):
         *,
         timeout: float | None = None,
     ) -> None:
-        """Signal something to the chat's members in a user's name, as that they type; ``data`` is any JSON value.
+        """Send a signal, such as a typing indicator, to a chat's members in a user's name. ``data`` is any JSON value.
 
-        It is kept nowhere and may come twice or never, so it is tried for at most 5 seconds unless ``timeout`` is given.
-        Raises ``PublishFailed`` where it is not known to be sent.
+        A signal is not stored and may arrive twice or never, so it is tried for at most 5 seconds unless ``timeout`` is given.
+        Raises ``PublishFailed`` if it is not known to have been sent.
         """
         job = self._job_of_signal(workspace_id, chat_id, user_id, kind, data, timeout)
         (await self._do(job)).result()
@@ -219,7 +222,7 @@ class CoroutinePublisher(Face):
             raise
         return job
 
-    # --- what runs it provides, as a Front ------------------------------------------------------------------
+    # --- the Front, which subclasses provide ----------------------------------------------------------------
 
     @abstractmethod
     def _now(self) -> float: ...

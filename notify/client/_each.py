@@ -1,4 +1,4 @@
-"""Messages with a key each: one of a subject at a time, so that none overtakes another that is not stored yet."""
+"""Publishes messages with one key each. Only one message per subject is in flight, so that none overtakes an earlier one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Keyed: TypeAlias = tuple[str, str, Mapping[str, Any]]
 
 
 class Each:
-    """What is still to be sent, subject by subject, and what became of each message.
+    """The messages that remain to be sent, by subject, and the outcome of each message.
 
-    ``checked(key)`` raises :class:`PublishFailed` for what is no key; ``now()`` is in seconds, and so is ``timeout``, of all together.
+    ``checked(key)`` raises :class:`PublishFailed` for an invalid key. ``now()`` and ``timeout`` are in seconds; the timeout is for all messages.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Each:
         timeout: float,
     ) -> None:
         self._now, self._until = now, now() + timeout
-        #: in the order of the messages
+        #: in the order of the messages given
         self.outcomes: list[Position | PublishFailed] = []
-        #: of each subject what is to be sent, in order, with its place among the outcomes
+        #: for each subject the messages still to be sent, in order, each with its index into the outcomes
         self._waiting: dict[str, deque[tuple[int, Item]]] = {}
         self._sent: list[tuple[str, int]] = []
         for place, (key, subject, payload) in enumerate(messages):
@@ -48,11 +48,11 @@ class Each:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """The time left, in seconds."""
         return self._until - self._now()
 
     def next(self) -> list[Item]:
-        """What is sent now: the next one of each subject, as many as go together. Empty: that was all, or the time is over."""
+        """Return what to send now: the next message of each subject, as many as fit one request. Empty when done or out of time."""
         self._sent, items, size = [], list[Item](), 0
         if self.left < MOMENT:
             return items
@@ -66,10 +66,10 @@ class Each:
         return items
 
     def add(self, job: Job) -> None:
-        """Take what became of what was sent."""
+        """Record the outcomes of the messages that were sent."""
         for (subject, place), outcome in zip(self._sent, job.outcomes(), strict=True):
             self.outcomes[place] = outcome
-            # To the end of the line: subjects take turns.
+            # Move the subject to the end, so that subjects take turns.
             waiting = self._waiting.pop(subject)
             waiting.popleft()
             if isinstance(outcome, PublishFailed) and not outcome.refused:
@@ -84,7 +84,7 @@ def _unsent(text: str) -> PublishFailed:
 
 
 def _body(subject: Any, payload: Any) -> bytes:
-    """The message as JSON. Raises :class:`PublishFailed` where the server could not read it, and nothing that comes with it."""
+    """Return the message as JSON. Raises :class:`PublishFailed` if the server could not parse it, which would fail the whole request."""
     try:
         if not isinstance(subject, str) or not isinstance(payload, Mapping):
             raise TypeError("a subject is text, and a payload an object")

@@ -1,4 +1,4 @@
-"""What the publishers for threads, for asyncio and for Twisted have in common: how they are made, and the jobs they hand in."""
+"""What the publishers for threads, asyncio and Twisted have in common: their constructor and how they build jobs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from notify.client._wire import Address
 from notify.client.actions import Id, Position
 
 _KEY = re.compile(r"[!-~]+", re.ASCII)
-#: the longest key, and what of that a message's place in a list needs
+#: the maximum length of a key, and how much of it a message's index in a list needs
 MOST_KEY, _INDEX = 128, 13
-#: what the server puts behind the key of a broadcast for that of each message
+#: what the server appends to the key of a broadcast to make the key of each message
 _EACH = ":*"
-#: seconds for which a signal is worth something
+#: the default timeout of a signal (seconds): later it is worth nothing
 SIGNAL = 5.0
 
 
@@ -57,7 +57,7 @@ class Face:
         timeout: float | None,
         made: Collection[str] = (),
     ) -> Job:
-        """``made``: fields of the payload that the caller did not give."""
+        """``made`` names the payload's fields that were generated because the caller did not give them."""
         body = encode(*message)
         if key is None:
             key = uuid.uuid4().hex
@@ -67,12 +67,12 @@ class Face:
         return self._job([item], key, timeout)
 
     def _job_of_many(self, batch: Sequence[bytes], key: str | None, first: int, timeout: float | None) -> Job:
-        """``first``: how many were before it under the same key."""
+        """``first`` is the number of messages that came before this batch under the same key."""
         if key is None:
             key = uuid.uuid4().hex
             items = [Item(body, f"{key}:{index}") for index, body in enumerate(batch)]
             return self._job(items, key, timeout, many=True)
-        # Where a list is cut is no part of its keys: whoever repeats it may cut it elsewhere.
+        # The keys do not depend on where the list is cut: a retry may cut it elsewhere.
         items = [Item(body, f"{key}:{index}", digest(body)) for index, body in enumerate(batch, first)]
         return self._job(items, key, timeout, many=True, own_keys=True)
 
@@ -80,7 +80,7 @@ class Face:
         return Each(messages, lambda key: _checked(key, MOST_KEY), now, self._time(timeout))
 
     def _job_of_each(self, items: Sequence[Item], timeout: float) -> Job:
-        """Messages of different subjects."""
+        """A job of messages to different subjects."""
         path = self._prefix + "publish"
         tries = self._options.tries
         return Job(items, path, "", timeout, tries, many=True, own_keys=True, apart=True)
@@ -88,7 +88,7 @@ class Face:
     def _job_of_broadcast(
         self, subjects: Collection[str], payload: Mapping[str, Any], key: str | None, timeout: float | None
     ) -> Job:
-        # The server's keys of its messages: it knows a key by its subject, whatever their order.
+        # These are the keys that the server gives the messages. They do not depend on the order of the subjects.
         own = None if key is None else _checked(key, MOST_KEY - _INDEX) + _EACH
         items = []
         for subject in subjects:
@@ -105,7 +105,7 @@ class Face:
         )
 
     def _job_of_all(self, messages: Iterable[Message], key: str | None, timeout: float | None) -> Job:
-        """One request for all, whenever it is repeated."""
+        """One request for the whole list, also on every retry."""
         bodies = [encode(*message) for message in messages]
         if key is not None:
             _checked(key, MOST_KEY - _INDEX)
@@ -154,14 +154,14 @@ class Face:
 
 
 class Tally:
-    """What became of many messages so far, batch after batch. ``key`` is that of all of them."""
+    """Collects the outcomes of many messages, batch by batch. ``key`` is the key of the whole list."""
 
     def __init__(self, key: str | None) -> None:
         self.key = None if key is None else _checked(key, MOST_KEY - _INDEX)
         self.positions: list[Position] = []
 
     def add(self, job: Job) -> None:
-        """Take a batch. Raises :class:`PublishFailed` with what became of all."""
+        """Add a batch. Raises :class:`PublishFailed` with the outcomes of all messages so far if one of them failed."""
         try:
             self.positions += job.result()
         except PublishFailed as error:

@@ -1,4 +1,4 @@
-"""What is published together, as one frame of a stream or by one request, and what became of it."""
+"""A job: messages that are published together, in one frame of a stream or by one request, and their outcomes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NO_ANSWER = Outcome(0, error=Fault("failed", "the server's answer cannot be und
 
 
 class Job:
-    """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` tries (None: any number).
+    """Messages that are sent together until each is settled, within ``timeout`` seconds and ``tries`` attempts (None: no limit).
 
-    ``path`` is that of a request with all of them, and ``key`` its idempotency key, unless they have ``own_keys``; a ``many`` is answered
-    by a list. ``apart``: one whose key is that of another message does not hold up the others. ``body`` is the request's where it is
-    not made of theirs, which no stream takes.
+    ``path`` is the path of a request that carries all of them. ``key`` is the idempotency key of that request, unless the messages
+    have ``own_keys``. ``many`` says that the server answers with a list. ``apart`` says that a message whose key belongs to another
+    message does not hold up the rest. ``body`` is given if the request's body is not composed of the messages; then it cannot go over a stream.
     """
 
     def __init__(
@@ -41,32 +41,32 @@ class Job:
         self.apart = apart
         self._path, self._body = path, body
         self.size = sum(len(item.body) for item in items) if body is None else len(body)
-        #: told when it is over
+        #: called when the job is over
         self.done: Callable[[], None] = lambda: None
         self.over = False
         self.attempt = 0
-        #: what the last try ended with that told nothing of single messages, and how long the server asks to wait
+        #: the last failure that concerned the whole attempt rather than single messages, and the wait that the server asks for
         self.last: PublishFailed | None = None
         self.deadline = 0.0
-        #: what stops its timers
+        #: cancel the job's timers
         self.expiring: Callable[[], None] = lambda: None
         self.retrying: Callable[[], None] = lambda: None
 
     def left(self) -> list[Item]:
-        """What is not settled."""
+        """The messages that are not settled."""
         return [item for item in self.items if not item.settled]
 
     # --- by a request ---------------------------------------------------------------------------------------
 
     def request(self, headers: Sequence[tuple[str, str]]) -> Request:
-        """All of them where a key counts for the whole: it keeps those that are stored already from being stored twice."""
+        """Build the request. If one key covers the whole list, send all of it: the key keeps stored messages from being stored twice."""
         bodies = [item.keyed() if self.own_keys else item.body for item in self._asked()]
         body = self._body or (b"[" + b",".join(bodies) + b"]" if self.many else bodies[0])
         key = () if self.own_keys or self.key is None else (("Idempotency-Key", self.key),)
         return Request(self._path, (*headers, *key), body)
 
     def answered(self, response: Response) -> None:
-        """Take what a request came to."""
+        """Record the response to a request."""
         status, value = response.status, _json(response.body)
         if status in RETRIED:
             self.unanswered(_refusal(value, status), status in OPEN)
@@ -84,8 +84,8 @@ class Job:
         return self.left() if self.own_keys else self.items
 
     def _outcomes(self, value: Any, status: int, count: int) -> list[Outcome] | None:
-        """None: it cannot be understood."""
-        if self.key is None:  # what may come twice is kept nowhere, and has no position
+        """Parse the response. None if it makes no sense."""
+        if self.key is None:  # a signal may arrive twice: it is not stored and has no position
             return [Outcome(HTTPStatus.OK)] * count
         try:
             results = value["results"] if self.many else [{"status": status, **value}]
@@ -95,30 +95,30 @@ class Job:
         stored = all(one.status != HTTPStatus.OK or (one.epoch and one.seq) for one in told)
         return told if stored and len(told) == count else None
 
-    # --- what became of it ----------------------------------------------------------------------------------
+    # --- outcomes -------------------------------------------------------------------------------------------
 
     def unanswered(self, failed: PublishFailed, doubt: bool) -> None:
-        """A try told nothing of what is not settled; with ``doubt`` it may have stored it."""
+        """An attempt ended without an outcome for the unsettled messages. With ``doubt`` it may have stored them."""
         self.last = failed
         for item in self.left():
             item.doubt = item.doubt or doubt
 
     @property
     def settled(self) -> bool:
-        """Whether a repeat would change nothing."""
+        """Whether a retry would change nothing."""
         return all(item.settled for item in self.items)
 
     def outcomes(self) -> list[Position | PublishFailed]:
-        """What is known of each."""
+        """The known outcome of each message."""
         return [item.failure(self.last) or cast(Position, item.position) for item in self.items]
 
     def result(self) -> list[Position]:
-        """The positions. Raises :class:`PublishFailed` with what is known of each."""
+        """Return the positions. Raises :class:`PublishFailed` with the known outcome of each message."""
         errors = [item.failure(self.last) for item in self.items]
         failed = [error for error in errors if error is not None]
         if not failed:
             return [item.position for item in self.items if item.position is not None]
-        # One that could be told of others, too, says more than what is wrong with one message.
+        # Raise a failure that may concern all messages in preference to one about a single message.
         worst = next((one for one in failed if one.status is None or one.status in RETRIED), failed[0])
         positions = [item.position for item in self.items] if self.many else []
         sure = all(one.nothing_stored for one in failed) and not any(positions)

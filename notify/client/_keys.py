@@ -1,4 +1,4 @@
-"""Which message was published under which key: another one under the same would never be stored, and nobody told."""
+"""Remembers which key belongs to which message: the server would silently drop another message under the same key."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from collections.abc import Collection
 from hashlib import blake2b
 
-#: keys that are remembered at a time: some 250 bytes each
+#: how many keys are remembered; each takes some 250 bytes
 MOST_KEYS = 10_000
 
 
 def digest(body: bytes, without: Collection[str] = ()) -> tuple[bytes, bytes]:
-    """What tells keys apart, which count for a subject, and what tells messages apart: their JSON, whatever the order of its fields,
-    ``without`` those that are made anew for each publish.
+    """Return two digests: of the subject, to which keys are scoped, and of the message's JSON, whatever the order of its fields.
+
+    ``without`` names fields that are generated for each publish and therefore left out.
     """
     message = json.loads(body)
     payload = {name: value for name, value in message["payload"].items() if name not in without}
@@ -24,15 +25,15 @@ def _hash(text: str) -> bytes:
 
 
 class Keys:
-    """Those of the last ``window`` seconds: for as long the server remembers them, too."""
+    """The keys used within the last ``window`` seconds, which is how long the server also remembers them."""
 
     def __init__(self, window: float) -> None:
         self._window = window
-        #: since when, and for what, the oldest first
+        #: when each key was first used and for which message, oldest first
         self._used: dict[tuple[bytes, str], tuple[float, bytes]] = {}
 
     def owner(self, subject: bytes, key: str, now: float) -> bytes | None:
-        """The message that it is used for; None: it is free."""
+        """The message that the key belongs to, or None if the key is free."""
         while self._used:
             oldest = next(iter(self._used))
             if self._used[oldest][0] > now - self._window and len(self._used) <= MOST_KEYS:
@@ -42,9 +43,9 @@ class Keys:
         return None if found is None else found[1]
 
     def use(self, subject: bytes, key: str, message: bytes, now: float) -> None:
-        """It is this message's from now on, unless it was before."""
+        """Assign the key to this message, unless it already belongs to one."""
         self._used.setdefault((subject, key), (now, message))
 
     def forget(self, subject: bytes, key: str) -> None:
-        """Nothing of the message is stored: the key is free again."""
+        """Free the key again, because nothing of its message was stored."""
         self._used.pop((subject, key), None)

@@ -1,4 +1,4 @@
-"""One connection of a client, from dialling to its end, on whatever transport a front gives it."""
+"""One connection of a client, from dialling to its end, independent of the transport."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import msgspec
 from notify.client._wire import Address, Closed, Opened, Text, Wire
 from notify.client.actions import Frame
 
-#: seconds between a close frame and giving up on the server's
+#: seconds to wait for the server's close frame after sending ours
 CLOSING = 2.0
 
 
 class Socket(Protocol):
-    """What a front offers of its transport."""
+    """What a link needs of its transport."""
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data``."""
 
     def close(self) -> None:
-        """Close once everything is sent."""
+        """Close once all data is sent."""
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close immediately."""
 
 
 class Owner(Protocol):
@@ -32,40 +32,40 @@ class Owner(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it leads."""
+        """The server's address."""
 
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call after so many seconds, unless the returned function is called first."""
+        """Call after ``delay`` seconds, unless the returned function is called first."""
 
     def _opened(self) -> None:
         """The connection is open."""
 
     def _text(self, text: str) -> None:
-        """A message came."""
+        """A text message arrived."""
 
     def _closed(self, code: int, reason: str) -> None:
-        """The connection is gone, or could not be had."""
+        """The connection ended or could not be opened."""
 
     def _closing(self, link: Link) -> None:
-        """Nothing more is told, but the socket is still there."""
+        """The client has left this link, but the socket is still open."""
 
     def _gone(self, link: Link) -> None:
-        """Now it is not."""
+        """The socket is closed."""
 
 
 class Link:
-    """One connection, from dialling to its end. Tells the client nothing once it was left."""
+    """One connection, from dialling to its end. Once left, it reports nothing more to the client."""
 
     def __init__(self, client: Owner) -> None:
         self._client: Owner | None = client
         self._wire = Wire(client.address)
         self._socket: Socket | None = None
         self._give_up: Callable[[], None] | None = None
-        #: set by the front: stops dialling
+        #: set by the front end: stops dialling
         self.cancel: Callable[[], None] = lambda: None
 
     def connected(self, socket: Socket) -> None:
-        """The transport is there."""
+        """The transport is connected."""
         self._socket = socket
         if self._client is None:
             socket.abort()
@@ -73,7 +73,7 @@ class Link:
             self._flush()
 
     def data(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         for event in self._wire.feed(data):
             client = self._client
             if client is None:
@@ -89,7 +89,7 @@ class Link:
         self._flush()
 
     def lost(self, reason: str) -> None:
-        """The transport is gone, or never came."""
+        """The transport was lost, or could not be connected."""
         if self._give_up is not None:
             self._give_up()
         client, self._client = self._client, None
@@ -103,7 +103,7 @@ class Link:
         self._flush()
 
     def leave(self, code: int, reason: str) -> None:
-        """Close it, and tell the client nothing more."""
+        """Close the connection and report nothing more to the client."""
         client, self._client = self._client, None
         if client is None:
             return

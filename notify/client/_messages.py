@@ -1,4 +1,4 @@
-"""Messages as they are published, and many of them in pieces that fit one frame or request."""
+"""Builds messages for publishing, and cuts many of them into batches that fit one frame or request."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from notify.client.actions import Id
 
 #: a subject and its payload
 Message: TypeAlias = tuple[str, Mapping[str, Any]]
-#: one, and the fields of its payload that its caller did not give
+#: a message, and the fields of its payload that were generated because the caller did not give them
 Written: TypeAlias = tuple[Message, list[str]]
 
 
-#: levels of nesting of a payload: what a server on any Python reads, with room to spare; how many one can read is its interpreter's
+#: maximum nesting of a payload. Servers on every Python can parse this much; their actual limit depends on the interpreter
 _LEVELS = 500
 
 
@@ -29,7 +29,7 @@ def chat_message(
     message_id: Id | None = None,
     timestamp: int | None = None,
 ) -> Written:
-    """A chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
+    """A chat message. ``message_id`` defaults to a random id and ``timestamp`` to the current time."""
     payload = {
         "message_id": message_id,
         "chat_id": chat_id,
@@ -51,7 +51,7 @@ def chat_event(
     message_id: Id | None = None,
     timestamp: int | None = None,
 ) -> Written:
-    """What happened in a chat beside its messages; ``refers_to`` is the ``message_id`` of what it is about."""
+    """A chat event. ``refers_to`` is the ``message_id`` of the message that it is about."""
     payload = {
         "message_id": message_id,
         "chat_id": chat_id,
@@ -86,7 +86,7 @@ def notification(
 
 
 def _written(subject: str, payload: dict[str, Any], its_id: str) -> Written:
-    """Fill in what is None: an id of 53 bits, which every language's number has, and the time."""
+    """Fill in the fields that are None: a 53-bit id, which every language's number type can hold, and the current time."""
     made = [name for name in (its_id, "timestamp") if payload[name] is None]
     for name in made:
         payload[name] = int(time.time()) if name == "timestamp" else uuid.uuid4().int >> 75
@@ -94,9 +94,10 @@ def _written(subject: str, payload: dict[str, Any], its_id: str) -> Written:
 
 
 def encode(subject: str, payload: Mapping[str, Any]) -> bytes:
-    """A message as the HTTP API takes it. Raises ``TypeError`` and ``ValueError`` for what is no JSON.
+    """Return a message as the HTTP API takes it. Raises ``TypeError`` and ``ValueError`` for a payload that is not JSON.
 
-    So does what the server could not read, and nothing with it that goes out together: half of a surrogate pair, or too many levels.
+    Also raises them for JSON that the server could not parse and that would fail all messages sent with it: an unpaired surrogate,
+    or too many levels of nesting.
     """
     try:
         body = dump({"subject": subject, "payload": payload})
@@ -122,22 +123,23 @@ def _is_deep(value: Any) -> bool:
 
 
 def dump(value: Any) -> bytes:
-    """JSON in as few bytes as may be. Raises ``TypeError`` and ``ValueError`` for what is none.
+    """Return compact JSON. Raises ``TypeError`` and ``ValueError`` if ``value`` is not JSON.
 
-    Half a surrogate pair, as in text that was cut in the middle of an emoji, is no UTF-8: a server ends the stream for it.
+    That includes an unpaired surrogate, as in text cut in the middle of an emoji. It cannot be encoded as UTF-8, and a server ends
+    the stream for it.
     """
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
 class Batcher:
-    """Cuts messages into pieces of some hundreds."""
+    """Cuts messages into batches of some hundreds."""
 
     def __init__(self) -> None:
         self._batch: list[bytes] = []
         self._size = 0
 
     def add(self, subject: str, payload: Mapping[str, Any]) -> list[bytes]:
-        """Take one more; gives those before it, where it does not fit behind them."""
+        """Add a message. Returns the batch before it if the message does not fit into that batch, otherwise nothing."""
         one, whole = encode(subject, payload), []
         if self._batch and (len(self._batch) == BATCH or self._size + len(one) > BATCH_BYTES):
             whole = self.rest()
@@ -146,13 +148,13 @@ class Batcher:
         return whole
 
     def rest(self) -> list[bytes]:
-        """What is there, maybe nothing."""
+        """The last batch, which may be empty."""
         batch, self._batch, self._size = self._batch, [], 0
         return batch
 
 
 def batches(messages: Iterable[Message]) -> Iterator[list[bytes]]:
-    """The pieces of messages that are at hand."""
+    """Cut an iterable of messages into batches."""
     batcher = Batcher()
     for subject, payload in messages:
         if batch := batcher.add(subject, payload):

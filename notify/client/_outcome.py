@@ -1,4 +1,4 @@
-"""What became of a message that was to be published, and what is raised where it is not stored."""
+"""The outcome of publishing a message, and the exception for a message that was not stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from notify.client.actions import Position
 
-#: statuses after which the same message, with the same key, may be stored
+#: status codes after which a retry of the same message with the same key may be stored
 RETRIED = frozenset(
     (
         HTTPStatus.REQUEST_TIMEOUT,
@@ -21,9 +21,9 @@ RETRIED = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     )
 )
-#: those of them that leave it open whether it is stored
+#: those of them after which the message may already be stored
 OPEN = frozenset((HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT))
-#: what a message is refused with for what it is: an earlier try was refused, too, whatever became of its answer
+#: status codes that reject the message itself. Any earlier attempt was rejected as well, even if its answer was lost
 OF_ITSELF = frozenset(
     (
         HTTPStatus.BAD_REQUEST,
@@ -34,16 +34,16 @@ OF_ITSELF = frozenset(
 
 
 class PublishFailed(Exception):  # noqa: N818
-    """Not published, or not known to be.
+    """The message was not published, or is not known to be.
 
-    ``nothing_stored`` is true where it is certain that nothing of the message is stored: it was refused, or never sent.
-    Otherwise it may be stored or not, and ``code`` is mostly ``unknown``: repeat it under the same key. ``status`` is that
-    of the server's last word; None: there was none. Codes of our own: ``unknown``, ``unreachable`` (never sent),
-    ``busy`` (too much waits already), ``closed``, ``failed`` (an answer that is none), ``key_reused`` (for another message),
-    ``unsent`` (its turn did not come, see ``publish_each``).
+    ``nothing_stored`` is true if nothing of the message can have been stored: it was refused, or never sent. Otherwise the message
+    may or may not be stored, and ``code`` is usually ``unknown``: retry it under the same key. ``status`` is the HTTP status of the
+    server's last answer, or None if there was none. Besides the server's codes, ``code`` may be ``unknown``, ``unreachable`` (never
+    sent), ``busy`` (too many messages are waiting), ``closed``, ``failed`` (an invalid answer), ``key_reused`` (the key belongs to
+    another message), or ``unsent`` (its turn did not come, see ``publish_each``).
 
-    ``positions`` is what became of a list: the position of each message that was accepted, ``None`` for the others
-    and for those that were never sent. ``errors`` says of each of the others that was sent what is wrong with it.
+    For a list, ``positions`` has the position of each message that was accepted, and ``None`` for the others and for those
+    that were never sent. ``errors`` has the error of each of the others that was sent.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class PublishFailed(Exception):  # noqa: N818
 
     @property
     def refused(self) -> bool:
-        """Whether the message was refused for what it is (400, 413, 422): a repeat of it will be, too. Of a list: its worst error."""
+        """Whether the message itself was refused (400, 413, 422), so that a retry cannot succeed. For a list: its worst error."""
         return self.status in OF_ITSELF and self.code != "failed"
 
 
 class Fault(Struct, frozen=True):
-    """Why a message was not stored, or is not known to be."""
+    """Why a message was not stored, or is not known to be stored."""
 
     code: str = ""
     message: str = ""
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a message: status 200 and its position, or another and why; 0: an answer that is none."""
+    """The outcome of one attempt: status 200 and the position, or another status and its error. 0: the answer was invalid."""
 
     status: int | None
     epoch: str = ""
@@ -84,14 +84,14 @@ class Outcome(Struct, frozen=True):
 
     @property
     def passing(self) -> bool:
-        """Whether a repeat may get another."""
+        """Whether a retry may have another outcome."""
         return self.status is None or self.status in RETRIED
 
 
 class Item:
-    """One message on its way: ``body`` is its JSON without a key, ``key`` its idempotency key.
+    """One message in flight. ``body`` is its JSON without a key, ``key`` its idempotency key.
 
-    ``digest`` tells what the key is used for, where it is the caller's own; ``first``: it was not used before.
+    ``digest`` identifies the message that a key given by the caller belongs to. ``first``: the key was not used before.
     """
 
     __slots__ = ("body", "digest", "doubt", "first", "key", "outcome")
@@ -99,33 +99,33 @@ class Item:
     def __init__(self, body: bytes, key: str, digest: tuple[bytes, bytes] | None = None) -> None:
         self.body, self.key, self.digest = body, key, digest
         self.first = True
-        #: the last that was told of it
+        #: the last outcome received
         self.outcome: Outcome | None = None
-        #: a try of which nobody knows whether it stored it
+        #: an attempt had no answer, so the message may be stored
         self.doubt = False
 
     def keyed(self, more: str = "") -> bytes:
-        """The JSON with its key, and ``more`` in front of that."""
+        """The JSON with its key, preceded by ``more``."""
         return b'{%b"key":%b,%b' % (more.encode(), json.dumps(self.key).encode(), self.body[1:])
 
     @property
     def settled(self) -> bool:
-        """Whether a repeat would change nothing."""
+        """Whether a retry would change nothing."""
         return self.outcome is not None and not self.outcome.passing
 
     def tell(self, outcome: Outcome) -> None:
-        """Take what a try came to."""
+        """Record the outcome of an attempt."""
         self.outcome = outcome
         self.doubt = self.doubt or not outcome.status or outcome.status in OPEN
 
     @property
     def position(self) -> Position | None:
-        """Where it is stored, if that is known."""
+        """The position, if the message is known to be stored."""
         one = self.outcome
         return Position(one.epoch, one.seq) if one is not None and one.status == HTTPStatus.OK else None
 
     def failure(self, last: PublishFailed | None) -> PublishFailed | None:
-        """What is to be raised for it; ``last``: what the last try ended with, where that told nothing of it."""
+        """The exception for this message, or None. ``last`` is how the last attempt ended if it gave no outcome for this message."""
         one, told = self.outcome, ""
         if one is not None and one.status == HTTPStatus.OK:
             return None

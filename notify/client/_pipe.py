@@ -1,4 +1,4 @@
-"""A stream of messages to publish (``GET /v1/stream`` of the HTTP API) and of what became of each, without I/O."""
+"""A stream (``GET /v1/stream`` of the HTTP API) that carries messages to the server and their outcomes back, without I/O."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ _answer = msgspec.json.Decoder(_Answer).decode
 
 
 class Owner(Protocol):
-    """Who publishes over a pipe."""
+    """The user of a pipe."""
 
     def pipe_reached(self) -> None:
-        """Somebody is at the other end."""
+        """The transport is connected, so the address can be reached."""
 
     def pipe_opened(self) -> None:
         """Messages may be sent."""
 
     def pipe_answered(self, answers: Sequence[tuple[Item, Outcome]]) -> None:
-        """That became of messages."""
+        """The server reported the outcomes of these messages."""
 
     def pipe_ended(self, pipe: Pipe, reason: str) -> None:
-        """It is over. What is in :attr:`Pipe.sent` was not answered."""
+        """The pipe has ended. The messages in :attr:`Pipe.sent` were not answered."""
 
     def end_gone(self, end: object) -> None:
-        """Its socket is closed, too."""
+        """The socket is closed as well."""
 
 
 class Pipe:
-    """One connection. A front calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
+    """One connection. The front end calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
 
     def __init__(self, owner: Owner, address: Address, authorization: str) -> None:
         self._owner: Owner = owner
         self._wire = Wire(address, (), [(b"authorization", authorization.encode("latin-1"))])
         self._socket: Socket | None = None
         self._number = self.bytes = 0
-        #: what was sent and is not answered, by its number
+        #: messages that were sent and not answered yet, by number
         self.sent: dict[int, Item] = {}
-        #: somebody was at the other end; the handshake succeeded; messages may be sent; nothing may be any more
+        #: the transport was connected; the handshake succeeded; messages may be sent; the pipe has ended
         self.reached = self.opened = self.open = self.over = False
-        #: set by the front: stops dialling
+        #: set by the front end: stops dialling
         self.cancel: Callable[[], None] = lambda: None
 
     def connected(self, socket: Socket) -> None:
-        """The transport is there."""
+        """The transport is connected."""
         if self.over:
             socket.abort()
             return
@@ -63,7 +63,7 @@ class Pipe:
         self._flush()
 
     def data(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         answers: list[tuple[Item, Outcome]] = []
         ended: str | None = None
         for event in () if self.over else self._wire.feed(data):
@@ -91,14 +91,14 @@ class Pipe:
                 self._socket.close()
 
     def lost(self, reason: str) -> None:
-        """The transport is gone, or never came."""
+        """The transport was lost, or could not be connected."""
         self._socket = None
         self._end(reason)
         self._owner.end_gone(self)
 
     def send(self, items: Sequence[Item]) -> None:
-        """Publish messages in order. They go as one list, which is begun as a whole: where the server cannot publish now and can in
-        a moment, none of them overtakes those before it.
+        """Publish messages in order, as one list. The server starts the list as a whole: if it cannot publish at first but can a moment
+        later, no message overtakes those before it.
         """
         parts = []
         for item in items:
@@ -110,7 +110,7 @@ class Pipe:
         self._flush()
 
     def close(self) -> None:
-        """Say goodbye. Only while nothing is under way."""
+        """Close the connection cleanly. Allowed only if no message is in flight."""
         self._wire.close(1000, "")
         self._flush()
         self._leave()
@@ -118,7 +118,7 @@ class Pipe:
             self._socket.close()
 
     def drop(self) -> None:
-        """Close the socket, whatever was sent of a frame. Nothing more is told but that it is gone."""
+        """Close the socket even in the middle of a frame. After this only the closing of the socket is reported."""
         self._leave()
         if self._socket is not None:
             self._socket.abort()

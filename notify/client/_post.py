@@ -1,4 +1,4 @@
-"""A connection for requests to the HTTP API, one after the other, without I/O."""
+"""A keep-alive connection for requests to the HTTP API, one at a time, without I/O."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from notify.client._link import Socket
 
-#: the longest answer that is taken, in bytes
+#: the maximum size of a response, in bytes
 MAX_ANSWER = 16 * 2**20
 
 
 class Request(Struct, frozen=True):
-    """One POST."""
+    """One POST request."""
 
     path: str
     headers: Sequence[tuple[str, str]]
@@ -23,7 +23,7 @@ class Request(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """Its answer. ``advice``: the seconds that the server asks to wait."""
+    """The response. ``advice`` is the wait in seconds that the server asks for."""
 
     status: int
     body: bytes
@@ -31,20 +31,20 @@ class Response(Struct, frozen=True):
 
 
 class Owner(Protocol):
-    """Who makes requests."""
+    """The user of a connection."""
 
     def post_answered(self, post: Post, response: Response) -> None:
-        """The answer to the request. :attr:`Post.over` tells whether it takes another one."""
+        """The request was answered. :attr:`Post.over` tells whether the connection takes no further request."""
 
     def post_ended(self, post: Post, reason: str) -> None:
-        """It is over; :attr:`Post.sent` tells whether the server may have had a request that is not answered."""
+        """The connection has ended. :attr:`Post.sent` tells whether the server may have received the unanswered request."""
 
     def end_gone(self, end: object) -> None:
-        """Its socket is closed, too."""
+        """The socket is closed as well."""
 
 
 class Post:
-    """One connection. A front calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
+    """One connection. The front end calls :meth:`connected`, :meth:`data` and :meth:`lost`."""
 
     def __init__(self, owner: Owner, host: str) -> None:
         self._owner = owner
@@ -55,11 +55,11 @@ class Post:
         self._response: h11.Response | None = None
         self._body = bytearray()
         self.sent = self.over = False
-        #: set by the front: stops dialling
+        #: set by the front end: stops dialling
         self.cancel: Callable[[], None] = lambda: None
 
     def ask(self, request: Request) -> None:
-        """Send a request, as soon as connected. Only while none is under way."""
+        """Send a request, now or once connected. Allowed only if none is in flight."""
         fields = [("Host", self._host), ("Content-Length", str(len(request.body))), *request.headers]
         head = self._http.send(h11.Request(method="POST", target=request.path, headers=fields))
         body = self._http.send(h11.Data(data=request.body))
@@ -68,7 +68,7 @@ class Post:
         self._flush()
 
     def connected(self, socket: Socket) -> None:
-        """The transport is there."""
+        """The transport is connected."""
         if self.over:
             socket.abort()
             return
@@ -76,7 +76,7 @@ class Post:
         self._flush()
 
     def data(self, data: bytes) -> None:
-        """Bytes came; empty: that was all."""
+        """Bytes arrived; empty: end of input."""
         if self.over:
             return
         try:
@@ -88,15 +88,15 @@ class Post:
             self.drop()
 
     def lost(self, reason: str) -> None:
-        """The transport is gone, or never came."""
+        """The transport was lost, or could not be connected."""
         if self._response is not None:
-            self.data(b"")  # an answer may end with its connection
+            self.data(b"")  # a response may end with the end of the connection
         self._socket = None
         self._end(reason)
         self._owner.end_gone(self)
 
     def drop(self) -> None:
-        """Close it. Nothing more is told but that it is gone."""
+        """Close the connection. After this only the closing of the socket is reported."""
         self.over = True
         if self._socket is not None:
             self._socket.abort()
@@ -110,7 +110,7 @@ class Post:
             self._socket.write(early)
 
     def _take(self, event: object) -> bool:
-        """Whether there may be more."""
+        """Handle an event. Returns whether there may be more."""
         if isinstance(event, h11.Response):
             self._response = event
         elif isinstance(event, h11.Data):

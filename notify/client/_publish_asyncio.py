@@ -1,4 +1,4 @@
-"""The publisher on an asyncio loop; needs no reactor."""
+"""The publisher for an asyncio event loop. It needs no Twisted reactor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notify.client._coroutines import CoroutinePublisher
 from notify.client._publishing import End, Options
 from notify.client._stream import Waiter
 
-#: seconds that the first address of a name has before the next is tried beside it (RFC 8305, section 5)
+#: seconds before the next address of a name is tried in parallel with the current one (RFC 8305, section 5)
 _NEXT = 0.25
 
 
@@ -34,7 +34,7 @@ class _Protocol(asyncio.Protocol):
 
 
 class AsyncioPublisher(CoroutinePublisher):
-    """A publisher for asyncio: see :class:`~notify.client._coroutines.CoroutinePublisher`, and the options at
+    """A publisher for asyncio: see :class:`~notify.client._coroutines.CoroutinePublisher`; for its options see
     :class:`~notify.client.publisher.Publisher`. It belongs to the event loop that first runs one of its coroutines.
     """
 
@@ -67,7 +67,7 @@ class AsyncioPublisher(CoroutinePublisher):
 
     def _dial(self, end: End) -> None:
         loop, protocol, address = self._running(), _Protocol(end), self._address
-        # uvloop's knows of no happy eyeballs.
+        # uvloop does not support happy eyeballs.
         more: dict[str, Any] = (
             {"happy_eyeballs_delay": _NEXT} if isinstance(loop, asyncio.BaseEventLoop) else {}
         )
@@ -80,7 +80,7 @@ class AsyncioPublisher(CoroutinePublisher):
         def dialled(task: asyncio.Task[object]) -> None:
             self._dialling.discard(task)
             error = None if task.cancelled() else task.exception()
-            if not protocol.made:  # else its connection tells of its end
+            if not protocol.made:  # otherwise the connection itself reports its end
                 end.lost("given up" if task.cancelled() else str(error) or type(error).__name__)
 
         task.add_done_callback(dialled)

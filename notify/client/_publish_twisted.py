@@ -1,4 +1,4 @@
-"""The publisher on Twisted's reactor."""
+"""The publisher for the Twisted reactor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Protocol(Protocol):
             self._end.connected(self)
 
     def handshakeCompleted(self) -> None:
-        # Twisted 24.10 says so, too, where the certificate is another host's: then it is about to abort the connection.
+        # Twisted 24.10 also calls this if the certificate is for another host, just before it aborts the connection.
         if not cast(Any, self.transport).disconnecting:
             self._end.connected(self)
 
@@ -52,15 +52,15 @@ class _Protocol(Protocol):
 
 
 def _words(reason: Failure) -> str:
-    # What does not have the host's name says no more than the names that it has.
+    # The message of a certificate error only lists the names in the certificate, so put the error's type before it.
     return f"{reason.type.__name__}: {reason.getErrorMessage()}" if reason.type else reason.getErrorMessage()
 
 
 class TwistedPublisher(CoroutinePublisher):
     """A publisher for coroutines that Twisted runs (``react``, ``ensureDeferred``): see
-    :class:`~notify.client._coroutines.CoroutinePublisher`, and the options at :class:`~notify.client.publisher.Publisher`.
+    :class:`~notify.client._coroutines.CoroutinePublisher`; for its options see :class:`~notify.client.publisher.Publisher`.
 
-    ``endpoint`` replaces the one that the address leads to, for example for a private CA.
+    ``endpoint`` replaces the endpoint derived from the address, for example for a private CA.
     """
 
     def __init__(

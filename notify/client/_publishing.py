@@ -1,7 +1,7 @@
-"""What all publishers share, without I/O: what waits, the stream, the connections for requests, deadlines and repeats.
+"""The part that all publishers share, without I/O: the queues, the stream, the connections for requests, timeouts and retries.
 
-A :class:`Job` goes over the stream, where there is one, and by a request otherwise. Whatever the server does, it is over when its
-time is: every wait is a timer of the front's, and nothing here blocks.
+A :class:`Job` goes over the stream if one is open, otherwise by request. Whatever the server does, a job ends when its
+timeout expires: every wait is a timer of the front end, and nothing here blocks.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from notify.client._pipe import Pipe
 from notify.client._post import Post, Response
 from notify.client._wire import Address
 
-#: messages and bytes in one request, or one frame of a stream; a larger message goes by a request
+#: messages and bytes per request or stream frame; a larger message goes by request
 BATCH, BATCH_BYTES = 500, 512 * 1024
-#: messages and bytes that are under way in a stream: the server reads no more of one before it has answered some
+#: messages and bytes in flight on a stream; beyond this the server stops reading until it has answered some
 MOST_SENT, MOST_SENT_BYTES = 1000, 4 * 2**20
-#: messages and bytes of all that is not settled: beyond them nothing more is taken
+#: messages and bytes that may be unsettled; beyond this a new job is refused
 MOST, MOST_BYTES = 10_000, 64 * 2**20
-#: the longest wait of our own (seconds) between two tries, and the shortest and the longest where the server asks for one
+#: the longest backoff (seconds) between two attempts, and the shortest and longest wait if the server asks for one
 MAX_BACKOFF, MIN_WAIT, MAX_WAIT = 5.0, 0.1, 30.0
-#: less than this (seconds) is no time for another try
+#: with less time left than this (seconds) there is no further attempt
 MOMENT = 0.05
-#: seconds for which requests are made where no stream was opened
+#: seconds for which requests are used after a stream could not be opened
 WITHOUT_STREAM = 60.0
-#: seconds that the opening of a stream may take, once connected
+#: timeout in seconds for opening a stream once connected
 HANDSHAKE = 5.0
-#: seconds between the end of what was said and giving up on the other end
+#: seconds to wait for the other end to close
 CLOSING = 2.0
 
 
@@ -45,38 +45,38 @@ _REUSED = Outcome(
 
 
 class End(Protocol):
-    """What a front carries bytes for: a :class:`Pipe` or a :class:`Post`. Each socket tells it of its end by ``lost``."""
+    """The protocol side of a socket: a :class:`Pipe` or a :class:`Post`. Each socket reports its end with ``lost``."""
 
     cancel: Callable[[], None]
 
     def connected(self, socket: Socket) -> None:
-        """The transport is there; under TLS, once its handshake is over."""
+        """The transport is connected; with TLS, its handshake is complete."""
 
     def data(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
 
     def lost(self, reason: str) -> None:
-        """The transport is gone, or never came. Called once, and not from within another method of the front's."""
+        """The transport was lost, or could not be connected. Called once, and never from within another method of the front end."""
 
     def drop(self) -> None:
-        """Close it at once."""
+        """Close the socket immediately."""
 
 
 class Front(Protocol):
-    """What drives a :class:`Desk`."""
+    """The clock and sockets that drive a :class:`Desk`."""
 
     def _now(self) -> float:
-        """Seconds of a clock that is never set."""
+        """The seconds of a monotonic clock."""
 
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call after so many seconds, unless the returned function is called first."""
+        """Call after ``delay`` seconds, unless the returned function is called first."""
 
     def _dial(self, end: End) -> None:
-        """Connect to the server, and call the methods of ``end``; its ``cancel`` stops dialling, and ``lost`` follows."""
+        """Connect to the server and call the methods of ``end``. Its ``cancel`` stops dialling; ``lost`` then follows."""
 
 
 class Options(Struct, frozen=True):
-    """How a publisher behaves: see :class:`~notify.client.publisher.Publisher`."""
+    """A publisher's options: see :class:`~notify.client.publisher.Publisher`."""
 
     timeout: float
     try_timeout: float
@@ -87,7 +87,7 @@ class Options(Struct, frozen=True):
 
 
 class Desk:
-    """Takes jobs, and calls ``done`` of each once it is over. Not for several threads at a time."""
+    """Takes jobs, and calls the ``done`` of each once it is over. Not thread-safe."""
 
     def __init__(
         self, front: Front, address: Address, api_key: str, options: Options, random: Callable[[], float]
@@ -99,7 +99,7 @@ class Desk:
         self._pipe: Pipe | None = None
         self._unwatch: Callable[[], None] | None = None
         self._active_at = 0.0
-        #: whose items are under way in the stream
+        #: the jobs whose items are in flight on the stream
         self._owners: dict[Item, Job] = {}
         self._idle: list[Post] = []
         self._posts: dict[Post, tuple[Job, Callable[[], None]]] = {}
@@ -112,13 +112,13 @@ class Desk:
         self._over: list[Job] = []
         self._going = self.closed = False
         self._gone: list[Callable[[], None]] = []
-        #: what stops the timers of the end
+        #: cancel the timers of closing
         self._closing: list[Callable[[], None]] = []
 
-    # --- from the front -------------------------------------------------------------------------------------
+    # --- for the front end ----------------------------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
-        """Take a job. One that cannot be taken is over at once."""
+        """Take a job. A job that cannot be accepted is over immediately."""
         if self.closed:
             self._refuse(job, "closed", "the publisher is closed")
         elif self._jobs and (self._messages + len(job.items) > MOST or self._bytes + job.size > MOST_BYTES):
@@ -140,14 +140,14 @@ class Desk:
         self._go_on()
 
     def abandon(self, job: Job) -> None:
-        """Whoever waited for it has gone: send nothing more of it. What was sent may be stored."""
-        if job in self._jobs:  # else it is over, or was never taken
+        """The caller no longer waits: send nothing more of the job. What was sent may be stored."""
+        if job in self._jobs:  # otherwise it is over, or was never accepted
             self._take_out(job)
             self._finish(job)
             self._go_on()
 
     def reset(self) -> None:
-        """Drop all connections: what was sent is in doubt, and sent again over others."""
+        """Drop all connections. Messages in flight may be stored; they are sent again over new connections."""
         if self._pipe is not None:
             self._pipe.drop()
             self._pipe_lost("no answer from the server: interrupted")
@@ -157,7 +157,7 @@ class Desk:
         self._go_on()
 
     def close(self, patience: float | None, gone: Callable[[], None]) -> None:
-        """Take nothing more; call back once what was taken is over, after at most ``patience`` seconds, and the sockets are closed."""
+        """Accept nothing more. Calls ``gone`` once the accepted jobs are over, or ``patience`` seconds later, and all sockets are closed."""
         self.closed = True
         self._gone.append(gone)
         if patience is not None:
@@ -181,7 +181,7 @@ class Desk:
         self._over.append(job)
 
     def _use_keys(self, job: Job) -> bool:
-        """Whether it may go: none of its keys is that of another message, or its messages stand apart."""
+        """Claim the job's keys. Returns whether it may be sent: no key belongs to another message, or its messages stand ``apart``."""
         now = self._front._now()
         owned = [(item, *item.digest) for item in job.items if item.digest is not None]
         for item, subject, message in owned:
@@ -228,13 +228,13 @@ class Desk:
         self._finish(job)
         pipe = self._pipe
         if pipe is not None and pipe.sent and not self._owners:
-            # Whoever comes next finds another stream; if others waited for this one, how long is not for us to say.
+            # The next job gets a new stream. If other jobs waited for this one, it is not known for how long, so it stays.
             pipe.drop()
             self._pipe_lost("no answer from the server")
         self._go_on()
 
     def _take_out(self, job: Job) -> None:
-        """From wherever it is."""
+        """Remove the job from wherever it is queued or in flight."""
         for line in (self._by_stream, self._by_request):
             if job in line:
                 line.remove(job)
@@ -252,18 +252,18 @@ class Desk:
                 job.unanswered(_unknown("in time") if sent else _unreached("no connection in time"), sent)
 
     def _why_not(self, streamed: bool) -> PublishFailed:
-        """Why a job was never sent."""
+        """The reason for which a job was never sent."""
         pipe = self._pipe if streamed else None
         if pipe is None or pipe.open:
             return PublishFailed("busy", "there was no room for it in time")
         return _unreached("it opened no stream in time" if pipe.reached else "no connection in time")
 
     def _again(self, job: Job, wait: float | None = None) -> None:
-        """A try of it is over, and something may still be stored."""
+        """An attempt is over, and a retry may still succeed."""
         job.attempt += 1
         left = job.deadline - self._front._now()
         if wait is None:
-            # Full jitter; the last tries come before the end, not behind it.
+            # Full jitter. Waiting at most half of the time left puts the last attempts before the timeout, not after it.
             wait = min(MAX_BACKOFF, 0.2 * 2 ** min(job.attempt - 1, 10)) * self._random()
             wait = min(wait, left / 2)
         else:
@@ -285,7 +285,7 @@ class Desk:
             self._again(job, wait)
 
     def _go_on(self) -> None:
-        """Send what can be sent, and tell of what is over."""
+        """Send what can be sent, and report the jobs that are over."""
         if self._going:
             return
         self._going = True
@@ -310,7 +310,7 @@ class Desk:
     # --- the stream -----------------------------------------------------------------------------------------
 
     def _send(self, job: Job) -> bool:
-        """Whether it went."""
+        """Send the job over the stream. Returns whether it was sent."""
         pipe = self._pipe
         if pipe is None:
             self._open_pipe()
@@ -342,7 +342,7 @@ class Desk:
         self._unwatch = self._front._later(delay, self._look)
 
     def _look(self) -> None:
-        """Whether the stream has been silent for too long."""
+        """Check whether the stream has been silent for too long."""
         self._unwatch = None
         pipe = self._pipe
         if pipe is None:
@@ -402,7 +402,7 @@ class Desk:
         if pipe.opened:
             self._by_stream = waiting
         elif pipe.reached and not _hopeless(reason):
-            # The server, or what is in front of it, opens no stream.
+            # The server, or a proxy in front of it, does not open streams.
             self.stream_from = self._front._now() + WITHOUT_STREAM
             self._by_request.extendleft(reversed(waiting))
         else:
@@ -419,7 +419,7 @@ class Desk:
     # --- requests -------------------------------------------------------------------------------------------
 
     def _ask(self, job: Job) -> bool:
-        """Whether it went."""
+        """Send the job by request. Returns whether it was sent."""
         fresh = not self._idle
         if fresh and len(self._posts) >= self._options.connections:
             return False
@@ -472,10 +472,10 @@ class Desk:
         found[1]()
         return found[0]
 
-    # --- the end --------------------------------------------------------------------------------------------
+    # --- closed sockets -------------------------------------------------------------------------------------
 
     def end_gone(self, end: object) -> None:
-        """See the owners of both kinds of connections."""
+        """See the ``Owner`` of each kind of connection."""
         self._ends.discard(end)
         if self.closed and not self._jobs:
             self._shut()
@@ -508,7 +508,7 @@ class Desk:
 
 
 def _hopeless(reason: str) -> bool:
-    """Whether somebody is there who is not who he should be: trying again changes nothing."""
+    """Whether the other end is not the server it should be, so that a retry is useless."""
     return "certificate verify failed" in reason or "VerificationError" in reason
 
 

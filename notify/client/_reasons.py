@@ -1,4 +1,4 @@
-"""What goes wrong with a connection, in words for whoever has to mend it."""
+"""Explains connection failures in words for whoever has to fix them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 
-#: what a close code that ends the client asks for (docs/protocol.md, Close codes)
+#: what to do about a close code that ends the client (docs/protocol.md, Close codes)
 _ENDS = {
     4500: "the server does not accept the token: its key, audience or expiry is not what the server is set up for, "
     "whose log says which",
@@ -28,7 +28,7 @@ _ANSWERS = {
 
 
 def ended(code: int | None, reason: str) -> str:
-    """Why a client has ended; ``code`` None: it had no token."""
+    """Why a client has ended. ``code`` is None if it had no token."""
     words = _ENDS.get(code or 0, "")
     if code is None:
         words = "the token function gave none, which means that the user has signed out"
@@ -37,7 +37,7 @@ def ended(code: int | None, reason: str) -> str:
 
 
 def answered(status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> str:
-    """Why no WebSocket was opened, where HTTP answered instead."""
+    """Why no WebSocket was opened: the server gave another HTTP answer."""
     words = f"the server answered with HTTP {status}"
     place = next((value for name, value in headers if name.lower() == b"location"), None)
     if 300 <= status < 400 and place is not None:
@@ -47,7 +47,7 @@ def answered(status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> str:
 
 
 def failed(error: BaseException, host: str, port: int) -> str:
-    """Why there is no connection to a host."""
+    """Why the connection to a host failed."""
     words = str(error) or type(error).__name__
     if isinstance(error, socket.gaierror):
         return f"the name {host} cannot be looked up: {words}"

@@ -1,4 +1,4 @@
-"""Carries out what the machine asks for: on the clock, the sockets and the coroutines of a front."""
+"""Carries out the machine's actions with the clock, sockets and coroutines of a front end."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ TokenSource: TypeAlias = str | Callable[[], TokenValue | Awaitable[TokenValue]]
 
 
 class Runner(ABC):
-    """One machine at work: its connection, its timer, its tokens, and the commands that wait for an answer.
+    """Runs one machine: its connection, its timer, its tokens, and the commands that wait for an answer.
 
-    What is for the program goes to whoever stands on this, by :meth:`_told`: states, subscriptions, and what comes for readers.
+    Everything that concerns the application goes to the subclass through :meth:`_told`: states, subscriptions and messages for readers.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Runner(ABC):
         self._lingering: set[Link] = set()
         self._commands: dict[int, Waiter] = {}
         self._count = 0
-        self._fetching: int | None = None  # the fetch of a token that has not been answered
+        self._fetching: int | None = None  # the number of the token fetch in flight
         self._stopping: list[Waiter] = []
         self._carrying_out = False
         self._wake: deque[Callable[[], None]] = deque()
@@ -60,23 +60,23 @@ class Runner(ABC):
 
     @property
     def client_id(self) -> str:
-        """The one in use."""
+        """The client id in use."""
         return self._client_id.value
 
-    # --- what stands on this provides -----------------------------------------------------------------------
+    # --- what a subclass of every front end provides --------------------------------------------------------
 
     @abstractmethod
     def _told(self, action: do.Action) -> None:
-        """Of what is for the program, one thing; :attr:`state` is already what it says."""
+        """Handle one action that concerns the application; :attr:`state` is already up to date."""
 
-    # --- what a front provides ------------------------------------------------------------------------------
+    # --- what a front end provides --------------------------------------------------------------------------
 
     @abstractmethod
     def _now(self) -> float: ...
 
     @abstractmethod
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call later, unless the returned function is called first."""
+        """Call after ``delay`` seconds, unless the returned function is called first."""
 
     @abstractmethod
     def _waiter(self) -> Waiter: ...
@@ -88,7 +88,7 @@ class Runner(ABC):
 
     @abstractmethod
     def _dial(self, link: Link) -> None:
-        """Connect to :attr:`address`; then call the link's methods."""
+        """Connect to :attr:`address`, then call the link's methods."""
 
     # --- the machine ----------------------------------------------------------------------------------------
 
@@ -124,13 +124,13 @@ class Runner(ABC):
         self._settled()
 
     def _broken(self, now: float) -> None:
-        """What the server sent is not of the protocol: come back later, perhaps to another one."""
+        """The server violated the protocol: reconnect later, perhaps to another node."""
         if self._link is not None:
             self._link.leave(CLOSE_DEAD, "malformed frame")
         self.machine.closed(1002, "the server sent a malformed frame", now)
 
     def _carry_out(self, timer: bool = True) -> None:
-        """Do what the machine asks for. What that leads to is done by the outermost call, in order."""
+        """Carry out the machine's actions. Actions that result from them are carried out by the outermost call, in order."""
         if self._carrying_out:
             return
         self._carrying_out = True
@@ -148,11 +148,11 @@ class Runner(ABC):
             self._wake.popleft()()
 
     def _fire(self, *waiters: Waiter) -> None:
-        """Let coroutines go on, once the machine's wishes are carried out: Twisted runs them here and now."""
+        """Wake coroutines once all actions are carried out: Twisted runs them synchronously."""
         self._wake += [lambda waiter=waiter: waiter.fire(None) for waiter in waiters]  # type: ignore[misc]
 
     def _tell(self, callback: Callable[..., None] | None, *args: Any) -> None:
-        """Call back; what goes wrong there must not stop what is under way here."""
+        """Call a callback of the application. Its exceptions must not disturb the client."""
         if callback is not None:
             try:
                 callback(*args)
@@ -238,18 +238,18 @@ class Runner(ABC):
             self._fetching = None
 
     def _cause(self, code: str) -> str:
-        """What a command that fails with ``closed`` would like to know."""
+        """The explanation for a command that fails with ``closed``."""
         end = self._end() if code == "closed" and self.state.name == "closed" else None
         return "the client has not been started" if self.state.name == "idle" else str(end or "")
 
     def _end(self) -> ClientClosed | None:
-        """What the end raises in those who read: nothing, where the program closed the client."""
+        """The exception that the client's end raises in readers; None if the application closed the client."""
         return None if self.state.code == CLOSE_DONE else ClientClosed(self.state.code, self.state.reason)
 
-    # --- commands, and the end ------------------------------------------------------------------------------
+    # --- commands and closing -------------------------------------------------------------------------------
 
     def _command(self, call: Callable[..., None], *args: Any) -> Waiter:
-        """Ask the machine for something that it answers under a number."""
+        """Give the machine a numbered command, and return the waiter for its outcome."""
         self._count += 1
         waiter = self._commands[self._count] = self._waiter()
         self._event(call, self._count, *args)
@@ -260,7 +260,7 @@ class Runner(ABC):
         return done
 
     async def _stopped(self) -> None:
-        """Wait until the machine has ended and no socket is left."""
+        """Wait until the machine has ended and all sockets are closed."""
         while self._lingering or self.state.name != "closed":
             waiter = self._waiter()
             self._stopping.append(waiter)

@@ -1,4 +1,4 @@
-"""Positions that outlive the process, saved a moment after they have changed."""
+"""Saves positions to a store shortly after they have changed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from notify.client.values import Store
 
 log = logging.getLogger("notify.client")
 
-#: positions are saved this long (seconds) after the first that has changed
+#: positions are saved this long (seconds) after the first change
 SAVING = 0.2
 
 
 class Saver:
-    """Between the streams and a store, or none. ``later`` calls after so many seconds, unless it is cancelled."""
+    """Connects the streams to a store, if there is one. ``later(delay, call)`` calls after ``delay`` seconds unless cancelled."""
 
     def __init__(
         self, store: Store | None, later: Callable[[float, Callable[[], None]], Callable[[], None]]
@@ -29,14 +29,14 @@ class Saver:
         return None if self._store is None else self._store.load(_key(chat))
 
     def changed(self, chat: Id | None, position: Position) -> None:
-        """A message was handled."""
+        """A message was handled, so the position has changed."""
         if self._store is not None:
             self._unsaved[_key(chat)] = position
             if self._cancel is None:
                 self._cancel = self._later(SAVING, self._save)
 
     def flush(self) -> None:
-        """Save now. Raises what the store raises; then the positions are saved with the next ones."""
+        """Save now. Raises what the store raises; in that case the positions are saved with the next change."""
         if self._cancel is not None:
             self._cancel()
             self._cancel = None
@@ -49,7 +49,7 @@ class Saver:
                 raise
 
     def close(self) -> None:
-        """Save now, and let go of the store where it can be."""
+        """Save now, and close the store if it can be closed."""
         try:
             self.flush()
         finally:

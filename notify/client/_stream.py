@@ -1,4 +1,4 @@
-"""The messages of one chat, or the notifications, as their reader sees them: a bounded queue and a place in it."""
+"""The messages of one chat, or the notifications, as their reader sees them: a bounded queue and a position."""
 
 from __future__ import annotations
 
@@ -19,77 +19,77 @@ OnLoad: TypeAlias = Callable[[Position], Awaitable[Any] | None]
 
 
 class _Load(Struct, frozen=True):
-    """The state at this position is to be loaded before anything behind it is read."""
+    """The application must load its state as of this position before it reads on."""
 
     after: Position
 
 
 class Waiter(Protocol):
-    """An awaitable that is fired once; later calls do nothing."""
+    """An awaitable that is resolved once; later calls have no effect."""
 
     def fire(self, value: Any) -> None:
-        """Succeed."""
+        """Return ``value`` to the waiting coroutine."""
 
     def fail(self, error: Exception) -> None:
-        """Raise in whoever waits."""
+        """Raise ``error`` in the waiting coroutine."""
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Wait."""
+        """Wait until the waiter is resolved."""
 
 
 class Owner(Protocol):
-    """What a stream needs of its client. ``chat`` None: the notifications."""
+    """What a stream needs of its client. ``chat`` is None for the notifications."""
 
     @property
     def queue(self) -> int:
-        """How many messages may wait for a reader."""
+        """The maximum number of messages that wait for a reader."""
 
     def _now(self) -> float:
-        """Seconds of a steady clock."""
+        """The seconds of a monotonic clock."""
 
     def _standing(self) -> str:
-        """How the connection is, in words."""
+        """The state of the connection, in words."""
 
     def _later(self, delay: float, call: Callable[[], None]) -> Callable[[], None]:
-        """Call after so many seconds, unless the returned function is called first."""
+        """Call after ``delay`` seconds, unless the returned function is called first."""
 
     def _waiter(self) -> Waiter:
-        """Something to wait for."""
+        """Return a new waiter."""
 
     def _fire(self, *waiters: Waiter) -> None:
-        """Let those who wait go on, soon."""
+        """Wake the waiting coroutines soon."""
 
     def _pause(self, stream: Stream[Any]) -> None:
-        """Bring no more messages."""
+        """Stop delivering messages."""
 
     def _hold(self, stream: Stream[Any]) -> None:
-        """Bring no more of those that are not brought anyhow, until this stream has them resumed, too."""
+        """The machine has paused the topic: do not resume it before this stream has resumed as well."""
 
     def _resume(self, stream: Stream[Any]) -> None:
-        """Bring them again, those that were missed first."""
+        """Deliver messages again, starting with those that were missed."""
 
     def _keep(self, stream: Stream[Any]) -> None:
-        """The messages up to its position are done with."""
+        """The messages up to the stream's position are handled."""
 
     def _unsubscribe(self, stream: Chat) -> None:
-        """It is not read any more."""
+        """The stream is no longer read."""
 
 
 class Stream(Generic[M]):
-    """``async for message in stream``: each message once and in order, over any number of reconnects.
+    """``async for message in stream`` yields each message once and in order, across any number of reconnects.
 
-    One reader at a time. A message counts as handled when the reader comes for the next one; only then does its
-    position go to the store. A reader that lags lets the queue fill up to its bound; then the client takes no
-    more from the server until half of it is read, and then page by page until it has caught up: it misses nothing that
-    the server still has. What it has no more is told as a loss; so is, by a server without the feature ``history``, a lag
-    of more than one resumption brings.
+    A stream has one reader at a time. A message counts as handled when the reader asks for the next one; only then is its
+    position stored. If the reader lags until the queue is full, the client takes no more from the server until half of the queue
+    is read, and then fetches page by page until the reader has caught up. The reader misses nothing that the server still has.
+    Messages that the server no longer has are reported as a loss. With a server without the feature ``history``, so is a lag
+    larger than one resume can replay.
 
-    ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages; without it the
-    iteration raises :class:`HistoryLost`, and goes on behind it when iterated again. ``on_event`` is called (and
-    awaited) in the same way with each :class:`ChatEvent`, where the client has the feature. ``load`` is called (and awaited)
-    with the position that the stream begins behind before the first message, and at each loss, in place of ``on_lost``; where
-    it raises, so does the iteration, and calls it again when iterated again. The iteration ends when the
-    client is closed here, and raises ``ClientClosed`` or ``Refused`` where the server ended it.
+    ``on_lost`` is called (and awaited) with a :class:`Loss` at its place between the messages. Without it the iteration raises
+    :class:`HistoryLost`, and continues after the gap when iterated again. ``on_event`` is called (and awaited) in the same way
+    with each :class:`ChatEvent`, if the client has the feature. ``load`` replaces ``on_lost``: it is called (and awaited) before
+    the first message, with the position after which the stream begins, and at each loss. If it raises, so does the iteration, and
+    it is called again when iterated again. The iteration ends when the application closes the client; it raises ``ClientClosed``
+    or ``Refused`` if the server ended it.
     """
 
     def __init__(self, client: Owner, key: Id | None, on_lost: OnLost | None, position: Position | None):
@@ -98,7 +98,7 @@ class Stream(Generic[M]):
         self.load: OnLoad | None = None
         #: ``subscribing``, ``live``, ``waiting``, ``paused``, ``refused`` or ``closed``
         self.state = "subscribing"
-        #: where the reader is: the last message that was handled
+        #: the position of the last message that was handled
         self.position = position
         self._client, self._key = client, key
         self._queue: deque[M | ChatEvent | Loss | _Load] = deque()
@@ -108,16 +108,16 @@ class Stream(Generic[M]):
         self._paused = False
         self._measuring: Callable[[], None] | None = None
         self._reading = False
-        self._waiting: Waiter | None = None  # the reader's, where nothing is there
+        self._waiting: Waiter | None = None  # set while the reader waits for a message
         self._ready: list[Waiter] = []
 
     @property
     def waiting(self) -> int:
-        """Messages that have come and were not read yet."""
+        """The number of messages that have arrived and were not read yet."""
         return len(self._queue)
 
     async def ready(self, timeout: float | None = None) -> None:
-        """Wait until the server has confirmed it: so many seconds, or however long it takes.
+        """Wait until the server has confirmed the subscription, for at most ``timeout`` seconds if it is given.
 
         Raises ``Refused``, ``ClientClosed`` or ``TimeoutError``.
         """
@@ -139,7 +139,7 @@ class Stream(Generic[M]):
         return self
 
     async def __anext__(self) -> M:
-        # Also while a callback of the program runs: two readers would take the same place, and one of them pass over the next.
+        # Checked also while a callback runs: two readers would take the same position, and one of them would skip the next message.
         if self._reading:
             raise RuntimeError("this stream has a reader already")
         self._reading = True
@@ -155,7 +155,7 @@ class Stream(Generic[M]):
                 item = self._queue[0]
                 if self.load is not None and isinstance(item, Loss | _Load):
                     await _maybe(self.load(item.after))
-                    if not self._queue:  # closed meanwhile
+                    if not self._queue:  # the stream was closed meanwhile
                         continue
                 self._pop()
                 self._taken = item.after if isinstance(item, Loss | _Load) else item.position
@@ -188,7 +188,7 @@ class Stream(Generic[M]):
     def _put(self, item: M | ChatEvent | Loss | _Load) -> None:
         self._queue.append(item)
         if len(self._queue) >= self._client.queue and not self._paused and self._measuring is None:
-            # One read of the socket may bring more than the bound at once: the reader has its turn first.
+            # One read of the socket may bring more messages than the queue may hold: let the reader run first.
             self._measuring = self._client._later(0, self._measure)
         if self._waiting is not None:
             self._client._fire(self._waiting)
@@ -215,7 +215,7 @@ class Stream(Generic[M]):
             self._client._keep(self)
 
     def _begin(self, position: Position) -> None:
-        """What comes goes on from there."""
+        """Continue from this position."""
         if self.load is not None:
             if not self._begun:
                 self._put(_Load(position))
@@ -227,7 +227,7 @@ class Stream(Generic[M]):
 
     def _changed(self, state: str, position: Position | None) -> None:
         self.state = state
-        if state == "paused" and not self._paused:  # behind a page; the next one is for the reader to ask for
+        if state == "paused" and not self._paused:  # after a page; the reader asks for the next one
             self._paused = True
             self._client._hold(self)
             self._ask_on()
@@ -252,7 +252,7 @@ class Stream(Generic[M]):
 
 
 async def wait(client: Owner, waiter: Waiter, deadline: float | None, words: Callable[[], str]) -> None:
-    """Wait; past the deadline, a time of the client's clock, raise ``TimeoutError`` with these words."""
+    """Wait. At the deadline, in seconds of the client's clock, raise ``TimeoutError`` with these words."""
     if deadline is None:
         await waiter
         return
@@ -264,13 +264,13 @@ async def wait(client: Owner, waiter: Waiter, deadline: float | None, words: Cal
 
 
 async def _maybe(result: Awaitable[Any] | None) -> None:
-    """Wait for a callback that is asynchronous."""
+    """Await the result of a callback if it is asynchronous."""
     if inspect.isawaitable(result):
         await result
 
 
 class Chat(Stream[ChatMessage]):
-    """One chat's messages: see :class:`Stream`. Of several of one chat each gets all, and the slowest sets the pace."""
+    """The messages of one chat: see :class:`Stream`. Each stream of a chat gets all messages, and the slowest sets the pace."""
 
     @property
     def id(self) -> Id:
@@ -278,9 +278,9 @@ class Chat(Stream[ChatMessage]):
         return cast(Id, self._key)
 
     def close(self) -> None:
-        """Unsubscribe; what was not read is forgotten, and what was read last is handled."""
+        """Unsubscribe. Unread messages are dropped, and the message that was read last counts as handled."""
         self._client._unsubscribe(self)
 
     async def aclose(self) -> None:
-        """The same, for ``contextlib.aclosing``."""
+        """Call :meth:`close`; for ``contextlib.aclosing``."""
         self.close()

@@ -1,4 +1,4 @@
-"""The client on Twisted's reactor."""
+"""The client for the Twisted reactor."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class DeferredWaiter:
         self._deferred: Deferred[Any] = Deferred()
 
     def fire(self, value: Any) -> None:
-        """Succeed."""
+        """Resolve the Deferred, unless it has fired."""
         if not self._deferred.called:
             self._deferred.callback(value)
 
     def fail(self, error: Exception) -> None:
-        """Raise in whoever waits."""
+        """Raise ``error`` in the waiting coroutine."""
         if not self._deferred.called:
             self._deferred.errback(error)
 
@@ -67,8 +67,8 @@ class _LinkProtocol(Protocol):
 class TwistedClient(Core):
     """A client for code that Twisted runs: see :class:`~notify.client._core.Core`.
 
-    Its coroutines and its streams' iterations are for coroutines under ``ensureDeferred`` or ``react``.
-    ``endpoint`` replaces the one that the address leads to, for example for a private CA.
+    Await its coroutines and iterate over its streams in coroutines under ``ensureDeferred`` or ``react``.
+    ``endpoint`` replaces the endpoint derived from the address, for example for a private CA.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The client's end of one WebSocket (RFC 6455) as bytes in and out, for any transport."""
+"""The client's side of one WebSocket (RFC 6455): bytes in, bytes out, on any transport."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 from notify.client._reasons import answered
 
 SUBPROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"]
-#: the longest message that is accepted, in bytes: a whole replay in one batch
+#: the maximum size of a message in bytes: it must hold a whole replay in one batch
 MAX_MESSAGE = 128 * 2**20
 _CLIENT_ID = "client_id="
 
 
 class Address(Struct, frozen=True):
-    """Where a WebSocket is."""
+    """The address of a WebSocket."""
 
     secure: bool
     host: str
@@ -38,7 +38,7 @@ class Address(Struct, frozen=True):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Raises ``ValueError`` for anything but a ``ws://`` or ``wss://`` URL."""
+        """Parse a ``ws://`` or ``wss://`` URL. Raises ``ValueError`` for any other."""
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ValueError("the address of a server is like ws://host:8080/ws or wss://host/ws")
@@ -48,11 +48,11 @@ class Address(Struct, frozen=True):
 
     @property
     def client_id(self) -> str | None:
-        """The one that the query names; None: it names none."""
+        """The ``client_id`` in the query, or None."""
         return next((one[len(_CLIENT_ID) :] for one in self._query() if one.startswith(_CLIENT_ID)), None)
 
     def under(self, client_id: str) -> Address:
-        """The same with this ``client_id`` in the query."""
+        """The same address with this ``client_id`` in the query."""
         others = [one for one in self._query() if not one.startswith(_CLIENT_ID)]
         query = "&".join((*others, _CLIENT_ID + client_id))
         return structs.replace(self, target=f"{self.target.partition('?')[0]}?{query}")
@@ -62,7 +62,7 @@ class Address(Struct, frozen=True):
 
     @property
     def host_header(self) -> str:
-        """The Host header's value: the port where it is not the scheme's own, brackets around IPv6."""
+        """The value of the Host header: with the port unless it is the scheme's default, and with brackets around IPv6."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}"
 
@@ -72,13 +72,13 @@ class Opened(Struct, frozen=True):
 
 
 class Text(Struct, frozen=True):
-    """One whole text message."""
+    """One complete text message."""
 
     text: str
 
 
 class Closed(Struct, frozen=True):
-    """The server ended it; nothing follows. 1006: without a close frame."""
+    """The server ended the connection; no event follows. 1006 means without a close frame."""
 
     code: int
     reason: str
@@ -88,9 +88,9 @@ Event: TypeAlias = Opened | Text | Closed
 
 
 class Wire:
-    """One connection. Bytes to send gather in :attr:`outgoing`; the owner sends and empties it.
+    """One connection. Bytes to send collect in :attr:`outgoing`; the owner sends them and empties it.
 
-    ``headers`` go with the opening handshake, beside those that it consists of.
+    ``headers`` are sent with the opening handshake in addition to its own.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Wire:
         )
 
     def send(self, text: str) -> None:
-        """Send a text message; dropped where the connection is not open."""
+        """Send a text message. It is dropped if the connection is not open."""
         self._send(TextMessage(text))
 
     def close(self, code: int, reason: str) -> None:
@@ -123,7 +123,7 @@ class Wire:
         self._done = True
 
     def feed(self, data: bytes) -> list[Event]:
-        """Take bytes that came; gives what they mean, a ``Closed`` at most once and last."""
+        """Process received bytes. Returns the resulting events; ``Closed`` occurs at most once, as the last one."""
         events: list[Event] = []
         if self._done:
             return events
@@ -165,4 +165,4 @@ class Wire:
         try:
             self.outgoing += self._connection.send(event)
         except LocalProtocolError:
-            pass  # it is closing or not open yet: what is said then is said in vain
+            pass  # the connection is closing or not open yet, so the message is dropped

@@ -1,6 +1,6 @@
-"""What the client's state machine asks its front to do, and its settings. Values only.
+"""The actions that the client's state machine asks its front end to carry out, and its settings. Pure values.
 
-docs/client.md describes each; the conformance scenarios spell them as JSON, ``do`` being the tag.
+docs/client.md describes each action. The conformance scenarios spell them as JSON with the tag ``do``.
 """
 
 from __future__ import annotations
@@ -11,64 +11,64 @@ from msgspec import Struct
 
 Frame: TypeAlias = dict[str, Any]
 
-#: of a chat, a user or a message: a 64-bit integer, or text like a UUID (docs/protocol.md, Ids)
+#: the id of a chat, user or message: a 64-bit integer, or text such as a UUID (docs/protocol.md, Ids)
 Id: TypeAlias = int | str
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a client behaves. Times are in seconds."""
+    """The settings of a client. All times are in seconds."""
 
-    #: a retry waits a random time between the floor and min(cap, base * 2 ** tries)
+    #: before a retry the client waits for a random time between the floor and min(cap, base * 2 ** tries)
     backoff_floor: float = 0.1
     backoff_base: float = 2.0
     backoff_cap: float = 30.0
-    #: a connection that lived this long starts the backoff over
+    #: the backoff starts over after a connection that lasted this long
     stable_after: float = 10.0
-    #: the most that a server's `retry_after_ms` can make the client wait
+    #: upper bound on the wait that a server's `retry_after_ms` can ask for
     advice_cap: float = 300.0
-    #: how long the token callback, the opening of a connection, and each answer may take
+    #: timeouts for the token callback, for opening a connection, and for each answer
     token_timeout: float = 30.0
     connect_timeout: float = 10.0
     answer_timeout: float = 10.0
-    #: silence after which a ping is sent, where the server does not name its own; and the wait for any answer
+    #: a ping is sent after this much silence, unless the server names its own interval; then the timeout for any answer
     ping_interval: float = 25.0
     pong_timeout: float = 10.0
-    #: a token is replaced up to twice this long before it expires, or up to half its life before
+    #: a token is replaced one to two times this long before it expires, but at most half of its remaining life before
     refresh_margin: float = 60.0
-    #: commands (presence, ping) waiting at once, and how long each may take
+    #: the timeout of a command (presence, history, ping), and how many may wait at once
     command_timeout: float = 10.0
     max_commands: int = 1000
-    #: subscribe frames without an answer at once; and all frames, kept below the server's default limits
+    #: how many subscribe frames may be unanswered; then the rate limit for all frames, below the server's default limits
     window: int = 16
     burst: int = 900
     rate: float = 45.0
-    #: messages that are asked for at once of a chat's history, 1 to 100
+    #: messages per request for a chat's history, 1 to 100
     page: int = 100
-    #: what the client can take beyond what everyone gets: ``events``, ``signals``; ``history`` it asks for by itself
+    #: optional features to ask the server for: ``events``, ``signals``; the client adds ``history`` itself
     features: tuple[str, ...] = ()
 
 
 class Position(Struct, frozen=True):
-    """A place in the history of a chat or of the user's notifications."""
+    """A position in the history of a chat or of the user's notifications."""
 
     epoch: str
     seq: int
 
 
 class Action(Struct, frozen=True, tag_field="do", omit_defaults=True):
-    """The base of all actions."""
+    """The base class of all actions."""
 
 
 class FetchToken(Action, frozen=True, tag="token"):
-    """Call the token callback, and answer with ``token`` or ``token_failed`` and this ``n``."""
+    """Call the token callback. Answer with the event ``token`` or ``token_failed`` and this ``n``."""
 
     n: int
 
 
 class Open(Action, frozen=True, tag="open"):
-    """Open a connection; answer with ``opened``, or ``closed`` where it cannot be.
+    """Open a connection. Answer with the event ``opened``, or with ``closed`` if that fails.
 
-    ``elsewhere``: under another ``client_id`` than before, and from now on.
+    ``elsewhere``: use a new ``client_id`` from now on.
     """
 
     elsewhere: bool = False
@@ -81,14 +81,14 @@ class Send(Action, frozen=True, tag="send"):
 
 
 class Close(Action, frozen=True, tag="close"):
-    """Close the connection, or give up opening it. Nothing more of it reaches the machine."""
+    """Close the connection, or stop opening it. The machine must receive nothing more from it."""
 
     code: int
     reason: str = ""
 
 
 class StateChanged(Action, frozen=True, tag="state"):
-    """The connection's state. ``delay`` with ``waiting``; ``code`` and ``reason`` tell why it ended."""
+    """The connection's state has changed. ``delay`` is set in ``waiting``; ``code`` and ``reason`` say why the connection ended."""
 
     state: str
     delay: float | None = None
@@ -99,7 +99,7 @@ class StateChanged(Action, frozen=True, tag="state"):
 
 
 class SubscriptionChanged(Action, frozen=True, tag="subscription"):
-    """A subscription's state; ``chat`` None: the notifications. ``position`` is where it goes on from."""
+    """A subscription's state has changed. ``chat`` is None for the notifications; ``position`` is where it continues from."""
 
     chat: Id | None
     state: str
@@ -110,14 +110,14 @@ class SubscriptionChanged(Action, frozen=True, tag="subscription"):
 
 
 class Deliver(Action, frozen=True, tag="message"):
-    """Hand a message over; ``chat`` None: a notification."""
+    """Hand a message to the application. ``chat`` is None for a notification."""
 
     chat: Id | None
     frame: Frame
 
 
 class GapFound(Action, frozen=True, tag="gap"):
-    """Messages are missing before one with this ``prev``; they are being fetched."""
+    """Messages are missing before the message with this ``prev``. The client is fetching them."""
 
     chat: Id | None
     last: int
@@ -125,7 +125,7 @@ class GapFound(Action, frozen=True, tag="gap"):
 
 
 class Lost(Action, frozen=True, tag="lost"):
-    """What lies between these positions cannot be had from here: reload it from the backend."""
+    """The messages between these positions are no longer available from the server: reload them from the backend."""
 
     chat: Id | None
     before: Position
@@ -133,14 +133,14 @@ class Lost(Action, frozen=True, tag="lost"):
 
 
 class PresenceChanged(Action, frozen=True, tag="presence"):
-    """Who is in a watched chat."""
+    """The users who are present in a watched chat have changed."""
 
     chat: Id
     users: list[Frame]
 
 
 class Signalled(Action, frozen=True, tag="signal"):
-    """What a member of a chat signals now; it has no position."""
+    """A member of a chat sent a signal. Signals have no position."""
 
     chat: Id
     user: Id
@@ -149,10 +149,10 @@ class Signalled(Action, frozen=True, tag="signal"):
 
 
 class Done(Action, frozen=True, tag="done"):
-    """Command ``n`` succeeded; ``took`` is seconds from its sending.
+    """Command ``n`` succeeded; ``took`` is the time in seconds since it was sent.
 
-    ``users`` are those of ``presence``; the rest is of ``history``: ``start`` and ``position`` are where the
-    page begins and ends, where the server says so.
+    ``users`` is the answer to ``presence``. The other fields answer ``history``: ``start`` and ``position`` are where the
+    page begins and ends, if the server says so.
     """
 
     n: int
@@ -165,7 +165,7 @@ class Done(Action, frozen=True, tag="done"):
 
 
 class Failed(Action, frozen=True, tag="failed"):
-    """Command ``n`` did not: ``timeout``, ``closed``, ``busy``, ``unsupported``, or the server's error code."""
+    """Command ``n`` failed: ``timeout``, ``closed``, ``busy``, ``unsupported``, or the server's error code."""
 
     n: int
     code: str
@@ -173,7 +173,7 @@ class Failed(Action, frozen=True, tag="failed"):
 
 
 class ErrorReceived(Action, frozen=True, tag="error"):
-    """The server refused something that no command waits for."""
+    """The server sent an error that belongs to no waiting command."""
 
     code: str
     message: str

@@ -1,9 +1,9 @@
-"""The client's state machine: events in, actions out. No socket, no clock, no randomness of its own.
+"""The client's state machine: events in, actions out. It uses no socket, no clock and no source of randomness itself.
 
-The behaviour is docs/client.md. Every method that tells the machine of an event takes ``now``, seconds of any
-steady clock, and appends to :attr:`Machine.actions`; the front carries those out and empties the list. After each
-call :meth:`Machine.deadline` says when :meth:`Machine.tick` is due. The tests' scenarios drive this class and its
-JavaScript twin alike.
+docs/client.md specifies the behaviour. Every method that reports an event takes ``now``, the seconds of any monotonic
+clock, and appends to :attr:`Machine.actions`; the front end carries those out and empties the list. After each call
+:meth:`Machine.deadline` says when :meth:`Machine.tick` is due. The test scenarios run against both this class and its
+JavaScript counterpart.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from notify.client.parts.heartbeat import Heartbeat
 from notify.client.parts.requests import HISTORY, Refusal, Requests, positioned
 from notify.client.parts.topics import KINDS, Topics
 
-#: what the client itself closes a connection with
+#: the close codes that the client itself uses
 CLOSE_DONE, CLOSE_GAP, CLOSE_DEAD = 1000, 3000, 3001
 
 
 class Machine:
-    """One client. ``random`` gives numbers in [0, 1), ``unix`` the Unix time in seconds.
+    """One client. ``random`` returns numbers in [0, 1), ``unix`` the Unix time in seconds.
 
     States: ``idle``, ``connecting``, ``authenticating``, ``connected``, ``waiting``, ``closed``. The machine keeps
-    the connection's state and tells the modules in ``parts`` what concerns them.
+    the state of the connection and passes events on to the modules in ``parts`` that they concern.
     """
 
     def __init__(self, settings: Settings, random: Callable[[], float], unix: Callable[[], float]) -> None:
         self.settings = settings
         self.state = "idle"
         self.actions: list[Action] = []
-        self._wake: float | None = None  # when the present state ends by itself
-        self._open = False  # there is a connection, or one is being opened
-        self._elsewhere = False  # the next one is to be opened by another client_id
+        self._wake: float | None = None  # when the present state times out
+        self._open = False  # a connection is open, or is being opened
+        self._elsewhere = False  # the next connection needs a new client_id
         self._attempts = Attempts(settings, random)
         self._requests = Requests(settings, self._do)
         self._heartbeat = Heartbeat(settings, self._requests)
@@ -55,64 +55,64 @@ class Machine:
         self._commands = Commands(settings, self._requests, self._do)
         self.topics = Topics(settings, random, self._requests, self._do)
 
-    # --- what the user does ---------------------------------------------------------------------------------
+    # --- what the application does --------------------------------------------------------------------------
 
     def start(self, now: float) -> None:
-        """Connect, and stay connected. Does nothing but when idle or closed."""
+        """Connect, and stay connected. Has no effect unless the machine is idle or closed."""
         if self.state in ("idle", "closed"):
             self._attempts.start()
             self._attempt(now)
 
     def stop(self, now: float) -> None:
-        """Close for good; commands still waiting fail."""
+        """Close for good. Commands that still wait fail."""
         if self.state != "closed":
             self._leave(CLOSE_DONE, "")
             self._end(CLOSE_DONE, "")
 
     def subscribe(self, chat: Id, now: float, since: Position | None = None, watch: bool = False) -> None:
-        """Want this chat's messages from now on, or those after ``since``. No effect where it is wanted already."""
+        """Subscribe to this chat from now on, or from after ``since``. Has no effect if the chat is already subscribed to."""
         self.topics.subscribe(chat, now, since, watch)
 
     def unsubscribe(self, chat: Id, now: float) -> None:
-        """Want it no more."""
+        """Unsubscribe from this chat."""
         self.topics.unsubscribe(chat, now)
 
     def pause(self, chat: Id | None, now: float) -> None:
-        """The reader is behind: take no more of this topic until :meth:`resume`."""
+        """The reader is behind: deliver no more of this topic until :meth:`resume`."""
         self.topics.pause(chat, now)
 
     def resume(self, chat: Id | None, now: float) -> None:
-        """The reader has caught up: go on from the last message that was handed over.
+        """The reader has caught up: continue after the last message that was handed over.
 
-        Also due behind a page of history, after which a chat is ``paused`` by itself (docs/client.md, rule 27).
+        Also required after a page of history, because the machine then pauses the chat itself (docs/client.md, rule 27).
         """
         if self.topics.resume(chat, now):
             self._reconnect(CLOSE_GAP, "resync", now)
 
     def request(self, n: int, frame: Frame, now: float) -> None:
-        """Ask the server something (``presence``, ``history`` or ``ping``), now or once connected. Answer: ``Done`` or ``Failed``."""
+        """Send a command (``presence``, ``history`` or ``ping``) now or once connected. The outcome is ``Done`` or ``Failed``."""
         if self.state in ("idle", "closed"):
             self._do(Failed(n, "closed"))
         else:
             self._commands.add(n, frame, now)
 
     def signal(self, chat: Id, kind: str, data: Any, now: float) -> bool:
-        """Signal something to the other members of a chat that is live. Whether it is on its way; else it is lost."""
+        """Send a signal to the other members of a live chat. Returns whether it was sent; if not, it is lost."""
         return self.topics.signal(chat, kind, data, now)
 
     def refresh(self, n: int, now: float) -> None:
-        """Fetch a token and go on with it. Answer: ``Done`` once the server has taken it, or ``Failed``."""
+        """Fetch a new token and use it. The outcome is ``Done`` once the server has accepted it, or ``Failed``."""
         if self.state in ("idle", "closed"):
             self._do(Failed(n, "closed"))
         else:
             self._credentials.renew(n, now, self.state)
 
-    # --- what happens ---------------------------------------------------------------------------------------
+    # --- what happens to the client -------------------------------------------------------------------------
 
     def token(self, n: int, value: str | None, now: float, expires_at: float | None = None) -> None:
-        """The token callback's answer; None: there is none, the user has signed out.
+        """The token callback returned ``value``. None means that there is no token because the user has signed out.
 
-        ``expires_at`` is Unix time, where the callback knows it.
+        ``expires_at`` is in Unix seconds, if the callback knows it.
         """
         if not self._credentials.fetched(n):
             return
@@ -126,7 +126,7 @@ class Machine:
             self._dial(now)
 
     def token_failed(self, n: int, reason: str, now: float) -> None:
-        """The token callback failed; it is called again later."""
+        """The token callback failed; the machine will ask for it again later."""
         if not self._credentials.fetched(n):
             return
         if self.state == "connected":
@@ -145,7 +145,7 @@ class Machine:
             self._requests.send(auth, now)
 
     def received(self, frame: Frame, now: float) -> None:
-        """The server sent one frame (decoded JSON). What is not understood is ignored."""
+        """The server sent a frame (decoded JSON). Unknown frames are ignored."""
         if self.state not in ("authenticating", "connected") or not isinstance(frame, dict):
             return
         self._heartbeat.heard(now)
@@ -172,7 +172,7 @@ class Machine:
             self._requests.answered(frame, now)
 
     def closed(self, code: int, reason: str, now: float) -> None:
-        """The connection is gone, or could not be opened; 1006 where no close frame came."""
+        """The connection ended or could not be opened. ``code`` is 1006 if no close frame arrived."""
         if not self._open:
             return
         if code in (TOKEN_EXPIRED, AUTH_TIMEOUT):
@@ -187,14 +187,14 @@ class Machine:
             self._wait(code, reason, now, wait)
 
     def online(self, now: float) -> None:
-        """The network came back: try at once, or see whether the connection survived."""
+        """The network is back: connect now, or check whether the connection survived."""
         if self.state == "waiting" and not self._attempts.advised:
             self._attempt(now)
         elif self.state == "connected":
             self._heartbeat.probe(now)
 
     def deadline(self) -> float | None:
-        """When :meth:`tick` is due next; None: nothing is waited for."""
+        """The time at which :meth:`tick` is next due, or None if the machine waits for nothing."""
         due = (
             self._wake,
             self._credentials.fetch_due,
@@ -207,7 +207,7 @@ class Machine:
         return min((at for at in due if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Time has passed. Harmless when nothing is due."""
+        """Act on the time that has passed. Harmless if nothing is due."""
         self._commands.tick(now)
         if _past(self._credentials.fetch_due, now):
             self.token_failed(self._credentials.fetch_number, "the callback took too long", now)
@@ -265,7 +265,7 @@ class Machine:
             self.topics.tick(now)
 
     def _rejected(self, reason: str, now: float) -> None:
-        """A token that once was good may have aged: a new one is a change. A new one that is refused ends it."""
+        """Ask for a new token if this one was accepted before, as it may have expired. A new token that is rejected closes the client."""
         if self._credentials.aged:
             self._credentials.drop()
             self._wait(AUTH_FAILED, reason, now)
@@ -295,7 +295,7 @@ class Machine:
             self._do(Close(code, reason))
 
     def _forget(self) -> None:
-        """Drop what belonged to the connection; topics and commands outlive it."""
+        """Drop the state of the connection. Topics and commands outlive it."""
         self._open = False
         self._requests.forget()
         self._heartbeat.stop()

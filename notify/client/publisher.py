@@ -1,4 +1,4 @@
-"""Publishes from code that blocks, in any number of threads: over a stream, or by HTTP requests."""
+"""A publisher for blocking code in any number of threads. It publishes over a WebSocket stream or by HTTP requests."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ __all__ = ["PublishFailed", "Publisher"]
 
 
 class Publisher(Face):
-    """Publishes through the HTTP API at ``url`` (``http://127.0.0.1:8081``), by connections that are kept open; use it in a ``with``.
+    """Publishes through the HTTP API at ``url`` (``http://127.0.0.1:8081``) over connections that stay open. Use it in a ``with`` statement.
 
-    Each message carries an idempotency key, and its repeats carry the same: a message is stored once, however
-    often it had to be sent. ``timeout`` is how many seconds a publish may take altogether, whatever the server does, and
-    whoever else publishes; a call may have its own. Within it a message is tried again, with backoff and full jitter
-    between tries, as often as there is time for, or at most ``tries`` times; a try of which nothing is heard for
-    ``try_timeout`` seconds is given up. What is raised says whether the message may be stored (:class:`PublishFailed`).
+    Each message carries an idempotency key, and every retry of it carries the same key, so a message is stored once however
+    often it was sent. ``timeout`` is the total time in seconds that a publish may take, whatever the server does and however
+    many other threads publish; a call may set its own. Within that time a message is retried with exponential backoff and
+    full jitter, as often as time allows or until ``tries`` attempts were made. An attempt that gets no answer within
+    ``try_timeout`` seconds is given up. :class:`PublishFailed` says whether the message may have been stored.
 
-    Threads may share it, and do not wait for each other. With ``stream`` messages go over one WebSocket
-    (``/v1/stream``), which costs the server less than a request for each; where none can be opened, as at an older
-    server or through some proxies, they go by requests for a minute, at most ``connections`` at a time.
-    A process that is forked has connections of its own. ``duplicate_window`` is for how many seconds a key of the caller's is known to belong
-    to its message (the last 10,000 of them): as long as the server remembers it, which is two minutes unless it is configured otherwise.
+    Threads may share a publisher and do not wait for each other. With ``stream`` messages go over one WebSocket
+    (``/v1/stream``), which costs the server less than one request per message. Where the WebSocket cannot be opened, as with
+    an older server or behind some proxies, messages go by HTTP request for the next minute, over at most ``connections``
+    connections at a time. A forked process opens its own connections.
+
+    ``duplicate_window`` is the time in seconds for which the publisher remembers which message each of the caller's keys
+    belongs to (the last 10,000 keys). Set it to the time for which the server remembers keys: two minutes unless it is configured otherwise.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Publisher(Face):
         self.close()
 
     def close(self, timeout: float | None = None) -> None:
-        """Close for good: what other threads publish is waited for, at most ``timeout`` seconds; each has its own end, too."""
+        """Close for good. Waits at most ``timeout`` seconds for what other threads are publishing; their own timeouts still apply."""
         self._loop.outside()
         gone = threading.Event()
         self._loop.run(lambda: self._desk.close(timeout, gone.set), gone.is_set)
@@ -86,7 +88,7 @@ class Publisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish one chat message; ``message_id`` is random and ``timestamp`` now where they are not given."""
+        """Publish one chat message. ``message_id`` defaults to a random id and ``timestamp`` to the current time."""
         message, made = chat_message(workspace_id, chat_id, sender_id, content, message_id, timestamp)
         return self._one(message, key, timeout, made)
 
@@ -104,9 +106,9 @@ class Publisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish what happened in a chat beside its messages, as an edit or a reaction, for clients with the feature ``events``.
+        """Publish a chat event, such as an edit or a reaction, for clients with the feature ``events``.
 
-        ``data`` is any JSON value; ``refers_to`` is the ``message_id`` of the message that it is about.
+        ``data`` is any JSON value. ``refers_to`` is the ``message_id`` of the message that the event is about.
         """
         message, made = chat_event(
             workspace_id, chat_id, sender_id, kind, data, refers_to, message_id, timestamp
@@ -137,23 +139,23 @@ class Publisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> Position:
-        """Publish one message; gives its position once the broker has accepted it. Raises :class:`PublishFailed`.
+        """Publish one message and return its position once the broker has accepted it. Raises :class:`PublishFailed`.
 
-        ``key`` is the idempotency key, where the caller has one that outlives this call. Under one that this publisher has used for the
-        subject within ``duplicate_window`` another payload is refused (``key_reused``): the server would not store it, and not say so.
+        ``key`` is the idempotency key, for callers that have one which outlives this call. If this publisher has used the key for the
+        subject within ``duplicate_window``, a different payload is refused (``key_reused``): the server would silently drop it as a duplicate.
         """
         return self._one((subject, payload), key, timeout)
 
     def publish_many(
         self, messages: Iterable[Message], *, key: str | None = None, timeout: float | None = None
     ) -> list[Position]:
-        """Publish any number of ``(subject, payload)`` in order, some hundreds at a time, each time within ``timeout``.
+        """Publish any number of ``(subject, payload)`` pairs in order, in batches of some hundreds; ``timeout`` applies to each batch.
 
-        Gives their positions. Raises :class:`PublishFailed` with those of the messages that were accepted; of those
-        that were sent together with the one that failed every message was tried, behind them none.
+        Returns their positions. Raises :class:`PublishFailed` with the positions of the messages that were accepted. Every message
+        in the batch with the failed message was tried; no later batch was.
 
-        ``key`` makes the list idempotent as a whole: each message's key is ``KEY:INDEX``. After a crash repeat it from its beginning,
-        with the same messages in the same order, within the server's ``duplicate_window``: each is stored once.
+        ``key`` makes the whole list idempotent: the key of each message is ``KEY:INDEX``. After a crash, repeat the list from its start,
+        with the same messages in the same order, within the server's ``duplicate_window``: each message is stored once.
         """
         tally = Tally(key)
         for batch in batches(messages):
@@ -163,10 +165,12 @@ class Publisher(Face):
     def publish_all(
         self, messages: Iterable[Message], *, key: str | None = None, timeout: float | None = None
     ) -> list[Position]:
-        """Publish up to 1000 ``(subject, payload)`` as one, in order: all of them are stored, or none is. Gives their positions.
+        """Publish up to 1000 ``(subject, payload)`` pairs atomically and in order: either all are stored or none. Returns their positions.
 
-        Raises :class:`PublishFailed` where they are not, or not known to be: then with ``nothing_stored`` false, and a repeat under the same key finds or stores all.
-        A server whose broker cannot do that refuses it (status 501). ``key`` as in :meth:`publish_many`; what is there of the list is not stored again.
+        Raises :class:`PublishFailed` if the messages were not stored, or if the outcome is unknown. In the latter case ``nothing_stored``
+        is false, and a retry under the same key either finds the list stored or stores it.
+        A server whose broker does not support this refuses the list (status 501). ``key`` works as in :meth:`publish_many`; messages
+        of the list that are already stored are not stored again.
         """
         job = self._job_of_all(messages, key, timeout)
         return self._do(job).result() if job.items else []
@@ -174,12 +178,13 @@ class Publisher(Face):
     def publish_each(
         self, messages: Iterable[Keyed], *, timeout: float | None = None
     ) -> list[Position | PublishFailed]:
-        """Publish messages with a key each, ``(key, subject, payload)``, and say of each what became of it, in their order.
+        """Publish ``(key, subject, payload)`` messages, each with its own key, and return the outcome of each, in order.
 
-        What is not stored is given, not raised: a :class:`PublishFailed`, whose ``refused`` says that a repeat would change nothing. The messages
-        of a subject keep their order whatever fails: one is sent when the one before it is stored, or refused. Where neither is known
-        those behind it are not sent (``unsent``). Repeat what is left, in its order, under the same keys, before anything newer of these
-        subjects. ``timeout`` is for all together. What is no key or no JSON is refused, too, and holds up nothing.
+        A message that was not stored yields a :class:`PublishFailed` in its place instead of raising it; ``refused`` says that a retry cannot
+        succeed. Messages of one subject keep their order whatever fails: each is sent once the one before it is stored or refused. If that
+        outcome is unknown, the later messages of the subject are not sent (``unsent``). Retry the remaining messages in order, under the same
+        keys, before you publish anything newer to these subjects. ``timeout`` is for the whole call. A message with an invalid key or with a
+        payload that is not JSON is also refused, and does not delay the others.
         """
         each = self._each(messages, self._loop._now, timeout)
         while items := each.next():
@@ -194,10 +199,10 @@ class Publisher(Face):
         key: str | None = None,
         timeout: float | None = None,
     ) -> list[Position]:
-        """Publish one payload to up to 1000 subjects of a workspace, without the ids in it that are a subject's own.
+        """Publish one payload to up to 1000 subjects of a workspace. Leave out of it the ids that a subject itself carries.
 
-        Gives the position in each, in their order. Raises ``PublishFailed`` as :meth:`publish_many` does; what is wrong with one subject or
-        with the payload is wrong with all. ``key`` makes it idempotent as a whole, whatever the order of the subjects of a repeat.
+        Returns the position in each subject, in the order given. Raises ``PublishFailed`` as :meth:`publish_many` does; one invalid subject or
+        an invalid payload fails the whole call. ``key`` makes the broadcast idempotent as a whole, whatever the order of the subjects in a retry.
         """
         job = self._job_of_broadcast(list(subjects), payload, key, timeout)
         return self._do(job).result() if job.items else []
@@ -212,10 +217,10 @@ class Publisher(Face):
         *,
         timeout: float | None = None,
     ) -> None:
-        """Signal something to the chat's members in a user's name, as that they type; ``data`` is any JSON value.
+        """Send a signal, such as a typing indicator, to a chat's members in a user's name. ``data`` is any JSON value.
 
-        It is kept nowhere and may come twice or never, so it is tried for at most 5 seconds unless ``timeout`` is given.
-        Raises ``PublishFailed`` where it is not known to be sent.
+        A signal is not stored and may arrive twice or never, so it is tried for at most 5 seconds unless ``timeout`` is given.
+        Raises ``PublishFailed`` if it is not known to have been sent.
         """
         job = self._job_of_signal(workspace_id, chat_id, user_id, kind, data, timeout)
         self._do(job).result()
@@ -249,7 +254,7 @@ class Publisher(Face):
         self._begin()
 
 
-#: those of this process, for its children
+#: the publishers of this process, which a forked child resets
 _PUBLISHERS: weakref.WeakSet[Publisher] = weakref.WeakSet()
 
 

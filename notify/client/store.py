@@ -1,4 +1,4 @@
-"""A file as a store of positions."""
+"""A store that keeps positions in a file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ log = logging.getLogger("notify.client")
 
 
 class FileStore:
-    """Positions in one small JSON file, replaced whole so that a crash leaves the old or the new.
+    """Keeps positions in one small JSON file. The file is replaced as a whole, so a crash leaves either the old or the new version.
 
-    For one client of one user at a time. The file is held by a lock on ``PATH.lock`` from the beginning until
-    :meth:`close`, which the client calls, or the end of the process; where it is held already ``BlockingIOError`` is
-    raised, for two that write the same file would pass over each other's messages. A file that is not ours raises
-    ``ValueError``, rather than starting over without a word. Not synced to disk: after a power loss a few messages may come
-    twice, none is lost.
+    A file serves one client of one user at a time. The store holds a lock on ``PATH.lock`` from its creation until :meth:`close`,
+    which the client calls, or until the process ends. If another store holds the lock, ``BlockingIOError`` is raised, because two
+    writers of one file would skip each other's messages. A file with other content raises ``ValueError`` instead of silently
+    starting over. Writes are not synced to disk: after a power loss a few messages may arrive twice, but none is lost.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path).resolve()  # one file, one lock, whatever links lead there
+        self._path = Path(path).resolve()  # resolved, so that all links to a file share one lock
         self._positions: dict[str, Position] | None = None
         self._release: weakref.finalize[..., FileStore] | None = None
         self._open()
@@ -71,18 +70,18 @@ class FileStore:
         self._release = weakref.finalize(self, os.close, handle)
 
     def close(self) -> None:
-        """Let another client have the file. Used again after that, it is taken again."""
+        """Release the file for another client. Using this store again takes the lock again."""
         self._positions = None
         if self._release is not None:
             self._release()
             self._release = None
 
     def load(self, key: str) -> Position | None:
-        """The position kept under a key."""
+        """Return the position stored under a key, or None."""
         return self._open().get(key)
 
     def save(self, positions: Mapping[str, Position]) -> None:
-        """Keep these, beside what is kept already. Raises ``OSError``."""
+        """Store these positions and keep those stored under other keys. Raises ``OSError``."""
         kept = self._open()
         kept.update(positions)
         handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")

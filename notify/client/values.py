@@ -1,4 +1,4 @@
-"""What a client hands to its user, and what it raises."""
+"""The values that a client hands to the application, and the exceptions that it raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notify.client.actions import Id, Position
 
 
 class Token(Struct, frozen=True):
-    """A token whose expiry (Unix seconds) the callback knows; a plain ``str`` does where it does not."""
+    """A token whose expiry (Unix seconds) the callback knows. If it does not, it may return a plain ``str``."""
 
     value: str
     expires_at: float | None = None
@@ -31,9 +31,9 @@ class ChatMessage(Struct, frozen=True):
 
 
 class ChatEvent(Struct, frozen=True):
-    """What happened in a chat beside its messages; ``data`` is any JSON value.
+    """An event in a chat other than a message; ``data`` is any JSON value.
 
-    ``refers_to`` is the ``message_id`` of what it is about, where it is about a message.
+    ``refers_to`` is the ``message_id`` of the message that the event is about, if it is about one.
     """
 
     chat_id: Id
@@ -47,10 +47,11 @@ class ChatEvent(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """A part of a chat's history, oldest first; events are in it where the client asked for them.
+    """A page of a chat's history, oldest first. It contains events if the client asked for them.
 
-    ``more``: there are more in the direction that was asked for, also where this page has none: go on ``before=page.start``
-    or ``after=page.position``. Of the newest page ``position`` is the chat's newest. None: nothing says.
+    ``more`` says that there are further messages in the direction asked for, even if this page is empty: continue with
+    ``before=page.start`` or ``after=page.position``. On the newest page ``position`` is the newest position of the chat.
+    ``start`` and ``position`` are None if the server does not give them.
     """
 
     messages: list[ChatMessage | ChatEvent]
@@ -71,7 +72,7 @@ class Notification(Struct, frozen=True):
 
 
 class Signal(Struct, frozen=True):
-    """What another member of a chat signals now, as that they type; ``data`` is any JSON value. Nobody keeps it."""
+    """A transient signal from another member of a chat, such as a typing indicator. ``data`` is any JSON value. Signals are not stored."""
 
     chat_id: Id
     user_id: Id
@@ -80,16 +81,16 @@ class Signal(Struct, frozen=True):
 
 
 class Presence(Struct, frozen=True):
-    """One user who is in a chat, over all nodes."""
+    """One user who is present in a chat, and that user's number of connections on all nodes."""
 
     user_id: Id
     connections: int
 
 
 class Loss(Struct, frozen=True):
-    """The messages after ``before`` up to ``after`` cannot be had any more: reload them from the backend.
+    """The messages after ``before`` up to and including ``after`` are no longer available: reload them from the backend.
 
-    ``chat_id`` None: the user's notifications.
+    ``chat_id`` is None for the user's notifications.
     """
 
     chat_id: Id | None
@@ -98,9 +99,9 @@ class Loss(Struct, frozen=True):
 
 
 class State(Struct, frozen=True):
-    """The connection's state, in the words of docs/client.md.
+    """The state of the connection; docs/client.md names the states.
 
-    ``delay`` (seconds) with ``waiting``; ``code`` and ``reason`` tell why the connection before it ended.
+    ``delay`` (seconds until the next attempt) is set in the state ``waiting``. ``code`` and ``reason`` say why the previous connection ended.
     """
 
     name: str = "idle"
@@ -112,9 +113,9 @@ class State(Struct, frozen=True):
 
 
 def identifier(given: Id) -> Id:
-    """An id as the server knows it: text that spells a canonical integer is that integer.
+    """Return an id in the server's form: text that spells a canonical integer becomes that integer.
 
-    Raises ``ValueError`` for what is none.
+    Raises ``ValueError`` if it is not a valid id.
     """
     if isinstance(given, str) and _INTEGER.fullmatch(given):
         number = int(given)
@@ -136,20 +137,20 @@ _TEXT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 class Store(Protocol):
-    """Where positions outlive the process. One store is for one user: positions of two must not mix.
+    """Keeps positions beyond the end of the process. A store belongs to one user: the positions of two users must not mix.
 
-    Where it has a method ``close()`` the client calls that when the program closes it.
+    If it has a method ``close()``, the client calls it when the program closes the client.
     """
 
     def load(self, key: str) -> Position | None:
-        """The position kept under ``chat:ID`` or ``notifications``."""
+        """Return the position stored under ``chat:ID`` or ``notifications``, or None."""
 
     def save(self, positions: Mapping[str, Position]) -> None:
-        """Keep these, beside what is kept already. Should not block for long."""
+        """Store these positions and keep those stored under other keys. Should not block for long."""
 
 
 class ClientClosed(Exception):  # noqa: N818
-    """The client has ended and will not reconnect: the server's close code says why (None: no token)."""
+    """The client has ended and will not reconnect. ``code`` is the server's close code; None means that there was no token."""
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(ended(code, reason))
@@ -157,7 +158,7 @@ class ClientClosed(Exception):  # noqa: N818
 
 
 class HistoryLost(Exception):  # noqa: N818
-    """A reader without ``on_lost`` came to a place where messages are lost. Reload, then read on."""
+    """A reader without ``on_lost`` reached a gap whose messages are lost. Reload them from the backend, then continue to read."""
 
     def __init__(self, loss: Loss) -> None:
         what = "the notifications" if loss.chat_id is None else f"chat {loss.chat_id}"
@@ -166,8 +167,10 @@ class HistoryLost(Exception):  # noqa: N818
 
 
 class Refused(Exception):  # noqa: N818
-    """The server refused a subscription or a command. ``code`` is one of the protocol's error codes, or
-    ``timeout``, ``busy`` (too many commands wait), ``closed``, or ``unsupported`` (the server cannot do that).
+    """The server refused a subscription or a command, or could not be asked.
+
+    ``code`` is one of the protocol's error codes, or ``timeout``, ``busy`` (too many commands are waiting), ``closed``, or
+    ``unsupported`` (the server does not have this command).
     """
 
     def __init__(self, code: str, message: str = "") -> None:

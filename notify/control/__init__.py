@@ -1,5 +1,5 @@
-"""Controls: how all nodes are told to do something at the word of one of them.
+"""Controls: how one node tells all nodes to do something.
 
-``memory`` is one process alone; ``nats`` reaches every node over NATS, as a service that ``nats micro`` sees, too
-(``micro``). What may be asked, and what a node does then, is :mod:`notify.core.steering`.
+``memory`` is for a single process. ``nats`` reaches every node over NATS, and is also visible as a service to ``nats micro``
+(``micro``). :mod:`notify.core.steering` defines the commands and how a node carries them out.
 """

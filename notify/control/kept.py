@@ -1,14 +1,14 @@
-"""What is kept for all nodes, in a stream of its own.
+"""Records stored for all nodes, in a separate stream.
 
     {stream}_KEPT                    the stream
     control.{stream}.kept.{key}      a record; it expires by itself (per-message TTL)
 
-A record takes the place of the one before it under its key (roll-up), in one step, and only where that is the one that it was
-made of. Nothing else takes anything away: a message that somebody else leads here, as one who publishes to a stream can
-with the acknowledgement, lies beside the records, is none, and goes with ``max_age``. Where the stream is full a record is
-refused, and none is dropped for it.
+A record replaces the previous one under its key (roll-up), in one step, and only if that is the record it was derived from. Nothing
+else removes a record. Somebody who publishes to a stream can have the acknowledgement sent to one of these subjects: such a message
+lies beside the records, is not one, and goes with ``max_age``. If the stream is full, a new record is refused, and none is
+dropped for it.
 
-All methods raise ``Unavailable`` where the server cannot be asked now, or does not store.
+All methods raise ``Unavailable`` if the server cannot be asked now, or does not store.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from notify.nats import headers
 from notify.nats.asking import Asking
 from notify.nats.jetstream import ApiError, JetStream, covers
 
-#: seconds that a record may be kept, at most
+#: the longest time in seconds for which a record may be kept
 OLDEST = 366 * 86400
 
-_MOST = 250_000  # messages; no bound in bytes, which NATS would set aside
-_LARGEST = 4096  # bytes of a message
-_PAGE = 1000  # messages of one read
+_MOST = 250_000  # messages; there is no limit in bytes, which NATS would reserve
+_LARGEST = 4096  # bytes per message
+_PAGE = 1000  # messages per read
 _PAGE_BYTES = 2**20
-_ATTEMPTS = 5  # where others keep something under the same key
+_ATTEMPTS = 5  # if others store something under the same key at the same time
 _NANO = 10**9
 
-# What JetStream says of a message whose Nats-Expected-Last-Subject-Sequence is not so (nats-server, server/errors.json).
+# JetStream's errors for a wrong Nats-Expected-Last-Subject-Sequence (nats-server, server/errors.json).
 _WRONG_LAST = frozenset({10071, 10164})
 
 
 class KeptStream:
-    """See the module. ``now`` gives Unix time in seconds; ``heard(key, record)`` is called with what is read."""
+    """See the module docstring. ``now()`` is Unix time in seconds; ``heard(key, record)`` is called with each record that is read."""
 
     def __init__(
         self,
@@ -63,23 +63,23 @@ class KeptStream:
 
     @property
     def subjects(self) -> str:
-        """Where records are kept, as a subject."""
+        """The subject pattern of all records."""
         return f"{self._prefix}>"
 
     def concerns(self, words: str) -> bool:
-        """Whether NATS speaks of this stream: of a permission that is missing."""
+        """Whether NATS's words about a missing permission concern this stream."""
         return f".{self.name.lower()}" in words.lower()
 
     def key(self, subject: bytes) -> str:
-        """The key of a record, by its subject."""
+        """The key of a record, from its subject."""
         return subject.decode("utf-8", "replace").removeprefix(self._prefix)
 
     async def ensure(self) -> None:
-        """Make, update or check the stream. Raises ``StartError``, too."""
+        """Create, update or check the stream. Also raises ``StartError``."""
         await self._jetstream.ensure_stream(self.name, self._wanted, self._required)
 
     async def catch_up(self) -> None:
-        """Read what was kept since the last time; all of it where the stream is another one, or has gone back."""
+        """Read the records stored since the last call; all of them if the stream was recreated or has gone back."""
         try:
             answer = await self._jetstream.api(f"STREAM.INFO.{self.name}")
         except ApiError as error:
@@ -92,7 +92,7 @@ class KeptStream:
             self._read_to = max(self._read_to, last)
 
     async def _read(self) -> None:
-        # Any replica gives pages, perhaps not to the end; what it lacks the leader has.
+        # Any replica answers the pages, perhaps not up to the end; the rest comes from the leader.
         while True:
             start = {"seq": self._read_to + 1, "next_by_subj": self.subjects}
             body = msgspec.json.encode({**start, "batch": _PAGE, "max_bytes": _PAGE_BYTES})
@@ -113,7 +113,7 @@ class KeptStream:
         self._heard(self.key(subject.encode()), data)
 
     async def keep(self, key: str, merge: Callable[[bytes | None], bytes], until: float) -> None:
-        """Put a record in the place of the one that is there, which ``merge`` is given; None: there is none."""
+        """Replace the record under a key by what ``merge`` returns for the present one, or for None if there is none."""
         subject = self._prefix + key
         for _ in range(_ATTEMPTS):
             there = await self._get({"last_by_subj": subject})
@@ -135,7 +135,7 @@ class KeptStream:
         raise Unavailable("others keep something under the same key at the same time")
 
     async def _get(self, request: dict[str, Any]) -> Any:
-        """A message, as the leader has it; None: there is none."""
+        """A message as the leader has it, or None."""
         try:
             return await self._jetstream.message(self.name, request)
         except ApiError as error:

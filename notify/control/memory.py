@@ -1,6 +1,6 @@
-"""The control of one process alone: whatever is asked, this node does, and what is kept is kept by it.
+"""The control of a single process: it carries out every command itself, and stores records itself.
 
-A node that has a state directory keeps it in a file there, ``kept.json``, which outlives the process.
+A node with a state directory stores them in a file there, ``kept.json``, which outlives the process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from notify.state import directory, write
 class MemorySettings(Settings, frozen=True):
     """``[control.memory]``."""
 
-    #: where what is kept outlives a restart; empty: systemd's ($STATE_DIRECTORY), or nowhere
+    #: where records are stored across restarts; empty: systemd's $STATE_DIRECTORY, or nowhere
     state_directory: str = ""
 
 
 class Kept(Struct, frozen=True):
-    """One record, until a Unix time in seconds."""
+    """One record, and the Unix time in seconds until which it is kept."""
 
     record: bytes
     until: float
@@ -46,7 +46,7 @@ class MemoryControl:
     """See :class:`~notify.interfaces.IControl`."""
 
     Settings = MemorySettings
-    #: with several processes the first has it, for all
+    #: with several processes the first one runs the control for all
     alone = True
     log = Logger()
 
@@ -62,12 +62,12 @@ class MemoryControl:
         self._writing = Lock()
 
     def start(self, do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
-        """See :class:`~notify.interfaces.IControl`. A file that cannot be read ends the start, and so does a directory that is away."""
+        """See :class:`~notify.interfaces.IControl`. An unreadable file or a missing directory fails the start."""
         if self._path is not None:
             try:
                 self._kept = _read(self._path.read_bytes())
             except FileNotFoundError:
-                # The first start of all; or what was kept lies on a disk that is not there.
+                # Either this is the very first start, or the records are on a disk that is not mounted.
                 if not self._path.parent.is_dir():
                     advice = "whose tokens were revoked is kept there: make it, or mount its disk"
                     return fail(
@@ -91,7 +91,7 @@ class MemoryControl:
         gathered: Deferred[Gathered] = Deferred()
         done: Deferred[bytes] = maybeDeferred(self._do, command, argument)
         told = done.addCallbacks(self._done, self._failed, errbackArgs=(command,))
-        # Whoever asked may have no interest any more: what is done is done all the same.
+        # The caller may have cancelled, but the command is carried out all the same.
         told.addCallback(gathered.callback)
         return gathered
 
@@ -103,12 +103,12 @@ class MemoryControl:
         kept_now = {key: one for key, one in self._kept.items() if one.until > now}
         before = kept_now.get(key)
         record = merge(before.record if before else None)
-        # Another one each time: a thread may be writing the one before.
+        # Always a new dict: a thread may be writing the previous one.
         self._kept = {**kept_now, key: Kept(record, until)}
         self._heard(key, record)
         if self._path is None:
             return succeed(False)
-        # Whoever asked may have no interest any more: it is kept all the same.
+        # The caller may have cancelled, but the record is stored all the same.
         kept: Deferred[bool] = Deferred()
         self._reactor.callInThread(self._write, self._path, kept)
         return kept
@@ -122,14 +122,14 @@ class MemoryControl:
         return succeed(None)
 
     def _write(self, path: Path, kept: Deferred[bool]) -> None:
-        """In a thread. One at a time, and what is newest by then."""
+        """Runs in a thread, one at a time. Writes the newest records by then."""
         outcome: bool | Failure = True
         with self._writing:
             try:
                 write(path, msgspec.json.encode(self._kept))
             except OSError as error:
                 outcome = Failure(Unavailable(f"{path} cannot be written: {error.strerror}"))  # type: ignore[no-untyped-call]
-        # Of a failure it makes an errback; one that was cancelled does nothing.
+        # A failure makes it an errback; a cancelled Deferred ignores it.
         self._reactor.callFromThread(kept.callback, outcome)
 
     def _done(self, answer: bytes) -> Gathered:

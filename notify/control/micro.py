@@ -1,6 +1,6 @@
-"""One instance of a service as NATS's tools see it (``nats micro``): what it answers to their questions.
+"""One instance of a service as seen by NATS's tools (``nats micro``): the answers to their requests.
 
-The rules are NATS's ADR-32. No I/O in here.
+The rules are those of NATS's ADR-32. No I/O here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _VERBS = ("PING", "INFO", "STATS")
 
 
 class Endpoint(Struct):
-    """One thing that can be asked of a service, and how often it was. Times are nanoseconds."""
+    """One endpoint of a service, and how often it was called. Times are in nanoseconds."""
 
     name: str
     subject: str
@@ -26,7 +26,7 @@ class Endpoint(Struct):
     last_error: str = ""
 
     def served(self, nanoseconds: int, error: str = "") -> None:
-        """It was asked once more."""
+        """Count one more call."""
         self.requests += 1
         self.time += nanoseconds
         if error:
@@ -35,7 +35,7 @@ class Endpoint(Struct):
 
 
 class Service:
-    """``id`` is the instance's own, ``started`` Unix time; every instance answers every request, so there is no queue group."""
+    """``id`` identifies the instance; ``started`` is Unix time. Every instance answers every request, so there is no queue group."""
 
     def __init__(
         self, name: str, id: str, version: str, about: str, metadata: dict[str, str], endpoints: Iterable[Endpoint], started: float
@@ -46,7 +46,7 @@ class Service:
         self._who: dict[str, Any] = {"name": name, "id": id, "version": version, "metadata": metadata}
 
     def subjects(self) -> dict[str, str]:
-        """The subjects to hear questions on, and the verb of each, which :meth:`answer` takes."""
+        """The subjects to subscribe to, and for each the verb that :meth:`answer` takes."""
         name, id = self._who["name"], self._who["id"]
         return {
             subject: verb
@@ -55,7 +55,7 @@ class Service:
         }
 
     def answer(self, verb: str) -> bytes:
-        """The answer to a question."""
+        """The answer to a request."""
         kind = {"type": f"io.nats.micro.v1.{verb.lower()}_response"}
         about: dict[str, Any] = {}
         if verb == "INFO":

@@ -1,17 +1,16 @@
-"""The control over NATS: each node is an instance of one service, and all of them answer every request.
+"""The control over NATS: each node is an instance of one service, and all instances answer every request.
 
     control.{stream}.do.{command}    a request, as JSON: {"argument": ..., "from": id, "node": name}; all but argument may be left out
-    control.{stream}.beat            each node says that it is there: {"id": ..., "node": name, "state": "here"}
-    control.{stream}.kept.{key}      what is kept for those who come later, too (:mod:`notify.control.kept`)
+    control.{stream}.beat            each node's heartbeat: {"id": ..., "node": name, "state": "here"}
+    control.{stream}.kept.{key}      records for nodes that start later as well (:mod:`notify.control.kept`)
 
-Core NATS carries it: what is asked is for those who are there now. Who is there is known by beats, so that one that
-does not answer can be named. The instances are also those of a service as ``nats micro`` sees it
-(:mod:`notify.control.micro`).
+It uses core NATS, because requests are for the nodes that are running now. Nodes know of each other by heartbeats, so a node that
+does not answer can be named. The instances are also those of a service for ``nats micro`` (:mod:`notify.control.micro`).
 
-Whoever may publish to these subjects steers the server: no backend may (etc/nats/users.conf). Where this node may not, or
-NATS is away, it does what it is asked itself, and says that it reached no other; but it lets nobody in before it has read
-what is kept. A request must have an argument, since a
-backend can have NATS itself publish here: it names the subject as the one to which NATS answers that a message was stored.
+Anyone who may publish to these subjects controls the server, so no backend may (etc/nats/users.conf). If this node may not, or
+NATS is unreachable, it carries out commands itself and says that it reached no other node; but it accepts no clients before it
+has read the records. A request must have an argument. Otherwise a backend could make NATS itself publish a request here, by
+naming the subject as the reply subject for the acknowledgement of a stored message.
 """
 
 from __future__ import annotations
@@ -40,34 +39,34 @@ from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import JetStream
 from notify.nats.settings import NATSSettings
 
-#: seconds between two beats of a node
+#: seconds between two heartbeats of a node
 BEAT = 2.0
-#: beats after which a silent node is taken for an earlier life of another one of its name
+#: heartbeats after which a silent node is taken for an earlier process of another with the same name
 _SUPERSEDED = 2.5
-#: seconds after a connection came up in which nodes may still be heard for the first time
+#: seconds after a connection is established in which nodes may still be heard for the first time
 SETTLE = 0.5
-#: seconds until a connection on which something was not permitted is made anew: perhaps it is by then
+#: seconds until a connection on which something was not permitted is re-established, in case it is permitted by then
 _OPERATOR = 30.0
-#: seconds between two looks whether something was kept that was not heard of, and between tries while there is no answer
+#: seconds between checks for records that were missed; ``_AGAIN``: between attempts while there is no answer
 CHECK = 5.0
-_AGAIN = (0.1, 2.0)  # first, most
-#: seconds that the farewell may take
+_AGAIN = (0.1, 2.0)  # the first, the longest
+#: timeout in seconds for the last heartbeat, ``leaving``
 _FAREWELL = 0.5
 
 _ABOUT = "A node of notify. Whoever may ask it may send its clients away."
 
 
 class NATSControlSettings(Settings, frozen=True):
-    """``[control.nats]``. How NATS is reached stands in ``[broker.jetstream]``."""
+    """``[control.nats]``. The settings for reaching NATS are in ``[broker.jetstream]``."""
 
-    #: a node that has not answered by then is named as missing
+    #: a node that has not answered within this time is reported as missing
     patience: Duration = Duration(3)
-    #: a node that is silent for so long was there once, and is named no more
+    #: a node that was silent for this long is forgotten, and no longer reported
     remember: Duration = Duration(60)
 
 
 class Beat(Struct, frozen=True):
-    """``state`` is ``here``, ``new`` (the others shall beat, too) or ``leaving``."""
+    """``state`` is ``here``, ``new`` (asks the others for a heartbeat) or ``leaving``."""
 
     id: str
     node: str
@@ -75,7 +74,7 @@ class Beat(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True, omit_defaults=True):
-    """See the module; ``sender`` does what it asks without being asked."""
+    """See the module docstring. The sender carries out the command without receiving its own request."""
 
     argument: Raw
     sender: str = field(default="", name="from")
@@ -83,7 +82,7 @@ class Request(Struct, frozen=True, omit_defaults=True):
 
 
 class Reply(Struct, frozen=True, omit_defaults=True):
-    """What a node answers, or that it failed."""
+    """A node's answer, or that it failed."""
 
     id: str
     node: str
@@ -92,7 +91,7 @@ class Reply(Struct, frozen=True, omit_defaults=True):
 
 
 class Known(Struct):
-    """Another node, as far as it was heard. Times are the reactor's: of its first beat, of its last, and since when it is silent."""
+    """Another node. Times are the reactor's: of its first heartbeat, of its last, and since when it has been silent."""
 
     node: str
     first: float
@@ -108,7 +107,7 @@ _encode = msgspec.json.Encoder().encode
 
 @implementer(IControl, ICurrent)
 class NATSControl:
-    """See :class:`~notify.interfaces.IControl` and the module."""
+    """See :class:`~notify.interfaces.IControl` and the module docstring."""
 
     Settings = NATSControlSettings
     log = Logger()
@@ -149,7 +148,7 @@ class NATSControl:
         self._heard: Callable[[str, bytes], None] = lambda key, record: None
         self._watched: Deferred[None] | None = None
         self._following: Deferred[None] | None = None
-        #: who waits for all that was kept before they asked
+        #: callers that wait for all records stored before their call
         self._waiting: list[Deferred[None]] = []
         self._ensured = False
         self._do: Callable[[str, bytes], Deferred[bytes]] | None = None
@@ -206,7 +205,7 @@ class NATSControl:
         """See :class:`~notify.interfaces.IControl`."""
         self._heard = heard
         self._watched = Deferred()
-        # Heard before it is read: nothing is kept in between. What is heard need not have been kept in the end.
+        # Subscribe before reading, so that no record is missed. A record received this way may not have been stored in the end.
         self._connection.subscribe(self._kept.subjects, self._record_heard)
         if self._connection.connected:
             self._follow()
@@ -217,7 +216,7 @@ class NATSControl:
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         if self._watched is not None and self._connection.connected:
-            self._follow()  # what is read already may have been asked for before
+            self._follow()  # a read in flight may have started before this call
         return waiting
 
     def stop(self) -> Deferred[None]:
@@ -228,7 +227,7 @@ class NATSControl:
         if self._heart.running:
             self._heart.stop()
         if self._reaches:
-            # It is heard here, too: then the others have it.
+            # Receiving it here shows that the others have it.
             farewell = self._farewell = Deferred()
             self._beat("leaving")
             late = self._reactor.callLater(_FAREWELL, farewell.callback, None)
@@ -270,7 +269,7 @@ class NATSControl:
             one.settle()
 
     def _replied(self, one: Round, data: bytes) -> None:
-        if not data:  # NATS says that nobody is there: not even what this node has subscribed to
+        if not data:  # NATS says that nobody is subscribed, not even this node
             return
         try:
             reply = _reply(data)
@@ -282,7 +281,7 @@ class NATSControl:
     # ------------------------------------------------------------------ being asked
 
     def _perform(self, command: str, argument: bytes) -> Deferred[bytes | None]:
-        """Do it here. Never fails; None: it could not be done."""
+        """Carry out the command on this node. Never fails; None: it could not be done."""
         begun = self._reactor.seconds()
 
         def done(answer: bytes) -> bytes:
@@ -324,7 +323,7 @@ class NATSControl:
         if reply:
             self._connection.publish(reply, self._service.answer(verb))
 
-    # ------------------------------------------------------------------ who is there
+    # ------------------------------------------------------------------ which nodes are there
 
     def _beat(self, state: str = "here") -> None:
         self._connection.publish(self._beating, _encode(Beat(self._id, self._node, state)))
@@ -354,7 +353,7 @@ class NATSControl:
             first = now if before is None else before.first
             self._known[beat.id] = Known(beat.node, first, now, now)
             for id, known in list(self._known.items()):
-                # One that was heard after the other had come is no earlier life of it: two have one name, and it is missing.
+                # A node heard after the other had appeared is not its earlier process: two nodes share a name, and this one is missing.
                 earlier = known.node == beat.node and known.last < first
                 if earlier and now - known.heard > _SUPERSEDED * BEAT:
                     self._forget(id)
@@ -372,7 +371,7 @@ class NATSControl:
         self._heard(self._kept.key(subject), data)
 
     def _follow(self, wait: float = 0.0) -> None:
-        """In so many seconds, and again and again: read what was kept since then."""
+        """In ``wait`` seconds, and repeatedly after that, read the records stored since the last read."""
         self._unfollow()
         self._following = Deferred.fromCoroutine(self._catch_up(wait))
         self._following.addCallbacks(self._caught_up, self._no_longer_followed)
@@ -410,11 +409,11 @@ class NATSControl:
             self._follow(CHECK)
         if self._watched is not None and not self._watched.called:
             self._watched.callback(None)
-        for one in waiting:  # last: one of them may ask again
+        for one in waiting:  # last, as one of the callers may ask again
             one.callback(None)
 
     def _give_up(self, error: StartError) -> bool:
-        """The start waits for it in vain; whether it did wait."""
+        """Fail the start if it waits for the records. Returns whether it did."""
         if self._watched is None or self._watched.called:
             return False
         self._watched.errback(error)
@@ -432,7 +431,7 @@ class NATSControl:
         now = self._reactor.seconds()
         self._settled = now + SETTLE
         for known in self._known.values():
-            known.heard = now  # nobody could be heard meanwhile
+            known.heard = now  # no node could be heard meanwhile
         if self._do is not None:
             self._beat("new")
         if self._watched is not None:
@@ -446,9 +445,9 @@ class NATSControl:
 
     def _denied(self, words: str) -> None:
         if "$srv" in words.lower():
-            return  # only nats micro does not see this node then
+            return  # this only hides the node from nats micro
         if self._kept.concerns(words):
-            # Who cannot know whose tokens were revoked lets nobody in.
+            # A node that cannot know the revoked tokens must not accept clients.
             self._give_up(
                 StartError(
                     f"NATS does not permit what is kept for all nodes: {words}; grant it (docs/jetstream.md, Permissions)."

@@ -1,4 +1,4 @@
-"""One request to several nodes, and what they answer; without I/O."""
+"""One request to several nodes, and their answers, without I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from notify.interfaces import Gathered
 
 
 def failed(log: Logger, failure: Failure, command: str) -> None:
-    """Say that this node could not do what it was asked. The command's name may be anybody's."""
+    """Log that this node could not carry out a command. The command's name may come from anybody."""
     name = ascii(command)
     if isinstance(failure.value, Unavailable):
         log.warn("{command} is not done here: {reason}", command=name, reason=str(failure.value))
@@ -21,9 +21,9 @@ def failed(log: Logger, failure: Failure, command: str) -> None:
 
 
 class Round:
-    """Gathers answers until all of ``waiting`` (ids, each with its node's name) have come and it is settled, or it is finished.
+    """Collects answers until it is settled and all nodes in ``waiting`` (ids with their nodes' names) have answered, or it is finished.
 
-    ``done`` is called once, with what was gathered. ``closing`` is what is to be called before that.
+    ``done`` is called once, with the answers. ``closing`` is called before that.
     """
 
     def __init__(self, waiting: dict[str, str], done: Callable[[Gathered], object]) -> None:
@@ -36,7 +36,7 @@ class Round:
         self._done: Callable[[Gathered], object] | None = done
 
     def heard(self, id: str, node: str, answer: bytes | None) -> None:
-        """This node answers; None: it could not do what was asked. One that nobody knew before is welcome, too."""
+        """A node answered; None: it could not carry out the command. Answers of nodes that were unknown before are accepted as well."""
         if id in self._answers or self._done is None:
             return
         self._waiting.pop(id, None)
@@ -47,19 +47,19 @@ class Round:
         self._look()
 
     def settle(self) -> None:
-        """All who are there are known by now."""
+        """All running nodes are known by now."""
         self._settled = True
         self._look()
 
     def only(self, id: str, detail: str) -> None:
-        """No node but this one can be reached, and why."""
+        """No node but this one can be reached; ``detail`` says why."""
         self._detail = detail
         self._missing += [node for other, node in self._waiting.items() if other != id]
         self._waiting = {other: node for other, node in self._waiting.items() if other == id}
         self.settle()
 
     def finish(self, detail: str = "") -> None:
-        """Whoever has not answered will not any more. Harmless when it is over."""
+        """Wait for no further answers. Has no effect if the round is over."""
         self._detail = detail or self._detail
         self._missing += self._waiting.values()
         self._waiting = {}

@@ -1,7 +1,7 @@
-"""``notify doctor``: looks at a deployment from the machine that it runs on, and says how to mend what is wrong.
+"""``notify doctor``: examines a deployment from the machine on which it runs, and says how to fix what is wrong.
 
-Nothing is started, changed or published. Rooms: ``listeners`` (ports, origins, proxies), ``host`` (files and their
-permissions, limits, clock, fan-out, systemd unit); brokers and other plugins look after themselves (``notify/findings.py``).
+Nothing is started, changed or published. Modules: ``listeners`` (ports, origins, proxies) and ``host`` (files and their permissions,
+limits, clock, fan-out, systemd unit). Brokers and other plugins examine themselves (``notify/findings.py``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from notify.http.keys import read_keys
 from notify.nats.bridge import run_alone
 from notify.observe.metrics import Metrics
 
-#: seconds that one plugin's own examination may take
+#: timeout in seconds for one plugin's own examination
 PATIENCE = 30.0
 
 
 class Patient(Struct, frozen=True):
-    """What to look at. ``origin`` and ``host``: whether a page of that origin may connect to that host."""
+    """What to examine. ``origin`` and ``host``: whether a page of that origin may connect to that host."""
 
     files: tuple[str, ...]
     environ: Mapping[str, str]
@@ -37,10 +37,10 @@ class Patient(Struct, frozen=True):
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """Look at everything; faults come as findings, never as exceptions. Not for a thread in which a loop runs."""
+    """Examine everything. Problems are returned as findings, never raised. Must not be called from a thread that runs an event loop."""
     check = "configuration"
     unit = host.read_unit(patient.unit)
-    # As the server finds it; what is set here goes before.
+    # The environment of the server; variables set here override it.
     environ = {**(unit.environ if unit is not None else {}), **patient.environ}
     try:
         config = load(patient.files, environ)
@@ -68,7 +68,7 @@ def examine(patient: Patient) -> list[Finding]:
 
 
 def make(config: Config) -> None:
-    """Make what the configuration names, as a start does, and start none of it. Raises ``StartError``."""
+    """Create what the configuration names, as a start would, without starting it. Raises ``StartError``."""
     context = components.Context(Clock(), Metrics(), Random(0), "doctor", config)  # noqa: S311 - nothing is drawn
     for kind in PLUGIN_TABLES:
         components.make(kind, context)
@@ -76,7 +76,7 @@ def make(config: Config) -> None:
 
 
 def plugins(config: Config, question: Question) -> list[Finding]:
-    """What the plugins find out about themselves."""
+    """The plugins' findings about themselves."""
     found = []
     for kind in PLUGIN_TABLES:
         factory, settings = components.find(kind, config)

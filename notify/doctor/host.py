@@ -1,4 +1,4 @@
-"""The machine: files and their permissions, limits, clock, fan-out, and the systemd unit that runs the server."""
+"""Checks of the machine: files and their permissions, limits, clock, fan-out, and the server's systemd unit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from notify.config import PLUGIN_TABLES, Config
 from notify.findings import Finding, span
 from notify.transport import admission, fanout
 
-#: seconds that a stop takes beside the drain: the last publishes, the broker's goodbye
+#: seconds that a stop takes in addition to the drain: the last publishes, and leaving the broker
 LAST_WORDS = 10.0
 _SECRET_KEYS = ("secret", "password", "token", "keys")
 
 
 class Unit(Struct, frozen=True):
-    """A systemd service: what it says of itself, and of its process, where one runs (``pid`` is 0 else)."""
+    """A systemd service: its properties, and those of its process if it runs (``pid`` is 0 otherwise)."""
 
     name: str
     type: str
@@ -37,12 +37,12 @@ class Unit(Struct, frozen=True):
     files: int
     stop: float
     pid: int = 0
-    #: what the server has, or will have, in its environment
+    #: the server's environment, present or future
     environ: Mapping[str, str] = {}
 
 
 def read_unit(name: str) -> Unit | None:
-    """The unit, or ``None`` where there is no systemd or no such unit."""
+    """Read the unit. ``None`` if there is no systemd or no such unit."""
     name = name if name.endswith(".service") else f"{name}.service"
     wanted = "LoadState,Type,User,LimitNOFILE,TimeoutStopUSec,MainPID,Environment,EnvironmentFiles"
     try:
@@ -56,12 +56,12 @@ def read_unit(name: str) -> Unit | None:
     except (OSError, subprocess.SubprocessError):
         return None
     unit = parse_unit(name, shown)
-    # What runs may have been started before the last edit, and by now is what counts.
+    # The process may have been started before the last edit of the unit. What counts is its present state.
     return unit if unit is None or not unit.pid else of_process(unit)
 
 
 def parse_unit(name: str, shown: str) -> Unit | None:
-    """A unit from what ``systemctl show`` prints."""
+    """Parse a unit from the output of ``systemctl show``."""
     lines = [(key, value) for key, _, value in (line.partition("=") for line in shown.splitlines())]
     values = dict(lines)
     if values.get("LoadState") != "loaded":
@@ -97,7 +97,7 @@ def _assignments(texts: Iterable[str]) -> dict[str, str]:
 
 
 def of_process(unit: Unit, proc: Path = Path("/proc")) -> Unit:
-    """The unit as its process has it, as far as whoever asks may see that."""
+    """The unit with the properties of its process, as far as the current user may see them."""
     process = proc / str(unit.pid)
     try:
         limit = re.search(r"(?m)^Max open files +\S+ +(\d+|unlimited) ", (process / "limits").read_text())
@@ -114,7 +114,7 @@ def of_process(unit: Unit, proc: Path = Path("/proc")) -> Unit:
 
 
 def parse_span(text: str) -> float:
-    """Seconds of a time span as systemd writes it: ``1min 30s``; ``infinity``."""
+    """The seconds in a time span as systemd writes it: ``1min 30s``; ``infinity``."""
     units = {"us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
     seconds = 0.0
     for part in text.split():
@@ -130,7 +130,7 @@ def parse_span(text: str) -> float:
 
 
 def files(config: Config, unit: Unit | None) -> list[Finding]:
-    """Whether the server's user can read the files that are named, and whether others can read the secret ones."""
+    """Check that the server's user can read the configured files, and that others cannot read the secret ones."""
     user = unit.user if unit is not None else pwd.getpwuid(os.geteuid()).pw_name
     found = []
     for key, path, secret in named_files(config):
@@ -139,7 +139,7 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
             readable = may_read(path, user)
         except OSError as error:
             if is_credential(path):
-                continue  # it is there while the service runs
+                continue  # it exists only while the service runs
             found.append(
                 Finding(
                     "fault", "files", f"{key}: {path}: {error.strerror}.", "Create it, or correct the key."
@@ -165,7 +165,7 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
 
 
 def named_files(config: Config) -> Iterator[tuple[str, Path, bool]]:
-    """The configuration's key, path, and whether it holds a secret, for each file that is named."""
+    """For each configured file: its key in the configuration, its path, and whether it holds a secret."""
     for file in getattr(config.source, "files", ()):
         yield "the configuration", Path(file), _holds_secrets(Path(file))
     yield from _files_of("api", config.api)
@@ -190,7 +190,7 @@ def _files_of(table: str, settings: Struct) -> Iterator[tuple[str, Path, bool]]:
 
 
 def is_credential(path: Path) -> bool:
-    """Whether systemd makes this file, of ``LoadCredential=`` and its like (systemd.exec(5))."""
+    """Whether systemd provides this file, through ``LoadCredential=`` or similar (systemd.exec(5))."""
     return path.is_relative_to("/run/credentials")
 
 
@@ -198,7 +198,7 @@ COPY_MEND = "Restart after the file behind it has changed; where a reload is to 
 
 
 def copies(config: Config) -> list[str]:
-    """The files that a reload reads again in vain, a sentence each."""
+    """The files that a reload would read again without effect, one sentence each."""
     return [
         f"{key}: {path} is a copy that systemd makes at a start, so that a reload finds it unchanged"
         for key, path, _ in named_files(config)
@@ -207,7 +207,7 @@ def copies(config: Config) -> list[str]:
 
 
 def _holds_secrets(file: Path) -> bool:
-    """Whether the file itself has a secret in it, rather than the name of another file."""
+    """Whether the file itself contains a secret, rather than the name of another file."""
     try:
         import tomllib
 
@@ -225,7 +225,7 @@ def _holds_secrets(file: Path) -> bool:
 
 
 def may_read(path: Path, user: str) -> bool:
-    """Whether a user may read a file, by the permission bits of it and of the folders above it."""
+    """Whether a user may read a file, according to the permission bits of the file and its parent directories."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
@@ -262,13 +262,13 @@ def _hard_limit() -> int:
 
 
 def limits(config: Config, unit: Unit | None) -> list[Finding]:
-    """Whether as many connections can be open as are allowed, and whether their queues fit into memory."""
+    """Check that the allowed number of connections can be open, and that their queues fit into memory."""
     most, where = (
         (unit.files, f"LimitNOFILE of {unit.name}")
         if unit is not None and not unit.pid
         else (unit.files, f"the limit on open files of {unit.name}, as it runs,")
         if unit is not None
-        # The server raises its soft limit to the hard one.
+        # The server raises its soft limit to the hard limit.
         else (_hard_limit(), "the limit on open files here")
     )
     found = []
@@ -329,13 +329,13 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
 
 
 class _Timex(ctypes.Structure):
-    """The head of ``struct timex`` (adjtimex(2)); the rest is room for the kernel to fill."""
+    """The head of ``struct timex`` (adjtimex(2)); the rest is space that the kernel fills."""
 
     _fields_ = [("modes", ctypes.c_uint), ("rest", ctypes.c_char * 400)]
 
 
 def clock_is_synchronised() -> bool | None:
-    """Whether the kernel says that something keeps its clock right; ``None``: it does not tell."""
+    """Whether the kernel says that its clock is synchronised; ``None`` if it does not say."""
     try:
         state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.byref(_Timex(modes=0)))
     except (OSError, AttributeError):
@@ -344,7 +344,7 @@ def clock_is_synchronised() -> bool | None:
 
 
 def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> list[Finding]:
-    """Whether tokens expire when they should."""
+    """Check that tokens expire when they should."""
     now = time.time() if now is None else now
     told = clock_is_synchronised() if synchronised == "ask" else synchronised
     mend = "Run a time service: `apt install systemd-timesyncd` or chrony; `timedatectl` shows the state."
@@ -363,7 +363,7 @@ def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> 
 
 
 def fan_out(environ: Mapping[str, str]) -> Finding:
-    """Whether messages go out in C, which costs less; of the Python that runs this, which is the server's where it came along."""
+    """Check whether the cheaper fan-out in C is used by the Python that runs this: the server's, if they are installed together."""
     if fanout.choose(environ) is fanout.in_c:
         return Finding("ok", "fan-out", "it is in C.")
     if fanout.in_c is not None:
@@ -379,7 +379,7 @@ def fan_out(environ: Mapping[str, str]) -> Finding:
 
 
 def drain(config: Config, unit: Unit | None) -> list[Finding]:
-    """Whether the server is given the time that its drain takes."""
+    """Check that the server is given enough time for its drain."""
     takes = config.drain.delay + config.drain.duration + LAST_WORDS
     check = "drain"
     if unit is None:

@@ -1,4 +1,4 @@
-"""The two listeners: can they be bound, who can reach them, and which pages may connect."""
+"""Checks of the two listeners: can they be bound, who can reach them, and which pages may connect?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOOPBACK = ("127.", "::1", "localhost")
 
 
 class Endpoint:
-    """A Twisted server endpoint, as far as it can be judged from its description."""
+    """A Twisted server endpoint, as far as its description shows."""
 
     def __init__(self, description: str) -> None:
         parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", description)]
@@ -36,14 +36,14 @@ class Endpoint:
         return self.kind == "unix" or self.interface.startswith(_LOOPBACK)
 
     def address(self) -> tuple[socket.AddressFamily, tuple[str, int]]:
-        """What to bind."""
+        """The address to bind."""
         six = self.kind == "tcp6" or ":" in self.interface
         family = socket.AF_INET6 if six else socket.AF_INET
         return family, (self.interface or ("::" if six else "0.0.0.0"), self.port or 0)  # noqa: S104
 
 
 def ports(config: Config, user: str = "", first: int | None = None) -> list[Finding]:
-    """Whether both ports are free, or notify's already. ``user`` is the server's; ``first`` is the lowest port that others
+    """Check that both ports are free, or already used by notify. ``user`` is the server's; ``first`` is the lowest port that users other
     than root may bind (None: the kernel is asked)."""
     if first is None:
         first = _first_unprivileged()
@@ -103,13 +103,13 @@ def _port(check: str, endpoint: Endpoint) -> Finding:
 
 
 def _taken(check: str, endpoint: Endpoint, shown: str) -> Finding:
-    """Somebody listens: is it notify, and is it well?"""
+    """Something listens already: is it notify, and is it healthy?"""
     family, (asked, _) = endpoint.address()
     if asked in ("0.0.0.0", "::"):  # noqa: S104
         asked = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     connection = http.client.HTTPConnection(asked, endpoint.port, timeout=3)
     if endpoint.kind == "ssl":
-        # Whose certificate it is does not matter: nothing is told to it.
+        # The certificate is not verified, because no secret is sent.
         connection = http.client.HTTPSConnection(
             asked,
             endpoint.port,
@@ -143,7 +143,7 @@ def _taken(check: str, endpoint: Endpoint, shown: str) -> Finding:
 
 
 def origins(config: Config, origin: str, host: str) -> list[Finding]:
-    """Which pages may connect, and whether they can have been meant."""
+    """Check which pages may connect, and whether that can be intended."""
     check, listen = "origins", config.listen
     found = []
     allowed, wrong = _read(check, listen.allowed_origins)
@@ -194,7 +194,7 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
 
 
 def _read(check: str, texts: Sequence[str]) -> tuple[list[str], list[Finding]]:
-    """The origins that can be meant, and what is wrong with the others."""
+    """The origins that make sense, and findings about the others."""
     allowed: list[str] = []
     wrong: list[Finding] = []
     for text in texts:

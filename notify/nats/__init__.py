@@ -1,1 +1,1 @@
-"""One NATS connection that is there again whatever ended it; what the broker and the registry on NATS stand on."""
+"""One NATS connection that is always re-established, on which the broker and the registry for NATS are built."""

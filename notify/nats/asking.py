@@ -1,7 +1,7 @@
-"""Questions to NATS and their answers, whatever carries them: what a connection is made on.
+"""Requests to NATS and their replies, independent of the transport. A connection builds on this.
 
-Replies use bytes and raw header blocks (:mod:`notify.nats.headers`); each has a subject of its own below the inbox
-of the client that asked, so that what a later client hears is never taken for an answer to an earlier one.
+Replies use bytes and raw header blocks (:mod:`notify.nats.headers`). Each has its own subject below the inbox of the client that
+sent the request, so that a later client never takes a message for the reply to an earlier client's request.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from notify.nats import headers
 
 
 class Reply(NamedTuple):
-    """One reply to a request: the subject that it came on is of no interest."""
+    """One reply to a request. The subject on which it arrived does not matter."""
 
     data: bytes
     block: bytes
 
 
 class NoResponders(Unavailable):
-    """Nobody listens on the subject of a request: it has certainly not been acted on."""
+    """Nobody listens on the subject of a request, so it was certainly not acted on."""
 
 
 class Asking:
-    """See the module. ``clock`` is an IReactorTime; ``patience``: seconds without a reply to a request.
+    """See the module docstring. ``clock`` is an IReactorTime; ``patience`` is the timeout in seconds without a reply to a request.
 
-    A connection says whether it is ``connected``, how much the server takes, and sends a request (:meth:`post`). It
-    sets ``_inbox`` for each new client, hands what comes there to :meth:`answered`, and calls :meth:`lose` when the client
+    A subclass says whether it is ``connected`` and how much the server accepts, and sends a request (:meth:`post`). It
+    sets ``_inbox`` for each new client, passes what arrives there to :meth:`answered`, and calls :meth:`lose` when the client
     has ended.
     """
 
@@ -49,7 +49,7 @@ class Asking:
 
     @property
     def max_payload(self) -> int:
-        """Bytes that the server takes in one message, headers included; 0: not known."""
+        """The bytes that the server accepts in one message, headers included; 0: unknown."""
         raise NotImplementedError
 
     def post(
@@ -60,22 +60,22 @@ class Asking:
         fields: dict[str, str] | None,
         failed: Callable[[Exception], None],
     ) -> None:
-        """Send a request; ``failed`` is told where it cannot be sent."""
+        """Send a request. ``failed`` is called if it cannot be sent."""
         raise NotImplementedError
 
     def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
-        """A token, and a reply subject whose messages go to ``handler`` until ``forget(token)``."""
+        """Return a token, and a reply subject whose messages go to ``handler`` until ``forget(token)``."""
         self._next_token += 1
         token = b"%x" % self._next_token
         self._replies[token] = handler
         return token, (self._inbox + token).decode()
 
     def forget(self, token: bytes) -> None:
-        """No more replies for a token."""
+        """Pass on no more replies for a token."""
         self._replies.pop(token, None)
 
     def answered(self, token: bytes, data: bytes, block: bytes) -> None:
-        """A reply came, on the subject of a token."""
+        """A reply arrived on the subject of a token."""
         handler = self._replies.get(token)
         if handler is not None:
             handler(Reply(data, block))
@@ -83,20 +83,20 @@ class Asking:
     def request(
         self, subject: str, payload: bytes, timeout: float | None = None, fields: dict[str, str] | None = None
     ) -> Deferred[Reply]:
-        """Send a request; fires with its one reply. ``timeout`` in seconds, else the settings'.
+        """Send a request. Fires with its single reply. ``timeout`` in seconds replaces that of the settings.
 
-        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody to answer. Errback ``TooLarge``
-        for more than :attr:`max_payload`.
+        Errback ``Unavailable``: no client, no reply in time, or (``NoResponders``) nobody listens. Errback ``TooLarge``: the message
+        is larger than :attr:`max_payload`.
         """
         return self._ask(subject, payload, timeout, fields, lambda _: True).addCallback(lambda got: got[0])
 
     def gather(
         self, subject: str, payload: bytes, timeout: float | None = None, limit: int | None = None
     ) -> Deferred[list[Reply]]:
-        """Send a request with many replies; fires once one with a status has come, which is the last in the list.
+        """Send a request with many replies. Fires once a reply with a status has arrived, which is the last in the list.
 
-        ``timeout``: seconds without a reply. ``limit``: bytes of all replies, headers included.
-        Errback as :meth:`request`, and ``Unavailable`` for more than the limit.
+        ``timeout``: seconds without a reply. ``limit``: the maximum size of all replies in bytes, headers included.
+        Errback as :meth:`request`, and ``Unavailable`` if the limit is exceeded.
         """
         size = 0
 
@@ -110,7 +110,7 @@ class Asking:
         return self._ask(subject, payload, timeout, None, complete)
 
     def lose(self) -> None:
-        """The client has ended: nobody is answered any more."""
+        """The client has ended: its requests fail."""
         for finish in list(self._asked):
             finish(Unavailable("the connection to NATS was lost"))
         self._replies.clear()
@@ -151,7 +151,7 @@ class Asking:
             self._asked.pop(finish, None)
             if call.active():
                 call.cancel()
-            # These functions know each other: what they hold stays until the garbage collector comes, which is seldom.
+            # These functions refer to each other, so what they hold would stay until the next, rare garbage collection.
             replies = got[:]
             got.clear()
             if not answer.called:

@@ -1,7 +1,7 @@
-"""Between asyncio and Twisted: a coroutine that awaits asyncio things becomes a Deferred, and the other way round.
+"""Bridges asyncio and Twisted: a coroutine that awaits asyncio objects becomes a Deferred, and vice versa.
 
-The only place that knows asyncio's cancellation: it never leaves here as ``asyncio.CancelledError``, which is a
-BaseException that Twisted's error handling would let through.
+Only this module handles asyncio's cancellation. It never lets ``asyncio.CancelledError`` out, because that is a BaseException
+which Twisted's error handling would not catch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def as_deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
-    """Run a coroutine as a task of the reactor's asyncio loop; fires with its result.
+    """Run a coroutine as a task of the reactor's asyncio loop. Fires with its result.
 
-    Cancelling the Deferred cancels the task, and errbacks Twisted's ``CancelledError`` at once; so does a task
-    that was cancelled from within. Needs the asyncio reactor.
+    Cancelling the Deferred cancels the task, and errbacks Twisted's ``CancelledError`` at once. A task that was cancelled from
+    within errbacks it as well. Needs the asyncio reactor.
     """
-    # Not get_running_loop: nothing runs yet while services start.
+    # Not get_running_loop: no loop is running yet while services start.
     task = asyncio.ensure_future(coroutine, loop=asyncio.get_event_loop())
 
     def cancel(_: Deferred[T]) -> None:
@@ -43,7 +43,7 @@ def as_deferred(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
 
 
 async def gather(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
-    """What coroutines that await Deferreds return, run at the same time. Raises what the first one to fail raised."""
+    """Run coroutines that await Deferreds concurrently, and return their results. Raises what the first one to fail raised."""
     try:
         return await gatherResults([Deferred.fromCoroutine(one) for one in coroutines], consumeErrors=True)
     except FirstError as first:
@@ -52,8 +52,8 @@ async def gather(coroutines: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list
 
 
 def run_alone(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
-    """Run a coroutine on a loop of its own, for programs without a reactor. Raises ``TimeoutError``."""
-    # Not asyncio.run, which takes away the loop that the reactor has set for this thread.
+    """Run a coroutine on a new event loop, for programs without a reactor. Raises ``TimeoutError`` after ``seconds``."""
+    # Not asyncio.run, which would remove the loop that the reactor has set for this thread.
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(asyncio.wait_for(coroutine, seconds))

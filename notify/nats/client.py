@@ -1,9 +1,8 @@
-"""nats-py's client with a short way for messages: from the parser straight to a plain function.
+"""nats-py's client with a fast path for messages: from the parser directly to a plain function.
 
-nats-py decodes every header into a dict, makes an object, puts it on a queue and wakes a task for each
-message; on the hot path that is most of the cost. :class:`RawClient` steps in before that (`_process_msg`), for
-subscriptions of its own only. Should a later nats-py no longer call that method, messages still come the long
-way round, slower and the same.
+For each message nats-py decodes every header into a dict, creates an object, puts it on a queue and wakes a task. On the hot path
+that is most of the cost. :class:`RawClient` hooks in before that (`_process_msg`), for its own subscriptions only. If a later
+nats-py no longer calls that method, messages take nats-py's normal path: slower, with the same result.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: The private names of nats-py that notify leans on, all of them in this module, and why. setup.py bounds its version,
-#: and tests/nats/test_upstream.py fails by name when one goes.
+#: The private names of nats-py that notify depends on, all used in this module, and why. setup.py limits its version,
+#: and tests/nats/test_upstream.py fails with the name of any that disappears.
 PRIVATE = {
     "Client._process_msg": "the parser calls it with each message: the short way begins there",
     "Client._subs": "tells whose message it is that came",
@@ -56,18 +55,18 @@ async def _long_way(handler: Handler, message: Msg) -> None:
 
 
 def words_of(error: Exception) -> str:
-    """What an error says, without what all of nats-py's begin with."""
+    """The text of an error, without the prefix of all nats-py errors."""
     return str(error).removeprefix("nats: ")
 
 
 def missing_permission(error: Exception) -> str:
-    """The server's words where an error says that something is not permitted; empty for any other."""
+    """The server's words if an error says that something is not permitted; empty for any other error."""
     words = words_of(error)
     return words if "permissions violation" in words.lower() else ""
 
 
 class RawClient(Client):
-    """See the module. ``changed`` is called when the server told of a change in its cluster."""
+    """See the module docstring. ``changed`` is called when the server reported a change in its cluster."""
 
     changed: Callable[[], None] = staticmethod(lambda: None)
 
@@ -76,9 +75,9 @@ class RawClient(Client):
         return await self.subscribe(subject, cb=partial(_long_way, handler))
 
     async def put(self, subject: str, payload: bytes, reply: str, block: bytes) -> None:
-        """As ``publish``, with a header block that is made already, or an empty one.
+        """Like ``publish``, with a ready-made header block, or an empty one.
 
-        Nothing is checked: the subjects are valid, and the server takes a message of that size.
+        Nothing is checked: the subjects must be valid, and the server must accept a message of that size.
         """
         if not block:
             await self.publish(subject, payload, reply)
@@ -105,14 +104,14 @@ class RawClient(Client):
             self.changed()
 
     def watch(self, ended: Callable[[], None]) -> None:
-        """Call ``ended`` when a task without which the client is of no use ends, for whatever reason.
+        """Call ``ended`` when a task that the client cannot work without ends, for whatever reason.
 
-        nats-py's ``closed_cb`` is not called where closing itself fails, as with unsent data on a reset connection.
+        nats-py does not call ``closed_cb`` if closing itself fails, as with unsent data on a reset connection.
         """
 
         def done(task: asyncio.Task[None]) -> None:
             if not task.cancelled():
-                task.exception()  # seen: the connection's owner tells of the end
+                task.exception()  # mark as retrieved: the connection's owner reports the end
             ended()
 
         for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
@@ -121,12 +120,12 @@ class RawClient(Client):
 
     @property
     def version(self) -> str:
-        """The server's version as it gave it; empty where it gave none."""
+        """The server's version string; empty if it gave none."""
         return str(self._server_info.get("version", ""))
 
     @property
     def ended_by(self) -> str:
-        """The server's or nats-py's words on why it ended; empty where there are none."""
+        """The reason for which the client ended, in the server's or nats-py's words; empty if unknown."""
         error = self.last_error
         return "" if error is None or missing_permission(error) else words_of(error)
 
@@ -137,13 +136,13 @@ class RawClient(Client):
         await super()._close(status, do_cbs)
 
     def sever(self) -> None:
-        """Cut the connection at once, whatever waits to be written: the other end may be gone for ever."""
+        """Drop the connection immediately, with any unsent data: the other end may be gone for ever."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
 
     async def end(self) -> None:
-        """Close it, whatever state it is in; within a second, or it is cut. Raises nothing: whoever connects anew must go on."""
+        """Close the client, whatever its state, or drop it after a second. Raises nothing, because its owner must go on to reconnect."""
         try:
             await asyncio.wait_for(self.close(), 1.0)
         except Exception as error:  # nats-py and event loops have many ways to say that it is gone

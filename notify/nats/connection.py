@@ -1,11 +1,10 @@
-"""One connection to a NATS cluster that is there again whatever ended it.
+"""One connection to a NATS cluster that is always re-established.
 
-nats-py's own reconnecting is switched off: it keeps half-dead clients, buffers what it cannot send, gives up on
-error texts it does not know, and closes for good when its attempts run out. Here there is one way only: a
-client that ends, for whatever reason, is thrown away, and a new one is made with the next server, for ever.
-``up`` tells the owner that everything on the server's side that belonged to the old client is gone.
+nats-py's own reconnecting is switched off: it keeps half-dead clients, buffers what it cannot send, gives up on error texts that
+it does not know, and closes for good when its attempts run out. Here a client that ends for whatever reason is thrown away, and a
+new one is created with the next server, without limit. ``up`` tells the owner that all server-side state of the old client is gone.
 
-Requests and their replies are those of :mod:`notify.nats.asking`; subscriptions use raw header blocks, too.
+Requests and their replies are those of :mod:`notify.nats.asking`. Subscriptions also use raw header blocks.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ from notify.nats.client import Handler, RawClient, missing_permission, words_of
 from notify.nats.dial import INBOX, dial, redacted
 from notify.nats.settings import NATSSettings
 
-_BACKOFF = (0.05, 2.0)  # seconds between attempts: first, most
-_PROVEN = 3.0  # seconds after which a client was worth its connection: the next attempt needs no waiting
-_COMPLAIN_EVERY = 30.0  # seconds between log lines about the same trouble with the same server
-_COMPLAINTS = 64  # that are remembered
+_BACKOFF = (0.05, 2.0)  # seconds between attempts: the first, the longest
+_PROVEN = 3.0  # seconds after which a client counts as stable: the next attempt is made without delay
+_COMPLAIN_EVERY = 30.0  # seconds between log lines about the same problem with the same server
+_COMPLAINTS = 64  # problems that are remembered
 
 
 class Subscription:
-    """Interest in a subject, kept over all clients."""
+    """A subscription to a subject, renewed with each new client."""
 
     __slots__ = ("handler", "live", "subject")
 
@@ -50,22 +49,22 @@ class Subscription:
 
 
 class Hooks(Struct):
-    """What the owner of a connection wants to hear. All are called in the reactor's thread."""
+    """The callbacks of a connection's owner. All are called in the reactor's thread."""
 
     up: Callable[[], None]
     down: Callable[[str], None]
-    #: a permission is missing: the server's words
+    #: a permission is missing; called with the server's words
     denied: Callable[[str], None]
-    #: nats-py dropped messages because a queue of its was full
+    #: nats-py dropped messages because one of its queues was full
     dropped: Callable[[], None]
-    #: a server of the cluster has come or gone
+    #: a server of the cluster has joined or left
     changed: Callable[[], None] = lambda: None
-    #: a permission is missing, in the server's words: whether it is one that can be done without, and was seen to
+    #: called first for a missing permission, with the server's words: returns whether it is optional and was handled
     spared: Callable[[str], bool] = lambda _: False
 
 
 class Connection(Asking):
-    """See the module. ``reactor`` is an IReactorTime; time is in seconds."""
+    """See the module docstring. ``reactor`` is an IReactorTime; times are in seconds."""
 
     log = Logger()
 
@@ -75,7 +74,7 @@ class Connection(Asking):
         self._reactor = reactor
         self._random = random
         self._name = name
-        # Nodes with the same list shall not all meet at its first server.
+        # Shuffled, so that nodes with the same list do not all start with its first server.
         self._servers: deque[str] = deque(random.sample(settings.servers, len(settings.servers)))
         self._client: RawClient | None = None
         self._runner: Deferred[None] | None = None
@@ -98,19 +97,19 @@ class Connection(Asking):
 
     @property
     def unsent(self) -> int:
-        """How much waits here to be sent to a server that has not taken what came before."""
+        """The number of messages and commands that wait until the server has read earlier ones."""
         return len(self._outgoing)
 
     @property
     def max_payload(self) -> int:
-        """Bytes that the server takes in one message, headers included; as last told while there is no client.
+        """The bytes that the server accepts in one message, headers included; the last known value while there is no client.
 
         0 before the first connection.
         """
         return self._max_payload if self._client is None else self._client.max_payload
 
     def start(self) -> Deferred[None]:
-        """Connect, and stay so. Errbacks ``StartError`` where no attempt would help; never fires otherwise."""
+        """Connect, and stay connected. Errbacks ``StartError`` if no attempt can succeed; otherwise never fires."""
         self._runner = as_deferred(self._run())
         finished: Deferred[None] = Deferred()
 
@@ -122,7 +121,7 @@ class Connection(Asking):
         return finished
 
     async def stop(self) -> None:
-        """Disconnect, and do not come back."""
+        """Disconnect, and do not reconnect."""
         self._stopping = True
         self._end.set()
         if self._runner is not None:
@@ -135,28 +134,28 @@ class Connection(Asking):
                 await done
 
     def abandon(self, reason: str) -> None:
-        """Leave this client, which seems alive but is of no use, for another server."""
+        """Drop this client, which seems alive but does not work, and connect to another server."""
         if self._client is not None:
             self._reason = reason
             self._end.set()
 
-    # ------------------------------------------------------------------ what the others use
+    # ------------------------------------------------------------------ what the users of a connection call
 
     def publish(
         self, subject: str, payload: bytes, reply: str = "", fields: dict[str, str] | None = None
     ) -> None:
-        """Send one message; it is dropped silently while there is no client. Order is kept.
+        """Send one message. It is silently dropped while there is no client. Order is kept.
 
-        Raises ``TooLarge`` for one over :attr:`max_payload`, which the server would answer by closing the connection.
+        Raises ``TooLarge`` for a message over :attr:`max_payload`, for which the server would close the connection.
         """
         block = b"" if fields is None else headers.block(fields)
         headers.check(len(payload) + len(block), self.max_payload)
         self._send(lambda client: client.put(subject, payload, reply, block))
 
     def subscribe(self, subject: str, handler: Handler) -> Subscription:
-        """Call ``handler(subject, reply, data, block)`` for each message from now on, over all clients.
+        """Call ``handler(subject, reply, data, block)`` for each message from now on, across all clients.
 
-        A request made afterwards reaches the server after the subscription does.
+        A request made after this call reaches the server after the subscription does.
         """
         subscription = Subscription(subject, handler)
         self._subscriptions.add(subscription)
@@ -164,7 +163,7 @@ class Connection(Asking):
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """No more of that. Messages on their way may still come."""
+        """End a subscription. Messages in flight may still arrive."""
         self._subscriptions.discard(subscription)
 
         async def withdraw(_: RawClient) -> None:
@@ -175,7 +174,7 @@ class Connection(Asking):
         self._send(withdraw)
 
     def inbox(self) -> str:
-        """A subject of this node's own, for replies that keep coming."""
+        """Return a subject that is unique to this node, for replies that keep coming."""
         return f"{INBOX}.{self._random.getrandbits(64):016x}.own"
 
     def post(
@@ -209,7 +208,7 @@ class Connection(Asking):
                 client = await self._connect(url)
             except StartError:
                 raise
-            except Exception as error:  # nats-py has many ways to say that it could not
+            except Exception as error:  # nats-py has many ways to say that it could not connect
                 self._complain(url, self._last_error or str(error) or "no answer in time")
             else:
                 began = self._reactor.seconds()
@@ -236,7 +235,7 @@ class Connection(Asking):
 
     async def _serve(self, client: RawClient, url: str) -> None:
         """Use one client until it ends."""
-        if self._stopping:  # a cancellation is lost where it comes together with the client
+        if self._stopping:  # a cancellation is lost if it coincides with the new client
             await client.end()
             return
         end, self._wake, self._reason = self._end, asyncio.Event(), ""
@@ -283,7 +282,7 @@ class Connection(Asking):
                         self._reason = words_of(error) or "sending failed"
                         end.set()
                         return
-                    self.log.failure("one message to NATS failed")  # its own fault: the others go on
+                    self.log.failure("one message to NATS failed")  # the others go on
             wake.clear()
             await wake.wait()
 
@@ -300,7 +299,7 @@ class Connection(Asking):
         self.answered(subject[len(self._inbox) :], data, block)
 
     def _learn(self, client: RawClient) -> None:
-        """Remember the cluster's other servers; those of the configuration are never forgotten."""
+        """Remember the cluster's other servers. Those in the configuration are never forgotten."""
         known = {urlsplit(url).netloc.rpartition("@")[2] for url in self._servers}
         template = urlsplit(self._settings.servers[0])
         userinfo, at, _ = template.netloc.rpartition("@")

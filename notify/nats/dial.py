@@ -1,4 +1,4 @@
-"""How a client of NATS connects: credentials, TLS, and which servers are not good enough."""
+"""How a NATS client connects: credentials, TLS, and which servers are refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from notify.nats.client import RawClient
 from notify.nats.settings import NATSSettings
 
 MINIMUM = (2, 11)
-#: batched direct gets beside publishes lock up a stream of these, until they are restarted; 2.12.2 was mended
+#: in these versions a stream locks up until a restart when batched direct gets run beside publishes; fixed in 2.12.2
 HANGING = frozenset({(2, 12, 0), (2, 12, 1)})
-#: what the reply subjects of all clients begin with, for permissions
+#: prefix of the reply subjects of all clients, for permissions
 INBOX = "_INBOX_notify"
 
 
@@ -30,10 +30,10 @@ async def dial(
     closed: Callable[[], None] = lambda: None,
     lame_duck: Callable[[], None] = lambda: None,
 ) -> RawClient:
-    """A client of one server, logged in, that does not reconnect.
+    """Connect to one server and log in. Returns a client that does not reconnect.
 
-    ``failed`` hears what goes wrong from now on, ``closed`` of the client's end, ``lame_duck`` that the server is about
-    to leave. Raises ``StartError`` where no attempt would help, and what nats-py raises.
+    ``failed`` is called with later errors, ``closed`` when the client has ended, ``lame_duck`` when the server is about to
+    shut down. Raises ``StartError`` if no attempt can succeed, and whatever nats-py raises.
     """
     client = RawClient()
 
@@ -72,7 +72,7 @@ async def dial(
 
 
 def options(settings: NATSSettings, url: str) -> dict[str, Any]:
-    """What nats-py's ``connect`` is told about logging in and TLS. Raises ``StartError``: a file is of no use."""
+    """The options of nats-py's ``connect`` for login and TLS. Raises ``StartError`` if a file is unusable."""
     s, told = settings, dict[str, Any]()
     if s.user or s.password:
         told.update(user=s.user, password=s.password)
@@ -123,7 +123,7 @@ def _context(s: NATSSettings) -> ssl.SSLContext:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numbers of a server's version, to compare by, without what marks a test release; (0, 0) of what is none."""
+    """The numbers in a server's version, for comparison, without a pre-release suffix; (0, 0) if it is not a version."""
     try:
         return tuple(int(part) for part in version.split("-")[0].split("+")[0].split("."))
     except ValueError:
@@ -131,7 +131,7 @@ def release(version: str) -> tuple[int, ...]:
 
 
 def refuse_unfit(version: str, url: str) -> None:
-    """Raise ``StartError`` for a server that is too old, or hangs, by name and number."""
+    """Raise ``StartError``, naming the version, for a server that is too old or that locks up."""
     numbers = release(version)
     if numbers in HANGING:
         raise StartError(
@@ -146,6 +146,6 @@ def refuse_unfit(version: str, url: str) -> None:
 
 
 def redacted(url: str) -> str:
-    """An address without what stands before the ``@``."""
+    """An address without the credentials before the ``@``."""
     parts = urlsplit(url if "://" in url else f"nats://{url}")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,7 +1,7 @@
-"""Cheap reading of NATS header blocks: only the few fields that are wanted, straight from the bytes.
+"""Cheap reading of NATS header blocks: only the few required fields, directly from the bytes.
 
-A block is ``NATS/1.0[ status description]\\r\\n`` and lines of ``Name: value\\r\\n``. The server writes its own
-fields behind those of the publisher, so the last occurrence is the server's: nobody can forge a position.
+A block is ``NATS/1.0[ status description]\\r\\n`` and lines of ``Name: value\\r\\n``. The server writes its own fields after those of
+the publisher. The last occurrence is therefore the server's, and nobody can forge a position.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ TIME_STAMP = b"\r\nNats-Time-Stamp: "
 SUBJECT = b"\r\nNats-Subject: "
 MESSAGE_ID = b"\r\nNats-Msg-Id: "
 TRACEPARENT = b"\r\ntraceparent: "
-#: a message of the same topic that was there before, as far as its publisher knew: ``{epoch}.{seq}``; or the one with the
-#: number before its own: ``{epoch}.-1``, where the server stores it directly behind that one or not at all
+#: an earlier message of the same topic, as far as the publisher knew: ``{epoch}.{seq}``; or ``{epoch}.-1`` for the message with the
+#: number before its own, if the server stores it directly after that one or not at all
 AFTER = "Notify-After"
 DIRECTLY = "-1"
 _AFTER = f"\r\n{AFTER}: ".encode()
@@ -28,7 +28,7 @@ _ONE_LINE = str.maketrans({"\r": " ", "\n": " "})
 
 
 def number(block: bytes, field: bytes) -> int:
-    """The server's value of a numeric field; 0 where it is missing or no number."""
+    """The server's value of a numeric field; 0 if it is missing or not a number."""
     start = block.rfind(field)
     if start < 0:
         return 0
@@ -40,7 +40,7 @@ def number(block: bytes, field: bytes) -> int:
 
 
 def text(block: bytes, field: bytes) -> str:
-    """The last value of a field as text; empty where it is missing."""
+    """The last value of a field as text; empty if it is missing."""
     start = block.rfind(field)
     if start < 0:
         return ""
@@ -49,10 +49,10 @@ def text(block: bytes, field: bytes) -> str:
 
 
 def status(block: bytes) -> int:
-    """The status of a reply of the server's own (204, 404, 503, ...); 0 for a message.
+    """The status of a reply by the server itself (204, 404, 503, ...); 0 for a message.
 
-    What has a number in a stream is a message of it, whatever its first line says: some servers since 2.11 store a
-    publisher's, ``NATS/1.0 204 x`` for one, and give it back.
+    A reply with a number in a stream is a message, whatever its first line says: some servers since 2.11 store and return
+    a publisher's own first line, such as ``NATS/1.0 204 x``.
     """
     if block[8:9] != b" " or SEQUENCE in block:
         return 0
@@ -63,7 +63,7 @@ def status(block: bytes) -> int:
 
 
 def trace(block: bytes) -> str:
-    """The publisher's W3C ``traceparent``, if it has the form of one; empty otherwise."""
+    """The publisher's W3C ``traceparent`` if it is well-formed; otherwise empty."""
     if b"traceparent" not in block:
         return ""
     value = text(block, TRACEPARENT)
@@ -71,7 +71,7 @@ def trace(block: bytes) -> str:
 
 
 def after(block: bytes, epoch: str, own: int = 0) -> int:
-    """The number that ``Notify-After`` names, in a message with the number ``own``; 0 where there is none of this epoch."""
+    """The number that ``Notify-After`` names in the message with the number ``own``; 0 if it names none of this epoch."""
     start = block.find(_AFTER)
     if start < 0:
         return 0
@@ -90,7 +90,7 @@ def description(block: bytes) -> str:
 
 
 def block(fields: Mapping[str, str]) -> bytes:
-    """The header block that nats-py makes of these, whose names are ours; a line break in a value becomes a space, whichever nats-py is there."""
+    """The header block that nats-py makes of these fields; their names are ours. In every nats-py a line break in a value becomes a space."""
     lines = [f"{name}: {value.strip()}\r\n" for name, value in fields.items()]
     text = "".join(lines)
     if not text.count("\r") == text.count("\n") == len(lines):
@@ -99,20 +99,20 @@ def block(fields: Mapping[str, str]) -> bytes:
 
 
 def size(payload: bytes, fields: Mapping[str, str] | None) -> int:
-    """Bytes of a message as servers count them against ``max_payload``: the payload, and the block."""
+    """The size in bytes of a message as servers count it against ``max_payload``: the payload and the header block."""
     return len(payload) if fields is None else len(payload) + len(block(fields))
 
 
 def check_size(payload: bytes, fields: Mapping[str, str] | None, most: int) -> None:
-    """Raise :class:`~notify.errors.TooLarge` for a message of more than ``most`` bytes; 0: the limit is not known."""
+    """Raise :class:`~notify.errors.TooLarge` for a message of more than ``most`` bytes; 0: the limit is unknown."""
     lines = fields or {}
-    # A character has four bytes at most: nearly always that shows that there is room, without a block made for it.
+    # A character has at most four bytes. This nearly always shows that the message fits, without building a block.
     characters = len(payload) + len(lines) + sum(map(len, lines)) + sum(map(len, lines.values()))
     if 0 < most < 4 * characters + len("NATS/1.0\r\n\r\n"):
         check(size(payload, fields), most)
 
 
 def check(needed: int, most: int) -> None:
-    """As :func:`check_size`, for a message whose size is known."""
+    """Like :func:`check_size`, for a message of known size."""
     if 0 < most < needed:
         raise TooLarge(f"NATS takes at most {most} bytes, headers included, and the message has {needed}")

@@ -1,4 +1,4 @@
-"""JetStream's management API over a connection: one call, and a stream made, brought up to date or only checked."""
+"""JetStream's management API over a connection: single calls, and a stream that is created, updated or only checked."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from twisted.logger import Logger
 
 from notify.errors import StartError, Unavailable
 
-# Numbers of errors that the server gives (nats-server, server/errors.json).
+# Error numbers of the server (nats-server, server/errors.json).
 NO_MESSAGE = 10037
 STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
-#: times that a message is asked for whose answer has none, and no reason
+#: attempts to read a message if the answer has neither a message nor an error
 _ATTEMPTS = 3
-#: the cluster is coming up, or is short of room
+#: temporary: the cluster is starting, or is short of resources
 _TAKES_TIME = frozenset({10005, 10008, 10009, 10023, 10047, 10028})
-#: more replicas than a lone server can keep; JetStream is switched off: no time mends that
+#: permanent: more replicas than a single server can have; JetStream is switched off
 _STAYS = frozenset({10074, 10076})
 
 
@@ -30,7 +30,7 @@ class Requests(Protocol):
 
 
 class ApiError(Exception):
-    """JetStream refused a request. ``code`` is like HTTP's, ``number`` the server's own."""
+    """JetStream refused a request. ``code`` is like an HTTP status, ``number`` is the server's error number."""
 
     def __init__(self, code: int, number: int, words: str) -> None:
         super().__init__(words)
@@ -39,10 +39,10 @@ class ApiError(Exception):
 
 
 class JetStream:
-    """Methods raise ``Unavailable`` where the server cannot be asked now.
+    """Methods raise ``Unavailable`` if the server cannot be asked now.
 
-    ``patience``: seconds for one request. ``manage`` false: streams are checked, and never changed; ``key`` is its
-    name in the configuration.
+    ``patience`` is the timeout of one request in seconds. With ``manage`` false, streams are checked but never changed; ``key`` is
+    the name of that setting in the configuration.
     """
 
     log = Logger()
@@ -56,7 +56,7 @@ class JetStream:
         self._key = key
 
     async def api(self, call: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
-        """One call of the JetStream API; gives the decoded answer, raises :class:`ApiError`."""
+        """Make one call of the JetStream API. Returns the decoded answer; raises :class:`ApiError`."""
         payload = b"" if body is None else msgspec.json.encode(body)
         reply = await self._connection.request(f"$JS.API.{call}", payload, timeout)
         try:
@@ -68,9 +68,9 @@ class JetStream:
         return answer
 
     async def message(self, stream: str, which: dict[str, Any]) -> Any:
-        """A message as the stream's leader has it; None: there is none. Raises :class:`ApiError`, ``Unavailable``.
+        """A message as the stream's leader has it, or None. Raises :class:`ApiError`, ``Unavailable``.
 
-        ``which`` names it: ``seq``, ``seq`` and ``next_by_subj``, or ``last_by_subj``.
+        ``which`` selects the message: ``seq``, ``seq`` and ``next_by_subj``, or ``last_by_subj``.
         """
         call = f"STREAM.MSG.GET.{stream}"
         for _ in range(_ATTEMPTS):
@@ -80,7 +80,7 @@ class JetStream:
                 if error.number == NO_MESSAGE:
                     return None
                 raise
-            # A nats-server 2.15 was seen to answer with neither message nor error, where the newest had just been deleted.
+            # A nats-server 2.15 was seen to answer with neither a message nor an error just after the newest message was deleted.
             if "message" in answer:
                 return answer["message"]
         raise Unavailable(f"NATS gave no sense for an answer to {call}")
@@ -91,10 +91,10 @@ class JetStream:
         wanted: Callable[[dict[str, Any]], dict[str, Any]],
         required: Callable[[dict[str, Any]], list[str]],
     ) -> Any:
-        """Make, update or check one stream; gives what the server says of it.
+        """Create, update or check one stream. Returns the server's description of it.
 
-        ``wanted`` makes the keys that matter from those that there are, ``required`` says what is wrong with a
-        stream that is not ours to change. Raises ``StartError``, ``Unavailable``.
+        ``wanted`` returns the relevant keys, given the present configuration. ``required`` returns the problems of a stream that
+        is managed by the operator. Raises ``StartError``, ``Unavailable``.
         """
         try:
             answer = await self.api(f"STREAM.INFO.{name}")
@@ -137,7 +137,7 @@ def _translate(name: str, error: ApiError) -> Exception:
 
 
 def differences(asked: dict[str, Any], have: dict[str, Any]) -> list[str]:
-    """What the server made of a configuration, where it is not what was asked for."""
+    """The keys in which the server's configuration differs from the requested one."""
     wrong = []
     for key, value in asked.items():
         other = have.get(key)
@@ -153,7 +153,7 @@ def differences(asked: dict[str, Any], have: dict[str, Any]) -> list[str]:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether a pattern matches everything that ``subject``, itself perhaps a pattern, matches."""
+    """Whether a pattern matches everything that ``subject`` matches, which may itself be a pattern."""
     theirs = subject.split(".")
     ours = pattern.split(".")
     for index, part in enumerate(ours):
@@ -167,7 +167,7 @@ def covers(pattern: str, subject: str) -> bool:
 
 
 def meet(one: str, other: str) -> bool:
-    """Whether there is a subject that both patterns match."""
+    """Whether any subject matches both patterns."""
     ours, theirs = one.split("."), other.split(".")
     for mine, its in zip(ours, theirs, strict=False):
         if ">" in (mine, its):

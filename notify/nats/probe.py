@@ -1,4 +1,4 @@
-"""One client of one server, for a few questions from outside (``notify doctor``): nothing is tried twice, or kept up."""
+"""One client of one server for a few requests from outside (``notify doctor``). It neither retries nor reconnects."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from notify.nats.settings import NATSSettings
 
 
 class Probe:
-    """See the module. For coroutines on an asyncio loop."""
+    """See the module docstring. For coroutines on an asyncio loop."""
 
     def __init__(self, settings: NATSSettings, url: str, name: str) -> None:
         self._settings = settings
         self._url = url
         self._name = name
         self._client: RawClient
-        #: the permissions that were found to be missing so far, in the server's words
+        #: the permissions found to be missing so far, in the server's words
         self.denied: list[str] = []
 
     async def connect(self) -> str:
-        """Log in; gives the server's version. Raises ``StartError``, and ``Unavailable`` with the reason."""
+        """Log in. Returns the server's version. Raises ``StartError``, and ``Unavailable`` with the reason."""
         try:
             self._client = await dial(self._settings, self._url, self._name, self._failed)
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
@@ -33,7 +33,7 @@ class Probe:
     async def request(
         self, subject: str, payload: bytes, timeout: float, fields: dict[str, str] | None = None
     ) -> bytes:
-        """One request; gives its reply's payload. Raises ``Unavailable``, ``NoResponders`` where nobody listens."""
+        """Send one request and return its reply's payload. Raises ``Unavailable``, or ``NoResponders`` if nobody listens."""
         try:
             reply = await self._client.request(subject, payload, timeout=timeout, headers=fields)
         except nats.errors.NoRespondersError:
@@ -43,15 +43,15 @@ class Probe:
         return bytes(reply.data)
 
     async def subscribe(self, subject: str) -> None:
-        """Ask for a subject, to learn whether that is permitted; what comes is dropped."""
+        """Subscribe to a subject to learn whether that is permitted. Messages are dropped."""
         await self._client.subscribe(subject)
 
     async def publish(self, subject: str, payload: bytes, fields: dict[str, str]) -> None:
-        """Send one message, to learn whether that is permitted."""
+        """Send one message to learn whether that is permitted."""
         await self._client.publish(subject, payload, headers=fields)
 
     async def settle(self) -> None:
-        """Until the server has said what it has to say of all that was sent, within four seconds."""
+        """Wait until the server has responded to everything that was sent, for at most four seconds."""
         try:
             for _ in range(2):  # nats-py's first ping overtakes what its client has not written yet
                 await self._client.flush(2)
@@ -59,7 +59,7 @@ class Probe:
             pass
 
     def sever(self) -> None:
-        """Cut the connection."""
+        """Drop the connection."""
         self._client.sever()
 
     def _failed(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""How NATS is reached: the keys that the table of every plugin on NATS begins with."""
+"""How to reach NATS: the settings that come first in the table of every plugin that uses NATS."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from msgspec import Meta
 from notify.config import Duration, Settings
 from notify.errors import StartError
 
-#: of a stream, or of a bucket
+#: the name of a stream or bucket
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class NATSSettings(Settings, frozen=True):
-    """Servers, login, TLS and patience; and what one cluster's streams have in common."""
+    """Servers, login, TLS and timeouts, and the settings that all streams of a cluster share."""
 
-    #: the table that these keys stand in, for errors
+    #: the table that contains these keys, for error messages
     table: ClassVar[str] = "nats"
 
-    #: nats://, tls://, ws:// or wss:// addresses of any servers of the cluster; the others are learnt from them
+    #: nats://, tls://, ws:// or wss:// addresses of any servers of the cluster, from which the others are learnt
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    #: how to log in: one of these ways; a user may also stand in the address
+    #: how to log in: one of these; a user may also be part of the address
     user: str = ""
     password: str = ""
     token: str = ""
-    #: a file that holds the seed of an nkey user
+    #: a file with the seed of an nkey user
     nkey_seed_file: str = ""
     #: a .creds file
     credentials_file: str = ""
-    #: the authority that signed the servers' certificates; empty: the system's
+    #: the authority that signed the servers' certificates; empty: the system's authorities
     tls_ca: str = ""
-    #: this node's own certificate and key, where the servers ask for one
+    #: this node's own certificate and key, if the servers require one
     tls_cert: str = ""
     tls_key: str = ""
 
     connect_timeout: Duration = Duration(5)
-    #: one request to the server
+    #: the timeout of one request to the server
     request_timeout: Duration = Duration(2)
-    #: the server is pinged, and asked to store something, this often; two failures in a row and another is tried
+    #: how often the server is pinged and asked to store a canary; after two failures in a row another server is tried
     canary_interval: Duration = Duration(2)
-    #: copies of each stream, on as many servers
+    #: the number of copies of each stream, each on another server
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
 
     def check(self) -> None:
-        """Raise ``StartError`` where settings contradict each other."""
+        """Raise ``StartError`` if settings contradict each other."""
         if not self.servers:
             raise StartError(f"[{self.table}] servers is empty: name at least one NATS server.")
         ways = [self.user or self.password, self.token, self.nkey_seed_file, self.credentials_file]

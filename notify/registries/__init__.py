@@ -1,1 +1,1 @@
-"""Registries: who is in which topic, here and on all nodes."""
+"""Registries: who is in which topic, on this node and on all nodes."""

@@ -1,6 +1,6 @@
-"""The NATS key-value bucket of :mod:`notify.registries.jetstream_kv`: its keys, and what is asked and told of it.
+"""The NATS key-value bucket of :mod:`notify.registries.jetstream_kv`: its keys, and how it is read and written.
 
-All methods raise ``Unavailable`` where the server cannot be asked now, or does not store.
+All methods raise ``Unavailable`` if the server cannot be asked now, or does not store.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from notify.nats.connection import Connection
 from notify.nats.jetstream import ApiError, JetStream
 from notify.topics import Topic
 
-#: parts of one entry, at most
+#: maximum number of parts of one entry
 PARTS = 64
 
-_GONE = "60s"  # how long the mark of a removed part is kept
+_GONE = "60s"  # how long the marker of a removed part is kept
 _NANO = 10**9
-_ANSWER = 4 * 2**20  # bytes of one answer; what it has no room for is asked for next
-_UNKNOWN = 2**20  # bytes of a message where the server does not say: its default
-_FIELDS = 256  # bytes that headers may take of that
+_ANSWER = 4 * 2**20  # bytes per answer; the rest is requested next
+_UNKNOWN = 2**20  # bytes per message if the server does not say: its default
+_FIELDS = 256  # bytes of that which headers may take
 _ATTEMPTS = 3  # to read what changes while it is read
 
-# What JetStream says of a message whose Nats-Expected-Last-Subject-Sequence is not so (nats-server, server/errors.json).
+# JetStream's errors for a wrong Nats-Expected-Last-Subject-Sequence (nats-server, server/errors.json).
 _WRONG_LAST = frozenset({10071, 10164})
 
 _NUMBERS = {str(number): number for number in range(1, PARTS)}
 
-#: one process's users in a topic, and the connections of each
+#: one process's users in a topic, and the number of connections of each
 Entry = dict[Id, int]
 _part = msgspec.json.Decoder(list[tuple[Id, int]])
 
 
 class _Refused(Unavailable):
-    """The server does not store a message. ``number`` is its error's."""
+    """The server does not store a message. ``number`` is its error number."""
 
     def __init__(self, number: int, words: str) -> None:
         super().__init__(words)
@@ -57,15 +57,15 @@ class _Key(NamedTuple):
 
 
 def is_mark(block: bytes) -> bool:
-    """Whether a message only marks that there is nothing any more."""
+    """Whether a message is only a marker that the key was removed."""
     return b"KV-Operation" in block or b"Nats-Marker-Reason" in block
 
 
 def split(present: Sequence[Presence], room: int) -> tuple[list[bytes], int]:
-    """The parts of an entry, each of at most ``room`` bytes, and how many users found no place in :data:`PARTS` of them.
+    """Split an entry into parts of at most ``room`` bytes. Also returns how many users did not fit into :data:`PARTS` parts.
 
-    Nobody present: no parts. A user's part depends on the user and on the number of parts alone, a power of two. So
-    a change touches one part, and a reader who meets two numbers of parts sees users twice, and misses nobody.
+    Without users there are no parts. The part of a user depends only on the user and on the number of parts, a power of two. So a
+    change affects one part, and a reader that sees parts of two different splits sees users twice but misses none.
     """
     whole = [(one.user_id, one.connections) for one in present]
     bodies = [msgspec.json.encode(whole)] if whole else []
@@ -95,7 +95,7 @@ def split(present: Sequence[Presence], room: int) -> tuple[list[bytes], int]:
 
 
 class Bucket:
-    """See the module. ``incarnation`` is this process's name, ``lease`` is in seconds."""
+    """See the module docstring. ``incarnation`` is this process's name; ``lease`` is in seconds."""
 
     def __init__(
         self,
@@ -114,35 +114,35 @@ class Bucket:
         self._seconds = max(1, round(lease))
         self._mine = incarnation
         self._max_msg_size = 0
-        #: the highest sequence number that was acknowledged to this process
+        #: the highest sequence number acknowledged to this process
         self.newest = 0
 
     @property
     def leases(self) -> str:
-        """Everybody's leases, as a subject."""
+        """The subject pattern of all leases."""
         return f"{self._root}.node.*"
 
     @property
     def room(self) -> int:
-        """How many bytes a part may have: what the server, and the bucket, take in one message."""
+        """The maximum size of a part in bytes: what the server and the bucket accept in one message."""
         limits = [self._connection.max_payload or _UNKNOWN]
         if self._max_msg_size > 0:
             limits.append(self._max_msg_size)
         return max(min(limits) - _FIELDS, _FIELDS)
 
     def entries(self, topic: Topic, incarnation: str = "*") -> str:
-        """The first parts of everybody's entries for a topic, as a subject. They are written last."""
+        """The subject pattern of the first parts of all entries for a topic. First parts are written last."""
         return f"{self._root}.at.{incarnation}.{topic.workspace_id}.{topic.kind}.{topic.id}"
 
     async def ensure(self) -> None:
-        """Make, update or check the bucket. Raises ``StartError``, too."""
+        """Create, update or check the bucket. Also raises ``StartError``."""
         answer = await self._jetstream.ensure_stream(self._stream, self._wanted, self._required)
         self._max_msg_size = answer["config"].get("max_msg_size", 0)
 
     # ------------------------------------------------------------------ reading
 
     async def read(self, topics: Iterable[Topic]) -> dict[Topic, dict[str, Entry]]:
-        """The entries of other processes whose leases live, by topic and process."""
+        """The entries of other processes whose leases are valid, by topic and process."""
         alive: set[str] = set()
         found: list[tuple[_Key, bytes]] = []
         for reply in await self._last([self.leases, *self._parts(topics, "*")]):
@@ -165,7 +165,7 @@ class Bucket:
         return entries
 
     async def own(self, topics: Collection[Topic]) -> dict[Topic, dict[int, bytes]]:
-        """The parts of this process's own entries for some topics, as they are stored."""
+        """The stored parts of this process's own entries for some topics."""
         found: dict[Topic, dict[int, bytes]] = {topic: {} for topic in topics}
         if topics:
             for reply in await self._last(self._parts(topics, self._mine)):
@@ -174,7 +174,7 @@ class Bucket:
         return found
 
     async def lives(self, incarnation: str) -> bool:
-        """Whether a process has its lease, as the leader knows: a replica that is behind must not bury anybody."""
+        """Whether a process has a lease, according to the leader: a replica that is behind must not declare a process dead."""
         subject = f"{self._root}.node.{incarnation}"
         try:
             message = await self._jetstream.message(self._stream, {"last_by_subj": subject})
@@ -183,7 +183,7 @@ class Bucket:
         return message is not None and not is_mark(b64decode(message.get("hdrs", "")))
 
     async def last_sequence(self) -> int:
-        """The number of the message that was stored last."""
+        """The sequence number of the message stored last."""
         try:
             answer = await self._jetstream.api(f"STREAM.INFO.{self._stream}")
         except ApiError as error:
@@ -191,11 +191,11 @@ class Bucket:
         return int(answer["state"]["last_seq"])
 
     async def incarnations(self) -> set[str]:
-        """All processes that have entries, living or not."""
+        """All processes that have entries, alive or dead."""
         return {subject.split(".")[3] for subject in await self._subjects(f"{self._root}.at.>")}
 
     async def topics(self) -> set[Topic]:
-        """The topics of this process's own entries, and of those that were removed a while ago."""
+        """The topics of this process's own entries, and of those removed some time ago."""
         keys = map(self._key, await self._subjects(f"{self._root}.at.{self._mine}.>"))
         return {key.topic for key in keys if key}
 
@@ -215,9 +215,9 @@ class Bucket:
                 return found
 
     async def _last(self, subjects: list[str]) -> list[Reply]:
-        """The last message of each subject that any of these matches, without marks: all of them.
+        """The last message of every subject that matches any of these patterns, without markers.
 
-        The server gives at most 1,024, or none (413); then they are asked for in halves.
+        The server returns at most 1,024 messages, or none (413). In that case the request is split into halves.
         """
         replies: list[Reply] = []
         since, attempts = 0, _ATTEMPTS
@@ -232,7 +232,7 @@ class Bucket:
             if status == 404 and words == "No Results":
                 return replies
             if status == 404 and attempts:
-                attempts -= 1  # one of them expired while the answer was put together, which ends it
+                attempts -= 1  # a message expired while the answer was built, which ends it
                 continue
             if status != 204:
                 raise Unavailable(f"presence cannot be read: {words}")
@@ -240,7 +240,7 @@ class Bucket:
             pending = headers.number(end.block, headers.NUM_PENDING)
             if not some and pending and not since:
                 raise Unavailable("presence cannot be read: NATS sends less than it has")
-            # nats-server 2.11 counts one too few where it cuts an answer: a large one is asked on, too.
+            # nats-server 2.11 counts one too few when it cuts an answer, so a large answer is also continued.
             large = sum(len(reply.data) for reply in some) > _ANSWER // 2
             if not some or not (pending or large):
                 return replies
@@ -260,7 +260,7 @@ class Bucket:
         return [subject for one in first for subject in (one, f"{one}.>")]
 
     def _key(self, subject: str) -> _Key | None:
-        """What an entry's subject names; ``None``: it is none of ours."""
+        """What an entry's subject names; ``None`` if it is not one of ours."""
         at, *rest = subject.removeprefix(f"{self._root}.").split(".")
         if at != "at" or len(rest) not in (4, 5):
             return None
@@ -276,9 +276,9 @@ class Bucket:
     # ------------------------------------------------------------------ writing
 
     async def put(self, topic: Topic, bodies: list[bytes], had: int) -> None:
-        """Store this process's entry for a topic in parts; none: mark that there is no entry.
+        """Store this process's entry for a topic in parts. Without parts, store a marker that there is no entry.
 
-        ``had``: how many parts may be there. The first part is written last: others listen for it.
+        ``had``: the number of parts that may be stored. The first part is written last, because other nodes listen for it.
         """
         first = self.entries(topic, self._mine)
 
@@ -297,9 +297,9 @@ class Bucket:
             await self.store(first, bodies[0], {})
 
     async def renew(self, last: int = 0) -> int:
-        """Extend this process's lease; gives its sequence number.
+        """Extend this process's lease. Returns its new sequence number.
 
-        ``last``: the number that it must have had until now, 0: any. Gives 0, and stores nothing, where it is not so.
+        ``last``: the sequence number that the lease must have had until now; 0: any. If it had another, nothing is stored and 0 is returned.
         """
         fields = {"Nats-TTL": f"{self._seconds}s"}
         if last:
@@ -318,7 +318,7 @@ class Bucket:
         await self.remove(self._mine)
 
     async def remove(self, incarnation: str, before: int = 0) -> int:
-        """Remove the entries of a process whose numbers are below ``before``, 0: all; gives how many parts there were."""
+        """Remove the entries of a process with numbers below ``before``; 0: all. Returns the number of parts removed."""
         body: dict[str, Any] = {"filter": f"{self._root}.at.{incarnation}.>"}
         if before:
             body["seq"] = before
@@ -329,11 +329,11 @@ class Bucket:
         return int(answer.get("purged", 0))
 
     async def remove_own(self, before: int) -> int:
-        """Remove this process's entries whose numbers are below ``before``."""
+        """Remove this process's entries with numbers below ``before``."""
         return await self.remove(self._mine, before)
 
     async def store(self, subject: str, body: bytes, fields: dict[str, str]) -> int:
-        """Store one message; gives its sequence number."""
+        """Store one message. Returns its sequence number."""
         reply = await self._connection.request(subject, body, None, fields)
         try:
             answer = msgspec.json.decode(reply.data)
@@ -345,7 +345,7 @@ class Bucket:
         self.newest = max(self.newest, sequence)
         return sequence
 
-    # ------------------------------------------------------------------ the stream that the bucket is
+    # ------------------------------------------------------------------ the stream behind the bucket
 
     def _wanted(self, have: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -1,17 +1,17 @@
-"""Presence over all nodes, in a NATS key-value bucket; the members of this node stay local and synchronous.
+"""Presence on all nodes, in a NATS key-value bucket. The members of this node stay local and synchronous.
 
-A bucket is a stream ``KV_{bucket}``. Each process has a name that no other ever had, its incarnation::
+A bucket is a stream ``KV_{bucket}``. Each process has a unique name, its incarnation::
 
     $KV.{bucket}.node.{incarnation}                            its lease: expires (per-key TTL) unless renewed
     $KV.{bucket}.at.{incarnation}.{workspace}.chat.{id}        who is there: [[user, connections], ...]
-    $KV.{bucket}.at.{incarnation}.{workspace}.chat.{id}.{n}    more of them, n from 1, where one message cannot hold all
+    $KV.{bucket}.at.{incarnation}.{workspace}.chat.{id}.{n}    further parts, n from 1, if they do not fit one message
 
-An entry counts while the lease of its incarnation lives: a dead node's entries are gone with its lease, all at
-once, whoever removes them later. A question is one batched read of the leases and of the topic's entries. Users'
+An entry counts while the lease of its incarnation is valid. A dead node's entries are therefore gone with its lease, all at once,
+whoever removes them later. A presence request is one batched read of the leases and of the topic's entries. Users'
 notifications have no entries: nobody can ask who is there.
 
-Changes are heard as plain messages when a node writes an entry, and as the silence of a node that died. Both may
-be lost, so watched topics are also compared every ``reconcile`` seconds, and so are a node's own entries
+Nodes learn of changes from plain messages when a node writes an entry, and from the silence of a node that has died. Both may be
+missed, so watched topics are also compared every ``reconcile`` seconds, and so are a node's own entries
 (:mod:`notify.registries.jetstream_own`).
 """
 
@@ -42,28 +42,28 @@ from notify.registries.memory import MemoryRegistry
 from notify.registries.memory import MemorySettings as LocalSettings
 from notify.topics import Topic
 
-_COMPARED = 64  # watched topics in one comparison, at most
-_ENTRIES = 512  # in one answer, as far as can be foreseen: NATS gives 1,024, or none
-_SWEEP = 3600.0  # seconds between searches for entries of nodes that nobody remembers
-_PATIENCE = 5  # failures in a row with one server before another is tried
+_COMPARED = 64  # watched topics per comparison at most
+_ENTRIES = 512  # expected entries per answer at most: NATS returns up to 1,024, or none
+_SWEEP = 3600.0  # seconds between searches for entries of nodes that no node remembers
+_PATIENCE = 5  # consecutive failures with one server before another is tried
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
 
 
 class KVSettings(Settings, frozen=True):
-    """``[registry.jetstream_kv]``. How NATS is reached stands in ``[broker.jetstream]``."""
+    """``[registry.jetstream_kv]``. The settings for reaching NATS are in ``[broker.jetstream]``."""
 
     bucket: Name = "PRESENCE"
-    #: a node that is silent for so long is gone, and all its clients with it
+    #: a node that is silent for this long counts as gone, with all its clients
     lease: Duration = Duration(15)
-    #: watched topics, and this node's own entries, are compared with the bucket this often
+    #: how often watched topics and this node's own entries are compared with the bucket
     reconcile: Duration = Duration(10)
-    #: false: the operator owns the bucket; it is checked, and never changed
+    #: false: the operator manages the bucket; it is checked, but never changed
     manage_bucket: bool = True
 
 
 @implementer(IRegistry)
 class JetStreamRegistry(MemoryRegistry):
-    """See :class:`~notify.interfaces.IRegistry` and the module."""
+    """See :class:`~notify.interfaces.IRegistry` and the module docstring."""
 
     Settings = KVSettings  # type: ignore[assignment]
     log = Logger()
@@ -106,7 +106,7 @@ class JetStreamRegistry(MemoryRegistry):
         self._told: dict[Topic, int] = {}
         self._news: dict[Topic, None] = {}
         self._telling: Any = None
-        #: when each other incarnation was heard of
+        #: when each other incarnation was last heard of
         self._heard: dict[str, float] = {}
 
     # ------------------------------------------------------------------ IRegistry
@@ -162,10 +162,10 @@ class JetStreamRegistry(MemoryRegistry):
             users[one.user_id] += one.connections
         return by_user(Presence(user, connections) for user, connections in users.items() if connections > 0)
 
-    # ------------------------------------------------------------------ hearing of changes
+    # ------------------------------------------------------------------ learning of changes
 
     def _tell_soon(self, *topics: Topic) -> None:
-        # A change is heard a little before it is stored.
+        # A change is heard shortly before it is stored.
         self._news.update(dict.fromkeys(topics))
         if self._telling is None and self._news and not self._stopped:
             self._telling = self._reactor.callLater(SETTLE, self._tell)
@@ -188,7 +188,7 @@ class JetStreamRegistry(MemoryRegistry):
             self._heard[incarnation] = self._reactor.seconds()
 
     async def _compare(self) -> None:
-        """Find what was not heard of."""
+        """Find changes that were missed."""
         watched = list(self._watched)
         step = max(1, min(_COMPARED, _ENTRIES // (1 + len(self._heard))))
         for start in range(0, len(watched), step):
@@ -206,15 +206,15 @@ class JetStreamRegistry(MemoryRegistry):
         try:
             await self._own.renew()
         except Unavailable:
-            # The bucket may have been deleted. Other nodes listen on the same subjects, so that NATS does not say so.
+            # The bucket may have been deleted. NATS does not report that, because other nodes listen on the same subjects.
             await self._bucket.ensure()
             await self._own.renew()
 
-    # ------------------------------------------------------------------ what nodes leave behind
+    # ------------------------------------------------------------------ entries of dead nodes
 
     async def _purge(self, incarnation: str) -> bool:
-        """Remove the entries of a node that is gone; whether it is."""
-        # A node may come back right after it was found dead: what it writes then is above this number.
+        """Remove the entries of a node if it is gone. Returns whether it is."""
+        # A node may come back just after it was found dead: its new entries have numbers above this one.
         last = await self._bucket.last_sequence()
         if await self._bucket.lives(incarnation):
             return False
@@ -224,7 +224,7 @@ class JetStreamRegistry(MemoryRegistry):
         return True
 
     async def _bury(self) -> None:
-        """See to nodes that have not been heard of for longer than a lease."""
+        """Check the nodes that have not been heard of for longer than a lease, and purge the dead ones."""
         late = self._reactor.seconds() - self._kv.lease - 1
         for incarnation in [one for one, heard in self._heard.items() if heard < late]:
             if not await self._purge(incarnation):
@@ -234,7 +234,7 @@ class JetStreamRegistry(MemoryRegistry):
                 self._tell_soon(*self._watched)
 
     async def _sweep(self) -> None:
-        """Search the bucket for entries of nodes that nobody alive remembers."""
+        """Search the bucket for entries of nodes that no running node remembers."""
         for incarnation in await self._bucket.incarnations() - {self._incarnation}:
             if incarnation not in self._heard:
                 await self._purge(incarnation)
@@ -245,7 +245,7 @@ class JetStreamRegistry(MemoryRegistry):
         self._work(self._live())
 
     async def _live(self) -> None:
-        """One connection's life."""
+        """Run for as long as one connection lasts."""
         pause, failures = 0.1, 0
         while True:
             self._refused = ""
@@ -264,8 +264,8 @@ class JetStreamRegistry(MemoryRegistry):
                 pause = min(2 * pause, 2.0)
                 failures += 1
                 if failures >= _PATIENCE or self._refused:
-                    # A subscription that was refused is gone on the server, and is not asked for again by itself. A
-                    # server that is cut off from its cluster takes connections, and never becomes of use.
+                    # The server has dropped a refused subscription, which is not requested again on this connection. And a server
+                    # that is cut off from its cluster accepts connections, but never becomes usable.
                     self._reactor.callLater(0, self._connection.abandon, str(problem))
                     return
                 continue
@@ -275,7 +275,7 @@ class JetStreamRegistry(MemoryRegistry):
         self._tell_soon(*self._watched)
         if self._started is not None and not self._started.called:
             self._started.callback(None)
-        # A renewal that failed is tried again before the lease runs out.
+        # A failed renewal is retried before the lease expires.
         self._work(self._every(self._kv.lease / 3, self._renew, self._kv.lease / 10))
         self._work(self._every(min(self._kv.lease / 3, 1.0), self._bury))
         self._work(self._every(self._kv.reconcile, self._compare))

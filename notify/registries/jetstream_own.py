@@ -1,11 +1,11 @@
-"""This process's own entries in the bucket: written until they are acknowledged, and held against what is there.
+"""This process's own entries in the bucket: written until they are acknowledged, and compared with what is stored.
 
-Each renewal of the lease names the number of the renewal before, and gets one above all that were acknowledged. Where
-that does not come true, the bucket is not as it was left: emptied, made anew, put back to an older state, or the
-lease has run out and others may have removed the entries. Then all is written again, and what is older is removed.
+Each renewal of the lease names the sequence number of the previous renewal, and must get one above all acknowledged numbers. If
+either fails, the bucket is not as this process left it: it was emptied, recreated or restored to an older state, or the lease has
+expired and others may have removed the entries. Then all entries are written again, and older ones are removed.
 
-What is lost or changed entry by entry no renewal shows. For that the entries are read and compared, some each time:
-a node's reading is bounded, however many chats it has.
+A renewal does not reveal single entries that were lost or changed. For that the entries are read and compared, some at a time, so
+that the reads of a node are bounded however many chats it has.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from notify.nats.bridge import gather
 from notify.registries.jetstream_bucket import split
 from notify.topics import Topic
 
-SETTLE = 0.05  # seconds for which changes of one topic are gathered
-COMPARED = 512  # topics in one comparison, so that a usual answer is below NATS's bound of 1,024
-_AT_ONCE = 64  # entries on their way at once
-_COMPLAIN_EVERY = 30.0  # seconds between log lines about what is not stored
-_RETRY = 0.5  # seconds until what was not stored is tried again
+SETTLE = 0.05  # seconds for which changes of one topic are collected
+COMPARED = 512  # topics per comparison, so that a typical answer stays below NATS's limit of 1,024
+_AT_ONCE = 64  # entries in flight at once
+_COMPLAIN_EVERY = 30.0  # seconds between log lines about entries that are not stored
+_RETRY = 0.5  # seconds before a failed write is retried
 
 
 class OwnBucket(Protocol):
@@ -45,7 +45,7 @@ class OwnBucket(Protocol):
 
 
 class OwnEntries:
-    """See the module. ``present`` and ``topics`` say what should be in the bucket; ``work`` runs a coroutine."""
+    """See the module docstring. ``present`` and ``topics`` say what should be in the bucket; ``work`` runs a coroutine."""
 
     log = Logger()
 
@@ -63,34 +63,34 @@ class OwnEntries:
         self._work = work
         self._reactor = reactor
         self._ready = False
-        self._lease = 0  # the number of the last renewal
-        self._older = 0  # entries with lower numbers are to be removed, once all these are written:
+        self._lease = 0  # the sequence number of the last renewal
+        self._older = 0  # entries with lower numbers are removed once all these are written:
         self._rewriting: set[Topic] = set()
         self._dirty: dict[Topic, None] = {}
-        self._written: dict[Topic, int] = {}  # how many parts of an entry may be there
+        self._written: dict[Topic, int] = {}  # how many parts of an entry may be stored
         self._cut: set[Topic] = set()
-        self._compared: list[Topic] = []  # what this round of comparisons has still to see
+        self._compared: list[Topic] = []  # topics still to be compared in this round
         self._writing = False
         self._complained = -_COMPLAIN_EVERY
 
     def touch(self, topic: Topic) -> None:
-        """Who is in a topic has changed."""
+        """The users in a topic have changed."""
         self._dirty[topic] = None
         self._write_soon()
 
     def up(self) -> None:
-        """The lease is there: begin to write."""
+        """The lease is stored: start writing."""
         self._ready = True
         self._write_soon()
 
     def down(self) -> None:
-        """The connection is lost, and all that is on its way with it."""
+        """The connection is lost, with everything in flight."""
         self._ready = False
         self._lease = 0
         self._compared = []
 
     async def renew(self) -> None:
-        """Extend the lease, and write everything again where the bucket is not as it was left."""
+        """Extend the lease. Write everything again if the bucket is not as this process left it."""
         newest = self._bucket.newest
         number = await self._bucket.renew(self._lease) if self._lease else 0
         if number <= newest or not number:
@@ -107,7 +107,7 @@ class OwnEntries:
         self._write_soon()
 
     async def compare(self) -> None:
-        """Find entries that the bucket lacks, has otherwise, or has for nothing; some of them each time."""
+        """Find entries that are missing from the bucket, differ, or should not be there; some topics per call."""
         if self._older and not self._rewriting:
             older = self._older
             await self._bucket.remove_own(older)
@@ -146,13 +146,13 @@ class OwnEntries:
             self._writing = False
 
     async def _put(self, topic: Topic) -> bool:
-        """Write or remove the entry for a topic; whether it has been stored."""
+        """Write or remove the entry for a topic. Returns whether it was stored."""
         older = self._older
         bodies, left_out = split(self._present(topic), self._bucket.room)
         self._tell_cut(topic, left_out)
         had = self._written.get(topic, 0)
         if bodies or had:
-            # Before it is acknowledged: a message that was given up may be stored all the same.
+            # Record it before the acknowledgement: a write that was given up may be stored all the same.
             self._written[topic] = max(had, len(bodies))
             try:
                 await self._bucket.put(topic, bodies, had)
@@ -163,7 +163,7 @@ class OwnEntries:
                 self._written[topic] = len(bodies)
             else:
                 del self._written[topic]
-        if older == self._older:  # else some of it may be older than what counts since
+        if older == self._older:  # otherwise part of the entry may be older than the new limit
             self._rewriting.discard(topic)
         return True
 

@@ -1,4 +1,4 @@
-"""The memory registry: the members of this node. Alone it is all there is to presence; others build on it."""
+"""The memory registry: the members of this node. It is a complete registry for one process; other registries build on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MemorySettings(Settings, frozen=True):
     """``[registry.memory]`` has no keys."""
 
 
-# Dictionaries, not sets: who comes first must not depend on how Python hashes.
+# Dictionaries, not sets: the order must not depend on Python's hashing.
 _NOBODY: dict[IConnection, None] = {}
 _NOWHERE: dict[Topic, None] = {}
 
@@ -29,7 +29,7 @@ class MemoryRegistry:
     """See :class:`~notify.interfaces.IRegistry`."""
 
     Settings = MemorySettings
-    #: with several processes the first has it, for all
+    #: with several processes the first one runs the registry for all
     alone = True
 
     def __init__(self, settings: MemorySettings, context: Context) -> None:
@@ -82,7 +82,7 @@ class MemoryRegistry:
         return succeed(self.present(topic))
 
     def present(self, topic: Topic) -> list[Presence]:
-        """Who is in a topic on this node, sorted by user."""
+        """The users in a topic on this node, sorted by user."""
         users = Counter(connection.identity.user_id for connection in self.members(topic))
         return by_user(Presence(user, connections) for user, connections in users.items())
 

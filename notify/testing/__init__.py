@@ -1,7 +1,7 @@
-"""For the tests of notify and of its plugins: a fake connection, a context with a clock, and contract suites.
+"""Support for tests of notify and of its plugins: a fake connection, a context with a clock, and contract suites.
 
-A plugin author subclasses a suite of :mod:`notify.testing.contracts` together with a ``TestCase`` and says how
-the plugin is made; see docs/plugins.md.
+A plugin author subclasses a suite of :mod:`notify.testing.contracts` together with a ``TestCase``, and says how
+to create the plugin; see docs/plugins.md.
 """
 
 from notify.testing.fakes import (

@@ -1,4 +1,4 @@
-"""Stand-ins that keep what they were told."""
+"""Test doubles that record how they are used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from notify.wire.frames import JSON, Encoding
 def make_context(
     reactor: Any = None, config: Config | None = None, node: str = "node-1", seed: int = 1
 ) -> Context:
-    """A context for a component under test; without a reactor it gets a ``Clock``. A ``Clock`` is the time of day, too."""
+    """A context for a component under test, with a ``Clock`` if no reactor is given. A ``Clock`` also provides the time of day."""
     clock = reactor or Clock()
     now = clock.seconds if isinstance(clock, Clock) else time.time
     return Context(clock, Metrics(), Random(seed), node, config or Config(), now)  # noqa: S311
@@ -46,7 +46,7 @@ def chat_payload(topic: Topic, message_id: int = 1, content: str = "hello", send
 def event_payload(
     topic: Topic, message_id: int = 1, kind: str = "edited", data: Any = None, **more: Any
 ) -> bytes:
-    """The payload of a valid event in a chat; ``more`` may hold ``refers_to``."""
+    """A valid event payload for a chat's topic; ``more`` may contain ``refers_to``."""
     return msgspec.json.encode(
         {
             "message_id": message_id,
@@ -79,7 +79,7 @@ def notification_payload(
 
 @implementer(IConnection)
 class FakeConnection:
-    """A connection without a socket. ``frames`` holds the payloads of the WebSocket frames it was given."""
+    """A connection without a socket. ``frames`` holds the payloads of the WebSocket frames written to it."""
 
     def __init__(
         self, user_id: Id | None = None, workspace_id: Id = 1, id: str = "c1", encoding: Encoding = JSON
@@ -97,16 +97,16 @@ class FakeConnection:
         self.throttled = False
 
     def write(self, frame: bytes) -> None:
-        """Keep the frames, as their payloads."""
+        """Record the payloads of the frames."""
         if self.closed is None:
             self.frames.extend(_payloads(frame))
 
     def throttle(self, on: bool) -> None:
-        """Keep whether the client is read from."""
+        """Record whether reading from the client is throttled."""
         self.throttled = on
 
     def close(self, code: int, reason: str = "") -> None:
-        """Keep the first close."""
+        """Record the first close."""
         if self.closed is None:
             self.closed = (code, reason)
 

@@ -1,4 +1,4 @@
-"""A recorder of what a broker delivers, on which a test can wait."""
+"""A recorder of what a broker delivers, so that a test can wait for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from notify.topics import Topic
 
 
 class Recorder:
-    """Hand ``deliver`` and ``lost`` to a broker; ``wait`` for what comes."""
+    """Pass ``deliver`` and ``lost`` to a broker, then ``wait`` for what arrives."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -17,17 +17,17 @@ class Recorder:
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
     def deliver(self, message: Message) -> None:
-        """Keep a message."""
+        """Record a message."""
         self.messages.append(message)
         self._wake()
 
     def lost(self, topic: Topic) -> None:
-        """Keep a topic whose continuity was lost."""
+        """Record a topic whose continuity was lost."""
         self.lost_topics.append(topic)
         self._wake()
 
     def wait(self, count: int) -> Deferred[None]:
-        """Fires once that many messages and losses have come altogether. The test's own timeout bounds it."""
+        """Fires once ``count`` messages and losses have arrived in total. The test's own timeout limits the wait."""
         done: Deferred[None] = Deferred()
         self._waiting.append((count, done))
         self._wake()

@@ -1,8 +1,8 @@
-"""The JetStream broker: history that outlives processes, and any number of nodes.
+"""The JetStream broker: a history that outlives processes, and any number of nodes.
 
-The modules, from the bottom up, and what each does are in ARCHITECTURE.md; they stand on those of ``notify/nats``.
-Calls go down, news comes up through callables that are handed in. This module puts them together and holds the one
-state that there is: whether the broker can be used.
+ARCHITECTURE.md lists the modules of this package from the bottom up and says what each does; they use those of ``notify/nats``.
+Calls go down; events come up through callables that are passed in. This module wires them together and holds the one state
+they share: whether the broker can be used.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from notify.nats.connection import Connection, Hooks
 from notify.nats.jetstream import ApiError
 from notify.topics import Topic
 
-_PAUSE = (0.1, 1.0)  # seconds between attempts to set up: first, most
+_PAUSE = (0.1, 1.0)  # seconds between attempts to set up: the first, the longest
 _PATIENCE = 5  # attempts with one server before another is tried
-_DOUBTS = 4  # attempts for which a stream that is said to be deleted is not believed to be there
+_DOUBTS = 4  # attempts for which a stream reported as deleted counts as gone, even if it is still listed
 _OPERATOR = 5.0  # seconds between attempts while only an operator can help
-_NEWEST = 65_536  # topics whose newest number is remembered though nobody here follows them
-_REMEMBER = 0.25  # seconds after which a number that was seen is in this node's own record
-_FIRST = 5.0  # seconds that what is to come first may take
-_SURE = 1.0  # seconds after which a stream that seems to have gone back is looked at again
-_LOOKS = 5  # so often, where there are several copies
+_NEWEST = 65_536  # topics whose newest number is remembered although this node does not follow them
+_REMEMBER = 0.25  # seconds between writes of the highest number seen to this node's own record
+_FIRST = 5.0  # timeout in seconds for what must happen first (see `after`)
+_SURE = 1.0  # seconds before a stream that seems to have gone back is checked again
+_LOOKS = 5  # such checks, if the stream has several copies
 
 
 @implementer(IAtomic, IBroker, IPages, IPatient, ISignals, ITogether)
@@ -62,7 +62,7 @@ class JetStreamBroker:
     """See :class:`~notify.interfaces.IBroker`."""
 
     Settings = JetStreamSettings
-    #: the control that goes with it, where the configuration names none
+    #: the control that is used with this broker if the configuration names none
     control = "nats"
     diagnose = staticmethod(diagnose)
     new_epoch = staticmethod(new_epoch)
@@ -142,9 +142,9 @@ class JetStreamBroker:
         self._detail = "not started"
         self._refused = ""
         self._faults: tuple[str, ...] = ()
-        #: a number that was seen has been given to another message
+        #: the stream has given a number that was seen to another message
         self._reused = False
-        #: numbers of this node's own publishes, the latest at the end
+        #: numbers of this node's own publishes, the latest last
         self._newest: OrderedDict[Topic, int] = OrderedDict()
         self._doomed, self._doubts = "", 0
         self._dating = False
@@ -292,12 +292,12 @@ class JetStreamBroker:
 
     def _up(self) -> None:
         self._metrics.broker_connects.inc()
-        # Publishes may wait, within their patience, for what is set up now.
+        # Publishes may wait, up to their timeout, until the set-up is done.
         self._publisher.open()
         self._set_up("setting up the streams")
 
     def _set_up(self, detail: str) -> None:
-        """(Again) make sure of the streams and the source, then be ready."""
+        """Set up the streams and the source (again), then become ready."""
         if self._stopped or not self._connection.connected:
             return
         self._end()
@@ -308,7 +308,7 @@ class JetStreamBroker:
     async def _establish(self) -> None:
         pause, failures = _PAUSE[0], 0
         if self._doubts == _DOUBTS:
-            # One that is made while the server still deletes the old one stores messages and answers no publish.
+            # A stream created while the server still deletes the old one stores messages but does not answer publishes.
             await deferLater(self._reactor, pause, lambda: None)
         while True:
             self._refused = ""
@@ -339,8 +339,8 @@ class JetStreamBroker:
                 pause = min(2 * pause, _PAUSE[1])
                 failures += 1
                 if failures >= _PATIENCE or self._refused:
-                    # A subscription that was refused is gone on the server, and is not asked for again by itself. A
-                    # server that is cut off from its cluster takes connections, and never becomes of use.
+                    # The server has dropped a refused subscription, which is not requested again on this connection. And a server
+                    # that is cut off from its cluster accepts connections, but never becomes usable.
                     self._reactor.callLater(0, self._connection.abandon, self._detail)
                     return
                 continue
@@ -348,13 +348,13 @@ class JetStreamBroker:
         self._begin(state, record, shown)
 
     async def _let_pass(self) -> None:
-        """What is to come first, where there are clients already."""
+        """Wait for what must happen first (see `after`), if clients are connected already."""
         if self._first is not None and self._started is not None and self._started.called:
             with suppress(Late):
                 await self._first().addTimeout(_FIRST, self._reactor)
 
     async def _recognised(self) -> tuple[StreamState, Record, bool]:
-        """The stream's state, which history it holds, and whether what was heard last is still there to show it.
+        """Return the stream's state, the record of its history, and whether it still has the newest message received, as proof of continuity.
 
         Raises ``Unavailable``.
         """
@@ -362,12 +362,12 @@ class JetStreamBroker:
         state = await self._streams.info()
         looks = _LOOKS if state.copies > 1 else 1
         while looks and await self._history.went_back(state, marks):
-            # A leader that was cut off, or was just elected, may describe an old state for a moment.
+            # A leader that was cut off or just elected may report an old state for a moment.
             looks -= 1
             await deferLater(self._reactor, _SURE, lambda: None)
             await self._health.sing()
             state = await self._streams.info()
-        # What came since the connection did may be of another history, and shows nothing.
+        # Messages received since the connection was opened may belong to another history, and prove nothing.
         mine, kept = self._history.record, [mark.seq for mark in self._tail.marks.kept]
         known = [*kept, mine.seen if mine is not None else 0]
         oldest = min(state.first_seq, state.last_seq)
@@ -395,7 +395,7 @@ class JetStreamBroker:
             self._newest.clear()
             self._reused = False
         elif not shown:
-            # It has aged out, with all that followers had: had the stream gone back meanwhile, nothing would show it.
+            # The newest message has aged out, and so has everything that followers had: nothing can prove that the stream did not go back.
             gone = self._tail.forget_all()
         self._reader.epoch, self._reader.created = record.epoch, state.created
         self._publisher.together = state.together
@@ -411,12 +411,12 @@ class JetStreamBroker:
             self._started.callback(None)
 
     def _end(self) -> None:
-        """Not ready, whatever the reason."""
+        """Stop being ready, whatever the reason."""
         if self._ready:
             self._tail.marks.keep()
             self._remember()
         self._ready = False
-        # The stream may be changed before it is looked at again.
+        # The stream may be reconfigured before its state is read again.
         self._publisher.together = Together.NO
         self._atomic.close()
         self._metrics.broker_up.set(0)
@@ -432,7 +432,7 @@ class JetStreamBroker:
         self._detail = f"NATS is away: {reason}"
 
     def _failed(self, failure: Any) -> None:
-        """Waiting does not help, or something is broken that should not be."""
+        """Waiting does not help, or there is a bug."""
         if failure.check(CancelledError):
             return
         self._end()
@@ -445,10 +445,10 @@ class JetStreamBroker:
     def _missing(self) -> str:
         return f"NATS does not permit what notify needs: {self._refused}; grant it (docs/jetstream.md, Permissions)."
 
-    # ------------------------------------------------------------------ news from the modules
+    # ------------------------------------------------------------------ events from the modules below
 
     async def _compare(self) -> bool:
-        """Is it the same history, sound, and every followed topic up to date? Gives whether to ask again soon.
+        """Check that the history is the same and sound, and that followed topics are up to date. Returns whether to check again soon.
 
         Raises ``Unavailable``.
         """
@@ -456,7 +456,7 @@ class JetStreamBroker:
         state = await self._streams.info()
         republishes = self._settings.delivery == "republish"
         if not await self._history.current(state, marks):
-            # Not from here: it ends the comparison.
+            # Not directly: setting up ends this comparison.
             self._reactor.callLater(0, self._set_up, "the stream holds another history")
             return False
         if republishes and not state.live and self._settings.manage_stream:
@@ -474,7 +474,7 @@ class JetStreamBroker:
         return not self._audit.trusted
 
     def _seen(self) -> list[Mark]:
-        """What is known to have been in the stream."""
+        """The messages known to have been in the stream."""
         return [*self._tail.marks.all(), Mark(self._tail.highest)]
 
     def _remember(self) -> None:
@@ -489,7 +489,7 @@ class JetStreamBroker:
                 Deferred.fromCoroutine(self._date(mark))
 
     async def _date(self, mark: Mark) -> None:
-        """Learn when a message of this node's own was stored, for nobody here heard it."""
+        """Learn when a message of this node was stored: no follower here has received it, so the time is unknown."""
         try:
             self._tail.marks.dated(await self._streams.mark(mark.seq))
         except Unavailable:
@@ -498,7 +498,7 @@ class JetStreamBroker:
             self._dating = False
 
     def _complain(self, faults: tuple[str, ...]) -> None:
-        """The stream was changed by somebody: tell the operator, once."""
+        """Tell the operator once that somebody has changed the stream."""
         if faults != self._faults:
             for fault in faults:
                 self.log.error("stream {name}: {fault}", name=self._settings.stream, fault=fault)
@@ -506,12 +506,12 @@ class JetStreamBroker:
             self._metrics.broker_faults.set(len(faults))
 
     def _deleted(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
-        # For a moment the server may still describe the stream as if nothing had happened.
+        # For a moment the server may still describe the stream as if it existed.
         self._doomed, self._doubts = self._reader.created, _DOUBTS
         self._set_up("the stream was deleted")
 
     def _elected(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
-        # The new leader may lack what the old one had, and give its numbers to others from now on.
+        # The new leader may lack messages that the old one had, and give their numbers to other messages.
         self._tail.marks.keep()
         self._health.compare_soon()
 
@@ -527,7 +527,7 @@ class JetStreamBroker:
         self._health.compare_soon()
 
     def _sick(self, reason: str, isolated: bool) -> None:
-        """The server is there and does not do its work. ``isolated``: another server may."""
+        """The server is reachable but does not work. ``isolated``: another server may."""
         self.log.warn("NATS at {server}: {reason}", server=self._connection.server, reason=reason)
         if isolated:
             self._connection.abandon(reason)
@@ -535,11 +535,11 @@ class JetStreamBroker:
             self._set_up(reason)
 
     def _denied(self, words: str) -> None:
-        # NATS says so of each message that was sent, also of those of a list that its first word has ended.
+        # NATS reports this for each message sent, also for messages of a list that its first report has ended.
         if not (self._publisher.denied(words) or self._atomic.denied(words) or denies_some_topic(words)):
             self._refused = words
             if self._ready:
-                # Subscriptions that were refused are asked for again by a new connection only.
+                # Only a new connection requests refused subscriptions again.
                 self._connection.abandon(self._missing())
 
     def _poisoned(self, topic: Topic, stored: Stored, reason: str) -> None:
@@ -556,7 +556,7 @@ class JetStreamBroker:
         self._dead.keep(self._reader.epoch, subject, seq, data, reason)
 
     async def _accepted_where(self, seq: int) -> Position:
-        """Perhaps of another history: wait until it is known which, for as long as a publish may take."""
+        """The message may be in another history: wait until that is known, for as long as a publish may take."""
         patience = self._reactor.seconds() + self._settings.publish_patience
         while not self._ready:
             if self._stopped or self._reactor.seconds() > patience:
@@ -565,7 +565,7 @@ class JetStreamBroker:
         return Position(self._reader.epoch, seq)
 
     def _after(self, topic: Topic, directly: bool) -> str:
-        """A message that is before the next one of a topic, as this node knows; ``directly``: that with the number before."""
+        """``Notify-After`` for a topic's next message, as far as this node knows. ``directly``: its predecessor has the number before."""
         if directly:
             return f"{self._reader.epoch}.{headers.DIRECTLY}" if self._reader.epoch else ""
         seq = max(self._newest.get(topic, 0), self._tail.position(topic) or 0)
@@ -575,8 +575,8 @@ class JetStreamBroker:
         """``highest`` was known to exist, in the history of ``epoch``, when the message was handed over."""
         seq, duplicate = outcome
         if not duplicate and seq <= highest and epoch == self._reader.epoch:
-            # Its number has been given before: what is stored behind it may be past the old end before anybody
-            # compares, so it is proof by itself.
+            # Its number was given before, which alone proves that the stream has gone back. Do not wait for the comparison:
+            # by then the stream may have grown past its old end.
             self._reused = True
             if self._ready:
                 self._set_up("the stream has gone back")

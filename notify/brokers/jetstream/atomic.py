@@ -1,10 +1,10 @@
-"""Lists that are stored as one: all of their messages, or none, as an atomic batch of NATS 2.12 (ADR-50).
+"""Atomic lists: either all messages are stored or none, using the atomic batches of NATS 2.12 (ADR-50).
 
-A list has its topics to itself (:class:`~notify.brokers.jetstream.flight.Turn`), goes out as one batch, and is repeated under the same
-ids until it is known what became of it. A batch in which one id is known already is refused as a whole. Then each message is sent
-alone in such a way that it cannot be stored: where the stream has it, it says at which number, and otherwise it objects. What the
-stream has not is the next batch. So a list that was stored, wholly or in part, by a try of which nothing was heard, by another
-node, or by whoever repeats it, ends with all of it stored, once.
+A list waits until it has its topics to itself (:class:`~notify.brokers.jetstream.flight.Turn`). It is then sent as one batch and
+retried under the same ids until its outcome is known. The server refuses a batch as a whole if it knows one of the ids. In that
+case each message is sent alone in a way that cannot store it: if the stream has the message, the answer gives its number,
+otherwise an error. The messages that the stream does not have are the next batch. So a list of which an attempt without an
+answer, another node, or a repeated call has stored all or some messages ends with all of them stored, once.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from notify.nats import headers
 from notify.nats.asking import NoResponders
 from notify.topics import Topic
 
-#: batches of a node that are open at a time: the server takes 50 a stream, of all nodes
+#: open batches of a node; the server allows 50 per stream for all nodes together
 _AT_ONCE = 4
-_PAUSE = 0.1  # seconds before a batch is repeated that the server could not take
+_PAUSE = 0.1  # seconds before a batch is retried that the server could not accept
 #: the stream has a message with one of the ids
 _KNOWN = 10201
-#: a part of the batch did not get there, or the leader has changed; as many batches are open as may be
+#: a part of the batch was lost, or the leader has changed; too many batches are open
 _AGAIN = PASSING | {10176, 10210}
-#: storage has ended, maybe in the middle: nats-server 2.12.8 says so where it has kept a part
+#: storage failed, maybe halfway: nats-server 2.12.8 answers this when it has stored a part
 _MIDWAY = frozenset((10002, 10023, 10028, 10047))
-#: of these the server knows none: a message that has it is refused by any stream, but not before its id was looked up
+#: The server knows no rollup of this name. Every stream refuses a message with this header, but only after it has looked up its id.
 _STORES_NOTHING = {"Nats-Rollup": "notify-asks"}
-#: room for what a batch's messages have beside their own fields
+#: room for the headers that a batch adds to a message's own
 _FIELDS = {
     headers.AFTER: ROOM,
     "Nats-Batch-Id": "x" * 16,
@@ -69,9 +69,9 @@ _UNSUPPORTED = (
 
 
 class _List:
-    """Messages that are to be stored as one: each id once, and those of a topic together, so that each can name the one before it.
+    """Messages that are to be stored together: each id once, and grouped by topic, so that each can name its predecessor.
 
-    ``places`` is of each id where it stands in the caller's list.
+    ``places`` maps each id to its index in the caller's list.
     """
 
     def __init__(self, topics: Sequence[Topic], outgoing: Sequence[Outgoing], deadline: float) -> None:
@@ -79,29 +79,29 @@ class _List:
         for place, (topic, one) in enumerate(zip(topics, outgoing, strict=True)):
             messages.setdefault(one.id, (topic, one))
             self.places.setdefault(one.id, place)
-        #: in the order in which they came up
+        #: the topics, in order of first appearance
         self.topics = {topic: rank for rank, topic in enumerate(dict.fromkeys(topics))}
         self.messages = sorted(messages.values(), key=lambda message: self.topics[message[0]])
         self.deadline = deadline
-        #: the number of each id that is stored, and whether it was before
+        #: for each stored id its number, and whether it was stored before
         self.known: dict[str, tuple[int, bool]] = {}
-        #: a try was made whose outcome is not known
+        #: the outcome of an attempt is unknown
         self.doubt = False
-        #: for answers; and NATS said that it does not permit what they are waited for
+        #: fires with the answers; ``denied``: NATS does not permit what was sent
         self.waiting: Deferred[Any] | None = None
         self.denied = False
 
     def rest(self) -> list[tuple[Topic, Outgoing]]:
-        """What is not known to be stored."""
+        """The messages that are not known to be stored."""
         return [message for message in self.messages if message[1].id not in self.known]
 
     def over(self, error: Exception) -> Exception:
-        """What is to be raised for ``error``, by which nothing was stored in the last try."""
+        """The exception to raise for ``error``, given that the last attempt stored nothing."""
         return Unknown("no answer in time: the list may have been stored") if self.doubt else error
 
 
 class Atomic:
-    """See the module. ``publish_all`` fires with the number of each message, and whether it was stored earlier."""
+    """See the module docstring. ``publish_all`` fires with the number of each message, and whether it was stored earlier."""
 
     def __init__(
         self,
@@ -117,22 +117,22 @@ class Atomic:
         self._slots: FairQueue[None] = FairQueue(_AT_ONCE, most + 1, _AT_ONCE)
         self._lists: dict[_List, None] = {}
         self._count = 0
-        #: whether the stream takes batches; None: it cannot be used now
+        #: whether the stream supports batches; None: it cannot be used now
         self._takes: bool | None = None
         self._opening: list[Deferred[None]] = []
-        #: as the publisher's
+        #: as those of the publisher
         self.after: After = lambda topic, behind: ""
         self.stored: Callable[[int, str], None] = lambda seq, message: None
 
     def open(self, takes: bool) -> None:
-        """The stream can be used; ``takes``: it takes batches."""
+        """The stream can be used; ``takes`` says whether it supports batches."""
         self._takes = takes
         opening, self._opening = self._opening, []
         for one in opening:
             one.callback(None)
 
     def close(self) -> None:
-        """It cannot be used now. What is not settled is repeated once it can, within its patience."""
+        """The stream cannot be used now. Unsettled lists are retried once it can be, until their timeout."""
         self._takes = None
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[tuple[int, bool]]]:
@@ -197,7 +197,7 @@ class Atomic:
             self._publisher.release(turn)
 
     async def _usable(self, one: _List) -> None:
-        """Wait until the stream can be used. Raises what is to be said where it takes no batches, or there is no time left."""
+        """Wait until the stream can be used. Raises if it does not support batches, or if no time is left."""
         while self._takes is None or one.deadline <= self._reactor.seconds():
             left = one.deadline - self._reactor.seconds()
             if left <= 0:
@@ -212,9 +212,9 @@ class Atomic:
             raise one.over(Unsupported(_UNSUPPORTED))
 
     async def _attempt(self, one: _List) -> None:
-        """Send what is not known to be stored as one batch, and find out what became of it, or is to be raised for good."""
+        """Send the messages not known to be stored as one batch, and record the outcome. Raises if a retry cannot help."""
         if not self._takes or one.deadline <= self._reactor.seconds():
-            return  # it was otherwise before this one waited for its turn
+            return  # this changed while the list waited for its turn
         rest = one.rest()
         name = f"{self._random.getrandbits(64):016x}"
         acks = await self._ask(one, rest, as_batch(rest, self.after, name))
@@ -227,7 +227,7 @@ class Atomic:
             one.doubt = True
             await self._pause()
         elif last.count != len(rest):
-            # A server that knows no batches has taken them one by one.
+            # A server without support for batches has stored them one by one.
             one.doubt, self._takes = True, False
         else:
             for number, (_, sent) in enumerate(rest, start=last.seq - last.count + 1):
@@ -264,7 +264,7 @@ class Atomic:
     async def _ask(
         self, one: _List, messages: Sequence[tuple[Topic, Outgoing]], fields: Iterable[dict[str, str]]
     ) -> list[Ack | None]:
-        """Send these, and give what is answered to each; None: nothing, or nothing that says anything. Only silence is waited for in vain."""
+        """Send these messages and return the answer to each; None if there was none or it makes no sense. Gives up after a time of silence."""
         left, silence = max(0.0, one.deadline - self._reactor.seconds()), self._settings.request_timeout
         replies = [
             self._connection.request(topic.subject, sent.payload, left, more)
@@ -296,6 +296,6 @@ def _ack(answer: Any) -> Ack | None:
         return read(answer)
     if isinstance(answer.value, NoResponders):
         return Ack(error=Error(err_code=NOBODY))
-    if isinstance(answer.value, TooLarge):  # this server takes less than the one before
+    if isinstance(answer.value, TooLarge):  # this server's limit is lower than the previous one's
         return Ack(error=Error(err_code=OVER_MAX_MSG_SIZE, description=answer.getErrorMessage()))
     return None

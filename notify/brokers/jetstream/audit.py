@@ -1,12 +1,12 @@
-"""Is anything missing inside the stream, and have its copies all that their leader has?
+"""Checks for missing messages inside the stream, and for copies that have fewer messages than their leader.
 
-A replica can lose messages from its middle (a damaged block, a store put back) and go on as if nothing had happened.
-Any copy may answer a read, and nothing in the answer says which. So the numbers are compared, again and again: the
-leader says which it has, and a batched read of everything with one message in it says how many the copy has that
-answered. Where one has fewer, or the cluster has changed and not all of them are likely to have been asked since, reads
-of the history go to the leader.
+A replica can lose messages from its middle (a damaged block, a restored backup) and continue as if nothing had happened. Any
+copy may answer a read, and the answer does not say which. So the numbers are compared continuously: the leader says which
+numbers it has, and a batched read of everything, limited to one message, says how many messages the answering copy has. If a
+copy has fewer, or if the cluster has changed and not all copies are likely to have been sampled since, reads of the history go
+to the leader.
 
-What neither shows, a message that a copy counts and cannot read, the reader finds (:mod:`reader`).
+Neither shows a message that a copy counts but cannot read. The reader finds those (:mod:`reader`).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from notify.errors import Unavailable
 from notify.nats import headers
 from notify.observe.metrics import Metrics
 
-_MOST = 1_000_000  # holes that are known one by one, of 8 bytes each; a chat that is purged leaves all of its
-_ENOUGH = 24  # good samples in a row after which none of up to five copies is likely to have been left out
-_USUAL = 3  # samples of one comparison
-_SETTLE = 30.0  # seconds after a change of the cluster in which not every copy may answer yet
-_CHANGING = 10.0  # seconds after it in which a new leader may lack what another copy has, and get it
-_PAUSE = 0.05  # seconds after a sample that was short, before the next
+_MOST = 1_000_000  # holes known individually, 8 bytes each; purging a chat leaves one per message
+_ENOUGH = 24  # good samples in a row that are likely to have covered all of up to five copies
+_USUAL = 3  # samples per comparison
+_SETTLE = 30.0  # seconds after a change of the cluster in which some copies may not answer yet
+_CHANGING = 10.0  # seconds after it in which a new leader may still have to catch up with another copy
+_PAUSE = 0.05  # seconds between a sample that was short and the next
 
 
 class Audit:
-    """See the module. ``holes``: what the leader lacks, as last seen."""
+    """See the module docstring. ``holes`` are the numbers that the leader lacked at the last check."""
 
     log = Logger()
 
@@ -42,13 +42,13 @@ class Audit:
         self._direct = f"$JS.API.DIRECT.GET.{streams.name}"
         self._reactor = reactor
         self._metrics = metrics
-        self._known = 0  # how many holes the leader had
-        self._good = 0  # samples in a row
+        self._known = 0  # the number of holes that the leader had
+        self._good = 0  # good samples in a row
         self._changed = -_SETTLE
         self._enough = _ENOUGH
         self._cluster = ""
         self.holes = Holes()
-        #: what is wrong with a copy; empty: nothing is known to be
+        #: what is wrong with a copy; empty if nothing is known to be wrong
         self.problem = ""
 
     @property
@@ -58,21 +58,21 @@ class Audit:
 
     @property
     def changing(self) -> bool:
-        """Whether the cluster has changed so lately that its leader may still be behind."""
+        """Whether the cluster has changed so recently that its leader may still be behind."""
         return bool(self._enough and self._reactor.seconds() - self._changed < _CHANGING)
 
     def unsettle(self) -> None:
-        """A server has come or gone: its copy may have changed, and may not answer yet."""
+        """A server has joined or left: its copy may have changed, and may not answer yet."""
         self._good = 0
         self._changed = self._reactor.seconds()
 
     def forget(self) -> None:
-        """The history is another one."""
+        """The stream holds another history."""
         self._known, self._good, self.holes = 0, 0, Holes()
         self._metrics.history_holes.set(0)
 
     async def learn(self, state: StreamState) -> None:
-        """Bring ``holes`` up to date with what the leader says. Raises ``Unavailable``."""
+        """Update ``holes`` from the leader. Raises ``Unavailable``."""
         if state.cluster != self._cluster:
             if self._cluster:
                 self.unsettle()
@@ -96,9 +96,9 @@ class Audit:
         self._metrics.history_holes.set(state.missing)
 
     async def compare(self, state: StreamState) -> None:
-        """Compare the copies that answer with their leader. Raises ``Unavailable``."""
+        """Compare the copies that answer with the leader. Raises ``Unavailable``."""
         await self.learn(state)
-        # One copy is its leader's.
+        # A single copy is the leader.
         self._enough = _ENOUGH if state.copies > 1 else 0
         if state.lagging:
             self.unsettle()
@@ -106,7 +106,7 @@ class Audit:
         for _ in range(max(usual, self._enough - self._good) if self._settled() else usual):
             short = await self._short()
             if short:
-                # A copy may be a moment behind: that is no fault of it.
+                # A copy may briefly be behind, which is not a fault.
                 await deferLater(self._reactor, _PAUSE, lambda: None)
                 short = await self._short()
             if short:
@@ -131,7 +131,7 @@ class Audit:
             )
 
     async def _short(self) -> int:
-        """How many messages the copy that answers now lacks at least."""
+        """The number of messages that the copy which answers lacks at least."""
         state = await self._streams.info()
         await self.learn(state)
         first, last = state.first_seq, state.last_seq
@@ -139,7 +139,7 @@ class Audit:
             return 0
         at, have = await self._count(first)
         if at != first:
-            # The oldest may have expired meanwhile: at the leader, too?
+            # The oldest messages may have expired meanwhile: check whether they have at the leader as well.
             first = (await self._streams.info()).first_seq
             if first > last:
                 return 0
@@ -148,7 +148,7 @@ class Audit:
         return max(0, last - first + 1 - self.holes.count(first, last) - have)
 
     async def _count(self, start: int) -> tuple[int, int]:
-        """The first message of the copy that answers from a number on, and how many there are with it."""
+        """From the copy that answers: its first message from a number on, and how many messages it has from there."""
         request = {"batch": 1, "seq": start, "next_by_subj": ">"}
         *replies, end = await self._connection.gather(self._direct, msgspec.json.encode(request))
         if replies:

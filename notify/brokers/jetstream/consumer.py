@@ -1,13 +1,12 @@
-"""Delivery by a durable consumer of this node's own: every message of the stream, acknowledged after dispatch.
+"""Delivery by a durable consumer of this node: it gets every message of the stream and acknowledges it after dispatch.
 
-Pulled continuously: there is always a request for more at the server, and what it sends comes to a callback.
-The consumer numbers its deliveries; while these and the stream's numbers come without a hole nothing is missing, in whatever
-topic.
-After a hole every topic's next message is checked against the stream, which also puts redelivered messages in
-their place: they are older than what has been read meanwhile.
+Messages are pulled continuously: a pull request is always pending at the server, and messages arrive in a callback.
+The consumer numbers its deliveries. As long as these numbers and the stream's have no hole, nothing is missing in any topic.
+After a hole the next message of every topic is checked against the stream. This also orders redelivered messages, which are
+older than what has been read meanwhile.
 
-The consumer's name is the node's. It outlives connections and servers, but not this process: without clients
-there is nobody to catch up for, so a new process begins with a new consumer at the stream's end.
+The consumer has the node's name. It outlives connections and servers, but not this process: a new process has no clients that
+would have to catch up, so it begins with a new consumer at the stream's end.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from notify.nats.connection import Connection, Subscription
 from notify.nats.jetstream import STREAM_NOT_FOUND, ApiError
 from notify.topics import Topic
 
-_BATCH = 1000  # messages asked for at once; asked again when half of them have come
-_EXPIRES = 30.0  # seconds that a request for messages lives
-_HEARTBEAT = 2.0  # seconds of silence after which the server says that it is there
+_BATCH = 1000  # messages per pull request; the next one is sent when half of them have come
+_EXPIRES = 30.0  # lifetime of a pull request in seconds
+_HEARTBEAT = 2.0  # seconds of silence after which the server sends a heartbeat
 _NANO = 10**9
 
 
 class Consumer:
-    """The source of ``delivery = "consumer"``.
+    """The source for ``delivery = "consumer"``.
 
-    ``dead`` is told of a message that was delivered ``max_deliver`` times without being acknowledged.
+    ``dead`` is called for a message that was delivered ``max_deliver`` times without being acknowledged.
     """
 
     log = Logger()
@@ -64,7 +63,7 @@ class Consumer:
         self.name = "notify-" + re.sub(r"[^A-Za-z0-9_-]", "_", node)
         self._made = False
         self._next = 0
-        self._seq = 0  # in the stream, of the last delivery
+        self._seq = 0  # the stream's number of the last delivery
         self._asked = 0
         self._subscription: Subscription | None = None
         self._inbox = ""
@@ -75,16 +74,16 @@ class Consumer:
         self._stopped = False
 
     def add(self, topic: Topic) -> None:
-        """A topic is followed: the consumer has it anyway."""
+        """A topic is followed. Nothing to do: the consumer gets all topics."""
 
     def remove(self, topic: Topic) -> None:
-        """A topic is followed no more: it is dropped on arrival."""
+        """A topic is no longer followed: its messages are dropped on arrival."""
 
     def use(self, live: str) -> None:
-        """Where messages are sent on does not matter here."""
+        """The subject prefix of republished messages. Not used here."""
 
     async def ready(self) -> None:
-        """The connection is new: find or make the consumer and go on. Raises ``Unavailable``, ``StartError``."""
+        """The connection is new: find or create the consumer and continue. Raises ``Unavailable``, ``StartError``."""
         s = self._settings
         if self._advisory is None:
             self._advisory = self._connection.subscribe(
@@ -121,7 +120,7 @@ class Consumer:
             if error.code >= 500 or error.number == STREAM_NOT_FOUND:
                 raise Unavailable(f"consumer {self.name}: {error}") from None
             raise StartError(f"consumer {self.name} cannot be made: NATS says: {error}.") from None
-        # The number of the next delivery: one that does not come first shows that others were missed.
+        # The number of the next delivery: if another comes first, deliveries were missed.
         self._next = int((answer.get("delivered") or {}).get("consumer_seq", 0)) + 1
         have = answer["config"]
         for key in ("ack_policy", "ack_wait", "max_deliver", "filter_subjects", "inactive_threshold"):
@@ -131,13 +130,13 @@ class Consumer:
                 )
 
     def _begin(self) -> None:
-        """Ask for messages on a new reply subject; what was under way to the old one comes again."""
+        """Ask for messages on a new reply subject. Messages in flight to the old one are redelivered."""
         if self._subscription is not None:
             self._connection.unsubscribe(self._subscription)
         self._inbox = self._connection.inbox()
         self._subscription = self._connection.subscribe(self._inbox, self._arrived)
         self._asked = 0
-        # Deliveries between the last one that came and the first one to come may have been lost on the way.
+        # Deliveries between the last one received and the next may have been lost in flight.
         self._tail.doubt()
         self._ask(_BATCH)
         self._heard()
@@ -157,7 +156,7 @@ class Consumer:
 
     def _heard(self) -> None:
         if self._stopped:
-            return  # what was under way when it was told to stop
+            return  # messages that were in flight when it was stopped
         if self._watch is not None and self._watch.active():
             self._watch.reset(3 * _HEARTBEAT)
         else:
@@ -174,7 +173,7 @@ class Consumer:
             seq, number, stamp = (int(part) for part in parts[first : first + 3])
         except ValueError:
             return
-        # All that the stream has is delivered, in its order: what was removed before its turn leaves a hole in its numbers alone.
+        # Everything in the stream is delivered in order. A message deleted before its delivery leaves a hole only in the stream's numbers.
         if number != self._next or (self._seq and seq > self._seq + 1):
             self._tail.doubt()
         self._next, self._seq = number + 1, max(self._seq, seq)
@@ -186,7 +185,7 @@ class Consumer:
             tail.highest = seq
         state = tail.states.get(subject)
         if state is not None:
-            tail.arrived(state, seq, -1, data, block, stamp)  # the headers are all its publisher's
+            tail.arrived(state, seq, -1, data, block, stamp)  # all headers are the publisher's
         self._connection.publish(ack, b"+ACK")
 
     def _status(self, block: bytes) -> None:
@@ -236,7 +235,7 @@ class Consumer:
         self._dead(seq, f"delivered {times} times without being acknowledged by {self.name}")
 
     async def stop(self) -> None:
-        """No more messages; the server forgets the consumer."""
+        """Stop receiving; the server deletes the consumer."""
         self._stopped = True
         if self._repair_work is not None:
             self._repair_work.cancel()

@@ -1,7 +1,7 @@
-"""Dead letters: what can be delivered to nobody is kept apart, once, with the reason and where it came from.
+"""Dead letters: messages that cannot be delivered to anyone are stored separately, once, with the reason and their origin.
 
-A dead letter's subject names the message that it is made of, and is stored only where nothing is yet: however
-many nodes meet a bad message, and however often, it is kept once. Its payload is the message's own.
+The subject of a dead letter identifies the original message, and it is stored only if that subject is still empty. However many
+nodes meet a bad message, and however often, it is therefore stored once. Its payload is that of the original message.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from twisted.logger import Logger
 from notify.errors import TooLarge, Unavailable
 from notify.observe.metrics import Metrics
 
-_REMEMBERED = 4096  # messages that were seen to, so that they are not sent again
-_AT_ONCE = 64  # on their way to the stream; more wait
-_HELD = 1024  # on their way and waiting; what is over that is left to whoever meets it next
-_HELD_BYTES = 8 << 20  # of their payloads
+_REMEMBERED = 4096  # messages already handled, so that they are not sent again
+_AT_ONCE = 64  # in flight to the stream; more wait
+_HELD = 1024  # in flight and waiting; beyond that a message is left to the next node that meets it
+_HELD_BYTES = 8 << 20  # bytes of their payloads
 _WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
@@ -31,7 +31,7 @@ class _Letter(NamedTuple):
 
 
 class DeadLetters:
-    """See the module. ``subject`` is what stands before ``{epoch}.{seq}``."""
+    """See the module docstring. ``subject`` is the prefix before ``{epoch}.{seq}``."""
 
     log = Logger()
 
@@ -45,9 +45,9 @@ class DeadLetters:
         self._held = self._held_bytes = 0
 
     def keep(self, epoch: str, subject: str, seq: int, payload: bytes, reason: str) -> None:
-        """Count, log and keep one message. ``reason`` must not quote the payload.
+        """Count, log and store one message. ``reason`` must not quote the payload.
 
-        Where too many wait, nothing is done but count it as failed: it is kept when it is met again.
+        If too many are waiting, the message is only counted as failed. It is stored when it is met again.
         """
         where = (epoch, seq)
         if where in self._seen:
@@ -77,7 +77,7 @@ class DeadLetters:
             Deferred.fromCoroutine(self._work())
 
     async def _work(self) -> None:
-        """Store what waits, one after the other."""
+        """Store the waiting messages one after the other."""
         try:
             while self._waiting:
                 letter = self._waiting.popleft()
@@ -88,7 +88,7 @@ class DeadLetters:
                     self._held -= 1
                     self._held_bytes -= len(letter.payload)
                     if result == "failed":
-                        self._seen.pop(letter.where, None)  # whoever meets it next tries again
+                        self._seen.pop(letter.where, None)  # retried when the message is met again
                     self._metrics.dead_letters.labels(result).inc()
         finally:
             self._workers -= 1
@@ -98,7 +98,7 @@ class DeadLetters:
         try:
             try:
                 reply = await self._connection.request(subject, payload, None, fields)
-            except TooLarge:  # these headers are longer than its own were: the message itself is where it was
+            except TooLarge:  # the new headers are longer than its own: it stays only in the stream
                 fields = {**fields, "Notify-Size": str(len(payload))}
                 reply = await self._connection.request(subject, b"", None, fields)
             error = msgspec.json.decode(reply.data).get("error")

@@ -1,6 +1,6 @@
-"""What ``notify doctor`` asks of NATS: can it be reached, is it new enough, are the streams and permissions right?
+"""The checks of ``notify doctor`` for NATS: is it reachable and new enough, and are the streams and permissions right?
 
-It stores nothing: whether publishing is permitted is found out by a publish that every stream has to refuse.
+Nothing is stored: the permission to publish is tested with a publish that every stream must refuse.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from notify.nats.dial import redacted
 from notify.nats.jetstream import STREAM_NOT_FOUND, differences
 from notify.nats.probe import Probe
 
-#: seconds by which the clocks of this machine and the servers' may differ
+#: accepted difference in seconds between the clocks of this machine and of the servers
 SKEW = 2.0
-#: what a server of ours does not change in a stream, by the first words of the fault
+#: faults of a stream that the server does not repair, by their first words
 _NOT_OURS = ("it", "allow_msg_ttl", "retention")
 PROBE = "workspace.0.chat.0.messages"
 SIGNAL = "workspace.0.chat.0.signals"
@@ -134,7 +134,7 @@ def _stream(
 
 
 def retention(settings: JetStreamSettings, history: dict[str, Any], question: Question) -> list[Finding]:
-    """Whether what a client may miss is kept for as long as it may be away."""
+    """Whether messages are kept for as long as a client may be away."""
     check, window = "retention", question.resume_window
     config, state = history["config"], history["state"]
     age = config.get("max_age", 0) / 1e9
@@ -198,7 +198,7 @@ def _copies(settings: JetStreamSettings, history: dict[str, Any]) -> list[Findin
 
 
 def lists(history: dict[str, Any]) -> list[Finding]:
-    """Whether a list can be all or nothing, and how one for one chat is stored where there are several copies."""
+    """Whether atomic lists are supported, and how a list for one chat is stored if there are several copies."""
     config = history["config"]
     if config.get("allow_atomic"):
         return []
@@ -212,12 +212,12 @@ def lists(history: dict[str, Any]) -> list[Finding]:
 async def _permissions(
     probe: Probe, settings: JetStreamSettings, history: dict[str, Any], patience: float
 ) -> list[Finding]:
-    """Try what the server does: hear what is sent on, read history, publish."""
+    """Try what the server does: receive republished messages, read history, publish."""
     dest = ((history.get("config") or {}).get("republish") or {}).get("dest")
     if dest and settings.delivery == "republish":
         await probe.subscribe(dest)
     missing = []
-    # Every stream refuses a publish that is meant for another stream, so that nothing is stored.
+    # Every stream refuses a publish meant for another stream, so nothing is stored.
     refused = {"Nats-Expected-Stream": "notify-doctor-stores-nothing"}
     record = f"$JS.API.STREAM.MSG.GET.{settings.dead_letter_stream}"
     for call, body, fields in (
@@ -228,7 +228,7 @@ async def _permissions(
         try:
             await probe.request(call, body, patience, fields)
         except NoResponders:
-            pass  # no stream, or no such message: told elsewhere
+            pass  # no stream, or no such message: reported elsewhere
         except Unavailable:
             missing.append(call)
     await probe.subscribe(signals.SUBJECTS)
@@ -255,7 +255,7 @@ def _denied(words: str) -> Finding:
 
 
 def _seconds(text: str) -> float:
-    """Unix time of an RFC 3339 time stamp with up to nanoseconds; 0 for none, or for NATS's zero time."""
+    """Unix time of an RFC 3339 timestamp with up to nanoseconds; 0 for an invalid one and for NATS's zero time."""
     try:
         head, _, fraction = text.removesuffix("Z").partition(".")
         moment = datetime.fromisoformat(f"{head}+00:00")

@@ -1,4 +1,4 @@
-"""A new epoch at an operator's word (``notify new-epoch``), from outside the server."""
+"""Starts a new epoch on an operator's command (``notify new-epoch``), outside the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE = 30.0  # seconds
 
 
 class _Requests:
-    """The part of a connection that :class:`History` needs, over a :class:`Probe`."""
+    """The part of a connection that :class:`History` needs, on top of a :class:`Probe`."""
 
     def __init__(self, probe: Probe, patience: float) -> None:
         self._probe = probe
@@ -31,7 +31,7 @@ class _Requests:
 
 
 def new_epoch(settings: JetStreamSettings) -> str:
-    """Begin a new epoch in the stream as it is; gives its name. Raises ``StartError``, ``Unavailable``."""
+    """Start a new epoch for the stream as it is, and return its name. Raises ``StartError``, ``Unavailable``."""
     settings.check()
     try:
         return run_alone(_new_epoch(settings), _PATIENCE)

@@ -1,4 +1,4 @@
-"""Bounded concurrency that is fair between tenants."""
+"""A queue with bounded concurrency that is fair between tenants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class _Job(Generic[T]):
-    """One piece of work, and who waits for it."""
+    """One job, and the Deferred of its caller."""
 
     __slots__ = ("key", "mine", "running", "work")
 
@@ -26,10 +26,10 @@ class _Job(Generic[T]):
 
 
 class FairQueue(Generic[T]):
-    """Runs ``width`` pieces of work at once, a quarter or ``share`` of them for one ``key`` (a tenant); the others wait.
+    """Runs up to ``width`` jobs at once, of which a quarter, or ``share``, may belong to one ``key`` (a tenant). Other jobs wait.
 
-    Each key has a line of its own, and the lines take turns: ten thousand jobs of one tenant delay another's first by no
-    more than those that run. ``bound`` is how many may wait.
+    Each key has its own queue, and the queues take turns: ten thousand jobs of one tenant delay the first job of another
+    by no more than the running jobs. ``bound`` is the maximum number of waiting jobs.
     """
 
     def __init__(self, width: int, bound: int, share: int = 0) -> None:
@@ -44,13 +44,13 @@ class FairQueue(Generic[T]):
 
     @property
     def running(self) -> int:
-        """How many are being worked on."""
+        """The number of running jobs."""
         return len(self._running)
 
     def do(self, key: Hashable, work: Callable[[], Deferred[T]]) -> Deferred[T]:
-        """Fires with what ``work()`` gave. Cancelling gives up the place, or ends the work.
+        """Fires with the result of ``work()``. Cancelling removes a waiting job, or cancels a running one.
 
-        Errback ``Unavailable``: too many wait.
+        Errback ``Unavailable``: too many jobs are waiting.
         """
         if self.waiting >= self._bound:
             return fail(Unavailable("too many reads of history wait already"))
@@ -105,7 +105,7 @@ class FairQueue(Generic[T]):
                     self._turns.remove(job.key)
 
     def stop(self) -> None:
-        """Errback ``Unavailable`` to all, and end what runs."""
+        """Errback ``Unavailable`` to all callers, and cancel the running jobs."""
         waiting = [job for line in self._lines.values() for job in line]
         self._turns.clear()
         self._lines.clear()

@@ -1,8 +1,8 @@
-"""Messages of one topic that go out together: what is known of each, what they carry, and what the server answers.
+"""Messages of one topic that are sent together: what is known of each, their headers, and the server's answers.
 
-Two ways in which none can overtake another. *Chained*: each names the one before it, and is stored directly behind that
-one or not at all. *Batched*: the server stores all of them, one directly behind the other, or none. So both can say in
-``Notify-After`` that the message with the number before is of their topic.
+There are two ways to keep one from overtaking another. *Chained*: each message names its predecessor, and is stored directly
+after it or not at all. *Batched*: the server stores all of them, one directly after the other, or none. Both can therefore say
+in ``Notify-After`` that the message with the number before belongs to their topic.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from notify.errors import TooLarge, Unavailable
 from notify.nats import headers
 from notify.topics import Topic
 
-#: as long as what ``Notify-After`` says can be: an epoch, a dot and a number
+#: placeholder of the maximum length of ``Notify-After``: an epoch, a dot and a number
 ROOM = "x" * 37
-#: our own number for a refusal: there was nobody to take the message
+#: our own error number: nobody received the message
 NOBODY = -1
-#: refusals that pass: the message is repeated
+#: temporary refusals: the message is retried
 PASSING = frozenset({NOBODY, 10008, 10009, 10158})
-#: the message before was not the last that was stored
+#: the predecessor was not the last message stored
 NOT_BEHIND = 10070
-#: a batch has more messages than the server takes
+#: a batch has more messages than the server accepts
 TOO_MANY = 10199
-#: the stream takes no batches, or none with ids, or of so many
+#: the stream does not accept batches, or not with ids, or not that many messages in one
 NO_BATCHES = frozenset({10174, 10177, TOO_MANY})
 OVER_MAX_MSG_SIZE = 10054
 SEALED = 10109
-#: what ``Notify-After`` says of a topic's next message, or of one that is stored directly behind another of its topic
+#: returns ``Notify-After`` for a topic's next message, or for one that is stored directly after another of its topic
 After = Callable[[Topic, bool], str]
 
 
@@ -46,7 +46,7 @@ class Error(Struct):
 
 
 class Ack(Struct):
-    """The server's answer to a message, or to a batch of ``count``, of which ``seq`` is the last one's number."""
+    """The server's answer to a message, or to a batch of ``count`` messages, in which case ``seq`` is the number of the last."""
 
     seq: int = 0
     duplicate: bool = False
@@ -59,7 +59,7 @@ _TO_A_TOPIC = re.compile(r'publish to "workspace\.[^"]+\.(?:messages|notificatio
 
 
 def read(reply: Any) -> Ack | None:
-    """What a reply says; None: nothing that is understood."""
+    """Parse a reply. None if it makes no sense."""
     if headers.status(reply.block) == 503:
         return Ack(error=Error(err_code=NOBODY))
     try:
@@ -70,7 +70,7 @@ def read(reply: Any) -> Ack | None:
 
 
 def refusal(one: Outgoing, error: Error, stream: str) -> Exception:
-    """What a refusal for good means."""
+    """The exception for a permanent refusal."""
     if error.err_code == OVER_MAX_MSG_SIZE:
         needed = headers.size(one.payload, one.fields | {headers.AFTER: ROOM})
         return TooLarge(
@@ -82,17 +82,17 @@ def refusal(one: Outgoing, error: Error, stream: str) -> Exception:
 
 
 def denies(words: str, topic: Topic) -> bool:
-    """Whether the server's words on a missing permission, which come in small letters, are about what is published to a topic."""
+    """Whether the server's (lower-case) words about a missing permission concern publishing to this topic."""
     return f'publish to "{topic.subject.lower()}"' in words
 
 
 def denies_some_topic(words: str) -> bool:
-    """Whether they are about what is published to any topic: it may have been given up meanwhile."""
+    """Whether they concern publishing to any topic; that message may have been given up meanwhile."""
     return _TO_A_TOPIC.search(words) is not None
 
 
 class Outgoing:
-    """One message on its way."""
+    """One message in flight."""
 
     __slots__ = ("answer", "deadline", "fields", "open", "payload", "reply", "round", "token")
 
@@ -101,7 +101,7 @@ class Outgoing:
         self.fields = fields
         self.answer: Deferred[tuple[int, bool]] = Deferred(lambda _: None)
         self.deadline = 0.0
-        #: an attempt was made whose outcome is not known
+        #: an attempt was made whose outcome is unknown
         self.open = False
         self.token = b""
         self.reply = ""
@@ -109,27 +109,27 @@ class Outgoing:
 
     @property
     def id(self) -> str:
-        """By which the stream knows it."""
+        """The id by which the stream deduplicates it."""
         return self.fields["Nats-Msg-Id"]
 
 
 class Turn:
-    """A place behind what was published before for each of several topics; who has reached it has all of them to itself.
+    """A place in the queues of several topics, behind what was published before. Once reached, its owner has the topics to itself.
 
-    ``answer`` fires then, or errbacks where it is given up.
+    ``answer`` fires when it is reached in all of them, or errbacks if it is given up.
     """
 
     __slots__ = ("answer", "deadline", "had", "missing")
 
     def __init__(self, topics: Iterable[Topic], deadline: float) -> None:
         self.missing = set(topics)
-        #: those that wait for it
+        #: the topics in which it is first
         self.had: list[Topic] = []
         self.deadline = deadline
         self.answer: Deferred[None] = Deferred()
 
     def reach(self, topic: Topic) -> None:
-        """It is the first of a topic."""
+        """It has become first in a topic."""
         self.missing.remove(topic)
         self.had.append(topic)
         if not self.missing:
@@ -137,7 +137,7 @@ class Turn:
 
 
 class Flight:
-    """Messages of one topic that go out together, in order, until all of them are settled."""
+    """Messages of one topic that are sent together, in order, until all of them are settled."""
 
     __slots__ = (
         "alone",
@@ -156,38 +156,38 @@ class Flight:
 
     def __init__(self, topic: Topic, messages: list[Outgoing]) -> None:
         self.topic = topic
-        #: those that are not settled
+        #: the unsettled messages
         self.messages = messages
         self.clear()
-        #: one by one from now on
+        #: send one by one from now on
         self.alone = False
-        #: for the answer to a batch
+        #: identifies the answer to a batch
         self.token = b""
-        #: when the last attempt was made, or had an answer
+        #: when the last attempt was made or last answered
         self.heard = 0.0
         self.call: Any = None
 
     def clear(self) -> None:
-        """Nothing is known of an attempt."""
-        #: what the last attempt has sent, and has no answer yet
+        """Forget the last attempt."""
+        #: the messages of the last attempt without an answer so far
         self.sent: list[Outgoing] = []
-        #: the first of it: the only one that did not depend on another
+        #: the first of them: the only one that does not depend on another
         self.first: Outgoing | None = None
-        #: the batch that it was
+        #: the batch, if it was one
         self.batch: list[Outgoing] | None = None
-        #: it was more than one message; others came in between; the server could not take it now
+        #: it had several messages; other messages came between them; the server could not accept it now
         self.several = self.broken = self.paused = False
 
     def doubt(self) -> None:
-        """What was sent, and has no answer, may have been stored."""
+        """The unanswered messages may have been stored."""
         for one in self.sent:
             one.open = True
 
 
 def chained(topic: Topic, messages: Sequence[Outgoing], after: After, most: int) -> list[dict[str, str]]:
-    """The fields of the first of these messages, as many as have room within ``most`` bytes for what names the one before.
+    """The headers of as many of these messages as have room within ``most`` bytes for the header that names the predecessor.
 
-    Raises ``TooLarge``: the first has none even for itself.
+    Raises ``TooLarge`` if even the first message does not fit.
     """
     packed: list[dict[str, str]] = []
     for number, one in enumerate(messages):
@@ -207,7 +207,7 @@ def chained(topic: Topic, messages: Sequence[Outgoing], after: After, most: int)
 def batched(
     topic: Topic, messages: Sequence[Outgoing], after: After, most: int, name: str
 ) -> list[dict[str, str]]:
-    """The fields of a batch of this name; empty where a message has no room for them."""
+    """The headers of a batch of this name; empty if a message has no room for them."""
     packed = []
     for one, fields in zip(messages, as_batch([(topic, one) for one in messages], after, name), strict=True):
         try:
@@ -219,7 +219,7 @@ def batched(
 
 
 def as_batch(messages: Sequence[tuple[Topic, Outgoing]], after: After, name: str) -> Iterator[dict[str, str]]:
-    """The fields of a batch of this name, perhaps of several topics."""
+    """The headers of a batch of this name, which may have several topics."""
     before: Topic | None = None
     for number, (topic, one) in enumerate(messages, start=1):
         fields = _fields(topic, one, topic == before, after)
@@ -231,6 +231,6 @@ def as_batch(messages: Sequence[tuple[Topic, Outgoing]], after: After, name: str
 
 
 def _fields(topic: Topic, one: Outgoing, behind: bool, after: After) -> dict[str, str]:
-    # Only now: those before it in its topic have been settled, or go out with it.
+    # Not earlier: by now its predecessors in the topic are settled, or part of the same request.
     before = after(topic, behind)
     return one.fields | {headers.AFTER: before} if before else one.fields.copy()

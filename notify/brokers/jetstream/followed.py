@@ -1,4 +1,4 @@
-"""One followed topic, as the tail keeps it."""
+"""The state of one followed topic in the tail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from notify.topics import Topic
 
 
 class Held(NamedTuple):
-    """A message that is held back: its number, and that of the one before it in its topic; -1: not known."""
+    """A message that is held back: its number, and that of its predecessor in the topic; -1 if unknown."""
 
     seq: int
     last: int
@@ -21,15 +21,15 @@ class Held(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes. A publisher's headers may be as long as its payload."""
+        """The size in bytes. A publisher's headers may be as long as its payload."""
         return len(self.data) + len(self.block)
 
 
 class State:
     """One followed topic.
 
-    ``seq`` was delivered last. ``wanted`` is known to exist. ``read`` was reached by reading: what arrives up to
-    there has been delivered already. Up to ``checked`` the stream has nothing newer than ``seq``.
+    ``seq`` is the number delivered last. ``wanted`` is known to exist. ``read`` was reached by reading the stream: messages that arrive
+    up to there were delivered already. Up to ``checked`` the stream has nothing newer than ``seq``.
     """
 
     __slots__ = (
@@ -53,10 +53,10 @@ class State:
         self.wanted = 0
         self.read = 0
         self.checked = 0
-        #: this node's own publishes reach to here
+        #: the highest number among this node's own publishes
         self.accepted = 0
         self.held: list[Held] = []
-        #: being looked up or mended: what arrives is held back
+        #: being looked up or repaired: messages that arrive are held back
         self.busy = True
         self.joining: Deferred[Followed] | None = None
         #: the source may have missed something

@@ -1,9 +1,9 @@
-"""Is the server of any use? A canary that must be stored, and a comparison with the stream, every few seconds.
+"""Checks every few seconds that the server works: it must store a health probe, the canary, and the stream is compared.
 
-A client of a server that was cut off from its cluster stays connected, hears nothing, and reads what is stale.
-Only storing something, which takes a majority of the replicas, tells the difference.
+A client of a server that was cut off from its cluster stays connected, receives nothing, and reads stale data. Only storing
+something, which takes a majority of the replicas, shows the difference.
 
-Each canary names the one before it. Where another has been stored meanwhile, another node sings under this node's name.
+Each canary names the one before it. If another canary was stored in between, another node uses this node's name.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.errors import Unavailable
 from notify.nats.connection import Connection
 
-_FAILURES = 2  # in a row
+_FAILURES = 2  # consecutive failures
 _AGAIN = 0.5  # seconds until a comparison that is wanted soon
 _WRONG_LAST_SEQUENCE = (10071, 10164)
-_RIVALS = 2  # strange canaries within so many of one's own that they are no accident
+_RIVALS = 2  # foreign canaries, within as many of one's own, that are no accident
 _WITHIN = 6
 
 
 class Refused(Unavailable):
-    """The server answered that it cannot store."""
+    """The server answered that it cannot store messages."""
 
 
 class Health:
-    """See the module.
+    """See the module docstring.
 
-    ``compare`` does a comparison, gives whether another is wanted soon, and raises ``Unavailable`` where it cannot. ``sick(reason, isolated)`` is called
-    when the server is of no use; then nothing more happens until :meth:`watch`.
+    ``compare`` makes a comparison and returns whether another is wanted soon; it raises ``Unavailable`` if it cannot.
+    ``sick(reason, isolated)`` is called when the server does not work; after that nothing happens until :meth:`watch`.
     """
 
     log = Logger()
@@ -60,18 +60,18 @@ class Health:
         self._working: list[Deferred[None]] = []
         self._soon: Deferred[None] | None = None
         self._hurry = False
-        self._last = 0  # the number of the canary that was stored last; 0: not known
+        self._last = 0  # the number of the last canary stored; 0: unknown
         self._strange: deque[bool] = deque(maxlen=_WITHIN)
-        #: no comparison has been made since :meth:`watch`
+        #: no comparison was made since :meth:`watch`
         self.first = True
 
     @property
     def shared(self) -> bool:
-        """Whether another node has the name of this one."""
+        """Whether another node has the same name."""
         return sum(self._strange) >= _RIVALS
 
     async def sing(self) -> None:
-        """Have the server store something. Raises ``Unavailable``; :class:`Refused` where it says that it cannot."""
+        """Store a canary. Raises ``Unavailable``, or :class:`Refused` if the server says that it cannot store it."""
         last, self._last = self._last, 0
         fields = {"Nats-Expected-Last-Subject-Sequence": str(last)} if last else None
         reply = await self._connection.request(self._canary, b"", None, fields)
@@ -84,7 +84,7 @@ class Health:
         strange = bool(error) and error.get("err_code") in _WRONG_LAST_SEQUENCE
         if strange:
             await self.sing()
-            # In a stream that was made anew, or went back, there is no canary of anybody's.
+            # A stream that was recreated, or has gone back, may have no canary.
             strange = self._last > last
         elif error:
             raise Refused(f"NATS cannot store messages: {error.get('description', 'no reason given')}")
@@ -95,21 +95,21 @@ class Health:
                 self.log.error("another node has the name of this one: give each its own ([server] node)")
 
     def watch(self) -> None:
-        """Begin."""
+        """Start the checks."""
         self.rest()
         self.first = True
         self._start(self._sing_on())
         self._start(self._compare_on())
 
     def rest(self) -> None:
-        """End."""
+        """Stop the checks."""
         working, self._working = self._working, []
         self._soon = None
         for one in working:
             one.cancel()
 
     def compare_soon(self) -> None:
-        """Compare at once, or again at once where a comparison is under way."""
+        """Compare now, or once more after the comparison in progress."""
         self._hurry = True
         if self._soon is not None and not self._soon.called:
             soon, self._soon = self._soon, None
@@ -134,7 +134,7 @@ class Health:
             except Unavailable as error:
                 failures += 1
                 if failures >= _FAILURES:
-                    # Not from here: to act on it ends this coroutine.
+                    # Not directly: acting on it ends this coroutine.
                     self._reactor.callLater(0, self._sick, str(error), not isinstance(error, Refused))
                     return
             else:

@@ -1,12 +1,12 @@
-"""Which history the stream holds: an epoch of its own for each, and proof that it has not gone back.
+"""Identifies the history that the stream holds. Each history has its own epoch; marks prove that the stream has not gone back.
 
-A stream that was made anew has another time of creation. One that lost its newest messages (a power loss, a store
-put back) keeps that, and gives their numbers to others: whoever has seen them would wait for ever. So the highest
-number that was ever seen, and when it was given, are kept in two places, each of which may be lost with the stream: in the
-stream of dead letters, and in a file of each node. A stream that does not reach there any more, or has another message
-there, begins a new epoch, and every client is told.
+A recreated stream has another creation time. A stream that lost its newest messages (a power loss, a restored backup) keeps its
+creation time and gives their numbers to other messages: clients that have seen the lost ones would wait for ever. So the highest
+number ever seen, and when it was stored, are recorded in two places, each of which may be lost with the stream: in the stream of
+dead letters, and in a file of each node. If the stream no longer reaches that number, or has another message there, a new epoch
+begins and every client is told.
 
-The record in the stream of dead letters decides for all nodes: who replaces it names the one that it replaces.
+The record in the stream of dead letters decides for all nodes. A node that replaces it names the record it replaces.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ATTEMPTS = 5
 
 
 class Record(Struct, frozen=True):
-    """One history: the time at which its stream was created, its epoch, and the highest number that was seen.
+    """One history: the creation time of its stream, its epoch, and the highest number that was seen.
 
-    ``stamp`` and ``id``, as in a :class:`~notify.brokers.jetstream.stream.Mark`, are of the message with the number ``known``, the highest
-    of which more than the number was seen; 0: of the one with the number ``seen``. Of two records of one stream that with
-    the higher ``generation`` is the later.
+    ``stamp`` and ``id`` are as in a :class:`~notify.brokers.jetstream.stream.Mark`. They belong to the message with the number ``known``,
+    the highest number of which more than the number was seen; if ``known`` is 0, to the one with the number ``seen``. Of two records of
+    one stream the one with the higher ``generation`` is the later.
     """
 
     created: str
@@ -50,11 +50,11 @@ class Record(Struct, frozen=True):
 
     @property
     def marks(self) -> list[Mark]:
-        """What was seen."""
+        """The messages that were seen."""
         return [Mark(self.known or self.seen, self.stamp, self.id), Mark(self.seen)]
 
     def reaching(self, marks: Iterable[Mark]) -> Record:
-        """The same history, with these messages seen, too."""
+        """The same history, with these messages also seen."""
         everything = [*self.marks, *marks]
         told = [mark for mark in everything if mark.stamp or mark.id is not None]
         known = max(told, key=_proof, default=Mark(0))
@@ -63,12 +63,12 @@ class Record(Struct, frozen=True):
 
 
 def _proof(mark: Mark) -> tuple[int, bool]:
-    """The higher number says more, and of one number the time: a message that is repeated has its id again."""
+    """Sort key of marks: the higher number proves more; of one number, the mark with a known time, as a repeated message has the same id."""
     return mark.seq, mark.stamp > 0
 
 
 class Memory:
-    """A node's own record, in a file that outlives it. ``path`` None: it is forgotten with the process."""
+    """A node's own record, in a file that outlives it. With ``path`` None it is lost with the process."""
 
     log = Logger()
 
@@ -88,11 +88,11 @@ class Memory:
 
     @property
     def lasts(self) -> bool:
-        """Whether it outlives the process."""
+        """Whether the record outlives the process."""
         return self._path is not None
 
     def keep(self, record: Record) -> None:
-        """Remember a record; the file follows."""
+        """Remember a record, and write it to the file soon."""
         if record != self.record:
             self.record = record
             if self._path is not None and not self._due:
@@ -100,7 +100,7 @@ class Memory:
                 self._reactor.callInThread(self._write, self._path)
 
     def _write(self, path: Path) -> None:
-        """In a thread. One at a time, and what is newest by then: a disk may be slower than messages come."""
+        """Runs in a thread, one at a time. Writes the newest record by then: a disk may be slower than messages arrive."""
         with self._writing:
             self._due = False
             try:
@@ -110,7 +110,7 @@ class Memory:
 
 
 def place(configured: str, stream: str, part: str = "") -> Path | None:
-    """Where a node's record is: in the directory that is configured, or that systemd gives ($STATE_DIRECTORY).
+    """The path of a node's record, in the configured directory or the one that systemd provides ($STATE_DIRECTORY).
 
     ``part`` names one of several processes that share the directory.
     """
@@ -119,7 +119,7 @@ def place(configured: str, stream: str, part: str = "") -> Path | None:
 
 
 class History:
-    """See the module. ``record`` is what this node goes by; None: nothing yet."""
+    """See the module docstring. ``record`` is the one that this node uses; None: none yet."""
 
     log = Logger()
 
@@ -144,13 +144,13 @@ class History:
     async def recognise(
         self, marks: Sequence[Mark] = (), *, reused: bool = False
     ) -> tuple[StreamState, Record]:
-        """How the stream is, and the record of the history that it holds: a new one where it is none that is known.
+        """Return the stream's state and the record of the history that it holds; a new record if the history is unknown.
 
-        ``marks``: what this node has seen. ``reused``: the stream has given a number that was seen to another message.
+        ``marks`` are what this node has seen. ``reused``: the stream has given a number that was seen to another message.
         Raises ``Unavailable``.
         """
         for _ in range(_ATTEMPTS):
-            # The record first: what another node has seen since then may be more than the stream had.
+            # Read the record first: what another node records later may be more than the stream's state shows.
             stored, at = await self.stored()
             state = await self._streams.info()
             record = await self._judge(state, stored, marks, reused)
@@ -169,7 +169,7 @@ class History:
             return self._new(state, latest)
         seen = [mark for one in current for mark in one.marks]
         if mine in current:
-            # What this node has seen says nothing of a later history.
+            # What this node has seen says nothing about a later history.
             seen += marks
         else:
             reused = False
@@ -184,7 +184,7 @@ class History:
         return self._new(state, latest)
 
     async def _lacks(self, state: StreamState, marks: Sequence[Mark]) -> bool:
-        """Whether a message that was seen is not in the stream, or another is in its place."""
+        """Whether the stream lacks a message that was seen, or has another in its place."""
         for mark in marks:
             if mark.seq > state.last_seq:
                 return True
@@ -198,7 +198,7 @@ class History:
         return False
 
     async def renew(self, state: StreamState) -> Record:
-        """A new epoch, whatever is known of the stream. Raises ``Unavailable``."""
+        """Start a new epoch, whatever is known of the stream. Raises ``Unavailable``."""
         for _ in range(_ATTEMPTS):
             stored, at = await self.stored()
             record = self._new(state, 0 if stored is None else stored.generation)
@@ -211,14 +211,14 @@ class History:
         return Record(state.created, epoch, generation + 1, state.last_seq, state.stamp)
 
     async def went_back(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
-        """Whether the stream that this node knows lacks what was seen. ``marks``: before it was asked."""
+        """Whether the stream that this node knows lacks messages that were seen. ``marks`` must be from before ``state`` was read."""
         mine = self.record
         if mine is None or mine.created != state.created:
             return False
         return await self._lacks(state, [*mine.marks, *marks])
 
     async def current(self, state: StreamState, marks: Sequence[Mark] = ()) -> bool:
-        """Whether the history is the one that this node goes by. Remembers how far it reaches. Raises ``Unavailable``."""
+        """Whether the stream holds the history that this node uses. If so, records how far it reaches. Raises ``Unavailable``."""
         mine = self.record
         if mine is None or mine.created != state.created or await self.went_back(state, marks):
             return False
@@ -228,13 +228,13 @@ class History:
         return await self._keep(mine.reaching([Mark(state.last_seq, state.stamp)]), stored, at)
 
     def remember(self, marks: Sequence[Mark]) -> None:
-        """These were seen: for this node's own record, at once."""
+        """Record these marks in this node's own record, at once."""
         record = self._memory.record
         if record is not None:
             self._memory.keep(record.reaching(marks))
 
     async def _keep(self, record: Record, stored: Record | None, at: int) -> bool:
-        """Go by a record, and have all nodes go by it; False: another one was faster, and may go by another."""
+        """Use a record, and make all nodes use it. False: another node was faster, perhaps with another record."""
         same = stored is not None and (record.epoch, record.created) == (stored.epoch, stored.created)
         newer = stored is None or not same or stored.seen < record.seen
         if newer and not await self._store(record, at) and not same:
@@ -249,7 +249,7 @@ class History:
         self._memory.keep(record)
 
     async def stored(self) -> tuple[Record | None, int]:
-        """The record that all nodes share, and its number in the stream of dead letters; None, 0: there is none."""
+        """The record shared by all nodes and its number in the stream of dead letters; None and 0 if there is none."""
         try:
             message = await self._streams.message(self._stored_in, {"last_by_subj": self._subject})
         except ApiError as error:
@@ -265,7 +265,7 @@ class History:
         return record, int(message["seq"])
 
     async def _store(self, record: Record, at: int) -> bool:
-        """Put a record in the place of the one with number ``at``; False: somebody else was faster."""
+        """Replace the record with number ``at``. False: another node was faster."""
         fields = {"Nats-Expected-Last-Subject-Sequence": str(at)}
         reply = await self._connection.request(self._subject, msgspec.json.encode(record), None, fields)
         try:

@@ -1,4 +1,4 @@
-"""Numbers inside the stream that no message has any more: deleted, purged, or lost by the server."""
+"""Holes: numbers inside the stream that no longer have a message, because it was deleted, purged, or lost by the server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class Holes:
-    """A set of numbers. ``up_to``: so many are missing that every number up to there must be taken for one."""
+    """A set of numbers. ``up_to``: there were too many holes to list, so every number up to there counts as one."""
 
     __slots__ = ("_numbers", "_up_to")
 
@@ -17,11 +17,11 @@ class Holes:
         self._up_to = up_to
 
     def between(self, after: int, up_to: int | None = None) -> bool:
-        """Whether there is one past ``after`` and not past ``up_to``; None: up to the stream's end."""
+        """Whether there is a hole after ``after`` and up to ``up_to``, or up to the stream's end (None)."""
         return self.newest(after, up_to) > 0
 
     def newest(self, after: int, up_to: int | None = None) -> int:
-        """The highest of those that :meth:`between` means; 0: there is none."""
+        """The highest of the holes that :meth:`between` means; 0 if there is none."""
         end = len(self._numbers) if up_to is None else bisect_right(self._numbers, up_to)
         found = self._numbers[end - 1] if end else 0
         everywhere = self._up_to if up_to is None else min(self._up_to, up_to)
@@ -29,5 +29,5 @@ class Holes:
         return found if found > after else 0
 
     def count(self, first: int, last: int) -> int:
-        """How many there are from ``first`` to ``last``, as far as they are known one by one."""
+        """The number of holes from ``first`` to ``last``, as far as they are known individually."""
         return max(0, bisect_right(self._numbers, last) - bisect_left(self._numbers, first))

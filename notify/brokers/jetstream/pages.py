@@ -1,19 +1,26 @@
-"""History from the newest on: pages that end before a position, out of a stream that is read forward only.
+"""Pages of history from the newest message backwards, out of a stream that can only be read forwards.
 
-A batched read begins at a number and goes on; nothing reads from the end. But each message of its answer says how many
-of the subject come behind it. So a number is looked for from which on about as many messages come as are wanted: a read
-of one message from a number tells how many there are from there on, and the next guess goes by how dense they are between
-what was found to be too early and too late. Every second guess halves what lies in between, so that no arrangement of
-messages takes many. Counts are hints, of any copy; what is found is read and proven like every other history
+A batched read starts at a number and goes forwards; no read starts from the end. But each message of its answer says how many
+messages of the subject follow it. So a page searches for a number from which about as many messages follow as are wanted. A read
+limited to one message tells how many follow from a number on. The next guess interpolates between the numbers found to be too
+early and too late; every second guess halves the interval, so that no distribution of messages takes many guesses. The counts
+are hints, from any copy. The page itself is read and proven complete like all history
 (:class:`~notify.brokers.jetstream.reader.Reader`).
 
-A page takes these requests, one after the other: the subject's newest number, its first message (also where there is said to be none:
-an index that is wrong for a moment would hide all of them), for a page before a position
-the count there; none for a subject with few messages, and else 1 to 3 as a rule, ``GUESSES`` at most but for a subject
-whose newest message is hard to find (64 more: halves of all numbers); the messages, ``PAGE`` a request and no more than
-twice as many as are wanted and some, larger ones looked for anew up to ``NARROWER`` times; the stream's state; and for the
-newest page the subject's newest number once more, where something that is newer was deleted. Pages have a
-queue of their own, a part of the reads of those who come back wide: however many are asked for, those do not wait for them.
+A page takes these requests, one after the other:
+
+- the subject's newest number;
+- its first message, even if there is said to be none, because an index that is briefly wrong would hide all messages;
+- for a page before a position, the count there;
+- the guesses: none for a subject with few messages, else usually 1 to 3, at most ``GUESSES``, plus 64 (halving all numbers) for a
+  subject whose newest message is hard to find;
+- the messages, ``PAGE`` per request and in total no more than twice as many as are wanted and some; if they are large, the search is
+  repeated up to ``NARROWER`` times;
+- the stream's state;
+- for the newest page, the subject's newest number again, if something newer was deleted.
+
+Pages have their own queue, as wide as a part of the reads for resuming clients. However many pages are requested, resuming clients
+do not wait for them.
 """
 
 from __future__ import annotations
@@ -33,16 +40,16 @@ from notify.topics import Topic
 
 #: guesses after which a page may have fewer messages than are wanted
 GUESSES = 24
-#: so many more than twice the messages that are wanted are few enough to be read
+#: a range with at most this many more than twice the wanted messages is read without a further guess
 SOME = 16
-#: how often a page whose messages are large is looked for anew, among the newer ones of them
+#: how often the search is repeated among newer messages if messages are large
 NARROWER = 3
-#: messages that may be looked at for one page: there are never so many, unless the history changes meanwhile
+#: messages that may be read for one page: reached only if the history changes meanwhile
 MOST = 10_000
 
 #: pages that may wait
 _QUEUE = 100_000
-#: bytes that may be read for a page: so many times its own
+#: bytes that may be read for a page, as a multiple of its size
 _BYTES = 4
 
 
@@ -55,10 +62,11 @@ class Looks(Protocol):
 async def find(
     reader: Looks, subject: str, low: tuple[int, int], high: tuple[int, int], want: int, most: int
 ) -> tuple[int, int]:
-    """A number from which on a subject has ``want`` to ``most`` messages, beside those that ``high`` counts.
+    """Find a number from which on a subject has ``want`` to ``most`` messages, not counting those that ``high`` counts.
 
-    ``low`` and ``high`` are numbers, and how many messages there are from each on: too many, and too few. The
-    latter counts those that are not wanted, too. Where it takes too long it is one with fewer, of at least one. Gives it with the count from there on, those included. Raises ``Unavailable``.
+    ``low`` and ``high`` are pairs of a number and the count of messages from there on: too many, and too few. The count of ``high`` is
+    that of messages which are not wanted. If the search takes too long, the range has fewer messages than wanted, but at least one.
+    Returns the number, and the count from there on including the unwanted ones. Raises ``Unavailable``.
     """
     (early, many), (late, few) = low, high
     beyond = few
@@ -77,7 +85,7 @@ async def find(
         if count - beyond < want:
             late, few = guess, max(count, beyond)
             continue
-        # Between the guess and the first message from there on is nothing: it is as good a number as that.
+        # There is nothing between the guess and the first message after it, so that message's number is as good.
         early, many = (first if first < late else guess), count
         if count - beyond <= most:
             break
@@ -85,7 +93,7 @@ async def find(
 
 
 class Pages:
-    """See the module. ``reads`` is how many reads there may be at once for those who come back."""
+    """See the module docstring. ``reads`` is the number of concurrent reads for resuming clients."""
 
     def __init__(self, reader: Reader, reads: int) -> None:
         self._reader = reader
@@ -94,12 +102,12 @@ class Pages:
     def earlier(
         self, topic: Topic, before: int | None, limit: int, size: int, known: Callable[[], int | None]
     ) -> Deferred[Earlier]:
-        """See :meth:`notify.interfaces.IPages.earlier`. ``known()``: the topic's newest number as far as it was heard here."""
+        """See :meth:`notify.interfaces.IPages.earlier`. ``known()`` is the topic's newest number received by this node."""
         work = lambda: Deferred.fromCoroutine(self._earlier(topic, before, limit, size, known))  # noqa: E731
         return self._queue.do(topic.workspace_id, work)
 
     def stop(self) -> None:
-        """Give up all of them."""
+        """Give up all pages."""
         self._queue.stop()
 
     async def _earlier(
@@ -111,7 +119,7 @@ class Pages:
         if reach < heard and reader.changing:
             raise Unavailable("the leader has just changed, and may be behind what was heard")
         if not reach and (await reader.look(subject, 1))[0]:
-            # The first one may have come in between.
+            # The subject's first message may have arrived in between.
             reach = await reader.leader.newest(subject)
             if not reach:
                 raise Unavailable("the leader has no message, and a copy has some: one of them is behind")
@@ -131,22 +139,22 @@ class Pages:
         return Earlier(messages, older, epoch, stored[0].seq if stored else start, last)
 
     async def _behind_holes(self, subject: str, last: int) -> int:
-        """Where to go on from behind a subject's newest message, ``last``: past the numbers that are missing after it.
+        """The position to continue from after a subject's newest message ``last``: behind the holes that follow it.
 
-        From the message itself nobody can, for it cannot be told whose the missing ones were.
+        A client cannot continue from the message itself, because the missing numbers may have been of its subject.
         """
         hole = self._reader.holes.newest(last)
         if not hole:
             return last
         newest = await self._reader.newest([subject], at_least=hole)
-        # What came meanwhile is not in the page.
+        # Messages that arrived meanwhile are not in the page.
         return newest.begin(subject, self._reader.holes) if newest.found.get(subject) == last else last
 
     async def _read(
         self, subject: str, upper: int, reach: int, limit: int, size: int
     ) -> tuple[list[Stored], int, bool]:
-        """A subject's last messages up to a number, of which ``reach`` is the newest; from where they were looked for, and
-        whether older ones are kept.
+        """Read a subject's last messages up to a number; ``reach`` is its newest number. Also returns where the search began, and
+        whether older messages are stored.
         """
         reader = self._reader
         many, first = await reader.look(subject, 1)
@@ -155,10 +163,10 @@ class Pages:
         start, oldest = 1, first
         if many - beyond > most:
             start, many = await find(reader, subject, (first, many), (upper + 1, beyond), want, most)
-        left = many - beyond  # to be read: the server looks no further than one behind them
+        left = many - beyond  # to be read; the server looks at one message beyond them at most
         page: deque[Stored] = deque()
         taken = looked = promised = narrowed = 0
-        seen = 0  # bytes, since the place that was found last
+        seen = 0  # bytes, since the last search
         dropped, place = False, start
         while True:
             read = await reader.after(
@@ -166,7 +174,7 @@ class Pages:
                 None,
                 at_least=reach,
                 promised=promised,
-                limit=min(left if left > 1 else most, PAGE),  # 1: at least, as the leader counts
+                limit=min(left if left > 1 else most, PAGE),  # 1: there is at least one, as the leader counts
                 size=min(_BYTES * size, PAGE_BYTES),
                 start=place,
             )
@@ -188,7 +196,7 @@ class Pages:
             place = read.stored[-1].seq + 1
             left = read.pending - beyond
             if seen > _BYTES * size and narrowed < NARROWER:
-                # They are large: what is still to come is more than a page of such.
+                # The messages are large: those still to come are more than a page of such messages.
                 want = max(1, size * max(1, looked) // max(1, seen))
                 if left > 2 * want + SOME:
                     narrowed += 1

@@ -1,4 +1,4 @@
-"""Newest positions of topics, followed or not: who asks in one turn of the reactor is answered by one lookup."""
+"""Newest positions of topics, followed or not. All requests made in one turn of the reactor share one lookup."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Lookups(Protocol):
 
 
 class Positions:
-    """See the module. ``highest()`` is the highest number of the stream that is known to exist: answers reach to it."""
+    """See the module docstring. ``highest()`` is the stream's highest number known to exist: answers reach at least to it."""
 
     def __init__(self, reader: Lookups, reactor: Any, highest: Callable[[], int]) -> None:
         self._reader = reader
@@ -57,7 +57,7 @@ class Positions:
         return mine
 
     def stop(self) -> None:
-        """Errback ``Unavailable`` to all."""
+        """Errback ``Unavailable`` to all callers."""
         if self._work is not None:
             self._work.cancel()
         for waiting in (self._under_way, self._asking):
@@ -94,7 +94,7 @@ class Positions:
         subjects = [topic.subject for topic in topics]
         newest = await self._reader.newest(subjects, at_least=self._highest())
         if self._reader.epoch != epoch:
-            # These numbers may be of either history.
+            # The numbers may belong to either history.
             raise Unavailable("the history was made anew")
         return {topic: Position(epoch, newest.begin(topic.subject, self._reader.holes)) for topic in topics}
 

@@ -1,12 +1,13 @@
-"""Publishing: many at once within a window, each retried under the same id until its outcome is known.
+"""Publishing: many messages in flight within a window, each retried under the same id until its outcome is known.
 
-What is published for one topic while its last is on its way goes out together where the stream lets it
-(:class:`~notify.brokers.jetstream.stream.Together`); else the next when the one before it is settled: a retry could
-otherwise overtake, and a caller's order be lost. A lone message waits for nobody; what is published within
-:meth:`Publisher.gathering`, as a list is, goes out when that ends. Each can name one that was there before it: whoever reads the history later
-finds out by that where one is missing (:mod:`reader`). A list that is stored as one (:mod:`atomic`)
-waits for its turn in the same queues. Topics do not wait for each other otherwise. Every message has an id, so
-that the server stores it once however often it is sent within the duplicate window.
+Messages published for a topic while an earlier one is in flight are sent together if the stream supports it
+(:class:`~notify.brokers.jetstream.stream.Together`). Otherwise each is sent once the one before it is settled, because a retry
+could overtake it and change the caller's order. A single message is sent immediately; messages published within
+:meth:`Publisher.gathering`, such as a list, are sent when that ends. An atomic list (:mod:`atomic`) waits for its turn in the same
+queues. Otherwise topics do not wait for each other.
+
+Each message can name an earlier one of its topic, by which a later reader of the history detects that the named one is missing
+(:mod:`reader`). Every message has an id, so the server stores it once however often it is sent within the duplicate window.
 """
 
 from __future__ import annotations
@@ -42,22 +43,22 @@ from notify.messages import parse_event
 from notify.nats import headers
 from notify.topics import Topic
 
-_SWEEP = 0.5  # seconds between looks at what has waited for too long
-_MOMENT = 1.0  # seconds within which messages of a topic have come together
-_PAUSE = 0.1  # seconds before a publish is repeated that the server could not take
-#: messages of a topic that go out together, and bytes of their payloads
+_SWEEP = 0.5  # seconds between checks for messages that have waited too long
+_MOMENT = 1.0  # seconds within which messages of a topic count as published together
+_PAUSE = 0.1  # seconds before a publish is retried that the server could not accept
+#: messages of a topic that are sent together, and bytes of their payloads
 _MOST = 100
 _MOST_BYTES = 2**20
 
 
 class _Behind(deque[Outgoing | Turn]):
-    """What was not sent yet of a topic that has something here or on its way; ``until`` is the last one's deadline."""
+    """The unsent messages of a topic that has something queued or in flight. ``until`` is the deadline of the last one."""
 
     until = 0.0
 
 
 class Publisher:
-    """See the module. ``publish`` fires with the number in the stream, and whether it was stored earlier."""
+    """See the module docstring. ``publish`` fires with the number in the stream, and whether the message was stored earlier."""
 
     def __init__(self, settings: JetStreamSettings, connection: Any, reactor: Any, random: Random) -> None:
         self._settings = settings
@@ -66,7 +67,7 @@ class Publisher:
         self._random = random
         self._window = settings.publish_window
         self._behind: dict[Topic, _Behind] = {}
-        #: the topics with something that can go out
+        #: the topics with something that can be sent
         self._waiting: deque[Topic] = deque()
         self._flying: dict[Flight, None] = {}
         self._flown = 0
@@ -77,17 +78,17 @@ class Publisher:
         self._open = False
         self._sending = False
         self._most = _MOST
-        #: what the stream takes, as far as is known
+        #: what the stream supports, as far as is known
         self.together = Together.NO
-        #: what ``Notify-After`` says of a topic's next message, or of one that is stored directly ``behind`` another of
-        #: its topic; empty: nothing
+        #: returns ``Notify-After`` for a topic's next message, or for one that is stored directly ``behind`` another of
+        #: its topic; empty: none
         self.after: After = lambda topic, behind: ""
-        #: told the number and the id of each message that the stream has, whoever stored it
+        #: called with the number and the id of each message that the stream has, whoever stored it
         self.stored: Callable[[int, str], None] = lambda seq, message: None
 
     @property
     def pending(self) -> int:
-        """How many are not settled."""
+        """The number of unsettled messages."""
         return self._count
 
     def publish(
@@ -104,7 +105,7 @@ class Publisher:
         return one.answer
 
     def outgoing(self, topic: Topic, payload: bytes, key: str | None, trace: str) -> Outgoing:
-        """A message as it is sent, under the id by which the stream knows it. Raises ``Poison``, ``TooLarge``."""
+        """Build the message to send, with the id by which the stream deduplicates it. Raises ``Poison``, ``TooLarge``."""
         parse_event(topic, payload)
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
@@ -113,7 +114,7 @@ class Publisher:
         return Outgoing(payload, fields)
 
     def turn(self, topics: Collection[Topic], until: float) -> Turn:
-        """Wait for these topics, behind what was published before; until :meth:`release` what comes later waits. Raises ``Unavailable``."""
+        """Queue for these topics behind what was published before. Later messages wait until :meth:`release`. Raises ``Unavailable``."""
         self._check()
         turn = Turn(topics, until)
         for topic in topics:
@@ -122,7 +123,7 @@ class Publisher:
         return turn
 
     def release(self, turn: Turn) -> None:
-        """What was had of a turn's topics is free again, once it was reached or given up."""
+        """Free the topics of a turn that was reached or given up."""
         for topic in turn.had:
             self._count -= 1
             self._free(topic)
@@ -142,8 +143,8 @@ class Publisher:
             behind = self._behind[topic] = _Behind()
             self._waiting.append(topic)
         if until - behind.until > _MOMENT:
-            # (Else they have one deadline: of a list that is given up, the last are not sent for the moment that they
-            # came later, to be stored before those in front are repeated.)
+            # (Otherwise they share a deadline: when a list is given up, its last messages must not be sent, and so be stored
+            # before those in front of them are retried, just because they were queued a moment later.)
             behind.until = until
         if isinstance(one, Outgoing):
             one.deadline = behind.until
@@ -163,13 +164,13 @@ class Publisher:
             self._fill()
 
     def open(self) -> None:
-        """There is a new client: everything on its way is sent again, the oldest first."""
+        """The connection is new: everything in flight is sent again, the oldest first."""
         self._open = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         self._round += 1
-        self._sending = True  # what is settled meanwhile makes room for what waits: that goes out behind
+        self._sending = True  # room that is made meanwhile goes to waiting messages, after these
         try:
             for flight in list(self._flying):
                 if flight in self._flying:
@@ -180,7 +181,7 @@ class Publisher:
         self._fill()
 
     def close(self) -> None:
-        """There is no client. What was sent may have been stored; what was not waits, within its patience."""
+        """The connection is lost. What was sent may be stored; what was not sent waits until its timeout."""
         self._open = False
         self._sweep()
         for flight in self._flying:
@@ -188,14 +189,14 @@ class Publisher:
             self._expire_later(flight)
 
     def drain(self) -> Deferred[None]:
-        """Fires once nothing is on its way."""
+        """Fires once nothing is in flight."""
         done: Deferred[None] = Deferred()
         self._idle.append(done)
         self._rest()
         return done
 
     def _id(self, topic: Topic, key: str | None) -> str:
-        # The stream knows ids across all its subjects, and an id is one line of text.
+        # The stream deduplicates ids across all its subjects, and an id is one line of text.
         if key is None:
             return f"{self._random.getrandbits(128):032x}"
         digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
@@ -220,7 +221,7 @@ class Publisher:
             self._sending = False
 
     def _take(self, first: Outgoing, behind: _Behind) -> list[Outgoing]:
-        """The first of a topic's that wait, and those behind it: as many as go out together."""
+        """Take the first waiting messages of a topic: as many as are sent together."""
         most = 1 if self.together is Together.NO else min(self._most, self._window - self._flown)
         taken, size = [first], len(first.payload)
         while behind and len(taken) < most:
@@ -235,7 +236,7 @@ class Publisher:
     # ------------------------------------------------------------------ attempts
 
     def _attempt(self, flight: Flight) -> None:
-        """Send what is not settled, or the first of it. No answer to an earlier attempt is waited for any more."""
+        """Send the unsettled messages, or the first of them. Answers to earlier attempts are no longer waited for."""
         flight.call = None
         flight.clear()
         now = self._reactor.seconds()
@@ -245,7 +246,7 @@ class Publisher:
         first = flight.first = flight.messages[0]
         try:
             self._send(flight)
-        except TooLarge as error:  # this server takes less than the one before
+        except TooLarge as error:  # this server's limit is lower than the previous one's
             self._settle(flight, first, Unknown(str(error)) if first.open else error)
             self._go_on(flight)
             return
@@ -255,10 +256,10 @@ class Publisher:
         )
 
     def _send(self, flight: Flight) -> None:
-        """Send the first messages of a flight, as many as can go together. Raises ``TooLarge``: not even one can go."""
+        """Send as many of a flight's first messages as can go together. Raises ``TooLarge`` if even one cannot be sent."""
         several = flight.messages[: self._most]
         in_batch = self.together is Together.BATCHED and len(several) > 1
-        # What a batch has stored already it refuses as a whole: what may have been stored goes one by one.
+        # The server refuses a batch in which one message is stored already: messages that may be stored are sent one by one.
         if flight.alone or self.together is Together.NO or (in_batch and any(one.open for one in several)):
             several, in_batch = several[:1], False
         topic, most, packed = flight.topic, self._connection.max_payload, list[dict[str, str]]()
@@ -266,7 +267,7 @@ class Publisher:
             name = f"{self._random.getrandbits(64):016x}"
             packed = batched(topic, several, self.after, most, name)
         if packed:
-            flight.batch, flight.alone = several, True  # alone, should that fail
+            flight.batch, flight.alone = several, True  # one by one, should the batch fail
             self._connection.forget(flight.token)
             flight.token, reply = self._connection.expect(
                 lambda answer: self._batch_replied(flight, several, answer)
@@ -280,13 +281,13 @@ class Publisher:
             self._connection.publish(topic.subject, one.payload, reply, fields)
 
     def _reply(self, flight: Flight, one: Outgoing) -> str:
-        if one.round != self._round:  # replies find their way by connection
+        if one.round != self._round:  # replies are routed by connection
             one.round = self._round
             one.token, one.reply = self._connection.expect(lambda reply: self._replied(flight, one, reply))
         return one.reply
 
     def _silent(self, flight: Flight) -> None:
-        """Time is up, unless answers keep coming: only silence is a failure."""
+        """The timeout has passed. It counts as a failure only if no answers came meanwhile."""
         now = self._reactor.seconds()
         again = flight.heard + self._settings.request_timeout
         if (left := min(again, flight.messages[0].deadline) - now) > 0:
@@ -306,10 +307,10 @@ class Publisher:
             self.stored(ack.seq, one.id)
             self._settle(flight, one, (ack.seq, ack.duplicate))
         elif one in flight.sent and not (one is flight.first and ack.error.err_code == NOT_BEHIND):
-            # (Else it is an answer to an attempt in which it was not the first.)
+            # (Otherwise it answers an attempt in which it was not the first.)
             flight.sent.remove(one)
             if one is not flight.first:
-                # Not stored: the one before was not, or others came in between. Its own turn to be the first will come.
+                # Not stored: its predecessor was not, or other messages came in between. It is retried when it is the first.
                 flight.broken |= ack.error.err_code == NOT_BEHIND
             elif ack.error.err_code in PASSING:
                 flight.paused = True
@@ -332,7 +333,7 @@ class Publisher:
                 self.stored(number, one.id)
                 self._settle(flight, one, (number, False))
         elif ack.error is None:
-            # A server that knows no batches has taken them one by one.
+            # A server without support for batches has stored them one by one.
             flight.doubt()
             self.together = Together.NO
         elif ack.error.err_code in NO_BATCHES:
@@ -343,7 +344,7 @@ class Publisher:
         self._go_on(flight)
 
     def _go_on(self, flight: Flight) -> None:
-        """Something of a flight was settled, or answered: on with the rest once nothing more is to be heard."""
+        """A message was settled or answered. Continue with the rest once no more answers are expected."""
         if flight.sent or flight not in self._flying:
             return
         self._cancel(flight)
@@ -355,7 +356,7 @@ class Publisher:
             flight.call = self._reactor.callLater(_PAUSE, self._attempt, flight)
         else:
             if flight.broken:
-                # Many publish at once: the shorter, the more of it gets through.
+                # Many publishers are active: shorter chains are more likely to be stored.
                 self._most = max(2, self._most // 2)
             self._attempt(flight)
 
@@ -369,14 +370,14 @@ class Publisher:
         self._rest()
 
     def _free(self, topic: Topic) -> None:
-        """Nothing of a topic is on its way."""
+        """Nothing of a topic is in flight any more."""
         if self._behind[topic]:
             self._waiting.append(topic)
         else:
             del self._behind[topic]
 
     def _expire(self, flight: Flight, now: float) -> None:
-        """Give up those whose patience has ended: the oldest, which stand in front."""
+        """Give up the messages whose timeout has passed: the oldest, which are in front."""
         while flight.messages and flight.messages[0].deadline <= now:
             self._give_up(flight, flight.messages[0])
         if not flight.messages and flight in self._flying:
@@ -384,7 +385,7 @@ class Publisher:
             self._end(flight)
 
     def _expire_later(self, flight: Flight) -> None:
-        """While there is no client: wait for the end of their patience."""
+        """While there is no connection: wait for their timeout."""
         self._cancel(flight)
         flight.sent = []
         now = self._reactor.seconds()
@@ -429,13 +430,13 @@ class Publisher:
                 done.callback(None)
 
     def _sweep(self) -> None:
-        """While there is no client: refuse what has waited for too long."""
+        """While there is no connection: refuse messages that have waited too long."""
         self._sweeper = None
         if not self._open and self._refuse(self._reactor.seconds()):
             self._sweeper = self._reactor.callLater(_SWEEP, self._sweep)
 
     def _refuse(self, until: float) -> bool:
-        """Give up what was never sent and has its deadline by then; whether others still wait."""
+        """Give up unsent messages whose deadline is not after ``until``. Returns whether others still wait."""
         late: list[Outgoing | Turn] = []
         for behind in self._behind.values():
             while behind and behind[0].deadline <= until:
@@ -452,7 +453,7 @@ class Publisher:
         return any(self._behind.values())
 
     def abort(self) -> None:
-        """Give up everything."""
+        """Give up all messages."""
         self._open = False
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -464,9 +465,9 @@ class Publisher:
             self._expire(flight, float("inf"))
 
     def denied(self, words: str) -> bool:
-        """The server's words on a missing permission: whether they are about a message on its way here.
+        """Handle the server's words about a missing permission. Returns whether they concern a message in flight here.
 
-        It says so of each that it was sent.
+        The server reports each message that it refuses.
         """
         for flight in self._flying:
             if flight.sent and denies(words, flight.topic):

@@ -1,13 +1,16 @@
-"""Reads of the history: newest positions, and what came after a position, proven to be without a gap.
+"""Reads of the history: newest positions, and the messages after a position, proven to be without a gap.
 
-Direct gets are answered by any replica, from its own copy: quick, and perhaps stale, or short of a message that it can
-not read any more. So an answer that is behind what is known to exist, or that ends before as many messages came as the
-copy itself has counted, is asked for again, and in the end the leader is asked, whose answer counts. While the
-:class:`~notify.brokers.jetstream.audit.Audit` does not trust the copies only the leader is asked.
+Any replica answers direct gets, from its own copy. That is fast, but the copy may be stale, or unable to read one of its messages.
+So a read is repeated if its answer is behind what is known to exist, or has fewer messages than the copy itself has counted. In
+the end the leader is asked, whose answer is authoritative. While :class:`~notify.brokers.jetstream.audit.Audit` does not trust the
+copies, only the leader is asked.
 
-That nothing is missing after a position takes three things. Each message that names one before it stands behind that one. The oldest always go first: so while the message at the
-position is there, or the stream begins before it, nothing after it has aged out. And no number in between may be
-missing inside the stream: whose message it was, nobody can tell any more.
+Three conditions prove that nothing is missing after a position:
+
+- A message may name an earlier one of its subject. No message that is named in this way is absent.
+- Nothing after the position has aged out. The oldest messages are always removed first, so this is true as long as the message at
+  the position is there, or the stream begins before it.
+- There is no hole in the stream in between, because nobody can tell any more to which topic its message belonged.
 """
 
 from __future__ import annotations
@@ -33,24 +36,24 @@ from notify.nats.bridge import gather
 from notify.nats.connection import Connection
 from notify.topics import Topic
 
-#: subjects in one lookup of newest positions; one place is for the witness
+#: subjects in one lookup of newest positions; one more place is for the witness
 LOOKUP = 1023
-#: messages in one batched read, and bytes of them
+#: messages in one batched read, and their total bytes
 PAGE = 512
 PAGE_BYTES = 2**20
-#: payloads that are no messages and that one replay reads past
+#: invalid messages (poison) that one replay may skip
 POISON = 1000
-_FRAMING = 64  # bytes of a message that the server may count beside its subject, headers and payload
-_ATTEMPTS = 3  # with any replica, before the leader is asked
+_FRAMING = 64  # bytes per message that the server may count beyond subject, headers and payload
+_ATTEMPTS = 3  # on any replica, before the leader is asked
 _LEADER_ATTEMPTS = 2
 _DELAY = 0.02  # seconds before the second attempt; doubles
 _QUEUE = 100_000  # reads that may wait
-_NEWEST_BYTES = 8 * 2**20  # payloads of the newest messages that one lookup keeps
-_LEADER_READS = 16  # single messages, each as large as may be, that are asked of the leader at once
+_NEWEST_BYTES = 8 * 2**20  # bytes of payloads of the newest messages that one lookup keeps
+_LEADER_READS = 16  # concurrent reads of single messages from the leader, each of any size
 
 
 class Reader:
-    """See the module. ``poison`` is told of what cannot be parsed: topic, what is stored, and why."""
+    """See the module docstring. ``poison`` is called for a message that cannot be parsed, with its topic, what is stored, and the reason."""
 
     def __init__(
         self,
@@ -70,22 +73,22 @@ class Reader:
         self._poison = poison
         self._queue: FairQueue[Replayed] = FairQueue(reads, _QUEUE)
         self._witness = ""
-        #: of the history, and the time of the stream's creation
+        #: the epoch of the history, and the creation time of the stream
         self.epoch = self.created = ""
 
     @property
     def holes(self) -> Holes:
-        """The numbers that are missing inside the stream."""
+        """The missing numbers inside the stream."""
         return self._audit.holes
 
     async def first(self) -> int:
-        """The lowest number that the stream has now. Raises ``Unavailable``."""
+        """The lowest number now in the stream. Raises ``Unavailable``."""
         return (await self._streams.info()).first_seq
 
     async def newest(self, subjects: Sequence[str], since: int = 1, at_least: int = 0) -> Newest:
-        """The newest numbers of up to ``LOOKUP`` subjects, of those that are ``since`` or more.
+        """The newest numbers of up to ``LOOKUP`` subjects, as far as they are at least ``since``.
 
-        The answer reaches to number ``at_least`` of the stream. Raises ``Unavailable``.
+        The answer reaches at least to number ``at_least`` of the stream. Raises ``Unavailable``.
         """
         problem = self._audit.problem
         for attempt in range(_ATTEMPTS if self._audit.trusted else 0):
@@ -100,23 +103,23 @@ class Reader:
                 return newest
             problem = "a replica is behind"
             if not newest.up_to:
-                # Nothing at all, and nothing that says how far that reaches: asked again with what surely is there.
+                # An empty answer does not say how far it reaches. Ask again together with a subject that surely has messages.
                 state = await self._streams.info()
                 if state.first_seq > state.last_seq:
                     return Newest({}, state.last_seq)
                 try:
                     self._witness, _ = await self.leader.at(state.last_seq)
                 except HistoryLost:
-                    continue  # it is gone by now
-        # Only whole messages can be asked for: all together could be more than the server holds for a client.
+                    continue  # the message is gone meanwhile
+        # The leader returns only whole messages: all at once could exceed what the server buffers for a client.
         numbers: list[int] = []
         try:
-            # What it reaches to is the leader's to say: a number that was heard may be forged.
+            # The leader decides how far the answer reaches: a number received from elsewhere may be forged.
             state = await self._streams.info()
             for start in range(0, len(subjects), _LEADER_READS):
                 few = subjects[start : start + _LEADER_READS]
                 numbers += await gather(self.leader.newest(subject, since) for subject in few)
-            # A leader that was elected in between may not have yet what the one before it said that there is.
+            # A leader elected in between may not yet have what the previous leader reported.
             after = await self._streams.info()
             if after.cluster != state.cluster or after.last_seq < state.last_seq:
                 raise Unavailable("the leader has just changed")
@@ -126,7 +129,7 @@ class Reader:
         return Newest(found, state.last_seq, seen=(state.last_seq, state.stamp))
 
     async def _newest(self, subjects: Sequence[str], since: int) -> Newest:
-        """As :meth:`newest`, from the copy that answers, however far that reaches."""
+        """As :meth:`newest`, from the copy that answers, however far that copy reaches."""
         found: dict[str, int] = {}
         payloads: dict[str, bytes] = {}
         reached, room = 0, _NEWEST_BYTES
@@ -173,13 +176,17 @@ class Reader:
         size: int = PAGE_BYTES,
         start: int = 0,
     ) -> Page:
-        """The first messages of a subject after ``seq``: about ``limit``, of about ``size`` bytes, but one where there is one.
+        """The first messages of a subject after ``seq``: about ``limit``, of about ``size`` bytes in total, but at least one if there is one.
 
-        ``seq`` None: from the oldest that is kept. ``checked``: up to here nothing came after ``seq``. Without others
-        behind them they are complete up to number ``at_least``. So many as are ``promised`` are known to be there, by
-        the page before. ``successor``: a message before which, when it was stored, the subject had nothing newer than
-        ``seq``: what is missing from in between was deleted. ``start``, where ``seq`` is None: from this number on, what
-        is kept there. Raises ``HistoryLost`` where that cannot be shown to be all, ``Unavailable``.
+        - ``seq`` None: from the oldest stored message.
+        - ``checked``: up to this number nothing came after ``seq``.
+        - ``at_least``: if no messages follow them, the returned ones are complete up to this number.
+        - ``promised``: the previous page showed that at least this many messages exist.
+        - ``successor``: a message that was stored when the subject had nothing newer than ``seq``. What is missing in between was
+          therefore deleted.
+        - ``start``, with ``seq`` None: return what is stored from this number on.
+
+        Raises ``HistoryLost`` if the messages cannot be proven complete, ``Unavailable``.
         """
         last = max(seq or 0, start - 1)
         problem: Exception = Unavailable("history cannot be read")
@@ -217,7 +224,7 @@ class Reader:
         try:
             raise problem
         finally:
-            del problem  # or it would keep this frame, and that the last page
+            del problem  # or it would keep this frame alive, and with it the last page
 
     def replay(
         self,
@@ -228,7 +235,7 @@ class Reader:
         whole: bool,
         newest: Callable[[], int | None],
     ) -> Deferred[Replayed]:
-        """See :meth:`notify.interfaces.IBroker.replay`. ``newest``: the topic's newest number, where it is known."""
+        """See :meth:`notify.interfaces.IBroker.replay`. ``newest()`` is the topic's newest number, or None if unknown."""
         work = lambda: Deferred.fromCoroutine(self._replay(topic, seq, limit, size, whole, newest))  # noqa: E731
         return self._queue.do(topic.workspace_id, work)
 
@@ -238,12 +245,12 @@ class Reader:
 
     @property
     def changing(self) -> bool:
-        """Whether the leader may lack what another copy has."""
+        """Whether the leader may lack messages that another copy has."""
         return self._audit.changing
 
     @property
     def waiting(self) -> int:
-        """How many replays wait for their turn."""
+        """The number of replays that wait for their turn."""
         return self._queue.waiting
 
     async def _replay(
@@ -256,7 +263,7 @@ class Reader:
         newest: Callable[[], int | None],
     ) -> Replayed:
         subject = topic.subject
-        # Asked now, not when the read began to wait: whoever shares an answer may know of more by then.
+        # Ask only now that the read begins: callers that share this answer may know of newer messages than when it was queued.
         reach = newest()
         if reach is None or (seq or 0) > reach:
             reach = await self.leader.newest(subject)
@@ -267,7 +274,7 @@ class Reader:
         looked = taken = promised = 0
         place = seq
         while True:
-            # Poison counts for those who want all or nothing, or else it costs them without a bound.
+            # Poison counts towards the limit for callers that want all or nothing, as skipping it would otherwise be unbounded.
             room = max(limit - (looked if whole else len(messages)), 1)
             page = await self.after(
                 subject,
@@ -296,12 +303,12 @@ class Reader:
                 return Replayed(messages, True, Position(self.epoch, place))
         end = page.stored[-1].seq if page.stored else place
         if seq is not None and self.holes.between(end or 0):
-            # The newest of the topic may have been there.
+            # The missing message may have been the topic's newest.
             raise HistoryLost("messages are missing inside the stream after the position")
         return Replayed(messages, False)
 
     def parse(self, topic: Topic, one: Stored) -> Message | None:
-        """The message; None: it is poison, and somebody was told."""
+        """Return the message. None if it is poison, which is reported."""
         try:
             event = parse_event(topic, one.data)
         except Poison as error:
@@ -310,7 +317,7 @@ class Reader:
         return Message(topic, Position(self.epoch, one.seq), event, 0.0, one.trace, len(one.data))
 
     async def look(self, subject: str, start: int) -> tuple[int, int]:
-        """How many messages a subject has from a number on, and the first one's; 0, 0: none. As any copy says: a hint.
+        """How many messages a subject has from a number on, and the number of the first; 0, 0 if none. From any copy, so only a hint.
 
         Raises ``Unavailable``.
         """
@@ -318,19 +325,19 @@ class Reader:
         return (len(page.stored) + page.pending, page.stored[0].seq) if page.stored else (0, 0)
 
     async def prove_same(self) -> None:
-        """It is still the history that is known. Raises ``HistoryLost`` where the stream was made anew, ``Unavailable``."""
+        """Check that the stream still holds the known history. Raises ``HistoryLost`` if the stream was recreated, ``Unavailable``."""
         await self._state()
 
     async def _deleted(self, numbers: Sequence[int]) -> bool:
-        """Whether messages with these numbers were deleted, each of them: the leader has nothing there."""
+        """Whether all messages with these numbers were deleted: the leader has nothing there."""
         if numbers and any(not self.holes.between(number - 1, number) for number in numbers):
             await self._state()
         return all(self.holes.between(number - 1, number) for number in numbers)
 
     async def _prove(self, there: bool, known: int, begin: int, end: int) -> None:
-        """Nothing has aged out behind ``known``, and nothing is missing between it, or ``begin``, and ``end``.
+        """Prove that nothing has aged out after ``known``, and that nothing is missing between it, or ``begin``, and ``end``.
 
-        ``there``: a message that is not newer than ``known`` is there.
+        ``there``: a message that is not newer than ``known`` is still stored.
         """
         if not there:
             state = await self._state()
@@ -340,7 +347,7 @@ class Reader:
             raise HistoryLost("messages are missing inside the stream after the position")
 
     async def _prove_silent(self, seq: int) -> None:
-        """There was nothing after ``seq``, the message of which is gone or was never there."""
+        """Prove that there was nothing after ``seq``, whose message is gone or never existed."""
         state = await self._state()
         if seq > state.last_seq:
             raise HistoryLost("the position is newer than the newest")
@@ -355,11 +362,11 @@ class Reader:
         return state
 
     def _page_bytes(self, size: int) -> int:
-        """The bound in bytes of one batch: the server sends nothing where its first message is over it."""
+        """The byte limit of one batch, with room for the largest message: the server sends nothing if the first one exceeds it."""
         return int(max(size, 2 * self._connection.max_payload + 4096))
 
     async def _page(self, subject: str, last: int, count: int, size: int) -> Page:
-        """Up to ``count`` messages from number ``last`` on, oldest first, of about ``size`` bytes."""
+        """Up to ``count`` messages from number ``last`` on, oldest first, of about ``size`` bytes in total."""
         bound = self._page_bytes(size)
         request = {"batch": count, "max_bytes": bound, "seq": max(last, 1), "next_by_subj": subject}
         *replies, end = await self._ask(request)
@@ -377,22 +384,22 @@ class Reader:
         pending = headers.number(end.block, headers.NUM_PENDING)
         counted = sum(1 for one in page if one.seq > last) + pending
         if len(page) < count and taken + self._connection.max_payload < bound:
-            # Neither bound ended the answer: there is no more that this copy can read, whatever it has counted.
+            # Neither limit ended the answer: this copy can read no more, whatever it has counted.
             pending = 0
         return Page(page, pending, counted)
 
     async def _page_of_leader(self, subject: str, last: int, count: int, size: int) -> Page:
-        """Like :meth:`_page`, message by message, from the leader.
+        """Like :meth:`_page`, but message by message from the leader.
 
-        What a copy has says which to ask for at once; where the leader has others, it is asked one by one. The leader
-        does not say how many there are: the copy's count must do.
+        A copy's answer tells which messages to request at once. If the leader has others, they are requested one by one. The leader
+        does not say how many there are, so the copy's count is used.
         """
         try:
             guess = await self._page(subject, last, count, size)
         except Unavailable:
             guess = Page([], 0)
         starts = [max(last, 1), *(one.seq + 1 for one in guess.stored)]
-        # All at once: together they are as large as the copy's answer, which had its bounds.
+        # All at once: together they are as large as the copy's answer, which was limited.
         answers = await gather(self.leader.next(subject, start, self.epoch) for start in starts)
         given = dict(zip(starts, answers, strict=True))
         page: list[Stored] = []
@@ -404,13 +411,13 @@ class Reader:
             page.append(one)
             start = one.seq + 1
             taken += len(one.data)
-        # A copy that is behind says nothing of what is there next, and who may have no more would be told of a loss.
+        # A copy that is behind does not show what follows here, and a reader that finds no more would be told of a loss.
         if (given[start] if start in given else await self.leader.next(subject, start, self.epoch)) is None:
             return Page(page, 0, guess.counted)
         return Page(page, max(1, guess.counted - sum(1 for one in page if one.seq > last)), guess.counted)
 
     def _ask(self, request: dict[str, Any]) -> Deferred[list[Reply]]:
-        """A direct get, of any copy; more than was asked for is not taken."""
+        """A direct get from any copy. An answer with more than was requested is rejected."""
         limit = 2 * request.get("max_bytes", self._page_bytes(PAGE_BYTES))
         return self._connection.gather(self._direct, msgspec.json.encode(request), limit=limit)
 
@@ -419,9 +426,9 @@ class Reader:
 
 
 def _check_linked(replies: Sequence[Reply], end: Reply) -> int:
-    """Each message of a batch, and its end, name the one before; gives the last number.
+    """Check that each message of a batch, and its end, names the message before. Returns the last number.
 
-    Raises ``Unavailable`` where one did not come.
+    Raises ``Unavailable`` if a message is missing.
     """
     previous = 0
     for reply in replies:
@@ -434,7 +441,7 @@ def _check_linked(replies: Sequence[Reply], end: Reply) -> int:
 
 
 def _missing(messages: list[Stored], last: int, successor: int = 0) -> list[int]:
-    """Numbers of messages that they name as before them, and that are neither ``last`` nor among them; of ``successor`` it is known."""
+    """The numbers after ``last`` that messages name as earlier ones but that are absent. What ``successor`` names is not checked."""
     missing = []
     for one in messages:
         if last < one.after < one.seq != successor:

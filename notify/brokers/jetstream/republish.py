@@ -1,7 +1,7 @@
-"""Delivery by plain subscriptions to what the stream sends on: one for each workspace with followed topics.
+"""Delivery by plain subscriptions to what the stream republishes: one for each workspace with followed topics.
 
-A node hears the messages of its own workspaces and no others; those of topics that nobody here follows are
-dropped by their subject, before anything else of them is looked at.
+A node receives only the messages of its own workspaces. Messages of topics that it does not follow are dropped by their subject,
+before anything else in them is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from notify.topics import Topic
 
 
 class Republish:
-    """The source of ``delivery = "republish"``."""
+    """The source for ``delivery = "republish"``."""
 
     def __init__(self, connection: Connection, tail: Tail) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class Republish:
             self._subscribe(workspace)
 
     def remove(self, topic: Topic) -> None:
-        """A topic is followed no more."""
+        """A topic is no longer followed."""
         workspace = topic.workspace_id
         self._followed[workspace] -= 1
         if not self._followed[workspace]:
@@ -42,12 +42,12 @@ class Republish:
                 self._connection.unsubscribe(subscription)
 
     def use(self, live: str) -> None:
-        """What stands before the subjects of the stream's messages, with the dot."""
+        """Set the subject prefix of republished messages, including the dot."""
         if live != self._live:
             self._live, self._skip = live, len(live)
             if self._probe is not None:
                 self._connection.unsubscribe(self._probe)
-            # Nothing ever comes here. A server that does not permit it says so at once, before anybody follows.
+            # Nothing is ever published here. A server that does not permit the subscription says so now, before any topic is followed.
             self._probe = self._connection.subscribe(
                 f"{live}notify.probe", lambda subject, reply, data, block: None
             )
@@ -58,10 +58,10 @@ class Republish:
                 self._subscribe(workspace)
 
     async def ready(self) -> None:
-        """The connection is new; subscriptions have been renewed with it."""
+        """The connection is new. Its subscriptions were renewed with it."""
 
     async def stop(self) -> None:
-        """No more messages."""
+        """Stop receiving."""
         for subscription in self._subscriptions.values():
             self._connection.unsubscribe(subscription)
         self._subscriptions.clear()

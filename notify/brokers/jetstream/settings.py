@@ -1,4 +1,4 @@
-"""``[broker.jetstream]``: the keys of the broker, behind those of its connection; and what contradicts what."""
+"""``[broker.jetstream]``: the broker's settings in addition to those of its connection, and the checks between them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class JetStreamSettings(NATSSettings, frozen=True):
     table: ClassVar[str] = "broker.jetstream"
 
     stream: Name = "MESSAGES"
-    #: false: the operator owns the streams; they are checked, and never changed
+    #: false: the operator manages the streams; they are checked, but never changed
     manage_stream: bool = True
-    #: the first part of the subjects on which the stream sends stored messages on
+    #: the first token of the subjects on which the stream republishes stored messages
     live_prefix: Prefix = "live"
     delivery: Annotated[str, Meta(pattern="^(republish|consumer)$")] = "republish"
     max_age: Duration = Duration(7 * 86400)
@@ -29,33 +29,33 @@ class JetStreamSettings(NATSSettings, frozen=True):
     max_bytes: Size = Size(0)
     max_messages: Count = 0
     duplicate_window: Duration = Duration(120)
-    #: the stream is to take batches, so that lists can be all or nothing; false: it is left as it is
+    #: whether the stream is set to accept atomic batches, which all-or-nothing lists need; false: leave it as it is
     allow_atomic: bool = False
-    #: where payloads that cannot be delivered are kept, and for how long
+    #: the stream that stores undeliverable messages, and for how long
     dead_letter_stream: Name = "MESSAGES_DEAD"
     dead_letter_age: Duration = Duration(30 * 86400)
 
-    #: where a node remembers over restarts how far the stream reached; empty: systemd's ($STATE_DIRECTORY), or nowhere
+    #: where a node records across restarts how far the stream reached; empty: systemd's $STATE_DIRECTORY, or nowhere
     state_directory: str = ""
 
-    #: how long a publish is tried before its outcome is called unknown; within the duplicate window
+    #: how long a publish is retried before its outcome counts as unknown; at most the duplicate window
     publish_patience: Duration = Duration(15)
-    #: publishes on their way to the server at once, and those that may wait behind them
+    #: publishes in flight to the server, and those that may wait behind them
     publish_window: Annotated[int, Meta(ge=1, le=65536)] = 1024
     publish_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 20_000
-    #: reads of history at once; the others wait in a queue that is fair between workspaces
+    #: concurrent reads of history; further reads wait in a queue that is fair between workspaces
     replay_reads: Annotated[int, Meta(ge=1, le=1024)] = 32
-    #: followed topics are compared with the stream this often
+    #: how often followed topics are compared with the stream
     check_interval: Duration = Duration(5)
 
-    #: the durable consumer of ``delivery = "consumer"``
+    #: the durable consumer for ``delivery = "consumer"``
     ack_wait: Duration = Duration(30)
     max_deliver: Annotated[int, Meta(ge=1, le=100)] = 5
-    #: the server forgets the consumer of a node that is away for longer
+    #: the server deletes the consumer of a node that is away for longer
     inactive_threshold: Duration = Duration(3600)
 
     def check(self) -> None:
-        """Raise ``StartError`` where settings contradict each other."""
+        """Raise ``StartError`` if settings contradict each other."""
         super().check()
         if self.dead_letter_stream == self.stream:
             raise StartError(f"[{self.table}] stream and dead_letter_stream must be two different names.")

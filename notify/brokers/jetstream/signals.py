@@ -1,7 +1,7 @@
-"""Signals as plain NATS messages beside the stream: one subscription for each workspace with chats that are listened to.
+"""Signals as plain NATS messages outside the stream: one subscription for each workspace with chats that are listened to.
 
-Nothing of the broker's depends on them. Where NATS does not permit their subjects, or the stream covers those and would
-keep them, this node is without signals, says so once, and looks again from time to time.
+The rest of the broker does not depend on them. If NATS does not permit their subjects, or the stream covers those subjects and
+would store the signals, this node runs without signals, logs that once, and tries again from time to time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from notify.ids import Id
 from notify.nats.connection import Connection, Subscription
 from notify.topics import Topic
 
-#: what the subjects of all signals have in common
+#: the pattern that the subjects of all signals match
 SUBJECTS = "workspace.*.chat.*.signals"
 
-#: seconds after which what was not permitted is tried again
+#: seconds after which something that was not permitted is tried again
 AGAIN = 60.0
-#: what waits to be sent to a server that does not take it: no signal is put behind more
+#: the backlog to a slow server (messages and commands) beyond which signals are dropped
 UNSENT = 1000
 
 _OURS = re.compile(r'"workspace\.[^".]+\.chat\.[^".]+\.signals"')
@@ -31,12 +31,12 @@ log = Logger()
 
 
 def about(words: str) -> bool:
-    """Whether the server's words on a missing permission are about signals."""
+    """Whether the server's words about a missing permission concern signals."""
     return _OURS.search(words) is not None
 
 
 class Signals:
-    """See the module. ``reactor`` is an IReactorTime."""
+    """See the module docstring. ``reactor`` is an IReactorTime."""
 
     def __init__(self, connection: Connection, reactor: Any) -> None:
         self._connection = connection
@@ -44,21 +44,21 @@ class Signals:
         self._topics: dict[bytes, Topic] = {}
         self._listened: dict[Id, int] = {}
         self._subscriptions: dict[Id, Subscription] = {}
-        #: why nothing can be sent; before the stream is known it may be one that would keep it
+        #: why nothing can be sent; an unknown stream may be one that stores signals
         self._stored = "nothing is known of the stream yet"
         self._denied = ""
-        #: that was said in the log
+        #: the problem was logged
         self._told = self._stopped = False
         self._again: Any = None
         self.heard: Callable[[Topic, bytes], None] = lambda topic, payload: None
 
     @property
     def problem(self) -> str:
-        """Why this node is without signals, in words for operators; empty: it is not."""
+        """Why this node has no signals, in words for operators; empty if it has."""
         return self._denied or self._stored
 
     def listen(self, topic: Topic) -> None:
-        """Somebody here hears the signals of a chat."""
+        """A client here listens to the signals of a chat."""
         subject, workspace = topic.signals.encode(), topic.workspace_id
         if subject in self._topics:
             return
@@ -68,7 +68,7 @@ class Signals:
             self._subscribe(workspace)
 
     def unlisten(self, topic: Topic) -> None:
-        """Nobody does any more."""
+        """No client here listens to them any more."""
         workspace = topic.workspace_id
         if self._topics.pop(topic.signals.encode(), None) is None:
             return
@@ -78,7 +78,7 @@ class Signals:
             self._connection.unsubscribe(self._subscriptions.pop(workspace))
 
     def signal(self, topic: Topic, payload: bytes) -> bool:
-        """Send it to every node that listens; whether it is on its way."""
+        """Send a signal to every node that listens. Returns whether it was sent."""
         if (
             self._stopped
             or self.problem
@@ -93,7 +93,7 @@ class Signals:
         return True
 
     def use(self, stored: bool) -> None:
-        """The stream is known, and whether it keeps what is sent to subjects of signals."""
+        """The stream is known. ``stored`` says whether it stores what is sent to the subjects of signals."""
         problem = "the stream covers their subjects and would keep them" if stored else ""
         if problem and problem != self._stored:
             log.error(
@@ -104,7 +104,7 @@ class Signals:
         self._stored = problem
 
     def denied(self, words: str) -> bool:
-        """The server's words on a missing permission: whether they are about signals, which are done without then."""
+        """Handle the server's words about a missing permission. Returns whether they concern signals, which are then switched off."""
         if not about(words):
             return False
         self._denied = "NATS does not permit them"
@@ -121,7 +121,7 @@ class Signals:
         return True
 
     def stop(self) -> None:
-        """No more signals."""
+        """Stop all signals."""
         self._stopped = True
         if self._again is not None:
             self._again.cancel()
@@ -129,7 +129,7 @@ class Signals:
         self._topics.clear()
 
     def _retry(self) -> None:
-        """Perhaps it was granted meanwhile; a subscription that was refused has to be asked for anew."""
+        """Try again: the permission may have been granted. A refused subscription must be requested again."""
         self._again, self._denied = None, ""
         for workspace, subscription in list(self._subscriptions.items()):
             self._connection.unsubscribe(subscription)

@@ -1,11 +1,11 @@
-"""The streams: made, brought up to date, or only checked; and what is known of the one that holds the history.
+"""The two streams: creates, updates or only checks them, and describes the one that holds the history.
 
-Two streams. The history, with the subjects of docs/protocol.md, sends every message that it has stored on as a
-plain message on ``{live_prefix}.{token}.{subject}`` (``republish``). The token is drawn when the stream is made:
-what a later stream of the same name sends on is never taken for this one's. The second stream keeps dead
-letters, and the canary's last word of each node.
+The first stream holds the history, with the subjects of docs/protocol.md. It republishes every message that it has stored as a
+plain message on ``{live_prefix}.{token}.{subject}``. The token is drawn when the stream is created, so that messages republished
+by a later stream of the same name are never taken for this one's. The second stream holds dead letters, and the last canary of
+each node.
 
-Which history it holds, and what its epoch is, tells :mod:`~notify.brokers.jetstream.history`.
+:mod:`~notify.brokers.jetstream.history` tells which history the first stream holds, and its epoch.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from notify.nats.jetstream import ApiError, JetStream, Requests, covers, meet
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
-#: versions whose atomic batches are sound: from each of these, up to before the other
+#: server versions whose atomic batches are sound: from each first version up to before the second
 _BATCHES = (((2, 12, 12), (2, 13)), ((2, 14, 3), (1000,)))
 
 
 class Together(Enum):
-    """How several messages of a topic can be on their way at once, and none of them overtake another."""
+    """How several messages of a topic can be in flight at once without one overtaking another."""
 
-    #: not at all: the next goes out when the one before it is settled
+    #: not possible: the next is sent when the one before it is settled
     NO = 0
-    #: Each names the one before it, and is stored directly behind that one or not at all. For a stream with one copy:
-    #: one with several remembers the ids of what it refuses so, as if it had them.
+    #: Each names its predecessor, and is stored directly after it or not at all. Only for a stream with one copy: a stream
+    #: with several copies remembers the ids of messages that it refuses this way, as if it had stored them.
     CHAINED = 1
-    #: As an atomic batch: all are stored, one directly behind the other, or none.
+    #: As an atomic batch: all are stored, one directly after the other, or none.
     BATCHED = 2
 
 
 class Mark(NamedTuple):
-    """A message of the stream that was seen: its number, and what tells it from another that has the number later.
+    """A message of the stream that was seen: its number, and what distinguishes it from another with the same number later.
 
-    ``stamp`` is when it was stored, in nanoseconds; 0: not known. ``id`` is the one that it was
-    published with, perhaps none (empty); None: not known.
+    ``stamp`` is when it was stored, in nanoseconds; 0: unknown. ``id`` is the id it was published with, empty if it had none;
+    None: unknown.
     """
 
     seq: int
@@ -59,7 +59,7 @@ class Mark(NamedTuple):
     id: str | None = None
 
     def differs(self, other: Mark) -> bool:
-        """Whether what is known of both shows two messages."""
+        """Whether the known facts prove that they are different messages."""
         known = self.id is not None and other.id is not None
         return (0 < self.stamp != other.stamp > 0) or (known and self.id != other.id)
 
@@ -67,10 +67,12 @@ class Mark(NamedTuple):
 class StreamState(Struct, frozen=True):
     """The history stream as its leader describes it.
 
-    ``created`` is the time of its creation in digits. ``copies``: on how many servers it is; ``lagging``: one of them is
-    behind, or away; ``cluster`` changes with the leader, and when a copy comes or goes. ``missing``: how many numbers from ``first_seq`` to
-    ``last_seq`` no message has. ``live`` is what stands before the subjects of messages that are sent on, with the
-    dot; empty: none are. ``faults`` says what keeps it from being of full use.
+    - ``created`` is its creation time in digits.
+    - ``copies`` is the number of servers that store it; ``lagging``: one of them is behind or away.
+    - ``cluster`` changes with the leader, and when a copy is added or removed.
+    - ``missing`` is how many numbers from ``first_seq`` to ``last_seq`` have no message.
+    - ``live`` is the subject prefix of republished messages, including the dot; empty: none are republished.
+    - ``faults`` says what keeps the stream from being fully usable.
     """
 
     created: str
@@ -82,18 +84,18 @@ class StreamState(Struct, frozen=True):
     lagging: bool = False
     cluster: str = ""
     faults: tuple[str, ...] = ()
-    #: whether its subjects meet those of signals, which nobody is to keep
+    #: whether its subjects overlap those of signals, which must not be stored
     keeps_signals: bool = False
-    #: when the message with the last number was stored, in nanoseconds; 0: it is not known
+    #: when the message with the last number was stored, in nanoseconds; 0: unknown
     stamp: int = 0
-    #: whether it takes several messages of one topic at once, and how
+    #: whether it accepts several messages of one topic at once, and how
     together: Together = Together.NO
-    #: whether it takes atomic batches
+    #: whether it accepts atomic batches
     atomic: bool = False
 
 
 class Plan:
-    """What the two streams have to be like: ``wanted`` where they are ours to change, ``required`` where they are not."""
+    """How the two streams must be configured: ``wanted`` if the server manages them, ``required`` if the operator does."""
 
     def __init__(self, settings: JetStreamSettings, random: Random) -> None:
         self._settings = settings
@@ -101,16 +103,16 @@ class Plan:
 
     @property
     def dead_subject(self) -> str:
-        """What stands before ``{epoch}.{seq}`` in the subject of a dead letter."""
+        """The subject prefix of a dead letter, before ``{epoch}.{seq}``."""
         return f"dead.{self._settings.stream}"
 
     @property
     def history_subject(self) -> str:
-        """Where it is kept which history the stream holds."""
+        """The subject of the record that says which history the stream holds."""
         return f"{self.dead_subject}.history"
 
     def canary_subject(self, node: str) -> str:
-        """Where a node's canary sings."""
+        """The subject of a node's canary."""
         return f"canary.{self._settings.stream}.{node}"
 
     def _limits(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class Plan:
         }
 
     def wanted_history(self, have: dict[str, Any]) -> dict[str, Any]:
-        """The keys that matter, made from those that there are."""
+        """The relevant keys of the configuration, based on the present ones."""
         s = self._settings
         others = [x for x in have.get("subjects", ()) if not any(covers(mine, x) for mine in SUBJECTS)]
         wanted = self._limits() | {
@@ -164,7 +166,7 @@ class Plan:
         )
 
     def required_history(self, have: dict[str, Any]) -> list[str]:
-        """What keeps notify from working with a stream that somebody else looks after."""
+        """The problems of a stream managed by somebody else that keep notify from working."""
         wrong = [
             f"subjects lack {x}"
             for x in SUBJECTS
@@ -182,7 +184,7 @@ class Plan:
         if have.get("sealed"):
             wrong.append("it is sealed: nothing can be stored")
         if have.get("allow_msg_ttl"):
-            # What expires out of the middle leaves holes that nobody can tell from losses.
+            # Messages that expire in the middle leave holes that cannot be told from losses.
             wrong.append("allow_msg_ttl is on: messages could expire out of their order")
         if have.get("max_msgs_per_subject", -1) > 0:
             wrong.append("max_msgs_per_subject is set: messages would go out of their order")
@@ -201,12 +203,12 @@ class Plan:
 
 
 class Streams(JetStream):
-    """See the module. Methods raise ``Unavailable`` where the server cannot be asked now."""
+    """See the module docstring. Methods raise ``Unavailable`` if the server cannot be asked now."""
 
     def __init__(
         self, settings: JetStreamSettings, connection: Requests, random: Random, version: Callable[[], str]
     ) -> None:
-        """``version`` is that of the server that is connected."""
+        """``version()`` is the version of the connected server."""
         super().__init__(connection, settings.request_timeout, manage=settings.manage_stream)
         self._settings = settings
         self._version = version
@@ -216,7 +218,7 @@ class Streams(JetStream):
         self._next: list[Deferred[StreamState]] = []
 
     async def ensure(self) -> StreamState:
-        """Make, update or check both streams. Raises ``StartError`` where only an operator can help."""
+        """Create, update or check both streams. Raises ``StartError`` if only an operator can help."""
         s = self._settings
         answer = await self.ensure_stream(s.stream, self._wanted_history, self.plan.required_history)
         await self.ensure_stream(s.dead_letter_stream, self.plan.wanted_dead, self.plan.required_dead)
@@ -225,14 +227,14 @@ class Streams(JetStream):
     def _wanted_history(self, have: dict[str, Any]) -> dict[str, Any]:
         wanted = self.plan.wanted_history(have)
         if wanted.get("allow_atomic") and not have.get("allow_atomic"):
-            # Not where it is on already: a server that was put back to such a version is of use all the same.
+            # Not if it is on already: a server that was downgraded to such a version is still usable.
             refuse_batches(self._version())
         return wanted
 
     async def info(self) -> StreamState:
-        """How the history stream is, from its leader, at some time after the call.
+        """The state of the history stream, from its leader, at some time after the call.
 
-        Those who ask while a question is under way share the next one: what that one says may be too old for them.
+        Calls made while a request is in flight share the next request: the answer in flight may be too old for them.
         """
         mine: Deferred[StreamState] = Deferred(lambda _: None)
         self._next.append(mine)
@@ -241,7 +243,7 @@ class Streams(JetStream):
         return await mine
 
     async def mark(self, seq: int) -> Mark:
-        """The message with a number, as the leader has it; nothing is known of one that is not there. Raises ``Unavailable``."""
+        """The message with a number, as the leader has it. If it is missing, only the number is known. Raises ``Unavailable``."""
         try:
             message = await self.message(self.name, {"seq": seq})
         except ApiError as error:
@@ -252,11 +254,11 @@ class Streams(JetStream):
         return Mark(seq, nanoseconds(message.get("time", "")), id)
 
     async def look(self) -> StreamState:
-        """As :meth:`info`, for one who asks alone."""
+        """As :meth:`info`, but not shared with other callers."""
         return self._describe(await self._info())
 
     async def deleted(self) -> list[int]:
-        """The numbers that are missing inside the stream, from its leader. Raises ``Unavailable``."""
+        """The missing numbers inside the stream, from its leader. Raises ``Unavailable``."""
         answer = await self._info({"deleted_details": True})
         return [int(number) for number in answer["state"].get("deleted") or ()]
 
@@ -284,7 +286,7 @@ class Streams(JetStream):
         return answer
 
     def _describe(self, answer: dict[str, Any]) -> StreamState:
-        """The state in an answer to STREAM.INFO, CREATE or UPDATE."""
+        """The state from an answer to STREAM.INFO, CREATE or UPDATE."""
         state, config = answer["state"], answer["config"]
         dest = (config.get("republish") or {}).get("dest", "")
         first, last, kept = state["first_seq"], state["last_seq"], state["messages"]
@@ -315,7 +317,7 @@ def _together(config: dict[str, Any], others: int) -> Together:
 
 
 def refuse_batches(version: str) -> None:
-    """Raise ``StartError`` for a server that has no atomic batches, or whose errors in them could stop the stream."""
+    """Raise ``StartError`` for a server without atomic batches, or one where their errors could stop the stream."""
     if not any(first <= release(version) < end for first, end in _BATCHES):
         raise StartError(
             f"[broker.jetstream] allow_atomic needs NATS 2.12.12, 2.14.3 or newer on every server, and this one is "
@@ -324,7 +326,7 @@ def refuse_batches(version: str) -> None:
 
 
 def keeps_signals(config: dict[str, Any]) -> bool:
-    """Whether a stream stores what is sent to some subject of signals."""
+    """Whether a stream stores messages sent to some subject of signals."""
     return any(meet(one, SIGNALS) for one in config.get("subjects", ()))
 
 
@@ -333,7 +335,7 @@ def _is_well(replica: dict[str, Any]) -> bool:
 
 
 def nanoseconds(text: str) -> int:
-    """A time of NATS's (RFC 3339, UTC, up to nanoseconds) as nanoseconds since 1970; 0 for anything else."""
+    """A time of NATS (RFC 3339, UTC, up to nanoseconds) as nanoseconds since 1970; 0 for anything else."""
     head, _, fraction = text.removesuffix("Z").partition(".")
     try:
         seconds = calendar.timegm(time.strptime(head, "%Y-%m-%dT%H:%M:%S"))

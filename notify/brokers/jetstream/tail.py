@@ -1,11 +1,11 @@
-"""Followed topics: where each one is, what comes next, and what to do when something is missing.
+"""Followed topics: the position of each, the next message, and what to do if something is missing.
 
-A source (:mod:`republish`, :mod:`consumer`) hands over what arrives, at most once and perhaps with holes. Each
-message says which one came before it in its topic; where that is not the one that was delivered last, the topic is mended: what arrives is held back, what is missing is read from the stream, and then it goes on. The
-same happens where a comparison with the stream shows that something has not come at all. Where the stream can
-no longer show that nothing is missing, the topic is lost, and said to be.
+A source (:mod:`republish`, :mod:`consumer`) passes on what arrives, at most once and perhaps with holes. Each message names its
+predecessor in its topic. If that is not the message delivered last, the topic is repaired: messages that arrive are held back, the
+missing ones are read from the stream, and then delivery continues. The same happens if a comparison with the stream shows that a
+message did not arrive. If the stream can no longer prove that nothing is missing, the topic is reported as lost.
 
-No I/O of its own: reads come from a :class:`~notify.brokers.jetstream.reader.Reader`, time from the reactor.
+This module does no I/O itself: reads go through a :class:`~notify.brokers.jetstream.reader.Reader`, time comes from the reactor.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from notify.nats import headers
 from notify.observe.metrics import Metrics
 from notify.topics import Topic
 
-_HELD = 512  # messages held back for one topic; past it they are read from the stream instead
-_HELD_BYTES = 32 * 2**20  # of all topics together
-_BEHIND = 10_000  # messages that a topic may be behind; past it, it is lost
-_MENDING = 32  # topics that are mended at once
-_PAUSE = (0.05, 2.0)  # seconds before a read that failed is tried again: first, most
-_GRACE = 0.25  # seconds that a message which the stream has may still be on its way
+_HELD = 512  # messages held back for one topic; beyond that they are read from the stream
+_HELD_BYTES = 32 * 2**20  # for all topics together
+_BEHIND = 10_000  # messages that a topic may be behind; beyond that it is lost
+_MENDING = 32  # topics that are repaired at once
+_PAUSE = (0.05, 2.0)  # seconds before a failed read is retried: the first, the longest
+_GRACE = 0.25  # seconds that a message which is in the stream may still be in flight
 
 
 class Reads(Protocol):
@@ -59,14 +59,14 @@ class Reads(Protocol):
 
 
 class Source(Protocol):
-    """Where messages come from: told which topics are wanted."""
+    """The source of messages, which is told the topics to follow."""
 
     def add(self, topic: Topic) -> None: ...  # noqa: D102
     def remove(self, topic: Topic) -> None: ...  # noqa: D102
 
 
 class Tail:
-    """See the module. ``suspect`` is called when what arrives makes no sense, as from a stream made anew."""
+    """See the module docstring. ``suspect`` is called when what arrives is inconsistent, as from a recreated stream."""
 
     log = Logger()
 
@@ -92,7 +92,7 @@ class Tail:
         self._working: set[Deferred[Any]] = set()
         self._behind: list[tuple[State, int]] = []
         self._grace: Any = None
-        self._held = 0  # bytes that are held back
+        self._held = 0  # bytes held back
         self._beginning: list[State] = []
         self._paused: list[State] = []
         self.source: Source
@@ -100,15 +100,15 @@ class Tail:
         self.lost: Callable[[Topic], None] = lambda topic: None
         #: by subject
         self.states: dict[bytes, State] = {}
-        #: the highest number in the stream that is known to exist
+        #: the highest number in the stream known to exist
         self.highest = 0
-        #: how far the stream was heard
+        #: how far the stream was received
         self.marks = Marks()
 
     # ------------------------------------------------------------------ follow and unfollow
 
     def follow(self, topic: Topic) -> Deferred[Followed]:
-        """See :meth:`notify.interfaces.IBroker.follow`. Those that come together are looked up together."""
+        """See :meth:`notify.interfaces.IBroker.follow`. Topics followed at the same time share one lookup."""
         state = State(topic)
         state.joining = Deferred(lambda _: self.unfollow(topic))
         self.states[state.subject.encode()] = state
@@ -126,7 +126,7 @@ class Tail:
             self._drop(state)
 
     def position(self, topic: Topic) -> int | None:
-        """The number of a followed topic's newest message as far as it is known; None for others."""
+        """The number of a followed topic's newest message, as far as it is known; None for other topics."""
         state = self.states.get(topic.subject.encode())
         return (
             None
@@ -135,7 +135,7 @@ class Tail:
         )
 
     def accepted(self, topic: Topic, seq: int) -> None:
-        """The stream has taken a message of this node's."""
+        """The stream has stored a message of this node."""
         self.highest = max(self.highest, seq)
         state = self.states.get(topic.subject.encode())
         if state is not None:
@@ -188,23 +188,23 @@ class Tail:
     def arrived(
         self, state: State, seq: int, last: int, data: bytes, block: bytes, stamp: int | None = None
     ) -> None:
-        """A message of a followed topic came. ``last`` is the number of the one before it in the topic.
+        """A message of a followed topic arrived. ``last`` is the number of its predecessor in the topic.
 
-        A source that cannot tell but misses nothing (or else calls :meth:`doubt`) gives -1. ``stamp``: when it was stored,
-        in nanoseconds since 1970; None: the server has written that into ``block``.
+        A source that does not know it but misses nothing (or else calls :meth:`doubt`) passes -1. ``stamp`` is when the message was
+        stored, in nanoseconds since 1970; None: the server has written that into ``block``.
         """
         position = state.seq
         stored = block if stamp is None else stamp
         if (last < position and last >= 0 and seq > state.read) or self.marks.younger(seq, stored):
-            # What came before it is older than what was delivered, or it is itself: deleted, or numbers are used again.
+            # Its predecessor is older than what was delivered, or it is older itself: messages were deleted, or numbers are reused.
             self.marks.keep()
             self._suspect()
         if seq > self.highest:
             self.highest = seq
         self.marks.heard(seq, stored)
         if not state.busy and position < seq <= state.checked:
-            # The stream had nothing there. If it still is the same, the comparison finds this message; or the next one does,
-            # which is not taken for the one behind what was delivered, whatever brings it.
+            # The stream had nothing there. If it is still the same stream, the comparison finds this message. So does the next message:
+            # it is then not taken for the successor of what was delivered, whichever source brings it.
             state.checked = position
             state.doubt = True
             self.marks.keep()
@@ -226,9 +226,9 @@ class Tail:
                     self._mend(state)
 
     def _begin_with(self, state: State) -> None:
-        """A topic's first message came, as it says: others may have come before it, and aged out, unheard.
+        """A message claims to be the topic's first. Others may have come before it and aged out without being received.
 
-        The stream's beginning tells, for all topics that begin in this moment.
+        The stream's first number tells, in one request for all topics that begin at this moment.
         """
         state.busy = True
         self._beginning.append(state)
@@ -248,11 +248,11 @@ class Tail:
                 self._mend(state)
 
     def _follows_on(self, state: State, last: int) -> bool:
-        """Whether a message that is newer than what was delivered is the next one; ``last`` came before it."""
+        """Whether a message that is newer than what was delivered is the next one; ``last`` is its predecessor."""
         return last == state.seq or (last < 0 and not state.doubt)
 
     def _release(self, state: State) -> None:
-        """Hold nothing of a topic any more."""
+        """Drop what is held back for a topic."""
         self._held -= sum(one.size for one in state.held)
         state.held = []
 
@@ -271,12 +271,12 @@ class Tail:
             position = Position(self._reader.epoch, seq)
             self.deliver(Message(state.topic, position, event, received, trace, len(data)))
 
-    # ------------------------------------------------------------------ mending
+    # ------------------------------------------------------------------ repairing
 
     def _settle(self, state: State, begun: bool = False) -> None:
-        """Let go what was held back as far as it follows on; mend the topic where that is not enough.
+        """Deliver the messages held back as far as they are consecutive, and repair the topic if that is not enough.
 
-        ``begun``: nothing came, unheard, before a message that says to be the topic's first.
+        ``begun``: it is known that nothing came before a message that claims to be the topic's first.
         """
         first = next((one for one in state.held if one.seq > state.seq), None)
         if first is not None and first.last == 0 == state.seq and not begun:
@@ -292,7 +292,7 @@ class Tail:
             state.busy = False
 
     def _let_go(self, state: State) -> None:
-        """Deliver what was held back, up to the first that does not follow on."""
+        """Deliver the messages held back, up to the first that is not consecutive."""
         held = state.held
         self._release(state)
         follows = False
@@ -300,7 +300,7 @@ class Tail:
             if not self._current(state):
                 return
             if one.seq > state.seq:
-                # A source that cannot tell: what came behind another was held back behind it, too.
+                # If the source does not know predecessors: messages were held back in the order in which they came.
                 if one.last != state.seq and (one.last >= 0 or state.doubt or not follows):
                     state.held = held[index:] + state.held
                     self._held += sum(one.size for one in held[index:])
@@ -326,7 +326,7 @@ class Tail:
             self._places.release()
 
     def _work(self, coroutine: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Run a coroutine that :meth:`stop` ends."""
+        """Run a coroutine that :meth:`stop` cancels."""
         work = Deferred.fromCoroutine(coroutine)
         self._working.add(work)
 
@@ -374,7 +374,7 @@ class Tail:
                 self._release(state)
                 state.busy = False
                 return
-            # One page and no more a turn: those who receive it need theirs.
+            # At most one page per turn of the reactor: the recipients need their turns.
             await deferLater(self._reactor, 0, lambda: None)
 
     def _lose(self, state: State) -> None:
@@ -385,10 +385,10 @@ class Tail:
     # ------------------------------------------------------------------ comparing with the stream
 
     async def check(self, grace: float = _GRACE, cut: bool = False) -> None:
-        """Compare every followed topic with the stream, and mend those that are behind. Raises ``Unavailable``.
+        """Compare every followed topic with the stream, and repair those that are behind. Raises ``Unavailable``.
 
-        ``grace``: seconds that messages which the stream has may still be on their way. ``cut``: nothing was heard for a
-        while, so that a number which is missing from then may be of any topic.
+        ``grace``: seconds for which messages that are in the stream may still be in flight. ``cut``: nothing was received for
+        a while, so a hole from that time may belong to any topic.
         """
         states = [state for state in self.states.values() if state.joining is None]
         for start in range(0, len(states), LOOKUP):
@@ -396,7 +396,7 @@ class Tail:
             since = min(state.checked for state in chunk) + 1
             newest = await self._reader.newest([s.subject for s in chunk], since, self.highest)
             self.marks.heard(*newest.seen)
-            # Only now: what came and went since the last comparison is in neither.
+            # Read only now: messages that came and went since the last comparison appear in neither answer.
             first = await self._reader.first()
             behind = []
             for state in chunk:
@@ -429,7 +429,7 @@ class Tail:
                     self._mend(state)
 
     def forget_all(self) -> list[Topic]:
-        """The history is another one: no topic is followed any more. Gives those that were, to be told of it."""
+        """The stream holds another history: stop following all topics, and return them so that their followers can be told."""
         self._paused = []
         self.highest, self.marks = 0, Marks()
         gone = []
@@ -444,10 +444,10 @@ class Tail:
         return gone
 
     def online(self, online: bool) -> None:
-        """Whether reads can be expected to work."""
+        """Set whether reads can be expected to work."""
         self._online = online
         if not online:
-            # What comes before the stream is known again may be of another history: it waits.
+            # What arrives before the stream is known again may belong to another history: hold it back.
             for state in self.states.values():
                 if not state.busy:
                     state.busy = True
@@ -462,7 +462,7 @@ class Tail:
                 one.callback(None)
 
     def stop(self) -> None:
-        """Follow nothing any more, and say nothing."""
+        """Follow nothing any more, and report nothing."""
         self.deliver, self.lost = (lambda message: None), (lambda topic: None)
         self.forget_all()
         for work in list(self._working):
@@ -472,7 +472,7 @@ class Tail:
 
     @property
     def busy(self) -> int:
-        """How many topics are being looked up or mended."""
+        """The number of topics being looked up or repaired."""
         return sum(1 for state in self.states.values() if state.busy)
 
     def _wait(self) -> Deferred[None]:

@@ -1,4 +1,4 @@
-"""The modules of the client's state machine. None of them knows the machine, a socket, a clock or its neighbours.
+"""The modules of the client's state machine. None of them knows the machine, a socket, a clock or the other modules.
 
-What they ask for they hand to ``do``, which appends to the machine's actions. ``now`` is the machine's.
+They request actions by calling ``do``, which appends to the machine's actions. ``now`` is the machine's time.
 """

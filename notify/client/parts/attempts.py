@@ -1,4 +1,4 @@
-"""Whether the client comes back after a connection, and when: docs/client.md, rules 1 to 5."""
+"""Whether and when the client reconnects: docs/client.md, rules 1 to 5."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import msgspec
 from notify.client.actions import Settings
 from notify.client.parts.backoff import Backoff
 
-#: close codes of the server that the client does something about (docs/protocol.md)
+#: the server's close codes that the client treats specially (docs/protocol.md)
 TOKEN_EXPIRED, AUTH_FAILED, AUTH_TIMEOUT = 4002, 4500, 4501
-#: authentication time-outs in a row after which the client ends
+#: the client ends after this many authentication timeouts in a row
 MAX_AUTH_TIMEOUTS = 3
 
 
 class Attempts:
-    """The tries to have a connection since the last stable one."""
+    """The attempts to connect since the last stable connection."""
 
     def __init__(self, settings: Settings, random: Callable[[], float]) -> None:
-        #: the server has named the time of the next try
+        #: the server has set the time of the next attempt
         self.advised = False
         self._settings = settings
         self._backoff = Backoff(settings, random)
@@ -28,23 +28,23 @@ class Attempts:
         self._auth_timeouts = 0
 
     def start(self) -> None:
-        """Begin anew."""
+        """Start over."""
         self._backoff.reset()
         self._connected_at, self._auth_timeouts = None, 0
 
     def connected(self, now: float) -> None:
-        """A try has succeeded."""
+        """An attempt succeeded."""
         self._connected_at, self._auth_timeouts = now, 0
 
     def final(self, code: int) -> bool:
-        """Whether the server's close with this code ends the client. ``AUTH_FAILED`` is the caller's to judge."""
+        """Whether this close code of the server ends the client. The caller decides about ``AUTH_FAILED``."""
         if code == AUTH_TIMEOUT:
             self._auth_timeouts += 1
             return self._auth_timeouts >= MAX_AUTH_TIMEOUTS
         return 4500 <= code <= 4999
 
     def next(self, now: float, advice: float | None) -> float:
-        """The seconds to wait before the next try, which is counted; ``advice`` is the server's."""
+        """Count an attempt and return the seconds to wait before it. ``advice`` is the server's, in seconds, if it gave any."""
         if self._connected_at is not None and now - self._connected_at >= self._settings.stable_after:
             self._backoff.reset()
         self._connected_at = None
@@ -56,8 +56,8 @@ class Attempts:
 
 
 def advice(reason: str) -> tuple[float | None, bool]:
-    """A close reason's advice, ``{"retry_after_ms": N, "elsewhere": true}``: seconds, None where it names none; and whether
-    to come back by another ``client_id``.
+    """Parse a close reason ``{"retry_after_ms": N, "elsewhere": true}``. Returns the seconds to wait, or None if it has none,
+    and whether to reconnect with another ``client_id``.
     """
     try:
         said = msgspec.json.decode(reason)

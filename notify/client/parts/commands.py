@@ -1,4 +1,4 @@
-"""What a program asks the server and waits for: docs/client.md, rule 22."""
+"""Commands that the application sends and waits for: docs/client.md, rule 22."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from notify.client.parts.requests import HISTORY, Refusal, Request, Requests, po
 
 
 class Command(Struct):
-    """A presence, history or ping that someone waits for."""
+    """A presence, history or ping command that a caller waits for."""
 
     frame: Frame
     deadline: float
@@ -19,14 +19,14 @@ class Command(Struct):
 
 
 class Commands:
-    """The commands in hand. They outlive connections: one without an answer is sent again on the next."""
+    """The pending commands. They outlive connections: an unanswered command is sent again on the next connection."""
 
     def __init__(self, settings: Settings, requests: Requests, do: Callable[[Action], None]) -> None:
         self._settings, self._requests, self._do = settings, requests, do
         self._waiting: dict[int, Command] = {}
 
     def add(self, n: int, frame: Frame, now: float) -> None:
-        """Ask now, or once connected; ``Done`` or ``Failed`` with this ``n`` is the end of it."""
+        """Send a command now or once connected. It ends with ``Done`` or ``Failed`` with this ``n``."""
         if len(self._waiting) >= self._settings.max_commands:
             self._do(Failed(n, "busy"))
             return
@@ -35,12 +35,12 @@ class Commands:
             self._send(n, now)
 
     def connected(self, now: float) -> None:
-        """A connection stands."""
+        """The connection is authenticated."""
         for n in list(self._waiting):
             self._send(n, now)
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
-        """The server's answer; nobody waits for it any more where it came too late."""
+        """The server answered. An answer that came too late is ignored."""
         command = self._waiting.pop(request.key, None)
         if command is None:
             return
@@ -57,22 +57,22 @@ class Commands:
         self._do(Done(request.key, took, None, page, frame.get("more") is True, start, end))
 
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
-        """The server's refusal."""
+        """The server refused the command."""
         if self._waiting.pop(request.key, None) is not None:
             self._do(Failed(request.key, refusal.code, refusal.message))
 
     def due(self) -> float | None:
-        """When the first takes too long."""
+        """When the first command times out."""
         return min((command.deadline for command in self._waiting.values()), default=None)
 
     def tick(self, now: float) -> None:
-        """Fail what has taken too long."""
+        """Fail the commands that have timed out."""
         for n in [n for n, command in self._waiting.items() if command.deadline <= now]:
             del self._waiting[n]
             self._do(Failed(n, "timeout"))
 
     def close(self) -> None:
-        """Fail them all."""
+        """Fail all commands."""
         waiting, self._waiting = self._waiting, {}
         for n in waiting:
             self._do(Failed(n, "closed"))

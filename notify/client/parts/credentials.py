@@ -1,4 +1,4 @@
-"""The token in use and the one that is to replace it: docs/client.md, rules 18 to 21."""
+"""The token in use and its replacement: docs/client.md, rules 18 to 21."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from notify.client.parts.requests import Refusal, Request, Requests
 
 
 class Credentials:
-    """The token in use, the one that is to replace it, and when that has to happen. Times as in the machine."""
+    """The token in use, the token that is to replace it, and the time of the replacement. Times are the machine's."""
 
     def __init__(
         self,
@@ -21,42 +21,42 @@ class Credentials:
         do: Callable[[Action], None],
     ) -> None:
         self.value: str | None = None
-        #: the number of the last fetch, and by when it has to be done; None: none is under way
+        #: the number of the last fetch, and its deadline; None: no fetch is in flight
         self.fetch_number = 0
         self.fetch_due: float | None = None
-        #: when to fetch the next one
+        #: when to fetch the next token
         self.refresh_at: float | None = None
         self._settings, self._random, self._unix = settings, random, unix
         self._requests, self._do = requests, do
         self._backoff = Backoff(settings, random)
-        self._accepted = False  # a server took this token once
+        self._accepted = False  # a server has accepted this token
         self._obtained = 0.0
         self._expires: float | None = None
         self._lifetime: float | None = None
         self._offered: tuple[str, float, float | None] | None = None
-        self._renewing: dict[int, float] = {}  # who waits for a new token to be in force, since when
-        self._stale = False  # the one that is on its way was fetched before that
+        self._renewing: dict[int, float] = {}  # commands that wait for a new token, and since when
+        self._stale = False  # the token in flight was fetched before the last of them
 
     @property
     def aged(self) -> bool:
-        """Whether a refusal can be for its age: a server took it once, and it is not its successor that is refused."""
+        """Whether a refusal may be due to the token's age: a server accepted it before, and the refused token is not its replacement."""
         return self._accepted and self._offered is None
 
     def usable(self, now: float) -> bool:
-        """Whether to try with the token at hand."""
+        """Whether the token at hand is worth trying."""
         return self.value is not None and (self._expires is None or now < self._expires)
 
     # --- fetching -------------------------------------------------------------------------------------------
 
     def fetch(self, now: float) -> None:
-        """Ask the program for a token."""
+        """Ask the application for a token."""
         self.fetch_number += 1
         self.fetch_due = now + self._settings.token_timeout
         self.refresh_at = None
         self._do(FetchToken(self.fetch_number))
 
     def fetched(self, n: int) -> bool:
-        """The program's answer to a fetch has come, in time and for the first time; else false: ignore it."""
+        """The application answered a fetch. Returns whether the answer is in time and the first one; if not, ignore it."""
         if n != self.fetch_number or self.fetch_due is None:
             return False
         self.fetch_due = None
@@ -65,16 +65,16 @@ class Credentials:
     # --- using ----------------------------------------------------------------------------------------------
 
     def adopt(self, value: str, now: float, expires_at: float | None) -> None:
-        """Use this token; ``expires_at`` is Unix time, where it is known."""
+        """Use this token. ``expires_at`` is its expiry in Unix seconds, if known."""
         self.value, self._obtained, self._accepted = value, now, False
         self._expires = None if expires_at is None else now + expires_at - self._unix()
 
     def drop(self) -> None:
-        """Use it no more."""
+        """Stop using the token."""
         self.value = None
 
     def confirmed(self, now: float, expires_at: float | None) -> None:
-        """The server took it."""
+        """The server accepted the token."""
         self._accepted = True
         self._backoff.reset()
         self._schedule(now, expires_at)
@@ -87,20 +87,20 @@ class Credentials:
             self._do(Done(n, now - since))
 
     def disconnected(self) -> None:
-        """Nothing is fetched or replaced without a connection."""
+        """Without a connection no token is fetched or replaced."""
         self._offered = self.refresh_at = self.fetch_due = None
         self._stale = False
         if self._renewing:
             self.drop()
 
     def close(self) -> None:
-        """It is over: fail those who wait for a new token."""
+        """The client has ended: fail the commands that wait for a new token."""
         self._fail("closed", "")
 
     # --- replacing ------------------------------------------------------------------------------------------
 
     def renew(self, n: int, now: float, state: str) -> None:
-        """The program wants a token that is fetched from now on; ``Done`` or ``Failed`` with this ``n`` is the end of it."""
+        """The application wants a token fetched from now on. The command ends with ``Done`` or ``Failed`` with this ``n``."""
         self._renewing[n] = now
         if self.fetch_due is not None or (state == "connected" and self._offered is None):
             self.fetch(now)
@@ -110,14 +110,14 @@ class Credentials:
             self._stale = True
 
     def offer(self, value: str, now: float, expires_at: float | None) -> None:
-        """Ask the server to take this one instead."""
+        """Ask the server to accept this token in place of the current one."""
         self._offered = value, now, expires_at
         self._requests.ask(self, 0, {"type": "refresh", "token": value}, now)
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
-        """The server took the one that was offered.
+        """The server accepted the offered token.
 
-        Where nobody says when it expires, it is taken to live as long as the one before it.
+        If nobody says when it expires, it is assumed to live as long as the token before it.
         """
         if self._offered is not None:
             value, obtained, known = self._offered
@@ -129,12 +129,12 @@ class Credentials:
             self.confirmed(now, expires_at if expires_at is not None else known)
 
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
-        """The server did not take it."""
+        """The server refused the offered token."""
         self._do(ErrorReceived(refusal.code, refusal.message))
         self.not_replaced(now, refusal.code, refusal.message)
 
     def not_replaced(self, now: float, code: str, message: str) -> None:
-        """Try again later."""
+        """The replacement failed: try again later."""
         self._offered, self.refresh_at = None, now + self._backoff.next()
         self._fail(code, message)
 
@@ -144,9 +144,9 @@ class Credentials:
             self._do(Failed(n, code, message))
 
     def _schedule(self, now: float, expires_at: float | None) -> None:
-        """Replace it early enough, and not all clients at once.
+        """Schedule the next replacement early enough, and spread over time so that not all clients replace their tokens at once.
 
-        Where it has expired by our clock though the server took it, our clock is wrong: then 4002 will tell.
+        If the server accepted a token that is expired by the client's clock, that clock is wrong. Then wait for the server's close code 4002.
         """
         if expires_at is not None:
             self._expires = now + expires_at - self._unix()

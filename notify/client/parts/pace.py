@@ -1,4 +1,4 @@
-"""How fast a client may send: docs/client.md, rule 16."""
+"""The client's own rate limit: docs/client.md, rule 16."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from notify.client.actions import Settings
 
 
 class Pace:
-    """A bucket of frames that fills at the settings' rate up to their burst."""
+    """A token bucket for frames: ``rate`` of the settings refills it, up to ``burst``."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._allowance, self._at = 0.0, 0.0
 
     def start(self, now: float) -> None:
-        """A new connection has a full bucket."""
+        """A new connection starts with a full bucket."""
         self._allowance, self._at = float(self._settings.burst), now
 
     def spend(self, now: float) -> None:
-        """A frame is sent, whether allowed or not."""
+        """Count a frame that is sent, whether allowed or not."""
         self._earn(now)
         self._allowance -= 1
 
     def allows(self, now: float) -> bool:
-        """Whether a frame that can wait may be sent."""
+        """Whether a frame that can wait may be sent now."""
         self._earn(now)
         return self._allowance >= 0.999
 
     def next(self) -> float:
-        """When one will be."""
+        """When the next frame may be sent."""
         return self._at + max(0.0, 1 - self._allowance) / self._settings.rate
 
     def _earn(self, now: float) -> None:

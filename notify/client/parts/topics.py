@@ -1,4 +1,4 @@
-"""What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17, 27 to 30."""
+"""The topics that a client is subscribed to, and its position in each: docs/client.md, rules 8 to 17, 27 to 30."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from notify.client.parts.backoff import Backoff
 from notify.client.parts.requests import HISTORY, SIGNALS, Refusal, Request, Requests, positioned
 
 NOWHERE = {"epoch": "", "seq": 0}
-#: what a chat consists of
+#: the kinds of message in a chat
 KINDS = ("chat_message", "chat_event")
 
 
 class Topic(Struct):
-    """What is kept of one chat, or of the notifications (``chat`` None)."""
+    """The state of one chat, or of the notifications (``chat`` None)."""
 
     chat: Id | None
     backoff: Backoff
@@ -38,21 +38,21 @@ class Topic(Struct):
     watch: bool = False
     live: bool = False
     paused: bool = False
-    #: something was thrown away while paused
+    #: messages were discarded while paused
     behind: bool = False
     #: a message was handed over since the last gap
     progress: bool = True
-    #: the id of the frame that asks for it, ``subscribe`` or ``history``, and is not answered yet
+    #: the id of the unanswered ``subscribe`` or ``history`` frame for this topic
     request: int | None = None
-    #: it is behind, and catches up by pages of history before it is subscribed to
+    #: the topic is behind, and catches up by pages of history before it is subscribed to
     paging: bool = False
-    #: history was asked for what lies after this position
+    #: history was asked for the messages after this position
     asked: bool = False
-    #: the ``seq`` in the answer that made it live: up to there nothing is missing once what was replayed has come
+    #: the ``seq`` in the answer that made it live: once the replay is received, nothing up to there is missing
     answered: int = 0
 
     def judge(self, frame: Frame) -> Literal["next", "duplicate", "gap"]:
-        """What a message is, seen from the position."""
+        """How a message follows the current position."""
         if self.position is None or frame["epoch"] != self.position.epoch:
             return "gap"
         if frame["seq"] <= self.position.seq:
@@ -63,17 +63,17 @@ class Topic(Struct):
         return "gap" if frame["prev"] > known else "next"
 
     def advance(self, frame: Frame) -> None:
-        """A message is handed over."""
+        """A message was handed over."""
         self.position, self.progress = Position(frame["epoch"], frame["seq"]), True
         self.asked = False
         self.backoff.reset()
 
 
 class Topics:
-    """The chats that are wanted, and the notifications, which always are. They outlive connections.
+    """The subscribed chats, and the notifications, which are always subscribed to. They outlive connections.
 
-    Chats are subscribed to one by one; notifications come with the connection. So where these have a gap, only a
-    new connection helps, and the methods that find one say so.
+    Chats are subscribed to one by one, but notifications come with the connection. Only a new connection can therefore fill a
+    gap in the notifications, and the methods that find such a gap say so.
     """
 
     def __init__(
@@ -86,37 +86,37 @@ class Topics:
         self._settings, self._random, self._requests, self._do = settings, random, requests, do
         self.notifications = Topic(None, Backoff(settings, random))
         self.chats: dict[Id, Topic] = {}
-        # of the present connection
+        # of the current connection
         self._queue: dict[Id, None] = {}  # chats to subscribe to, in order
-        self._retries: dict[Id, float] = {}  # and when to queue those again that were refused for now
+        self._retries: dict[Id, float] = {}  # when to queue the chats again that were refused for now
         self._unanswered = 0
 
     def get(self, chat: Id | None) -> Topic | None:
-        """A chat's, or None: it is not wanted."""
+        """The topic of a chat, or None if it is not subscribed to."""
         return self.notifications if chat is None else self.chats.get(chat)
 
     def values(self) -> Iterator[Topic]:
-        """The notifications, and all chats."""
+        """The notifications and all chats."""
         yield self.notifications
         yield from self.chats.values()
 
-    # --- what the program does ------------------------------------------------------------------------------
+    # --- what the application does --------------------------------------------------------------------------
 
     def subscribe(self, chat: Id, now: float, since: Position | None, watch: bool) -> None:
-        """Want this chat's messages, from now on or those after ``since``. No effect where it is wanted already."""
+        """Subscribe to this chat from now on, or from after ``since``. Has no effect if the chat is already subscribed to."""
         if chat not in self.chats:
             self.chats[chat] = Topic(chat, Backoff(self._settings, self._random), since, watch)
             self._do(SubscriptionChanged(chat, "subscribing"))
             self._want(chat, now)
 
     def unsubscribe(self, chat: Id, now: float) -> None:
-        """Want it no more."""
+        """Unsubscribe from this chat."""
         topic = self.chats.pop(chat, None)
         if topic is not None:
             self._withdraw(topic, chat, now)
 
     def pause(self, chat: Id | None, now: float) -> None:
-        """Take no more of a topic until it is resumed."""
+        """Deliver no more of a topic until it is resumed."""
         topic = self.get(chat)
         if topic is not None and not topic.paused:
             topic.paused = True
@@ -125,7 +125,7 @@ class Topics:
             self._do(SubscriptionChanged(chat, "paused"))
 
     def resume(self, chat: Id | None, now: float) -> bool:
-        """Go on from the last message that was handed over. Whether that takes a new connection."""
+        """Continue after the last message that was handed over. Returns whether that requires a new connection."""
         topic = self.get(chat)
         if topic is None or not topic.paused:
             return False
@@ -140,7 +140,7 @@ class Topics:
         return topic.live and topic.behind
 
     def signal(self, chat: Id, kind: str, data: Any, now: float) -> bool:
-        """Signal something to a chat's members. Whether it is on its way: where it cannot be now, it is lost."""
+        """Send a signal to a chat's members. Returns whether it was sent; if not, it is lost."""
         topic = self.chats.get(chat)
         if topic is None or not topic.live or SIGNALS not in self._requests.features:
             return False
@@ -149,25 +149,25 @@ class Topics:
         self._requests.send({"type": "signal", "chat_id": chat, "kind": kind, "data": data}, now)
         return True
 
-    # --- what happens ---------------------------------------------------------------------------------------
+    # --- what happens to the client -------------------------------------------------------------------------
 
     def since(self) -> Frame:
-        """Where the notifications go on from, for ``auth``: without a place yet, one that asks for it."""
+        """The position from which to resume the notifications, for ``auth``. Without one, a position that asks the server for one."""
         position = self.notifications.position
         return NOWHERE if position is None else msgspec.to_builtins(position)
 
     def authenticated(self, frame: Frame, now: float) -> None:
-        """The server has said where the notifications go on from, unless it keeps none."""
+        """The server has said from where the notifications continue, unless it does not store them."""
         if "epoch" in frame:
             self._settle(self.notifications, frame, now)
 
     def connected(self, now: float) -> None:
-        """A connection takes subscriptions."""
+        """The connection accepts subscriptions."""
         for chat in self.chats:
             self._want(chat, now)
 
     def disconnected(self) -> None:
-        """It is gone."""
+        """The connection is lost."""
         self._queue.clear()
         self._retries.clear()
         self._unanswered = 0
@@ -176,7 +176,7 @@ class Topics:
             topic.backoff.reset()
 
     def message(self, chat: Id | None, frame: Frame, now: float) -> bool:
-        """A message came, with its position. Whether it takes a new connection to have what lies before it."""
+        """A message arrived with its position. Returns whether a new connection is needed to get the messages missing before it."""
         topic = self.get(chat)
         if topic is None or not topic.live or topic.position is None:
             return False
@@ -196,12 +196,12 @@ class Topics:
         return False
 
     def presence(self, chat: Any, users: list[Frame]) -> None:
-        """Somebody came to a chat or left it."""
+        """A user entered or left a chat."""
         if isinstance(chat, int | str) and chat in self.chats:
             self._do(PresenceChanged(chat, users))
 
     def signalled(self, chat: Any, frame: Frame) -> None:
-        """A member of a chat signals something."""
+        """A member of a chat sent a signal."""
         user, kind = frame.get("user_id"), frame.get("kind")
         if (
             isinstance(chat, int | str)
@@ -212,7 +212,7 @@ class Topics:
             self._do(Signalled(chat, user, kind, frame.get("data")))
 
     def answered(self, request: Request, frame: Frame, now: float) -> None:
-        """The server has subscribed to a chat, or has sent a page of it."""
+        """The server has subscribed the client to a chat, or has sent a page of it."""
         self._unanswered -= 1
         topic = self.chats.get(request.key)
         if topic is not None and topic.request == request.id:
@@ -223,13 +223,13 @@ class Topics:
         self._pump(now)
 
     def refused(self, request: Request, refusal: Refusal, now: float) -> None:
-        """The server has not, now or for good."""
+        """The server refused, temporarily or for good."""
         self._unanswered -= 1
         topic = self.chats.get(request.key)
         if topic is not None and topic.request == request.id:
             topic.request = None
             if topic.paging and (refusal.code == "history_unavailable" or not refusal.again):
-                topic.paging = False  # the answer to a subscribe says what is lost, or that it may not be had
+                topic.paging = False  # subscribe instead: the answer says what is lost or forbidden
                 self._want(request.key, now)
             elif refusal.again:
                 delay = self._retry(topic, request.key, now)
@@ -240,12 +240,12 @@ class Topics:
         self._pump(now)
 
     def withdrawn(self, chat: Any, refusal: Refusal, now: float) -> bool:
-        """An error came that nobody asked for. Whether it ends a subscription, to the chat that it names."""
+        """An unsolicited error arrived. Returns whether it ends the subscription to the chat that it names."""
         topic = self.chats.get(chat) if isinstance(chat, int | str) else None
         if topic is None:
             return False
         if refusal.again:
-            if topic.live:  # else it is not subscribed, or is about to be again
+            if topic.live:  # otherwise it is not subscribed, or is about to be again
                 topic.live = False
                 self._refuse("waiting", chat, refusal, self._retry(topic, chat, now))
             return True
@@ -263,7 +263,7 @@ class Topics:
         return min(due, default=None)
 
     def tick(self, now: float) -> None:
-        """Subscribe to what has waited long enough."""
+        """Queue the subscriptions whose retry is due."""
         for chat in [chat for chat, at in self._retries.items() if at <= now]:
             del self._retries[chat]
             self._want(chat, now)
@@ -285,7 +285,7 @@ class Topics:
         topic.live, topic.request = False, None
 
     def _pump(self, now: float) -> None:
-        """Subscribe to what is wanted, as far as the window and the server's rate limit allow."""
+        """Subscribe to the queued chats, as far as the window and the server's rate limit allow."""
         while self._queue and self._unanswered < self._settings.window and self._requests.pace.allows(now):
             chat = next(iter(self._queue))
             del self._queue[chat]
@@ -294,7 +294,7 @@ class Topics:
             topic.live, topic.request = False, self._requests.ask(self, chat, self._frame(topic), now)
 
     def _frame(self, topic: Topic) -> Frame:
-        """What asks for a chat: its next page, or the subscription."""
+        """The request for a chat: for its next page, or for the subscription."""
         position = None if topic.position is None else msgspec.to_builtins(topic.position)
         topic.paging = topic.paging and position is not None and HISTORY in self._requests.features
         if topic.paging:
@@ -308,13 +308,13 @@ class Topics:
         return frame
 
     def _settle(self, topic: Topic, answer: Frame, now: float) -> None:
-        """The server has answered from where a topic goes on."""
+        """The server has said from where a topic continues."""
         newest = Position(answer["epoch"], answer["seq"])
         if topic.position is None:
             topic.position = newest
         elif not answer.get("recovered"):
             if topic.chat is not None and self._further(topic, newest):
-                # Too much for one resumption. Until it has caught up, what comes would be thrown away.
+                # Too much for one resume. Unsubscribe, as messages that arrive before it has caught up would be discarded.
                 self._requests.send({"type": "unsubscribe", "chat_id": topic.chat}, now)
                 topic.request, topic.paging, topic.answered = None, True, 0
                 self._want(topic.chat, now)
@@ -327,7 +327,7 @@ class Topics:
             self._do(SubscriptionChanged(topic.chat, "live", topic.position))
 
     def _further(self, topic: Topic, newest: Position) -> bool:
-        """Whether history may have what a resumption did not bring."""
+        """Whether history may have messages that the resume could not replay."""
         position = topic.position
         return (
             position is not None
@@ -338,7 +338,7 @@ class Topics:
         )
 
     def _turn(self, topic: Topic, chat: Id, answer: Frame, now: float) -> None:
-        """A page has come. The next one is for the reader to ask for, by ``resume``; behind the last one it is live."""
+        """A page arrived. The reader asks for the next one with ``resume``; after the last page the chat goes live."""
         topic.request = None
         messages = answer.get("messages")
         handed, whole = 0, answer.get("type") == "history" and isinstance(messages, list)
@@ -367,13 +367,13 @@ class Topics:
             and isinstance(end, int)
             and end > topic.position.seq
         ):
-            topic.position = Position(topic.position.epoch, end)  # up to there nothing is for this client
+            topic.position = Position(topic.position.epoch, end)  # nothing up to there is for this client
         else:
             topic.paging = False
         self._want(chat, now)
 
     def _fill(self, topic: Topic, chat: Id, now: float) -> None:
-        """Ask again from the last position. What comes meanwhile is ignored: the answer includes it."""
+        """Ask again from the last position. Messages that arrive meanwhile are ignored, because the answer includes them."""
         if topic.progress:
             topic.progress = False
             self._want(chat, now)

@@ -1,4 +1,4 @@
-"""What every implementation of an interface must do, as test suites to subclass together with a ``TestCase``."""
+"""The contract of each interface, as test suites that every implementation subclasses together with a ``TestCase``."""
 
 from notify.testing.contracts.atomic import AtomicContract
 from notify.testing.contracts.authenticator import AuthenticatorContract

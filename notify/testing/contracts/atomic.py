@@ -1,4 +1,4 @@
-"""What every broker must do that stores several messages as one (:class:`notify.interfaces.IAtomic`)."""
+"""The contract of a broker that can store several messages atomically (:class:`notify.interfaces.IAtomic`)."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ else:
     Suite = object
 
 
-#: bytes, more than any replay here has
+#: a size limit in bytes that no replay here reaches
 SIZE = 2**20
 
 
 def drafts(topic: Topic, numbers: Sequence[int], key: str = "") -> list[Draft]:
-    """Chat messages with these ids, each under a key that begins so; without one under none."""
+    """Chat messages with these ids, each under a key with this prefix, or without a key if it is empty."""
     return [Draft(topic, chat_payload(topic, n), f"{key}{n}" if key else None) for n in numbers]
 
 
 class AtomicContract(IntegerIds, Suite):
-    """Subclass with a ``TestCase``; say how a broker is made."""
+    """Subclass this together with a ``TestCase``, and say how to create a broker."""
 
     async def make_broker(self) -> IBroker:
-        """A new broker, not started, with an empty history; clean up with ``addCleanup``."""
+        """Return a new broker that is not started and has an empty history. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def prepare(self, broker: IBroker) -> None:
-        """Do what a broker that runs needs to store several messages as one."""
+        """Do what a running broker needs before it can store several messages atomically."""
 
     async def started(self) -> tuple[IBroker, IAtomic, Recorder]:
-        """A broker that runs, what it provides besides, and what it delivers to."""
+        """A running broker, the same as an ``IAtomic``, and the recorder of what it delivers."""
         broker, recorder = await self.make_broker(), Recorder()
         await broker.start(recorder.deliver, recorder.lost)
         self.addCleanup(broker.stop)
@@ -50,7 +50,7 @@ class AtomicContract(IntegerIds, Suite):
         return broker, atomic_of(broker), recorder
 
     async def ids(self, broker: IBroker, topic: Topic) -> list[object]:
-        """The ids of a chat's messages, as they are kept."""
+        """The ids of a chat's stored messages."""
         replayed = await broker.replay(topic, None, 2000, SIZE)
         return [message.event.message_id for message in replayed.messages]
 
@@ -96,7 +96,7 @@ class AtomicContract(IntegerIds, Suite):
         error = await self.assertFailure(refused, AtFault)
         self.assertEqual(error.index, 2)
         self.assertIsInstance(error.reason, Poison)
-        # Nor is its key taken.
+        # Its key is not used up either.
         await atomic.publish_all(drafts(topic, [1], "k"))
         await recorder.wait(1)
         self.assertEqual((await self.ids(broker, topic), await self.ids(broker, other)), ([1], []))

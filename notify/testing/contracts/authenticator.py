@@ -1,4 +1,4 @@
-"""What every authenticator must do (:class:`notify.interfaces.IAuthenticator`)."""
+"""The contract of every authenticator (:class:`notify.interfaces.IAuthenticator`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
     Suite = object
 
-#: users and workspaces, of every form that an id may have
+#: users and workspaces with every form of id
 IDS: tuple[tuple[Id, Id], ...] = (
     (1, 2),
     (0, 0),
@@ -30,7 +30,7 @@ IDS: tuple[tuple[Id, Id], ...] = (
 
 PEER = Peer("192.0.2.7", "https://chat.example")
 
-#: what any client may send as its token
+#: invalid tokens that any client may send
 NONSENSE = (
     "",
     " ",
@@ -48,25 +48,25 @@ NONSENSE = (
 
 
 class AuthenticatorContract(Suite):
-    """Subclass with a ``TestCase``; say how an authenticator and its tokens are made."""
+    """Subclass this together with a ``TestCase``, and say how to create an authenticator and its tokens."""
 
     async def make_authenticator(self) -> IAuthenticator:
-        """A new authenticator, not started; clean up with ``addCleanup``."""
+        """Return a new authenticator that is not started. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def make_token(self, user_id: Id, workspace_id: Id) -> str:
-        """A token that it accepts now for this user. Each call may give another one."""
+        """Return a token that the authenticator accepts now for this user. Each call may return another one."""
         raise NotImplementedError
 
     async def started(self) -> IAuthenticator:
-        """An authenticator that runs."""
+        """A running authenticator."""
         authenticator = await self.make_authenticator()
         await authenticator.start()
         self.addCleanup(authenticator.stop)
         return authenticator
 
     async def refused(self, authenticator: Any, token: str) -> str:
-        """Why it refuses the token."""
+        """The reason for which it refuses the token."""
         with self.assertRaises(Unauthorized) as refusal:
             await authenticator.authenticate(token, PEER)
         return str(refusal.exception)

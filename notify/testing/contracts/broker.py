@@ -1,4 +1,4 @@
-"""What every broker must do (:class:`notify.interfaces.IBroker`)."""
+"""The contract of every broker (:class:`notify.interfaces.IBroker`)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ else:
     Suite = object
 
 
-#: bytes, more than any replay here has
+#: a size limit in bytes that no replay here reaches
 SIZE = 2**20
 
 
 class BrokerContract(PagesContract, Suite):
-    """Subclass with a ``TestCase``; say how a broker is made and how its history is thrown away."""
+    """Subclass this together with a ``TestCase``, and say how to create a broker and how to discard its history."""
 
     async def make_broker(self) -> IBroker:
-        """A new broker, not started, with an empty history; clean up with ``addCleanup``."""
+        """Return a new broker that is not started and has an empty history. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def lose_history(self, broker: IBroker, topic: Topic) -> None:
-        """Throw away all that is kept of a topic, as age or an operator would."""
+        """Discard all stored messages of a topic, as their age or an operator would."""
         raise NotImplementedError
 
     async def started(self) -> tuple[IBroker, Recorder]:
-        """A broker that runs, and what it delivers to."""
+        """A running broker, and the recorder of what it delivers."""
         broker, recorder = await self.make_broker(), Recorder()
         await broker.start(recorder.deliver, recorder.lost)
         self.addCleanup(broker.stop)

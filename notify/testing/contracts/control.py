@@ -1,4 +1,4 @@
-"""What every control must do (:class:`notify.interfaces.IControl`)."""
+"""The contract of every control (:class:`notify.interfaces.IControl`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NODE = "node-1"
 
 
 class Doer:
-    """Does what a node is asked: it counts, fails at ``fail``, and lets ``wait`` wait for :meth:`go_on`."""
+    """Carries out the commands of a node: it counts them, fails at ``fail``, and delays ``wait`` until :meth:`go_on`."""
 
     def __init__(self) -> None:
         self.done: list[tuple[str, object]] = []
@@ -38,26 +38,26 @@ class Doer:
         return succeed(b'{"done":%d}' % len(self.done))
 
     def go_on(self) -> None:
-        """Answer those who wait."""
+        """Answer the delayed commands."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(b'"at last"')
 
 
 class ControlContract(Suite):
-    """Subclass with a ``TestCase``; say how a control of a node that is alone is made.
+    """Subclass this together with a ``TestCase``, and say how to create the control of a single node.
 
-    ``keeps`` false: there is nobody who would keep anything.
+    ``keeps`` is false if the control cannot store records.
     """
 
     keeps = True
 
     async def make_control(self, node: str) -> IControl:
-        """A new control, not started, of a node with this name; clean up with ``addCleanup``."""
+        """Return a new control, not started, of a node with this name. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def started(self) -> IControl:
-        """A control that runs, of the node :data:`NODE`; what it is asked is done by ``self.doer``."""
+        """A running control of the node :data:`NODE`. ``self.doer`` carries out its commands."""
         self.doer = Doer()
         control = await self.make_control(NODE)
         await control.start(self.doer)
@@ -65,7 +65,7 @@ class ControlContract(Suite):
         return control
 
     async def keep(self, control: IControl, key: str, record: bytes, seconds: float = 60) -> bytes | None:
-        """Keep a record for so many seconds; what was there before."""
+        """Store a record for ``seconds``. Returns the previous one."""
         before: list[bytes | None] = []
 
         def merge(there: bytes | None) -> bytes:
@@ -76,7 +76,7 @@ class ControlContract(Suite):
         return before[-1]
 
     async def ask(self, control: IControl, command: str, argument: object = None, node: str = "") -> Gathered:
-        """Ask, with a value; ``detail`` is left to each implementation."""
+        """Send a command with a value. Each implementation chooses its own ``detail``."""
         gathered = await control.ask(command, msgspec.json.encode(argument), node)
         return Gathered(gathered.answers, gathered.missing)
 

@@ -1,4 +1,4 @@
-"""Every suite runs with integers for ids, and, with :class:`TextIds` in front, with text."""
+"""Every suite runs with integers as ids and, with :class:`TextIds` as its first base class, with text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from notify.topics import Topic
 
 
 class IntegerIds:
-    """Makes the topics of a suite."""
+    """Creates the topics of a suite."""
 
-    #: the id that stands for a number
+    #: returns the id for a number
     id_of: Callable[[int], Id] = staticmethod(lambda number: number)
 
     def chat(self, workspace: int, chat: int) -> Topic:
@@ -25,6 +25,6 @@ class IntegerIds:
 
 
 class TextIds(IntegerIds):
-    """The same with text: ``class Tests(TextIds, YourBrokerTests)``."""
+    """The same with text as ids: ``class Tests(TextIds, YourBrokerTests)``."""
 
     id_of = staticmethod(lambda number: f"id_{number}-x")

@@ -1,4 +1,4 @@
-"""What a broker must do that tells where topics stand (:class:`notify.interfaces.IPages`); others skip this by name."""
+"""The contract of a broker that knows positions and pages (:class:`notify.interfaces.IPages`). Other brokers skip these tests by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
     Suite = object
 
 
-#: bytes, more than any page here has
+#: a size limit in bytes that no page here reaches
 SIZE = 2**20
 
 
@@ -29,15 +29,15 @@ class PagesContract(IntegerIds, Suite):
     """A part of :class:`~notify.testing.contracts.BrokerContract`."""
 
     async def started(self) -> tuple[IBroker, Recorder]:
-        """A broker that runs, and what it delivers to."""
+        """A running broker, and the recorder of what it delivers."""
         raise NotImplementedError
 
     async def lose_history(self, broker: IBroker, topic: Topic) -> None:
-        """Throw away all that is kept of a topic."""
+        """Discard all stored messages of a topic."""
         raise NotImplementedError
 
     async def paged(self) -> tuple[IBroker, IPages, Recorder]:
-        """A broker that runs, what it provides besides, and what it delivers to."""
+        """A running broker, the same as an ``IPages``, and the recorder of what it delivers."""
         broker, recorder = await self.started()
         if not IPages.providedBy(broker):
             raise SkipTest("the broker does not provide IPages")
@@ -83,7 +83,7 @@ class PagesContract(IntegerIds, Suite):
         topic, noise = self.chat(1, 10), self.chat(1, 11)
         for n in range(5):
             await broker.publish(noise, chat_payload(noise, n))
-        for _ in range(2):  # at first it has none
+        for _ in range(2):  # in the first round it has none
             position = await pages.newest(topic)
             nothing = await broker.replay(topic, position, 10, SIZE)
             self.assertEqual(nothing.messages, [])
@@ -121,7 +121,7 @@ class PagesContract(IntegerIds, Suite):
     # --- earlier --------------------------------------------------------------------------------------------
 
     async def talk(self, broker: IBroker, topic: Topic, count: int, noise: int = 0) -> list[Position]:
-        """Messages 1, 2, … of a topic, with so many of others between two of them."""
+        """Publish messages 1, 2, … of a topic, with ``noise`` messages of others between any two."""
         other = self.chat(1, 99)
         sent = []
         for n in range(1, count + 1):
@@ -151,7 +151,7 @@ class PagesContract(IntegerIds, Suite):
             page = await pages.earlier(topic, sent[index], 2, SIZE)
             self.assertEqual([m.position for m in page.messages], sent[max(0, index - 2) : index], index)
             self.assertEqual(page.more, index > 2)
-        between = Position(sent[3].epoch, sent[3].seq + 1)  # of another topic
+        between = Position(sent[3].epoch, sent[3].seq + 1)  # the number of a message of another topic
         page = await pages.earlier(topic, between, 2, SIZE)
         self.assertEqual([m.position for m in page.messages], sent[2:4])
         for newer in (sent[-1].seq + 1, sent[-1].seq + 1000, 2**63 - 1):

@@ -1,4 +1,4 @@
-"""What every registry must do (:class:`notify.interfaces.IRegistry`)."""
+"""The contract of every registry (:class:`notify.interfaces.IRegistry`)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ else:
 
 
 class RegistryContract(IntegerIds, Suite):
-    """Subclass with a ``TestCase``; say how a registry is made."""
+    """Subclass this together with a ``TestCase``, and say how to create a registry."""
 
     async def make_registry(self) -> IRegistry:
-        """A new registry, not started; clean up with ``addCleanup``."""
+        """Return a new registry that is not started. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def started(self) -> IRegistry:
-        """A registry that runs; what it says has changed is in ``self.changes``."""
+        """A running registry, which reports its changes to ``self.changes``."""
         self.changes: list[Topic] = []
         self._waiting: list[Deferred[None]] = []
         registry = await self.make_registry()
@@ -42,7 +42,7 @@ class RegistryContract(IntegerIds, Suite):
             done.callback(None)
 
     async def change(self, since: int) -> None:
-        """Wait until more than ``since`` changes have come."""
+        """Wait until more than ``since`` changes were reported."""
         while len(self.changes) <= since:
             done: Deferred[None] = Deferred()
             self._waiting.append(done)

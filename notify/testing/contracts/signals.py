@@ -1,4 +1,4 @@
-"""What every broker that carries signals must do (:class:`notify.interfaces.ISignals`)."""
+"""The contract of every broker that carries signals (:class:`notify.interfaces.ISignals`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ else:
 
 
 class Ear:
-    """What one node has heard, on which a test can wait."""
+    """Records the signals that one node receives, so that a test can wait for them."""
 
     def __init__(self, broker: Any) -> None:
         self.broker = broker
@@ -28,7 +28,7 @@ class Ear:
         self._waiting: list[tuple[int, Deferred[None]]] = []
 
     def heard(self, topic: Topic, payload: bytes) -> None:
-        """Keep a signal."""
+        """Record a signal."""
         self.signals.append((topic, payload))
         ready = [done for count, done in self._waiting if count <= len(self.signals)]
         self._waiting = [(count, done) for count, done in self._waiting if count > len(self.signals)]
@@ -36,7 +36,7 @@ class Ear:
             done.callback(None)
 
     def wait(self, count: int) -> Deferred[None]:
-        """Fires once that many signals were heard altogether. The test's own timeout bounds it."""
+        """Fires once ``count`` signals were received in total. The test's own timeout limits the wait."""
         done: Deferred[None] = Deferred()
         self._waiting.append((count, done))
         if count <= len(self.signals):
@@ -45,22 +45,22 @@ class Ear:
         return done
 
     def of(self, topic: Topic) -> list[bytes]:
-        """What was heard of a topic."""
+        """The signals received for a topic."""
         return [payload for one, payload in self.signals if one == topic]
 
 
 class SignalsContract(IntegerIds, Suite):
-    """Subclass with a ``TestCase``; say how brokers are made that reach each other, and how one knows that it listens."""
+    """Subclass this together with a ``TestCase``, and say how to create brokers that reach each other, and how to wait until they listen."""
 
     async def make_brokers(self) -> list[IBroker]:
-        """New brokers, not started, of one place: two, or the one that there can be; clean up with ``addCleanup``."""
+        """Return new brokers of one deployment, not started: two, or one if there can be no more. Clean up with ``addCleanup``."""
         raise NotImplementedError
 
     async def settle(self) -> None:
-        """Until what was said so far (listen, unlisten) is so everywhere."""
+        """Wait until all previous calls (listen, unlisten) have taken effect everywhere."""
 
     async def started(self) -> list[Ear]:
-        """Brokers that run, the same one twice where there is but one, and what each has heard."""
+        """Running brokers, the same one twice if there is only one, and the recorder of each."""
         ears = [Ear(broker) for broker in await self.make_brokers()]
         for ear in ears:
             ear.broker.hear(ear.heard)

@@ -1,10 +1,10 @@
-"""Whole servers, clients and a cluster of NATS in one process, on one moved clock and one seed.
+"""Complete servers, clients and a NATS cluster in one process, driven by one simulated clock and one seed.
 
 A plugin's author writes, in a test::
 
     simulate(Plugins(broker="quiet"), seeds=range(20))
 
-``tests/simulation`` is how notify itself is tried; docs/plugins.md says more.
+``tests/simulation`` tests notify itself this way; see docs/plugins.md.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["MARKS", "OURS", "Outcome", "Plan", "Plugins", "draw", "play", "shrin
 
 
 def simulate(plugins: Plugins = OURS, seeds: Iterable[int] = range(10)) -> None:
-    """Play the lives of some seeds on these plugins. Raises ``AssertionError`` with what was wrong in the first bad one.
+    """Simulate the lives of some seeds with these plugins. Raises ``AssertionError`` with the fault of the first bad one.
 
-    A life is some 30 simulated seconds of publishers, clients that come and go, broken connections, and processes that
-    are killed, paused and restarted; then all is healed, and everything has to be whole. It takes about a quarter of a
-    second. The error names the steps that it takes, and ends with the last lines of the trace.
+    A life is about 30 simulated seconds of publishers, clients that come and go, broken connections, and processes that
+    are killed, paused and restarted. Then all faults are healed, and everything must recover completely. It takes about a quarter
+    of a second. The error lists the steps that lead to the fault, and ends with the last lines of the trace.
     """
     if "jwt" not in plugins.tables and plugins.auth == "jwt":
         plugins = structs.replace(plugins, tables={**plugins.tables, **OURS.tables})

@@ -1,4 +1,4 @@
-"""The backends of a simulated world: they publish over HTTP at a node, or straight to NATS."""
+"""The backends of a simulated world: they publish over HTTP to a node, or directly to NATS."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from notify.testing.simulation.tokens import KEY
 from notify.testing.simulation.world import World
 from notify.topics import Topic
 
-#: a topic, the part of its messages that are events, the size of each, and the part that is poison
+#: a topic, the share of events among its messages, the size of each message, and the share of poison
 Kind = tuple[Topic, float, int, float]
 
 
 class Backend:
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._numbers = 0
 
     def publish(self, step: Step) -> None:
-        """Publish what a step says, as a list or one by one."""
+        """Publish the messages of a step, as a list or one by one."""
         about = step.about
         topic = Topic(about["workspace"], about["kind"], about["id"])
         one = (topic, about["events"], about["size"], about["poison"])
@@ -40,7 +40,7 @@ class Backend:
             self._world.later(index * about["gap"], self.send, [one], about["way"], about["node"])
 
     def send(self, several: list[Kind], way: str, node: int) -> None:
-        """Publish: ``way`` is ``nats``, or else the API of the node with this number."""
+        """Publish. ``way`` is ``nats``; anything else means the API of the node with this number."""
         if way == "nats" and self._world.plan.broker == "jetstream":
             for one in several:
                 entry, payload = self._message(*one)
@@ -51,7 +51,7 @@ class Backend:
             )
 
     def lists(self, step: Step) -> None:
-        """Lists as one while something goes wrong, each of all chats of a workspace."""
+        """Publish all-or-nothing lists to all chats of a workspace while something goes wrong."""
         plan, random = self._world.plan, Random(f"lists {self._world.plan.seed} {step.number}")
         chats = sorted({(one.workspace, chat) for one in plan.clients for chat in one.chats})
         if not self._world.cluster.atomic or not chats or random.random() < 0.3:
@@ -91,7 +91,7 @@ class Backend:
         return entry, encoded
 
     def post(self, several: list[Kind], number: int, answered: Callable[[bool], None]) -> None:
-        """``POST /v1/publish`` at a node, of several messages now and then as one."""
+        """Send ``POST /v1/publish`` to a node; several messages are sometimes sent atomically."""
         made = [self._message(*one) for one in several]
         self._post(made, number, answered, as_one=len(made) > 1 and self._as_one(made[0][0].number))
 
@@ -116,14 +116,14 @@ class Backend:
         return Random(f"as_one {world.plan.seed} {number}").random() < share
 
     def shed(self, number: int, share: float) -> None:
-        """``POST /v1/shed`` at a node, for itself."""
+        """Send ``POST /v1/shed`` to a node, for itself."""
         body = msgspec.json.encode({"node": self._world.nodes[number].name, "share": share})
         self._request(number, "shed", body, self._shed, lambda _: None)
 
     def _shed(self, head: str, body: bytes) -> bool:
         status = int(head.split()[1])
         self._world.mark(f"shed answered with {status}")
-        # It leaves, or is about it already.
+        # The node leaves, or is about to.
         if status not in (202, 409):
             self._world.oracle.wrong("refused", f"shed was answered with {status} {body.decode()[:200]}")
         return status == 202
@@ -136,7 +136,7 @@ class Backend:
         judge: Callable[[str, bytes], bool],
         answered: Callable[[bool], None],
     ) -> None:
-        """A ``POST`` at a node: ``judge`` is given head and body of what comes, and ``answered`` what it says, or no."""
+        """Send a ``POST`` to a node. ``judge`` is called with the head and body of the answer; ``answered`` with its result, or False."""
         node = self._world.nodes[number]
         request = (
             f"POST /v1/{what} HTTP/1.1\r\nHost: n\r\nAuthorization: Bearer {KEY}\r\n"

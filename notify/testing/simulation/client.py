@@ -23,7 +23,7 @@ _HANDSHAKE = (
 
 
 class Watcher(Protocol):
-    """Who hears what a client was told."""
+    """Receives everything that a client receives and does."""
 
     def connected(self, client: SimulatedClient) -> None:
         """A connection is open."""
@@ -32,20 +32,20 @@ class Watcher(Protocol):
         """It sent a frame."""
 
     def payload(self, client: SimulatedClient, payload: bytes) -> None:
-        """A WebSocket frame came."""
+        """A WebSocket frame arrived."""
 
     def frame(self, client: SimulatedClient, frame: Frame) -> None:
-        """A frame came; the machine has not seen it."""
+        """A frame arrived; the machine has not processed it yet."""
 
     def action(self, client: SimulatedClient, action: do.Action) -> None:
-        """What the machine asks for."""
+        """The machine requests an action."""
 
     def closed(self, client: SimulatedClient, code: int, reason: str) -> None:
         """A connection has ended."""
 
 
 class SimulatedClient:
-    """See the module. ``dial`` connects to any node, ``token`` makes a token for a user of a workspace."""
+    """See the module docstring. ``dial`` connects to any node, ``token`` creates a token for a user of a workspace."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class SimulatedClient:
         self._in, self._upgraded = bytearray(), False
         self._busy = False
         self._asked = self._pages = 0
-        #: presence that it asked for, by number
+        #: the presence that it asked for, by number
         self.answers: dict[int, list[Frame] | None] = {}
         self.settings = Settings(
             backoff_base=0.2,
@@ -78,16 +78,16 @@ class SimulatedClient:
         )
         self.machine = Machine(self.settings, random.random, lambda: clock.now)
 
-    # --- what the program does ------------------------------------------------------------------------------
+    # --- what the application does --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Connect, and want its chats."""
+        """Connect, and subscribe to its chats."""
         for chat in self.who.chats:
             self.machine.subscribe(chat, self._clock.now, None, self.who.watches)
         self.tell(self.machine.start)
 
     def come_again(self) -> None:
-        """The program ends and starts again, with the positions that it has kept."""
+        """The application ends and starts again with the positions that it has stored."""
         positions = {topic.chat: topic.position for topic in self.machine.topics.values()}
         self.tell(self.machine.stop)
         self.machine = Machine(self.settings, self.random.random, lambda: self._clock.now)
@@ -97,14 +97,14 @@ class SimulatedClient:
         self.tell(self.machine.start)
 
     def ask(self, chat: Id) -> int:
-        """Ask who is there; gives the number under which the answer will be in ``answers``."""
+        """Ask who is present. Returns the number of the answer in ``answers``."""
         self._asked += 1
         self.answers[self._asked] = None
         self.tell(lambda now: self.machine.request(self._asked, {"type": "presence", "chat_id": chat}, now))
         return self._asked
 
     def browse(self, chat: Id, **place: object) -> None:
-        """Ask for a page of a chat's history, without the machine, which knows of none; ``place`` is where, and how much."""
+        """Ask for a page of a chat's history, without the machine. ``place`` says which page and how much."""
         if self.machine.state == "connected":
             self._pages += 1
             frame: Frame = {"type": "history", "chat_id": chat, "id": f"page-{self._pages}", **place}
@@ -112,7 +112,7 @@ class SimulatedClient:
             self._send(1, msgspec.json.encode(frame))
 
     def tell(self, call: Callable[[float], object]) -> None:
-        """Tell the machine something."""
+        """Report an event to the machine."""
         call(self._clock.now)
         self._carry_out()
 
@@ -175,7 +175,7 @@ class SimulatedClient:
             socket.close()
 
     def _lost(self) -> None:
-        """The connection is gone without a close frame, or could not be had."""
+        """The connection ended without a close frame, or could not be opened."""
         self._ended(1006, "")
 
     def _ended(self, code: int, reason: str) -> None:
@@ -188,7 +188,7 @@ class SimulatedClient:
     # --- the wire -------------------------------------------------------------------------------------------
 
     def received(self, socket: Socket, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         if socket is not self.socket:
             return
         self._in += data
@@ -207,7 +207,7 @@ class SimulatedClient:
             pass
 
     def lost(self, socket: Socket) -> None:
-        """The socket is gone."""
+        """The socket is closed."""
         if socket is self.socket:
             self._lost()
 

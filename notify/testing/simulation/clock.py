@@ -1,7 +1,7 @@
-"""One moved clock for a whole simulated world, and the reactor that each host in it has.
+"""One simulated clock for a whole world, and the reactor of each host in it.
 
-Nothing here waits: :meth:`Clock.run` goes from one due call to the next. Calls due at one instant run in the order of
-their ranks, which the seed draws; those of one rank in the order in which they were made.
+Nothing here waits: :meth:`Clock.run` jumps from one due call to the next. Calls due at the same instant run in the order of
+their ranks, which the seed draws; calls of the same rank run in the order in which they were made.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NOTHING: dict[str, Any] = {}
 
 
 class Draw:
-    """Chance that depends on what it is about, and not on what was drawn before.
+    """Random decisions that depend only on what they are about, not on what was drawn before.
 
-    The order in which a set is walked through differs from run to run; so who draws in such an order must name what it
+    The iteration order of a set differs from run to run, so code that draws in such an order must name what it
     draws for. ``seed`` is any text.
     """
 
@@ -32,7 +32,7 @@ class Draw:
         self._seed = seed.encode()
 
     def unit(self, *about: object) -> float:
-        """A number in [0, 1) for what it is about."""
+        """A number in [0, 1) that depends on ``about``."""
         digest = blake2b(repr(about).encode(), key=self._seed, digest_size=7).digest()
         return int.from_bytes(digest, "big") / 2**56
 
@@ -43,7 +43,7 @@ class Draw:
 
 @implementer(IDelayedCall)
 class Call:
-    """Something that is due. Raises as Twisted's own does where it is cancelled twice or too late."""
+    """A scheduled call. Raises the same errors as Twisted's if it is cancelled twice or too late."""
 
     __slots__ = ("_args", "_call", "_clock", "_kwargs", "at", "called", "cancelled", "host", "order")
 
@@ -62,33 +62,33 @@ class Call:
         self.called = self.cancelled = False
 
     def run(self) -> None:
-        """It is due."""
+        """The call is due: make it."""
         self.called = True
         self.host.calls -= 1
         self._call(*self._args, **self._kwargs)
 
     def getTime(self) -> float:
-        """When it is due."""
+        """The time at which it is due."""
         return self.at
 
     def active(self) -> bool:
-        """Whether it is still to come."""
+        """Whether it is still to be made."""
         return not (self.called or self.cancelled)
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Do not make the call."""
         self._alive()
         self.cancelled = True
         self.host.calls -= 1
 
     def reset(self, seconds: float) -> None:
-        """Call in so many seconds from now instead."""
+        """Make the call ``seconds`` from now instead."""
         self._alive()
         self.at = self._clock.later(seconds)
         self._clock.push(self)
 
     def delay(self, seconds: float) -> None:
-        """Call so many seconds later than it would be."""
+        """Make the call ``seconds`` later than scheduled."""
         self._alive()
         self.at += seconds
         self._clock.push(self)
@@ -101,7 +101,7 @@ class Call:
 
 
 class Clock:
-    """The world's time, Unix seconds."""
+    """The time of the world, in Unix seconds."""
 
     def __init__(self, start: float) -> None:
         self.now = start
@@ -109,7 +109,7 @@ class Clock:
         self._count = 0
 
     def later(self, seconds: float) -> float:
-        """The time so many seconds from now; to the microsecond, so that instants can coincide."""
+        """The time ``seconds`` from now, rounded to the microsecond, so that instants can coincide."""
         return round(self.now + max(0.0, seconds), 6)
 
     def call(
@@ -121,7 +121,7 @@ class Clock:
         args: Any = (),
         kwargs: Any = NOTHING,
     ) -> Call:
-        """Have ``host`` call something in so many seconds."""
+        """Schedule a call on ``host``, ``seconds`` from now."""
         self._count = order = self._count + 1
         at = round(self.now + seconds, 6) if seconds > 0 else self.now
         made = Call(self, host, at, order, call, args, kwargs)
@@ -130,13 +130,13 @@ class Clock:
         return made
 
     def push(self, call: Call) -> None:
-        """A call is due at another time than before."""
+        """The due time of a call has changed."""
         self._count += 1
         call.order = self._count
         heappush(self._due, (call.at, call.host.rank, call.order, call))
 
     def run(self, until: float) -> None:
-        """Let the time pass up to ``until``."""
+        """Advance the time to ``until``."""
         due = self._due
         while due and due[0][0] <= until:
             at, rank, order, call = heappop(due)
@@ -159,30 +159,30 @@ class Clock:
 
 @implementer(IReactorTime)
 class Host:
-    """A machine with one process: what a reactor is to what runs there. ``rank`` is drawn by the seed."""
+    """A machine with one process. It is the reactor of the code that runs there. The seed draws ``rank``."""
 
     def __init__(self, clock: Clock, name: str, rank: float) -> None:
         self.clock, self.name, self.rank = clock, name, rank
         self.dead = self.paused = False
-        #: what became due while it was paused
+        #: calls that became due while it was paused
         self.held: list[tuple[float, Call]] = []
-        #: how many calls are to come
+        #: the number of scheduled calls
         self.calls = 0
         #: its listening ports by number
         self.ports: dict[int, Any] = {}
         self.on_stop: Callable[[], None] = lambda: None
         self.listen: Callable[[Host, int, Any], Any]
 
-    # --- what the world does --------------------------------------------------------------------------------
+    # --- faults ---------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """It is gone, and with it everything that was to happen there."""
+        """Kill the process, together with everything scheduled there."""
         self.dead = True
         self.held.clear()
         self.ports.clear()
 
     def pause(self, on: bool) -> None:
-        """Stop the process, or let it go on: then all that became due is due now."""
+        """Pause the process, or resume it. On resume everything that became due is due now."""
         self.paused = on
         if not on:
             held, self.held = self.held, []
@@ -202,26 +202,26 @@ class Host:
         return self.clock.call(self, self.rank, delay, callable, args, kwargs)
 
     def getDelayedCalls(self) -> list[Call]:
-        """Not kept."""
+        """Not tracked."""
         return []
 
     def callWhenRunning(self, call: Callable[..., object], *args: object, **kwargs: object) -> None:
-        """It runs already."""
+        """Call it: the reactor is running already."""
         self.callLater(0, call, *args, **kwargs)
 
     callFromThread = callWhenRunning
 
     def callInThread(self, call: Callable[..., object], *args: object) -> None:
-        """A thread takes no time."""
+        """Call it: a thread takes no time."""
         call(*args)
 
     def addSystemEventTrigger(self, *_: object, **__: object) -> None:
-        """A host ends by being killed, or by the world's hand."""
+        """Ignored: the simulation, not the process, ends a host."""
 
     def stop(self) -> None:
-        """The process wants to end."""
+        """The process wants to exit."""
         self.on_stop()
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
-        """Listen."""
+        """Listen on a port."""
         return self.listen(self, port, factory)

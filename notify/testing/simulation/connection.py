@@ -1,6 +1,6 @@
-"""A node's connection to the model of NATS: the same methods as :class:`notify.nats.connection.Connection`.
+"""A node's connection to the model of NATS, with the same methods as :class:`notify.nats.connection.Connection`.
 
-Requests and what becomes of them are the real ones."""
+Requests and their outcomes use the real code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BACKOFF = (0.05, 2.0)
 
 
 class SimulatedConnection(Asking):
-    """See the module. ``settings.servers`` are names of the cluster's servers."""
+    """See the module docstring. ``settings.servers`` are names of the cluster's servers."""
 
     def __init__(
         self, cluster: Cluster, conditions: Conditions, settings: Any, host: Host, random: Random, name: str
@@ -41,13 +41,13 @@ class SimulatedConnection(Asking):
         self._exact: dict[str, dict[Subscription, None]] = {}
         self._patterns: dict[Subscription, None] = {}
         self._there = self._back = self._far = 0.0
-        #: the network does not let anything through
+        #: the network lets nothing through
         self.cut_off = False
         self.inbox_prefix = ""
         self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
         self.server = ""
 
-    # --- as the real one ------------------------------------------------------------------------------------
+    # --- like the real connection ---------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -56,17 +56,17 @@ class SimulatedConnection(Asking):
 
     @property
     def waiting(self) -> int:
-        """How many replies are waited for."""
+        """The number of replies that are waited for."""
         return len(self._replies)
 
     @property
     def unsent(self) -> int:
-        """Nothing waits: the network takes all."""
+        """Always 0: the network accepts everything."""
         return 0
 
     @property
     def max_payload(self) -> int:
-        """The most bytes, headers and payload together, that the server takes."""
+        """The maximum size in bytes, headers and payload together, that the server accepts."""
         return self._cluster.max_payload
 
     @property
@@ -75,12 +75,12 @@ class SimulatedConnection(Asking):
         return self._cluster.version
 
     def start(self) -> Deferred[None]:
-        """Connect, and stay so."""
+        """Connect, and stay connected."""
         self._attempt_in(0.0)
         return Deferred()
 
     async def stop(self) -> None:
-        """Disconnect, and do not come back."""
+        """Disconnect, and do not reconnect."""
         self._stopping = True
         self._end("stopped")
 
@@ -103,7 +103,7 @@ class SimulatedConnection(Asking):
         self._up_the_wire(self._cluster.received, self, subject, reply, payload, dict(fields or {}))
 
     def subscribe(self, subject: str, handler: Any) -> Subscription:
-        """Hear a subject from now on."""
+        """Subscribe to a subject."""
         subscription = Subscription(subject, handler)
         self._subscriptions[subscription] = None
         if self._up:
@@ -111,13 +111,13 @@ class SimulatedConnection(Asking):
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """No more of that."""
+        """End a subscription."""
         self._subscriptions.pop(subscription, None)
         if self._up:
             self._up_the_wire(self._withdraw, subscription)
 
     def inbox(self) -> str:
-        """A subject of this node's own."""
+        """Return a subject that is unique to this node."""
         return f"_INBOX_notify.{self._random.getrandbits(64):016x}.own"
 
     def post(
@@ -163,7 +163,7 @@ class SimulatedConnection(Asking):
         self.hooks.up()
 
     def ended(self, reason: str) -> None:
-        """The server or the network has cut it off."""
+        """The server or the network has closed the connection."""
         self._cluster.clock.call(self._host, self._rank, 0, self._abandoned, (self._life, reason))
 
     def _end(self, reason: str) -> None:
@@ -209,7 +209,7 @@ class SimulatedConnection(Asking):
                 del self._exact[subscription.subject]
 
     def interested(self, subject: str) -> list[Any]:
-        """What matches: subscriptions, or who waits for a reply."""
+        """The matching subscriptions, or the requests that wait for a reply."""
         if subject.startswith(self.inbox_prefix):
             waits = self._replies.get(subject[len(self.inbox_prefix) :].encode())
             return [] if waits is None else [waits]
@@ -220,7 +220,7 @@ class SimulatedConnection(Asking):
     def hand_over(
         self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0, far: bool = False
     ) -> None:
-        """Something for this node, to what is subscribed to now. ``far``: it comes by way of another server."""
+        """Deliver a message to the node's current subscriptions. ``far``: it comes through another server."""
         self.hand_over_as(subject, subject, reply, data, block, delay, far)
 
     def hand_over_as(
@@ -233,11 +233,11 @@ class SimulatedConnection(Asking):
         delay: float = 0.0,
         far: bool = False,
     ) -> None:
-        """The same, for what is subscribed to ``to``: a consumer keeps the subject of what it sends."""
+        """The same for a subscription to ``to``: messages from a consumer keep their own subject."""
         clock = self._cluster.clock
         at = clock.later(self._latency("down", clock.now) + delay)
         if far:
-            # What other servers send keeps its order, and is overtaken by what this one has itself.
+            # Messages from other servers stay in order among themselves, but are overtaken by those of this server.
             route = self._conditions.delay * (1 + 4 * self._cluster.draw.unit(self.node, "far", clock.now))
             at = self._far = max(self._far, clock.later(at - clock.now + route))
         elif not delay:

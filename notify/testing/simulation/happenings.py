@@ -1,4 +1,4 @@
-"""What happens in a simulated life besides its ordinary course: what clients do, what goes wrong, and how it is healed."""
+"""The unusual events of a simulated life: what clients do, what goes wrong, and how it is healed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from notify.topics import Topic
 
 
 class Happenings:
-    """See the module. ``until(at)`` lets the time pass."""
+    """See the module docstring. ``until(at)`` advances the time."""
 
     def __init__(self, world: World, backend: Backend, until: Callable[[float], None]) -> None:
         self._world, self._backend, self._until = world, backend, until
@@ -35,7 +35,7 @@ class Happenings:
         }  # fmt: skip
 
     def step(self, step: Step) -> None:
-        """Let a step happen."""
+        """Carry out a step."""
         self._world.say("world", str(step))
         self._world.mark(f"step: {step.what}")
         self._steps[step.what](step)
@@ -92,7 +92,7 @@ class Happenings:
         client.tell(lambda now: client.machine.subscribe(chat, now, None, client.who.watches))
 
     def _resubscribe(self, step: Step) -> None:
-        """Everybody in a chat asks for it again from where they are, while messages come."""
+        """All members of a chat subscribe again from their positions while messages arrive."""
         about = step.about
         chat = about["chat"]
         mine = [client for client in self._world.clients if chat in client.machine.topics.chats]
@@ -115,7 +115,7 @@ class Happenings:
         client.tell(partial(client.machine.resume, chat))
 
     def _storm(self, step: Step) -> None:
-        """All who are in a chat lose their connections at once."""
+        """All members of a chat lose their connections at once."""
         for client in self._world.clients:
             if step.about["chat"] in client.machine.topics.chats and client.socket is not None:
                 client.socket.cut()
@@ -184,7 +184,7 @@ class Happenings:
             self._world.later(step.about["seconds"], replica.holes.clear)
 
     def _go_back(self, step: Step) -> None:
-        """The servers lost their power, and what they had not written to their disks."""
+        """The servers lose power, and with it what they have not written to disk."""
         stream = self._world.cluster.streams.get(STREAM)
         if stream is None:
             return
@@ -199,7 +199,7 @@ class Happenings:
             self._world.later(step.about["seconds"], self._server_back, name)
 
     def _leader_behind(self, step: Step) -> None:
-        """A replica that lacks the newest messages becomes the leader: they are gone, and no connection ends."""
+        """A replica without the newest messages becomes the leader: they are gone, although no connection ends."""
         stream = self._world.cluster.streams.get(STREAM)
         if stream is not None and len(stream.replicas) > 1:
             self._world.oracle.lossy = "the stream went back"
@@ -209,9 +209,9 @@ class Happenings:
             self._world.cluster.lead(stream, other)
 
     def _forged(self, step: Step) -> None:
-        """Somebody publishes where the stream sends its messages on, where NATS does not forbid that.
+        """Somebody publishes to the subjects on which the stream republishes, where NATS does not forbid that.
 
-        What looks like the next message cannot be told from it; but its number must not stop what follows.
+        A forged message that looks like the next one cannot be told from it, but its number must not block what follows.
         """
         stream = self._world.cluster.streams.get(STREAM)
         republish = stream.config.get("republish") if stream is not None else None
@@ -292,7 +292,7 @@ class Happenings:
             node.reload(step.number)
 
     def _shed(self, step: Step) -> None:
-        """A share of the clients of a node is sent elsewhere, and comes back."""
+        """A share of a node's clients is sent elsewhere, and reconnects."""
         self._backend.shed(step.about["node"], step.about["share"])
 
     def _clock_step(self, step: Step) -> None:
@@ -301,7 +301,7 @@ class Happenings:
     # --- healing --------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """Everything is as it should be again."""
+        """End all faults."""
         self._world.say("world", "everything is healed")
         cluster = self._world.cluster
         cluster.faults, cluster.leaderless = Faults(), False
@@ -323,7 +323,7 @@ class Happenings:
             if socket is not None:
                 self._world.hands.callLater(0, socket.silence, False, False)
                 self._world.hands.callLater(0, socket.read, True)
-        # What was drawn near the end may still be under way.
+        # Steps that were drawn near the end may still be in progress.
         self._until(self._world.clock.now + 8.0)
         for node in self._world.nodes:
             self._start(node)

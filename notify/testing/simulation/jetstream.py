@@ -1,7 +1,7 @@
-"""A model of a NATS cluster with JetStream, as far as notify uses one, and its faults.
+"""A model of a NATS cluster with JetStream, as far as notify uses it, with its faults.
 
-``tests/simulation/test_model.py`` puts the same requests to it and to a real nats-server. What it does not know it
-does not answer: who asks for that runs into a timeout, and the life's trace says so.
+``tests/simulation/test_model.py`` sends the same requests to the model and to a real nats-server. The model does not answer requests
+that it does not know: the caller runs into a timeout, and the trace of the life says so.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ _DEFAULTS: dict[str, Any] = {
     "allow_rollup_hdrs": False,
 }
 _BATCH, _COMMIT = "Nats-Batch-Id", "Nats-Batch-Commit"
-_ABANDONED = 10.0  # seconds without a message after which a batch is forgotten
+_ABANDONED = 10.0  # seconds without a message after which a batch is dropped
 _NO_STREAM = (404, 10059, "stream not found")
 _NO_MESSAGE = (404, 10037, "no message found")
 
 
 class Client(Protocol):
-    """One client's connection as the cluster sees it."""
+    """A client's connection as the cluster sees it."""
 
     server: str
     node: str
     inbox_prefix: str
 
     def interested(self, subject: str) -> list[Any]:
-        """Its subscriptions that match."""
+        """Its matching subscriptions."""
 
     def hand_over(
         self, subject: str, reply: str, data: bytes, block: bytes, delay: float = 0.0, far: bool = False
     ) -> None:
-        """Something for it."""
+        """Deliver a message to it."""
 
     def ended(self, reason: str) -> None:
-        """The server has cut it off."""
+        """The server has closed its connection."""
 
 
 class Faults(Struct):
-    """What goes wrong now: parts of all that happens, and seconds."""
+    """The faults in force: probabilities, and durations in seconds."""
 
     republish_dropped: float = 0.0
     republish_doubled: float = 0.0
@@ -95,9 +95,9 @@ class Cluster:
         self.mark: Callable[[str], None] = lambda what: None
         self.say: Callable[..., None] = lambda *words: None
         self.version = "2.12.8"
-        #: streams are made so that they take atomic batches
+        #: new streams are created with atomic batches allowed
         self.atomic = False
-        #: when the newest message came, and all
+        #: for each batch the time of its newest message, and all its messages
         self._batches: dict[tuple[str, str, str], tuple[float, list[tuple[str, bytes, dict[str, str]]]]] = {}
         self._orders = itertools.count(1)
         self._created = itertools.count(1)
@@ -105,7 +105,7 @@ class Cluster:
     # --- clients --------------------------------------------------------------------------------------------
 
     def reachable(self, server: str) -> bool:
-        """Whether clients can connect to it."""
+        """Whether clients can connect to a server."""
         return server in self.names and server not in self.down
 
     def attach(self, client: Client) -> None:
@@ -113,11 +113,11 @@ class Cluster:
         self.clients[client.inbox_prefix] = client
 
     def reaches(self, client: Client) -> bool:
-        """Whether what the cluster sends to a client gets there."""
+        """Whether messages from the cluster reach a client."""
         return client.server not in self.isolated and client.inbox_prefix in self.clients
 
     def detach(self, client: Client) -> None:
-        """A client is gone."""
+        """A client has disconnected."""
         self.clients.pop(client.inbox_prefix, None)
         for pull in self.pulls.values():
             pull.left(client)
@@ -125,7 +125,7 @@ class Cluster:
     def received(
         self, client: Client | None, subject: str, reply: str, data: bytes, fields: dict[str, str]
     ) -> None:
-        """A client has published something: a request, a message for a stream, or for other clients."""
+        """A client has published a message: a request, a message for a stream, or one for other clients."""
         server = client.server if client is not None else self._server()
         if server in self.down:
             return
@@ -151,7 +151,7 @@ class Cluster:
         prefix = reply.rpartition(".")[0] + "."
         client = self.clients.get(prefix)
         if self.faults.reply_lost:
-            # Not by the reply's subject, whose number depends on what else was asked in the same instant.
+            # Do not use the reply subject, whose number depends on what else was requested at the same instant.
             key = (client.node if client is not None else "", about, data[:80], self.clock.now)
             if self.draw.chance(self.faults.reply_lost, "reply", *key):
                 return
@@ -165,7 +165,7 @@ class Cluster:
     def tell(
         self, subject: str, data: bytes, block: bytes = b"", reply: str = "", delay: float = 0.0
     ) -> None:
-        """Send a message to all who are interested; those at isolated servers do not get it."""
+        """Send a message to all subscribed clients. Those at isolated servers do not get it."""
         for client in list(self.clients.values()):
             if client.server not in self.isolated and client.interested(subject):
                 client.hand_over(subject, reply, data, block, delay)
@@ -188,7 +188,7 @@ class Cluster:
         take = self._batched if _BATCH in fields else self.store
         answer = take(stream, subject, data, fields)
         faults, key = self.faults, ("ack", subject, answer.get("seq", 0), self.clock.now)
-        # Of a batch there is one that counts.
+        # Only one acknowledgement of a batch matters.
         lost = 0.5 if faults.ack_lost and _COMMIT in fields else faults.ack_lost
         if not reply or self.draw.chance(lost, "lost", *key):
             return
@@ -198,13 +198,13 @@ class Cluster:
         self.answer(reply, msgspec.json.encode(answer) if answer else b"", delay=delay)
 
     def store(self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]) -> dict[str, Any]:
-        """Store one message; gives the acknowledgement."""
+        """Store one message. Returns the acknowledgement."""
         return self._objection(stream, subject, data, fields) or self._keep(stream, subject, data, fields)
 
     def _objection(
         self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]
     ) -> dict[str, Any] | None:
-        """Why a message is not stored: an error, or that it is there already."""
+        """Why a message is not stored: an error, or a duplicate."""
         now, name = self.clock.now, stream.name
         if stream.config.get("sealed"):
             return _error(name, 400, 10109, "invalid operation on sealed stream")
@@ -242,7 +242,7 @@ class Cluster:
         if expected is not None and expected != stream.last_id:
             self.mark("what was to be stored behind another was refused")
             if id is not None and len(stream.replicas) > 1:
-                # It was known by its id before anybody looked whether it can be stored.
+                # The server remembers the id before it checks whether the message can be stored.
                 stream.dedupe[id] = (0, now)
             return _error(name, 400, 10070, f"wrong last msg ID: {stream.last_id}")
         return None
@@ -266,11 +266,11 @@ class Cluster:
         return {"stream": name, "seq": one.seq}
 
     def _batched(self, stream: Stream, subject: str, data: bytes, fields: dict[str, str]) -> dict[str, Any]:
-        """One message of an atomic batch; gives what is answered, empty before the last."""
+        """Add one message to an atomic batch. Returns the answer, which is empty before the last message."""
         now, name, batch = self.clock.now, stream.name, fields[_BATCH]
         if not stream.config.get("allow_atomic"):
             return _error(name, 400, 10174, "atomic publish is disabled")
-        # Known to the leader alone.
+        # Only the leader knows the batch.
         key = (name, stream.leader, batch)
         heard, staged = self._batches.pop(key, (now, []))
         staged.append((subject, data, fields))
@@ -324,18 +324,18 @@ class Cluster:
                 self.tell(one.subject, b"", _block(fields))
 
     def leads(self, stream: Stream) -> bool:
-        """Whether it can be written to, and its leader asked."""
+        """Whether the stream accepts messages and its leader can be asked."""
         return not self.leaderless and stream.leader not in self.down and stream.leader not in self.isolated
 
     def elect(self) -> None:
-        """A server is gone, cut off, or back: streams go to one that is there."""
+        """A server has failed, was isolated, or is back: streams move to a server that is available."""
         for stream in self.streams.values():
             there = [n for n in stream.replicas if n not in self.down and n not in self.isolated]
             if stream.leader not in there and len(there) * 2 > len(stream.replicas):
                 self.lead(stream, there[0])
 
     def lead(self, stream: Stream, server: str) -> None:
-        """A server becomes a stream's leader."""
+        """Make a server the leader of a stream."""
         stream.leader = server
         self.tell(f"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.{stream.name}", b"{}")
 
@@ -380,7 +380,7 @@ class Cluster:
         return told
 
     def _others(self, stream: Stream) -> list[dict[str, Any]]:
-        """The other copies as the leader sees them: not that one is a moment behind, nor that it has holes."""
+        """The other copies as the leader sees them: it does not know that one is briefly behind, or has holes."""
         told = []
         for name, replica in stream.replicas.items():
             if name != stream.leader:

@@ -1,7 +1,7 @@
-"""Plays a plan: lets happen what was drawn, heals everything, and has the oracle judge.
+"""Plays a plan: carries out its steps, heals everything, and lets the oracle judge.
 
 outcome = play(draw(7))
-outcome.violation     # None where nothing was wrong
+outcome.violation     # None if nothing was wrong
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from notify.testing.simulation.tokens import START
 from notify.testing.simulation.world import World
 from notify.topics import Topic
 
-#: seconds of the world in which all must be whole once everything is healed
+#: simulated seconds within which everything must recover after healing
 BOUND = 60.0
-#: calls that a quiet node may have to come, and those of a stopped one
+#: scheduled calls that an idle node may have, and a stopped one
 MOST_CALLS = 60
-#: replies from NATS that a quiet node may wait for
+#: replies from NATS that an idle node may wait for
 MOST_WAITING = 8
 #: connections to NATS that one process may have made
 MOST_CONNECTS = 60
@@ -34,7 +34,7 @@ _SLICE = 0.25
 
 
 class Outcome(Struct):
-    """How a life went. ``digest`` is of every byte that a client was sent, and when."""
+    """The result of a life. ``digest`` covers every byte that a client was sent, and when."""
 
     plan: Plan
     violation: Violation | None
@@ -55,7 +55,7 @@ class Life:
         self._happenings = Happenings(self._world, self._backend, self._until)
 
     def play(self) -> Outcome:
-        """From the first to the last moment."""
+        """Play the whole life."""
         observer: Any = self._world.logged
         globalLogPublisher.addObserver(observer)
         try:
@@ -95,7 +95,7 @@ class Life:
                 raise self._world.oracle.violation
 
     def _look(self) -> None:
-        """What must hold at any moment."""
+        """Check what must hold at any moment."""
         for node in self._world.nodes:
             if node.alive:
                 queues = node.service.public.factory.websocket.queues
@@ -116,7 +116,7 @@ class Life:
                 self._world.oracle.wrong(problem[0], f"{problem[1]}, {BOUND:.0f} s {when}")
 
     def _probe(self) -> None:
-        """One more message to everybody, which has to be accepted."""
+        """Publish one more message to everybody, which must be accepted."""
         topics = {
             Topic(c.who.workspace, "chat", chat): None for c in self._world.clients for chat in c.who.chats
         }
@@ -176,7 +176,7 @@ class Life:
         return ""
 
     def _bounds(self) -> None:
-        """Nothing is left over of what was, once the server has found out which connections are dead."""
+        """Check that nothing is left over once the server has detected all dead connections."""
         end = self._world.clock.now + self._silence
         while (left := next(self._left_over(), None)) is not None:
             if self._world.clock.now > end:
@@ -187,7 +187,7 @@ class Life:
 
     @property
     def _silence(self) -> float:
-        """A connection whose end the server was not told of lives on until two pings were not answered."""
+        """How long a connection lives on if the server was not told of its end: until two pings were not answered."""
         limits = self._world.plan.limits
         return float(BOUND / 2 + 2 * limits["ping_interval"] + limits["ping_timeout"])
 
@@ -206,7 +206,7 @@ class Life:
             if websocket.queues.total:
                 yield "left over", f"{websocket.queues.total} bytes in queues of {name}"
             for feed in hub.dispatcher._feeds.values():
-                # What nobody is in any more lingers for a while.
+                # A topic without members stays for a while.
                 if feed.waiting or feed.pending or feed.reading or feed.starting:
                     yield "left over", f"{name} still keeps something of {feed.topic.subject}"
             status = hub.dispatcher._broker.status()
@@ -222,7 +222,7 @@ class Life:
                 yield "left over", f"{node.host.calls} timers of {name}"
 
     def _end(self) -> None:
-        """All leave, and nothing more is to come on any host."""
+        """All clients leave; after that no host may have anything scheduled."""
         for client in self._world.clients:
             client.tell(client.machine.stop)
         for node in self._world.nodes:

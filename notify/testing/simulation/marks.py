@@ -1,4 +1,4 @@
-"""Rare branches that a long run of simulated lives must reach: where one never is, the simulation has gone blunt."""
+"""Rare branches that a long run of simulated lives must reach. If one never is, the simulation has lost its effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from notify.observe.metrics import Metrics
 
-#: each is reached sometimes
+#: each of these must be reached at times
 MARKS = (
     "a position was recovered",
     "a position was not recovered",
@@ -48,7 +48,7 @@ _METERS = ("broker_gaps", "broker_filled", "broker_lost", "poison", "presence_or
 
 
 def metered(metrics: Metrics) -> Iterator[str]:
-    """The marks that a node's metrics show."""
+    """The marks that are evident from a node's metrics."""
     for name in _METERS:
         for family in getattr(metrics, name).collect():
             for sample in family.samples:

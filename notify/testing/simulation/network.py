@@ -1,6 +1,6 @@
-"""TCP between the hosts of a simulated world: bytes that come late, in pieces, slowly, to one side only, or not at all.
+"""TCP between the hosts of a simulated world: bytes that arrive late, in pieces, slowly, at one side only, or not at all.
 
-A server's end is a Twisted transport; the other one is a :class:`Socket` that simulated clients use directly.
+The server's end is a Twisted transport. The other end is a :class:`Socket` that simulated clients use directly.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ _DONE, _ABORTED, _LOST = (
 
 
 class Conditions(Struct):
-    """How a network is: ``delay`` in seconds and at most that again; ``pieces``: the part of writes that are cut up.
+    """The quality of a network. ``delay`` is the latency in seconds, to which at most the same again is added; ``pieces`` is the share
+    of writes that are split.
 
-    ``window`` is how many bytes are taken that the other side has not read yet.
+    ``window`` is how many bytes are accepted that the other side has not read yet.
     """
 
     delay: float = 0.001
@@ -63,7 +64,7 @@ class Pipe:
 
     @property
     def free(self) -> int:
-        """How many bytes are taken now."""
+        """The number of bytes that are accepted now."""
         return max(0, self._conditions.window - self._bytes)
 
     def send(self, data: bytes) -> None:
@@ -78,7 +79,7 @@ class Pipe:
             self._later(data)
 
     def end(self) -> None:
-        """Send the end."""
+        """Send the end of the stream."""
         self._later(None)
 
     def _later(self, piece: bytes | None) -> None:
@@ -97,7 +98,7 @@ class Pipe:
         self.flow()
 
     def flow(self) -> None:
-        """Hand over what has arrived, as far as it is read."""
+        """Deliver what has arrived, as far as the receiver reads."""
         arrived = self._arrived
         took = False
         while arrived and self.reading and not self.silent and not self.broken:
@@ -110,7 +111,7 @@ class Pipe:
 
 
 class Socket:
-    """A client's end. ``data`` is called with bytes, ``lost`` once."""
+    """The client's end. ``data`` is called with bytes, ``lost`` once."""
 
     def __init__(self, data: Callable[[bytes], None], lost: Callable[[], None]) -> None:
         self.data, self.lost = data, lost
@@ -120,30 +121,30 @@ class Socket:
         self.transport: Transport
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data``."""
         if not self.closed:
             self.outgoing.send(data)
 
     def close(self) -> None:
-        """Send an end, and read no more."""
+        """Send the end of the stream, and stop reading."""
         if not self.closed:
             self.closed = True
             self.outgoing.end()
             self.incoming.broken = True
 
     def read(self, on: bool) -> None:
-        """Read, or do not."""
+        """Start or stop reading."""
         self.incoming.reading = on
         self.incoming.flow()
 
     def silence(self, up: bool, down: bool) -> None:
-        """Nothing comes through in these directions for now."""
+        """Let nothing through in these directions for now."""
         self.outgoing.silent, self.incoming.silent = up, down
         self.outgoing.flow()
         self.incoming.flow()
 
     def cut(self, told: str = "both") -> None:
-        """The network loses the connection; ``both`` ends are told, the ``client`` alone, or ``nobody``."""
+        """The network drops the connection. Tells ``both`` ends, only the ``client``, or ``nobody``."""
         self.incoming.broken = self.outgoing.broken = True
         if told == "both":
             self.transport.reset()
@@ -164,7 +165,7 @@ class Socket:
 
 @implementer(ITransport)
 class Transport:
-    """A server's end. Like ours over real sockets it pauses a producer as soon as one byte is not taken."""
+    """The server's end. Like our transport over real sockets it pauses a producer as soon as one byte is not accepted."""
 
     def __init__(self, host: Host, port: Port, peer: str, number: int) -> None:
         self._host, self._port, self._peer, self.number = host, port, peer, number
@@ -178,7 +179,7 @@ class Transport:
         self._write_ended = False
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Send ``data``."""
         if not self.connected or self._write_ended or not data:
             return
         if not self._buffer:
@@ -195,7 +196,7 @@ class Transport:
             self._producer.pauseProducing()
 
     def writeSequence(self, data: Any) -> None:
-        """Send."""
+        """Send all of ``data``."""
         self.write(b"".join(data))
 
     def _room(self) -> None:
@@ -214,7 +215,7 @@ class Transport:
                 self._finish()
 
     def loseConnection(self) -> None:
-        """Close once everything is sent."""
+        """Close once all data is sent."""
         if self.connected and not self.disconnecting:
             self.disconnecting = True
             if not self._buffer:
@@ -227,19 +228,19 @@ class Transport:
             self._gone(_DONE)
 
     def loseWriteConnection(self) -> None:
-        """Send no more, and read on."""
+        """Send no more, but keep reading."""
         if self.connected and not self._write_ended:
             self._write_ended = True
             self.outgoing.end()
 
     def abortConnection(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         if self.connected:
             self.outgoing.end()
             self._host.callLater(0, self._gone, _ABORTED)
 
     def reset(self) -> None:
-        """The network has lost it."""
+        """The network has dropped the connection."""
         self._host.callLater(0, self._gone, _LOST)
 
     def _gone(self, reason: Failure) -> None:
@@ -266,23 +267,23 @@ class Transport:
     # --- producers ------------------------------------------------------------------------------------------
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Somebody wants to be paused."""
+        """Register a producer, which is paused when needed."""
         self._producer = producer
         if not self.connected:
             producer.stopProducing()
 
     def unregisterProducer(self) -> None:
-        """And wants it no more."""
+        """Unregister the producer."""
         self._producer = None
         if self.disconnecting and not self._buffer:
             self._host.callLater(0, self._finish)
 
     def pauseProducing(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self.incoming.reading = False
 
     def resumeProducing(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self.connected and not self.incoming.reading:
             self.incoming.reading = True
             self._host.callLater(0, self.incoming.flow)
@@ -294,22 +295,22 @@ class Transport:
     # --- addresses ------------------------------------------------------------------------------------------
 
     def getPeer(self) -> IPv4Address:
-        """Who is at the other end."""
+        """The address of the other end."""
         return IPv4Address("TCP", self._peer, 40000)
 
     def getHost(self) -> IPv4Address:
-        """Where it came in."""
+        """The local address."""
         return IPv4Address("TCP", "10.0.0.1", self._port.number)
 
     def setTcpNoDelay(self, on: bool) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def setTcpKeepAlive(self, on: bool) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Port:
-    """A listening port: it accepts at once, or later what came meanwhile."""
+    """A listening port. It accepts connections immediately, or later those that arrived meanwhile."""
 
     def __init__(self, host: Host, number: int, factory: Any) -> None:
         self._host, self.number, self.factory = host, number, factory
@@ -321,7 +322,7 @@ class Port:
         factory.doStart()
 
     def accept(self, transport: Transport) -> None:
-        """Somebody connects."""
+        """A client connects."""
         self._waiting.append(transport)
         if self._accepting:
             self._host.callLater(0, self._accept)
@@ -337,16 +338,16 @@ class Port:
             transport.incoming.flow()
 
     def stopReading(self) -> None:
-        """Accept nobody for now."""
+        """Accept no connections for now."""
         self._accepting = False
 
     def startReading(self) -> None:
-        """Accept whoever waits."""
+        """Accept the waiting connections."""
         self._accepting = True
         self._host.callLater(0, self._accept)
 
     def stopListening(self) -> Deferred[None]:
-        """Close."""
+        """Close the port."""
         self._host.ports.pop(self.number, None)
         for transport in self._waiting:
             transport.outgoing.end()
@@ -355,12 +356,12 @@ class Port:
         return succeed(None)
 
     def getHost(self) -> IPv4Address:
-        """Where it listens."""
+        """The address on which it listens."""
         return IPv4Address("TCP", "10.0.0.1", self.number)
 
 
 def listen(host: Host, number: int, factory: Any) -> Port:
-    """A host listens."""
+    """Open a listening port on a host."""
     return Port(host, number, factory)
 
 
@@ -374,7 +375,7 @@ def connect(
     data: Callable[[bytes], None],
     lost: Callable[[], None],
 ) -> Socket | None:
-    """A connection from a client's host to a server's port; None: nobody listens there."""
+    """Connect a client's host to a server's port. None if nobody listens there."""
     port = server.ports.get(number)
     if port is None or server.dead:
         return None

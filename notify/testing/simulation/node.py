@@ -1,4 +1,4 @@
-"""A whole notify in a simulated world: what ``notify.tap`` makes of a configuration, on a host of its own."""
+"""A complete notify in a simulated world: what ``notify.tap`` builds from a configuration, on its own host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLIC, INTERNAL = 8080, 8081
 
 
 class Node:
-    """One node's place: processes come and go in it. ``connect`` makes connections to NATS; None: there is none."""
+    """The place of one node, whose processes come and go. ``connect`` creates connections to NATS, or is None if there is no NATS."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Node:
         self.name, self.number = config.server.node, number
         self._clock, self._config, self._random, self._connect = clock, config, random, connect
         self._rank = random.random()
-        #: how far its clock is ahead of the world's
+        #: how far its clock is ahead of the world's, in seconds
         self.ahead = 0.0
         self.host: Host
         self.service: Any = None
@@ -39,7 +39,7 @@ class Node:
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process."""
+        """Whether a process is running."""
         return self.service is not None
 
     def start(self) -> None:
@@ -59,7 +59,7 @@ class Node:
         self.service.startService()
 
     def kill(self) -> list[network.Transport]:
-        """The process is gone at once; gives the connections that it had."""
+        """Kill the process. Returns the connections that it had."""
         ports = list(self.host.ports.values())
         self.host.kill()
         self.service = None
@@ -68,7 +68,7 @@ class Node:
         ]
 
     def leave(self, done: Callable[[], None]) -> None:
-        """Let the process drain and end."""
+        """Let the process drain and exit."""
         self.leaving = True
         service = self.service
 
@@ -80,12 +80,12 @@ class Node:
         service.stopService().addBoth(ended)
 
     def _stop(self) -> None:
-        """It wants to end by itself: it could not start, or was told to by its API."""
+        """The process wants to exit by itself: it could not start, or was told to by its API."""
         if self.service is not None and not self.leaving:
             self.leave(lambda: None)
 
     def reload(self, change: int) -> None:
-        """Read a configuration again in which something has changed that changes nothing here."""
+        """Reload a configuration with a change that has no effect here."""
         self._config = structs.replace(
             self._config, limits=structs.replace(self._config.limits, max_invalid=10 + change)
         )

@@ -1,13 +1,12 @@
-"""What must be true of a simulated life: a shadow of the history, and what each client was told of it.
+"""What must be true in a simulated life: a shadow of the history, and of what each client was told about it.
 
-Safety at any moment. Each message comes once and in order; nothing between two messages was left out; ``prev`` never
-names a message that the connection has not been sent; a position is recovered within its own history only; nothing of
-another chat, user or workspace comes. A loss is told only where it can be one (see :meth:`Oracle.excuse`).
+Safety, at any moment: each message arrives once and in order; no message between two others is left out; ``prev`` never
+names a message that the connection was not sent; a position is recovered only within its own history; nothing arrives from
+another chat, user or workspace. A loss is reported only if there can be one (see :meth:`Oracle.excuse`).
 
-Liveness, once everything is healed: every message that the stream kept, and every one that it let go without a word
-to the client, has come.
+Liveness, once everything is healed: every message has arrived that the stream kept, or that it dropped without the client being told.
 
-Nothing is owed of what an operator deleted or purged, and of what a server lost that went back: it is nowhere.
+Clients are not owed messages that an operator deleted or purged, or that a server lost when it went back: these exist nowhere.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from notify.client.actions import Frame, Id, Position
 from notify.testing.simulation.client import SimulatedClient
 from notify.topics import Topic
 
-#: a message's place: the history, and the number in it
+#: a message's place: the history, and its number in that history
 Key = tuple[int, int]
 _NOWHERE: Key = (-1, 0)
-#: the number of messages that were never published: whoever gets one is told nothing wrong by notify
+#: the id of messages that were never published: a client that gets one was not deceived by notify
 FORGED = -1
 
 
 class Entry:
-    """One message that was published. ``key`` is None until it is known to be stored."""
+    """One published message. ``key`` is None until it is known to be stored."""
 
     __slots__ = ("accepted", "event", "key", "number", "removed", "size", "topic", "valid")
 
@@ -44,7 +43,7 @@ class Entry:
         self.accepted = False
 
     def owed(self, client: SimulatedClient) -> bool:
-        """Whether a client that hears the topic has to get it."""
+        """Whether a client that is subscribed to the topic must receive it."""
         return (
             self.valid
             and self.removed not in ("operator", "rollback")
@@ -53,9 +52,9 @@ class Entry:
 
 
 class Track:
-    """How far a client has come in a topic: ``base`` is where it began, ``last`` what it was handed last.
+    """How far a client has come in a topic: ``base`` is where it began, ``last`` is what it received last.
 
-    ``let_go``: up to here limits had let go what is gone when it began.
+    ``let_go``: the messages up to here that were gone when it began had been removed by limits.
     """
 
     __slots__ = ("base", "debts", "got", "last", "let_go")
@@ -64,12 +63,12 @@ class Track:
         self.base: Key | None = None
         self.last = self.let_go = _NOWHERE
         self.got: set[int] = set()
-        #: what was left out, and has still to be told as lost
+        #: messages that were left out and must still be reported as lost
         self.debts: list[Entry] = []
 
 
 class Line(Struct):
-    """What one connection was told of a topic: ``answered`` is the newest at the answer, ``last`` what was sent last."""
+    """What one connection was told of a topic: ``answered`` is the newest number at the answer, ``last`` the last one sent."""
 
     epoch: str
     answered: int
@@ -77,7 +76,7 @@ class Line(Struct):
 
 
 class Violation(Exception):  # noqa: N818
-    """Something that must be true is not. ``kind`` is one word for what; the shrinker keeps to it."""
+    """Something that must be true is not. ``kind`` is a short name for it, which stays the same while the plan is shrunk."""
 
     def __init__(self, kind: str, words: str) -> None:
         super().__init__(f"{kind}: {words}")
@@ -85,7 +84,10 @@ class Violation(Exception):  # noqa: N818
 
 
 class Oracle:
-    """See the module. ``place(seq)`` gives the history in which the stream gave a number, and the number, but none past its end; None: positions tell it."""
+    """See the module docstring. ``place(seq)`` returns the history in which the stream gave a number, and the number, but nothing past its end.
+
+    If it is None, positions tell the history.
+    """
 
     def __init__(self, replay: int, queue: int, place: Callable[[int], Key] | None) -> None:
         self._replay, self._queue, self._place = replay, queue, place
@@ -94,29 +96,29 @@ class Oracle:
         self.tracks: dict[tuple[str, Id | None], Track] = {}
         self.lines: dict[tuple[str, Id | None], Line] = {}
         self._asked: dict[tuple[str, Any], tuple[Id | None, Any]] = {}
-        #: chats that a connection has left: what was on its way may still come, until it has them again
+        #: chats that a connection has left: messages in flight may still arrive until it subscribes to them again
         self._leaving: set[tuple[str, Id | None]] = set()
         self._epochs: dict[str, int] = {}
-        #: why a loss may be told at any time from now on
+        #: why losses may be reported at any time from now on
         self.lossy = ""
-        #: the stream went back, or was made anew: a number's second message looks like the next one until notify compares, and what was
-        #: left out by then has to be told as lost before the end
+        #: the stream went back or was recreated. Until notify compares, the second message with a number looks like the next one, and what
+        #: was left out by then must be reported as lost before the end
         self.went_back = False
-        #: messages that were published as one, and whether it was said that nothing of them is stored
+        #: messages that were published atomically, and whether the publisher was told that none of them is stored
         self._as_one: dict[tuple[int, ...], bool] = {}
-        #: the first thing that was wrong
+        #: the first violation
         self.violation: Violation | None = None
         self.marks: Counter[str] = Counter()
 
     def wrong(self, kind: str, words: str) -> None:
-        """Something is not as it must be."""
+        """Something is wrong."""
         if self.violation is None:
             self.violation = Violation(kind, words)
 
     # --- the history ----------------------------------------------------------------------------------------
 
     def keep(self, number: int, key: Key) -> None:
-        """A message is stored there."""
+        """A message is stored at this place."""
         entry = self.entries[number]
         if entry.key is None:
             entry.key = key
@@ -124,11 +126,11 @@ class Oracle:
         elif entry.key != key and not self.lossy:
             self.wrong("stored twice", f"message {number} at {entry.key} and at {key}")
         elif entry.key < key:
-            # What was lost is repeated by its publisher: it stands in the later history.
+            # The publisher retried a lost message: it now belongs to the later history.
             self.stored[entry.topic].remove((entry.key, number))
             for track in self.tracks.values():
                 if track.base is not None and track.base[0] > entry.key[0]:
-                    track.got.discard(number)  # who was told of the later history may get it again
+                    track.got.discard(number)  # clients told of the later history may get it again
             entry.key, entry.removed = key, ""
             insort(self.stored[entry.topic], (key, number))
 
@@ -144,7 +146,7 @@ class Oracle:
             self.wrong("accepted elsewhere", f"message {number} is at {entry.key[1]}, said to be at {seq}")
 
     def as_one(self, numbers: tuple[int, ...], refused: bool = False) -> None:
-        """Messages are published as one; ``refused``: it was said that nothing of them is stored."""
+        """Messages are published atomically; ``refused``: the publisher was told that none of them is stored."""
         self._as_one[numbers] = refused
 
     def _torn(self) -> Iterator[tuple[str, str]]:
@@ -157,7 +159,7 @@ class Oracle:
                 )
 
     def removed(self, number: int, why: str) -> None:
-        """A message is gone from the stream."""
+        """A message was removed from the stream."""
         self.entries[number].removed = why
 
     def _history(self, epoch: str) -> int:
@@ -166,7 +168,7 @@ class Oracle:
     def _key(self, epoch: str, seq: int) -> Key:
         return (self._history(epoch), seq) if self._place is None else self._place(seq)
 
-    # --- what a connection is sent --------------------------------------------------------------------------
+    # --- what a connection receives -------------------------------------------------------------------------
 
     def connected(self, client: SimulatedClient) -> None:
         """See :class:`~notify.testing.simulation.client.Watcher`."""
@@ -210,7 +212,7 @@ class Oracle:
             self.marks[f"error {frame['code']}"] += 1
 
     def _page(self, client: SimulatedClient, asked: Frame, frame: Frame) -> None:
-        """A page is a part of the history, whole and in its place: next to the position that it was asked for by."""
+        """Check that a page is a complete part of the history, next to the position that it was requested for."""
         self.marks["a page of history came"] += bool(frame["messages"])
         where = f"{client.who.name} chat {frame['chat_id']}, a page"
         topic = _topic(client, frame["chat_id"])
@@ -230,7 +232,7 @@ class Oracle:
                 keys.append(entry.key)
         keys.append(ends[1])
         if self.went_back:
-            return  # what it was read out of may be another history by now
+            return  # the page may be from a different history by now
         for early, late in pairwise(keys):
             if early is not None and late is not None and early >= late:
                 self.wrong("out of order", f"{where} has {late} behind {early}")
@@ -288,7 +290,7 @@ class Oracle:
         number = frame.get("notification_id") if frame["type"] == "notification" else frame.get("message_id")
         return self.entries.get(number) if isinstance(number, int) else None
 
-    # --- what a program is told -----------------------------------------------------------------------------
+    # --- what an application receives -----------------------------------------------------------------------
 
     def action(self, client: SimulatedClient, action: do.Action) -> None:
         """See :class:`~notify.testing.simulation.client.Watcher`."""
@@ -311,11 +313,11 @@ class Oracle:
         return self.tracks.setdefault((client.who.name, chat), Track())
 
     def forget(self, client: SimulatedClient, chat: Id) -> None:
-        """It wants a chat no more."""
+        """The client has unsubscribed from a chat."""
         self.tracks.pop((client.who.name, chat), None)
 
     def _begin(self, client: SimulatedClient, chat: Id | None, track: Track, position: Position) -> None:
-        """A client is told where it begins. What limits had let go by then may still come, and is not owed."""
+        """A client is told where it begins. Messages that limits had removed by then may still arrive, but are not owed."""
         track.base = track.last = self._key(position.epoch, position.seq)
         track.debts.clear()
         for key, number in reversed(self.stored.get(_topic(client, chat), ())):
@@ -366,14 +368,14 @@ class Oracle:
         if track.base is not None and not self.excuse(client, chat, track):
             self.wrong("needless loss", f"{client.who.name} chat {chat} from {before} to {after}")
         self._begin(client, chat, track, after)
-        # It reloads the chat, and goes on from there: what comes behind that may have come before.
+        # The client reloads the chat and continues from there: messages after that point may have arrived before.
         base = track.base or _NOWHERE
         track.got = {number for number in track.got if (self.entries[number].key or _NOWHERE) <= base}
 
     def excuse(self, client: SimulatedClient, chat: Id | None, track: Track) -> str:
-        """Why a loss may be told now; empty: for no reason.
+        """Why a loss may be reported now; empty if there is no reason.
 
-        Histories end (made anew, gone back), operators delete, limits let go, and a resumption is bounded.
+        Histories end (recreated, gone back), operators delete, limits remove messages, and a resume is bounded.
         """
         if self.lossy:
             return self.lossy
@@ -396,7 +398,7 @@ class Oracle:
     # --- the end --------------------------------------------------------------------------------------------
 
     def unfinished(self, clients: list[SimulatedClient]) -> Iterator[tuple[str, str]]:
-        """What is not as it has to be in the end: one word, and which."""
+        """What is not as it must be in the end: the kind of violation, and its details."""
         yield from self._torn()
         for client in clients:
             who = client.who

@@ -1,6 +1,6 @@
-"""What happens in a simulated life, drawn from its seed before anything happens: a place, and steps with their times.
+"""The plan of a simulated life, drawn from its seed before anything happens: the setting, and steps with their times.
 
-So a life can be played again with fewer steps, which is how the shrinker finds those that matter.
+A life can therefore be replayed with fewer steps, which is how the shrinker finds those that matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from notify.testing.simulation.tokens import KEY, bearer
 
 
 class Someone(Struct, frozen=True):
-    """A client: its user, the chats that it wants, and how it talks."""
+    """A client: its user, the chats that it subscribes to, and its protocol options."""
 
     name: str
     workspace: int
@@ -29,10 +29,10 @@ class Someone(Struct, frozen=True):
 
 
 class Plugins(Struct, frozen=True):
-    """What a world is made of by a plugin's author: names of plugins, empty: drawn; and a table for each by its name.
+    """The plugins of a world, chosen by a plugin's author: their names (empty: drawn), and the table of settings for each, by its name.
 
-    ``token(user, workspace)`` makes a token that the plugin in ``auth`` takes. ``nodes``: a broker of one's own may have
-    so many; one that keeps its history in the process has one.
+    ``token(user, workspace)`` creates a token that the plugin in ``auth`` accepts. ``nodes`` is the maximum number of nodes for a
+    custom broker; a broker that keeps its history in the process has one.
     """
 
     auth: str = "jwt"
@@ -47,7 +47,7 @@ OURS = Plugins(tables={"jwt": {"secret": KEY}})
 
 
 class Step(Struct, frozen=True):
-    """At so many seconds of the life something happens; ``number`` names it for good."""
+    """Something that happens at a time, in seconds of the life. ``number`` identifies it permanently."""
 
     number: int
     at: float
@@ -79,11 +79,11 @@ class Plan(Struct, frozen=True):
     steps: tuple[Step, ...]
 
     def only(self, numbers: Collection[int]) -> Plan:
-        """The same with these steps alone."""
+        """The same plan with only these steps."""
         return structs.replace(self, steps=tuple(step for step in self.steps if step.number in numbers))
 
     def without(self, kinds: Collection[str]) -> Plan:
-        """The same without these kinds of steps; ``one name``, ``bounded history`` and ``oversized`` are kinds, too."""
+        """The same plan without these kinds of steps. ``one name``, ``bounded history`` and ``oversized`` also count as kinds."""
         nodes = tuple(f"n{number}" for number in range(1, len(self.nodes) + 1))
         return structs.replace(
             self,
@@ -94,7 +94,7 @@ class Plan(Struct, frozen=True):
         )
 
 
-#: what can go wrong beyond clients and publishers, by the broker that it takes
+#: what can go wrong beyond clients and publishers, by the broker that it requires
 TROUBLES = {
     "jetstream": (
         "faults",
@@ -133,7 +133,7 @@ _CLIENTS = (
 
 
 def draw(seed: int, plugins: Plugins = OURS) -> Plan:
-    """The life of a seed."""
+    """The plan of a seed."""
     random = Random(f"plan {seed}")
     seconds = random.choice((12.0, 20.0, 30.0))
     broker = random.choice(("jetstream",) * 9 + ("memory",))
@@ -164,7 +164,7 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
         "replay": random.choice((3, 100, 1000, 1000)),
         "ping_interval": random.choice((2, 25)),
         "ping_timeout": 2,
-        # From a chance of its own: what was drawn before it came is drawn as before.
+        # From a separate random source, so that earlier plans of the same seed stay as they were.
         "linger": Random(f"linger {seed}").choice((0, 1, 60)),
     }
     workspaces = random.choice((1, 1, 2))
@@ -186,7 +186,7 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
         random.choice((0.001, 0.005, 0.03)), random.choice((0.0, 0.0, 0.02)), random.choice((0.0, 0.1, 0.6))
     )
     inside = Conditions(random.choice((0.001, 0.003, 0.01)), random.choice((0.0, 0.002, 0.02)))
-    # A life that has seen everything shows little: each has some kinds of trouble, and many of none.
+    # A life with every kind of trouble shows little: each has a few kinds, and many have none.
     known = TROUBLES.get(broker, TROUBLES["memory"])
     troubles = random.sample(known, random.choice((0, 1, 1, 2, 3, 5)) % (len(known) + 1))
     steps: list[tuple[float, str, dict[str, Any]]] = [
@@ -223,8 +223,8 @@ def draw(seed: int, plugins: Plugins = OURS) -> Plan:
 
 
 def _sheds(seed: int, seconds: float, nodes: int) -> list[tuple[float, str, dict[str, Any]]]:
-    """Shares of a node's clients that are sent elsewhere. From a chance of their own, and numbered behind the others: what was
-    drawn before they came is drawn as before.
+    """Shares of a node's clients that are sent elsewhere. They use a separate random source and are numbered after the other steps, so that
+    earlier plans of the same seed stay as they were.
     """
     random = Random(f"shed {seed}")
     return [
@@ -238,7 +238,7 @@ def _sheds(seed: int, seconds: float, nodes: int) -> list[tuple[float, str, dict
 
 
 def _numbered(steps: list[tuple[float, str, dict[str, Any]]]) -> tuple[Step, ...]:
-    """In the order of their times; the numbers are those of the order that they are given in."""
+    """Sort the steps by time; their numbers are those of the given order."""
     made = [Step(n, round(at, 3), what, about) for n, (at, what, about) in enumerate(steps)]
     return tuple(sorted(made, key=lambda step: step.at))
 

@@ -1,4 +1,4 @@
-"""A model of a durable pull consumer, as ``delivery = "consumer"`` uses one."""
+"""A model of a durable pull consumer, as used by ``delivery = "consumer"``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Server(Protocol):
     draw: Draw
 
     def reaches(self, client: Any) -> bool:
-        """Whether what is sent to a client gets there."""
+        """Whether messages reach a client."""
 
     def tell(
         self, subject: str, data: bytes, block: bytes = b"", reply: str = "", delay: float = 0.0
     ) -> None:
-        """Send a message to all who are interested."""
+        """Send a message to all subscribed clients."""
 
 
 class _Request:
@@ -35,7 +35,7 @@ class _Request:
 
 
 class Pull:
-    """See the module. Requests take turns, whoever made them: one that was served goes to the end of the line."""
+    """See the module docstring. Pull requests take turns, whoever made them: one that was served goes to the end of the queue."""
 
     def __init__(self, server: Server, stream: Stream, name: str, config: dict[str, Any]) -> None:
         self._server, self._stream, self.name, self.config = server, stream, name, config
@@ -47,14 +47,14 @@ class Pull:
         self.delivered = 0
         self._ack_wait = config.get("ack_wait", 30 * NANO) / NANO
         self._waiting: list[_Request] = []
-        #: by number in the stream: when it is sent again, and how often it was sent
+        #: by number in the stream: when it is redelivered, and how often it was delivered
         self._pending: dict[int, tuple[float, int]] = {}
         self._again: list[int] = []
         self._timer: Call | None = None
         self._ended = False
 
     def info(self) -> dict[str, Any]:
-        """As the API tells it."""
+        """Its description, as in the API."""
         return {
             "stream_name": self._stream.name,
             "name": self.name,
@@ -69,7 +69,7 @@ class Pull:
         }
 
     def asked(self, client: Any, reply: str, body: dict[str, Any]) -> None:
-        """A client wants messages."""
+        """A client requests messages."""
         now = self._clock.now
         expires, heartbeat = body.get("expires", 0) / NANO, body.get("idle_heartbeat", 0) / NANO
         self._waiting.append(_Request(client, reply, body.get("batch", 1), now + expires, heartbeat, now))
@@ -81,11 +81,11 @@ class Pull:
         self._pending.pop(seq, None)
 
     def left(self, client: Any) -> None:
-        """A client is gone."""
+        """A client has disconnected."""
         self._waiting = [one for one in self._waiting if one.client is not client]
 
     def end(self, words: str) -> None:
-        """There is no such consumer any more."""
+        """The consumer no longer exists."""
         self._ended = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
@@ -94,7 +94,7 @@ class Pull:
         self._waiting = []
 
     def pump(self) -> None:
-        """Send what there is to those who wait."""
+        """Send available messages to the waiting requests."""
         if self._generation != self._stream.generation:
             self._generation = self._stream.generation
             self._next = min(self._next, self._stream.last_seq + 1)

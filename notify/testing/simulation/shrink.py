@@ -1,4 +1,4 @@
-"""From a life in which something was wrong to the few steps of it that it takes."""
+"""Reduces a life in which something was wrong to the few steps that cause it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from notify.testing.simulation.plan import Plan
 
 
 def shrink(plan: Plan, seconds: float, again: Callable[[Plan], Outcome] = play) -> Plan:
-    """The plan with as few steps as were found within so many (real) seconds that go wrong in the same way.
+    """Return the plan with the fewest steps found within ``seconds`` (of real time) that still goes wrong in the same way.
 
-    Leaves out ever smaller parts (delta debugging: Zeller and Hildebrandt, 2002).
+    Removes ever smaller parts (delta debugging: Zeller and Hildebrandt, 2002).
     """
     wrong = again(plan).violation
     if wrong is None:

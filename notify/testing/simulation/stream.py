@@ -1,6 +1,6 @@
-"""A model of one JetStream stream: its messages, and the copies that the other servers of its cluster have.
+"""A model of one JetStream stream: its messages, and the copies on the other servers of its cluster.
 
-The leader's copy is the stream. A replica is described by what it lacks of that: what came in the last moments, all
+The leader's copy is the stream. A replica is described by what it lacks: the messages of the last moments, everything
 since it was frozen, and holes.
 """
 
@@ -27,7 +27,7 @@ def matches(pattern: str, subject: str) -> bool:
 
 
 class Stored:
-    """One message. ``order`` counts over everything that the stream, and those of its name, ever stored."""
+    """One message. ``order`` counts all messages ever stored by this stream and by its predecessors of the same name."""
 
     __slots__ = ("at", "block", "data", "order", "seq", "subject", "ttl")
 
@@ -39,7 +39,7 @@ class Stored:
 
     @property
     def time(self) -> str:
-        """As the server writes it."""
+        """Its time as the server writes it."""
         return stamp(self.at)
 
 
@@ -50,7 +50,7 @@ def stamp(at: float) -> str:
 
 
 class Replica:
-    """What a server's copy lacks: the last ``lag`` seconds, what is newer than ``frozen``, and ``holes``."""
+    """What a server's copy lacks: the last ``lag`` seconds, messages newer than ``frozen``, and ``holes``."""
 
     def __init__(self) -> None:
         self.lag = 0.0
@@ -58,7 +58,7 @@ class Replica:
         self.holes: set[int] = set()
 
     def has(self, one: Stored, now: float) -> bool:
-        """Whether it has this."""
+        """Whether the copy has this message."""
         return (
             one.seq not in self.holes
             and (self.frozen is None or one.order <= self.frozen)
@@ -67,14 +67,14 @@ class Replica:
 
 
 class Stream:
-    """See the module. ``gone(stored, why)`` is told of what is removed: ``limit``, ``operator`` or ``rollback``."""
+    """See the module docstring. ``gone(stored, why)`` is called for each removed message: ``limit``, ``operator`` or ``rollback``."""
 
     def __init__(
         self, config: dict[str, Any], now: float, orders: Iterator[int], gone: Callable[[Stored, str], None]
     ) -> None:
         self.config = config
         self.created = stamp(now)
-        #: where each history of it begins, the newest at the end: a number, and what tells that history from all others
+        #: the first number of each of its histories, the newest last, and a unique value for that history
         self._histories = [(0, next(orders))]
         self._orders, self._gone = orders, gone
         self.messages: dict[int, Stored] = {}
@@ -82,9 +82,9 @@ class Stream:
         self.last_seq = 0
         self._empty_from = 0
         self.dedupe: dict[str, tuple[int, float]] = {}
-        #: that of the message that was stored last; empty: it had none
+        #: the id of the message stored last; empty if it had none
         self.last_id = ""
-        #: by the names of the servers that have a copy; the leader's lacks nothing
+        #: by the name of the server that has the copy; the leader's copy lacks nothing
         self.replicas: dict[str, Replica] = {}
         self.leader = ""
 
@@ -95,29 +95,29 @@ class Stream:
 
     @property
     def generation(self) -> int:
-        """Its history now."""
+        """Its present history."""
         return self._histories[-1][1]
 
     def history_of(self, seq: int) -> int:
-        """The history in which a number was given: what the stream keeps when it goes back is as old as before."""
+        """The history in which a number was given: messages that survive when the stream goes back stay in their old history."""
         return next(history for start, history in reversed(self._histories) if start <= seq)
 
     @property
     def first_seq(self) -> int:
-        """The oldest number; behind the newest where there are no messages."""
+        """The oldest number; the one after the newest if there are no messages."""
         return next(iter(self.messages), self.last_seq + 1 if self.last_seq or self._empty_from else 0)
 
     def covers(self, subject: str) -> bool:
-        """Whether a subject is one of its."""
+        """Whether a subject belongs to the stream."""
         return any(matches(pattern, subject) for pattern in self.config["subjects"])
 
     def last_of(self, subject: str) -> int:
-        """The newest number of a subject; 0: none."""
+        """The newest number of a subject; 0 if none."""
         numbers = self.by_subject.get(subject)
         return numbers[-1] if numbers else 0
 
     def store(self, subject: str, data: bytes, block: bytes, now: float, ttl: float = 0.0) -> Stored:
-        """Store one message, and let go what is over a limit."""
+        """Store one message, and remove what exceeds a limit."""
         self.last_seq += 1
         one = Stored(self.last_seq, subject, data, block, now, next(self._orders), ttl)
         self.messages[one.seq] = one
@@ -133,7 +133,7 @@ class Stream:
         return one
 
     def expire(self, now: float) -> None:
-        """Let go what is too old."""
+        """Remove messages that are too old."""
         age = self.config.get("max_age", 0) / NANO
         while age and self.messages:
             oldest = next(iter(self.messages.values()))
@@ -142,7 +142,7 @@ class Stream:
             self.remove(oldest.seq, "limit")
 
     def remove(self, seq: int, why: str) -> bool:
-        """Remove one message; whether it was there."""
+        """Remove one message. Returns whether it was there."""
         one = self.messages.pop(seq, None)
         if one is None:
             return False
@@ -155,7 +155,7 @@ class Stream:
         return True
 
     def purge(self, pattern: str, before: int, keep: int) -> int:
-        """Remove what matches; gives how many."""
+        """Remove the matching messages. Returns how many."""
         chosen = [
             one.seq
             for one in self.messages.values()
@@ -167,7 +167,7 @@ class Stream:
         return len(chosen)
 
     def go_back(self, count: int) -> int:
-        """Forget the newest messages, as a server that lost its power does; their numbers are used again."""
+        """Lose the newest messages, as after a power failure; their numbers are used again."""
         lost = list(self.messages)[-count:] if count else []
         for seq in lost:
             self.remove(seq, "rollback")
@@ -180,14 +180,14 @@ class Stream:
         return len(lost)
 
     def visible(self, server: str, now: float) -> Callable[[Stored], bool]:
-        """What a server's copy has."""
+        """Returns a predicate: whether a server's copy has a message."""
         replica = self.replicas.get(server)
         if server == self.leader or replica is None:
             return lambda one: True
         return lambda one: replica.has(one, now)
 
     def state(self, details: bool, subjects: str) -> dict[str, Any]:
-        """As INFO tells it."""
+        """The state, as in the answer to INFO."""
         first, last = self.first_seq, self.last_seq
         kept = len(self.messages)
         deleted = (

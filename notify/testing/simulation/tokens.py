@@ -1,4 +1,4 @@
-"""Tokens of simulated clients, as ``notify token`` makes them."""
+"""Tokens for simulated clients, as ``notify token`` creates them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 
 import msgspec
 
-#: when all lives begin, Unix time
+#: when every life begins, in Unix time
 START = 1_700_000_000.0
-#: signs tokens, and opens the API
+#: signs tokens, and is the API key
 KEY = "k" * 32
 
 
 @cache
 def bearer(user: int, workspace: int) -> str:
-    """A token for a user of a workspace that outlives the life (RFC 7515, HS256)."""
+    """A token for a user of a workspace that outlives the simulation (RFC 7515, HS256)."""
     claims = {"id": user, "workspace_id": workspace, "iat": int(START) - 3600, "exp": int(START) + 86400}
     parts = [msgspec.json.encode(part) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
     signed = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in parts)

@@ -1,4 +1,4 @@
-"""The place of a simulated life: nodes, clients, a cluster of NATS, and who writes down what is said there."""
+"""The world of a simulated life: nodes, clients, a NATS cluster, and the trace of everything said there."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from notify.testing.simulation.plan import Plan
 from notify.testing.simulation.stream import Stored, Stream
 from notify.testing.simulation.tokens import KEY, START
 
-#: bytes on their way to a client who takes batches
+#: bytes in flight to a client that accepts batches
 _WIDE = 65_536
-#: the history's stream
+#: the stream with the history
 STREAM = "MESSAGES"
 
 
 class World:
-    """See the module. ``traced``: keep a readable trace."""
+    """See the module docstring. ``traced``: keep a readable trace."""
 
     def __init__(self, plan: Plan, traced: bool = False) -> None:
         self.plan = plan
@@ -42,15 +42,15 @@ class World:
         self.trace: list[str] = []
         self._traced = traced
         self.marks: Counter[str] = Counter()
-        #: what the world does itself happens here
+        #: the host on which the world's own actions run
         self.hands = Host(self.clock, "world", self.random.random())
         self.cluster = Cluster(self.clock, self.draw, plan.servers)
-        # From a chance of its own, as `linger`.
+        # From a separate random source, like `linger`.
         self.cluster.atomic = Random(f"batches {plan.seed}").random() < 0.7
         self.cluster.max_payload = plan.max_payload
         self.cluster.mark, self.cluster.say = self.mark, self.say
         self.cluster.stored, self.cluster.gone = self._stored, self._gone
-        #: those of each node's process
+        #: the connections of each node's process
         self.connections: dict[int, list[SimulatedConnection]] = {}
         limits = _limits(plan.limits)
         place = self._place if plan.broker == "jetstream" else None
@@ -58,7 +58,7 @@ class World:
         self.oracle.marks = self.marks
         if plan.settings["max_messages"] and plan.broker == "jetstream":
             self.oracle.lossy = "the history is bounded"
-        # In memory where there is such a place: what is written there is synced.
+        # In memory if possible, because what is written there is synced.
         shared = Path("/dev/shm")  # noqa: S108 - below it, a folder with a name of its own
         self.disks = TemporaryDirectory("", "notify-life-", shared if shared.is_dir() else None)
         self.published = self.handed_over = 0
@@ -67,11 +67,11 @@ class World:
         self.clients: list[SimulatedClient] = []
 
     def later(self, seconds: float, call: Callable[..., object], *args: object) -> None:
-        """Have something happen in so many seconds."""
+        """Schedule a call in ``seconds``."""
         self.hands.callLater(seconds, call, *args)
 
     def digest(self) -> str:
-        """Of every byte that a client was sent, and when."""
+        """The digest of every byte that a client was sent, and when."""
         digest = blake2b(digest_size=16)
         for name in sorted(self._digests):
             digest.update(self._digests[name].digest())
@@ -102,10 +102,10 @@ class World:
         config = Config(
             server=Server(node=name),
             auth=plugin(plan.plugins.auth),
-            # How NATS is reached stands in the broker's table, whoever else needs it.
+            # The settings for reaching NATS are in the broker's table, whichever plugin needs them.
             broker=plugin(plan.broker, *(("jetstream",) if plan.registry == "jetstream_kv" else ())),
             registry=plugin(plan.registry),
-            # Nobody steers a life: beats would cost time, and find nothing.
+            # Nobody controls the nodes: heartbeats would only cost time.
             control=PluginTable("memory"),
             api=Api(keys=(KEY,)),
             limits=_limits(plan.limits),
@@ -121,7 +121,7 @@ class World:
         return Node(self.clock, config, Random(self.random.getrandbits(64)), to_nats, number)
 
     def _disk(self, number: int) -> str:
-        """What outlives a node's processes."""
+        """The directory that outlives a node's processes."""
         if self.plan.broker != "jetstream":
             return ""
         directory = Path(self.disks.name, str(number))
@@ -129,7 +129,7 @@ class World:
         return str(directory)
 
     def client(self, number: int) -> SimulatedClient:
-        """A client of the plan, which has not started."""
+        """A client of the plan, not started."""
         who = self.plan.clients[number]
         token = self.plan.plugins.token(who.user, who.workspace)
         client = SimulatedClient(
@@ -144,13 +144,13 @@ class World:
         return client
 
     def _dial(self, client: SimulatedClient) -> Socket | None:
-        """Through a balancer: to a node that takes connections."""
+        """Connect through a load balancer to a node that accepts connections."""
         there = [node for node in self.nodes if node.alive and PUBLIC in node.host.ports and not node.leaving]
         if not there:
             return None
         node = there[int(client.random.random() * len(there))]
-        # Who takes batches has a whole resumption in one frame, with the pong behind it: on a narrow link it takes longer
-        # than a client waits, each time.
+        # A client that accepts batches gets a whole resume in one frame, followed by the pong. On a slow link that takes longer
+        # than the client waits, every time.
         window = max(client.who.window, _WIDE) if client.who.batch else client.who.window
         socket: list[Socket] = []
         made = connect(
@@ -168,19 +168,19 @@ class World:
             self.say(client.who.name, f"connects to {node.host.name}")
         return made
 
-    # --- what is told ---------------------------------------------------------------------------------------
+    # --- what is reported -----------------------------------------------------------------------------------
 
     def mark(self, what: str) -> None:
         """Something rare has happened."""
         self.marks[what] += 1
 
     def say(self, who: str, *words: str) -> None:
-        """A line of the trace."""
+        """Add a line to the trace."""
         if self._traced:
             self.trace.append(f"{self.clock.now - START:9.4f} {who:>8} {' '.join(words)}")
 
     def logged(self, event: dict[str, Any]) -> None:
-        """Something was logged: a traceback is always wrong."""
+        """Something was logged: a traceback is always a fault."""
         if event.get("log_level") is LogLevel.critical or "log_failure" in event:
             failure = event.get("log_failure")
             words = failure.getTraceback() if failure is not None else event.get("log_format", "")

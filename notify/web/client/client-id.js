@@ -1,12 +1,12 @@
-/** The name that a client has for proxies, which hash on it to lead the client back to its node: docs/client.md, rule 25. */
+/** The client id. Proxies hash it to route a reconnecting client to the same node: docs/client.md, rule 25. */
 
 const FORM = /^[A-Za-z0-9_-]{1,64}$/;
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/** Letters of a random name, and of what a name of the program's own is followed by; and what that leaves room for. */
+/** Characters of a random id, of the suffix added to the application's own id, and of that id that leave room for a suffix. */
 const WHOLE = 16, SUFFIX = 8, KEPT = 55;
 const PARAMETER = "client_id=";
 
-/** `url` may name one already; `given` is the program's own, or null: then that of the URL, else a random one. */
+/** `url` may already contain an id. `given` is the application's own id, or null: then the URL's id is used, else a random one. */
 export class ClientId {
   value;
   #given; #random; #path; #query;
@@ -22,12 +22,12 @@ export class ClientId {
     this.value = this.#given ?? this.#draw(WHOLE);
   }
 
-  /** The URL with this name. */
+  /** The URL with this id. */
   get url() {
     return `${this.#path}?${[...this.#query, PARAMETER + this.value].join("&")}`;
   }
 
-  /** Have another one, which may lead elsewhere. */
+  /** Change the id, so that a proxy may route the client to another node. */
   move() {
     this.value = this.#given === null ? this.#draw(WHOLE) : `${this.#given.slice(0, KEPT)}-${this.#draw(SUFFIX)}`;
   }

@@ -1,4 +1,4 @@
-/** The client: what a program calls, and the streams that it reads. */
+/** The client: the methods that an application calls, and the streams that it reads. */
 
 import { ClientClosed, Refused, within } from "./errors.js";
 import { asText, chatKey, holdsBigInt, isJson } from "./int64.js";
@@ -8,10 +8,10 @@ import { Runner } from "./runner.js";
 import { Saver } from "./saver.js";
 import { Stream } from "./stream.js";
 
-/** A message as its reader gets it. */
+/** Convert a message for the application. */
 function read({ type: _, epoch, seq, prev: __, ...message }) {
   message.position = { epoch, seq };
-  // JSON.stringify knows no BigInt; an id as text is the same id wherever the client takes one.
+  // JSON.stringify cannot write a BigInt. An id as text is the same id wherever the client accepts one.
   if (holdsBigInt(message)) Object.defineProperty(message, "toJSON", { value: () => asText({ ...message }) });
   return message;
 }
@@ -38,18 +38,18 @@ export class NotifyClient {
       if (globalThis.document.visibilityState === "visible") this.online();
       else this.#saver.flush();
     };
-    // A page that its user leaves may be kept as it is, its socket with it: nobody is there. Shown again, it becomes visible.
+    // The browser may keep a page that its user leaves, with its open socket, although nobody is there. When shown again it becomes visible.
     this.#kept = ({ persisted }) => {
       if (persisted) this.cut();
     };
   }
 
-  /** What proxies hash: the program's own or a random one, and another once the server has sent the client elsewhere. */
+  /** The client id, which proxies hash: the application's own or a random one. It changes once the server sends the client elsewhere. */
   get clientId() {
     return this.#runner.clientId;
   }
 
-  /** `on("state" | "presence" | "signal" | "action" | "error", listener)`; returns a function that takes it away again. */
+  /** `on("state" | "presence" | "signal" | "action" | "error", listener)`. Returns a function that removes the listener. */
   on(name, listener) {
     if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
     this.#listeners.get(name).add(listener);
@@ -57,9 +57,9 @@ export class NotifyClient {
   }
 
   /**
-   * Connect; resolves once connected: within `timeout` seconds, or however long it takes. Rejects with TimedOut, which says why the
-   * last try failed, and goes on trying; and with ClientClosed where it ends instead. A try that fails is told to the listeners
-   * of `state`; where there are none, the console is told, as long as this waits.
+   * Connect. Resolves once connected, within `timeout` seconds or however long it takes. Rejects with TimedOut, which says why the
+   * last attempt failed, while the client keeps trying; and with ClientClosed if the client ends instead. Each failed attempt is
+   * reported to the listeners of `state`; if there are none, it is logged to the console while this method waits.
    */
   async start({ timeout = null } = {}) {
     this.#starters += 1;
@@ -98,7 +98,7 @@ export class NotifyClient {
     await this.close();
   }
 
-  /** Close for good: streams end, positions are saved. */
+  /** Close for good: end the streams and save the positions. */
   async close() {
     for (const stream of this.#streams()) stream.handled();
     this.#runner.event("stop");
@@ -107,13 +107,13 @@ export class NotifyClient {
   }
 
   /**
-   * Subscribe to a chat, now or as soon as connected, from `since`, else the stored position, else from now on.
-   * `onEvent` needs a client with `settings: { features: ["events"] }`. `load` loads the chat's state as it is at the position
-   * that it is given, or later; it is awaited in the reader's turn, first of all and again wherever messages are lost.
+   * Subscribe to a chat, now or once connected: from after `since`, else the stored position, else from now on.
+   * `onEvent` needs a client with `settings: { features: ["events"] }`. `load` loads the chat's state as of the given position, or
+   * later. It is awaited while the reader waits: before the first message, and again wherever messages are lost.
    *
-   * Called again for the same chat it gives another stream, which goes on from where the subscription is; so it takes neither
-   * `since` nor `watchPresence`. Each stream gets every message, the slowest sets the pace, and its position is what is stored.
-   * Of a client that is closed it has ended, as the others have.
+   * A further call for the same chat returns another stream, which continues from the subscription's current position; so it takes
+   * neither `since` nor `watchPresence`. Every stream gets every message. The slowest one sets the pace, and its position is the
+   * one that is stored. If the client is closed, the returned stream has already ended.
    */
   chat(id, { since = null, watchPresence = false, onLost = null, onEvent = null, load = null } = {}) {
     if (load !== null && (onLost !== null || since !== null)) {
@@ -159,11 +159,11 @@ export class NotifyClient {
   }
 
   /**
-   * Tell the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
-   * sent at once or never, and kept nowhere. Whether it was sent: not where the chat is not live now, the server passes no signals
-   * on, or the client sends as fast as it may. `kind` has 1 to 64 characters, and `data` is any JSON value; throws TypeError for
-   * anything else. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
-   * tells what others signal.
+   * Send a short-lived signal to the other members of a chat, such as that the user is typing; repeat it while the state lasts. A
+   * signal is sent immediately or not at all, and is not stored. Returns whether it was sent: it is not if the chat is not live, if
+   * the server has no signals, or if the client's rate limit is reached. `kind` has 1 to 64 characters, and `data` is any JSON
+   * value; throws TypeError for anything else. Needs a client with `settings: { features: ["signals"] }`, whose event `signal`
+   * reports the signals of others.
    */
   signal(id, kind, data = null) {
     if (!this.#runner.machine.settings.features.includes("signals")) {
@@ -174,14 +174,14 @@ export class NotifyClient {
     return this.#runner.signal(chatKey(id), kind, data);
   }
 
-  /** Who is in a chat, on any node: `[{user_id, connections}]`. */
+  /** The users in a chat, on all nodes: `[{user_id, connections}]`. */
   async presence(id) {
     return (await this.#runner.command("request", { type: "presence", chat_id: chatKey(id) })).users ?? [];
   }
 
   /**
-   * A page of up to `limit` (1 to 100) messages of a chat, oldest first: the newest, or those next to a position. Gives
-   * `{messages, more, start, position}`: go on `before` start, or `after` position. Rejects with Refused.
+   * Returns a page of up to `limit` (1 to 100) messages of a chat, oldest first: the newest ones, or those next to a position, as
+   * `{messages, more, start, position}`. Continue `before` start, or `after` position. Rejects with Refused.
    */
   async history(id, { before = null, after = null, limit = 50 } = {}) {
     if (before !== null && after !== null) throw new TypeError("a page is before a position or after one");
@@ -194,32 +194,32 @@ export class NotifyClient {
     return { messages, more: done.more, start, position: done.position ?? messages.at(-1)?.position ?? after };
   }
 
-  /** A chat's newest position. Rejects with Refused. */
+  /** The newest position of a chat. Rejects with Refused. */
   async position(id) {
     const { position } = await this.#runner.command("request", { type: "history", chat_id: chatKey(id), limit: 1 });
     if (position === undefined) throw new Refused("internal", "the server did not say which position is the newest");
     return position;
   }
 
-  /** The round trip's seconds. */
+  /** The round-trip time in seconds. */
   async ping() {
     return (await this.#runner.command("request", { type: "ping" })).took;
   }
 
   /**
-   * Fetch a token now and go on with it: its claims have changed, for example because the user was invited to a chat.
-   * Resolves once the server has taken it; without a connection, once the next one stands. Rejects with Refused.
+   * Fetch a token now and use it. Call this when its claims have changed, for example after the user was invited to a chat.
+   * Resolves once the server has accepted it; without a connection, once the next one is authenticated. Rejects with Refused.
    */
   async refresh() {
     await this.#runner.command("refresh");
   }
 
-  /** Tell the client that the network has come back; browsers' own event does so by itself. */
+  /** Report that the network is back. In browsers the client notices by itself. */
   online() {
     this.#runner.event("online");
   }
 
-  /** Drop the connection as if the network had: for demonstrations and tests. */
+  /** Drop the connection as if the network had failed: for demonstrations and tests. */
   cut() {
     this.#runner.cut();
   }
@@ -248,7 +248,7 @@ export class NotifyClient {
     this.#held.get(stream.key).add(stream);
   }
 
-  /** It has room again; what comes is for all streams of its chat, so the last one has it resumed. */
+  /** The stream has room again. A chat's messages go to all its streams, so the last stream with a full queue resumes the chat. */
   #resume(stream) {
     const held = this.#held.get(stream.key);
     held?.delete(stream);
@@ -257,7 +257,7 @@ export class NotifyClient {
     this.#runner.event("resume", stream.key);
   }
 
-  /** Store how far the slowest reader is: one in an epoch that is over is behind. */
+  /** Store the position of the slowest reader. A position in an earlier epoch counts as behind. */
   #save({ key }) {
     const { topics } = this.#runner.machine, topic = key === NOTIFICATIONS ? topics.notifications : topics.chats.get(key);
     const current = ({ epoch }) => (epoch === topic?.position?.epoch ? 1 : 0);
@@ -279,7 +279,7 @@ export class NotifyClient {
     } else if (this.#held.get(key)?.has(stream)) this.#resume(stream);
   }
 
-  // --- what the machine says
+  // --- actions of the machine
 
   #told(action) {
     switch (action.do) {
@@ -338,13 +338,13 @@ export class NotifyClient {
     this.#tell("state", state);
   }
 
-  /** What a command that fails with `closed` would like to know. */
+  /** The explanation for a command that fails with `closed`. */
   #why(code) {
     if (this.state.state === "idle") return "the client has not been started";
     return code === "closed" && this.state.state === "closed" ? this.#end()?.message : "";
   }
 
-  /** What the end throws in those who read: nothing, where the program closed the client. */
+  /** The error that the client's end throws in readers; null if the application closed the client. */
   #end() {
     const { code, reason } = this.state;
     return code === CLOSE_DONE ? null : new ClientClosed(code, reason);

@@ -1,6 +1,6 @@
-/** What the client throws. */
+/** The errors that the client throws. */
 
-/** What a close code that ends the client asks for (docs/protocol.md, Close codes). */
+/** What to do about a close code that ends the client (docs/protocol.md, Close codes). */
 const ENDS = new Map([
   [4500, "the server does not accept the token: its key, audience or expiry is not what the server is set up for, whose log says which"],
   [4501, "the server did not get the token in time, three times in a row"],
@@ -10,7 +10,7 @@ const ENDS = new Map([
   [null, "the token function gave none, which means that the user has signed out"],
 ]);
 
-/** The client has ended and will not reconnect; `code` is the server's close code (null: no token). */
+/** The client has ended and will not reconnect. `code` is the server's close code; null means that there was no token. */
 export class ClientClosed extends Error {
   name = "ClientClosed";
   constructor(code, reason) {
@@ -21,7 +21,7 @@ export class ClientClosed extends Error {
   }
 }
 
-/** A reader without `onLost` came to a place where messages are lost. Reload, then read on. */
+/** A reader without `onLost` reached a gap whose messages are lost. Reload them from the backend, then continue to read. */
 export class HistoryLost extends Error {
   name = "HistoryLost";
   constructor(loss) {
@@ -30,7 +30,7 @@ export class HistoryLost extends Error {
   }
 }
 
-/** The server refused a subscription or a command; or it timed out, was one too many, or the client was closed. */
+/** The server refused a subscription or a command; or it timed out, too many were waiting, or the client was closed. */
 export class Refused extends Error {
   name = "Refused";
   constructor(code, message = "") {
@@ -39,12 +39,12 @@ export class Refused extends Error {
   }
 }
 
-/** It did not happen within the time that the program gave it; the message says what stands in the way. */
+/** An operation did not finish within the given time; the message says what it was waiting for. */
 export class TimedOut extends Error {
   name = "TimedOut";
 }
 
-/** The promise, but no longer than so many seconds (null: as long as it takes); then TimedOut with these words. */
+/** Await the promise for at most `timeout` seconds (null: as long as it takes), then throw TimedOut with these words. */
 export async function within(promise, timeout, words) {
   if (timeout === null) return promise;
   let timer;

@@ -1,32 +1,32 @@
 /**
- * A connection where no WebSocket can be had: server-sent events, read with `fetch` (docs/protocol.md, Event streams).
+ * A connection for networks that block WebSockets: server-sent events, read with `fetch` (docs/protocol.md, Event streams).
  *
- * To the machine it is a link like the other: what it says in frames, a stream's request says at once. Another chat or another
- * token is another stream, which begins where the one before it is, and takes its place once it has begun; what comes twice
- * then is dropped by its number.
+ * To the machine it is a link like the WebSocket one. What the machine says in frames is part of the stream's request. Another
+ * chat or another token therefore needs another stream. It begins at the position of the current stream and replaces it once it
+ * has begun; messages that both deliver are dropped by their number.
  */
 
 import { decode } from "./int64.js";
 
-/** Chats of one stream, and milliseconds in which frames that need another one are collected. */
+/** The maximum number of chats of a stream, and the milliseconds in which frames that need a new stream are collected. */
 const MOST = 32, TOGETHER = 20;
-/** Frames of a chat that wait until the machine asks for it; it does so at once, unless its program wants it no more. */
+/** The maximum number of frames kept for a chat until the machine subscribes to it; it does so at once, or never if it was unsubscribed. */
 const MOST_EARLY = 1000;
-/** Topics' key of the notifications, as the server writes it. */
+/** The key of the notifications among the topics, as the server writes it. */
 const MINE = "*";
-/** What the server grants on a WebSocket alone. */
+/** Features that the server grants on a WebSocket only. */
 const SOCKETS = new Set(["history", "signals"]);
-/** Close codes of statuses whose answer names none. */
+/** Close codes for HTTP statuses whose response has no code. */
 const CODES = { 401: 4500, 429: 1013, 503: 1013 };
 
-/** The address of another path of a server, by that of its WebSockets; null: that cannot be told. */
+/** The address of another path on the server, derived from that of its WebSockets; null if it cannot be derived. */
 export function beside(url, name) {
   const [path, query] = url.split("?");
   if (!/^wss?:\/\/.*\/ws$/i.test(path)) return null;
   return `${path.replace(/^ws/i, "http").slice(0, -2)}${name}${query ? `?${query}` : ""}`;
 }
 
-/** The `id` of an event: how far a client is in each of its topics. */
+/** The `id` of an event: the client's position in each of its topics. */
 export function composed(positions) {
   const epochs = new Map();
   for (const [key, { epoch, seq }] of positions) {
@@ -36,7 +36,7 @@ export function composed(positions) {
   return [...epochs].map(([epoch, places]) => `${epoch}:${places.join(",")}`).join(";");
 }
 
-/** Collects what comes into events: `[type, data]`, with a type of null for a sign of life. */
+/** Parses received text into events `[type, data]`; a type of null is a keep-alive. */
 export class Events {
   #rest = "";
 
@@ -52,15 +52,16 @@ export class Events {
 }
 
 /**
- * Calls `events`: `opened()`, `frame(value)`, `closed(code, reason)` as Link does, `begun()` once the server has answered, and
- * `wanted()`, which gives `[{ chat, position, watch }]`: what the machine will subscribe to. Nothing more once it is left, cut or closed.
+ * Calls `events`: `opened()`, `frame(value)` and `closed(code, reason)` as Link does, `begun()` once the server has answered, and
+ * `wanted()`, which returns `[{ chat, position, watch }]`: the chats that the machine will subscribe to. Calls nothing once it was
+ * left, cut or closed.
  */
 export class EventLink {
   #fetch; #url; #events; #over = false;
   #token = ""; #features = []; #begun = false; #refreshing = null;
-  /** How far this client is, by topic. */
+  /** This client's position in each topic. */
   #positions = new Map();
-  /** What it has asked for: `{ chat, id, watch, answered }` by key; and, before it has, what came of it and what was refused. */
+  /** The chats asked for, by key: `{ chat, id, watch, answered }`. For chats not asked for yet: the frames received, and refusals. */
   #chats = new Map(); #early = new Map();
   #stream = null; #next = null; #soon = null; #pings = [];
 
@@ -97,12 +98,12 @@ export class EventLink {
     }
   }
 
-  /** Close it. */
+  /** Close the connection. */
   async leave(_code, _reason) {
     this.cut();
   }
 
-  /** Drop it; false: it was gone already. */
+  /** Drop the connection. Returns false if it was already gone. */
   cut() {
     const open = !this.#over;
     this.#over = true;
@@ -112,19 +113,19 @@ export class EventLink {
     return open;
   }
 
-  // --- what the machine wants
+  // --- the machine's frames
 
   #subscribe(key, { chat_id: chat, id, since, watch_presence: watch = false }) {
     const early = this.#early.get(key);
     this.#early.delete(key);
     if (early === undefined && !this.#chats.has(key) && this.#chats.size + this.#early.size >= MOST) {
-      // One that was had before, on a WebSocket, waits for another to go, or for the next WebSocket.
+      // A chat that was subscribed to before, on a WebSocket, waits until another one leaves, or for the next WebSocket.
       const message = `an event stream has at most ${MOST} chats`, retry = Boolean(since?.epoch);
       return this.#say({ type: "error", id, code: "too_many_subscriptions", message, retry });
     }
     this.#chats.set(key, { chat, id, watch, answered: false });
     if (early !== undefined) {
-      // A stream that has it already, or is about to: it was asked for from this position.
+      // The current stream, or the one being opened, already has this chat, from this position.
       for (const frame of early.frames) this.#take(frame);
       return;
     }
@@ -133,7 +134,7 @@ export class EventLink {
     this.#reopen();
   }
 
-  /** Another stream, for what comes together. */
+  /** Open one new stream for all frames that arrive together. */
   #reopen() {
     this.#soon ??= setTimeout(() => {
       this.#soon = null;
@@ -190,7 +191,7 @@ export class EventLink {
     if (stream === this.#stream) this.#take(frame);
   }
 
-  /** The server has answered: from now on this is the stream, and the one before it is done with. */
+  /** The server has answered: this stream now replaces the previous one. */
   #begin(stream, frame) {
     this.#stream?.abort.abort();
     [this.#stream, this.#next] = [stream, null];
@@ -207,14 +208,14 @@ export class EventLink {
     }
   }
 
-  /** A frame of the stream, which may be of a chat that the machine has not asked for yet. */
+  /** Handle a frame of the stream. Its chat may be one that the machine has not subscribed to yet. */
   #take(frame) {
     const key = frame.chat_id === undefined ? MINE : String(frame.chat_id), asked = this.#chats.get(key);
     if (key !== MINE && asked === undefined) {
       if (this.#early.get(key)?.frames.push(frame) > MOST_EARLY) this.#early.delete(key);
       return;
     }
-    if (frame.type === "lost") return; // the answer has said so
+    if (frame.type === "lost") return; // the answer has said so already
     if (frame.type === "subscribed") return this.#answered(key, asked, frame);
     if (frame.type === "error" && asked !== undefined) {
       this.#chats.delete(key);
@@ -228,7 +229,7 @@ export class EventLink {
 
   #answered(key, asked, frame) {
     if (asked.answered) {
-      // It goes on from the stream before, unless that cannot be.
+      // The new stream continues where the previous one was, unless the server cannot.
       if (!frame.recovered) this.#close(4004, "history lost");
       return;
     }
@@ -237,16 +238,16 @@ export class EventLink {
     this.#say({ ...frame, id: asked.id });
   }
 
-  /** No stream, but an answer. */
+  /** The server answered, but did not open a stream. */
   #failed(stream, status, text) {
     let error = {};
     try {
       error = decode(text).error ?? {};
     } catch {
-      // Not from our server: the status says all there is.
+      // Not from a notify server: only the status is known.
     }
     if (status === 403 && error.code === "forbidden" && stream.keys.length > 0) {
-      // None of its chats may be seen. What is left is the user's own.
+      // The client may see none of its chats. The notifications remain.
       for (const key of stream.keys) {
         const { chat } = this.#chats.get(key) ?? this.#early.get(key) ?? {};
         if (chat !== undefined) this.#take({ type: "error", code: error.code, message: error.message, chat_id: chat });
@@ -266,7 +267,7 @@ export class EventLink {
   }
 }
 
-/** Advice as a close reason carries it; empty: there is none. */
+/** The advice in the form of a close reason; empty if there is none. */
 function advice(retry_after_ms, elsewhere) {
   return retry_after_ms === undefined && elsewhere === undefined ? "" : JSON.stringify({ retry_after_ms, elsewhere });
 }

@@ -1,4 +1,4 @@
-/** What dist/notify-client.global.js is made of, the file for a plain script tag: one global, the client's class. */
+/** The source of dist/notify-client.global.js, the file for a plain script tag. Its one global is the client's class. */
 
 import * as exported from "./notify-client.js";
 

@@ -1,4 +1,4 @@
-/** 64-bit integers, and JSON with them: those that a Number cannot hold exactly are BigInts. */
+/** 64-bit integers, and JSON that contains them: integers that a Number cannot hold exactly are BigInts. */
 
 const MARK = `\u0000${Math.random().toString(36).slice(2)}:`;
 const WRITTEN_MARK = JSON.stringify(MARK).slice(1, -1);
@@ -7,7 +7,7 @@ const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const HALF = /\p{Surrogate}/u;
 const MARKED = new RegExp(`"${WRITTEN_MARK.replace(/\\/g, "\\\\")}(-?\\d+)"`, "g");
 
-/** A value from JSON. */
+/** Parse JSON. */
 export function decode(text) {
   if (!LONG.test(text)) return JSON.parse(text);
   const marked = text.replace(TOKENS, (token) =>
@@ -16,13 +16,13 @@ export function decode(text) {
     typeof value === "string" && value.startsWith(MARK) ? BigInt(value.slice(MARK.length)) : value);
 }
 
-/** JSON of a value. */
+/** Write a value as JSON. */
 export function encode(value) {
   return JSON.stringify(value, (_, part) => (typeof part === "bigint" ? `${MARK}${part}` : part))
     .replace(MARKED, "$1");
 }
 
-/** Whether there is JSON in UTF-8 of a value: not of a function, and not of text with half a surrogate pair. */
+/** Whether a value can be written as JSON in UTF-8: a function cannot, nor text with an unpaired surrogate. */
 export function isJson(value) {
   let whole = true;
   const text = JSON.stringify(value, (key, part) => {
@@ -32,13 +32,13 @@ export function isJson(value) {
   return whole && text !== undefined;
 }
 
-/** Whether there is a BigInt in a value that came from JSON. */
+/** Whether a value parsed from JSON contains a BigInt. */
 export function holdsBigInt(value) {
   if (typeof value !== "object" || value === null) return typeof value === "bigint";
   return Object.values(value).some(holdsBigInt);
 }
 
-/** The same with each BigInt as text. */
+/** A copy of a value with each BigInt as text. */
 export function asText(value) {
   if (typeof value === "bigint") return String(value);
   if (typeof value !== "object" || value === null) return value;
@@ -47,8 +47,8 @@ export function asText(value) {
 }
 
 /**
- * A chat's id as it is compared: an integer is a Number where that holds it, else a BigInt; text that spells one,
- * canonically, is that integer, and other text is itself. Throws TypeError where it is none.
+ * A chat's id in the form in which ids are compared. An integer is a Number if that holds it exactly, else a BigInt. Text that
+ * spells a canonical integer is that integer; other text stays as it is. Throws TypeError if it is not a valid id.
  */
 export function chatKey(id) {
   if (typeof id === "string" && /^[A-Za-z0-9_-]{1,64}$/.test(id) && !/^-?[0-9]+$/.test(id)) return id;
@@ -61,7 +61,7 @@ export function chatKey(id) {
     "a chat's id is a 64-bit integer (beyond 2^53 a BigInt), or text of 1 to 64 of A-Z a-z 0-9 _ -");
 }
 
-/** Whether a value that came from the server can be an id. */
+/** Whether a value received from the server can be an id. */
 export function isId(value) {
   return Number.isInteger(value) || typeof value === "bigint" || typeof value === "string";
 }

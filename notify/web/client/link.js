@@ -1,12 +1,12 @@
-/** One connection: a WebSocket, from the moment it is made until the client has left it. */
+/** One WebSocket connection, from its creation until the client has left it. */
 
 import { decode, encode } from "./int64.js";
 
 const PROTOCOLS = ["notify.v1.json.batch", "notify.v1.json"];
-/** Milliseconds that the other side has to answer a close. */
+/** Milliseconds that the other side has to answer a close frame. */
 const GOODBYE = 2000;
 
-/** Calls `events`: `opened()`, `frame(value)`, `closed(code, reason)`; nothing more once it is left, cut or closed. */
+/** Calls `events`: `opened()`, `frame(value)`, `closed(code, reason)`; nothing once it was left, cut or closed. */
 export class Link {
   #socket = null; #events; #opened = false; #error = "";
 
@@ -22,7 +22,7 @@ export class Link {
       this.#opened = true;
       events.opened();
     };
-    // A close event follows. Browsers keep the reason to themselves, others have it here.
+    // A close event follows. Browsers hide the reason; elsewhere it is available here.
     this.#socket.onerror = (event) => (this.#error = event?.message ?? "");
     this.#socket.onmessage = ({ data }) => this.#received(data);
     this.#socket.onclose = ({ code, reason }) => {
@@ -35,7 +35,7 @@ export class Link {
     this.#socket?.send(encode(frame));
   }
 
-  /** Close it; resolves once it is gone. */
+  /** Close the connection. Resolves once it is gone. */
   async leave(code, reason) {
     const socket = this.#detach();
     if (socket === null) return;
@@ -54,7 +54,7 @@ export class Link {
     await gone;
   }
 
-  /** Drop it as if the network had; false: it was gone already. */
+  /** Drop the connection as if the network had failed. Returns false if it was already gone. */
   cut() {
     const socket = this.#detach();
     if (socket === null) return false;
@@ -82,7 +82,7 @@ export class Link {
   }
 }
 
-/** What can be wrong where no connection came about. */
+/** The possible reasons for which a connection could not be opened. */
 function unopened(url, error) {
   const address = url.split("?", 1)[0], origin = globalThis.location?.origin;
   const pages = origin ? `, and does the server allow pages of ${origin} (listen.allowed_origins)` : "";

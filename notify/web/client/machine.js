@@ -1,9 +1,9 @@
 /**
- * The client's state machine: events in, actions out. No socket, no clock, no randomness of its own.
+ * The client's state machine: events in, actions out. It uses no socket, no clock and no source of randomness itself.
  *
- * The behaviour is docs/client.md. Every method that tells the machine of an event takes `now`, seconds of any steady
- * clock, and appends to `actions`; the front carries those out and empties the list. After each call `deadline()` says
- * when `tick` is due. The tests' scenarios drive this class and its Python twin alike.
+ * docs/client.md specifies the behaviour. Every method that reports an event takes `now`, the seconds of any monotonic
+ * clock, and appends to `actions`; the front end carries those out and empties the list. After each call `deadline()` says
+ * when `tick` is due. The test scenarios run against both this class and its Python counterpart.
  */
 
 import { isId } from "./int64.js";
@@ -15,25 +15,25 @@ import { HISTORY, Requests, isObject, positioned, refusal } from "./parts/reques
 import { KINDS, NOTIFICATIONS, Topics } from "./parts/topics.js";
 import { DEFAULTS } from "./settings.js";
 
-/** What the client itself closes a connection with. */
+/** The close codes that the client itself uses. */
 export const CLOSE_DONE = 1000, CLOSE_GAP = 3000, CLOSE_DEAD = 3001;
-/** What answers a request. */
+/** The types of frame that answer a request. */
 const ANSWERS = new Set(["subscribed", "ok", "pong", "presence", "history"]);
 
 /**
- * One client. `random` gives numbers in [0, 1), `unix` the Unix time in seconds.
+ * One client. `random` returns numbers in [0, 1), `unix` the Unix time in seconds.
  *
- * States: idle, connecting, authenticating, connected, waiting, closed. The machine keeps the connection's state and
- * tells the modules in parts/ what concerns them; none of those knows the machine, a socket, a clock or its neighbours.
+ * States: idle, connecting, authenticating, connected, waiting, closed. The machine keeps the state of the connection and passes
+ * events on to the modules in parts/ that they concern. None of those knows the machine, a socket, a clock or the other modules.
  */
 export class Machine {
   settings;
   state = "idle";
   actions = [];
   topics;
-  #wake = null; // when the present state ends by itself
-  #open = false; // there is a connection, or one is being opened
-  #elsewhere = false; // the next one is to be opened by another client_id
+  #wake = null; // when the present state times out
+  #open = false; // a connection is open, or is being opened
+  #elsewhere = false; // the next connection needs a new client_id
   #attempts; #requests; #heartbeat; #credentials; #commands;
 
   constructor(settings, random, unix) {
@@ -47,65 +47,65 @@ export class Machine {
     this.topics = new Topics(this.settings, random, this.#requests, act);
   }
 
-  // --- what the user does
+  // --- what the application does
 
-  /** Connect, and stay connected. Does nothing but when idle or closed. */
+  /** Connect, and stay connected. Has no effect unless the machine is idle or closed. */
   start(now) {
     if (this.state !== "idle" && this.state !== "closed") return;
     this.#attempts.start();
     this.#attempt(now);
   }
 
-  /** Close for good; commands still waiting fail. */
+  /** Close for good. Commands that still wait fail. */
   stop(_now) {
     if (this.state === "closed") return;
     this.#leave(CLOSE_DONE, "");
     this.#end(CLOSE_DONE, "");
   }
 
-  /** Want this chat's messages from now on, or those after `since`. No effect where it is wanted already. */
+  /** Subscribe to this chat from now on, or from after `since`. Has no effect if the chat is already subscribed to. */
   subscribe(chat, now, since = null, watch = false) {
     this.topics.subscribe(chat, now, since, watch);
   }
 
-  /** Want it no more. */
+  /** Unsubscribe from this chat. */
   unsubscribe(chat, now) {
     this.topics.unsubscribe(chat, now);
   }
 
-  /** The reader is behind: take no more of this topic until `resume`. */
+  /** The reader is behind: deliver no more of this topic until `resume`. */
   pause(chat, now) {
     this.topics.pause(chat, now);
   }
 
   /**
-   * The reader has caught up: go on from the last message that was handed over. Also due behind a page of history, after which a
-   * chat is `paused` by itself (docs/client.md, rule 27).
+   * The reader has caught up: continue after the last message that was handed over. Also required after a page of history, because
+   * the machine then pauses the chat itself (docs/client.md, rule 27).
    */
   resume(chat, now) {
     if (this.topics.resume(chat, now)) this.#reconnect(CLOSE_GAP, "resync", now);
   }
 
-  /** Ask the server something (`presence`, `history` or `ping`), now or once connected. Answer: `done` or `failed`. */
+  /** Send a command (`presence`, `history` or `ping`) now or once connected. The outcome is `done` or `failed`. */
   request(n, frame, now) {
     if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
     else this.#commands.add(n, frame, now);
   }
 
-  /** Signal something to the other members of a chat that is live. Whether it is on its way; else it is lost. */
+  /** Send a signal to the other members of a live chat. Returns whether it was sent; if not, it is lost. */
   signal(chat, kind, data, now) {
     return this.topics.signal(chat, kind, data, now);
   }
 
-  /** Fetch a token and go on with it. Answer: `done` once the server has taken it, or `failed`. */
+  /** Fetch a new token and use it. The outcome is `done` once the server has accepted it, or `failed`. */
   refresh(n, now) {
     if (this.state === "idle" || this.state === "closed") this.#do({ do: "failed", n, code: "closed" });
     else this.#credentials.renew(n, now, this.state);
   }
 
-  // --- what happens
+  // --- what happens to the client
 
-  /** The token callback's answer; null: there is none, the user has signed out. `expiresAt`: Unix time, if known. */
+  /** The token callback returned `value`; null means that the user has signed out. `expiresAt` is in Unix seconds, if known. */
   token(n, value, now, expiresAt = null) {
     if (!this.#credentials.fetched(n)) return;
     if (value === null) {
@@ -118,7 +118,7 @@ export class Machine {
     }
   }
 
-  /** The token callback failed; it is called again later. */
+  /** The token callback failed; the machine will ask for it again later. */
   token_failed(n, reason, now) {
     if (!this.#credentials.fetched(n)) return;
     if (this.state === "connected") this.#credentials.notReplaced(now, "no_token", reason);
@@ -135,7 +135,7 @@ export class Machine {
     this.#requests.send({ type: "auth", token: this.#credentials.value, since: this.topics.since(), features }, now);
   }
 
-  /** The server sent one frame (decoded JSON). What is not understood is ignored. */
+  /** The server sent a frame (decoded JSON). Unknown frames are ignored. */
   received(frame, now) {
     if ((this.state !== "authenticating" && this.state !== "connected") || !isObject(frame)) return;
     this.#heartbeat.heard(now);
@@ -151,7 +151,7 @@ export class Machine {
     else if (ANSWERS.has(type)) this.#requests.answered(frame, now);
   }
 
-  /** The connection is gone, or could not be opened; 1006 where no close frame came. */
+  /** The connection ended or could not be opened. `code` is 1006 if no close frame arrived. */
   closed(code, reason, now) {
     if (!this.#open) return;
     if (code === TOKEN_EXPIRED || code === AUTH_TIMEOUT) this.#credentials.drop();
@@ -164,13 +164,13 @@ export class Machine {
     }
   }
 
-  /** The network came back: try at once, or see whether the connection survived. */
+  /** The network is back: connect now, or check whether the connection survived. */
   online(now) {
     if (this.state === "waiting" && !this.#attempts.advised) this.#attempt(now);
     else if (this.state === "connected") this.#heartbeat.probe(now);
   }
 
-  /** When `tick` is due next; null: nothing is waited for. */
+  /** The time at which `tick` is next due, or null if the machine waits for nothing. */
   deadline() {
     const due = [
       this.#wake,
@@ -184,7 +184,7 @@ export class Machine {
     return due.length > 0 ? Math.min(...due) : null;
   }
 
-  /** Time has passed. Harmless when nothing is due. */
+  /** Act on the time that has passed. Harmless if nothing is due. */
   tick(now) {
     this.#commands.tick(now);
     if (past(this.#credentials.fetchDue, now)) {
@@ -245,7 +245,7 @@ export class Machine {
     }
   }
 
-  /** A token that once was good may have aged: a new one is a change. A new one that is refused ends it. */
+  /** Ask for a new token if the rejected one was accepted before, as it may have expired. A new token that is rejected ends the client. */
   #rejected(reason, now) {
     if (this.#credentials.aged) {
       this.#credentials.drop();
@@ -278,7 +278,7 @@ export class Machine {
     if (this.#open) this.#do({ do: "close", code, reason });
   }
 
-  /** Drop what belonged to the connection; topics and commands outlive it. */
+  /** Drop the state of the connection. Topics and commands outlive it. */
   #forget() {
     this.#open = false;
     this.#requests.forget();

@@ -1,11 +1,11 @@
 /**
- * A client of a notify server that never loses its place. How it behaves is docs/client.md.
- * These types need no library of browsers' or Node's.
+ * A client of a notify server that never loses its place. docs/client.md describes its behaviour.
+ * These types need neither the DOM library nor Node's types.
  */
 
 /**
- * Of a chat, a user or a message: an integer, a number where that holds it exactly and else a bigint; or text like a
- * UUID. Going in, text that spells an integer is that integer.
+ * The id of a chat, user or message: an integer, as a number if that holds it exactly and otherwise as a bigint; or text such
+ * as a UUID. On input, text that spells an integer is that integer.
  */
 export type Id = number | bigint | string;
 
@@ -30,7 +30,7 @@ export interface ChatMessage {
   readonly position: Position;
 }
 
-/** What happened in a chat beside its messages: an edit, a deletion, a reaction, a change of members. */
+/** An event in a chat other than a message: an edit, a deletion, a reaction, a change of members. */
 export interface ChatEvent {
   readonly chat_id: Id;
   readonly message_id: Id;
@@ -38,12 +38,12 @@ export interface ChatEvent {
   readonly kind: string;
   readonly data: unknown;
   readonly timestamp: number;
-  /** The message_id of what it is about, where it is about a message. */
+  /** The message_id of the message that the event is about, if it is about one. */
   readonly refers_to?: Id;
   readonly position: Position;
 }
 
-/** What another member of a chat signals now; `data` is any JSON value. Nobody keeps it. */
+/** A transient signal from another member of a chat; `data` is any JSON value. Signals are not stored. */
 export interface Signal {
   readonly chat_id: Id;
   readonly user_id: Id;
@@ -60,14 +60,14 @@ export interface Notification {
   readonly position: Position;
 }
 
-/** A part of a chat's history, oldest first; events are in it where the client asked for them. */
+/** A page of a chat's history, oldest first. It contains events if the client asked for them. */
 export interface Page {
   readonly messages: readonly (ChatMessage | ChatEvent)[];
-  /** There are more in the direction that was asked for, also where this page has none. */
+  /** Whether there are further messages in the direction asked for, even if this page is empty. */
   readonly more: boolean;
-  /** Where it begins: go on `before` that. null: nothing says. */
+  /** Where the page begins: continue `before` it. null if the server does not say. */
   readonly start: Position | null;
-  /** Where it ends: go on `after` that. Of the newest page it is the chat's newest. */
+  /** Where the page ends: continue `after` it. On the newest page it is the newest position of the chat. */
   readonly position: Position | null;
 }
 
@@ -76,9 +76,9 @@ export interface Presence {
   readonly connections: number;
 }
 
-/** What lies between these positions cannot be had any more: reload it from the backend. */
+/** The messages after `before` up to and including `after` are no longer available: reload them from the backend. */
 export interface Loss {
-  /** null: the user's notifications. */
+  /** null for the user's notifications. */
   readonly chat_id: Id | null;
   readonly before: Position;
   readonly after: Position;
@@ -86,9 +86,9 @@ export interface Loss {
 
 export interface State {
   readonly state: "idle" | "connecting" | "authenticating" | "connected" | "waiting" | "closed";
-  /** Seconds until the next try, with `waiting`. */
+  /** Seconds until the next attempt; set with `waiting`. */
   readonly delay?: number;
-  /** Why the connection before ended: a close code, or null where the client gave it up itself. */
+  /** Why the previous connection ended: a close code, or null if the client gave it up itself. */
   readonly code?: number | null;
   readonly reason?: string;
   readonly user_id?: Id;
@@ -97,15 +97,15 @@ export interface State {
 
 export type Token = string | { readonly value: string; /** Unix seconds. */ readonly expiresAt?: number | null };
 
-/** Where positions outlive the page. One store is for one user: positions of two must not mix. */
+/** Keeps positions beyond the life of the page. A store belongs to one user: the positions of two users must not mix. */
 export interface Store {
   load(key: string): Position | null | undefined | Promise<Position | null | undefined>;
   save(positions: Readonly<Record<string, Position>>): void | Promise<void>;
-  /** The program has closed the client: let go of what is held. */
+  /** The program has closed the client: release what the store holds. */
   close?(): void | Promise<void>;
 }
 
-/** Seconds, but for the last six. */
+/** All times are in seconds; the last six settings are not times. */
 export interface Settings {
   backoff_floor: number;
   backoff_base: number;
@@ -123,82 +123,82 @@ export interface Settings {
   window: number;
   burst: number;
   rate: number;
-  /** Messages that are asked for at once of a chat's history, 1 to 100. */
+  /** Messages per request for a chat's history, 1 to 100. */
   page: number;
-  /** What the client can take beyond what everyone gets: `events`; `history` it asks for by itself. */
+  /** Optional features to ask the server for: `events`, `signals`; the client adds `history` itself. */
   features: readonly string[];
 }
 
 export const DEFAULTS: Readonly<Settings>;
 
 export interface Options {
-  /** A token, or a function that gives one; null from it signs out. */
+  /** A token, or a function that returns one; if it returns null, the client signs out. */
   token: string | (() => Token | null | Promise<Token | null>);
   store?: Store | null;
   /**
-   * On which proxies hash, so that the client comes back to its node: 1 to 64 of A-Z a-z 0-9 _ -, instead of a random one. It
-   * gets a suffix when the server sends the client elsewhere.
+   * Replaces the random client_id: 1 to 64 of A-Z a-z 0-9 _ -. Proxies hash it to route the client back to its node. The client
+   * appends a suffix when the server sends it to another node.
    */
   clientId?: string;
   settings?: Partial<Settings>;
-  /** Messages that may wait for a reader, per stream; then the client takes no more from the server. */
+  /** The maximum number of messages that wait for the reader of a stream; beyond it the client takes no more from the server. */
   queue?: number;
-  /** Of the notifications, and of each chat that names neither its own nor `load`. */
+  /** For the notifications, and for each chat that sets neither its own `onLost` nor `load`. */
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
-  /** For Node before 22, for example that of the package `ws`. */
+  /** For Node before 22: a WebSocket class, for example that of the package `ws`. */
   WebSocket?: new (url: string, protocols: string[]) => any;
   /**
-   * Whether an event stream takes the place of a WebSocket that does not open while the server answers plain requests; true by
-   * default, where the address ends in `/ws`. Over one there is no history, presence on demand or signal, and at most 32 chats.
+   * Whether to use an event stream if a WebSocket does not open although the server answers plain requests. The default is true if
+   * the address ends in `/ws`. An event stream has no history, presence on demand or signals, and at most 32 chats.
    */
   eventStreams?: boolean;
-  /** In place of the platform's own. */
+  /** Replaces the platform's own `fetch`. */
   fetch?: (url: string, options: any) => Promise<any>;
   random?: () => number;
 }
 
 export interface ChatOptions {
-  /** Begin after this position, rather than after the stored one or with what comes from now on. */
+  /** Begin after this position, rather than after the stored one or with new messages. */
   since?: Position | null;
-  /** Hear of who is there: see the client's event `presence`. */
+  /** Report who is present: see the client's event `presence`. */
   watchPresence?: boolean;
-  /** Called, and awaited, in the place of messages that were lost; without it reading throws HistoryLost. */
+  /** Called and awaited in place of messages that were lost. Without it reading throws HistoryLost. */
   onLost?: ((loss: Loss) => void | Promise<void>) | null;
-  /** Called, and awaited, with each event in its place between the messages; needs the feature `events`. */
+  /** Called and awaited with each event at its place between the messages. Needs the feature `events`. */
   onEvent?: ((event: ChatEvent) => void | Promise<void>) | null;
   /**
-   * Loads the chat's state as it is at this position, or later. Called, and awaited, in the reader's turn: first of all, with
-   * the chat's newest position, from which the messages then go on; and again wherever some are lost. In place of `since`, a
-   * stored position and `onLost`. Where it throws, so does reading, and calls it again when read on.
+   * Loads the chat's state as of the given position, or later. Called and awaited while the reader waits: before the first
+   * message, with the chat's newest position, from where the messages continue; and again wherever messages are lost. Replaces
+   * `since`, a stored position and `onLost`. If it throws, so does reading; it is called again when reading continues.
    */
   load?: ((position: Position) => void | Promise<void>) | null;
 }
 
-/** `for await (const message of stream)`: each message once and in order. One reader at a time. */
+/** `for await (const message of stream)` yields each message once and in order. A stream has one reader at a time. */
 export class Stream<M> implements AsyncIterableIterator<M> {
   private constructor();
   readonly state: "subscribing" | "live" | "waiting" | "paused" | "refused" | "closed";
-  /** The last message that was handled. */
+  /** The position of the last message that was handled. */
   readonly position: Position | null;
-  /** Messages that have come and were not read yet. */
+  /** The number of messages that have arrived and were not read yet. */
   readonly waiting: number;
   onLost: ((loss: Loss) => void | Promise<void>) | null;
   onEvent: ((event: ChatEvent) => void | Promise<void>) | null;
   load: ((position: Position) => void | Promise<void>) | null;
-  /** Resolves once the server has confirmed it; rejects with Refused, ClientClosed, or after `timeout` seconds TimedOut. */
+  /** Resolves once the server has confirmed the subscription. Rejects with Refused or ClientClosed, or with TimedOut after `timeout` seconds. */
   ready(options?: { timeout?: number | null }): Promise<void>;
   next(): Promise<IteratorResult<M, undefined>>;
   [Symbol.asyncIterator](): this;
-  /** The message that was read last is dealt with; reading on says so by itself. */
+  /** Mark the message that was read last as handled. Reading the next one does so by itself. */
   handled(): void;
-  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
+  /** Unsubscribe (chats only). Unread messages are dropped, and the message that was read last counts as handled. */
   close(): void;
   /**
-   * What `break` and an error in `for await` call: unsubscribes (chats only). What was read last is not handled, unless `handled`
-   * was called.
+   * Called by `break` and by an error in `for await`. Unsubscribes (chats only). The message that was read last does not count as
+   * handled, unless `handled` was called.
    */
   return(value?: undefined): Promise<IteratorResult<M, undefined>>;
-  /** `await using`: close. */
+  /** For `await using`: closes the stream. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -209,68 +209,68 @@ export class NotifyClient {
   readonly clientId: string;
   readonly notifications: Stream<Notification>;
   /**
-   * Resolves once connected, however long it takes; rejects with ClientClosed where it ends instead. After `timeout` seconds it
-   * rejects with TimedOut, which says why the last try failed, and goes on trying.
+   * Resolves once connected, however long that takes; rejects with ClientClosed if the client ends instead. After `timeout`
+   * seconds it rejects with TimedOut, which says why the last attempt failed, and the client keeps trying.
    */
   start(options?: { timeout?: number | null }): Promise<void>;
   close(): Promise<void>;
-  /** `await using`: close. */
+  /** For `await using`: closes the client. */
   [Symbol.asyncDispose](): Promise<void>;
   /**
-   * Called again for the same chat it gives another stream, which goes on from where the subscription is (no `since`, no
-   * `watchPresence`). Each stream gets every message, the slowest sets the pace, and its position is what is stored.
-   * Of a client that is closed it has ended, as the others have.
+   * A further call for the same chat returns another stream, which continues from the subscription's current position (no `since`,
+   * no `watchPresence`). Every stream gets every message. The slowest one sets the pace, and its position is the one that is
+   * stored. If the client is closed, the returned stream has already ended.
    */
   chat(id: Id, options?: ChatOptions): Stream<ChatMessage>;
   presence(id: Id): Promise<Presence[]>;
   /**
-   * Tells the other members of a chat something that holds for a moment, as that the user types: say it again while it does. It is
-   * sent at once or never, and kept nowhere; gives whether it was sent. `kind` has 1 to 64 characters, `data` is any JSON value, up to
-   * 1 KiB by default; throws TypeError for what is none. Needs the feature `signals`.
+   * Sends a short-lived signal to the other members of a chat, such as that the user is typing; repeat it while the state lasts. A
+   * signal is sent immediately or not at all, and is not stored. Returns whether it was sent. `kind` has 1 to 64 characters; `data`
+   * is any JSON value, by default up to 1 KiB; throws TypeError if they are invalid. Needs the feature `signals`.
    */
   signal(id: Id, kind: string, data?: unknown): boolean;
   /**
-   * A page of up to `limit` (1 to 100) messages: the newest, or those next to a position. Rejects with Refused:
-   * `history_unavailable` where the server cannot go on from that position, `unsupported` where it gives clients no history.
+   * Returns a page of up to `limit` (1 to 100) messages: the newest ones, or those next to a position. Rejects with Refused:
+   * `history_unavailable` if the server no longer has the messages at that position, `unsupported` if it does not give clients history.
    */
   history(
     id: Id,
     options?: { before?: Position | null; after?: Position | null; limit?: number },
   ): Promise<Page>;
-  /** A chat's newest position. Rejects with Refused, as `history`. */
+  /** The newest position of a chat. Rejects with Refused, as `history` does. */
   position(id: Id): Promise<Position>;
-  /** The round trip's seconds. */
+  /** The round-trip time in seconds. */
   ping(): Promise<number>;
   /**
-   * Fetches a token now and goes on with it, because its claims have changed; resolves once the server has taken it, and
+   * Fetches a token now and uses it, for example because its claims have changed. Resolves once the server has accepted it;
    * rejects with Refused.
    */
   refresh(): Promise<void>;
-  /** Say that the network has come back; browsers' own event does so by itself. */
+  /** Report that the network is back. In browsers the client notices by itself. */
   online(): void;
-  /** Drop the connection as if the network had. */
+  /** Drop the connection as if the network had failed. */
   cut(): void;
   on(name: "state", listener: (state: State) => void): () => void;
   on(name: "presence", listener: (presence: { chat_id: Id; users: Presence[] }) => void): () => void;
-  /** What others signal in the chats that are subscribed to, with the feature `signals`. */
+  /** Signals from other members of subscribed chats; needs the feature `signals`. */
   on(name: "signal", listener: (signal: Signal) => void): () => void;
   on(name: "error", listener: (error: Error) => void): () => void;
   /** Every action of the machine, for diagnostics. */
   on(name: "action", listener: (action: Action) => void): () => void;
 }
 
-/** What is used of a `Storage`. */
+/** The part of the `Storage` interface that is used. */
 export interface StorageLike {
   getItem(key: string): string | null;
   setItem(key: string, value: string): void;
 }
 
-/** For one client. Each open tab has positions of its own, held by a Web Lock, and one that opens goes on with the first free ones. */
+/** For one client. Each open tab has its own positions, held by a Web Lock; a tab that opens takes over the first free ones. */
 export class LocalStorageStore implements Store {
   /**
-   * The prefix names the user; the storage is `localStorage` where none is given. The options are for pages that have no
-   * `navigator.locks` or `sessionStorage`, and for tests: without locks positions are kept in `session`, for this tab alone;
-   * without both it throws.
+   * `prefix` names the user; `storage` defaults to `localStorage`. The options are for tests, and for pages without
+   * `navigator.locks` or `sessionStorage`. Without locks the positions are kept in `session`, for this tab only; without both,
+   * the constructor throws.
    */
   constructor(prefix: string, storage?: StorageLike, options?: { locks?: any; session?: StorageLike | null });
   load(key: string): Promise<Position | null>;
@@ -292,14 +292,14 @@ export class Refused extends Error {
   readonly code: string;
 }
 
-/** It did not happen within the time that the program gave it; the message says what stands in the way. */
+/** An operation did not finish within the given time; the message says what it was waiting for. */
 export class TimedOut extends Error {}
 
-/** What the machine asks its front to do, or tells it. `chat` null: the notifications. `n` is the fetch's or request's. */
+/** What the machine asks its front end to do, or reports. `chat` is null for the notifications; `n` is the number of the fetch or request. */
 export type Action =
   | ({ readonly do: "state" } & State)
   | { readonly do: "token"; readonly n: number }
-  /** With `elsewhere`: under another client_id than before, from now on. */
+  /** With `elsewhere`: use a new client_id from now on. */
   | { readonly do: "open"; readonly elsewhere?: true }
   | { readonly do: "send"; readonly frame: Frame }
   | { readonly do: "close"; readonly code: number; readonly reason: string }
@@ -307,11 +307,11 @@ export type Action =
       readonly do: "subscription";
       readonly chat: Id | null;
       readonly state: "subscribing" | "live" | "waiting" | "paused" | "refused";
-      /** With `live`: where it goes on from. */
+      /** With `live`: from where it continues. */
       readonly position?: Position;
-      /** Seconds until it is tried again, with `waiting`. */
+      /** With `waiting`: seconds until the next attempt. */
       readonly delay?: number;
-      /** Why, with `waiting` and `refused`: an error code of the protocol. */
+      /** With `waiting` and `refused`: the reason, an error code of the protocol. */
       readonly code?: string;
       readonly message?: string;
     }
@@ -333,15 +333,15 @@ export type Action =
   | { readonly do: "failed"; readonly n: number; readonly code: string; readonly message?: string }
   | { readonly do: "error"; readonly code: string; readonly message: string };
 
-/** A frame of the protocol: docs/protocol.md. */
+/** A frame of the protocol: see docs/protocol.md. */
 export type Frame = { readonly type: string; readonly [field: string]: unknown };
 
-/** The state machine apart from sockets and clocks, for fronts of your own. `now` is seconds of a steady clock. */
+/** The state machine without sockets and clocks, for your own front end. `now` is the seconds of a monotonic clock. */
 export class Machine {
   constructor(settings: Partial<Settings>, random: () => number, unix: () => number);
   readonly settings: Readonly<Settings>;
   readonly state: State["state"];
-  /** What is to be done, in order; empty it. */
+  /** The actions to carry out, in order. The caller empties it. */
   readonly actions: Action[];
   /** The notifications' position may be set before `start`. */
   readonly topics: { readonly notifications: { position: Position | null } };
@@ -350,7 +350,7 @@ export class Machine {
   subscribe(chat: Id, now: number, since?: Position | null, watch?: boolean): void;
   unsubscribe(chat: Id, now: number): void;
   pause(chat: Id | null, now: number): void;
-  /** Also due behind a page of history, after which a chat is `paused` by itself: docs/client.md, rule 27. */
+  /** Also required after a page of history, because the machine then pauses the chat itself: docs/client.md, rule 27. */
   resume(chat: Id | null, now: number): void;
   request(n: number, frame: Frame, now: number): void;
   token(n: number, value: string | null, now: number, expiresAt?: number | null): void;
@@ -363,6 +363,6 @@ export class Machine {
   tick(now: number): void;
 }
 
-/** JSON whose integers beyond 2^53 are BigInts. */
+/** Parses JSON; integers beyond 2^53 become BigInts. */
 export function decode(text: string): any;
 export function encode(value: unknown): string;

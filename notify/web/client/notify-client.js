@@ -6,14 +6,14 @@
  *   await client.start();
  *   for await (const message of client.chat(7)) console.log(message.content);
  *
- * How it behaves is docs/client.md; types are in notify-client.d.ts. This file is all that there is to import:
+ * docs/client.md describes its behaviour; the types are in notify-client.d.ts. Import only this file. It is made of:
  *
- *   client.js    the client: what a program calls, and the streams (stream.js) that it reads
- *   runner.js    carries out what the machine asks for
- *   machine.js   the state machine apart from sockets and clocks, made of the modules in parts/
+ *   client.js    the client: the methods that an application calls, and the streams (stream.js) that it reads
+ *   runner.js    carries out the machine's actions
+ *   machine.js   the state machine without sockets and clocks, made of the modules in parts/
  *   link.js      one connection; int64.js: JSON with 64-bit integers
- *   client-id.js what proxies hash
- *   saver.js     positions on their way to a store (store.js)
+ *   client-id.js the id that proxies hash
+ *   saver.js     saves positions to a store (store.js)
  */
 
 export { NotifyClient } from "./client.js";

@@ -1,23 +1,23 @@
-/** React hooks over the client, for React 18 and later. These types need none of React's. */
+/** React hooks for the client, for React 18 and later. These types do not need React's. */
 
 import type { ChatEvent, ChatMessage, Id, NotifyClient, Position, State } from "./notify-client.js";
 
-/** The connection's state. */
+/** The state of the connection. */
 export function useConnection(client: NotifyClient): State;
 
 export interface ShownChat<M> {
-  /** Oldest first, each once. */
+  /** Oldest first, each message once. */
   readonly messages: readonly (M | ChatMessage)[];
-  /** The chat is subscribed to, and what was to be loaded is there. */
+  /** The chat is subscribed to, and `load` has finished. */
   readonly ready: boolean;
-  /** What `load` or `onEvent` threw, until it was of use to try again, which goes by itself; or what ended it, such as Refused. */
+  /** What `load` or `onEvent` threw, until a retry succeeds (retries are automatic); or what ended the stream, such as Refused. */
   readonly error: Error | null;
 }
 
 /**
- * A chat as a list. `load` gives the messages that the page's backend has as of this position or later; it is called first, and again
- * wherever some were lost; without it the list is what comes from now on. `onEvent` is told each event, with the feature `events`, and
- * may call `change` with a function from the list to the new one. At most the newest `most` (500) are kept.
+ * A chat as a list. `load` returns the messages that the page's backend has as of this position or later. It is called first, and
+ * again wherever messages are lost. Without it the list contains only new messages. `onEvent` receives each event, with the feature
+ * `events`, and may call `change` with a function from the list to the new list. At most the newest `most` (500) messages are kept.
  */
 export function useChat<M extends { readonly message_id: Id } = ChatMessage>(
   client: NotifyClient,
@@ -32,8 +32,8 @@ export function useChat<M extends { readonly message_id: Id } = ChatMessage>(
 ): ShownChat<M>;
 
 /**
- * Who types in a chat, and what to call at each key stroke; needs the feature `signals`. A signal goes out every `every` (3000)
- * milliseconds at most; who has not been heard of for `stays` (5000) is shown no more.
+ * The users who are typing in a chat, and the function to call at each keystroke. Needs the feature `signals`. A signal is sent at
+ * most every `every` (3000) milliseconds; a user whose last signal is older than `stays` (5000) is not shown.
  */
 export function useTyping(
   client: NotifyClient,

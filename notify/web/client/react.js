@@ -1,25 +1,26 @@
-/** React hooks over the client. React is the page's own (18 or later); a page without it never loads this file. */
+/** React hooks for the client. React (18 or later) comes from the page; a page without React never loads this file. */
 
 import { useCallback, useEffect, useRef, useState, useSyncExternalStore } from "react";
 
-/** The connection's state, as the client's event `state` tells it. */
+/** The state of the connection, as the client's event `state` reports it. */
 export function useConnection(client) {
   const subscribe = useCallback((changed) => client.on("state", changed), [client]);
   const read = () => client.state;
   return useSyncExternalStore(subscribe, read, read);
 }
 
-/** Milliseconds, more or less, after which a page's backend is asked again. */
+/** Approximate milliseconds before the page's backend is asked again. */
 const AGAIN = 2000;
 const NOTHING = { messages: [], ready: false, error: null };
 
 /**
  * A chat as a list of messages, oldest first, each once by its `message_id`: `{ messages, ready, error }`.
  *
- * `load(position)` gives the messages that the page's backend has, or a promise of them; it is called first, and again wherever
- * some were lost. `onEvent(event, change)` is told each event (edits, deletions), with the feature `events`, and may give
- * `change` a function from the list to the new list. At most the newest `most` are kept. `error` is what `load` or `onEvent` threw, which
- * is tried again every two seconds or so and gone when that was of use; or what ended it, such as Refused.
+ * `load(position)` returns the messages that the page's backend has, or a promise of them. It is called first, and again wherever
+ * messages are lost. `onEvent(event, change)` receives each event (edits, deletions), with the feature `events`; it may pass
+ * `change` a function from the list to the new list. At most the newest `most` messages are kept. `error` is what `load` or
+ * `onEvent` threw: the call is repeated about every two seconds, and the error disappears once it succeeds. Or it is what ended
+ * the stream, such as Refused.
  */
 export function useChat(client, id, { load = null, onEvent = null, most = 500 } = {}) {
   const [shown, show] = useState(NOTHING);
@@ -36,7 +37,7 @@ export function useChat(client, id, { load = null, onEvent = null, most = 500 } 
       messages = new Map(how([...messages.values()]).map((message) => [String(message.message_id), message]));
       tell();
     };
-    const options = loads ? {} : { onLost: () => {} }; // without its past there is nothing to load again
+    const options = loads ? {} : { onLost: () => {} }; // without earlier messages there is nothing to reload
     if (events) options.onEvent = (event) => calls.current.onEvent?.(event, change);
     if (loads) {
       options.load = async (position) => {
@@ -79,8 +80,8 @@ export function useChat(client, id, { load = null, onEvent = null, most = 500 } 
 }
 
 /**
- * Who types in a chat, and a function to call at each key stroke: `[users, typed]`. Needs a client with the feature `signals`. A
- * signal goes out every `every` milliseconds at most; who has not been heard of for `stays` is not shown any more.
+ * The users who are typing in a chat, and a function to call at each keystroke: `[users, typed]`. Needs a client with the feature
+ * `signals`. A signal is sent at most every `every` milliseconds; a user whose last signal is older than `stays` is not shown.
  */
 export function useTyping(client, id, { every = 3000, stays = 5000 } = {}) {
   const [users, show] = useState([]);

@@ -1,4 +1,4 @@
-/** Carries out what the machine asks for: its connection, its timer, its tokens, and the commands that wait for an answer. */
+/** Carries out the machine's actions: its connection, its timer, its tokens, and the commands that wait for an answer. */
 
 import { ClientId } from "./client-id.js";
 import { Refused } from "./errors.js";
@@ -8,18 +8,18 @@ import { CLOSE_DEAD, Machine } from "./machine.js";
 import { Ways } from "./ways.js";
 
 const now = () => performance.now() / 1000;
-/** Milliseconds that a plain request may take to show that the server is there. */
+/** Timeout in milliseconds for the plain request that shows whether the server is there. */
 const PROBE = 5000;
 
 export class Runner {
   machine;
   #clientId; #token; #WebSocket; #http; #program; #ways = new Ways(); #trying = null; #link = null; #closing = null;
   #carryingOut = false; #timer = null; #timerDue = 0; #commands = new Map(); #count = 0;
-  #fetching = null; // the fetch of a token that has not been answered
+  #fetching = null; // the number of the token fetch in flight
 
   /**
-   * `options` are those of the client. Calls `program`: `action(action)` with each, `told(action)` with those that are for the
-   * program (states, subscriptions, what comes for readers), `error(error)`, and `why(code)` for a refusal without a reason.
+   * `options` are those of the client. Calls `program`: `action(action)` for each action, `told(action)` for those that concern the
+   * application (states, subscriptions, messages for readers), `error(error)`, and `why(code)` for a refusal without a reason.
    */
   constructor(url, options, program) {
     const { token, settings = {}, random = Math.random } = options;
@@ -40,21 +40,21 @@ export class Runner {
     return this.#clientId.value;
   }
 
-  /** Whether the token function has been called and has not answered. */
+  /** Whether the token function was called and has not answered yet. */
   get fetching() {
     return this.#fetching !== null;
   }
 
-  /** Tell the machine what has happened, by the name of its method, and do what it asks for then. */
+  /** Report an event to the machine, by the name of its method, and carry out the resulting actions. */
   event(name, ...args) {
-    // Every event takes `now` last but these two, which have optional arguments behind it.
+    // Every event takes `now` as its last argument except these two, where optional arguments follow it.
     if (name === "subscribe") this.machine.subscribe(args[0], now(), args[1], args[2]);
     else if (name === "token") this.machine.token(args[0], args[1], now(), args[2]);
     else this.machine[name](...args, now());
     this.#carryOut();
   }
 
-  /** Ask the machine for something that it answers under a number: a promise of the answer. */
+  /** Give the machine a numbered command. Returns a promise of its outcome. */
   command(name, ...args) {
     this.#count += 1;
     const n = this.#count;
@@ -64,14 +64,14 @@ export class Runner {
     });
   }
 
-  /** Whether it was sent. */
+  /** Send a signal. Returns whether it was sent. */
   signal(chat, kind, data) {
     const sent = this.machine.signal(chat, kind, data, now());
     this.#carryOut();
     return sent;
   }
 
-  /** Drop the connection as if the network had. */
+  /** Drop the connection as if the network had failed. */
   cut() {
     if (this.#link?.cut()) this.event("closed", 1006, "cut");
   }
@@ -187,13 +187,13 @@ export class Runner {
     });
   }
 
-  /** The present try is over: where it has come to nothing, the next one may go another way. */
+  /** The present attempt is over. If it failed, the next one may use the other kind of connection. */
   #tried() {
     this.#trying?.();
     this.#trying = null;
   }
 
-  /** A WebSocket did not open. Where the server answers plain requests, those may be blocked: the next try is an event stream. */
+  /** A WebSocket did not open. If the server answers plain requests, WebSockets may be blocked: the next attempt uses an event stream. */
   async #probe() {
     if (this.#http === null) return;
     try {
@@ -201,7 +201,7 @@ export class Runner {
       await this.#http(beside(this.#clientId.url, "health"), { mode: "no-cors", cache: "no-store", credentials: "omit", signal });
       this.#ways.blocked(performance.now());
     } catch {
-      // It is away altogether.
+      // The server cannot be reached.
     }
   }
 
@@ -209,7 +209,7 @@ export class Runner {
     try {
       this.machine.received(frame, now());
     } catch (error) {
-      // Not of the protocol: come back later, perhaps to another server.
+      // A violation of the protocol: reconnect later, perhaps to another node.
       this.#program.error(error);
       this.#leave(CLOSE_DEAD, "malformed frame");
       this.machine.closed(1002, "the server sent a malformed frame", now());

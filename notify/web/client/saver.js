@@ -1,33 +1,33 @@
-/** Positions on their way to the store, a moment after they change. */
+/** Saves positions to the store shortly after they have changed. */
 
 import { NOTIFICATIONS } from "./parts/topics.js";
 
-/** Milliseconds from the first position that has changed to saving all. */
+/** Milliseconds from the first changed position until all are saved. */
 const SAVING = 200;
 
-/** Between the streams and a store; without one (null) there is nothing to load, and saving does nothing. */
+/** Connects the streams to a store. Without one (null) there is nothing to load, and saving does nothing. */
 export class Saver {
   #store; #failed; #unsaved = {}; #timer = null;
 
-  /** `failed` is called with what the store throws when it saves. */
+  /** `failed` is called with what the store throws while saving. */
   constructor(store, failed) {
     this.#store = store;
     this.#failed = failed;
   }
 
-  /** The position stored for a topic, or a promise of it: null or undefined where there is none. */
+  /** The stored position of a topic, or a promise of it; null or undefined if there is none. */
   load(key) {
     return this.#store?.load(name(key));
   }
 
-  /** A topic's position has changed. */
+  /** The position of a topic has changed. */
   save(key, position) {
     if (this.#store === null) return;
     this.#unsaved[name(key)] = position;
     this.#timer ??= setTimeout(() => this.flush(), SAVING);
   }
 
-  /** Save what has not been, and let go of the store. */
+  /** Save what is not saved yet, and release the store. */
   async close() {
     await this.flush();
     try {
@@ -37,7 +37,7 @@ export class Saver {
     }
   }
 
-  /** Save now what has not been. */
+  /** Save now what is not saved yet. */
   async flush() {
     clearTimeout(this.#timer);
     this.#timer = null;

@@ -1,6 +1,6 @@
-/** The client's numbers, each with the rule that it belongs to: docs/client.md. Seconds, but for the last six. */
+/** The default settings; docs/client.md describes the rules that use them. All times are in seconds; the last six are not times. */
 export const DEFAULTS = Object.freeze({
-  // A retry waits a random time between the floor and min(cap, base * 2 ** tries).
+  // Before a retry the client waits for a random time between the floor and min(cap, base * 2 ** tries).
   backoff_floor: 0.1,
   backoff_base: 2,
   backoff_cap: 30,
@@ -14,12 +14,12 @@ export const DEFAULTS = Object.freeze({
   refresh_margin: 60,
   command_timeout: 10,
   max_commands: 1000,
-  // Subscribe frames without an answer at once; and all frames, kept below the server's default limits.
+  // How many subscribe frames may be unanswered; then the rate limit for all frames, below the server's default limits.
   window: 16,
   burst: 900,
   rate: 45,
-  // Messages that are asked for at once of a chat's history, 1 to 100.
+  // Messages per request for a chat's history, 1 to 100.
   page: 100,
-  // What the client can take beyond what everyone gets: `events`; `history` it asks for by itself.
+  // Optional features to ask the server for: `events`, `signals`; the client adds `history` itself.
   features: Object.freeze([]),
 });

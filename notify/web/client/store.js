@@ -1,16 +1,16 @@
-/** Positions in the browser's storage. Tabs do not share them: whoever reads one has written it. */
+/** Stores positions in the browser. Tabs do not share them: only the tab that wrote a position reads it. */
 
 const LOCK = "notify-client";
-/** Milliseconds that a page which loads again waits for the one before it to let go. */
+/** Milliseconds for which a reloaded page waits until its previous instance releases the slot. */
 const HANDOVER = 1000;
 
 /**
- * Positions in `localStorage` (or another `Storage`). The prefix names the user: positions of two must not mix.
+ * Keeps positions in `localStorage` (or another `Storage`). The prefix names the user: the positions of two users must not mix.
  *
- * Each open tab has a slot of its own, which it holds by a Web Lock: the first the keys `prefix:…`, the others
- * `prefix#1:…` and so on. A tab that opens takes the first free slot and goes on from where that was left, a page that is
- * loaded again the slot that it had. Without Web Locks (a page needs https or localhost for them) positions are kept for the
- * tab alone, in `sessionStorage`, and the console is told; without that, too, the constructor throws.
+ * Each open tab has its own slot, held by a Web Lock. The first slot has the keys `prefix:…`, the others `prefix#1:…` and so on.
+ * A tab that opens takes the first free slot and continues from the positions in it; a reloaded page takes its previous slot.
+ * Without Web Locks (a page needs https or localhost for them) positions are kept in `sessionStorage`, for this tab only, and a
+ * warning is logged to the console. Without `sessionStorage` as well, the constructor throws.
  */
 export class LocalStorageStore {
   #prefix; #storage; #session; #locks;
@@ -35,7 +35,7 @@ export class LocalStorageStore {
     }
   }
 
-  /** The position under a key, or null; waits for a slot. */
+  /** The position under a key, or null. Waits for a slot. */
   async load(key) {
     await this.#open();
     try {
@@ -46,7 +46,7 @@ export class LocalStorageStore {
     }
   }
 
-  /** At once where a position was loaded before: a page that goes away has no time to wait. */
+  /** Saves synchronously if a position was loaded before: a page that is being closed has no time to wait. */
   save(positions) {
     if (this.#base === null) return this.#open().then(() => this.save(positions));
     for (const [key, position] of Object.entries(positions)) {
@@ -54,7 +54,7 @@ export class LocalStorageStore {
     }
   }
 
-  /** Let another store have the slot; the client does so when the program closes it. */
+  /** Release the slot for another store. The client calls this when the program closes it. */
   async close() {
     await this.#opening;
     const released = this.#released;
@@ -78,14 +78,14 @@ export class LocalStorageStore {
     }
     const mark = `${this.#prefix}#slot`, had = this.#session?.getItem(mark) ?? null;
     let slot = /^\d{1,4}$/.test(had ?? "") ? Number(had) : null;
-    // The page before this one in the tab may not be gone yet. A tab's copy has its mark, too, but finds the slot taken.
+    // The tab's previous page may not be gone yet. A duplicated tab also has the mark, but finds the slot taken.
     let held = slot !== null && (await this.#hold(slot, { signal: AbortSignal.timeout(HANDOVER) }));
     for (let free = 0; !held; free++) held = await this.#hold((slot = free), { ifAvailable: true });
     this.#session?.setItem(mark, String(slot));
     this.#base = slot === 0 ? this.#prefix : `${this.#prefix}#${slot}`;
   }
 
-  /** Whether the slot is ours, from now until it is released or the page is gone. */
+  /** Try to take the slot. Resolves to whether it is held, which lasts until it is released or the page is gone. */
   #hold(slot, options) {
     return new Promise((resolve, reject) => {
       const keep = (lock) => {

@@ -2,10 +2,10 @@ import { ClientClosed, HistoryLost, within } from "./errors.js";
 import { NOTIFICATIONS } from "./parts/topics.js";
 
 /**
- * `for await (const message of stream)`: each message once and in order, over any number of reconnects. One reader
- * at a time. A message counts as handled when the reader comes for the next one; then its position is stored.
- * A reader that lags is brought on page by page, as it takes them. Of several streams of one chat each gets all, and the
- * slowest sets the pace.
+ * `for await (const message of stream)` yields each message once and in order, across any number of reconnects. A stream has one
+ * reader at a time. A message counts as handled when the reader asks for the next one; then its position is stored.
+ * A reader that lags gets the messages page by page, as fast as it reads them. Each stream of a chat gets all messages, and the
+ * slowest one sets the pace.
  */
 export class Stream {
   state = "subscribing";
@@ -22,12 +22,12 @@ export class Stream {
     this.load = load;
   }
 
-  /** Messages that have come and were not read yet. */
+  /** The number of messages that have arrived and were not read yet. */
   get waiting() {
     return this.#queue.length;
   }
 
-  /** Resolves once the server has confirmed it: within `timeout` seconds, or however long it takes. */
+  /** Resolves once the server has confirmed the subscription, within `timeout` seconds or however long it takes. */
   async ready({ timeout = null } = {}) {
     const what = this.key === NOTIFICATIONS ? "the notifications are" : `chat ${this.key} is`;
     await within(this.#isReady(), timeout, () =>
@@ -46,7 +46,7 @@ export class Stream {
   }
 
   async next() {
-    // Also while a callback of the program runs: two readers would take the same place, and one of them pass over the next.
+    // Checked also while a callback runs: two readers would take the same position, and one of them would skip the next message.
     if (this.#reading) throw new Error("this stream has a reader already");
     this.#reading = true;
     try {
@@ -62,9 +62,9 @@ export class Stream {
       if (this.#queue.length > 0) {
         const [kind, item] = this.#queue[0];
         const loads = this.load !== null && (kind === "load" || kind === "loss");
-        // Where that throws, reading on loads again.
+        // If this throws, reading on calls it again.
         if (loads) await this.load(item.after);
-        if (this.#queue.length === 0) continue; // closed meanwhile
+        if (this.#queue.length === 0) continue; // the stream was closed meanwhile
         this.#queue.shift();
         this.#askOn();
         this.#taken = item.after ?? item.position;
@@ -84,7 +84,7 @@ export class Stream {
     }
   }
 
-  /** The message that was read last is dealt with; `next` and the client's `close` call this. */
+  /** Mark the message that was read last as handled. `next` and the client's `close` call this. */
   handled() {
     if (this.#taken !== null) {
       this.position = this.#taken;
@@ -93,7 +93,7 @@ export class Stream {
     if (this.position !== null) this.#hooks.save(this);
   }
 
-  /** Unsubscribe (chats only); what was not read is forgotten, and what was read last is handled. */
+  /** Unsubscribe (chats only). Unread messages are dropped, and the message that was read last counts as handled. */
   close() {
     if (this.key === NOTIFICATIONS) return;
     this.#queue = [];
@@ -101,7 +101,7 @@ export class Stream {
   }
 
   /**
-   * `for await` ends before the stream does: unsubscribe (chats only). By `break` or by an error, nothing tells: so the message
+   * `for await` ends before the stream does: unsubscribe (chats only). Whether by `break` or by an error is unknown, so the message
    * that was read last does not count as handled, unless `handled` was called.
    */
   async return(value) {
@@ -114,13 +114,13 @@ export class Stream {
     this.close();
   }
 
-  // The client's side.
+  // Called by the client.
 
   /** `kind` is "message", "event", "loss" or "load". */
   put(kind, item) {
     this.#queue.push([kind, item]);
     if (this.#queue.length >= this.#hooks.bound && !this.#paused) {
-      // One event may bring more than the bound at once: the reader has its turn first.
+      // One event may bring more messages than the queue may hold: let the reader run first.
       this.#measuring ??= setTimeout(() => this.#measure(), 0);
     }
     this.#waiting?.();
@@ -144,7 +144,7 @@ export class Stream {
     if (state === "paused") {
       this.#wake();
       if (this.#paused) return;
-      this.#paused = true; // behind a page; the next one is for the reader to ask for
+      this.#paused = true; // after a page; the reader asks for the next one
       this.#hooks.hold(this);
       this.#askOn();
     }
@@ -153,7 +153,7 @@ export class Stream {
     this.#wake();
   }
 
-  /** What comes goes on from there. */
+  /** Continue from this position. */
   begin(position) {
     if (this.load !== null) {
       if (!this.#begun) this.put("load", { after: position });

@@ -1,22 +1,22 @@
-/** Which way the next connection takes: a WebSocket, or an event stream where those are blocked (docs/client.md, rule 32). */
+/** Whether the next connection is a WebSocket, or an event stream because WebSockets are blocked (docs/client.md, rule 32). */
 
-/** Milliseconds after which whoever connects anew tries a WebSocket again. */
+/** Milliseconds after which a new connection tries a WebSocket again. */
 export const AGAIN = 60_000;
 
 export class Ways {
   #blocked = null;
 
-  /** Whether the next one is a stream. `now` in milliseconds. */
+  /** Whether the next connection is an event stream. `now` is in milliseconds. */
   stream(now) {
     return this.#blocked !== null && now - this.#blocked < AGAIN;
   }
 
-  /** A WebSocket did not open, and plain requests pass. */
+  /** A WebSocket did not open, but plain requests are answered. */
   blocked(now) {
     this.#blocked = now;
   }
 
-  /** A stream did not begin, or a WebSocket opened. */
+  /** An event stream did not begin, or a WebSocket opened. */
   free() {
     this.#blocked = null;
   }

@@ -1,15 +1,15 @@
-/** Whether the client comes back after a connection, and when: docs/client.md, rules 1 to 5. */
+/** Whether and when the client reconnects: docs/client.md, rules 1 to 5. */
 
 import { Backoff } from "./backoff.js";
 
-/** Close codes of the server that the client does something about (docs/protocol.md). */
+/** The server's close codes that the client treats specially (docs/protocol.md). */
 export const TOKEN_EXPIRED = 4002, AUTH_FAILED = 4500, AUTH_TIMEOUT = 4501;
-/** Authentication time-outs in a row after which the client ends. */
+/** The client ends after this many authentication timeouts in a row. */
 const MAX_AUTH_TIMEOUTS = 3;
 
-/** The tries to have a connection since the last stable one. */
+/** The attempts to connect since the last stable connection. */
 export class Attempts {
-  /** The server has named the time of the next try. */
+  /** The server has set the time of the next attempt. */
   advised = false;
   #settings; #backoff; #connectedAt = null; #authTimeouts = 0;
 
@@ -18,20 +18,20 @@ export class Attempts {
     this.#backoff = new Backoff(settings, random);
   }
 
-  /** Begin anew. */
+  /** Start over. */
   start() {
     this.#backoff.reset();
     this.#connectedAt = null;
     this.#authTimeouts = 0;
   }
 
-  /** A try has succeeded. */
+  /** An attempt succeeded. */
   connected(now) {
     this.#connectedAt = now;
     this.#authTimeouts = 0;
   }
 
-  /** Whether the server's close with this code ends the client. `AUTH_FAILED` is the caller's to judge. */
+  /** Whether this close code of the server ends the client. The caller decides about `AUTH_FAILED`. */
   final(code) {
     if (code === AUTH_TIMEOUT) {
       this.#authTimeouts += 1;
@@ -40,7 +40,7 @@ export class Attempts {
     return code >= 4500 && code <= 4999;
   }
 
-  /** The seconds to wait before the next try, which is counted; `advice` is the server's, or null. */
+  /** Count an attempt and return the seconds to wait before it. `advice` is the server's, in seconds, or null. */
   next(now, advice) {
     if (this.#connectedAt !== null && now - this.#connectedAt >= this.#settings.stable_after) this.#backoff.reset();
     this.#connectedAt = null;
@@ -52,8 +52,8 @@ export class Attempts {
 }
 
 /**
- * A close reason's advice, `{"retry_after_ms": N, "elsewhere": true}`: `wait` in seconds, null where it names none, and whether
- * to come back by another client_id.
+ * Parse a close reason `{"retry_after_ms": N, "elsewhere": true}`: `wait` is the seconds to wait, or null if it has none;
+ * `elsewhere` is whether to reconnect with another client_id.
  */
 export function advice(reason) {
   try {

@@ -1,6 +1,6 @@
-/** How long to wait before something is tried again: docs/client.md, rule 1. */
+/** How long to wait before a retry: docs/client.md, rule 1. */
 
-/** Full jitter: anywhere between a floor and a window that doubles with each try up to a cap. */
+/** Exponential backoff with full jitter: a random time between a floor and a window that doubles with each attempt up to a cap. */
 export class Backoff {
   #settings; #random; #tries = 0;
 
@@ -9,7 +9,7 @@ export class Backoff {
     this.#random = random;
   }
 
-  /** The seconds to wait before the next try, which is counted. */
+  /** Count an attempt and return the seconds to wait before it. */
   next() {
     const { backoff_floor: floor, backoff_base: base, backoff_cap: cap } = this.#settings;
     const window = Math.min(cap, base * 2 ** Math.min(this.#tries, 30));
@@ -17,7 +17,7 @@ export class Backoff {
     return floor + this.#random() * Math.max(0, window - floor);
   }
 
-  /** It has succeeded: start over. */
+  /** An attempt succeeded: start over. */
   reset() {
     this.#tries = 0;
   }

@@ -1,8 +1,8 @@
-/** What a program asks the server and waits for: docs/client.md, rule 22. */
+/** Commands that the application sends and waits for: docs/client.md, rule 22. */
 
 import { HISTORY, positioned } from "./requests.js";
 
-/** The commands in hand. They outlive connections: one without an answer is sent again on the next. */
+/** The pending commands. They outlive connections: an unanswered command is sent again on the next connection. */
 export class Commands {
   #settings; #requests; #do; #waiting = new Map();
 
@@ -12,7 +12,7 @@ export class Commands {
     this.#do = act;
   }
 
-  /** Ask now, or once connected; the action `done` or `failed` with this `n` is the end of it. */
+  /** Send a command now or once connected. It ends with the action `done` or `failed` with this `n`. */
   add(n, frame, now) {
     if (this.#waiting.size >= this.#settings.max_commands) {
       this.#do({ do: "failed", n, code: "busy" });
@@ -22,12 +22,12 @@ export class Commands {
     if (this.#requests.ready) this.#send(n, now);
   }
 
-  /** A connection stands. */
+  /** The connection is authenticated. */
   connected(now) {
     for (const n of [...this.#waiting.keys()]) this.#send(n, now);
   }
 
-  /** The server's answer; nobody waits for it any more where it came too late. */
+  /** The server answered. An answer that came too late is ignored. */
   answered({ key: n }, frame, now) {
     const command = this.#waiting.get(n);
     if (!this.#waiting.delete(n)) return;
@@ -47,19 +47,19 @@ export class Commands {
     this.#do(done);
   }
 
-  /** The server's refusal. */
+  /** The server refused the command. */
   refused({ key: n }, { code, message }) {
     if (this.#waiting.delete(n)) this.#do({ do: "failed", n, code, message });
   }
 
-  /** When the first takes too long; null: none waits. */
+  /** When the first command times out; null if none waits. */
   due() {
     let due = null;
     for (const { deadline } of this.#waiting.values()) if (due === null || deadline < due) due = deadline;
     return due;
   }
 
-  /** Fail what has taken too long. */
+  /** Fail the commands that have timed out. */
   tick(now) {
     for (const [n, { deadline }] of [...this.#waiting]) {
       if (deadline > now) continue;
@@ -68,7 +68,7 @@ export class Commands {
     }
   }
 
-  /** Fail them all. */
+  /** Fail all commands. */
   close() {
     const waiting = this.#waiting;
     this.#waiting = new Map();

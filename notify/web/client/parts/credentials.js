@@ -1,19 +1,19 @@
-/** The token in use and the one that is to replace it: docs/client.md, rules 18 to 21. */
+/** The token in use and its replacement: docs/client.md, rules 18 to 21. */
 
 import { Backoff } from "./backoff.js";
 
-/** The token in use, the one that is to replace it, and when that has to happen. Times as in the machine. */
+/** The token in use, the token that is to replace it, and the time of the replacement. Times are the machine's. */
 export class Credentials {
   value = null;
-  /** The number of the last fetch, and by when it has to be done; null: none is under way. */
+  /** The number of the last fetch, and its deadline; null: no fetch is in flight. */
   fetchNumber = 0;
   fetchDue = null;
-  /** When to fetch the next one. */
+  /** When to fetch the next token. */
   refreshAt = null;
   #settings; #random; #unix; #requests; #do; #backoff;
   #accepted = false; #obtained = 0; #expires = null; #lifetime = null; #offered = null;
-  #renewing = new Map(); // who waits for a new token to be in force, since when
-  #stale = false; // the one that is on its way was fetched before that
+  #renewing = new Map(); // the commands that wait for a new token to be accepted, and since when
+  #stale = false; // the token in flight was fetched before the last of them
 
   constructor(settings, random, unix, requests, act) {
     this.#settings = settings;
@@ -24,19 +24,19 @@ export class Credentials {
     this.#backoff = new Backoff(settings, random);
   }
 
-  /** Whether a refusal can be for its age: a server took it once, and it is not its successor that is refused. */
+  /** Whether a refusal may be due to the token's age: a server accepted it before, and the refused token is not its replacement. */
   get aged() {
     return this.#accepted && this.#offered === null;
   }
 
-  /** Whether to try with the token at hand. */
+  /** Whether the token at hand is worth trying. */
   usable(now) {
     return this.value !== null && (this.#expires === null || now < this.#expires);
   }
 
   // --- fetching
 
-  /** Ask the program for a token. */
+  /** Ask the application for a token. */
   fetch(now) {
     this.fetchNumber += 1;
     this.fetchDue = now + this.#settings.token_timeout;
@@ -44,7 +44,7 @@ export class Credentials {
     this.#do({ do: "token", n: this.fetchNumber });
   }
 
-  /** The program's answer to a fetch has come, in time and for the first time; else false: ignore it. */
+  /** The application answered a fetch. Returns whether the answer is in time and the first one; if not, ignore it. */
   fetched(n) {
     if (n !== this.fetchNumber || this.fetchDue === null) return false;
     this.fetchDue = null;
@@ -53,7 +53,7 @@ export class Credentials {
 
   // --- using
 
-  /** Use this token; `expiresAt` is Unix time, or null where it is not known. */
+  /** Use this token. `expiresAt` is its expiry in Unix seconds, or null if unknown. */
   adopt(value, now, expiresAt) {
     this.value = value;
     this.#obtained = now;
@@ -61,12 +61,12 @@ export class Credentials {
     this.#expires = expiresAt === null ? null : now + expiresAt - this.#unix();
   }
 
-  /** Use it no more. */
+  /** Stop using the token. */
   drop() {
     this.value = null;
   }
 
-  /** The server took it. */
+  /** The server accepted the token. */
   confirmed(now, expiresAt) {
     this.#accepted = true;
     this.#backoff.reset();
@@ -81,21 +81,21 @@ export class Credentials {
     for (const [n, since] of renewing) this.#do({ do: "done", n, took: now - since });
   }
 
-  /** Nothing is fetched or replaced without a connection. */
+  /** Without a connection no token is fetched or replaced. */
   disconnected() {
     this.#offered = this.refreshAt = this.fetchDue = null;
     this.#stale = false;
     if (this.#renewing.size > 0) this.drop();
   }
 
-  /** It is over: fail those who wait for a new token. */
+  /** The client has ended: fail the commands that wait for a new token. */
   close() {
     this.#fail("closed");
   }
 
   // --- replacing
 
-  /** The program wants a token that is fetched from now on; `done` or `failed` with this `n` is the end of it. */
+  /** The application wants a token fetched from now on. The command ends with `done` or `failed` with this `n`. */
   renew(n, now, state) {
     this.#renewing.set(n, now);
     if (this.fetchDue !== null || (state === "connected" && this.#offered === null)) this.fetch(now);
@@ -103,15 +103,15 @@ export class Credentials {
     else this.#stale = true;
   }
 
-  /** Ask the server to take this one instead. */
+  /** Ask the server to accept this token in place of the current one. */
   offer(value, now, expiresAt) {
     this.#offered = { value, obtained: now, known: expiresAt };
     this.#requests.ask(this, 0, { type: "refresh", token: value }, now);
   }
 
   /**
-   * The server took the one that was offered.
-   * Where nobody says when it expires, it is taken to live as long as the one before it.
+   * The server accepted the offered token.
+   * If nobody says when it expires, it is assumed to live as long as the token before it.
    */
   answered(_request, frame, now) {
     if (this.#offered === null) return;
@@ -123,13 +123,13 @@ export class Credentials {
     this.confirmed(now, expiresAt ?? known);
   }
 
-  /** The server did not take it. */
+  /** The server refused the offered token. */
   refused(_request, { code, message }, now) {
     this.#do({ do: "error", code, message });
     this.notReplaced(now, code, message);
   }
 
-  /** Try again later. */
+  /** The replacement failed: try again later. */
   notReplaced(now, code, message) {
     this.#offered = null;
     this.refreshAt = now + this.#backoff.next();
@@ -144,8 +144,8 @@ export class Credentials {
   }
 
   /**
-   * Replace it early enough, and not all clients at once.
-   * Where it has expired by our clock though the server took it, our clock is wrong: then 4002 will tell.
+   * Schedule the next replacement early enough, and spread over time so that not all clients replace their tokens at once.
+   * If the server accepted a token that is expired by the client's clock, that clock is wrong. Then wait for the close code 4002.
    */
   #schedule(now, expiresAt) {
     if (expiresAt !== null) {

@@ -1,8 +1,8 @@
-/** Whether the link is alive: docs/client.md, rule 7. */
+/** Whether the connection is alive: docs/client.md, rule 7. */
 
-/** Asks for a sign of life after some silence, and says when none has come. Runs while connected. */
+/** Sends a ping after some silence, and notices when there is no answer. Runs while connected. */
 export class Heartbeat {
-  /** When to ask, or when to give up; null: it does not run. */
+  /** When to send a ping, or when to give up; null while not running. */
   due = null;
   #settings; #requests; #interval; #asked = false;
 
@@ -12,36 +12,36 @@ export class Heartbeat {
     this.#interval = settings.ping_interval;
   }
 
-  /** The connection stands; `interval` is the server's, in seconds. */
+  /** The connection is authenticated. `interval` is the server's ping interval in seconds, if it names one. */
   start(now, interval) {
     this.#interval = interval || this.#settings.ping_interval;
     this.#asked = false;
     this.due = now + this.#interval;
   }
 
-  /** The connection is gone. */
+  /** The connection is lost. */
   stop() {
     this.due = null;
   }
 
-  /** Something came. */
+  /** Something was received. */
   heard(now) {
     if (this.due === null) return;
     this.#asked = false;
     this.due = now + this.#interval;
   }
 
-  /** Whether it is time to ask. */
+  /** Whether it is time to send a ping. */
   silent(now) {
     return this.due !== null && !this.#asked && this.due <= now;
   }
 
-  /** Whether nothing has come though it was asked for. */
+  /** Whether a ping was sent and nothing was received in time. */
   dead(now) {
     return this.due !== null && this.#asked && this.due <= now;
   }
 
-  /** Ask, unless that is done already. */
+  /** Send a ping, unless one is already in flight. */
   probe(now) {
     if (this.#asked) return;
     this.#asked = true;

@@ -1,6 +1,6 @@
-/** How fast a client may send: docs/client.md, rule 16. */
+/** The client's own rate limit: docs/client.md, rule 16. */
 
-/** A bucket of frames that fills at the settings' rate up to their burst. */
+/** A token bucket for frames: `rate` of the settings refills it, up to `burst`. */
 export class Pace {
   #settings; #allowance = 0; #at = 0;
 
@@ -8,25 +8,25 @@ export class Pace {
     this.#settings = settings;
   }
 
-  /** A new connection has a full bucket. */
+  /** A new connection starts with a full bucket. */
   start(now) {
     this.#allowance = this.#settings.burst;
     this.#at = now;
   }
 
-  /** A frame is sent, whether allowed or not. */
+  /** Count a frame that is sent, whether allowed or not. */
   spend(now) {
     this.#earn(now);
     this.#allowance -= 1;
   }
 
-  /** Whether a frame that can wait may be sent. */
+  /** Whether a frame that can wait may be sent now. */
   allows(now) {
     this.#earn(now);
     return this.#allowance >= 0.999;
   }
 
-  /** When one will be. */
+  /** When the next frame may be sent. */
   next() {
     return this.#at + Math.max(0, 1 - this.#allowance) / this.#settings.rate;
   }

@@ -1,39 +1,39 @@
-/** What a client sends on the present connection, and which of it the server has not answered yet. */
+/** The frames that a client sends on its current connection, and those that the server has not answered yet. */
 
 import { Pace } from "./pace.js";
 
-/** Error codes that are retried where the server does not say: docs/client.md, rule 15. */
+/** Error codes that are retried if the server does not say: docs/client.md, rule 15. */
 const RETRIED = new Set(["unavailable", "history_unavailable", "rate_limited", "internal"]);
-/** The feature that has the server answer `history`. */
+/** The feature with which the server answers `history`. */
 export const HISTORY = "history";
-/** That with which it passes on what the members of a chat signal. */
+/** The feature with which the server forwards signals from chat members. */
 export const SIGNALS = "signals";
 
 export function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Whether a message is one, and names its position as it should. */
+/** Whether a frame is a message with a valid position. */
 export function positioned(frame) {
   return isObject(frame) && typeof frame.epoch === "string" && Number.isInteger(frame.seq) && Number.isInteger(frame.prev);
 }
 
-/** What an `error` of the server says: `{code, message, again}`. `again`: it may succeed later. */
+/** The contents of an `error` from the server: `{code, message, again}`. `again`: a retry may succeed later. */
 export function refusal(frame) {
   const code = String(frame.code ?? "");
   return { code, message: String(frame.message ?? ""), again: frame.retry ?? RETRIED.has(code) };
 }
 
 /**
- * The outgoing side of a connection. Ids go on over connections, so that no late answer is mistaken.
+ * The outgoing side of a connection. Ids continue across connections, so that a late answer is never mistaken for another.
  *
- * Who asks has two methods: `answered(request, frame, now)` and `refused(request, refusal, now)`. A request is
- * `{id, asker, key, sent}`, where `key` is what its asker knows it by.
+ * An asker has two methods: `answered(request, frame, now)` and `refused(request, refusal, now)`. A request is
+ * `{id, asker, key, sent}`, where `key` is how its asker identifies it.
  */
 export class Requests {
   /** The connection is authenticated. */
   ready = false;
-  /** What the server has granted on it beyond what everyone gets. */
+  /** The optional features that the server has granted on this connection. */
   features = new Set();
   pace;
   #timeout; #do; #ids = 0; #unanswered = new Map();
@@ -44,19 +44,19 @@ export class Requests {
     this.#do = act;
   }
 
-  /** The connection is authenticated, and the server has said which features are in force. */
+  /** The connection is authenticated, with these features in force. */
   grant(features) {
     this.ready = true;
     this.features = new Set(Array.isArray(features) ? features : []);
   }
 
-  /** Send a frame that has no answer of its own. */
+  /** Send a frame that expects no answer. */
   send(frame, now) {
     this.pace.spend(now);
     this.#do({ do: "send", frame });
   }
 
-  /** Send a frame and remember who asked; gives its id. */
+  /** Send a frame and remember its asker. Returns the frame's id. */
   ask(asker, key, frame, now) {
     this.#ids += 1;
     const id = this.#ids;
@@ -65,26 +65,26 @@ export class Requests {
     return id;
   }
 
-  /** An answer came; one that nobody waits for is ignored. */
+  /** An answer arrived. It is ignored if nobody waits for it. */
   answered(frame, now) {
     const request = this.#take(frame);
     request?.asker.answered(request, frame, now);
   }
 
-  /** An error came. Whether it was an answer. */
+  /** An error arrived. Returns whether it answered a request. */
   refused(frame, refusal, now) {
     const request = this.#take(frame);
     request?.asker.refused(request, refusal, now);
     return request !== undefined;
   }
 
-  /** When the oldest must be answered, for the link to count as alive; null: none is open. */
+  /** When the oldest request times out, after which the connection counts as dead; null if there is none. */
   due() {
     const oldest = this.#unanswered.values().next().value;
     return oldest === undefined ? null : oldest.sent + this.#timeout;
   }
 
-  /** The connection is gone. */
+  /** The connection is lost. */
   forget() {
     this.ready = false;
     this.features = new Set();

@@ -1,30 +1,30 @@
-/** What a client wants to hear, and how far it has come in each: docs/client.md, rules 8 to 17, 27 to 30. */
+/** The topics that a client is subscribed to, and its position in each: docs/client.md, rules 8 to 17, 27 to 30. */
 
 import { isId } from "../int64.js";
 import { Backoff } from "./backoff.js";
 import { HISTORY, SIGNALS, positioned } from "./requests.js";
 
-/** The key of the notifications among the topics; chats have their ids. */
+/** The key of the notifications among the topics; the key of a chat is its id. */
 export const NOTIFICATIONS = null;
-/** What a chat consists of. */
+/** The kinds of message in a chat. */
 export const KINDS = new Set(["chat_message", "chat_event"]);
 const NOWHERE = { epoch: "", seq: 0 };
 
-/** What is kept of one chat, or of the notifications. */
+/** The state of one chat, or of the notifications. */
 class Topic {
   live = false;
   paused = false;
-  /** Something was thrown away while paused. */
+  /** Messages were discarded while paused. */
   behind = false;
   /** A message was handed over since the last gap. */
   progress = true;
-  /** The id of the frame that asks for it, `subscribe` or `history`, and is not answered yet. */
+  /** The id of the unanswered `subscribe` or `history` frame for this topic. */
   request = null;
-  /** It is behind, and catches up by pages of history before it is subscribed to. */
+  /** The topic is behind, and catches up by pages of history before it is subscribed to. */
   paging = false;
-  /** History was asked for what lies after this position. */
+  /** History was asked for the messages after this position. */
   asked = false;
-  /** The `seq` in the answer that made it live: up to there nothing is missing once what was replayed has come. */
+  /** The `seq` in the answer that made it live: once the replay is received, nothing up to there is missing. */
   answered = 0;
 
   constructor(chat, backoff, position = null, watch = false) {
@@ -34,7 +34,7 @@ class Topic {
     this.watch = watch;
   }
 
-  /** What a message is, seen from the position: "next", "duplicate" or "gap". */
+  /** How a message follows the current position: "next", "duplicate" or "gap". */
   judge(frame) {
     if (frame.epoch !== this.position.epoch) return "gap";
     if (frame.seq <= this.position.seq) return "duplicate";
@@ -42,7 +42,7 @@ class Topic {
     return frame.prev > (answers ? this.answered : this.position.seq) ? "gap" : "next";
   }
 
-  /** A message is handed over. */
+  /** A message was handed over. */
   advance({ epoch, seq }) {
     this.position = { epoch, seq };
     this.progress = true;
@@ -52,16 +52,16 @@ class Topic {
 }
 
 /**
- * The chats that are wanted, and the notifications, which always are. They outlive connections.
+ * The subscribed chats, and the notifications, which are always subscribed to. They outlive connections.
  *
- * Chats are subscribed to one by one; notifications come with the connection. So where these have a gap, only a
- * new connection helps, and the methods that find one say so.
+ * Chats are subscribed to one by one, but notifications come with the connection. Only a new connection can therefore fill a
+ * gap in the notifications, and the methods that find such a gap say so.
  */
 export class Topics {
   notifications;
   chats = new Map();
   #settings; #random; #requests; #do;
-  // Of the present connection: chats to subscribe to, in order; and when to do so again where it was refused for now.
+  // Of the current connection: chats to subscribe to, in order; and when to retry those that were refused for now.
   #queue = new Set(); #retries = new Map(); #unanswered = 0;
 
   constructor(settings, random, requests, act) {
@@ -72,9 +72,9 @@ export class Topics {
     this.notifications = new Topic(NOTIFICATIONS, new Backoff(settings, random));
   }
 
-  // --- what the program does
+  // --- what the application does
 
-  /** Want this chat's messages, from now on or those after `since`. No effect where it is wanted already. */
+  /** Subscribe to this chat from now on, or from after `since`. Has no effect if the chat is already subscribed to. */
   subscribe(chat, now, since, watch) {
     if (this.chats.has(chat)) return;
     this.chats.set(chat, new Topic(chat, new Backoff(this.#settings, this.#random), since, watch));
@@ -82,13 +82,13 @@ export class Topics {
     this.#want(chat, now);
   }
 
-  /** Want it no more. */
+  /** Unsubscribe from this chat. */
   unsubscribe(chat, now) {
     const topic = this.chats.get(chat);
     if (this.chats.delete(chat)) this.#withdraw(topic, now);
   }
 
-  /** Take no more of a topic until it is resumed. */
+  /** Deliver no more of a topic until it is resumed. */
   pause(chat, now) {
     const topic = this.#get(chat);
     if (topic === undefined || topic.paused) return;
@@ -97,7 +97,7 @@ export class Topics {
     this.#say(chat, "paused");
   }
 
-  /** Go on from the last message that was handed over. Whether that takes a new connection. */
+  /** Continue after the last message that was handed over. Returns whether that requires a new connection. */
   resume(chat, now) {
     const topic = this.#get(chat);
     if (topic === undefined || !topic.paused) return false;
@@ -111,7 +111,7 @@ export class Topics {
     return chat === NOTIFICATIONS && topic.live && topic.behind;
   }
 
-  /** Signal something to a chat's members. Whether it is on its way: where it cannot be now, it is lost. */
+  /** Send a signal to a chat's members. Returns whether it was sent; if not, it is lost. */
   signal(chat, kind, data, now) {
     const live = this.chats.get(chat)?.live === true;
     if (!live || !this.#requests.features.has(SIGNALS) || !this.#requests.pace.allows(now)) return false;
@@ -119,29 +119,29 @@ export class Topics {
     return true;
   }
 
-  /** The chats that a connection is asked for: `[{ chat, position, watch }]`. */
+  /** The chats that a connection subscribes to: `[{ chat, position, watch }]`. */
   wanted() {
     return [...this.chats.values()].filter(({ paused }) => !paused).map(({ chat, position, watch }) => ({ chat, position, watch }));
   }
 
-  // --- what happens
+  // --- what happens to the client
 
-  /** Where the notifications go on from, for `auth`: without a place yet, one that asks for it. */
+  /** The position from which to resume the notifications, for `auth`. Without one, a position that asks the server for one. */
   since() {
     return this.notifications.position ?? NOWHERE;
   }
 
-  /** The server has said where the notifications go on from, unless it keeps none. */
+  /** The server has said from where the notifications continue, unless it does not store them. */
   authenticated(frame, now) {
     if (frame.epoch !== undefined) this.#settle(this.notifications, frame, now);
   }
 
-  /** A connection takes subscriptions. */
+  /** The connection accepts subscriptions. */
   connected(now) {
     for (const chat of this.chats.keys()) this.#want(chat, now);
   }
 
-  /** It is gone. */
+  /** The connection is lost. */
   disconnected() {
     this.#queue.clear();
     this.#retries.clear();
@@ -154,7 +154,7 @@ export class Topics {
     }
   }
 
-  /** A message came, with its position. Whether it takes a new connection to have what lies before it. */
+  /** A message arrived with its position. Returns whether a new connection is needed to get the messages missing before it. */
   message(chat, frame, now) {
     const topic = this.#get(chat);
     if (topic === undefined || !topic.live || topic.position === null) return false;
@@ -175,17 +175,17 @@ export class Topics {
     return false;
   }
 
-  /** Somebody came to a chat or left it. */
+  /** A user entered or left a chat. */
   presence(chat, users) {
     if (this.chats.has(chat)) this.#do({ do: "presence", chat, users });
   }
 
-  /** A member of a chat signals something. */
+  /** A member of a chat sent a signal. */
   signalled(chat, { user_id: user, kind, data = null }) {
     if (this.chats.has(chat) && isId(user) && typeof kind === "string") this.#do({ do: "signal", chat, user, kind, data });
   }
 
-  /** The server has subscribed to a chat, or has sent a page of it. */
+  /** The server has subscribed the client to a chat, or has sent a page of it. */
   answered(request, frame, now) {
     this.#unanswered -= 1;
     const topic = this.chats.get(request.key);
@@ -196,14 +196,14 @@ export class Topics {
     this.#pump(now);
   }
 
-  /** The server has not, now or for good. */
+  /** The server refused, temporarily or for good. */
   refused(request, { code, message, again }, now) {
     this.#unanswered -= 1;
     const chat = request.key, topic = this.chats.get(chat);
     if (topic?.request === request.id) {
       topic.request = null;
       if (topic.paging && (code === "history_unavailable" || !again)) {
-        topic.paging = false; // the answer to a subscribe says what is lost, or that it may not be had
+        topic.paging = false; // subscribe instead: that answer says what is lost, or that access is denied
         this.#want(chat, now);
       } else if (again) this.#say(chat, "waiting", { delay: this.#retry(topic, now), code, message });
       else {
@@ -214,7 +214,7 @@ export class Topics {
     this.#pump(now);
   }
 
-  /** An error came that nobody asked for. Whether it ends a subscription, to the chat that it names. */
+  /** An unsolicited error arrived. Returns whether it ends the subscription to the chat that it names. */
   withdrawn(chat, { code, message, again }, now) {
     const topic = this.chats.get(chat);
     if (topic === undefined) return false;
@@ -231,7 +231,7 @@ export class Topics {
     return true;
   }
 
-  /** When `tick` is due next; null: nothing waits. */
+  /** When `tick` is next due; null if nothing waits. */
   due() {
     let due = Infinity;
     for (const at of this.#retries.values()) due = Math.min(due, at);
@@ -239,7 +239,7 @@ export class Topics {
     return due === Infinity ? null : due;
   }
 
-  /** Subscribe to what has waited long enough. */
+  /** Queue the subscriptions whose retry is due. */
   tick(now) {
     for (const [chat, at] of [...this.#retries]) {
       if (at > now) continue;
@@ -270,7 +270,7 @@ export class Topics {
     topic.request = null;
   }
 
-  /** Subscribe to what is wanted, as far as the window and the server's rate limit allow. */
+  /** Subscribe to the queued chats, as far as the window and the server's rate limit allow. */
   #pump(now) {
     while (this.#queue.size > 0 && this.#unanswered < this.#settings.window && this.#requests.pace.allows(now)) {
       const chat = this.#queue.values().next().value;
@@ -282,7 +282,7 @@ export class Topics {
     }
   }
 
-  /** What asks for a chat: its next page, or the subscription. */
+  /** The request for a chat: for its next page, or for the subscription. */
   #frame(topic) {
     const { chat, position } = topic;
     topic.paging &&= position !== null && this.#requests.features.has(HISTORY);
@@ -296,13 +296,13 @@ export class Topics {
     return frame;
   }
 
-  /** The server has answered from where a topic goes on. */
+  /** The server has said from where a topic continues. */
   #settle(topic, { epoch, seq, recovered }, now) {
     const newest = { epoch, seq };
     if (topic.position === null) topic.position = newest;
     else if (recovered !== true) {
       if (topic.chat !== NOTIFICATIONS && this.#further(topic, newest)) {
-        // Too much for one resumption. Until it has caught up, what comes would be thrown away.
+        // Too much for one resume. Unsubscribe, as messages that arrive before it has caught up would be discarded.
         this.#requests.send({ type: "unsubscribe", chat_id: topic.chat }, now);
         topic.request = null;
         topic.paging = true;
@@ -320,12 +320,12 @@ export class Topics {
     if (!topic.paused) this.#say(topic.chat, "live", { position: topic.position });
   }
 
-  /** Whether history may have what a resumption did not bring. */
+  /** Whether history may have messages that the resume could not replay. */
   #further({ position, asked }, { epoch, seq }) {
     return this.#requests.features.has(HISTORY) && !asked && position.epoch === epoch && position.seq < seq;
   }
 
-  /** A page has come. The next one is for the reader to ask for, by `resume`; behind the last one it is live. */
+  /** A page arrived. The reader asks for the next one with `resume`; after the last page the chat goes live. */
   #turn(topic, { type, messages, more, epoch, seq }, now) {
     const { chat } = topic;
     topic.request = null;
@@ -350,12 +350,12 @@ export class Topics {
       return;
     }
     const { position } = topic, further = Number.isInteger(seq) && epoch === position.epoch && seq > position.seq;
-    if (whole && more === true && further) topic.position = { epoch, seq }; // up to there nothing is for this client
+    if (whole && more === true && further) topic.position = { epoch, seq }; // nothing up to there is for this client
     else topic.paging = false;
     this.#want(chat, now);
   }
 
-  /** Ask again from the last position. What comes meanwhile is ignored: the answer includes it. */
+  /** Ask again from the last position. Messages that arrive meanwhile are ignored, because the answer includes them. */
   #fill(topic, now) {
     if (topic.progress) {
       topic.progress = false;
