@@ -32,7 +32,8 @@ INTERFACES: dict[str, type[Interface]] = {
 class Plugin(Struct, frozen=True):
     """What a file in ``notify/plugins/`` offers. See :class:`~notify.interfaces.IPlugin`.
 
-    Twisted's cache of plugins keeps only what provides its own interface, too.
+    It also provides ``IPlugin`` itself, because Twisted's plugin cache keeps only objects that provide its own
+    interface.
     """
 
     kind: str
@@ -43,12 +44,13 @@ class Plugin(Struct, frozen=True):
 class Context(Struct, frozen=True):
     """What every plugin is given besides its settings.
 
-    ``node`` is this process's name, unique among the nodes and stable over restarts where the operator set it.
-    ``random`` is the source of all randomness, ``reactor`` of all durations, by a clock that nobody sets and that begins
-    anywhere; ``now`` gives the time of day, in seconds since 1970, for what is compared with a date.
-    ``part`` tells the processes of one server apart, for what a plugin keeps on the disk; empty: there is one.
-    ``connect`` stands in for the connection of plugins on NATS (``notify.nats.connection.Connection``) where a cluster is
-    simulated.
+    - ``node`` is this process's name: unique among the nodes, and stable over restarts if the operator set it.
+    - ``random`` is the source of all randomness.
+    - ``reactor`` is the source of all durations, by a monotonic clock with an arbitrary zero.
+    - ``now`` returns the time of day, in seconds since 1970, to compare with dates.
+    - ``part`` distinguishes the processes of one server, for files that a plugin keeps; empty: there is only one.
+    - ``connect`` replaces the connection of plugins on NATS (``notify.nats.connection.Connection``) where a cluster
+      is simulated.
     """
 
     reactor: Any
@@ -63,12 +65,16 @@ class Context(Struct, frozen=True):
 
 @cache
 def _all_plugins() -> list[IPlugin]:
-    """Looked for once: a reload finds what the start found, also when files were replaced, or this user may not read them."""
+    """All plugins, searched for only once.
+
+    A reload therefore finds the same plugins as the start, even if files were replaced or this user may not read
+    them.
+    """
     return list(getPlugins(IPlugin, notify.plugins))
 
 
 def plugins(kind: str) -> dict[str, IPlugin]:
-    """The plugins of a kind, by name. The first found wins, and a built-in name cannot be taken."""
+    """The plugins of a kind, by name. The first one found wins, and a built-in name cannot be taken."""
     found: dict[str, IPlugin] = {}
     for plugin in sorted(_all_plugins(), key=lambda p: not p.factory.startswith("notify.")):
         if plugin.kind == kind:
@@ -77,10 +83,10 @@ def plugins(kind: str) -> dict[str, IPlugin]:
 
 
 def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
-    """The class of a plugin, and its settings; nothing is made. Raises ``ConfigError``.
+    """The class of a plugin, and its settings; no instance is made. Raises ``ConfigError``.
 
-    ``name`` empty: the one that the configuration names, which for the control may be left to the broker. A plugin that
-    shares the table of another kind's finds it this way, and imports no other kind.
+    ``name`` empty: the name in the configuration, which for the control may be left to the broker. A plugin that
+    shares another kind's table finds it this way and need not import that kind.
     """
     known, table = plugins(kind), getattr(config, kind)
     chosen = table.plugin
@@ -105,13 +111,13 @@ def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
 
 
 def check(config: Config) -> None:
-    """Load every plugin that the configuration names and read its settings, making none. Raises ``ConfigError``."""
+    """Load every plugin that the configuration names and check its settings, without making any. Raises ``ConfigError``."""
     for kind in PLUGIN_TABLES:
         find(kind, config)
 
 
 def cautions(config: Config) -> list[str]:
-    """What the plugins' settings make dangerous, a sentence each, though they work. Raises ``ConfigError``."""
+    """One sentence for each plugin setting that works but is dangerous. Raises ``ConfigError``."""
     found: list[str] = []
     for kind in PLUGIN_TABLES:
         factory, settings = find(kind, config)
@@ -122,7 +128,8 @@ def cautions(config: Config) -> list[str]:
 def make(kind: str, context: Context) -> Any:
     """The component that the configuration names for ``kind``, verified against its interface.
 
-    Raises ``StartError``: unknown name (the known ones are listed), wrong settings, or not what it claims to be.
+    Raises ``StartError`` if the name is unknown (the text lists the known ones), if the settings are wrong, or if the
+    component does not provide its interface.
     """
     config = context.config
     factory, settings = find(kind, config)

@@ -1,8 +1,8 @@
-"""Configuration: TOML files and the environment in, frozen typed settings out.
+"""Configuration: reads TOML files and the environment into frozen, typed settings.
 
-Every key has a default here but the secrets; ``etc/notify.toml`` lists each one. An environment variable
-overrides a key: ``NOTIFY_BROKER__JETSTREAM__SERVERS`` is ``[broker.jetstream] servers``. Whatever is wrong raises
-:class:`ConfigError`, which names the file, the key and what is allowed.
+Every key except the secrets has a default here; ``etc/notify.toml`` lists them all. An environment variable overrides
+a key: ``NOTIFY_BROKER__JETSTREAM__SERVERS`` is ``[broker.jetstream] servers``. Any error raises :class:`ConfigError`,
+which names the file, the key and the allowed values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ S = TypeVar("S", bound=Struct)
 
 
 class ConfigError(StartError):
-    """The configuration is not usable. One sentence: where, what, and what is allowed instead."""
+    """The configuration is unusable. One sentence: where, what, and what is allowed instead."""
 
 
 class Duration(float):
@@ -62,35 +62,37 @@ Count = Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """The base of every table: what it does not name is an error."""
+    """The base of every table: unknown keys are errors."""
 
 
 class Server(Settings, frozen=True):
-    """``[server]``: this process among others."""
+    """``[server]``: this process and the processes around it."""
 
-    #: its name, unique among the nodes and the same after a restart; empty: made of host name and public port
+    #: this node's name, unique among the nodes and stable over restarts; empty: made of host name and public port
     node: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{0,64}$")] = ""
-    #: processes for the clients, beside which the first one does all else; 1: one process does everything; "auto": as many
-    #: as it may use processors
+    #: the number of processes that serve clients; with more than one, a further process does everything else. 1: one
+    #: process does everything; "auto": as many as the processors it may use
     workers: Annotated[int, Meta(ge=1, le=64)] | Literal["auto"] = 1
-    #: what turns: "uvloop", "asyncio", or "auto": uvloop where it is installed
+    #: the event loop: "uvloop", "asyncio", or "auto", which is uvloop if it is installed
     event_loop: Literal["auto", "uvloop", "asyncio"] = "auto"
-    #: write core dumps, which hold keys and tokens, and let debuggers of the same user attach: to look for a fault
+    #: allow core dumps, which contain keys and tokens, and debuggers of the same user; for tracking down a fault
     dumpable: bool = False
 
 
 class Listen(Settings, frozen=True):
-    """``[listen]``: Twisted server endpoints, and who may open a WebSocket or an event stream from a browser."""
+    """``[listen]``: Twisted server endpoints, and which browser origins may open a WebSocket or an event stream."""
 
     #: /ws, /events and /health (and the demo page)
     public: str = "tcp:8080"
     #: /v1, /metrics and /health
     internal: str = "tcp:8081:interface=127.0.0.1"
-    #: names by which /metrics may be asked for, beside addresses, names of one label and those that nobody can register
+    #: host names under which /metrics may be requested, besides addresses, single-label names and names that nobody
+    #: can register
     internal_hosts: tuple[str, ...] = ()
-    #: origins like "https://chat.example"; empty: the same host only; "*": any. No Origin: not a browser
+    #: origins like "https://chat.example"; empty: the same host only; "*": any. A request without an Origin is
+    #: allowed, since it is not from a browser
     allowed_origins: tuple[str, ...] = ()
-    #: proxies in front whose X-Forwarded-For is believed: addresses or networks
+    #: addresses or networks of proxies whose X-Forwarded-For is trusted
     trusted_proxies: tuple[str, ...] = ()
     #: serve event streams (/events) on the public listener, for clients where WebSockets are blocked
     events: bool = True
@@ -98,93 +100,95 @@ class Listen(Settings, frozen=True):
     demo: bool = False
 
 
-#: in place of a plugin's name: the one that goes with the broker
+#: in place of a plugin's name: use the one that belongs to the broker
 FOLLOW = ""
 
 
 class PluginTable(Settings, frozen=True):
-    """``[auth]``, ``[broker]``, ``[registry]`` or ``[control]``: the plugin's name, and a table for each plugin, still raw."""
+    """``[auth]``, ``[broker]``, ``[registry]`` or ``[control]``: the plugin's name, and the raw table of each plugin."""
 
     plugin: str
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Api(Settings, frozen=True):
-    """``[api]``: who may use /v1. Without a key nobody may."""
+    """``[api]``: who may use /v1. Without any key, nobody may."""
 
     keys: tuple[str, ...] = ()
-    #: a line each, ``KEY [name=NAME [scopes=SCOPE,...] [workspaces=ID,...]]``; blank and # ones are ignored
+    #: one key a line: ``KEY [name=NAME [scopes=SCOPE,...] [workspaces=ID,...]]``; blank lines and # comments are
+    #: ignored
     keys_file: str = ""
 
 
 class Limits(Settings, frozen=True):
-    """``[limits]``: what one client, and all together, may cost. 0 means no limit for a count."""
+    """``[limits]``: what one client, and all clients together, may use. For a count, 0 means no limit."""
 
     auth_timeout: Duration = Duration(5)
     handshake_timeout: Duration = Duration(5)
-    #: a client that has shown a token shows one again within this time, also where the first is good for longer; 0: no bound
+    #: a client must present a new token within this time, even if its token is valid for longer; 0: no bound
     reauthenticate: Duration = Duration(86400)
-    #: a token that says when it was issued (iat) is good for so long from then on, at most; a revocation stands as long
+    #: the maximum age of a token that says when it was issued (iat); a revocation is kept for as long
     token_age: Duration = Duration(30 * 86400)
-    #: one client frame, and one published payload
+    #: the largest client frame and the largest published payload
     max_frame: Size = Size(64 * 1024)
-    #: sockets of the public port; "auto": as many as may be open files, less a reserve
+    #: sockets of the public port; "auto": the limit of open files, less a reserve
     max_connections: Count | Literal["auto"] = "auto"
     max_connections_per_user: Count = 0
-    #: of one address (of IPv6: a /64): connections, those of them without a valid token yet, and handshakes a second, on
-    #: average and at once. Not for loopback and private addresses, and behind proxies only where they are trusted
+    #: limits for one address (in IPv6: a /64): connections, connections without a valid token yet, and handshakes a
+    #: second (average and burst). They do not apply to loopback and private addresses; behind proxies they need
+    #: trusted_proxies
     max_connections_per_address: Count = 1000
     max_arriving_per_address: Count = 500
     handshakes_per_second: Count = 50
     handshakes_burst: Count = 1000
-    #: clients on their way in, between handshake and token; more are sent away with 1013, to come back later
+    #: clients between handshake and token; further ones are turned away with 1013, to come back later
     max_arriving: Count = 5000
     max_subscriptions: Count = 1000
-    #: bytes waiting for one client; past it the client is closed with 4001
+    #: bytes queued for one client; a client that exceeds it is closed with 4001
     send_queue: Size = Size(1024 * 1024)
-    #: bytes waiting for all clients together; past it the one with the most waiting is closed with 4001
+    #: bytes queued for all clients together; past it, the client with the longest queue is closed with 4001
     send_queues: Size = Size(256 * 1024 * 1024)
-    #: messages that one resumption may replay; more are not recovered
+    #: messages that one resume may replay; if more are needed, none is recovered
     replay: Annotated[int, Meta(ge=0, le=100_000)] = 1000
-    #: messages of all followed topics together that stay in memory for those who resume, and bytes of them; each
-    #: counts with half a KiB more than its payload
+    #: messages, and bytes of messages, of all followed topics together that stay in memory for clients that resume;
+    #: each message counts as half a KiB more than its payload
     recent_messages: Annotated[int, Meta(ge=1000, le=100_000_000)] = 100_000
     recent_bytes: Size = Size(64 * 1024 * 1024)
-    #: a topic is followed, and its messages stay, for so long after its last client here left
+    #: how long a topic stays followed, and its messages in memory, after its last client on this node left
     linger: Duration = Duration(60)
-    #: frames a second that one connection may send, on average, and at once
+    #: frames a second that one connection may send: average and burst
     frames_per_second: Count = 50
     frames_burst: Count = 1000
-    #: signals a second that one connection may send, on average, and at once; each is a frame, too
+    #: signals a second that one connection may send: average and burst; each also counts as a frame
     signals_per_second: Count = 10
     signals_burst: Count = 30
-    #: bytes of the data of one signal
+    #: the largest data of one signal, in bytes
     signal_size: Size = Size(1024)
-    #: signals a second that one chat's members here are sent, each counted once a receiver; what is more is dropped
+    #: signals a second sent to one chat's members on this node, counted once for each receiver; any more are dropped
     signals_fan_out: Count = 20_000
-    #: invalid frames of one connection before it is closed with 4502
+    #: invalid frames after which a connection is closed with 4502
     max_invalid: Annotated[int, Meta(ge=1, le=1000)] = 10
-    #: the server pings an idle client this often, and waits this long for the pong
+    #: how often the server pings an idle client, and how long it waits for the pong
     ping_interval: Duration = Duration(25)
     ping_timeout: Duration = Duration(20)
 
 
 class Compression(Settings, frozen=True):
-    """``[compression]``: permessage-deflate for the clients that ask for it."""
+    """``[compression]``: permessage-deflate for clients that ask for it."""
 
     enabled: bool = False
-    #: smaller messages are sent as they are
+    #: smaller messages are sent uncompressed
     minimum: Size = Size(512)
-    #: zlib's: 1 is fast, 9 is small
+    #: zlib's level: 1 is fastest, 9 is smallest
     level: Annotated[int, Meta(ge=1, le=9)] = 6
 
 
 class Drain(Settings, frozen=True):
-    """``[drain]``: how the server leaves."""
+    """``[drain]``: how the server shuts down."""
 
-    #: not ready, still accepting: time for the balancer to notice
+    #: how long the server reports not ready but still accepts clients, so that the load balancer notices
     delay: Duration = Duration(0)
-    #: clients are sent away in small steps over this time
+    #: the time over which clients are disconnected in small steps
     duration: Duration = Duration(30)
 
 
@@ -196,24 +200,24 @@ class Log(Settings, frozen=True):
 
     #: debug, info, warn or error
     level: Level = "info"
-    #: other levels for single parts: a table of names like auth, "core.session", "brokers.jetstream" or twisted
+    #: levels of single parts: a table of names like auth, "core.session", "brokers.jetstream" or twisted
     levels: dict[str, Level] = field(default_factory=dict)
     #: "text", or "json": one object a line
     format: Annotated[str, Meta(pattern="^(text|json)$")] = "text"
-    #: lines that one place in the code may log within the window, the rest is counted; 0: no bound
+    #: lines that one place in the code may log within the window; any more are only counted. 0: no bound
     burst: Count = 20
-    #: how long the lines of a place are counted together
+    #: the length of that window
     window: Duration = Duration(10)
 
 
 class Tracing(Settings, frozen=True):
     """``[tracing]``: OpenTelemetry traces; needs the extra ``otel``."""
 
-    #: an OTLP/HTTP collector, like "http://127.0.0.1:4318/v1/traces"; empty: no spans, contexts are passed on
+    #: an OTLP/HTTP collector, like "http://127.0.0.1:4318/v1/traces"; empty: no spans, but contexts are passed on
     endpoint: str = ""
-    #: the part of publishes that starts a trace where the caller brought none; one that was brought is honoured
+    #: the share of publishes without a trace from the caller that start one; a caller's trace is always honoured
     sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    #: what traces call this service
+    #: the service name in traces
     service: str = "notify"
 
 
@@ -232,7 +236,7 @@ class Config(Settings, frozen=True):
     drain: Drain = Drain()
     log: Log = Log()
     tracing: Tracing = Tracing()
-    #: names the source in errors; not a key
+    #: the source named in errors; not a key
     source: str = "the defaults"
 
 
@@ -240,48 +244,49 @@ PLUGIN_TABLES = ("auth", "broker", "registry", "control")
 
 
 class _FromEnvironment(str):
-    """A value of an environment variable: text that is read as the key's type."""
+    """A value from an environment variable: text to be parsed as the key's type."""
 
     __slots__ = ("variable",)
     variable: str
 
 
 class Source(str):
-    """What a configuration was read from, as errors name it; and which file a key comes from, where there are several."""
+    """Where a configuration was read from, as errors name it; of several files, the one that set a key."""
 
     __slots__ = ("files", "keys")
     files: tuple[str, ...]
-    #: the file that each dotted key comes from
+    #: the file that set each dotted key
     keys: dict[str, str]
 
     @classmethod
     def of(cls, files: Sequence[str]) -> Source:
-        """The source that these files are, in their order; none: the environment."""
+        """The source for these files, in this order; without any, the environment."""
         source = cls(", ".join(files) or "the environment")
         source.files, source.keys = tuple(files), {}
         return source
 
     def read(self, key: str, file: str) -> None:
-        """The dotted key, and with it all below it, comes from this file."""
+        """Record that this file set the dotted key and everything below it."""
         self.keys[key] = file
 
     def having(self, key: str) -> str:
-        """The file that the dotted key comes from, or a key below it; what is in none is nowhere in particular."""
-        key = key.partition("[")[0]  # of an array's element: the array
+        """The file that set the dotted key, or a key below it; if none did, the source as a whole."""
+        key = key.partition("[")[0]  # for an element of an array: the array
         above = [key.rsplit(".", cut)[0] for cut in range(key.count(".") + 1)]
         below = [known for known in self.keys if known.startswith(f"{key}.")]
         return next((self.keys[known] for known in (*above, *below) if known in self.keys), self)
 
 
 def having(source: str, key: str) -> str:
-    """What to name in an error about a dotted key: of several files, the one that has it."""
+    """The name to use in an error about a dotted key: of several files, the one that set it."""
     return source.having(key) if isinstance(source, Source) else source
 
 
 def load(paths: str | Sequence[str] | None, environ: Mapping[str, str]) -> Config:
-    """Read the files (one, several or none), each over those before it, and then the environment. Raises :class:`ConfigError`.
+    """Read the files (one, several or none) in order, then the environment; later ones override.
 
-    Tables are merged key by key; any other value takes the place of the one before it, an array as a whole.
+    Tables are merged key by key. Any other value, including an array, replaces the earlier one as a whole. Raises
+    :class:`ConfigError`.
     """
     data: dict[str, Any] = {}
     files = [paths] if isinstance(paths, str) else paths or ()
@@ -325,7 +330,7 @@ def _lay_over(
             source.read(dotted, path)
 
 
-#: in place of text from the environment in a plugin's table, which is yet to be read as its key's type
+#: stands in a plugin's table for text from the environment, until the type of its key is known
 _VARIABLE = "\0variable"
 
 
@@ -338,7 +343,7 @@ class _Given(Struct, frozen=True):
 
 
 def dumps(config: Config) -> bytes:
-    """A configuration as JSON, for another process of this version."""
+    """A configuration as JSON, for another process of the same version."""
 
     def plain(value: object) -> object:
         if isinstance(value, _FromEnvironment):
@@ -353,7 +358,7 @@ def dumps(config: Config) -> bytes:
 
 
 def loads(data: bytes) -> Config:
-    """The configuration that was given to :func:`dumps`."""
+    """The inverse of :func:`dumps`."""
 
     def restored(value: Any) -> Any:
         if isinstance(value, dict) and _VARIABLE in value:
@@ -376,7 +381,7 @@ def loads(data: bytes) -> Config:
 
 
 def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "") -> S:
-    """Make settings of type ``kind`` from raw data, where ``prefix`` is the table's name. Raises :class:`ConfigError`."""
+    """Make settings of type ``kind`` from raw data; ``prefix`` is the table's name. Raises :class:`ConfigError`."""
     dotted = f"{prefix}." if prefix else ""
     try:
         return msgspec.convert(_read_environment(dict(data), kind), kind, dec_hook=_decode)
@@ -438,7 +443,7 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
 
 
 def _read_environment(data: dict[str, Any], kind: type[Struct]) -> dict[str, Any]:
-    """Turn text from the environment into values of the types that its keys have."""
+    """Convert text from the environment to the types of its keys."""
     kinds = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}
     for key, value in data.items():
         wanted = kinds.get(key)
@@ -473,7 +478,7 @@ def _from_text(text: _FromEnvironment, wanted: Any) -> Any:
 
 
 def _bare(wanted: Any) -> Any:
-    """The type without Annotated and without ``| None``; a choice of several stays one."""
+    """The type without Annotated and without ``| None``; a union of several types stays one."""
     if get_origin(wanted) is Annotated:
         return _bare(get_args(wanted)[0])
     if get_origin(wanted) in (Union, types.UnionType):

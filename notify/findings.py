@@ -1,7 +1,7 @@
-"""What ``notify doctor`` finds, and what it asks of plugins.
+"""What ``notify doctor`` reports, and how plugins contribute to it.
 
-A plugin's class may offer ``async def diagnose(settings, question) -> list[Finding]`` as a static method; it runs on
-asyncio, apart from any server, and changes nothing.
+A plugin's class may offer ``async def diagnose(settings, question) -> list[Finding]`` as a static method. It runs on
+asyncio, outside any server, and must not change anything.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Level = Literal["ok", "note", "warning", "fault"]
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at: what is so, and how to mend it where it is not well.
+    """The result of one check: what was found and, where something is wrong, how to fix it.
 
-    ``note``: cannot be told from here, or worth knowing. ``warning``: works, and will hurt one day. ``fault``: does not
-    work.
+    ``note``: worth knowing, or cannot be checked from here. ``warning``: works, but will cause trouble one day.
+    ``fault``: does not work.
     """
 
     level: Level
@@ -27,15 +27,18 @@ class Finding(Struct, frozen=True):
 
 
 class Question(Struct, frozen=True):
-    """What a deployment is measured by. ``resume_window``: how long (seconds) a client may be away and miss nothing."""
+    """The requirements that a deployment is checked against.
+
+    ``resume_window``: how long, in seconds, a client may be away without missing a message.
+    """
 
     resume_window: float
-    #: messages that one resumption may replay
+    #: messages that one resume may replay
     replay: int
 
 
 def span(seconds: float) -> str:
-    """A duration in words that a person reads at once."""
+    """A duration in words that are easy to read."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"

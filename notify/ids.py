@@ -1,7 +1,7 @@
 """Ids of workspaces, chats, users and messages: a signed 64-bit integer, or text (docs/protocol.md, Ids).
 
-What looks like an integer is never text. So a subject, a query parameter or a token's ``sub``, where everything is
-text, names the same id as the JSON number does, and no id has two spellings.
+Text never looks like an integer. A subject, a query parameter or a token's ``sub``, which carry only text, therefore
+name the same id as the JSON number does, and no id has two spellings.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 Int64: TypeAlias = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 
-#: of JSON Schema, too; ``(?!\n)`` because Python's ``$`` also matches before a last line feed
+#: JSON Schema uses it as well; ``(?!\n)`` is there because Python's ``$`` also matches before a final line feed
 TEXT_PATTERN = r"^(?!-?[0-9]+$)[A-Za-z0-9_-]{1,64}$(?!\n)"
 
-#: 1 to 64 of ``A-Z a-z 0-9 _ -``, such as a UUID or a ULID
+#: 1 to 64 of ``A-Z a-z 0-9 _ -``, for example a UUID or a ULID
 TextId: TypeAlias = Annotated[str, Meta(pattern=TEXT_PATTERN)]
 
 Id: TypeAlias = Int64 | TextId
 
-#: what an id is, for error messages
+#: the form of an id, for error messages
 FORM = "a 64-bit integer, or text of 1 to 64 of A-Z a-z 0-9 _ - that does not look like an integer"
 
-#: characters of an id in a subject or a query
+#: the characters of an id in a subject or a query
 TOKEN = r"[A-Za-z0-9_-]{1,64}"  # noqa: S105 - no secret
 
 _TEXT = re.compile(TOKEN, re.ASCII)
@@ -36,9 +36,9 @@ _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 
 
 def parse(text: str) -> int | str:
-    """The id that a subject, a query parameter or a command line spells. Raises ``ValueError``: it is none.
+    """Parse an id from a subject, a query parameter or the command line. Raises ``ValueError`` if it is not an id.
 
-    An integer is canonical: no sign but ``-``, no leading zero, within 64 bits.
+    An integer must be canonical: no sign but ``-``, no leading zero, within 64 bits.
     """
     if _LOOKS_LIKE_INTEGER.fullmatch(text):
         if _CANONICAL.fullmatch(text) and INT64_MIN <= (number := int(text)) <= INT64_MAX:
@@ -56,12 +56,12 @@ def valid(value: object) -> bool:
 
 
 def order(id: int | str) -> tuple[bool, int | str]:
-    """A sort key: integers first, then text."""
+    """A sort key that puts integers before text."""
     return isinstance(id, str), id
 
 
 def explained(error: msgspec.ValidationError) -> str:
-    """What msgspec found wrong, with an id's form in words instead of a regular expression."""
+    """msgspec's error text, with the form of an id in words instead of as a regular expression."""
     text = str(error)
     if "matching regex" not in text and "`int | str`" not in text:
         return text

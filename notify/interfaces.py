@@ -1,8 +1,8 @@
-"""The contracts between notify and its plugins, and between its own modules.
+"""The contracts between notify and its plugins, and between notify's own modules.
 
-Calls go one way: the composition root hands each part what it may call, and nobody looks anything up. All
-methods run in the reactor thread. A Deferred that a contract names may be cancelled by its caller, who then
-has no interest in the answer.
+Calls go one way: the composition root hands each part what it may call, and no part looks up another. All methods run
+in the reactor thread. The caller may cancel any Deferred that a contract names; it then has no interest in the
+answer.
 
 Contract suites that run against any implementation: ``notify.testing.contracts``.
 """
@@ -25,17 +25,18 @@ from notify.topics import Topic
 
 
 class BrokerStatus(Struct, frozen=True):
-    """Whether messages can be published and followed now; ``detail`` describes the state in words, for operators."""
+    """Whether messages can be published and followed now. ``detail`` describes the state in words, for operators."""
 
     ready: bool
     detail: str
 
 
 class Gathered(Struct, frozen=True):
-    """What nodes answered: pairs of a node's name and its answer, sorted, two of one name included.
+    """The answers of several nodes.
 
-    ``missing`` names those known to be there that did not answer, or could not do it. ``detail`` says in words why this
-    node cannot reach others now; empty: it can.
+    Answers are sorted pairs of a node's name and its answer; two nodes of the same name give two pairs. ``missing``
+    names the nodes known to exist that did not answer or could not do it. ``detail`` says in words why this node
+    cannot reach others now; it is empty if it can.
     """
 
     answers: list[tuple[str, bytes]]
@@ -46,16 +47,22 @@ class Gathered(Struct, frozen=True):
 class IPlugin(Interface):
     """What a file in ``notify/plugins/`` offers: a name, and where the implementation is.
 
-    Nothing is imported before the configuration names the plugin. ``factory`` leads to a class with an
-    attribute ``Settings`` (a ``msgspec.Struct`` with ``forbid_unknown_fields``, whose defaults are the
-    defaults of the configuration table), that is called ``Class(settings, context)`` with a
-    :class:`notify.components.Context` and provides the interface of its kind. It raises
-    :class:`~notify.errors.StartError` where its settings contradict each other or the machine. The class
-    may offer ``cautions(settings)``, a static method that gives a list of sentences about what works and is dangerous, for
-    ``notify check-config`` and ``doctor``; ``diagnose`` for ``notify doctor`` (notify/findings.py); a broker's also ``new_epoch(settings)`` for
-    ``notify new-epoch``, which gives the epoch's name and raises ``Unavailable``; no reactor runs. A broker may name the control
-    that goes with it in an attribute ``control``. What knows of its own process alone says so by an attribute ``alone`` that is true: where a
-    server has several, the first has it and serves the others; of what is not, each process has its own, as a node does.
+    Nothing is imported before the configuration names the plugin. ``factory`` leads to a class that is called as
+    ``Class(settings, context)`` with a :class:`notify.components.Context` and provides the interface of its kind. It
+    raises :class:`~notify.errors.StartError` if its settings contradict each other or do not fit the machine. Its
+    attribute ``Settings`` is a ``msgspec.Struct`` with ``forbid_unknown_fields``, whose defaults are the defaults of
+    the configuration table.
+
+    The class may also have:
+
+    - ``cautions(settings)``, a static method that returns a list of sentences about settings that work but are
+      dangerous, for ``notify check-config`` and ``doctor``.
+    - ``diagnose``, for ``notify doctor`` (notify/findings.py).
+    - ``new_epoch(settings)``, brokers only, for ``notify new-epoch``: returns the name of the new epoch and raises
+      ``Unavailable``; no reactor runs.
+    - ``control``, brokers only: the name of the control plugin that belongs to the broker.
+    - ``alone``, true if it knows only of its own process. In a server with several processes only the first one makes
+      such a plugin, and serves the others. Any other plugin is made in every process, as it would be in every node.
     """
 
     kind = Attribute("'auth', 'broker', 'registry' or 'control': the configuration table that may name it")
@@ -64,23 +71,26 @@ class IPlugin(Interface):
 
 
 class IAuthenticator(Interface):
-    """Decides who a token's bearer is, and which topics that user may subscribe to."""
+    """Decides whose token it is, and which topics that user may subscribe to."""
 
     def start() -> Deferred[None]:
         """Get ready, for example fetch keys. Errback :class:`~notify.errors.StartError`: the process ends."""
 
     def authenticate(token: str, peer: Peer) -> Deferred[Identity]:
-        """Whose token is this? ``token`` is untrusted, of up to the frame limit.
+        """Identify the user of a token. ``token`` is untrusted input of up to the frame limit.
 
-        Errback :class:`~notify.errors.Unauthorized`: the token is no good.
-        Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
+        Errbacks:
+
+        - :class:`~notify.errors.Unauthorized`: the token is not accepted.
+        - :class:`~notify.errors.Unavailable`: this cannot be decided now.
         """
 
     def authorize(identity: Identity, topic: Topic) -> Deferred[bool]:
         """May this user receive this chat?
 
-        Asked for chats of the user's own workspace only: tenancy is the session's rule, not a plugin's.
-        Errback :class:`~notify.errors.Unavailable`: it cannot be told now; the client is told to retry.
+        Called only for chats of the user's own workspace: the session enforces tenancy, not the plugin.
+
+        Errback :class:`~notify.errors.Unavailable`: this cannot be decided now; the client is told to retry.
         """
 
     def stop() -> Deferred[None]:
@@ -88,9 +98,9 @@ class IAuthenticator(Interface):
 
 
 class IReviewer(Interface):
-    """What an authenticator may provide besides, whose answers change while a token is good or that remembers them.
+    """Optional, for an authenticator that remembers its answers, or whose answers change while a token is valid.
 
-    One that does not is asked by ``authorize`` again, chat by chat, when a client shows a new token.
+    Without it, ``authorize`` is called again for each chat when a client presents a new token.
     """
 
     recheck = Attribute(
@@ -101,30 +111,30 @@ class IReviewer(Interface):
     )
 
     def review(identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
-        """Which of these chats may the user still receive? Nothing that was remembered is good enough.
+        """Which of these chats may the user still receive? Remembered answers must not be used.
 
-        Chats that are missing in the answer cannot be told of now. Never fails, but may be cancelled.
+        Chats that are missing from the answer cannot be decided now. Never fails, but may be cancelled.
         """
 
     def forget(workspace_id: Id, user_id: Id) -> None:
-        """Remember nothing that was said of this user until now, questions that are under way included."""
+        """Forget every answer about this user, including the answers to questions that are in flight."""
 
 
 class IExplainer(Interface):
-    """What an authenticator may provide besides that can say more of a refusal to whoever traces a user."""
+    """Optional, for an authenticator that can explain a refusal to an operator who traces a user."""
 
     def claims(token: str) -> tuple[Id, Id] | None:
-        """The workspace and the user that a token names, which was refused: nobody has verified it. None: nobody can tell."""
+        """The workspace and the user that a refused token names, unverified. None: unknown."""
 
     def why_not(identity: Identity, topic: Topic) -> str:
-        """Why :meth:`IAuthenticator.authorize` says no to this: text for an operator. It asks nobody."""
+        """Why :meth:`IAuthenticator.authorize` refuses this, as text for an operator. Must not ask anyone else."""
 
 
 class ISuccessor(Interface):
-    """What an authenticator may provide besides that goes on with what the one before it has found out."""
+    """Optional, for an authenticator that takes over its predecessor's state."""
 
     def take_over(before: object) -> None:
-        """A reload puts it in the place of ``before``, which still runs. Called before :meth:`IAuthenticator.start`."""
+        """Called at a reload, before :meth:`IAuthenticator.start`, with the authenticator it replaces, which still runs."""
 
 
 class IBroker(Interface):
@@ -136,10 +146,11 @@ class IBroker(Interface):
         Only valid messages are ever delivered or replayed: a broker skips, counts and keeps poison
         (:func:`notify.messages.parse_event`).
 
-        Errback :class:`~notify.errors.StartError` where waiting would not help (too old, wrong settings).
-        Afterwards the broker mends what breaks by itself. It calls ``deliver`` for each message of a followed
-        topic, and ``lost`` when it can no longer tell that a followed topic has no gap: the topic then counts
-        as unfollowed. Neither callable raises or blocks.
+        Once started, the broker recovers from failures by itself. It calls ``deliver`` for each message of a followed
+        topic, and ``lost`` when it can no longer guarantee that a followed topic has no gap; the topic then counts as
+        unfollowed. Neither callable raises or blocks.
+
+        Errback :class:`~notify.errors.StartError`: waiting would not help (version too old, wrong settings).
         """
 
     def publish(
@@ -147,27 +158,32 @@ class IBroker(Interface):
     ) -> Deferred[Position]:
         """Store one message; fires with its position once it is accepted. ``trace`` is a W3C traceparent.
 
-        A key that was used for this topic within the broker's window stores nothing and gives the first answer.
-        Messages published in order by one caller, without waiting, keep that order.
-        Errback :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored.
-        Errback :class:`~notify.errors.TooLarge`: no message of this size can be stored, now or later.
-        Errback :class:`~notify.errors.Unavailable`: not stored. :class:`~notify.errors.Unknown`: cannot be told.
+        A key that was already used for this topic within the broker's window stores nothing and returns the first
+        answer. Messages that one caller publishes in order, without waiting, keep that order.
+
+        Errbacks:
+
+        - :class:`~notify.messages.Poison`: the payload is not valid for the topic; nothing was stored.
+        - :class:`~notify.errors.TooLarge`: no message of this size can be stored, now or later.
+        - :class:`~notify.errors.Unavailable`: nothing was stored.
+        - :class:`~notify.errors.Unknown`: the message may or may not have been stored.
         """
 
     def follow(topic: Topic) -> Deferred[Followed]:
         """Deliver this topic from now on; fires with its newest position, and the event there.
 
-        Where it has no message that is any position at which nothing of it has come: 0, or better one from which
-        :meth:`replay` can tell later that nothing has gone.
+        For an empty topic, fires with any position after which the topic has had no message: 0, or preferably one
+        from which :meth:`replay` can tell later that nothing was lost.
 
-        Every message after that position is delivered once and in order, none of them before the Deferred has
-        fired, however often the broker went away meanwhile; or ``lost`` is called.
-        Errback :class:`~notify.errors.Unavailable`: the topic is not followed. Not called for a topic that is
-        followed already, or about to be.
+        Every message after that position is delivered once and in order, and none before the Deferred has fired,
+        however often the broker was unavailable in between; otherwise ``lost`` is called. Not called for a topic that
+        is followed already, or whose ``follow`` has not fired yet.
+
+        Errback :class:`~notify.errors.Unavailable`: the topic is not followed.
         """
 
     def unfollow(topic: Topic) -> None:
-        """Deliver this topic no more, from now on. Harmless for a topic that is not followed.
+        """Stop delivering this topic, immediately. Does nothing for a topic that is not followed.
 
         Not called before the Deferred of its :meth:`follow` has fired.
         """
@@ -175,232 +191,261 @@ class IBroker(Interface):
     def replay(
         topic: Topic, after: Position | None, limit: int, size: int, whole: bool = False
     ) -> Deferred[Replayed]:
-        """Give the first messages after a position, oldest first, without a gap.
+        """Return the first messages after a position, oldest first, without a gap.
 
-        At most ``limit`` (1 or more) of them, and at most ``size`` bytes of payloads, but at least one message.
-        ``None`` is before the oldest message that is kept, and never lost. The topic need not be followed.
+        Returns at most ``limit`` (1 or more) messages and at most ``size`` bytes of payloads, but at least one
+        message. ``after=None`` is the position before the oldest stored message, and is never lost. The topic need
+        not be followed.
 
-        ``more``: there are others behind them. Without it they reach to what was newest, or delivered, when called,
-        or further. Where much lies between that is no message, fewer may come though there are more, even none: then
-        ``reached`` says from where to go on. ``whole``: a part is of no use to the caller; where not all fit, the broker may answer at once
-        with no messages and ``more``.
+        ``more``: other messages follow. Without it, the messages reach at least to the newest message, or the last
+        delivered one, at the time of the call. If much of the range holds no messages, the broker may return fewer,
+        or none, although there are more; ``reached`` then says where to go on. ``whole``: a part is of no use to the
+        caller; if not all messages fit, the broker may immediately return no messages and ``more``.
 
-        Cancelling the Deferred gives the read up.
-        Errback :class:`~notify.errors.HistoryLost`: a message after it is gone, or the position is newer than the
-        newest or of another epoch. :class:`~notify.errors.Unavailable`: try again later.
+        Cancelling the Deferred abandons the read.
+
+        Errbacks:
+
+        - :class:`~notify.errors.HistoryLost`: a message after the position is gone, or the position is newer than the
+          newest or of another epoch.
+        - :class:`~notify.errors.Unavailable`: try again later.
         """
 
     def status() -> BrokerStatus:
-        """How the broker is, from what is known without asking it."""
+        """The broker's status, as far as it is known without asking it."""
 
     def stop() -> Deferred[None]:
-        """Finish publishes under way, then disconnect; nothing is delivered afterwards."""
+        """Finish publishes in flight, then disconnect. Nothing is delivered afterwards."""
 
 
 class ITogether(Interface):
-    """What a broker may provide besides :class:`IBroker` that can send at once what is published at once."""
+    """Optional, for a broker that can batch messages that are published together."""
 
     def together() -> AbstractContextManager[None]:
-        """What is published before the context ends may wait for its end, to go out together.
+        """Messages published in this context may be held back until it ends, and sent together.
 
-        For a moment: nobody waits for an answer, or for anything else, in it. Contexts may nest. Nothing else changes for those that
-        publish: each message has an outcome of its own, and the order is kept.
+        The context is short: nothing in it waits for an answer, or for anything else. Contexts may nest. Nothing else
+        changes for the publishers: each message has its own outcome, and the order is kept.
         """
 
 
 class IAtomic(Interface):
-    """What a broker may provide besides :class:`IBroker` that can store several messages as one.
+    """Optional, for a broker that can store several messages atomically.
 
-    Without it a list that asks to be all or nothing is answered 501.
+    Without it, a list that must be all or nothing is answered 501.
     """
 
     def publish_all(drafts: Sequence[Draft]) -> Deferred[list[Position]]:
-        """Store all of these messages (one or more, of any topics), or none; fires with their positions, in their order.
+        """Store all of these messages (one or more, of any topics), or none.
 
-        Those of a topic keep their order, among each other and with what is published before and afterwards. Under a key
-        that was used for its topic within the broker's window a message is there already, and has the first answer; of a list of which
-        a part is there the rest is stored as one. What was accepted is delivered and read as if it had been published one by one.
+        Fires with their positions, in the same order. Messages of one topic keep their order, among each other and
+        with those published before and afterwards. A message whose key was already used for its topic within the
+        broker's window is already stored, and gets the first answer; if that holds for a part of the list, the rest
+        is stored atomically. Accepted messages are delivered and read as if they had been published one by one.
 
-        Errback :class:`~notify.errors.AtFault`: one of them is refused. :class:`~notify.errors.TooLarge`: they are more than can be
-        stored as one. :class:`~notify.errors.Unsupported`: as it is set up, the broker cannot. Of these,
-        and of :class:`~notify.errors.Unavailable`, nothing was stored. :class:`~notify.errors.Unknown`: all, or nothing; it cannot be told.
+        Errbacks; except for the last, nothing was stored:
+
+        - :class:`~notify.errors.AtFault`: one of the messages is refused.
+        - :class:`~notify.errors.TooLarge`: these are more than can be stored atomically.
+        - :class:`~notify.errors.Unsupported`: the broker, as it is set up, cannot do this.
+        - :class:`~notify.errors.Unavailable`: try again later.
+        - :class:`~notify.errors.Unknown`: either all were stored, or none.
         """
 
 
 def atomic_of(broker: IBroker) -> IAtomic:
-    """A broker that provides :class:`IAtomic` besides. Raises :class:`~notify.errors.Unsupported` for another."""
+    """The broker as :class:`IAtomic`. Raises :class:`~notify.errors.Unsupported` if it does not provide that."""
     if not IAtomic.providedBy(broker):
         raise Unsupported("the broker's plugin stores no list as one: nothing was stored")
     return cast(IAtomic, broker)
 
 
 class IPages(Interface):
-    """What a broker may provide besides :class:`IBroker`: where a topic stands now, and its history from the newest on.
+    """Optional, for a broker that can tell a topic's newest position and read its history backwards.
 
-    Without it ``GET /v1/position`` answers 501, and clients can ask for what came after a position alone.
+    Without it, ``GET /v1/position`` answers 501, and clients can only ask for what came after a position.
     """
 
     def newest(topic: Topic) -> Deferred[Position]:
         """The topic's newest position, whether anybody follows it or not.
 
-        What was accepted through this node before the call is not after it. It is such a position as
-        :meth:`IBroker.follow` gives, also where the topic has no message: one that :meth:`IBroker.replay` goes on from.
-        Errback :class:`~notify.errors.Unavailable`: it cannot be told now.
+        It is never older than what was accepted through this node before the call. As with :meth:`IBroker.follow`, it
+        is a position from which :meth:`IBroker.replay` can go on, even if the topic is empty.
+
+        Errback :class:`~notify.errors.Unavailable`: the position cannot be determined now.
         """
 
     def earlier(topic: Topic, before: Position | None, limit: int, size: int) -> Deferred[Earlier]:
-        """Give the last messages before a position, oldest first; None: the newest ones.
+        """Return the last messages before a position, oldest first; ``before=None``: the newest messages.
 
-        At most ``limit`` (1 or more) of them, and at most ``size`` bytes of payloads, but at least one where there is one. Fewer,
-        or none, may come though ``more`` are there: whoever wants those goes on before ``first``, which is
-        lower each time. What is kept between ``first`` and ``last`` is whole; what was deleted or has expired is not there,
-        and nothing tells of it. A position before which nothing is kept, or that is newer than the newest, is none of its faults.
+        Returns at most ``limit`` (1 or more) messages and at most ``size`` bytes of payloads, but at least one
+        message if there is one. It may return fewer messages, or none, although there are ``more``: a caller that
+        wants those goes on before ``first``, which is lower each time. Every stored message between ``first`` and
+        ``last`` is included; deleted and expired messages are missing without notice. It is not an error if nothing
+        is stored before the position, or if the position is newer than the newest.
 
-        Cancelling the Deferred gives the read up.
-        Errback :class:`~notify.errors.HistoryLost`: the position is of another epoch, or a message that is kept cannot be
-        read. :class:`~notify.errors.Unavailable`: try again later.
+        Cancelling the Deferred abandons the read.
+
+        Errbacks:
+
+        - :class:`~notify.errors.HistoryLost`: the position is of another epoch, or a stored message cannot be read.
+        - :class:`~notify.errors.Unavailable`: try again later.
         """
 
 
 def pages_of(broker: IBroker) -> IPages:
-    """A broker that provides :class:`IPages` besides. Raises :class:`~notify.errors.Unsupported` for another."""
+    """The broker as :class:`IPages`. Raises :class:`~notify.errors.Unsupported` if it does not provide that."""
     if not IPages.providedBy(broker):
         raise Unsupported("the broker's plugin tells no positions, and reads no history backwards")
     return cast(IPages, broker)
 
 
 class ISignals(Interface):
-    """What a broker may provide besides that carries signals between nodes: what is told once, and kept nowhere.
+    """Optional, for a broker that carries signals between nodes. Signals are sent once and never stored.
 
-    Where it does not, clients and backends do without. Nothing here waits, fails, or is in the way of a message.
+    Without it, clients and backends have no signals. Nothing here waits, fails, or delays a message.
     """
 
     def hear(heard: Callable[[Topic, bytes], None]) -> None:
-        """Call ``heard(topic, payload)`` with what comes for topics that are listened to. Called once, before :meth:`IBroker.start`.
+        """Call ``heard(topic, payload)`` for each signal of a topic that is listened to.
 
-        The payload is what :meth:`signal` was given on some node, this one included; or what anybody sent who can reach the
-        broker: ``heard`` judges it. It neither raises nor blocks.
+        Called once, before :meth:`IBroker.start`. The payload is what :meth:`signal` was given on some node,
+        including this one, or what anybody with access to the broker has sent, so ``heard`` must validate it.
+        ``heard`` neither raises nor blocks.
         """
 
     def listen(topic: Topic) -> None:
-        """Somebody here hears the signals of this chat from now on, as soon as that can be. Calls do not nest."""
+        """Receive the signals of this chat from now on, as soon as possible. Calls do not nest."""
 
     def unlisten(topic: Topic) -> None:
-        """Nobody does any more. Harmless for a topic that is not listened to."""
+        """Stop receiving them. Does nothing for a topic that is not listened to."""
 
     def signal(topic: Topic, payload: bytes) -> bool:
-        """Send it, once, to every node that listens. Those of one node that get there keep their order.
+        """Send a signal, once, to every node that listens. Signals of one node that arrive keep their order.
 
-        False: it is lost, for this node reaches nobody now or the broker does not take it. True is no promise.
+        False: it is lost, because this node reaches nobody now or the broker refuses it. True promises nothing.
         """
 
 
 class IRegistry(Interface):
     """Knows which connections of this node are in which topic, and who is present over all nodes.
 
-    ``join``, ``leave``, ``forget`` and ``members`` are the hot path: synchronous, local, and correct at once.
+    ``join``, ``leave``, ``forget`` and ``members`` are the hot path: synchronous, local, and correct immediately.
     """
 
     def start(changed: Callable[[Topic], None]) -> Deferred[None]:
         """Get ready. Calls ``changed`` when the presence of a watched topic may have changed, on any node."""
 
     def join(connection: IConnection, topic: Topic) -> bool:
-        """Add an authenticated connection; True: it is the topic's first here. Harmless when it is in already."""
+        """Add an authenticated connection. True: it is the topic's first on this node. Does nothing if it is already in."""
 
     def leave(connection: IConnection, topic: Topic) -> bool:
-        """Remove a connection; True: it was the topic's last here. False also when it was not in."""
+        """Remove a connection. True: it was the topic's last on this node. False also if it was not in the topic."""
 
     def forget(connection: IConnection) -> list[Topic]:
-        """Remove a connection from all its topics; gives those that have no member here any more."""
+        """Remove a connection from all its topics; returns the topics that now have no member on this node."""
 
     def members(topic: Topic) -> Collection[IConnection]:
-        """The connections of this node in a topic. Valid until the next call that changes it; not to be changed."""
+        """The connections of this node in a topic.
+
+        Valid until the next call that changes it; callers must not modify it.
+        """
 
     def topics(connection: IConnection) -> Collection[Topic]:
-        """The topics that a connection is in. Valid and unchangeable like :meth:`members`."""
+        """The topics that a connection is in. The same rules hold as for :meth:`members`."""
 
     def presence(topic: Topic) -> Deferred[list[Presence]]:
         """Who is in a chat on any node, sorted by user. Errback :class:`~notify.errors.Unavailable`.
 
-        Of a user's own topic, which nobody can ask for, other nodes need not know.
+        A user's own topic, whose presence clients cannot ask for, need not be known to other nodes.
         """
 
     def watch(topic: Topic) -> None:
         """Call ``changed`` for this topic from now on. Calls do not nest."""
 
     def unwatch(topic: Topic) -> None:
-        """No more of that."""
+        """Stop calling ``changed`` for this topic."""
 
     def stop() -> Deferred[None]:
         """Withdraw this node's presence."""
 
 
 class IPlaces(Interface):
-    """What a registry may provide besides that knows of a user's connections in other processes, too."""
+    """Optional, for a registry that also knows of a user's connections in other processes."""
 
     def room(topic: Topic, most: int) -> Deferred[bool]:
-        """May the user whose own topic this is have one connection more, and no more than ``most`` altogether?
+        """May the user of this topic open one more connection, without exceeding ``most`` in total?
 
-        Yes is good for a connection that joins before the callbacks of the Deferred return. Errback
-        :class:`~notify.errors.Unavailable`.
+        ``topic`` is the user's own. A true answer holds for a connection that joins before the callbacks of the
+        Deferred return.
+
+        Errback :class:`~notify.errors.Unavailable`: this cannot be decided now.
         """
 
 
 class IControl(Interface):
-    """Has all nodes do something at the word of one of them, and keeps what holds for nodes that come later, too.
+    """Sends one node's commands to all nodes, and keeps records that also apply to nodes that start later.
 
-    What may be asked, and what is kept: :mod:`notify.core.steering`.
+    The commands and the records: :mod:`notify.core.steering`.
     """
 
     def start(do: Callable[[str, bytes], Deferred[bytes]]) -> Deferred[None]:
-        """Get ready, which must not depend on others: a node that reaches nobody steers itself.
+        """Get ready. This must not depend on other nodes: a node that reaches no other still steers itself.
 
-        ``do(command, argument)`` is called on each node that is asked, and gives that node's answer; both are JSON
-        documents. It may fail, and the node is then among those that did not answer.
-        Errback :class:`~notify.errors.StartError` where the settings are wrong.
+        ``do(command, argument)`` is called on each node that is asked, and returns that node's answer; both are JSON
+        documents. If it fails, the node counts as one that did not answer.
+
+        Errback :class:`~notify.errors.StartError`: the settings are wrong.
         """
 
     def ask(command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
-        """Have all nodes do it, this one included, or the one of this name, and gather what they answer.
+        """Run a command on all nodes, including this one, or on the named node, and gather the answers.
 
-        Fires in a bounded time and never fails: what this node itself answers is there also while it reaches no other.
-        Nobody does the same request twice. The name of a node that nobody knows gives no answers, and nobody missing.
+        Fires in a bounded time and never fails: this node's own answer is included even while it reaches no other. No
+        node runs the same request twice. An unknown node name gives no answers and no missing nodes.
         """
 
     def keep(key: str, merge: Callable[[bytes | None], bytes], until: float) -> Deferred[bool]:
         """Keep a record under a key until ``until`` (Unix time in seconds, at most 366 days away), for all nodes.
 
-        ``key`` is up to 512 letters, digits, ``_``, ``-`` and ``.`` between them. ``merge(record)`` is given what is kept there
-        now, None where that is nothing, and gives the record, of up to 2 KiB; it may be called several times. Fires once it is
-        kept: True, and it outlives this process; False, and nothing does here. Before :meth:`watch` has fired it may fail.
-        Errback :class:`~notify.errors.Unavailable`: it is not kept, or nobody can tell. The same call may be repeated.
+        ``key`` is up to 512 letters, digits, ``_``, ``-``, and ``.`` between them. ``merge(record)`` is given the
+        record that is stored there now, or None, and returns the new one, of up to 2 KiB; it may be called several
+        times. Fires once the record is kept. True: it outlives this process; False: nothing does in this setup. It
+        may fail before :meth:`watch` has fired.
+
+        Errback :class:`~notify.errors.Unavailable`: it was not kept, or this is unknown. The same call may be repeated.
         """
 
     def watch(heard: Callable[[str, bytes], None]) -> Deferred[None]:
-        """Call ``heard(key, record)`` with every record that is kept, and from then on with each that any node keeps.
+        """Call ``heard(key, record)`` for every kept record, and from then on for each one that any node keeps.
 
-        Fires once it was called with all that were there, however long it takes; nobody may be let in before. Where some may
-        have been missed, as while others could not be reached, it is called with those in time; what it has heard before it may
-        hear again. ``heard`` neither raises nor blocks. Called once, after :meth:`start`.
-        Errback :class:`~notify.errors.StartError` where waiting would not help.
+        Fires once ``heard`` was called with all records that existed, however long it takes; no client may be
+        admitted before. If some may have been missed, for example while other nodes were unreachable, ``heard`` is
+        called with those later, and possibly with records it already has. ``heard`` neither raises nor blocks. Called
+        once, after :meth:`start`.
+
+        Errback :class:`~notify.errors.StartError`: waiting would not help.
         """
 
     def stop() -> Deferred[None]:
-        """Let the others know that this node leaves, and release what :meth:`start` took."""
+        """Tell the other nodes that this one leaves, and release what :meth:`start` took."""
 
 
 class ICurrent(Interface):
-    """What a control may offer besides: to say when it knows all that others have kept, also after it was cut off from them."""
+    """Optional, for a control that can tell when it knows all records of other nodes, for example after a disconnect."""
 
     def current() -> Deferred[None]:
-        """Fires once ``heard`` of :meth:`IControl.watch` was called with all that was kept before this call, however long it takes."""
+        """Fires once ``heard`` of :meth:`IControl.watch` has had every record kept before this call, however late."""
 
 
 class IPatient(Interface):
-    """What a broker may offer besides: to let something else come first when it is there again after it was cut off."""
+    """Optional, for a broker that can let another task finish first when it reconnects."""
 
     def after(first: Callable[[], Deferred[None]]) -> None:
-        """Before what came meanwhile is delivered, call ``first`` and wait for it, for some seconds at most. Called before ``start``."""
+        """Set a task to run after each reconnect, before the messages missed meanwhile are delivered.
+
+        The broker calls ``first`` and waits for its Deferred, at most for some seconds. Called before ``start``.
+        """
 
 
 class IConnection(Interface):
@@ -421,11 +466,11 @@ class IConnection(Interface):
     def write(frame: bytes) -> None:
         """Send bytes that ``encoding.pack`` made. Never blocks or raises; drops them once the connection closes.
 
-        A connection whose queue passes the bound is closed with 4001.
+        A connection whose queue exceeds the bound is closed with 4001.
         """
 
     def throttle(on: bool) -> None:
-        """Stop reading from the client, or go on."""
+        """Stop reading from the client (``on`` true), or resume."""
 
     def close(code: int, reason: str = "") -> None:
-        """Start the closing handshake (docs/protocol.md, Close codes). Harmless when closed already."""
+        """Start the closing handshake (docs/protocol.md, Close codes). Does nothing if the connection is already closed."""

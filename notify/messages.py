@@ -1,4 +1,4 @@
-"""The values that flow from broker to client: an event, its position, and the message that joins both."""
+"""The values that flow from broker to client: an event, its position, and the message that combines both."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ Epoch: TypeAlias = Annotated[str, Meta(max_length=64)]
 SignalKind: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-#: bytes that a kept message takes around its payload
+#: bytes that a message in memory takes in addition to its payload
 OVERHEAD = 512
 
-#: bytes of a signal beside its data, at most: its names, three ids, and a kind of 64 characters, each of them escaped
+#: the most bytes that a signal takes in addition to its data: field names, three ids, and a kind of 64 characters,
+#: all escaped
 SIGNAL_OVERHEAD = 1024
 
 
 class Poison(ValueError):  # noqa: N818 - it is what the field calls such a message
-    """A payload that does not parse, or whose ids are not those of its subject. Says why, without its content."""
+    """A payload that does not parse, or whose ids differ from those of its subject. Says why, without quoting it."""
 
 
 class Position(Struct, frozen=True, gc=False):
     """A place in a topic's history.
 
-    ``epoch`` names the history and changes when it is recreated; ``seq`` rises within a topic but is not dense.
+    ``epoch`` names the history and changes when it is recreated. ``seq`` rises within a topic but is not dense;
     ``seq`` 0 is before the first message.
     """
 
@@ -39,7 +40,7 @@ class Position(Struct, frozen=True, gc=False):
 
 
 class ChatMessage(Struct, frozen=True, gc=False):
-    """The payload of a chat message as its publisher gave it; ``timestamp`` is Unix time in seconds."""
+    """The payload of a chat message, as published. ``timestamp`` is Unix time in seconds."""
 
     message_id: Id
     chat_id: Id
@@ -93,9 +94,9 @@ class Notification(Struct, frozen=True, gc=False):
 
 
 class Signal(Struct, frozen=True, gc=False):
-    """What a user signals to the other members of a chat, as it goes from node to node: no message, and kept nowhere.
+    """A user's signal to the other members of a chat, as nodes send it to each other.
 
-    ``data`` is any JSON value, kept as the bytes that came.
+    It is not a message and is not stored. ``data`` is any JSON value, kept byte for byte.
     """
 
     workspace_id: Id
@@ -106,7 +107,7 @@ class Signal(Struct, frozen=True, gc=False):
 
     @property
     def topic(self) -> Topic:
-        """The chat whose members it is for."""
+        """The chat whose members receive it."""
         return Topic(self.workspace_id, "chat", self.chat_id)
 
 
@@ -114,11 +115,11 @@ Event: TypeAlias = ChatMessage | ChatEvent | Notification
 
 
 class Message(Struct, frozen=True, gc=False):
-    """One accepted message: what a broker delivers and replays.
+    """An accepted message, as a broker delivers and replays it.
 
-    A message has a valid event: brokers skip poison. ``received`` is the reactor's time (seconds) at which this
-    node first had the message, for the delivery latency. ``trace`` is a W3C ``traceparent`` that came with it,
-    or empty. ``size`` is that of its payload in bytes.
+    Its event is always valid: brokers skip poison. ``received`` is the reactor's time (seconds) at which this node
+    first had the message, for the delivery latency. ``trace`` is the W3C ``traceparent`` that came with it, or empty.
+    ``size`` is the size of its payload in bytes.
     """
 
     topic: Topic
@@ -130,7 +131,7 @@ class Message(Struct, frozen=True, gc=False):
 
 
 class Draft(Struct, frozen=True):
-    """A message that is to be stored; ``trace`` is a W3C traceparent, or empty."""
+    """A message to be stored. ``trace`` is a W3C traceparent, or empty."""
 
     topic: Topic
     payload: bytes
@@ -139,9 +140,9 @@ class Draft(Struct, frozen=True):
 
 
 class Followed(Struct, frozen=True):
-    """From where a topic is followed: its newest position, and the event there.
+    """Where a topic is followed from: its newest position, and the event there.
 
-    ``event`` is None where there is none, or where what there is is no message or cannot be told.
+    ``event`` is None if the topic is empty, or if what is stored there is not a message or cannot be read.
     """
 
     position: Position
@@ -149,9 +150,10 @@ class Followed(Struct, frozen=True):
 
 
 class Replayed(Struct, frozen=True):
-    """Messages that follow a position; ``more``: there are others behind them.
+    """Messages that follow a position. ``more``: others come after them.
 
-    ``reached``: up to here was looked, which is further than the messages; None: their last one says where to go on.
+    ``reached`` is the position up to which the broker has looked, beyond the last message. None: go on after the last
+    message.
     """
 
     messages: list[Message]
@@ -160,10 +162,10 @@ class Replayed(Struct, frozen=True):
 
 
 class Earlier(Struct, frozen=True):
-    """A part of a topic's history as it is kept: every message whose number is from ``first`` to ``last``, oldest first.
+    """A part of a topic's stored history: every message with a number from ``first`` to ``last``, oldest first.
 
-    ``first`` and ``last`` are of what was looked at, which may be more than the messages; both 0: nothing was there.
-    ``more``: something older is kept.
+    ``first`` and ``last`` bound what was searched, which may be more than the messages cover; both are 0 if nothing
+    was there. ``more``: older messages are stored.
     """
 
     messages: list[Message]
@@ -174,7 +176,7 @@ class Earlier(Struct, frozen=True):
 
 
 class _Told(Struct):
-    """What tells a chat's events from its messages."""
+    """The field that distinguishes a chat's events from its messages."""
 
     content: Raw | UnsetType = UNSET
     kind: Raw | UnsetType = UNSET
@@ -188,7 +190,7 @@ _signal = msgspec.json.Decoder(Signal).decode
 
 
 def _chat(payload: bytes) -> ChatMessage | ChatEvent:
-    """Most are messages: what tells the two apart is looked for only where it is none."""
+    """Parse a chat's payload. It is tried as a message first, because most payloads are one."""
     try:
         return _chat_message(payload)
     except msgspec.ValidationError:
@@ -199,14 +201,14 @@ def _chat(payload: bytes) -> ChatMessage | ChatEvent:
 
 
 def parse_event(topic: Topic, payload: bytes) -> Event:
-    """Parse what was published on ``topic``. Raises :class:`Poison`, whose text never quotes the payload."""
+    """Parse the payload of a message on ``topic``. Raises :class:`Poison`, whose text never quotes the payload."""
     try:
         event: Event = _chat(payload) if topic.kind == "chat" else _notification(payload)
         if not isinstance(event, ChatMessage):
-            # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
+            # Raw only skips over its bytes. Decode them once to check UTF-8, number range and nesting depth.
             msgspec.json.decode(event.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # A text: an error in a variable would keep its traceback, and that the payload.
+        # Keep only the text: an error in a variable would keep its traceback alive, and with it the payload.
         reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else str(error)
         raise Poison(f"payload is not a valid {topic.kind} message: {reason}") from None
     if event.topic != topic:
@@ -215,12 +217,12 @@ def parse_event(topic: Topic, payload: bytes) -> Event:
 
 
 def check_data(data: Raw, most: int) -> None:
-    """See that what stands for ``data`` is one JSON value of at most ``most`` bytes. Raises :class:`Poison`."""
+    """Check that ``data`` is one JSON value of at most ``most`` bytes. Raises :class:`Poison`."""
     size = len(memoryview(data))
     if size > most:
         raise Poison(f"data may have at most {most} bytes")
     try:
-        # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
+        # Raw only skips over its bytes. Decode them once to check UTF-8, number range and nesting depth.
         msgspec.json.decode(data)
     except RecursionError:
         raise Poison("data is nested too deeply") from None
@@ -229,7 +231,7 @@ def check_data(data: Raw, most: int) -> None:
 
 
 def parse_signal(topic: Topic, payload: bytes, most: int) -> Signal:
-    """Parse what came as a signal of ``topic``, whose ``data`` may have ``most`` bytes. Raises :class:`Poison`."""
+    """Parse the payload of a signal on ``topic``, with at most ``most`` bytes of ``data``. Raises :class:`Poison`."""
     if len(payload) > most + SIGNAL_OVERHEAD:
         raise Poison("a signal that is too large")
     try:

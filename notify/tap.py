@@ -1,6 +1,6 @@
-"""``twistd notify``: its options, and the composition root that makes one service of a configuration.
+"""``twistd notify``: its options, and the composition root that builds one service from a configuration.
 
-Only this module knows everyone.
+Only this module knows all the others.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ from notify.transport.texts import TextFactory
 from notify.transport.websocket import ConnectionFactory
 from notify.wire.addresses import Network, parse_networks
 
-#: seconds that a token may be old, at most: what is revoked has to be kept as long
+#: the maximum age of a token in seconds; a revocation has to be kept for as long
 OLDEST = 366 * 86400
 
-#: the demo page's folder
+#: the folder of the demo page
 DEMO = Path(__file__).parent / "web"
 
 
 class World(Struct, frozen=True):
-    """What a server has of the world outside besides its reactor: chance, the Unix time, and a way to NATS.
+    """A server's outside world besides its reactor: randomness, the Unix time, and a connection to NATS.
 
-    ``alone``: the process is this server's, which may set what is the process's.
+    ``alone``: the process belongs to this server alone, which may therefore change process-wide settings.
     """
 
     random: Random = SystemRandom()
@@ -111,14 +111,17 @@ class Options(usage.Options):
     opt_c = opt_config
 
     def postOptions(self) -> None:
-        """Read the configuration, and install the reactor: the one place that twistd and twist share for it."""
+        """Read the configuration and install the reactor.
+
+        This is the one hook that both twistd and twist call early enough.
+        """
         try:
             if self["dev"] and self["config"]:
                 raise StartError("--dev makes its own configuration: give either --dev or --config.")
-            # Whoever starts a daemon may go elsewhere, and a reload reads them again.
+            # A daemon may change its working directory, and a reload reads the files again.
             self["config"] = [os.path.abspath(path) for path in self["config"]]
             self.config = dev.configuration(os.environ) if self["dev"] else load(self["config"], os.environ)
-            # Before the plugins, which may import it.
+            # Before the plugins are loaded, because they may import the reactor.
             reactors.install(self.config.server.event_loop)
             components.check(self.config)
         except StartError as error:
@@ -127,9 +130,9 @@ class Options(usage.Options):
             self.parent["logger"] = "notify.observe.logging.observer"
 
     def read(self) -> Config:
-        """The configuration that the options name, anew. Raises ``ConfigError``."""
+        """Read the configuration again from the files that the options name. Raises ``ConfigError``."""
         if self["dev"]:
-            # Its keys are made for one run: there is nothing to read again.
+            # The keys of ``--dev`` are made for one run, so there is nothing to read again.
             return self.config
         config = load(self["config"], os.environ)
         components.check(config)
@@ -137,23 +140,23 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The service that twistd runs, in its daemon where it makes one."""
+    """The service that twistd runs, inside a daemon if twistd makes one."""
     from twisted.internet import reactor as installed
 
     running: Any = installed
     twistd, foreground = options.parent, daemon.Foreground()
     try:
-        # Another runner (twist) knows no daemon, and no user.
+        # Another runner (twist) has no daemon and no user.
         if twistd is not None and "nodaemon" in twistd:
             user = daemon.user(twistd)
             _choose_log(options, twistd, user)
             if not twistd["nodaemon"]:
                 foreground = daemon.detach()
                 reactors.forked(running)
-                # Done: twistd is not to leave once more; its daemons' umask stays.
+                # The process is already a daemon: twistd must not daemonize again, and its umask for daemons stays.
                 twistd["nodaemon"] = True
                 twistd["umask"] = 0o077 if twistd["umask"] is None else twistd["umask"]
-            # In another root it is twistd's to write, once it is there.
+            # With chroot, twistd writes the pid file itself, once it is in the new root.
             if twistd["pidfile"] and not twistd["chroot"]:
                 path, twistd["pidfile"] = twistd["pidfile"], ""
                 daemon.write_pid_file(path, user)
@@ -174,7 +177,7 @@ def makeService(options: Options) -> IService:
     except StartError as error:
         foreground.failed(str(error))
         raise SystemExit(1) from None
-    # Ended by a watchdog (SIGABRT) or by a fault in a library, it says where it was.
+    # If a watchdog (SIGABRT) or a fault in a library ends the process, it logs where it was.
     if (last_words := logging.descriptor()) is not None:
         faulthandler.enable(last_words)
 
@@ -191,7 +194,7 @@ def makeService(options: Options) -> IService:
 
 
 def _fit_for_workers(options: Options, twistd: usage.Options | None) -> None:
-    """Raises ``StartError`` for options of twistd that a server of several processes does not go with."""
+    """Raise ``StartError`` for options of twistd that do not work with a server of several processes."""
     if options["dev"]:
         raise StartError("--dev is for one process: leave out [server] workers.")
     if twistd is not None and twistd.get("chroot"):
@@ -199,7 +202,7 @@ def _fit_for_workers(options: Options, twistd: usage.Options | None) -> None:
 
 
 def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> None:
-    """Have the log written where twistd's options say. Raises ``StartError``."""
+    """Send the log to where twistd's options say. Raises ``StartError``."""
     leaves = not twistd["nodaemon"]
     if leaves and options["dev"]:
         raise StartError(
@@ -207,7 +210,7 @@ def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> N
         )
     file = twistd["logfile"] or ("twistd.log" if leaves else "-")
     if twistd["logger"] is not logging.observer:
-        pass  # the operator's own: it writes as it likes
+        pass  # the operator's own observer: it writes as it likes
     elif twistd["syslog"]:
         logging.use(logging.Syslog(twistd["prefix"]))
     elif file != "-":
@@ -231,14 +234,17 @@ def build(
     foreground: daemon.Foreground | None = None,
     role: Role | None = None,
 ) -> NotifyService:
-    """One service of a configuration. Raises ``StartError``.
+    """Build one service from a configuration. Raises ``StartError``.
 
-    ``show`` is given the instructions of ``--dev``, which binds to loopback only; ``read`` gives the configuration anew, for a reload; ``environ``
-    says whether there is a systemd to tell things to; ``world`` is simulated where a seed decides on it; ``foreground`` is
-    told whether it runs; ``role`` is this process's among several.
+    - ``show`` is given the instructions of ``--dev``, which binds to loopback only.
+    - ``read`` reads the configuration again, for a reload.
+    - ``environ`` tells whether systemd wants to be notified.
+    - ``world`` is the outside world, or a simulation that a seed determines.
+    - ``foreground`` is told whether the service runs.
+    - ``role`` is the role of this process among several.
     """
     role = role or Role()
-    # Parts: what the operator chose, and what everyone uses.
+    # Parts: the plugins that the operator chose, and what everything uses.
     metrics, random, wheel = Metrics(reactors.running_on(reactor)), world.random, Wheel(reactor)
     role.metrics = metrics
     node = role.node or node_name(config)
@@ -250,7 +256,7 @@ def build(
     control: IControl = role.make("control", context)
     tracer = tracing.make(config.tracing, context.node)
 
-    # Core: who gets what.
+    # Core: who gets which message.
     soon = role.soon(reactor)
     way = fanout.choose()
     metrics.fans_out_in(fanout.name(way))
@@ -260,14 +266,14 @@ def build(
     current: ICurrent | None = ICurrent(control, None)
     patient: IPatient | None = IPatient(broker, None)
     if current is not None and patient is not None:
-        # Who was revoked while this node was cut off gets nothing of what was published meanwhile.
+        # A user whose tokens were revoked during a disconnect must get nothing that was published meanwhile.
         patient.after(current.current)
     signals = Signals(carrier, metrics, live, soon, reactor.seconds, way)
     if carrier is not None:
         carrier.hear(role.ear(signals))
     hub = Hub(live, dispatcher, registry, presence, signals, metrics, wheel, world.now, random)
 
-    # What is told of it, and the one way to end it.
+    # Health, and the one way to shut the service down.
     health = Health(broker.status, ("internal", "public"))
     lifecycle = Lifecycle(
         reactor,
@@ -275,7 +281,7 @@ def build(
         health,
         metrics,
         clients=lambda: role.clients(len(hub.connections)),
-        # Not at once: whoever asked over HTTP gets an answer first.
+        # Not immediately: a caller over HTTP must get its answer first.
         leave=lambda: reactor.callLater(0, reactor.stop),
         fault=lambda: reloader.fault,
     )
@@ -285,7 +291,7 @@ def build(
 
     logs = partial(logging.takes_debug, Site.__module__)
 
-    # Listeners: the API inside; WebSockets, health and the demo page outside.
+    # Listeners: the API on the internal port; WebSockets, health and the demo page on the public one.
     api = internal_site(
         reactor=reactor,
         broker=broker,
@@ -357,7 +363,7 @@ def build(
 
     # The service: start, reload, drain, stop.
     def refuse() -> Deferred[None]:
-        # Who leaves from now on comes back to another node.
+        # Clients that leave from now on come back to another node.
         dispatcher.wind_down()
         return public.close().addCallback(lambda _: role.sent_away(live.now.drain.duration))
 
@@ -399,12 +405,12 @@ def build(
         Part(stop=tracer.stop),
         *([Part(start=collector.start, stop=collector.stop)] if world.alone else []),
         *([Part(start=secrecy.conceal)] if world.alone and not config.server.dumpable else []),
-        # Before whatever may have to be waited for: a node that is starting can be told to leave.
+        # Before any part that may have to wait, so that a node can be told to leave while it is still starting.
         Part(start=lambda: control.start(steering.do), stop=control.stop),
         Part(start=lambda: live.now.authenticator.start(), stop=lambda: live.now.authenticator.stop()),
         Part(start=lambda: broker.start(sink.deliver, sink.lost), stop=broker.stop),
         Part(start=lambda: registry.start(presence.changed), stop=registry.stop),
-        # Nobody is let in before this node knows whom not to let in.
+        # No client is admitted before this node knows who must not be.
         Part(start=lambda: control.watch(steering.heard)),
         *role.parts(),
     )
@@ -419,7 +425,7 @@ def build(
 
 
 def in_force(context: components.Context, config: Config) -> InForce:
-    """What a configuration puts in force; its authenticator is yet to be started. Raises ``ConfigError``."""
+    """The part of a configuration that a reload replaces; its authenticator is not started yet. Raises ``ConfigError``."""
     if not 60 <= config.limits.token_age <= OLDEST:
         raise ConfigError(f"{config.source}: 'limits.token_age' is wrong: from a minute to a year.")
     return InForce(
@@ -434,7 +440,7 @@ def in_force(context: components.Context, config: Config) -> InForce:
 
 
 def node_name(config: Config) -> str:
-    """The configured name, or one of host name and public endpoint: the same after a restart."""
+    """The configured name, or one made of host name and public endpoint, which is stable over restarts."""
     made = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{gethostname()}-{config.listen.public}")
     return config.server.node or made[:64]
 
@@ -458,5 +464,5 @@ def _allowed_origins(config: Config) -> tuple[str, ...]:
 
 
 def _show(text: str) -> None:
-    # Not to sys.stdout, which twistd sends to the log: the token and the key belong on the console alone.
+    # Not to sys.stdout, which twistd sends to the log: the token and the key must appear on the console only.
     print(text, file=sys.__stdout__, flush=True)

@@ -40,11 +40,11 @@ class Topic(NamedTuple):
         return f"workspace.{self.workspace_id}.{self.kind}.{self.id}.signals"
 
     @classmethod
-    @lru_cache(maxsize=16_384)  # a busy chat's subject comes with each of its messages
+    @lru_cache(maxsize=16_384)  # a busy chat's subject arrives with each of its messages
     def from_subject(cls, subject: str) -> Topic:
-        """Parse a subject; integers in it are canonical (:func:`notify.ids.parse`).
+        """Parse a subject; integers in it must be canonical (:func:`notify.ids.parse`).
 
-        Raises ``ValueError`` for anything that is not exactly a subject of ours.
+        Raises ``ValueError`` for anything that is not exactly one of notify's subjects.
         """
         match = _SUBJECT.fullmatch(subject)
         if match is None:

@@ -1,1 +1,1 @@
-"""Who may have what, and in which order: sessions, the dispatcher, presence. It knows no socket and no reactor."""
+"""Decides who gets what, and in which order: sessions, dispatcher, presence. Knows no socket and no reactor."""

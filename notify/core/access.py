@@ -1,8 +1,8 @@
-"""Access that ends: live subscriptions are asked about again, and what was remembered of a user is forgotten.
+"""Revocation of access: the authenticator is asked again about live subscriptions, and its old answers are dropped.
 
-A subscription was allowed once. It is asked about again when its client shows a new token, and as often as the
-authenticator wants (:class:`~notify.interfaces.IReviewer`). A no ends it with ``forbidden``; where no answer comes it
-goes on for a bounded time, and ends with ``unavailable``.
+A subscription was allowed once. The authenticator is asked about it again when the client presents a new token, and
+at the authenticator's own interval (:class:`~notify.interfaces.IReviewer`). A no ends the subscription with
+``forbidden``. Without an answer it goes on for a bounded time, and then ends with ``unavailable``.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ TOKEN_EXPIRED = 4002
 DISCONNECTED_BY_OPERATOR = 4503
 RECONNECT = 1012
 
-#: the reason of a close for a token that is refused, though it was good once
+#: the reason of a close for a token that was valid and has been revoked
 REVOKED = "token revoked"
 
-#: seconds between two reviews of one client, however often it shows a token
+#: the fewest seconds between two reviews of one client, however often it presents a token
 LEAST = 5.0
 
-#: a review is done within this part of the authenticator's time, and the whole of it: not all clients' at once
+#: the earliest review, as a fraction of the authenticator's interval; clients are spread over the rest of it
 EARLIEST = 0.75
 
 
 def disconnect(hub: Hub, workspace_id: Id, user_id: Id, reconnect: bool = False) -> int:
-    """Close a user's connections on this node with 4503, after which a client does not come back by itself.
+    """Close a user's connections on this node with 4503, after which a client does not reconnect by itself.
 
-    ``reconnect``: with 1012, and it comes back in a moment. It is asked about anew either way. The number of connections.
+    ``reconnect``: with 1012 instead, after which it reconnects in a moment. In either case the authenticator is asked
+    about the user again. Returns the number of connections.
     """
     forget(hub, workspace_id, user_id)
     connections = list(hub.registry.members(topics.user(workspace_id, user_id)))
@@ -59,9 +60,9 @@ def disconnect(hub: Hub, workspace_id: Id, user_id: Id, reconnect: bool = False)
 
 
 def unsubscribe(hub: Hub, workspace_id: Id, user_id: Id, chat_id: Id) -> int:
-    """End a user's subscriptions to a chat on this node, those included that are about to be.
+    """End a user's subscriptions to a chat on this node, including those in progress.
 
-    Whoever subscribes again is asked about anew. The number of subscriptions.
+    If the user subscribes again, the authenticator is asked again. Returns the number of subscriptions.
     """
     forget(hub, workspace_id, user_id)
     members = list(hub.registry.members(topics.user(workspace_id, user_id)))
@@ -70,9 +71,10 @@ def unsubscribe(hub: Hub, workspace_id: Id, user_id: Id, chat_id: Id) -> int:
 
 
 def revoke(hub: Hub, revocation: Revocation) -> int:
-    """Refuse a user's tokens on this node from now on, and close the connections that have one with 4002.
+    """Refuse a user's tokens on this node from now on, and close the connections that use one with 4002.
 
-    Who has just shown one, and is not told yet, does not get in either. The number of connections.
+    A client that has presented such a token and has no answer yet is not admitted either. Returns the number of
+    connections.
     """
     workspace_id, user_id = revocation.workspace_id, revocation.user_id
     forget(hub, workspace_id, user_id)
@@ -85,7 +87,7 @@ def revoke(hub: Hub, revocation: Revocation) -> int:
 
 
 def forget(hub: Hub, workspace_id: Id, user_id: Id) -> None:
-    """Let the next question about this user be asked, whatever was answered before."""
+    """Forget the authenticator's answers about this user, so that it is asked again."""
     hub.waiting.pop(topics.user(workspace_id, user_id), None)
     reviewer: IReviewer | None = IReviewer(hub.live.now.authenticator, None)
     if reviewer is not None:
@@ -93,19 +95,19 @@ def forget(hub: Hub, workspace_id: Id, user_id: Id) -> None:
 
 
 def renew(hub: Hub) -> None:
-    """Another authenticator is in force, perhaps one that wants to be asked sooner: have its time hold for everyone."""
+    """Another authenticator is in force and may want to be asked sooner: apply its interval to every client."""
     for client in tuple(hub.subscribers.values()):
         client.renew()
 
 
 def rechecks(authenticator: IAuthenticator) -> bool:
-    """Whether subscriptions are to be asked about again by themselves."""
+    """Whether subscriptions are reviewed at an interval."""
     return IReviewer.providedBy(authenticator) and bool(cast(IReviewer, authenticator).recheck)
 
 
 @implementer(IReviewer)
 class _OneByOne:
-    """An authenticator that is no reviewer: it remembers nothing, and is asked again chat by chat."""
+    """An authenticator that is not a reviewer: it remembers nothing, and is asked again chat by chat."""
 
     recheck = 0.0
     grace = 600.0
@@ -138,22 +140,22 @@ def _reviewer(authenticator: IAuthenticator) -> IReviewer:
 
 
 class Review:
-    """Asks about the chats of one client again: it rests, with a timer where one is needed, or a question is under way."""
+    """Reviews the chats of one client. It is idle, with a timer if one is needed, or a question is in flight."""
 
     __slots__ = ("_again", "_asked", "_asking", "_client", "_due", "_ended", "_timer", "_unknown")
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._timer: Timer | None = None
-        self._due = 0.0  # when the timer is
+        self._due = 0.0  # when the timer fires
         self._asked: Deferred[Any] | None = None
-        self._asking: set[Id] | None = None  # what the question under way is about
-        self._again = False  # another is to follow it
+        self._asking: set[Id] | None = None  # what the question in flight is about
+        self._again = False  # another question follows it
         self._ended = float("-inf")
-        self._unknown: dict[Id, float] | None = None  # chats that cannot be told of, since when
+        self._unknown: dict[Id, float] | None = None  # chats without an answer, and since when
 
     def settled(self, chat_id: Id) -> None:
-        """The client has just joined a chat, or left it: an answer that is under way is older."""
+        """The client has just joined or left the chat: an answer in flight is older than that."""
         if self._asking is not None:
             self._asking.discard(chat_id)
         elif self._timer is None:
@@ -162,14 +164,17 @@ class Review:
             self._unknown.pop(chat_id, None)
 
     def now(self) -> None:
-        """Ask again as soon as may be: the client has shown a new token."""
+        """Ask again as soon as possible, because the client has presented a new token."""
         if self._asking is not None:
             self._again = True
             return
         self._wait(self._ended + LEAST - self._client.hub.wheel.seconds())
 
     def renew(self) -> None:
-        """Another authenticator is in force. What is planned comes no later for that: reloads may come one after the other."""
+        """Another authenticator is in force.
+
+        A planned review is never postponed by this, since reloads may follow each other.
+        """
         if self._asking is None and self._client.chats:
             self._plan()
 
@@ -225,7 +230,7 @@ class Review:
             if allowed is False:
                 chats.end(client, chat_id, "forbidden", "not yours to see any more: unsubscribed")
             elif allowed is None:
-                # That one did not answer which was stopped says nothing: its successor is asked.
+                # A missing answer from an authenticator that has been stopped means nothing: ask its successor.
                 self._again = self._again or superseded
                 since = unknown.get(chat_id, float("inf") if superseded else now)
                 if now - since >= grace:
@@ -235,7 +240,7 @@ class Review:
                     self._unknown = {**(self._unknown or {}), chat_id: since}
 
     def _failed(self, failure: Failure) -> Mapping[Topic, bool]:
-        """A reviewer that fails, which none should, tells of nothing."""
+        """A reviewer must not fail; if it does, it has told nothing."""
         if self._client.state == OPEN:
             log.failure(
                 "the chats of {connection} cannot be reviewed", failure, connection=self._client.connection.id

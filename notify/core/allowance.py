@@ -1,19 +1,19 @@
 """What one client may spend: frames at a rate, and the messages and users that its frames ask for.
 
-Pure: whoever asks brings the time, in seconds. A clock that was set back earns nothing, and costs nothing.
+Pure: the caller passes the time, in seconds. A clock that was set back neither earns nor costs anything.
 """
 
 from __future__ import annotations
 
 from notify.config import Limits
 
-#: messages read and users listed for one client: at once, and on average. Frames that ask for more wait
+#: messages read and users listed for one client: burst, and average a second. Frames past that wait
 ITEMS_AT_ONCE = 1000
 ITEMS_PER_SECOND = 5000
 
 
 class Allowance:
-    """A token bucket of frames, and a leaky one of items. Limits may change from call to call."""
+    """A token bucket for frames, and a leaky bucket for items. Limits may change from call to call."""
 
     __slots__ = ("_at", "_frames", "_owed")
 
@@ -23,7 +23,7 @@ class Allowance:
         self._owed = 0.0
 
     def spend(self, limits: Limits, now: float, frames: int = 1) -> bool:
-        """Pay for so many frames; whether all are within ``frames_per_second`` and ``frames_burst``."""
+        """Spend frames. Returns whether all of them are within ``frames_per_second`` and ``frames_burst``."""
         elapsed = now - self._at
         if elapsed < 0.0:
             elapsed = 0.0
@@ -40,10 +40,10 @@ class Allowance:
         return left >= 0
 
     def flooded(self, limits: Limits) -> bool:
-        """Whether the client goes on although it is as far over the rate as it may ever be under it."""
+        """Whether the client keeps sending although it has overdrawn its allowance by a whole burst."""
         return self._frames < -limits.frames_burst
 
     def owe(self, items: int) -> float:
-        """A small frame cost so many messages or users; the seconds that the next frames have to wait for it."""
+        """Charge for the messages or users that a small frame cost. Returns the seconds that the next frames must wait."""
         self._owed += items
         return max(0.0, (self._owed - ITEMS_AT_ONCE) / ITEMS_PER_SECOND)

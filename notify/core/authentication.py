@@ -1,4 +1,4 @@
-"""Who a client is: ``auth`` and ``refresh`` (docs/protocol.md, section 1), and the time that a token is good for."""
+"""Authentication: ``auth`` and ``refresh`` (docs/protocol.md, section 1), and how long a token is valid."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from notify.wire.frames import ENCODED, Auth, AuthResult, Ok, Refresh
 
 log = Logger()
 
-#: a refresh costs as much as so many messages, for some signatures take a millisecond to check: one leaves room for what a
-#: client does besides, and who sends one after the other waits behind the second
+#: the cost of a refresh, in messages, because some signatures take a millisecond to check. After one there is still
+#: allowance for what else a client does; a client that sends one after the other waits from the second on
 REFRESH_ITEMS = 900
 
 
 def auth(client: Client, frame: Auth) -> Deferred[Any] | None:
-    """Let a client in with its first token."""
+    """Admit a client on its first token."""
     if client.state != NEW:
         client.error("already_authenticated", "use refresh for a new token", frame.id)
         return None
@@ -61,14 +61,14 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
     places: IPlaces | None = IPlaces(hub.registry, None)
     if not most or places is None:
         return _let_in(not 0 < most <= len(hub.registry.members(mine)), client, identity, frame)
-    # Who is to be asked about anew meanwhile is no longer among them.
+    # If the authenticator has to be asked again meanwhile, the connection is removed from this set.
     hub.waiting.setdefault(mine, set()).add(client.connection)
     asked = places.room(mine, most)
     return asked.addBoth(_waited, client, mine).addCallback(_judged, client, identity, frame)
 
 
 def _waited(result: bool | Failure, client: Client, mine: Topic) -> Any:
-    """It is known whether there is a place. The answer, and whether what was said of the user still stands."""
+    """The registry has answered. Returns its answer, and whether the authenticator's answer still stands."""
     waiting = client.hub.waiting.get(mine, set())
     stands = client.connection in waiting
     waiting.discard(client.connection)
@@ -88,7 +88,7 @@ def _let_in(room: bool, client: Client, identity: Identity, frame: Auth) -> Defe
     hub, connection = client.hub, client.connection
     if client.state == CLOSED:
         return None
-    # Now, when the client becomes a member: what is revoked from here on finds it.
+    # Check at the moment when the client becomes a member: a later revocation finds it among the members.
     if _revoked(identity, client):
         return None
     if not room:
@@ -167,7 +167,7 @@ def _deny(client: Client, frame: Auth) -> None:
 
 
 def _cannot_admit(failure: Failure, client: Client, frame: Auth) -> None:
-    """Nothing is known against the client: it may come back, to another node perhaps."""
+    """Nothing is known against the client: it may come back, possibly to another node."""
     if client.state == CLOSED:
         return
     client.hub.metrics.auth.labels("unavailable").inc()
@@ -184,14 +184,14 @@ def tell(
     identity: Identity | None = None,
     what: str = "auth",
 ) -> None:
-    """Tell whoever traces it what came of a token: see :meth:`~notify.core.witness.Witness.auth`."""
+    """Report the outcome of a token to the traces: see :meth:`~notify.core.witness.Witness.auth`."""
     witness = client.hub.witness
     if witness is not None:
         witness.auth(client.connection, outcome, reason, token, identity, what)
 
 
 def refresh(client: Client, frame: Refresh) -> Deferred[Any]:
-    """Go on with a new token of the same user."""
+    """Replace the client's token with a new one of the same user."""
     asked = client.hub.live.now.authenticator.authenticate(frame.token, client.connection.peer)
     asked.addCallbacks(_refreshed, _not_refreshed, (client, frame), {}, (client,))
     return asked
@@ -228,7 +228,7 @@ def _not_refreshed(failure: Failure, client: Client) -> None:
 
 
 def _revoked(identity: Identity, client: Client) -> bool:
-    """Whether the token is refused because its user's were revoked. The client is told to come with a new one."""
+    """Whether the token is refused because the user's tokens were revoked. The client is told to bring a new one."""
     reason = client.hub.revocations.refuses(identity)
     if reason:
         client.hub.metrics.auth.labels("revoked").inc()
@@ -246,13 +246,15 @@ def _revoked(identity: Identity, client: Client) -> bool:
 
 
 def _bounded(identity: Identity, client: Client) -> Identity:
-    """The identity, good until its token is as old as tokens may be, and for no longer than ``limits.reauthenticate``: up
-    to a tenth less, so that not all end at once.
+    """The identity, which expires at the latest when its token reaches ``token_age``, or after
+    ``limits.reauthenticate``.
+
+    The latter is shortened by up to a tenth, so that not all clients expire at once.
     """
     hub = client.hub
     limits = hub.live.now.limits
     if identity.issued_at is not None:
-        # A revocation is forgotten by then: a token that outlived it would be good again.
+        # A revocation is dropped by then, so a token that outlived it would be valid again.
         oldest = identity.issued_at + limits.token_age
         if identity.expires_at is None or oldest < identity.expires_at:
             identity = replace(identity, expires_at=oldest)

@@ -1,4 +1,4 @@
-"""What a client asks about chats: ``subscribe``, ``unsubscribe``, ``presence`` and ``history`` (docs/protocol.md, section 1)."""
+"""The frames about chats: ``subscribe``, ``unsubscribe``, ``presence`` and ``history`` (docs/protocol.md, section 1)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from notify.wire.frames import (
     Unsubscribe,
 )
 
-#: the same for a chat that does not exist and one that is another's
+#: the same text whether a chat does not exist or belongs to others
 NO_SUCH_CHAT = "no such chat, or not yours to see"
 
 
 def subscribe(client: Client, frame: Subscribe) -> Deferred[Any] | None:
-    """Send it what the chat gets from now on, and what it missed. Any error means that it is not subscribed."""
+    """Subscribe a client to a chat, and send it what it missed. After any error, it is not subscribed."""
     limit = client.hub.live.now.limits.max_subscriptions
     if frame.chat_id not in client.chats and 0 < limit <= len(client.chats):
         client.error("too_many_subscriptions", f"at most {limit} chats a connection", frame.id)
@@ -52,7 +52,7 @@ def _join(allowed: bool, client: Client, frame: Subscribe, topic: Topic) -> Defe
     if not allowed or client.joining is None:
         _forbid(client, frame, topic, barred=allowed)
         return None
-    # While it is on its way in, anew perhaps, it is told nothing of this chat.
+    # While it joins, possibly again, it is sent no signals of this chat.
     client.hub.signals.leave(client.connection, topic)
     joining = client.hub.dispatcher.subscribe(client.connection, topic, position(frame.since))
     return joining.addCallback(_joined, client, frame, topic)
@@ -96,7 +96,7 @@ def _joined(joined: Joined, client: Client, frame: Subscribe, topic: Topic) -> N
 
 def _not_joined(failure: Failure, client: Client, topic: Topic) -> Failure:
     client.joining = None
-    # Also where it was subscribed before: an error always means that it is not.
+    # Even if it was subscribed before: an error always means that it is not subscribed.
     if client.state != CLOSED:
         _report(client, "subscribe", topic.id, "unavailable", reason_of(failure.value))
         _leave(client, topic)
@@ -104,7 +104,7 @@ def _not_joined(failure: Failure, client: Client, topic: Topic) -> Failure:
 
 
 def unsubscribe(client: Client, frame: Unsubscribe) -> None:
-    """Send it no more of a chat."""
+    """Unsubscribe a client from a chat."""
     _report(client, "unsubscribe", frame.chat_id, "ok")
     _leave(client, _topic(client, frame.chat_id))
     if frame.id is not None:
@@ -112,7 +112,7 @@ def unsubscribe(client: Client, frame: Unsubscribe) -> None:
 
 
 def presence(client: Client, frame: PresenceQuery) -> Deferred[Any]:
-    """Tell it once who is in a chat."""
+    """Tell a client once who is in a chat."""
     topic = _topic(client, frame.chat_id)
     return _authorized(client, topic).addCallback(_ask_presence, client, frame, topic)
 
@@ -134,7 +134,7 @@ def _tell_presence(users: list[Presence], client: Client, frame: PresenceQuery) 
 
 
 def history(client: Client, frame: HistoryQuery) -> Deferred[Any]:
-    """Send it a page of what has been said in a chat, whether it is subscribed or not."""
+    """Send a client a page of a chat's history, whether it is subscribed or not."""
     topic = _topic(client, frame.chat_id)
     # As with a subscription, an operator may end it meanwhile.
     client.joining = frame.chat_id
@@ -181,13 +181,13 @@ def _no_page(failure: Failure, client: Client, frame: HistoryQuery) -> Failure |
 
 
 def keep(client: Client, chats: Set[Id]) -> None:
-    """A new token names these chats only: end the client's other subscriptions, and tell it."""
+    """A new token is limited to these chats: end the client's other subscriptions, and tell it."""
     for chat_id in client.chats - chats:
         end(client, chat_id, "forbidden", "the new token does not name this chat: unsubscribed")
 
 
 def end(client: Client, chat_id: Id, code: str, message: str, retry: bool = False) -> None:
-    """End a subscription that nobody asked to end, and tell the client; ``retry``: it may ask for it again later."""
+    """End a subscription that the client did not ask to end, and tell it. ``retry``: it may ask again later."""
     client.hub.metrics.ended.labels(code).inc()
     _tell(f"is put out ({code}) of", client, chat_id)
     _report(client, "unsubscribe", chat_id, code, message)
@@ -207,7 +207,7 @@ def _tell(what: str, client: Client, chat_id: Id) -> None:
 
 
 def _report(client: Client, what: str, chat_id: Id, outcome: str, reason: str = "") -> None:
-    """Tell whoever traces it: see :meth:`~notify.core.witness.Witness.subscription`."""
+    """Report to the traces: see :meth:`~notify.core.witness.Witness.subscription`."""
     witness = client.hub.witness
     if witness is not None:
         witness.subscription(client.connection, what, chat_id, outcome, reason)

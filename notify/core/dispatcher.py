@@ -1,10 +1,12 @@
 """Broker -> registry -> connections: one order for live messages and resumptions, each message encoded once.
 
-A topic that someone here wants has a :class:`~notify.core.feed.Feed`. Messages wait in it until the end of the
-reactor's turn, are linked by ``prev``, encoded once an encoding and written once a member. ``prev`` names the message
-before that this kind of receiver was sent: those without the feature ``events`` are not sent a chat's events. A
-connection that is still on its way in is not written to; what comes meanwhile is in the topic's tail, and it is
-answered out of that: it sees every message after its position once and in order.
+Each topic that a client of this node wants has a :class:`~notify.core.feed.Feed`. Messages wait there until the end
+of the reactor's turn. Then they are linked by ``prev``, encoded once per encoding and written once per member.
+``prev`` names the previous message that this kind of receiver was sent: clients without the feature ``events`` are
+not sent a chat's events.
+
+Nothing is written to a connection that is still joining. Messages that arrive meanwhile are in the topic's tail, and
+the connection is answered from there, so it sees every message after its position once and in order.
 """
 
 from __future__ import annotations
@@ -32,19 +34,19 @@ from notify.wire.frames import Encoding
 
 log = Logger()
 
-#: messages to those who wait for one topic in one turn of the reactor; then others have theirs
+#: messages sent to connections that join one topic in one turn of the reactor; then other topics have their turn
 A_TURN = 5000
 
-#: topics of which the messages are encoded before the first is written: encoding finds what it needs in the processor's caches
-#: then, and so does writing. In turns they cost a tenth more, where chats have ten members.
+#: topics whose messages are encoded before the first is written. Encoding and writing then each find their data in
+#: the processor's caches; alternating between them costs a tenth more for chats of ten members
 TOGETHER = 64
 
-#: writes each of these connections the frame of its encoding, in this order; an empty one is not written
+#: writes to each of these connections, in this order, the frame of its encoding; an empty frame is not written
 FanOut = Callable[[list[IConnection], Mapping[Encoding, bytes]], None]
 
 
 def one_by_one(connections: list[IConnection], frames: Mapping[Encoding, bytes]) -> None:
-    """The plain :data:`FanOut`. There is another in C (notify/transport/fanout.py), which does the same."""
+    """The plain :data:`FanOut`. A C version (notify/transport/fanout.py) does the same."""
     for connection in connections:
         frame = frames[connection.encoding]
         if frame:
@@ -54,10 +56,10 @@ def one_by_one(connections: list[IConnection], frames: Mapping[Encoding, bytes])
 class Dispatcher:
     """Hands what the broker delivers to the connections that the registry names.
 
-    ``soon`` calls a function at the end of the reactor's turn, ``later`` after some seconds (the timer wheel's ``after``);
-    ``seconds`` is the reactor's clock. One resumption is bound by the limits in force: by ``replay`` messages, and by what
-    may wait for one client. A message that came with a trace gets a span of ``tracer``, from here to the last socket.
-    ``fan_out`` writes to the members.
+    ``soon`` calls a function at the end of the reactor's turn, ``later`` after some seconds (the timer wheel's
+    ``after``); ``seconds`` is the reactor's clock. ``fan_out`` writes to the members. The limits in force bound each
+    resumption: to ``replay`` messages, and to the bytes that may be queued for one client. A message that came with a
+    trace gets a span of ``tracer``, from here to the last socket.
     """
 
     def __init__(
@@ -88,10 +90,10 @@ class Dispatcher:
         self._due: list[Feed] = []
         self._counting = False
         self._received = self._delivered = 0
-        self._replayed = 0  # messages to those who came back
+        self._replayed = 0  # messages to clients that resumed
         #: the histories of chats, page by page
         self.pages = Pages(broker, metrics, live, soon, self._recent)
-        #: whom deliveries are told to, while somebody traces them
+        #: told of deliveries while somebody traces them
         self.witness: Witness | None = None
 
     # --- from the broker ------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class Dispatcher:
         feed.pending.append(message)
 
     def lost(self, topic: Topic) -> None:
-        """A followed topic has a gap: its members must resume. Called by the broker, which follows it no more."""
+        """A followed topic has a gap, so its members must resume. Called by the broker, which has stopped following it."""
         feed = self._feeds.get(topic)
         if feed is None:
             return
@@ -136,7 +138,7 @@ class Dispatcher:
         self._count()
 
     def _broken(self, feed: Feed) -> None:
-        """Nobody knows who was sent what: the members must resume, and other topics go on."""
+        """It is unknown which member was sent what: the members of this topic must resume. Other topics go on."""
         if self._feeds.get(feed.topic) is feed:
             self._broker.unfollow(feed.topic)
             self.lost(feed.topic)
@@ -146,7 +148,7 @@ class Dispatcher:
         self._hand_out(feed)
 
     def _prepare(self, feed: Feed) -> None:
-        """Find out whom the messages that wait in it are for, and encode them."""
+        """Determine the receivers of the pending messages, and encode the messages."""
         messages = feed.pending
         if not messages:
             return
@@ -167,7 +169,7 @@ class Dispatcher:
             outgoing[members[0].encoding]  # nearly always that of all: encoded now
 
     def _hand_out(self, feed: Feed) -> None:
-        """Write what is prepared to whom it is for."""
+        """Write the prepared messages to their receivers."""
         outgoing, feed.outgoing = feed.outgoing, None
         if outgoing is None:
             return
@@ -190,7 +192,7 @@ class Dispatcher:
             observe(now - message.received)
 
     def _count(self) -> None:
-        """Once a turn: tell the metrics, and keep what is recent within its bounds."""
+        """Once a turn: update the metrics, and keep the recent messages within their bounds."""
         self._bound()
         self._counting = False
         self._metrics.received.inc(self._received)
@@ -211,7 +213,7 @@ class Dispatcher:
 
     @staticmethod
     def _skip(feed: Feed, connection: IConnection, messages: list[Message]) -> bool:
-        """Whether a member has seen some of these: it is written the others alone."""
+        """Whether a member has already seen some of these messages; it is then written only the others."""
         reached = feed.ahead.get(connection)
         if reached is None:
             return False
@@ -232,8 +234,10 @@ class Dispatcher:
     def subscribe(self, connection: IConnection, topic: Topic, since: Position | None) -> Deferred[Joined]:
         """Make a connection a member; fires when it is one.
 
-        Its callbacks must write the answer at once: live messages are written from then on.
-        Errback :class:`~notify.errors.Unavailable`: it is no member. Nothing fires once the connection left.
+        The callbacks must write the answer immediately, since live messages are written from then on. Nothing fires
+        once the connection has left.
+
+        Errback :class:`~notify.errors.Unavailable`: it is not a member.
         """
         known = self._feeds.get(topic)
         feed = self._feeds[topic] = known or Feed(topic, self._recents)
@@ -248,7 +252,7 @@ class Dispatcher:
         return one.joined
 
     def leave(self, connection: IConnection, topic: Topic) -> None:
-        """A connection wants no more of a topic. Harmless when it is no member."""
+        """A connection leaves a topic. Does nothing if it is not a member."""
         feed = self._feeds.get(topic)
         if feed is not None:
             self._give_up(feed.leave(connection))
@@ -264,12 +268,13 @@ class Dispatcher:
                 self._give_up(feed.leave(connection))
         self._stop(self._registry.forget(connection))
 
-    # --- who is on its way in -------------------------------------------------------------------------------
+    # --- joining --------------------------------------------------------------------------------------------
 
     def _settle(self, feed: Feed) -> None:
-        """Answer those who wait, and read for the others, until a read is under way or nobody waits.
+        """Answer the connections that wait, and read history for the others, until a read is in flight or none waits.
 
-        Who is answered may ask again at once, and a broker may answer at once: a loop, or else they would nest.
+        This is a loop because a client may ask again as soon as it is answered, and a broker may answer immediately;
+        calls would nest.
         """
         if feed.settling:
             return
@@ -293,7 +298,7 @@ class Dispatcher:
         self._settle(feed)
 
     def _answer_all(self, feed: Feed) -> bool:
-        """Let in those for whom what is known is enough. False: that is enough for one turn, others are left."""
+        """Admit connections for which enough is known. False: one turn's share is used up, and others still wait."""
         self._flush(feed)
         if not feed.unanswered:
             feed.unanswered = list(feed.waiting.values())[::-1]
@@ -309,7 +314,7 @@ class Dispatcher:
         return True
 
     def _answer(self, feed: Feed, one: Waiting) -> bool:
-        """Let a connection in that can be told now whether it has missed something, and what; whether it was."""
+        """Admit a connection if what it has missed, if anything, is known now. Returns whether it was admitted."""
         self._flush(feed)
         limits, since, encoding = self._live.now.limits, one.since, one.connection.encoding
         verdict = feed.judge(one, limits.replay, limits.send_queue, self._seconds())
@@ -335,7 +340,7 @@ class Dispatcher:
         return True
 
     def _read(self, feed: Feed) -> bool:
-        """Read what those who wait need of the history; whether they need any."""
+        """Read the history that the waiting connections need; returns whether they need any."""
         read = feed.next_read(self._reach.usual())
         if read is None:
             return False
@@ -373,7 +378,7 @@ class Dispatcher:
         self._settle(feed)
 
     def _refuse_all(self, feed: Feed, reason: str) -> None:
-        """Nothing can be told to those who wait: they may try again."""
+        """Refuse the connections that wait, since nothing is known; they may try again."""
         for one in list(feed.waiting.values()):
             if feed.waiting.get(one.connection) is one:
                 del feed.waiting[one.connection]
@@ -412,7 +417,10 @@ class Dispatcher:
         started.addErrback(lambda failure: log.failure("a subscription failed", failure))
 
     def _stop(self, topics: Iterable[Topic]) -> None:
-        """Nobody here wants these any more. One that is still starting is looked at again when it has."""
+        """No client of this node wants these topics any more.
+
+        One that is still starting is checked again once it has started.
+        """
         for topic in topics:
             feed = self._feeds.get(topic)
             if feed is None or feed.starting:
@@ -431,11 +439,11 @@ class Dispatcher:
         return feed if self._feeds.get(topic) is feed else None
 
     def counts(self) -> dict[Topic, int]:
-        """How many messages each followed topic has had since it is followed."""
+        """The number of messages that each topic has had since this node follows it."""
         return {topic: feed.count for topic, feed in self._feeds.items()}
 
     def wind_down(self) -> None:
-        """The server leaves: what nobody here wants is unfollowed at once, from now on."""
+        """The server is shutting down: from now on, unfollow topics without members immediately."""
         self._leaving = True
         self._lingering.clear()
 
@@ -446,7 +454,7 @@ class Dispatcher:
             self._broker.unfollow(topic)
 
     def _drop(self, feed: Feed) -> None:
-        """A topic is followed no more: forget all that is known of it."""
+        """A topic is no longer followed: forget everything about it."""
         del self._feeds[feed.topic]
         self._lingering.discard(feed.topic)
         self._metrics.topics.dec()
@@ -457,9 +465,9 @@ class Dispatcher:
 
 
 def end_of_turn(reactor: Any) -> Callable[[Callable[[], None]], object]:
-    """A ``soon`` for the dispatcher: what it is given runs when the reactor has read what it can read now.
+    """A ``soon`` for the dispatcher: it runs a function once the reactor has read what it can read now.
 
-    All of one turn is one call to the reactor: another costs as much as what is called.
+    All functions of one turn share one reactor call, since a reactor call costs as much as such a function.
     """
     due: list[Callable[[], None]] = []
 

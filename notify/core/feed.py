@@ -1,11 +1,12 @@
-"""One followed topic: what was delivered, who waits to get in, and what of its history is to be read for them.
+"""One followed topic: what was delivered, which connections wait to join, and which history must be read for them.
 
-Nothing here asks or answers anyone; the :mod:`notify.core.dispatcher` does. Who comes back is judged by what is
-known: by the topic's tail, and by what reads of the history have shown. A topic that has no message may have had some:
-who comes from before the first one is asked for. Where that is not enough it waits. One read
-at a time serves all who wait, from the oldest position among them, and its messages are put in front of the tail. A
-read that fails for one position fails for all older ones, so who of those that wait is too far back is found by
-bisection.
+This module only decides; :mod:`notify.core.dispatcher` does the reading and answering. A resume is judged by what is
+known: by the topic's tail, and by what reads of the history have shown. An empty topic may have had messages, so a
+position before its first one needs a read. A connection for which the known part is not enough waits.
+
+One read at a time serves all connections that wait, from the oldest position among them, and its messages are put in
+front of the tail. A read that fails for one position fails for all older ones, so bisection finds which of the
+waiting connections are too far back.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from notify.observe.tracing import Span
 from notify.topics import Topic
 from notify.wire.frames import Encoding, message_frame
 
-#: reads in a row that may come to nothing because what is recent went faster
+#: consecutive reads that may be useless because the tail dropped messages faster than they could be read
 ATTEMPTS = 3
 
-#: seconds for which it is remembered that a position is too far back
+#: seconds for which the feed remembers that a position is too far back
 REMEMBER = 60.0
 
 RECOVERED, LOST, TOO_LONG = "recovered", "lost", "too_long"
 
 
 class Joined(Struct, frozen=True):
-    """The answer to a subscription: the topic's newest position, and what the connection has missed.
+    """The answer to a subscription: the topic's newest position, and the messages that the connection has missed.
 
-    ``bodies`` are the encoded messages after the position that was asked for, empty unless ``recovered``. Live
-    messages follow right behind them. ``read`` is for how many messages it counts, recovered or not.
+    ``bodies`` are the encoded messages after the requested position; empty unless ``recovered``. Live messages follow
+    directly behind them. ``read`` is the number of messages that it costs, recovered or not.
     """
 
     position: Position
@@ -43,14 +44,14 @@ class Joined(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """How a resumption ends, and the messages that it gets; ``outcome`` as the metrics name it."""
+    """How a resumption ends, and the messages that it gets. ``outcome`` is its name in the metrics."""
 
     outcome: str
     messages: list[Message] = []
 
 
 class Waiting:
-    """A connection on its way in. Nothing is written to it until ``joined`` fires."""
+    """A connection that is joining. Nothing is written to it until ``joined`` fires."""
 
     __slots__ = ("asked", "connection", "joined", "refused", "since")
 
@@ -59,30 +60,30 @@ class Waiting:
         self.since = since
         self.joined = joined
         self.asked = False  # the broker had to be asked for it
-        self.refused = False  # it is ahead of all that there is
+        self.refused = False  # its position is ahead of everything there is
 
 
 class Read:
-    """A read of the history that is under way.
+    """A read of the history in flight.
 
-    ``after`` is where it begins, ``last`` what was delivered by then. ``ahead`` are those it is for where it asks
-    whether there is such a position at all; None: it brings what is missing in front of the tail.
+    ``after`` is where it begins, ``last`` the last message delivered when it began. With ``ahead``, it checks whether
+    a position exists, for these connections; None: it reads the messages missing in front of the tail.
     """
 
     __slots__ = ("after", "ahead", "exact", "last", "running")
 
     def __init__(self, after: int, exact: bool, last: int, ahead: list[Waiting] | None = None) -> None:
         self.after = after
-        self.exact = exact  # somebody waits with this very position
+        self.exact = exact  # a connection waits with exactly this position
         self.last = last
         self.ahead = ahead
         self.running: Deferred[Replayed] | None = None
 
 
 class Sent:
-    """The ``seq`` of the last message that each kind of receiver was sent; 0: not known, or none.
+    """The ``seq`` of the last message that each kind of receiver was sent; 0: unknown, or none.
 
-    ``everything`` is for those with the feature ``events``.
+    ``everything`` is for clients with the feature ``events``.
     """
 
     __slots__ = ("everything", "messages")
@@ -91,19 +92,19 @@ class Sent:
         self.everything = self.messages = 0
 
     def add(self, event: Event | None, seq: int) -> None:
-        """This was sent to whom it is for; None: to nobody."""
+        """This event was sent to its receivers; None: to nobody."""
         if event is not None:
             self.everything = seq
             if not isinstance(event, ChatEvent):
                 self.messages = seq
 
     def to(self, encoding: Encoding) -> int:
-        """What a receiver with this encoding was sent last."""
+        """The last ``seq`` that was sent to receivers with this encoding."""
         return self.everything if encoding.events else self.messages
 
 
 def linked(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes]:
-    """The bodies of those messages that are for this kind of receiver, linked behind ``prev``."""
+    """The bodies of the messages that this kind of receiver is sent, linked behind ``prev``."""
     bodies = []
     for message in messages:
         if encoding.events or not isinstance(message.event, ChatEvent):
@@ -115,7 +116,7 @@ def linked(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes
 class Outgoing(dict[Encoding, bytes]):
     """Messages of one topic on their way to its members, as they are written to each kind of receiver.
 
-    They are encoded for one when it is first asked for, linked behind what that kind was ``sent`` before.
+    They are encoded for a kind when it is first asked for, and linked behind what that kind was ``sent`` before.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class Outgoing(dict[Encoding, bytes]):
 
 
 class Feed:
-    """A topic that this node follows, or is about to (``starting``)."""
+    """A topic that this node follows, or is about to follow (``starting``)."""
 
     __slots__ = (
         "_attempts",
@@ -170,39 +171,39 @@ class Feed:
         self.tail = Tail(recents, 0)
         self.sent = Sent()
         self.pending: list[Message] = []  # delivered in this turn
-        self.outgoing: Outgoing | None = None  # those that are encoded and not yet written
+        self.outgoing: Outgoing | None = None  # messages that are encoded and not written yet
         self.waiting: dict[IConnection, Waiting] = {}
-        self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered here, and up to where
+        self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered, up to where
         self.reading: Read | None = None
-        self.refusal = ""  # why nothing can be told to those who wait
-        self.unanswered: list[Waiting] = []  # of them, those who are still to be told what is known
-        self.settling = False  # those who wait are being answered
-        self._begun = False  # nothing is gone from the beginning of the topic: a read has shown it
-        self._known = 0  # there is such a position, though it was perhaps not delivered yet
-        self._hopeless: tuple[int, str, float] | None = None  # no position up to here, why, and until when
-        self._floor = -1  # reads that began so far back for nobody came to nothing
+        self.refusal = ""  # why the connections that wait must be refused
+        self.unanswered: list[Waiting] = []  # those of them that have yet to be answered from what is known
+        self.settling = False  # the connections that wait are being answered
+        self._begun = False  # a read has shown that nothing is gone from the beginning of the topic
+        self._known = 0  # this position is known to exist, though it may not be delivered yet
+        self._hopeless: tuple[int, str, float] | None = None  # cannot resume up to here, why, until when
+        self._floor = -1  # a read from here failed: do not read ahead this far again
         self._bisecting = False
         self._attempts = 0
 
     def follow(self, position: Position, event: Event | None) -> None:
-        """The broker delivers what comes after this position; ``event`` is what lies there."""
+        """The broker delivers what comes after this position; ``event`` is the event at it."""
         self.starting = False
         self.epoch, self.last = position.epoch, position.seq
         self.tail.start = self.last
         self.sent.add(event, self.last)
 
     def leave(self, connection: IConnection) -> Read | None:
-        """A connection waits no more. Gives the read that nobody waits for now, if there is one: give it up."""
+        """A connection no longer waits. Returns the read that now serves nobody, if there is one, to be cancelled."""
         self.ahead.pop(connection, None)
         if self.waiting.pop(connection, None) is None or self.waiting:
             return None
         given_up, self.reading = self.reading, None
         return given_up
 
-    # --- who comes back ---------------------------------------------------------------------------------------
+    # --- resuming -------------------------------------------------------------------------------------------
 
     def judge(self, one: Waiting, most: int, size: int, now: float) -> Verdict | None:
-        """How a resumption ends that may get ``most`` messages, of ``size`` bytes of payload; None: that is not known yet.
+        """How a resumption ends that may get ``most`` messages with ``size`` bytes of payload; None: not known yet.
 
         ``now`` is in seconds.
         """
@@ -223,12 +224,12 @@ class Feed:
         return None
 
     def since(self, seq: int) -> list[Message] | None:
-        """All messages after a number, oldest first; None: that is not known here."""
+        """All messages after a number, oldest first; None: this node does not have them all."""
         known = self.tail.start <= seq <= self.last and (seq > 0 or self._begun)
         return self.tail.after(seq) if known else None
 
     def admit(self, one: Waiting, recovered: bool) -> Position:
-        """It waits no more; gives the position behind which it is sent what comes live."""
+        """Stop waiting; returns the position after which the connection is sent live messages."""
         connection, last = one.connection, self.last
         del self.waiting[connection]
         reached = self.ahead.pop(connection, 0)
@@ -242,9 +243,9 @@ class Feed:
     # --- reads ------------------------------------------------------------------------------------------------
 
     def next_read(self, reach: int) -> Read | None:
-        """What is to be asked for those who wait; None: nothing, or not now.
+        """The next read for the connections that wait; None: there is none, or not now.
 
-        It may begin further back than anybody asked, ``reach`` from the newest: whoever comes next then finds it done.
+        It may begin further back than any of them asked, ``reach`` from the newest, so that later ones need no read.
         """
         if self.starting or self.reading is not None:
             return None
@@ -265,7 +266,7 @@ class Feed:
         return self.reading
 
     def took(self, read: Read, replayed: Replayed, now: float) -> bool:
-        """A read brought this. False: what is recent went faster, and too often."""
+        """A read has brought this. False: give up, because the tail has dropped messages too fast too often."""
         self.reading = None
         if read.ahead is not None:
             self._known = max(self._known, read.after)
@@ -283,14 +284,14 @@ class Feed:
         self._attempts = 0
         self._begun = self._begun or read.after == 0
         if read.after < start:
-            # What is newer than what was delivered is dropped: deliveries will bring it.
+            # Messages newer than the last delivered one are dropped: they are yet to be delivered.
             self.tail.extend_backwards(
                 read.after, [message for message in messages if message.position.seq <= start]
             )
         return True
 
     def failed(self, read: Read, outcome: str, now: float) -> None:
-        """The history after where a read began is ``LOST``, or is more than one resumption may get."""
+        """The history after the start of a read is ``LOST``, or is more than one resumption may get."""
         self.reading = None
         self._bisecting = self._bisecting or read.exact
         if read.ahead is None:
@@ -298,7 +299,7 @@ class Feed:
             if read.exact or outcome == TOO_LONG:
                 self._hopeless = (read.after, outcome, now + REMEMBER)
             return
-        # Those alone who waited then: the next may have seen what was published since.
+        # Only the connections that waited when the read began: a later one may have seen what was published since.
         for one in read.ahead:
             if one.since is not None and one.since.seq >= read.after:
                 one.refused = True

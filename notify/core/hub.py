@@ -1,4 +1,4 @@
-"""What all sessions of a server share: the parts that they call, and who is connected."""
+"""What all sessions of a server share: the parts that they call, and the connections."""
 
 from __future__ import annotations
 
@@ -22,21 +22,27 @@ from notify.wire.frames import FEATURES, SIGNALS
 
 
 class Subscriber(Protocol):
-    """A client that has been in a chat, or asks for one."""
+    """A client that has been in a chat, or has asked for one."""
 
     def renew(self) -> None:
-        """Another authenticator is in force: its chats are asked about again."""
+        """Another authenticator is in force, and is asked about the client's chats again."""
 
     def bar(self, chat_id: Id) -> bool:
-        """It is to be in this chat no more, nor to get in by what was answered before; whether it was, or was about to."""
+        """Remove the client from this chat, and do not let it in on an earlier answer.
+
+        Returns whether it was in or joining.
+        """
 
 
 def _nobody() -> None:
-    """In place of whoever wants to know."""
+    """Stands in where nobody wants to be told."""
 
 
 class Hub:
-    """See above. ``live`` holds the authenticator and the limits; ``now`` is Unix time, for dates: durations are the wheel's."""
+    """The parts that sessions share, and who is connected.
+
+    ``live`` holds the authenticator and the limits. ``now`` is Unix time, for dates; durations use the wheel's clock.
+    """
 
     def __init__(
         self,
@@ -60,24 +66,25 @@ class Hub:
         self.now = now
         self.random = random
         self.revocations = Revocations(now, metrics.revocations.set)
-        #: every open connection, and who is told that its client has arrived: has shown a good token once. None: it has
+        #: every open connection, and the callback for its client's first valid token; None: it has presented one
         self.connections: dict[IConnection, Callable[[], None] | None] = {}
-        #: the clients that have been in a chat, or ask for one
+        #: the clients that have been in a chat, or have asked for one
         self.subscribers: dict[IConnection, Subscriber] = {}
-        #: those that have not
+        #: the number of connections without a valid token yet
         self.arriving = 0
-        #: by user's own topic, those who have shown a good token and wait to be told whether there is a place for them
+        #: connections with a valid token that wait to learn whether the user may have another, by the user's own
+        #: topic
         self.waiting: dict[Topic, set[IConnection]] = {}
-        #: whom what happens with clients is told to, while somebody traces it
+        #: told of what happens with clients while somebody traces it
         self.witness: Witness | None = None
 
     @property
     def features(self) -> frozenset[str]:
-        """What a client may be granted here."""
+        """The features that a client may be granted here."""
         return FEATURES if self.signals.carried else FEATURES - {SIGNALS}
 
     def enter(self, connection: IConnection, arrived: Callable[[], None] | None = None) -> bool:
-        """A client connects; whether there is room for it among those on their way in."""
+        """A client connects. Returns whether the bound on arriving clients has room for it."""
         self.connections[connection] = arrived or _nobody
         self.arriving += 1
         self.metrics.connections.inc()
@@ -85,14 +92,14 @@ class Hub:
         return not 0 < self.live.now.limits.max_arriving < self.arriving
 
     def arrive(self, connection: IConnection) -> None:
-        """Its client has shown a good token."""
+        """Its client has presented a valid token."""
         arrived, self.connections[connection] = self.connections[connection], None
         self.arriving -= 1
         if arrived is not None:
             arrived()
 
     def leave(self, connection: IConnection) -> bool:
-        """A connection is gone; False: it was already."""
+        """A connection is gone. False: it already was."""
         if connection not in self.connections:
             return False
         if self.connections.pop(connection) is not None:
@@ -101,5 +108,5 @@ class Hub:
         return True
 
     def retry_after(self, most: float = 5.0) -> str:
-        """A close reason that tells a client when to come back: a time of its own, up to ``most`` seconds."""
+        """A close reason that tells a client when to reconnect: a random time of up to ``most`` seconds."""
         return json.dumps({"retry_after_ms": 500 + int(self.random.random() * most * 1000)})

@@ -1,4 +1,4 @@
-"""Topics that nobody here wants any more, and that are followed for a while: those who left often come back."""
+"""Topics without clients on this node that stay followed for a while, because clients that leave often come back."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable
 
 from notify.topics import Topic
 
-#: topics that linger at once; over it, those whose members left first go
+#: topics that linger at once; past that, those whose last member left first are dropped
 MOST = 10_000
-#: seconds until another time that was reloaded is obeyed
+#: the most seconds until a time that was changed by a reload takes effect
 OBEY = 10.0
 
 
 class Lingering:
-    """``leave`` is called with a topic whose time is over: ``linger()`` seconds after it was added, as is in force then.
+    """Calls ``leave`` with each topic whose time is over, ``linger()`` seconds after it was added.
 
-    One timer serves all: who left first goes first. ``later(seconds, call)`` is the timer wheel's ``after``.
+    The value of ``linger()`` in force at that time counts. One timer serves all topics, in the order in which they
+    were added. ``later(seconds, call)`` is the timer wheel's ``after``.
     """
 
     def __init__(
@@ -44,16 +45,16 @@ class Lingering:
         self._arm()
 
     def discard(self, topic: Topic) -> None:
-        """It is wanted again, or gone. Harmless when it does not linger."""
+        """The topic is wanted again, or gone. Does nothing if it does not linger."""
         self._since.pop(topic, None)
 
     def clear(self) -> None:
-        """All of them go."""
+        """Drop all of them."""
         while self._since:
             self._end(next(iter(self._since)))
 
     def _left(self) -> float:
-        """Seconds that the first of them has yet."""
+        """Seconds until the first of them is due."""
         return next(iter(self._since.values())) + self._linger() - self._seconds()
 
     def _arm(self) -> None:

@@ -1,4 +1,4 @@
-"""What is in force until the next reload: one frozen value, and the one place where it is kept."""
+"""What is in force until the next reload: one frozen value, and the one place that holds it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from notify.config import Drain, Limits, Log
 from notify.ids import Id
 from notify.interfaces import IAuthenticator
 
-#: what API keys may be good for: to publish, to ask, and to send users away or end the server
+#: the scopes of API keys: publish; query; disconnect users, or end the server
 SCOPES = frozenset(("publish", "read", "control"))
 
 
 class ApiKey(Struct, frozen=True):
-    """One API key: the SHA-256 of it, what logs call it, and what it may do where (``workspaces`` None: everywhere)."""
+    """An API key: its SHA-256, its name in logs, its scopes and its workspaces (``workspaces`` None: all)."""
 
     digest: bytes
     name: str
@@ -24,16 +24,16 @@ class ApiKey(Struct, frozen=True):
 
     @property
     def limited(self) -> bool:
-        """Whether there is something that it may not do."""
+        """Whether the key is restricted in any way."""
         return self.scopes != SCOPES or self.workspaces is not None
 
 
 class InForce(Struct, frozen=True):
-    """All that a reload replaces (``LIVE`` in service/reload.py), made of one configuration, at start and later alike."""
+    """All that a reload replaces (``LIVE`` in service/reload.py), made from one configuration, at start and later alike."""
 
     authenticator: IAuthenticator
     limits: Limits = Limits()
-    #: who may open a WebSocket from a browser, and whose X-Forwarded-For is believed
+    #: which origins may open a WebSocket from a browser, and which proxies' X-Forwarded-For is trusted
     allowed_origins: tuple[str, ...] = ()
     trusted: tuple[IPv4Network | IPv6Network, ...] = ()
     keys: tuple[ApiKey, ...] = ()
@@ -42,7 +42,7 @@ class InForce(Struct, frozen=True):
 
 
 class Live:
-    """Whoever obeys something that a reload replaces is given this, and looks here each time."""
+    """The value in force. Code that depends on something that a reload replaces holds this, and looks here each time."""
 
     __slots__ = ("now",)
 

@@ -1,10 +1,12 @@
-"""What has been said in a chat, page by page: out of a followed topic's tail where that has it, else out of the broker.
+"""A chat's history, page by page: from a followed topic's tail if that holds it, otherwise from the broker.
 
-A page is a contiguous part of what is kept. Who is not sent a chat's events gets pages without them: some more of the
-history is read where that leaves a page short, within bounds, so a page may be short though there is more.
+A page is a contiguous part of the stored history. A client that does not receive a chat's events gets pages without
+them. If that leaves a page short, more of the history is read, within bounds; a page may therefore be short although
+there is more.
 
-Pages give way to what is live, and one tenant's to another's. Each client asks for one at a time. So many are read at
-once, and all together are given so many messages in one turn of the reactor; the others wait, and tenants take turns.
+Pages give way to live messages, and one tenant's pages to another's. Each client may ask for one page at a time. The
+number of concurrent reads and the number of messages sent in one turn of the reactor are bounded; further requests
+wait, and tenants take turns.
 """
 
 from __future__ import annotations
@@ -27,18 +29,18 @@ from notify.observe.metrics import Metrics
 from notify.topics import Topic
 from notify.wire.frames import ChatEventFrame, ChatMessageFrame, HistoryPage, message_frame
 
-#: bytes of payloads in a page, though at least one message, and no more than half of what may wait for a client
+#: bytes of payloads in a page, unless one message is larger; at most half of what may be queued for a client
 PAGE_BYTES = 256 * 1024
-#: what a page counts as at least: it is looked for, whatever is in it
+#: the least cost of a page in messages, since even an empty one has to be read
 A_PAGE = 50
-#: reads of the history for a page that events leave short, and messages that they may look at
+#: reads of the history for a page that events leave short, and the messages that they may look at
 READS, LOOKED_AT = 4, 1000
-#: pages that are read at once, and messages of pages in one turn of the reactor
+#: pages that are read concurrently, and messages of pages in one turn of the reactor
 AT_ONCE, A_TURN = 64, 2000
 
 
 class Wanted(Struct, frozen=True):
-    """A page that somebody asks for: before a position, after one, or the newest. Not both."""
+    """A request for a page: before a position, after one, or the newest. Never both."""
 
     before: Position | None
     after: Position | None
@@ -46,11 +48,12 @@ class Wanted(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """Messages of a chat, oldest first: all that are kept, for this kind of receiver, between two places of its history.
+    """Messages of a chat, oldest first: all stored ones, for this kind of receiver, in a range of its history.
 
-    Everything that is older than ``seq`` or at it, and not before ``start``, is in it; ``start`` None: nothing is kept. ``more``: there is
-    something older, or, where it was asked for what comes after a position, something newer. ``prev`` is what the receiver
-    has of the chat before it; 0: not known. ``read`` is for how many messages it counts.
+    The page covers everything from ``start`` up to and including ``seq``; ``start`` None: nothing is stored.
+    ``more``: there are older messages or, if the page after a position was asked for, newer ones. ``prev`` is the
+    last message of the chat before the page that this kind of receiver gets; 0: unknown. ``read`` is the number of
+    messages that the page costs.
     """
 
     messages: list[Message]
@@ -63,7 +66,7 @@ class Page(Struct, frozen=True):
 
 
 def page_frame(page: Page, chat_id: Id, events: bool, id: Any) -> HistoryPage:
-    """The answer to who asked, with the feature ``events`` or without it."""
+    """The answer to a client with the feature ``events``, or without it."""
     frames: list[ChatMessageFrame | ChatEventFrame] = []
     prev = page.prev
     for message in page.messages:
@@ -78,24 +81,24 @@ def page_frame(page: Page, chat_id: Id, events: bool, id: Any) -> HistoryPage:
 
 
 def shown(message: Message, events: bool) -> bool:
-    """Whether a message is for clients with this feature or without it."""
+    """Whether a message is sent to clients with the feature ``events``, or without it."""
     return isinstance(message.event, ChatMessage) or (events and isinstance(message.event, ChatEvent))
 
 
 async def newest(broker: IBroker, topic: Topic, limit: int, size: int) -> Earlier:
-    """A topic's last messages; ``last`` is a position to go on from also where it has none. Raises as ``IPages`` does."""
+    """A topic's last messages. ``last`` is a position to go on from even if there are none. Raises as ``IPages`` does."""
     pages = pages_of(broker)
     page = await pages.earlier(topic, None, limit, size)
     if page.last:
         return page
-    # The position first: what comes behind it is not missed by who finds the topic empty after that.
+    # Ask for the position first, so that a topic found empty has lost nothing that arrived after the position.
     at = await pages.newest(topic)
     page = await pages.earlier(topic, None, limit, size)
     return page if page.last else Earlier([], False, at.epoch, 0, at.seq)
 
 
 class _Asked:
-    """Somebody waits for a page. ``forgotten``: nobody does any more."""
+    """A request that waits for a page. ``forgotten``: nobody waits for it any more."""
 
     __slots__ = ("events", "forgotten", "mine", "running", "topic", "wanted")
 
@@ -109,8 +112,10 @@ class _Asked:
 
 
 class Pages:
-    """See the module. ``soon`` calls a function at the end of the reactor's turn; ``recent`` gives a followed topic, with all
-    that was delivered of it, and None for others.
+    """The pages of all clients; see the module.
+
+    ``soon`` calls a function at the end of the reactor's turn. ``recent`` returns a followed topic, with all that was
+    delivered of it, and None for other topics.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class Pages:
         self._soon = soon
         self._recent = recent
         self._asked: dict[IConnection, _Asked] = {}
-        #: those who wait, by workspace, and whose turn it is
+        #: the waiting requests by workspace, in the order of whose turn it is
         self._lines: dict[Id, OrderedDict[_Asked, None]] = {}
         self._turns: deque[Id] = deque()
         self._busy = 0
@@ -135,10 +140,10 @@ class Pages:
         self._resting = self._running = False
 
     def ask(self, connection: IConnection, topic: Topic, wanted: Wanted) -> Deferred[Page]:
-        """A page for a connection, which has no other under way.
+        """A page for a connection that has no other request in flight.
 
-        Errback :class:`~notify.errors.HistoryLost`: it cannot be given; :class:`~notify.errors.Unsupported`: no such page ever
-        can; :class:`~notify.errors.Unavailable`. Nothing fires once the connection is forgotten.
+        Errback :class:`~notify.errors.HistoryLost`: the page cannot be given; :class:`~notify.errors.Unsupported`: no
+        such page ever can; :class:`~notify.errors.Unavailable`. Nothing fires once the connection is forgotten.
         """
         mine: Deferred[Page] = Deferred()
         asked = self._asked[connection] = _Asked(topic, wanted, connection.encoding.events, mine)
@@ -152,7 +157,7 @@ class Pages:
         return mine
 
     def forget(self, connection: IConnection) -> None:
-        """A connection is gone: what it asked for is given up."""
+        """A connection is gone: abandon its request."""
         asked = self._asked.pop(connection, None)
         if asked is not None:
             asked.forgotten = True
@@ -167,10 +172,13 @@ class Pages:
         self._asked.pop(connection, None)
         return outcome
 
-    # --- whose turn it is -----------------------------------------------------------------------------------
+    # --- scheduling -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        """Begin pages as long as there is room. Who is answered may ask again at once: a loop, or else they would nest."""
+        """Start pages as long as the bounds allow.
+
+        This is a loop because a client may ask again as soon as it is answered; calls would nest.
+        """
         if self._running:
             return
         self._running = True
@@ -237,13 +245,13 @@ class Pages:
         return await pages_of(self._broker).earlier(topic, before, page.limit, page.room)
 
     def _out_of_tail(self, topic: Topic, before: Position | None, limit: int) -> Earlier | None:
-        """A page of what this node has in memory; None: that is not enough."""
+        """A page from this node's memory; None: there is not enough of it."""
         feed = self._recent(topic)
         if feed is None or (before is not None and before.epoch != feed.epoch):
             return None
         older = feed.tail.before(before.seq if before is not None else None, limit + 1)
         if len(older) <= limit:
-            return None  # what came before it may be kept as well
+            return None  # what came before it may be stored as well
         messages = older[1:]
         last = messages[-1].position.seq if before is not None else feed.last
         return Earlier(messages, True, feed.epoch, messages[0].position.seq, last)
@@ -274,7 +282,7 @@ class Pages:
 
 
 class _Part:
-    """The messages of a page that is being put together, in the order in which they are found."""
+    """The messages of a page under construction, in the order in which they are found."""
 
     __slots__ = ("events", "limit", "looked", "messages", "reads", "room")
 
@@ -287,13 +295,14 @@ class _Part:
 
     @property
     def wants(self) -> bool:
-        """Whether it is short, and worth another read."""
+        """Whether the page is short, and worth another read."""
         short = len(self.messages) < self.limit and self.room > 0
         return short and self.reads < READS and self.looked < LOOKED_AT
 
     def take(self, messages: list[Message]) -> tuple[bool, int]:
-        """Take these, which follow on what it has. Whether there was room for all, and the number of the last one that was
-        looked at; 0: none was.
+        """Add these messages, which follow on those it has.
+
+        Returns whether all of them fitted, and the number of the last one that was looked at; 0: none was.
         """
         self.reads += 1
         seq = 0

@@ -1,4 +1,4 @@
-"""Tells clients who asked for it, once and again, who is in a chat."""
+"""Tells clients that ask for it, once or continuously, who is in a chat."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from notify.wire.frames import Encoding, PresenceList
 
 log = Logger()
 
-#: changes of one chat within this many seconds are told as one
+#: changes of one chat within this many seconds are reported together
 QUIET = 0.25
 
-#: bytes a second that telling everyone in one chat may cost, on average: the larger the crowd, the rarer
+#: bytes a second that updates to all watchers of one chat may cost on average: larger chats get rarer updates
 RATE = 8 * 2**20
 
 
 class _Watch:
-    """One chat's watchers, and what they know."""
+    """The watchers of one chat, and what they have been told."""
 
     __slots__ = ("changed", "due", "new", "resting", "told", "watchers")
 
     def __init__(self) -> None:
         self.watchers: dict[IConnection, None] = {}
-        self.new: dict[IConnection, None] = {}  # those of them that have asked and not been told
+        self.new: dict[IConnection, None] = {}  # watchers that have asked and have not been told yet
         self.told: list[Presence] | None = None
-        self.changed = False  # who is there may not be what was told
+        self.changed = False  # presence may differ from what was last told
         self.due = False  # the registry will be asked
-        self.resting = False  # everyone was told, at a cost
+        self.resting = False  # an update to all was sent, and its cost is being worked off
 
 
 class PresenceWatch:
     """The connections that watch a chat's presence. ``later(seconds, call)`` is the timer wheel's ``after``.
 
-    Who asks is told alone. Telling everyone costs watchers times users: after it a chat rests for as long as that
-    cost is worth at :data:`RATE`.
+    A new watcher is answered alone. An update to all costs watchers times users, so after it the chat gets no other
+    until that cost is worked off at :data:`RATE`.
     """
 
     def __init__(self, registry: IRegistry, later: Callable[[float, Callable[[], None]], object]) -> None:
@@ -48,14 +48,14 @@ class PresenceWatch:
         self._watchers: dict[Topic, _Watch] = {}
 
     def changed(self, topic: Topic) -> None:
-        """The registry says that a chat's presence may have changed."""
+        """The registry reports that a chat's presence may have changed."""
         watch = self._watchers.get(topic)
         if watch is not None:
             watch.changed = True
             self._soon(topic, watch)
 
     def watch(self, connection: IConnection, topic: Topic) -> None:
-        """Tell a connection now, and on each change."""
+        """Tell a connection now, and at each change."""
         watch = self._watchers.get(topic)
         if watch is None:
             watch = self._watchers[topic] = _Watch()
@@ -64,7 +64,7 @@ class PresenceWatch:
         self._soon(topic, watch)
 
     def unwatch(self, connection: IConnection, topic: Topic) -> None:
-        """No more of that. Harmless when it did not watch."""
+        """Stop telling it. Does nothing if it does not watch."""
         watch = self._watchers.get(topic)
         if watch is None or connection not in watch.watchers:
             return

@@ -1,7 +1,7 @@
-"""The recent messages of followed topics, kept in the node: most of those who come back are answered from here.
+"""The recent messages of followed topics, kept in memory; most clients that resume are answered from here.
 
-Each topic has a :class:`Tail`. One :class:`Recents` bounds them all together, in messages and in bytes; the oldest
-anywhere is the first to go.
+Each topic has a :class:`Tail`. One :class:`Recents` bounds all tails together, in messages and in bytes; the oldest
+message of any tail is evicted first.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from itertools import repeat
 
 from notify.messages import OVERHEAD, Message
 
-#: what a tail has that has nothing: most topics are silent, and an empty deque takes 600 bytes
+#: what an empty tail holds: most topics are silent, and an empty deque takes 600 bytes
 _NOTHING: deque[Message] = deque()
 
 
 class Tail:
     """One topic's recent messages: every one after number ``start`` is here, oldest first.
 
-    ``gone`` is the number of the newest message that is here no more; 0: not known. There is no other between it
-    and the first one here.
+    ``gone`` is the number of the newest message that was evicted; 0: unknown. No other message lies between it and
+    the first one here.
     """
 
     __slots__ = ("_kept", "_recents", "_stale", "gone", "start")
@@ -28,7 +28,7 @@ class Tail:
     def __init__(self, recents: Recents, start: int) -> None:
         self._recents = recents
         self._kept = _NOTHING
-        self._stale = 0  # entries of the log that stand for messages which went out of their turn
+        self._stale = 0  # entries of the log whose messages were dropped out of turn
         self.start = start
         self.gone = 0
 
@@ -36,7 +36,7 @@ class Tail:
         return len(self._kept)
 
     def add(self, messages: Sequence[Message], most: int) -> None:
-        """These are the topic's newest. No more than ``most`` are kept."""
+        """Add the topic's newest messages, and keep at most ``most``."""
         recents, kept = self._recents, self._kept
         if kept is _NOTHING:
             kept = self._kept = deque()
@@ -49,9 +49,9 @@ class Tail:
             self.bound(most)
 
     def after(self, seq: int) -> list[Message]:
-        """All messages after a number that is ``start`` or more, oldest first."""
+        """All messages after a number, oldest first. The number must be ``start`` or more."""
         newer = []
-        for message in reversed(self._kept):  # who comes back wants few of many
+        for message in reversed(self._kept):  # a client that resumes usually needs few of many
             if message.position.seq <= seq:
                 break
             newer.append(message)
@@ -59,7 +59,10 @@ class Tail:
         return newer
 
     def before(self, seq: int | None, most: int) -> list[Message]:
-        """The last messages before a number, oldest first; None: the newest. At most ``most``; others may be kept elsewhere."""
+        """The last messages before a number, oldest first; None: the newest ones.
+
+        Returns at most ``most`` messages; others may be stored elsewhere.
+        """
         older: list[Message] = []
         for message in reversed(self._kept):
             if len(older) == most:
@@ -70,11 +73,11 @@ class Tail:
         return older
 
     def extend_backwards(self, start: int, messages: Sequence[Message]) -> None:
-        """These, oldest first, are all that the topic has after ``start`` and up to what was ``start`` before."""
+        """Add messages in front, oldest first: all that the topic has after ``start`` and up to the previous ``start``."""
         recents = self._recents
         self._own().extendleft(reversed(messages))
         self.start, self.gone = start, 0
-        # A tail loses its oldest first. What somebody asked for just now is not old: all of it is as if new.
+        # A tail drops its oldest messages first. Those were asked for just now, so the whole tail counts as new.
         self._stale += len(self._kept) - len(messages)
         recents.log.extend(repeat(self, len(self._kept)))
         recents.count += len(messages)
@@ -102,12 +105,12 @@ class Tail:
         return self._kept
 
     def drop(self) -> None:
-        """Let the oldest one go."""
+        """Drop the oldest message."""
         self.bound(len(self._kept) - 1)
         self._stale -= 1
 
     def takes_turn(self) -> bool:
-        """Whether an entry of the log stands for a message that is here; asked once an entry."""
+        """Whether an entry of the log stands for a message that is still here. Must be asked once for each entry."""
         if self._stale:
             self._stale -= 1
             return False
@@ -115,12 +118,12 @@ class Tail:
 
 
 class Recents:
-    """All tails of a node. ``count`` messages are kept, which take some ``bytes``."""
+    """All tails of a node. They hold ``count`` messages of ``bytes`` bytes."""
 
     __slots__ = ("bytes", "count", "log")
 
     def __init__(self) -> None:
-        #: the tail of each message, in the order in which they came; each entry stands for the oldest of its tail
+        #: the tail of each message, in order of arrival; each entry stands for the oldest message of its tail
         self.log: deque[Tail] = deque()
         self.count = self.bytes = 0
 
@@ -136,10 +139,11 @@ class Recents:
 
 
 class Reach:
-    """How far back those who came back lately wanted to go: in numbers of the history, over all topics.
+    """How far back recent resumes reached, in sequence numbers of the history, over all topics.
 
-    After a node has died everyone wants about the same. One that was away for days says nothing about the others, so
-    it is twice what nine of ten wanted, and more where few have come: they say little about the rest.
+    After a node has died, all clients want about the same. A client that was away for days says nothing about the
+    others, so the estimate is twice what nine of ten wanted, and more after few resumes, which say little about the
+    rest.
     """
 
     __slots__ = ("_wanted",)
@@ -148,11 +152,11 @@ class Reach:
         self._wanted: deque[int] = deque(maxlen=100)
 
     def note(self, distance: int) -> None:
-        """Somebody wanted to go back so far. Who wanted nothing does not count."""
+        """A client resumed from this far back. Zero does not count."""
         if distance > 0:
             self._wanted.append(distance)
 
     def usual(self) -> int:
-        """So far back is enough for most; 0 where nobody came."""
+        """A distance that is enough for most clients; 0 if none has resumed."""
         wanted = sorted(self._wanted)
         return wanted[(len(wanted) - 1) * 9 // 10] * (2 + 20 // len(wanted)) if wanted else 0

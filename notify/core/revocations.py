@@ -1,7 +1,8 @@
-"""Whose tokens of before a time are refused: a table without I/O, the same on all nodes in the end.
+"""Users whose tokens issued before a certain time are refused: a table without I/O, eventually equal on all nodes.
 
-Tokens are told apart by when they were issued (:attr:`~notify.identity.Identity.issued_at`). A revocation stands for as
-long as a token may be old (``[limits] token_age``), so when it is forgotten no token that it was about is good any more.
+Tokens are compared by when they were issued (:attr:`~notify.identity.Identity.issued_at`). A revocation is kept for
+as long as a token may be old (``[limits] token_age``), so once it is dropped, every token that it covered has
+expired.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from msgspec.structs import replace
 from notify.identity import Identity
 from notify.ids import Id
 
-#: users that a revocation stands for, of all workspaces
+#: the most users with a revocation, over all workspaces
 MOST = 100_000
 
-#: and of one: a tenant that revokes without end leaves the others room
+#: the most users of one workspace, so that a tenant that revokes without end leaves space for the others
 MOST_OF_ONE = MOST // 2
 
-#: what the keys begin with under which revocations are kept
+#: the prefix of the keys of revocations
 PREFIX = "revoked."
 
-#: seconds between two looks for what has ended
+#: seconds between two sweeps of expired revocations
 SWEEP = 3600.0
 
 
@@ -39,17 +40,17 @@ class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def key(self) -> str:
-        """What it is kept under: a user has one."""
+        """The key of the record; each user has one."""
         return f"{PREFIX}{self.workspace_id}.{self.user_id}"
 
     def joined(self, other: Revocation | None) -> Revocation:
-        """Both of one user's: the later of each time."""
+        """The union of two revocations of one user: the later of each time."""
         if other is None:
             return self
         return replace(self, before=max(self.before, other.before), until=max(self.until, other.until))
 
     def over(self, record: bytes | None) -> bytes:
-        """The record of it, in place of the one that is kept, which it joins."""
+        """The record to keep in place of this one, joined with it."""
         kept = None if record is None else read(self.key, record)
         return msgspec.json.encode(self.joined(kept))
 
@@ -58,7 +59,7 @@ _decode = msgspec.json.Decoder(Revocation).decode
 
 
 def read(key: str, record: bytes) -> Revocation | None:
-    """A revocation that was kept; None: that is none, whoever wrote it."""
+    """Parse a kept revocation; None: it is not one, whoever wrote it."""
     try:
         revocation = _decode(record)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -67,7 +68,7 @@ def read(key: str, record: bytes) -> Revocation | None:
 
 
 class Revocations:
-    """The table. ``now`` gives Unix time in seconds; ``counted`` is told how many users there are."""
+    """The table. ``now`` returns Unix time in seconds; ``counted`` is told the number of users."""
 
     def __init__(self, now: Callable[[], float], counted: Callable[[float], object] = lambda _: None) -> None:
         self._now = now
@@ -80,7 +81,7 @@ class Revocations:
         return len(self._table)
 
     def add(self, revocation: Revocation) -> None:
-        """From now on it stands, and joins what the user had. One that has ended is left out."""
+        """Put a revocation in force, joined with the user's previous one. An expired one is ignored."""
         now = self._now()
         if not -SWEEP < now - self._swept < SWEEP:
             self._sweep(now)
@@ -94,11 +95,14 @@ class Revocations:
             self._counted(len(self._table))
 
     def with_known(self, revocation: Revocation) -> Revocation:
-        """It, and what the user has here already."""
+        """This revocation, joined with the one that the user already has here."""
         return revocation.joined(self._table.get((revocation.workspace_id, revocation.user_id)))
 
     def has_room(self, revocation: Revocation) -> bool:
-        """Whether it may be said: there are bounds to how many users there are. What is kept already is taken in any case."""
+        """Whether a new revocation is within the bounds on the number of users.
+
+        One that is already kept is always accepted.
+        """
         if (revocation.workspace_id, revocation.user_id) in self._table:
             return True
         if len(self._table) >= MOST or self._of_workspace[revocation.workspace_id] >= MOST_OF_ONE:
@@ -106,7 +110,7 @@ class Revocations:
         return len(self._table) < MOST and self._of_workspace[revocation.workspace_id] < MOST_OF_ONE
 
     def refuses(self, identity: Identity) -> str:
-        """Why this token is refused, for the log; empty: it is not."""
+        """Why this token is refused, for the log; empty: it is not refused."""
         revocation = self._table.get((identity.workspace_id, identity.user_id))
         if revocation is None or revocation.until <= self._now():
             return ""

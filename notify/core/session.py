@@ -1,12 +1,12 @@
-"""One client's state machine: frames and events in, frames and closes out. No socket and no reactor in here.
+"""One client's state machine: frames and events in, frames and closes out. It uses no socket and no reactor.
 
     new --auth--> authenticating --ok--> open --(close, expiry, too many faults)--> closed
                         |
                         +--refused--> closed (4500)
 
-Frames are processed strictly in order: while one waits for an answer, those behind it wait too. What each asks for
-is done in :mod:`notify.core.authentication` and :mod:`notify.core.chats`. The wire contract is docs/protocol.md,
-section 1.
+Frames are processed strictly in order: while one waits for an answer, so do those behind it. What they ask for is
+done in :mod:`notify.core.authentication` and :mod:`notify.core.chats`. The wire contract is docs/protocol.md, section
+1.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ from notify.wire.frames import (
 
 log = Logger()
 
-#: frames that may wait in a session before its client is no longer read from
+#: frames that may wait in a session; past that, the server stops reading from its client
 BACKLOG = 64
 
-#: seconds between looks at whether a client has taken what it asked for
+#: seconds between checks whether a client has taken what it asked for
 REST = 0.25
 
-#: an error a client is not told about: its own text goes to the log alone
+#: sent in place of an internal error, whose own text goes to the log only
 INTERNAL = "something went wrong here; try again"
 
 
 class Session:
-    """The protocol of one connection. The transport calls ``opened``, then ``received`` and ``invalid``, then ``closed``.
+    """The protocol of one connection, as a :class:`~notify.core.client.Client` for the code that answers its frames.
 
-    To those who answer its frames it is a :class:`~notify.core.client.Client`.
+    The transport calls ``opened``, then ``received`` and ``invalid``, then ``closed``.
     """
 
     __slots__ = (
@@ -91,14 +91,14 @@ class Session:
         self._busy = False  # _work is on the stack, or a frame waits for its answer
         self._throttled = False
         self._invalid = 0
-        self._rest: Timer | None = None  # frames wait until what was asked for is worked off
+        self._rest: Timer | None = None  # frames wait until the cost of earlier ones is worked off
         self._deadline: Timer | None = None
-        self._review: access.Review | None = None  # its chats are asked about again
+        self._review: access.Review | None = None  # asks about its chats again
 
     # --- from the transport ---------------------------------------------------------------------------------
 
     def opened(self, arrived: Callable[[], None] | None = None) -> None:
-        """The handshake is done; ``arrived`` is called once the client has shown a good token."""
+        """The handshake is complete. ``arrived`` is called once the client has presented a valid token."""
         if self.hub.enter(self.connection, arrived):
             self.expect(self.hub.live.now.limits.auth_timeout)
         else:
@@ -115,7 +115,7 @@ class Session:
             self.close(1013, self.hub.retry_after())
 
     def received(self, frames: list[ClientFrame]) -> None:
-        """Frames came, in this order."""
+        """Frames have arrived, in this order."""
         if self.state == CLOSED or (not frames and not self.spend()):
             return
         if self._backlog is None:
@@ -125,7 +125,7 @@ class Session:
         self._work()
 
     def invalid(self, fault: InvalidFrame) -> None:
-        """Something came that is no frame; it is answered in its turn."""
+        """Something that is not a valid frame has arrived; it is answered in its turn."""
         if self.state == CLOSED:
             return
         if self._backlog is None:
@@ -134,9 +134,9 @@ class Session:
         self._work()
 
     def spend(self, frames: int = 1) -> bool:
-        """Whether so many more frames are within the rate; called for those, too, that are not the session's own.
+        """Whether this many more frames are within the rate; also called for frames that the session does not handle.
 
-        Who goes on far over it is closed.
+        A client that stays far over the rate is closed.
         """
         limits = self.hub.live.now.limits
         if self._allowance.spend(limits, self.hub.wheel.seconds(), frames):
@@ -146,7 +146,7 @@ class Session:
         return False
 
     def closed(self) -> None:
-        """The connection is gone. Harmless when called again."""
+        """The connection is gone. A second call does nothing."""
         if self.hub.leave(self.connection):
             self._end()
             chats.forget(self)
@@ -173,7 +173,7 @@ class Session:
             self.connection.throttle(self._throttled)
 
     def _waits_for(self, frame: ClientFrame) -> bool:
-        """Have a frame answered; whether the answer is still to come."""
+        """Have a frame answered. Returns whether the answer is still pending."""
         if self.state != OPEN and type(frame) in _OPEN_ONLY:
             self.error("unauthorized", "authenticate first", frame.id)
             return False
@@ -198,10 +198,10 @@ class Session:
     def _ping(self, frame: Ping) -> None:
         self.send(Pong(given(frame.id)))
 
-    # --- from those who answer: see Client ------------------------------------------------------------------
+    # --- for the code that answers frames: see Client -------------------------------------------------------
 
     def send(self, frame: ServerFrame, bodies: list[bytes] | None = None) -> None:
-        """Send a frame, and encoded ones right behind it."""
+        """Send a frame, directly followed by frames that are already encoded."""
         encoding = self.connection.encoding
         body, witness = encoding.encode(frame), self.hub.witness
         if witness is not None:
@@ -216,14 +216,14 @@ class Session:
         self.send(Error(code, message, given(id), retry or UNSET, given(chat_id)))
 
     def refuse(self, fault: InvalidFrame) -> None:
-        """Send the error for what is no frame. Who sends too many is closed."""
+        """Send the error for an invalid frame. A client that sends too many is closed."""
         self._invalid += 1
         self.error("invalid_message", str(fault), fault.id)
         if self._invalid >= self.hub.live.now.limits.max_invalid:
             self.close(4502, "too many invalid messages")
 
     def failed(self, failure: Failure, id: RequestId | None) -> None:
-        """Send the error for a failure; one that is ours to mend goes to the log."""
+        """Send the error for a failure; a fault of the server goes to the log."""
         if self.state == CLOSED:
             return
         if isinstance(failure.value, Unavailable):
@@ -233,13 +233,13 @@ class Session:
             self.error("internal", INTERNAL, id, retry=True)
 
     def owe(self, items: int) -> None:
-        """A small frame cost so many messages or users: past the bound the next frames wait."""
+        """Charge for the messages or users that a small frame cost: past the bound the next frames wait."""
         seconds = self._allowance.owe(items)
         if seconds and self._rest is None and self.state != CLOSED:
             self._rest = self.hub.wheel.after(seconds, self._rested)
 
     def settled(self, chat_id: Id) -> None:
-        """It has just joined a chat, or left it; while it is in one, the authenticator is asked about it again."""
+        """The client has just joined or left a chat. While it is in one, the authenticator is asked about it again."""
         self.hub.subscribers[self.connection] = self
         if self._review is None and access.rechecks(self.hub.live.now.authenticator):
             self._review = access.Review(self)
@@ -258,7 +258,7 @@ class Session:
             self._review.renew()
 
     def review(self) -> None:
-        """Ask about its chats again: it has shown a new token."""
+        """Ask about its chats again, because it has presented a new token."""
         if self.chats:
             self._review = self._review or access.Review(self)
             self._review.now()
@@ -274,7 +274,7 @@ class Session:
     # --- the end --------------------------------------------------------------------------------------------
 
     def expect(self, seconds: float | None) -> None:
-        """Close it unless it moves on within this time: to a good token first, to a new one when that is used up."""
+        """Close it unless it moves on within this time: first to a valid token, then to a new one before that expires."""
         wheel = self.hub.wheel
         wheel.cancel(self._deadline)
         self._deadline = None if seconds is None else wheel.after(seconds, self._overdue)
@@ -294,7 +294,7 @@ class Session:
             self.close(1013, self.hub.retry_after())
 
     def close(self, code: int, reason: str) -> None:
-        """Send it away."""
+        """Close the connection."""
         self._end()
         self.connection.close(code, reason)
 

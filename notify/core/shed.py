@@ -1,4 +1,4 @@
-"""Clients that are sent away, each with its own slot to come back in: a step of them, and a share of a node's, in steps."""
+"""Disconnects clients, each with its own slot to reconnect in: one batch, or a share of a node's clients in steps."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ log = Logger()
 
 SERVICE_RESTART = 1012
 
-#: seconds between two steps: what a client waits at most beyond its own handshake
+#: seconds between two steps: the longest that a client waits in addition to its own handshake
 STEP = 0.5
 
 
 def send_away(chosen: Sequence[IConnection], spread: float, elsewhere: bool = False) -> None:
-    """Close with 1012, so that they come back one after the other over ``spread`` seconds; ``elsewhere``: by another ``client_id``."""
+    """Close with 1012, so that the clients reconnect one after the other over ``spread`` seconds.
+
+    ``elsewhere``: with another ``client_id``.
+    """
     for index, connection in enumerate(chosen):
         advice = {"retry_after_ms": round(1000 * spread * index / len(chosen))}
         if elsewhere:
@@ -29,9 +32,9 @@ def send_away(chosen: Sequence[IConnection], spread: float, elsewhere: bool = Fa
 
 
 class Shed:
-    """Sends a share of a node's clients to others, at the rate at which its drain would send all of them away.
+    """Moves a share of a node's clients to other nodes, at the rate at which a drain would disconnect all of them.
 
-    A client goes elsewhere where a load balancer hashes on the ``client_id``, which it is asked to change.
+    Each client is asked to change its ``client_id``, so that a load balancer that hashes on it picks another node.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -41,20 +44,21 @@ class Shed:
 
     @property
     def running(self) -> bool:
-        """Whether some of those who were chosen are still here."""
+        """Whether some of the chosen clients are still here."""
         return bool(self._left)
 
     def begin(self, share: float) -> tuple[int, float]:
-        """Choose a share (above 0, at most 1) of the authenticated clients at random, rounded down, and send the first away.
+        """Choose a share (above 0, at most 1) of the authenticated clients, and disconnect the first of them.
 
-        Gives how many they are, and over how many seconds they go. Not while one is :attr:`running`.
+        The choice is random and rounded down. Returns how many there are, and the seconds over which they leave. Must
+        not be called while :attr:`running`.
         """
         hub = self._hub
-        # Sorted, because a seed could not repeat the order otherwise.
+        # Sorted, so that a seed gives the same order each time.
         here = sorted(
             (one for one, arriving in hub.connections.items() if arriving is None), key=lambda one: one.id
         )
-        # 0.29 * 100 is a little less than 29.
+        # 0.29 * 100 is slightly less than 29.
         self._left = hub.random.sample(here, math.floor(share * len(here) + 1e-9))
         self._count, self._began = len(self._left), hub.wheel.seconds()
         self._seconds = hub.live.now.drain.duration * self._count / len(here) if here else 0.0
@@ -69,7 +73,7 @@ class Shed:
 
     def _step(self) -> None:
         hub = self._hub
-        # How far it should be when the next step comes, for a timer may be late.
+        # How far it should be when the next step comes, because a timer may be late.
         due = hub.wheel.seconds() - self._began + STEP
         part = 1.0 if due >= self._seconds else due / self._seconds
         stay = self._count - math.ceil(self._count * part)

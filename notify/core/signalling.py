@@ -1,4 +1,4 @@
-"""The client frame ``signal``: who may send one, how often, how large (docs/protocol.md, section 1)."""
+"""The client frame ``signal``: who may send one, how often, and how large (docs/protocol.md, section 1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from notify.wire.frames import Ok
 
 
 def signal(client: Client, frame: frames.Signal) -> None:
-    """Tell the chat's other members. Whether any of them hears it nobody knows: ``ok`` says that it is on its way."""
+    """Send a signal to the chat's other members. ``ok`` means that it is on its way, not that any of them receives it."""
     hub, connection = client.hub, client.connection
     identity = connection.identity
     if identity is None or not connection.encoding.signals:
@@ -23,7 +23,7 @@ def signal(client: Client, frame: frames.Signal) -> None:
         try:
             check_data(frame.data, hub.signals.size)
         except Poison as fault:
-            # The frame is one: it is lost, as signals are, and does not count towards the end of the connection.
+            # The frame itself is valid. The signal is lost, as any may be, but does not count as an invalid frame.
             client.error("invalid_message", str(fault), frame.id)
             return
         made = Signal(identity.workspace_id, frame.chat_id, identity.user_id, frame.kind, frame.data)

@@ -1,12 +1,14 @@
-"""Signals: what the members of a chat tell each other now, as that they type, and nobody keeps.
+"""Signals: transient notices between the members of a chat, such as typing, that are not stored.
 
-No position, no history, no promise: what is in the way of anything that has those is dropped, and counted. A signal goes by
-the broker also where sender and receivers are on one node, so that there is one way and one order. What comes for a chat is
-collected until the end of the reactor's turn, encoded once an encoding, and written once a member: to those alone who have
-taken all that they were sent before, so that a signal never waits for anyone, nor closes anyone.
+A signal has no position, no history and no delivery guarantee. Whenever it would delay anything that has, it is
+dropped and counted. A signal goes through the broker even if sender and receivers are on one node, so that there is
+one path and one order. The signals of a chat are collected until the end of the reactor's turn, encoded once per
+encoding, and written once per member, but only to members that have taken everything sent before. A signal therefore
+never waits in a client's queue, and never gets a client closed.
 
-A chat's signals are paid for out of an allowance of the chat's own, for what one member sends costs as much as there are
-others. It is paid before a signal is looked at, and may be overdrawn by one, so that the largest chat has signals, too.
+Each chat has an allowance for its signals, because one member's signal costs as much as there are other members. The
+cost is charged before a signal is looked at. The allowance may be overdrawn by one signal, so that even the largest
+chat can have some.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from notify.wire.frames import Encoding, SignalFrame
 
 log = Logger()
 
-#: bytes of one chat's signals that are collected in one turn; what is more is dropped
+#: bytes of one chat's signals that are collected in one turn; any more are dropped
 A_TURN = 64 * 1024
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Bucket:
-    """What may be spent, at a rate. Pure: whoever asks brings the time, in seconds. It begins full."""
+    """A token bucket. Pure: the caller passes the time, in seconds. It starts full."""
 
     __slots__ = ("_at", "_left")
 
@@ -43,18 +45,18 @@ class Bucket:
         self._left = burst
 
     def left(self, rate: float, burst: float, now: float) -> float:
-        """How much there is, which ``rate`` a second fills up to ``burst``. A clock that was set back earns nothing."""
+        """What is left; ``rate`` a second fills it up to ``burst``. A clock that was set back earns nothing."""
         self._left = min(burst, self._left + max(0.0, now - self._at) * rate)
         self._at = now
         return self._left
 
     def spend(self, much: float) -> None:
-        """So much is spent, also where there is less."""
+        """Spend this much, even if less is left."""
         self._left -= much
 
 
 class _Chat:
-    """A chat that somebody here hears signals of: who, and what came for them in this turn."""
+    """A chat with receivers of signals on this node: its receivers, and the signals that arrived in this turn."""
 
     __slots__ = ("allowance", "members", "pending", "size")
 
@@ -66,7 +68,7 @@ class _Chat:
 
 
 class _Frames(dict[Encoding, bytes]):
-    """The signals of a turn as they are written to each kind of receiver, encoded when the first one of it comes up."""
+    """The signals of a turn, as they are written to each kind of receiver; encoded when a kind is first needed."""
 
     def __init__(self, signals: list[Signal]) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class _Frames(dict[Encoding, bytes]):
         return frame
 
     def without(self, encoding: Encoding, user_id: Id) -> bytes:
-        """The same but for this user's own; empty where there are no others."""
+        """The same without this user's own signals; empty if there are no others."""
         bodies = self._of(encoding)
         others = [body for body, one in zip(bodies, self._signals, strict=True) if one.user_id != user_id]
         return encoding.pack(others) if others else b""
@@ -94,9 +96,9 @@ class _Frames(dict[Encoding, bytes]):
 
 
 class Signals:
-    """Hands signals to the broker, and what comes from there to those who asked for it.
+    """Hands signals to the broker, and delivers the broker's signals to the clients that asked for them.
 
-    ``carrier`` is the broker where it carries signals, else None. ``soon`` calls a function at the end of the reactor's
+    ``carrier`` is the broker if it carries signals, else None. ``soon`` calls a function at the end of the reactor's
     turn; ``seconds`` is the reactor's clock; ``fan_out`` writes to the members.
     """
 
@@ -117,23 +119,23 @@ class Signals:
         self._fan_out = fan_out
         self._chats: dict[Topic, _Chat] = {}
         self._due: list[Topic] = []
-        #: what those who have sent signals may still send
+        #: what each sender of signals may still send
         self._senders: dict[IConnection, Bucket] = {}
 
     @property
     def carried(self) -> bool:
-        """Whether the broker carries signals: otherwise nobody is granted them."""
+        """Whether the broker carries signals; if not, no client is granted the feature."""
         return self._carrier is not None
 
     @property
     def size(self) -> int:
-        """Bytes that the data of a signal may have."""
+        """The maximum size of a signal's data, in bytes."""
         return self._live.now.limits.signal_size
 
-    # --- who hears ------------------------------------------------------------------------------------------
+    # --- receivers ------------------------------------------------------------------------------------------
 
     def join(self, connection: IConnection, topic: Topic) -> None:
-        """A connection is in a chat, and has been told so. Nothing happens where it was not granted signals."""
+        """A connection is in a chat, and has been told so. Does nothing if it was not granted signals."""
         if self._carrier is None or not connection.encoding.signals:
             return
         chat = self._chats.get(topic)
@@ -144,7 +146,7 @@ class Signals:
         chat.members[connection] = None
 
     def leave(self, connection: IConnection, topic: Topic) -> None:
-        """It is in the chat no more, or on its way in anew. Harmless when it was not in."""
+        """It has left the chat, or is joining it again. Does nothing if it was not in it."""
         chat = self._chats.get(topic)
         if chat is None or chat.members.pop(connection, self) is self or chat.members:
             return
@@ -156,10 +158,10 @@ class Signals:
         """It is gone, and has left its chats."""
         self._senders.pop(connection, None)
 
-    # --- from here ------------------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------------------
 
     def allows(self, connection: IConnection) -> bool:
-        """Whether one signal more of this connection is within ``signals_per_second`` and ``signals_burst``."""
+        """Whether one more signal of this connection is within ``signals_per_second`` and ``signals_burst``."""
         limits, now = self._live.now.limits, self._seconds()
         rate, burst = limits.signals_per_second, limits.signals_burst
         if not rate:
@@ -174,7 +176,7 @@ class Signals:
         return True
 
     def send(self, signal: Signal) -> bool:
-        """Hand a signal, whose data is valid, to the broker; False: it is lost, for now it reaches nobody."""
+        """Hand a signal with valid data to the broker. False: it is lost, because it reaches nobody now."""
         if self._carrier is None or not self._carrier.signal(signal.topic, _encode(signal)):
             self._dropped("unavailable")
             return False
@@ -184,7 +186,7 @@ class Signals:
     # --- from the broker ------------------------------------------------------------------------------------
 
     def heard(self, topic: Topic, payload: bytes) -> None:
-        """A signal came for a chat. Called by the broker: whoever can publish there may have sent it."""
+        """A signal came for a chat. Called by the broker. Anybody who can publish there may have sent it."""
         chat = self._chats.get(topic)
         if chat is None:
             return
@@ -215,7 +217,7 @@ class Signals:
         for topic in due:
             chat = self._chats.get(topic)
             if chat is None or not chat.pending:
-                continue  # everyone has left since
+                continue  # all receivers have left since
             signals, chat.pending, chat.size = chat.pending, [], 0
             try:
                 self._tell(chat, signals)

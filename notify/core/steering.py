@@ -1,6 +1,6 @@
 """What a node does when it is asked over the control (:class:`~notify.interfaces.IControl`), and what it answers.
 
-Arguments and answers are JSON. They go between nodes of different versions: fields are added, and none is taken away.
+Arguments and answers are JSON and travel between nodes of different versions: fields are added, never removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from notify.ids import Id
 from notify.interfaces import BrokerStatus, IConnection
 from notify.topics import Topic
 
-#: connections, or topics, that one node lists
+#: the most connections, or topics, that one node lists
 MOST = 1000
 
-#: chats that one node lists altogether: the longest ids of so many, and ``MOST`` connections, are less than NATS takes
+#: the most chats that one node lists in total: this many of the longest ids, with ``MOST`` connections, still fit
+#: into a NATS message
 MOST_CHATS = 5000
 
-#: characters of the User-Agents that one node lists altogether, each of up to three bytes
+#: the most characters of User-Agents that one node lists in total, each of up to three bytes
 MOST_AGENTS = 50_000
 
 #: seconds over which rates are measured
@@ -42,20 +43,20 @@ class Nothing(Struct, frozen=True):
 
 
 class ConnectionQuery(Struct, frozen=True):
-    """Whose connections: ``workspaces`` None is all of them."""
+    """Whose connections; ``workspaces`` None: those of all workspaces."""
 
     user_id: Id
     workspaces: tuple[Id, ...] | None = None
 
 
 class TopicQuery(Struct, frozen=True):
-    """Whose chats."""
+    """The workspace whose chats are listed."""
 
     workspace_id: Id
 
 
 class DisconnectOrder(Struct, frozen=True):
-    """Whom to disconnect; ``reconnect``: the clients come back by themselves, in a moment."""
+    """Whom to disconnect. ``reconnect``: the clients reconnect by themselves after a moment."""
 
     workspace_id: Id
     user_id: Id
@@ -71,7 +72,7 @@ class UnsubscribeOrder(Struct, frozen=True):
 
 
 class ShedOrder(Struct, frozen=True):
-    """Which share of a node's clients to send to others."""
+    """The share of a node's clients to move to other nodes."""
 
     share: Annotated[float, Meta(gt=0, le=1)]
 
@@ -130,14 +131,14 @@ class ConnectionItem(Struct, frozen=True):
 
 
 class ConnectionsFound(Struct, frozen=True):
-    """A node's connections; ``count`` is of all, of which at most 1000 are listed."""
+    """A node's connections. ``count`` counts all of them; at most 1000 are listed."""
 
     count: int
     connections: list[ConnectionItem]
 
 
 class TopicItem(Struct, frozen=True):
-    """A chat as one node has it: its members there, and messages a second, which are the same on every node that has some."""
+    """A chat as one node sees it: its members there, and messages a second, equal on all nodes with members."""
 
     chat_id: Id
     members: int
@@ -145,20 +146,20 @@ class TopicItem(Struct, frozen=True):
 
 
 class TopicsFound(Struct, frozen=True):
-    """A node's chats, the busiest first; ``count`` is of all, of which at most 1000 are listed."""
+    """A node's chats, the busiest first. ``count`` counts all of them; at most 1000 are listed."""
 
     count: int
     topics: list[TopicItem]
 
 
 class Count(Struct, frozen=True):
-    """How many connections, or subscriptions, it was done to."""
+    """The number of connections, or subscriptions, that were affected."""
 
     count: int
 
 
 class Shedding(Struct, frozen=True):
-    """How many clients go, and over how many seconds; or why none do: ``not_serving``, ``already_shedding``."""
+    """The number of clients to move, and the seconds it takes; or why none move: ``not_serving``, ``already_shedding``."""
 
     clients: int = 0
     seconds: float = 0.0
@@ -166,15 +167,16 @@ class Shedding(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """It has begun."""
+    """The command has been started."""
 
 
 class Steering:
-    """Does what this node is asked.
+    """Executes the commands that this node receives.
 
-    ``broker`` gives its status, ``stage`` the drain's, ``reloads`` the Unix time of the last reload and why it failed.
-    ``reload`` and ``drain`` begin that, and return at once. ``shed`` sends a share of this node's clients to others where those
-    are in other processes: it gives a :class:`Shedding`, or a Deferred of one.
+    ``broker`` returns the broker's status, ``stage`` that of the drain, ``reloads`` the Unix time of the last reload
+    and why it failed. ``reload`` and ``drain`` start a reload or a drain, and return immediately. ``shed`` is for a
+    process whose clients are in other processes: it moves a share of them to other nodes, and returns a
+    :class:`Shedding` or a Deferred of one.
     """
 
     def __init__(
@@ -212,7 +214,7 @@ class Steering:
         }
 
     def do(self, command: str, argument: bytes) -> Deferred[bytes]:
-        """Do it, and answer. Errback :class:`~notify.errors.Unavailable`: this version does not know how to."""
+        """Execute a command, and answer. Errback :class:`~notify.errors.Unavailable`: this version does not know it."""
         return maybeDeferred(self._do, command, argument).addCallback(msgspec.json.encode)
 
     def _do(self, command: str, argument: bytes) -> object:
@@ -225,12 +227,12 @@ class Steering:
             raise Unavailable("this version does not know what is wanted") from None
         return do(decoded)
 
-    # --- asked ----------------------------------------------------------------------------------------------
+    # --- queries --------------------------------------------------------------------------------------------
 
     def _over_a_look(
         self, read: Callable[[], Any], tell: Callable[[Any, Any, float], object]
     ) -> Deferred[object]:
-        """Read some counts twice, a little while apart, and tell of the difference."""
+        """Read some counters twice, with a pause in between, and report the difference."""
         wheel, before = self._hub.wheel, read()
         at, answer = wheel.seconds(), Deferred[object]()
         wheel.after(LOOK, lambda: answer.callback(tell(before, read(), wheel.seconds() - at)))
@@ -266,7 +268,7 @@ class Steering:
         registry = self._hub.registry
         found: list[IConnection]
         if query.workspaces is None:
-            # Only an operator asks so; by workspace it is one look into a table.
+            # A scan of all connections: only an operator asks this. With a workspace it is one lookup in a table.
             found = [
                 one
                 for one in self._hub.connections
@@ -280,7 +282,7 @@ class Steering:
             ]
         found.sort(key=lambda one: (one.opened, one.id))
         listed = found[:MOST]
-        # A client chooses how many chats it is in, their ids and its name: it does not choose that this node cannot answer.
+        # A client chooses its chats, their ids and its own name. None of this must make the node unable to answer.
         chats = min(MOST, MOST_CHATS // max(1, len(listed)))
         agent = MOST_AGENTS // max(1, len(listed))
         return ConnectionsFound(len(found), [self._connection_item(one, chats, agent) for one in listed])
@@ -326,7 +328,7 @@ class Steering:
 
         return self._over_a_look(read, tell)
 
-    # --- told -----------------------------------------------------------------------------------------------
+    # --- commands -------------------------------------------------------------------------------------------
 
     def _disconnect(self, whom: DisconnectOrder) -> Count:
         return Count(access.disconnect(self._hub, whom.workspace_id, whom.user_id, whom.reconnect))
@@ -340,7 +342,7 @@ class Steering:
         return Count(access.revoke(self._hub, what))
 
     def heard(self, key: str, record: bytes) -> None:
-        """What is kept for all nodes: see :meth:`notify.interfaces.IControl.watch`."""
+        """A record kept for all nodes: see :meth:`notify.interfaces.IControl.watch`."""
         revocation = revocations.read(key, record)
         if revocation is not None:
             access.revoke(self._hub, revocation)

@@ -11,7 +11,7 @@ log = Logger()
 
 
 class Timer:
-    """A call that is due; hand it to :meth:`Wheel.cancel`."""
+    """A pending call, to be passed to :meth:`Wheel.cancel`."""
 
     __slots__ = ("call", "slot")
 
@@ -20,36 +20,36 @@ class Timer:
         self.slot = slot
 
 
-#: ticks that the wheel looks ahead for the next timer: so often, at least, it turns. The reactor's own timers that were
-#: cancelled are let go of when one is due.
+#: ticks that the wheel looks ahead for the next timer; it turns at least this often. The reactor lets go of cancelled
+#: timers only when one is due
 _AHEAD = 8
 
 
 class Wheel:
-    """Calls things after a time, up to one ``tick`` (seconds) late and never early.
+    """Calls functions after a time, up to one ``tick`` (seconds) late and never early.
 
-    ``clock`` is an ``IReactorTime``. Made for thousands of timers that are mostly cancelled: both cost a
-    dictionary entry. It turns when a timer is due: a process with nothing to do is left asleep.
+    ``clock`` is an ``IReactorTime``. Made for thousands of timers that are mostly cancelled: setting and cancelling
+    each cost a dictionary entry. The wheel turns only when a timer is due, so an idle process stays asleep.
     """
 
     def __init__(self, clock: Any, tick: float = 0.25) -> None:
         self._clock = clock
         self._tick = tick
-        #: of the clock, for durations
+        #: the clock's seconds, for durations
         self.seconds: Callable[[], float] = clock.seconds
         self._slots: dict[int, dict[Timer, None]] = {}
         self._done = int(self.seconds() / tick)
-        self._next = self._done  # to which slot it turns next
+        self._next = self._done  # the slot at which it turns next
         self._call: Any = None
         self._running = False
 
     def start(self) -> None:
-        """Begin to turn."""
+        """Start turning."""
         self._running = True
         self._sleep()
 
     def stop(self) -> None:
-        """Stop, and call nothing more."""
+        """Stop, and make no more calls."""
         self._running = False
         if self._call is not None:
             self._call.cancel()
@@ -67,7 +67,7 @@ class Wheel:
         return timer
 
     def cancel(self, timer: Timer | None) -> None:
-        """Never call it. Harmless for None and for a timer that is done."""
+        """Never make the call. Does nothing for None and for a timer that is done."""
         if timer is not None and timer.call is not None:
             timer.call = None
             timers = self._slots.get(timer.slot)
@@ -81,14 +81,14 @@ class Wheel:
         return max(0.0, self._next * self._tick - self.seconds())
 
     def _sleep(self) -> None:
-        """Until the first slot that has timers, of those that are near."""
+        """Sleep until the first slot with timers, among those that are near."""
         near = range(self._done + 1, self._done + 1 + _AHEAD)
         self._next = next((slot for slot in near if slot in self._slots), near[-1])
         self._call = self._clock.callLater(self._left(), self._turn)
 
     def _turn(self) -> None:
         self._call = None
-        # Floats: it is the next slot's turn even where this division falls short of it.
+        # Turn at least to the slot that is due, even if rounding makes this division fall short of it.
         done, self._done = self._done, max(self._next, int(self.seconds() / self._tick))
         for slot in range(done + 1, self._done + 1):
             for timer in self._slots.pop(slot, ()):

@@ -1,4 +1,4 @@
-"""The traces of a node: begun and gone on with by questions, ended at a word, or by themselves when nobody asks any more."""
+"""The traces of a node. A question starts or continues one; it ends on request, or when questions stop coming."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from notify.core.timers import Timer
 from notify.core.witness import Collected, Trace, TraceOrder, Witness
 from notify.interfaces import IConnection
 
-#: traces that a node keeps at once, and of those that see some workspaces only: tenants leave the operator room
+#: traces that a node runs at once, and how many of them may be limited to some workspaces, so that tenants leave some
+#: for the operator
 MOST_TRACES, MOST_OF_TENANTS = 8, 4
 #: seconds without a question after which a trace ends
 LEASE = 30.0
 
 
 class Traces:
-    """The witness stands in ``hub`` and its dispatcher while there is a trace; ``node`` is the name of this one."""
+    """Sets the witness in ``hub`` and its dispatcher while there is a trace. ``node`` is this node's name."""
 
     def __init__(self, hub: Hub, node: str) -> None:
         self._hub = hub
@@ -24,7 +25,7 @@ class Traces:
         self._timer: Timer | None = None
 
     def collect(self, order: TraceOrder) -> Collected:
-        """Begin the trace, or go on with it, or end it; what it has seen since it was asked last."""
+        """Start, continue or end a trace. Returns what it has seen since the last question."""
         traces, now = self._witness.traces, self._hub.wheel.seconds()
         if order.end:
             traces.pop(order.trace, None)
@@ -46,7 +47,7 @@ class Traces:
         if order.user_id is None:
             return [] if order.topic is None else list(hub.registry.members(order.topic))
         there = list(hub.registry.members(topics.user(order.workspace_id, order.user_id)))
-        if order.everywhere:  # only an operator asks so; by workspace it is one look into a table
+        if order.everywhere:  # only an operator asks this; by workspace it is one lookup in a table
             there += [one for one in hub.connections if trace.elsewhere(one)]
         return there
 

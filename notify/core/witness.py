@@ -1,8 +1,8 @@
-"""What a node sees of one user's clients, or of one chat, while somebody traces them.
+"""Collects what a node sees of one user's clients, or of one chat, while somebody traces them.
 
-Sessions, dispatcher and listeners report to the witness only while there is one: where they look for it is None otherwise
-(:mod:`notify.core.traces`). A trace keeps what concerns it until whoever traces asks for more. What is kept has no content, no
-token, and nothing of another workspace for whoever may not know it.
+Sessions, dispatcher and listeners report to the witness only while a trace runs; otherwise their reference to it is
+None (:mod:`notify.core.traces`). A trace keeps events until the next question. They contain no message content and no
+token, and nothing of another workspace unless the caller may see it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ from notify.topics import Topic
 from notify.wire import addresses
 from notify.wire.frames import ClientFrame, Error, InvalidFrame, ServerFrame, Subscribed
 
-#: what a trace keeps of each kind, in events a second; a burst is twice as much. So messages without end hide no close
+#: events a second that a trace keeps of each kind (the burst is twice that), so that a flood of messages cannot hide
+#: a close
 RATE, RATE_ASIDE = 50, 10
-#: events that wait for the next question, and those of them that are kept for what is not traffic
+#: events kept for the next question, and how many of them are reserved for what is not traffic
 MOST_WAITING, RESERVED = 500, 100
-#: what comes with each message
+#: events that come with each message
 TRAFFIC = frozenset(("frame", "message", "publish"))
-#: connections that are there already and are told of at the beginning, and chats of each
+#: existing connections that are reported when a trace starts, and chats of each
 MOST_THERE, MOST_CHATS = 50, 50
-#: connections that a trace knows although they are nobody's
+#: connections without a user that a trace remembers
 MOST_KNOWN = 200
-#: letters of what a stranger sent, and of a reason
+#: characters of a stranger's text, and of a reason
 MOST_TEXT, MOST_REASON = 100, 300
 
-#: what the close codes that a server sends mean (docs/protocol.md, Close codes)
+#: the meaning of the close codes that a server sends (docs/protocol.md, Close codes)
 CODES = {
     1001: "going away",
     1002: "a fault of framing",
@@ -64,9 +65,9 @@ CODES = {
 class TraceOrder(Struct, frozen=True):
     """What is traced: a user's clients, or a chat.
 
-    ``trace`` is its id. ``everywhere``: whoever asks may know of all workspaces, and of clients that are nobody's yet;
-    ``peer`` is the one address of which the latter are told, empty for all. ``after`` says by ``life`` how far this was told
-    already; ``end``: it is not wanted any more.
+    ``trace`` is its id. ``everywhere``: the caller may see all workspaces, and clients without a user yet; ``peer``
+    limits the latter to one address, and is empty for all. ``after`` maps each ``life`` to the number up to which its
+    events were told already. ``end``: the trace is no longer wanted.
     """
 
     trace: str
@@ -85,17 +86,27 @@ class TraceOrder(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True, omit_defaults=True):
-    """One event, at ``at``: Unix time in seconds. Which fields are present depends on ``what``.
+    """One event, at ``at``: Unix time in seconds. ``what`` determines which fields are present.
 
-    ``watching`` (the trace begins on a node, which has ``connections`` of the user, or members of the chat), ``connection`` (one of
-    them), ``connect``, ``auth``, ``refresh``, ``subscribe``, ``unsubscribe``, ``turned_away``, ``frame``, ``close``, ``publish`` (over HTTP),
-    ``message`` (a message reached the node, which had ``connections`` of the user, or of anybody in the chat, for it). The node that
-    collects the events of all nodes adds ``missing`` (a node does not answer: its events are not shown), ``back`` (it answers again),
-    ``alone`` (no other node is reached), ``busy`` (a node has too many traces), ``left_out`` (``count`` events of a node exceeded the
-    limit) and ``end``.
+    A node reports:
 
-    ``outcome`` is ``ok`` or what went wrong, ``reason`` is why. ``claimed``: a refused token names this user and workspace, which is not
-    verified. ``way`` is ``in`` or ``out``; ``size`` is in bytes, of a frame's or message's payload.
+    - ``watching``: it starts; ``connections`` of the user, or members of the chat, are there.
+    - ``connection``: one of those.
+    - ``connect``, ``auth``, ``refresh``, ``subscribe``, ``unsubscribe``, ``turned_away``, ``frame``, ``close``.
+    - ``publish``: over HTTP.
+    - ``message``: a message came to the node, and ``connections`` of the user, or of anybody in the chat, were there
+      for it.
+
+    The process that asks all nodes adds:
+
+    - ``missing``: a node does not answer, so its events are not included; ``back``: it does again.
+    - ``alone``: no other node is reachable.
+    - ``busy``: a node has too many traces.
+    - ``left_out``: a node dropped ``count`` events, which were too many.
+    - ``end``.
+
+    ``outcome`` is ``ok`` or what went wrong, ``reason`` why. ``claimed``: a refused token names this user and
+    workspace, unverified. ``way`` is ``in`` or ``out``. ``size`` is in bytes, of a frame's or message's payload.
     """
 
     at: float
@@ -125,10 +136,10 @@ class Seen(Struct, frozen=True, omit_defaults=True):
 
 
 class Collected(Struct, frozen=True):
-    """What a node has seen since it was asked last; ``left_out`` of how much was too much to keep.
+    """What a node has seen since the last question. ``left_out`` is how many events were dropped as too many.
 
-    ``last`` is the number of the newest of these, which the next question names as that of this ``life`` of the trace. ``busy``: the
-    node has no room for another trace.
+    ``last`` is the number of the newest event, which the next question repeats for this ``life`` of the trace.
+    ``busy``: the node cannot take another trace.
     """
 
     life: str = ""
@@ -139,7 +150,7 @@ class Collected(Struct, frozen=True):
 
 
 class Budget:
-    """So many events a second, and twice as many at once."""
+    """A rate of events a second, with a burst of twice as many."""
 
     __slots__ = ("_at", "_left", "_rate")
 
@@ -147,7 +158,7 @@ class Budget:
         self._rate, self._left, self._at = rate, 2.0 * rate, now
 
     def spend(self, now: float) -> bool:
-        """Whether there is room for one more."""
+        """Whether one more event is within the rate."""
         self._left = min(2.0 * self._rate, self._left + max(0.0, now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
@@ -157,14 +168,17 @@ class Budget:
 
 
 class Trace:
-    """What one trace has seen and not told yet. ``life`` tells it from one of the same id that ended. Times are the reactor's."""
+    """The events of one trace that have not been told yet.
+
+    ``life`` distinguishes it from an ended trace of the same id. Times are the reactor's.
+    """
 
     def __init__(self, order: TraceOrder, life: str, now: float) -> None:
         self.order = order
         self.life = life
         self.asked = now
         self._peer = addresses.parse(order.peer)
-        #: whom connections are said to be of that are nobody's yet, and whether nobody has verified it
+        #: whom connections without a user are said to belong to, and whether that is unverified
         self.known: dict[str, tuple[Id, Id, bool]] = {}
         self._last = self._told = 0  # numbers: of the newest event, and of the newest that was told
         self._waiting: deque[tuple[int, Seen]] = deque()
@@ -172,7 +186,7 @@ class Trace:
         self._life, self._traffic, self._aside = Budget(RATE, now), Budget(RATE, now), Budget(RATE_ASIDE, now)
 
     def see(self, now: float, seen: Seen, aside: bool = False) -> None:
-        """Keep it, where there is room; ``aside``: it only may have to do with whom this is about."""
+        """Keep an event, if the bounds allow. ``aside``: it only may concern the traced user or chat."""
         life = not aside and seen.what not in TRAFFIC
         budget = self._life if life else self._aside if aside else self._traffic
         most = MOST_WAITING if life else MOST_WAITING - RESERVED
@@ -183,17 +197,17 @@ class Trace:
         self._waiting.append((self._last, seen))
 
     def tell(self, node: str, after: int) -> Collected:
-        """All that came after what was told. What is left out is of the time since then."""
+        """All events after the given number. ``left_out`` counts from then on."""
         while self._waiting and self._waiting[0][0] <= after:
             self._waiting.popleft()
         left_out, self._left_out = self._left_out, 0
         events = [replace(seen, node=node) for _, seen in self._waiting]
         return Collected(self.life, self._last, events, left_out)
 
-    # --- whom it is about -----------------------------------------------------------------------------------
+    # --- what it is about -----------------------------------------------------------------------------------
 
     def user(self, workspace_id: Id, user_id: Id) -> bool | None:
-        """Whether this is its user (True), or one of the same id elsewhere that may be told of (False); None: neither."""
+        """True: the traced user; False: one of the same id in another workspace that may be shown; None: neither."""
         order = self.order
         if order.user_id is None or user_id != order.user_id:
             return None
@@ -202,28 +216,28 @@ class Trace:
         return False if order.everywhere else None
 
     def nobody(self, peer: str) -> bool:
-        """Whether a client that is nobody's, and comes from there, may be told of."""
+        """Whether a client without a user, at this address, may be shown."""
         order = self.order
         if order.peer:
             return order.everywhere and addresses.parse(peer) == self._peer
         return order.everywhere and order.user_id is not None
 
     def client(self, connection: IConnection) -> bool:
-        """Whether it is one of its user's."""
+        """Whether this is a connection of the traced user."""
         identity = connection.identity
         return identity is not None and bool(self.user(identity.workspace_id, identity.user_id))
 
     def elsewhere(self, connection: IConnection) -> bool:
-        """Whether it is of a user of the same id in another workspace, and may be told of."""
+        """Whether it belongs to a user of the same id in another workspace, and may be shown."""
         identity = connection.identity
         return identity is not None and self.user(identity.workspace_id, identity.user_id) is False
 
     def chat(self, workspace_id: Id, chat_id: Id) -> bool:
-        """Whether it is about this chat."""
+        """Whether this is the traced chat."""
         return topics.chat(workspace_id, chat_id) == self.order.topic
 
     def remember(self, connection_id: str, workspace_id: Id, user_id: Id, claimed: bool) -> None:
-        """A connection that was refused is said to be this user's: its end will be told, too."""
+        """A refused connection claims to be of this user; its end will be reported as well."""
         if len(self.known) < MOST_KNOWN:
             self.known[connection_id] = workspace_id, user_id, claimed
 
@@ -231,7 +245,7 @@ class Trace:
 class Witness:
     """What sessions, dispatcher and listeners report to while there are ``traces``, by their ids.
 
-    ``now`` gives the Unix time, ``seconds`` the reactor's.
+    ``now`` returns the Unix time, ``seconds`` the reactor's.
     """
 
     def __init__(
@@ -242,7 +256,7 @@ class Witness:
         self._now, self._seconds = now, seconds
 
     def there(self, trace: Trace, connections: Iterable[IConnection]) -> None:
-        """A trace begins, and these are there already: its user's, or in its chat; or of the user's id elsewhere."""
+        """A trace starts, and these connections exist: of its user, in its chat, or of the same user id elsewhere."""
         order = trace.order
         there = list(connections)
         here = len([one for one in there if order.user_id is None or trace.client(one)])
@@ -265,12 +279,12 @@ class Witness:
         about.setdefault("workspace_id", trace.order.workspace_id)
         trace.see(self._seconds(), Seen(what=what, **about), aside)
 
-    # --- on the way in --------------------------------------------------------------------------------------
+    # --- connecting -----------------------------------------------------------------------------------------
 
     def turned_away(
         self, peer: str, reason: str, outcome: str, origin: str = "", connection: str = ""
     ) -> None:
-        """A client was not let in, before anybody could know whose it is."""
+        """A client was turned away before its user was known."""
         for trace in self.traces.values():
             if trace.nobody(peer):
                 about = {"peer": peer, "origin": _text(origin), "outcome": outcome, "reason": reason}
@@ -285,7 +299,7 @@ class Witness:
         identity: Identity | None = None,
         what: str = "auth",
     ) -> None:
-        """A client has shown a token, or none in time. ``token`` is one that was not found good: it is asked whom it names."""
+        """A client has presented a token, or none in time. ``token`` is a refused one; it is asked whom it names."""
         known = connection.identity or identity
         user = None if known is None else (known.workspace_id, known.user_id)
         claimed = user is None and bool(token)
@@ -302,7 +316,7 @@ class Witness:
                 continue
             if connection.identity is None:
                 trace.remember(connection.id, *user, claimed)
-            aside = claimed or not mine  # whoever names this user in bad tokens hides nothing that is theirs
+            aside = claimed or not mine  # bad tokens naming this user must not hide its events
             more = who(connection) | {"workspace_id": user[0], "user_id": user[1], "claimed": claimed}
             if what == "auth":
                 origin, kind = _text(connection.peer.origin), connection.encoding.subprotocol
@@ -324,11 +338,11 @@ class Witness:
         )
 
     def misheard(self, connection: IConnection, fault: InvalidFrame, size: int) -> None:
-        """A client sent what is no frame."""
+        """A client sent an invalid frame."""
         self._frame(connection, "in", "invalid", size, reason=str(fault)[:MOST_REASON])
 
     def sent(self, connection: IConnection, frame: ServerFrame, size: int, replayed: int) -> None:
-        """A client is sent a frame of so many bytes, and so many messages that it has missed."""
+        """A client is sent a frame of ``size`` bytes, and ``replayed`` messages that it had missed."""
         about: dict[str, Any] = {"count": replayed or None}
         if isinstance(frame, Error):
             about |= {"outcome": frame.code, "reason": frame.message}
@@ -348,7 +362,7 @@ class Witness:
     def subscription(
         self, connection: IConnection, what: str, chat_id: Id, outcome: str, reason: str = ""
     ) -> None:
-        """A client asked for a chat, or left it: ``what`` is ``subscribe`` or ``unsubscribe``."""
+        """A client asked for a chat, or left it. ``what`` is ``subscribe`` or ``unsubscribe``."""
         identity = connection.identity
         if identity is None:
             return
@@ -358,12 +372,12 @@ class Witness:
                 self._keep(trace, what, **who(connection), chat_id=chat_id, outcome=outcome, reason=reason)
 
     def why_not(self, identity: Identity, topic: Topic) -> str:
-        """Why the authenticator said no."""
+        """Why the authenticator refused."""
         explainer: IExplainer | None = IExplainer(self._live.now.authenticator, None)
         return "the authenticator said no" if explainer is None else explainer.why_not(identity, topic)
 
     def left(self, connection: IConnection, chats: Collection[Id]) -> None:
-        """A client is gone that was in these chats."""
+        """A client that was in these chats is gone."""
         identity = connection.identity
         for trace in self.traces.values():
             topic = trace.order.topic
@@ -393,7 +407,7 @@ class Witness:
     # --- messages -------------------------------------------------------------------------------------------
 
     def delivered(self, topic: Topic, messages: Sequence[Message], members: Collection[IConnection]) -> None:
-        """Messages came for those of this node who are in a topic, or are about to be told what is in it."""
+        """Messages came for the connections of this node that are in a topic, or are joining it."""
         for trace in self.traces.values():
             concern = self._concern(trace, topic, members)
             if concern is None:
@@ -409,7 +423,7 @@ class Witness:
     def _concern(
         self, trace: Trace, topic: Topic, members: Collection[IConnection]
     ) -> tuple[bool, int] | None:
-        """Whether what is in a topic only may have to do with a trace, and how many connections have it; None: it has not."""
+        """Whether a topic only may concern a trace, and how many connections it concerns; None: it does not concern it."""
         order = trace.order
         if order.user_id is None:
             return (False, len(members)) if topic == order.topic else None
@@ -426,11 +440,11 @@ class Witness:
     def published(
         self, topic: Topic, size: int, outcome: str, reason: str = "", epoch: str = "", seq: int | None = None
     ) -> None:
-        """A message was published over HTTP, to this node; its ``outcome`` is ``ok`` or the code of the refusal."""
+        """A message was published to this node over HTTP. ``outcome`` is ``ok`` or the code of the refusal."""
         for trace in self.traces.values():
             order = trace.order
             if outcome == "forbidden" and not order.everywhere:
-                continue  # who tried is no business of a tenant
+                continue  # a tenant must not learn who tried
             if order.user_id is None:
                 aside = False if topic == order.topic else None
             elif topic.kind == "user":
@@ -446,7 +460,7 @@ class Witness:
 
 
 def who(connection: IConnection) -> dict[str, Any]:
-    """A connection, and whose it is once it has shown a good token: fields of :class:`Seen`."""
+    """A connection, and its user once it has presented a valid token: fields of :class:`Seen`."""
     identity: Identity | None = connection.identity
     peer: Peer = connection.peer
     about: dict[str, Any] = {"connection_id": connection.id, "peer": peer.host}
@@ -460,10 +474,10 @@ def _tag(frame: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """What a stranger sent, as it can be shown."""
+    """A stranger's text, made safe to show."""
     return text[:MOST_TEXT]
 
 
 def reason_of(error: BaseException | None) -> str:
-    """What may be told of why something failed: a fault that is ours to mend is for the log alone."""
+    """What may be shown of why something failed. The text of an internal error is for the log only."""
     return str(error) if isinstance(error, Unavailable) else "it failed here: see the log"

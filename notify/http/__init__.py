@@ -1,6 +1,6 @@
-"""HTTP on both listeners: publishing, questions and health inside, health and the demo page outside.
+"""HTTP on both listeners: publishing, queries and health inside, health and the demo page outside.
 
-The interface is described in docs/http-api.md and by ``/openapi.json`` itself.
+The interface is described in docs/http-api.md, and by ``/openapi.json`` itself.
 """
 
 from notify.http.keys import ApiKeys, read_keys, unlimited

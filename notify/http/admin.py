@@ -1,7 +1,7 @@
-"""``/admin``: a page for operators, which asks the API with the key that is typed into it.
+"""``/admin``: a page for operators, which uses the API with the key that is typed into it.
 
-Its files are anybody's and say nothing. They are served by the names that metrics are served by: a page under a stranger's name
-that leads here (DNS rebinding) would look like this one.
+Its files are public and contain nothing secret. They are served only under the host names that metrics are served
+under: a page of a stranger's host name that resolves to this server (DNS rebinding) would look like this one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from notify.http.files import WEB, File
 from notify.http.hosts import Hosts
 from notify.http.request import Request, Route
 
-#: no script, style or request but our own; shown in no frame, and no window that opened it can reach it
+#: scripts, styles and requests only from this site; no framing, and no access for a window that opened it
 HEADERS = {
     b"Content-Security-Policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
@@ -22,7 +22,7 @@ HEADERS = {
     b"X-Frame-Options": b"DENY",
 }
 
-#: what is served below /admin, and where it is below web/
+#: the paths below /admin, and the files below web/
 FILES = {
     b"": "admin/index.html",
     b"/admin.css": "admin/admin.css",
@@ -32,7 +32,7 @@ FILES = {
 
 
 def routes(hosts: Hosts) -> dict[bytes, Route]:
-    """The page and its files; ``hosts`` are the names by which they may be asked for."""
+    """The routes of the page and its files; ``hosts`` are the names under which they may be requested."""
 
     def guarded(file: File) -> Callable[[Request], Answer]:
         def serve(request: Request) -> Answer:

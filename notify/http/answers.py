@@ -1,4 +1,4 @@
-"""What a handler gives back: an answer, whole or as it comes about, another protocol, or a refusal that is raised.
+"""What a handler may return: an answer, whole or streamed, or another protocol; or raise: a refusal.
 
 Every error body is the same JSON.
 """
@@ -18,10 +18,10 @@ from notify.messages import Poison
 from notify.topics import Topic
 from notify.wire.head import MAX_HEAD
 
-#: where the interface description keeps its types
+#: where the interface description has its types
 REF = "#/components/schemas/{name}"
 
-#: header lines of a request
+#: the most header lines of a request
 MAX_LINES = 64
 
 encode = msgspec.json.Encoder().encode
@@ -45,7 +45,7 @@ class ErrorAnswer(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """A whole answer: status, body and the headers that are its own."""
+    """A whole answer: status, body and its own headers."""
 
     status: int
     body: bytes
@@ -54,22 +54,23 @@ class Answer(Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """Where a streamed answer is written to."""
+    """What a streamed answer is written to."""
 
     def write(self, data: bytes) -> None:
-        """Send ``data`` behind what was written before. Nothing happens once the client is gone."""
+        """Send ``data`` after what was written before. Does nothing once the client is gone."""
 
     def finish(self) -> None:
-        """That was all. Harmless when the client is gone."""
+        """The answer is complete. Does nothing if the client is gone."""
 
 
 class Stream(Struct, frozen=True):
-    """An answer whose body is written as it comes about, in chunks.
+    """An answer whose body is written as it is produced, in chunks.
 
-    ``begin(sink)`` is called when the client may be written to; it gives a push producer (Twisted's ``IPushProducer``),
-    which is paused while the client has not taken what was written, resumed when it has, and stopped when it is gone. A
-    paused one that goes on writing fills the server's memory. A client that takes nothing for as long as a connection may
-    be idle is cut off. It is not called for HEAD. A stream does not hold up the server's stop.
+    ``begin(sink)`` is called when the client may be written to. It returns a push producer (Twisted's
+    ``IPushProducer``), which is paused while the client has not taken what was written, resumed when it has, and
+    stopped when it is gone. A producer that goes on writing while paused fills the server's memory. A client that
+    takes nothing for as long as a connection may be idle is cut off. ``begin`` is not called for HEAD. A stream does
+    not delay the server's stop.
     """
 
     begin: Callable[[Sink], Any]
@@ -79,10 +80,10 @@ class Stream(Struct, frozen=True):
 
 
 class Upgrade(Struct, frozen=True):
-    """The connection is ``protocol``'s from now on (RFC 9110, section 7.8).
+    """From now on, the connection belongs to ``protocol`` (RFC 9110, section 7.8).
 
-    ``head`` is the whole answer, 101 and what belongs to it, which the handler made of ``request.head``. What the client
-    sent behind its request is the protocol's first data.
+    ``head`` is the whole answer, 101 and its headers, which the handler made from ``request.head``. Whatever the
+    client sent after its request is the protocol's first data.
     """
 
     head: bytes
@@ -95,7 +96,7 @@ def answer(value: object, status: int = HTTPStatus.OK) -> Answer:
 
 
 class Refused(Exception):  # noqa: N818
-    """The request is answered with an error; the text says what is wrong without quoting what was sent."""
+    """The request is answered with an error. The text says what is wrong, without quoting what was sent."""
 
     def __init__(
         self,
@@ -112,7 +113,7 @@ class Refused(Exception):  # noqa: N818
 
     @property
     def detail(self) -> ErrorDetail:
-        """The error as it stands in a body."""
+        """The error as it appears in a body."""
         return ErrorDetail(self.code, self.message, self.index)
 
     def answer(self) -> Answer:
@@ -121,17 +122,17 @@ class Refused(Exception):  # noqa: N818
 
 
 def bad_request(message: str) -> Refused:
-    """400: the request is not of the form that the interface description names."""
+    """400: the request does not conform to the interface description."""
     return Refused(HTTPStatus.BAD_REQUEST, "bad_request", message)
 
 
 def too_large(message: str) -> Refused:
-    """413: more than the server takes at once."""
+    """413: more than the server accepts at once."""
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", message)
 
 
 def headers_too_large() -> Refused:
-    """431."""
+    """431: the headers are too large."""
     return Refused(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "headers_too_large",
@@ -140,7 +141,7 @@ def headers_too_large() -> Refused:
 
 
 def slow() -> Refused:
-    """408."""
+    """408: the request did not arrive in time."""
     return Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not arrive whole in time")
 
 
@@ -153,12 +154,12 @@ def too_many_ahead() -> Refused:
     )
 
 
-#: 504: a handler that only asks something took too long
+#: 504: a handler that only queries took too long
 TIMEOUT = Refused(HTTPStatus.GATEWAY_TIMEOUT, "timeout", "no answer came in time; try again later")
 
 
 def topic_of(subject: str) -> Topic:
-    """The topic of a subject. Raises :class:`Refused`, 422, for one that is not ours."""
+    """The topic of a subject. Raises :class:`Refused`, 422, if it is not a subject of notify's."""
     try:
         return Topic.from_subject(subject)
     except ValueError as error:
@@ -167,7 +168,7 @@ def topic_of(subject: str) -> Topic:
 
 
 def internal_error() -> Refused:
-    """500: our fault. What happened is in the log, under the request's id."""
+    """500: a fault of the server. The log has the details, under the request's id."""
     return Refused(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal",
@@ -176,7 +177,7 @@ def internal_error() -> Refused:
 
 
 def refusal(error: BaseException) -> Refused | None:
-    """The refusal that an error of ours stands for; None: not one of ours, a fault of the server."""
+    """The refusal that an error stands for; None: an unexpected one, a fault of the server."""
     if isinstance(error, Refused):
         return error
     if isinstance(error, AtFault) and (of_one := refusal(error.reason)) is not None:

@@ -1,6 +1,6 @@
-"""The body of a request, with a length or in chunks, without I/O: what is taken of it, and where it ends.
+"""The body of a request, with a length or in chunks, without I/O: what is kept of it, and where it ends.
 
-A body that nobody will read has ``most`` None: it is counted, and nothing of it is kept.
+A body that nobody will read has ``most`` None: it is counted, and none of it is kept.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ from typing import Protocol
 
 from notify.wire.head import MAX_HEAD, Malformed
 
-#: bytes that chunks may have about them: so many, and as many again as the content may have
+#: the overhead that chunks may have: this many bytes, and as many again as the content may have
 WRAPPING = 64 * 1024
-#: bytes of the line in front of a chunk
+#: the most bytes of the line in front of a chunk
 MAX_LINE = 1024
 
-# RFC 9112, section 7.1. Sixteen digits are a number that is too large and is refused as such; more are nonsense.
+# RFC 9112, section 7.1. A sixteen-digit size is a number, refused as too large; more digits are malformed.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 
 class Exceeded(Exception):  # noqa: N818
-    """There is more of it than may be."""
+    """The body is larger than allowed."""
 
 
 class Body(Protocol):
-    """A body that comes."""
+    """A body that is being received."""
 
-    #: whether all of it is here
+    #: whether it is complete
     whole: bool
 
     def feed(self, data: bytes, at: int) -> int:
-        """Take what ``data`` has from ``at`` on, and say where to go on: what lies behind is to come again, with more.
+        """Consume ``data`` from ``at`` on. Returns where to continue: pass the rest again, with more data.
 
         Raises :class:`Exceeded`, and :class:`~notify.wire.head.Malformed`.
         """
 
     def content(self) -> bytes:
-        """What came."""
+        """The bytes received."""
 
 
 class Sized:
-    """A body of ``length`` bytes, which the caller has judged."""
+    """A body of ``length`` bytes; the caller has checked the length."""
 
     def __init__(self, length: int, kept: bool) -> None:
         self.whole = not length
@@ -63,7 +63,7 @@ class Sized:
 
 
 class Chunked:
-    """A body in chunks, of at most ``most`` bytes together. Extensions and trailers are read over (RFC 9112, section 7.1)."""
+    """A body in chunks, of at most ``most`` bytes in total. Extensions and trailers are skipped (RFC 9112, section 7.1)."""
 
     def __init__(self, most: int) -> None:
         self.whole = False
@@ -71,7 +71,7 @@ class Chunked:
         self._pieces: list[bytes] = []
         self._size = 0
         self._read = 0
-        #: bytes that the chunk still has
+        #: bytes of the chunk that are still to come
         self._left = 0
         self._behind = False
         self._trailing = False
@@ -94,7 +94,7 @@ class Chunked:
         return b"".join(self._pieces)
 
     def _step(self, data: bytes, at: int) -> int:
-        """Where the next piece ends; -1: it is not whole."""
+        """Where the next piece ends; -1: it is incomplete."""
         if self._left:
             piece = data[at : at + self._left]
             if not piece:

@@ -18,7 +18,7 @@ from notify.ids import Id
 from notify.messages import Poison, parse_event
 from notify.topics import Kind, Topic
 
-#: the ids that are a subject's own, by the kind of its topic
+#: the ids that differ between subjects, by the kind of their topic
 _OWN: dict[Kind, str] = {"chat": "chat_id", "user": "user_id"}
 _WORKSPACE = "workspace_id"
 
@@ -35,10 +35,10 @@ _id = msgspec.json.Decoder(Id).decode
 
 
 class Broadcaster:
-    """Publishes through a publisher. ``max_payload`` and ``max_body`` are in bytes: of one message, and of all together.
+    """Publishes through a publisher. ``max_payload`` is the most bytes of one message, ``max_body`` of all together.
 
-    A broadcast costs the broker what a list of as many messages costs, and has the bounds of one: ``MAX_LIST`` messages, and
-    as many bytes as the body of a list could have, though it comes in fewer.
+    A broadcast costs the broker as much as a list of as many messages, and has the bounds of one: ``MAX_LIST``
+    messages, and as many bytes as the body of a list could have, although its own body is smaller.
     """
 
     def __init__(self, publisher: Publisher, max_payload: int, max_body: int) -> None:
@@ -46,11 +46,12 @@ class Broadcaster:
         self._max_payload, self._max_body = max_payload, max_body
 
     def __call__(self, request: Request) -> Answer | Deferred[Answer]:
-        """Publish what the request carries: nothing at all where any of it is not as it must be.
+        """Publish the broadcast in the request, or nothing if any part of it is invalid.
 
-        Afterwards each subject stands for itself, all are handed to the broker in order, and the answer is that of a list.
+        Afterwards each subject is accepted or refused on its own, all are handed to the broker in order, and the
+        answer is that of a list.
         """
-        request.parameters([])  # who asks for all or nothing is told that there is no such thing here
+        request.parameters([])  # refuses all parameters, so that nobody believes in atomic=true here
         key = request.text_header("Idempotency-Key", IDEMPOTENCY_KEY, "1 to 128 visible ASCII characters")
         try:
             body = _decode(request.body)
@@ -68,12 +69,12 @@ class Broadcaster:
             raise bad_request("a subject of a broadcast is named twice")
         payloads = self._payloads(topics, body.payload)
         messages = [Publication(s, Raw(p)) for s, p in zip(body.subjects, payloads, strict=True)]
-        # The broker knows a key by its topic, so the order of the subjects of a repeat does not matter.
+        # The broker scopes a key to its topic, so a repeat may list the subjects in another order.
         mine = None if key is None else f"{key}:*"
         return self._publisher.together(messages, [mine] * len(messages), request)
 
     def _payloads(self, topics: Sequence[Topic], fields: dict[str, Raw]) -> list[bytes]:
-        """The payload of each topic. Raises :class:`Refused` where it is not valid, or too large."""
+        """The payload for each topic. Raises :class:`Refused` if one is invalid or too large."""
         for kind in {topic.kind for topic in topics}:
             _check_named([topic for topic in topics if topic.kind == kind], fields)
         rest = {kind: _without(fields, (_WORKSPACE, own)) for kind, own in _OWN.items()}
@@ -81,7 +82,7 @@ class Broadcaster:
         for topic in topics:
             ids = msgspec.json.encode({_WORKSPACE: topic.workspace_id, _OWN[topic.kind]: topic.id})
             payload = ids[:-1] + rest[topic.kind]
-            if topic.kind not in judged:  # what is valid for one is for all of its kind
+            if topic.kind not in judged:  # what is valid for one is valid for all of its kind
                 judged.add(topic.kind)
                 _judge(topic, payload)
             payloads.append(payload)
@@ -93,7 +94,7 @@ class Broadcaster:
 
 
 def _check_named(topics: Sequence[Topic], fields: dict[str, Raw]) -> None:
-    """Ids that the payload names itself are those of all subjects."""
+    """Check that ids in the payload equal those of all subjects."""
     own = _OWN[topics[0].kind]
     for name, wanted in ((_WORKSPACE, {topics[0].workspace_id}), (own, {topic.id for topic in topics})):
         if name in fields and wanted != {_read(fields[name])}:
@@ -109,7 +110,7 @@ def _read(value: Raw) -> Id | None:
 
 
 def _without(fields: dict[str, Raw], names: tuple[str, ...]) -> bytes:
-    """The end of a JSON object that has more in front: the fields but for those of these names."""
+    """The end of a JSON object whose start is added later: the fields, except those with these names."""
     rest = msgspec.json.encode({name: value for name, value in fields.items() if name not in names})
     return rest[1:] if rest == b"{}" else b"," + rest[1:]
 

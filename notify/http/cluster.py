@@ -1,4 +1,4 @@
-"""What the API asks of all nodes at once: which there are, who is connected, what goes on in which chat."""
+"""The API's queries to all nodes at once: which nodes there are, who is connected, and the activity of chats."""
 
 from __future__ import annotations
 
@@ -76,20 +76,20 @@ class Topics(Struct, frozen=True):
 
 
 class Told(Struct, Generic[T]):
-    """What nodes answered, by name, and how many could be reached."""
+    """The answers of nodes, by name, and how many could be reached."""
 
     answers: list[tuple[str, T]]
     reached: Reached
 
 
 class Cluster:
-    """The control, for handlers: values in, values out."""
+    """The control as handlers use it: with values instead of JSON."""
 
     def __init__(self, control: IControl) -> None:
         self._control = control
 
     def ask(self, command: str, argument: Struct, kind: type[T], node: str = "") -> Deferred[Told[T]]:
-        """Have all nodes do it, or this one; what they answer is of this type. Never fails."""
+        """Run a command on all nodes, or on the named one; the answers are of type ``kind``. Never fails."""
         asked: Deferred[Gathered] = self._control.ask(command, msgspec.json.encode(argument), node)
         return asked.addCallback(self._read, command, kind)
 
@@ -112,7 +112,7 @@ class NodeReader:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Takes a second: rates are measured."""
+        """Takes a second, because rates are measured."""
         request.parameters([])
         permit(request.key, None)
         asked = self._cluster.ask("nodes", Nothing(), NodeItem)
@@ -120,13 +120,13 @@ class NodeReader:
 
 
 class ConnectionReader:
-    """``GET /v1/connections``: a user's, in all workspaces that the key is for, or in one."""
+    """``GET /v1/connections``: a user's connections, in one workspace or in all those that the key is for."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Lists those of all nodes."""
+        """List the connections on all nodes."""
         parameters = request.parameters(["user_id"], ["workspace_id"])
         user_id = identifier(parameters, "user_id")
         within = None if request.key.workspaces is None else tuple(request.key.workspaces)
@@ -151,7 +151,7 @@ class TopicReader:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Takes a second: rates are measured."""
+        """Takes a second, because rates are measured."""
         workspace_id = identifier(request.parameters(["workspace_id"]), "workspace_id")
         permit(request.key, workspace_id)
         return self._cluster.ask("topics", TopicQuery(workspace_id), TopicsFound).addCallback(self._answer)

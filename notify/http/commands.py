@@ -1,4 +1,4 @@
-"""What the API can tell the nodes to do: send users away, end a subscription, read the configuration again, leave."""
+"""The API's commands to nodes: disconnect users, end a subscription, shed clients, reload, drain."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from notify.http.keys import permit
 from notify.http.request import Request
 from notify.observe import logging
 
-#: who told the server to do what: neither sampled nor left out at a higher level
+#: who gave which command: never sampled, and not suppressed by a higher level
 audit = Logger(logging.AUDIT)
 
-#: bytes of the body of a command
+#: the most bytes in the body of a command
 MAX_COMMAND = 4096
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Disconnect(DisconnectOrder, frozen=True, forbid_unknown_fields=True):
 
 
 class Disconnected(Struct, frozen=True):
-    """How many connections were told to close, on all nodes."""
+    """The number of connections that were told to close, on all nodes."""
 
     closed: int
     reached: Reached
@@ -50,7 +50,7 @@ class Unsubscribe(UnsubscribeOrder, frozen=True, forbid_unknown_fields=True):
 
 
 class Unsubscribed(Struct, frozen=True):
-    """How many subscriptions were ended, on all nodes."""
+    """The number of subscriptions that were ended, on all nodes."""
 
     ended: int
     reached: Reached
@@ -84,14 +84,14 @@ class Reloading(Struct, frozen=True):
 
 
 class Draining(Struct, frozen=True):
-    """The node leaves."""
+    """The node is shutting down."""
 
     node: str
     draining: bool = True
 
 
 def read(request: Request, kind: type[T], what: str) -> T:
-    """The body of a command, of this kind; ``what`` says what it is made of. Raises :class:`Refused`, 400."""
+    """The body of a command, as this type; ``what`` describes it for errors. Raises :class:`Refused`, 400."""
     try:
         return msgspec.json.decode(request.body, type=kind)
     except msgspec.ValidationError:
@@ -101,7 +101,7 @@ def read(request: Request, kind: type[T], what: str) -> T:
 
 
 def by(request: Request) -> dict[str, str]:
-    """Who asks, for the line that a command leaves in the log."""
+    """The caller's identity, for the log line of a command."""
     return {"key": request.key.name, "peer": request.peer, "request": request.request_id}
 
 
@@ -112,7 +112,7 @@ class Disconnector:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Closes with 4503, after which a client does not come back by itself, or with 1012."""
+        """Closes with 4503, after which a client does not reconnect by itself, or with 1012, after which it does."""
         whom = read(
             request, Disconnect, "two ids, workspace_id and user_id, and perhaps reconnect, a boolean"
         )
@@ -134,7 +134,7 @@ class Unsubscriber:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """The clients get ``forbidden`` for the chat. Whoever subscribes again is asked about anew."""
+        """The clients get ``forbidden`` for the chat. If one subscribes again, the authenticator is asked again."""
         what = read(request, Unsubscribe, "three ids, workspace_id, user_id and chat_id")
         permit(request.key, what.workspace_id)
         audit.info(
@@ -153,13 +153,13 @@ def _sum(told: Told[Count]) -> int:
 
 
 class Shedder:
-    """``POST /v1/shed``: sends a share of a node's clients to others."""
+    """``POST /v1/shed``: moves a share of a node's clients to other nodes."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Answers as soon as it has begun; refused while one runs, and by a node that is not serving."""
+        """Answers as soon as shedding has begun. Refused while another runs, and by a node that is not serving."""
         permit(request.key, None)
         what = read(request, ShedRequest, "the name of a node, and share, a number above 0 and at most 1")
         audit.info(
@@ -186,13 +186,13 @@ _REFUSED = {
 
 
 class Order:
-    """``POST /v1/drain`` and ``POST /v1/reload``: has one node begin something, this one (``here``) or another."""
+    """``POST /v1/drain`` and ``POST /v1/reload``: starts one of these on this node (``here``) or another."""
 
     def __init__(self, cluster: Cluster, here: str, command: str, begun: type[Draining | Reloading]) -> None:
         self._cluster, self._here, self._command, self._begun = cluster, here, command, begun
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Answers as soon as it has begun; harmless when it runs already."""
+        """Answers as soon as it has started. Has no effect if it is already running."""
         permit(request.key, None)
         which = read(request, WhichNode, "the name of a node, or of nothing") if request.body else WhichNode()
         node = which.node or self._here
@@ -200,7 +200,7 @@ class Order:
             "API key {key} from {peer}, request {request}: {command} {node}",
             **by(request),
             command=self._command,
-            # A name that a client made up is no line of the log.
+            # A client chose this name, so it must not be able to forge a log line.
             node=ascii(node)[1:-1],
         )
         told = self._cluster.ask(self._command, Nothing(), Done, node)
@@ -212,7 +212,7 @@ class Order:
 
 
 def _one(told: Told[T]) -> T:
-    """What the node that was named answers."""
+    """The answer of the node that was named."""
     if told.answers:
         return told.answers[0][1]
     if told.reached.missing:

@@ -1,9 +1,15 @@
 """One client connection of an HTTP/1.1 server: a state machine between a transport and the handlers of a site.
 
-What is bounded here: one request at a time, and one a turn of the reactor, so that who sends many ahead waits for
-everyone else between two of them; what is read ahead; the time in which a request must be whole, however steadily it
-trickles in; and what waits for a client that does not read: nothing is read from it meanwhile, and no further request
-of it is looked at. A refused client hears why, even while it is still sending.
+What is bounded:
+
+- Requests: one at a time, and one in each turn of the reactor, so that a client that pipelines many gives way to all
+  others between two of them.
+- The bytes read ahead.
+- The time in which a request must be complete, however steadily it trickles in.
+- The answers queued for a client that does not read: meanwhile nothing is read from it, and none of its further
+  requests is looked at.
+
+A refused client gets the reason, even while it is still sending.
 """
 
 from __future__ import annotations
@@ -39,13 +45,13 @@ from notify.http.stream import Streaming
 from notify.wire import head as heads
 from notify.wire.head import END, MAX_HEAD, Malformed, TooLong
 
-#: bytes of a refused body that are read and thrown away so that the connection can live on
+#: bytes of a refused body that are read and discarded so that the connection can be kept
 SMALL_BODY = 64 * 1024
-#: seconds for a whole request from its first byte on
+#: seconds for a whole request, from its first byte
 REQUEST_TIMEOUT = 20.0
-#: seconds in which a refused client may read the answer, while what it still sends is thrown away
+#: seconds in which a refused client may read the answer, while what it still sends is discarded
 LINGER = 2.0
-#: bytes of that; more are not read at all
+#: bytes discarded in that time; any more are not read
 LINGER_BYTES = 8 * 2**20
 
 MALFORMED = bad_request("this is not a valid HTTP/1.1 request")
@@ -63,23 +69,23 @@ class Server(Rules, Protocol):
     reactor: Any
     #: seconds that a handler may take
     answer_timeout: float
-    #: requests that were here already when the one before was answered, in a row
+    #: consecutive requests that had already arrived when the previous one was answered
     most_ahead: float
 
     def patience(self) -> float:
-        """Seconds that a connection may be idle, or not read its answer."""
+        """Seconds that a connection may be idle, or may not read its answer."""
 
     def soon(self, connection: Connection) -> None:
         """Have :meth:`Connection.go_on` called in the next turn of the reactor."""
 
     def begun(self) -> None:
-        """A handler started."""
+        """A handler has started."""
 
     def ended(self) -> None:
-        """A handler's request is answered, or its client is gone."""
+        """A handler's request has been answered, or its client is gone."""
 
     def top(self, answer: Answer | Stream, framing: bytes, request_id: str, close: bool) -> bytes:
-        """Status line and headers of an answer; ``framing`` is the header line that says where it ends, or empty."""
+        """The status line and headers of an answer. ``framing`` is the header line that tells where it ends, or empty."""
 
     def note(
         self, connection: Connection, name: str, status: int, request_id: str, request: Request | None
@@ -87,20 +93,20 @@ class Server(Rules, Protocol):
         """An answer was given."""
 
     def hung_up(self, reason: str, peer: str) -> None:
-        """A client is cut off for what it does."""
+        """A client was cut off for its behaviour."""
 
     def log_failure(self, request: Request, failure: Failure) -> None:
-        """A handler failed in a way that is ours to mend."""
+        """A handler failed because of a fault in the server."""
 
 
 class Elsewhere(Protocol):
-    """Who serves some of the requests of a connection, and goes on with it then."""
+    """Serves some requests of a connection in place of the site, and takes the connection over for them."""
 
     def wants(self, head: bytes) -> bool:
-        """Whether a request that begins with this, its whole head, is not for the site."""
+        """Whether the request with this complete head is not for the site."""
 
     def takes(self, data: bytes) -> None:
-        """Go on with the transport: that request, and what came behind it. All before it is answered."""
+        """Take over the transport, with that request and what follows it. All earlier requests have been answered."""
 
 
 class _State(enum.Enum):
@@ -112,16 +118,16 @@ class _State(enum.Enum):
 
 @implementer(IPushProducer)
 class Connection(BaseProtocol):
-    """One client connection. To its transport it is the producer of all that is written."""
+    """One client connection. To its transport, it is the producer of everything written."""
 
     transport: Any
-    #: is asked about each request
+    #: asked about each request
     elsewhere: Elsewhere | None = None
 
     def __init__(self, site: Server) -> None:
         self._site = site
         self._state = _State.HEAD
-        #: what came and is not read yet, from ``_at`` on
+        #: bytes received; those from ``_at`` on are not parsed yet
         self._data = b""
         self._at = 0
         self._request: Request | None = None
@@ -138,7 +144,7 @@ class Connection(BaseProtocol):
     # --- from the transport ---------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """A client is here."""
+        """A client has connected."""
         self.transport.registerProducer(self, True)
         self._deadline.within(self._site.patience())
 
@@ -159,7 +165,7 @@ class Connection(BaseProtocol):
             self._begin()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection is over: nobody waits for an answer any more."""
+        """The connection is gone: no answer is needed any more."""
         self._state = _State.OVER
         self._forget()
         self._deadline.stop()
@@ -182,7 +188,7 @@ class Connection(BaseProtocol):
                 self._stream.pause()
 
     def resumeProducing(self) -> None:
-        """It has taken all."""
+        """The client has taken everything."""
         self._blocked = False
         if self._state is _State.ANSWER:
             self._deadline.lift()
@@ -195,7 +201,7 @@ class Connection(BaseProtocol):
         self._measure()
 
     def stopProducing(self) -> None:
-        """The transport is gone, and says so itself."""
+        """The transport is gone, and reports this itself."""
 
     # --- a request ------------------------------------------------------------------------------------------
 
@@ -222,7 +228,7 @@ class Connection(BaseProtocol):
     def _read_head(self) -> None:
         data, at = self._data, self._at
         if data.startswith(b"\r\n", at):
-            at += 2  # behind a body, from some clients (RFC 9112, section 2.2)
+            at += 2  # some clients send it after a body (RFC 9112, section 2.2)
         end = heads.find_end(data, at)
         if end < 0:
             return
@@ -273,7 +279,7 @@ class Connection(BaseProtocol):
         try:
             given: Any = request.route.methods[b"GET" if method == b"HEAD" else method](request)
         except Exception:
-            # In no variable of this frame, which its traceback holds: both would wait for the garbage collector.
+            # Not in a variable of this frame, which the traceback holds: both would wait for the garbage collector.
             self._settle(Failure(), request)  # type: ignore[no-untyped-call]
             return
         if not isinstance(given, Deferred):
@@ -359,7 +365,7 @@ class Connection(BaseProtocol):
             given.protocol.dataReceived(rest)
 
     def _answered(self, close: bool) -> None:
-        """Be ready for the next request, or not."""
+        """Get ready for the next request, or close."""
         self._request = None
         if close:
             self._close(self._site.patience())
@@ -378,7 +384,7 @@ class Connection(BaseProtocol):
             self._in_turn()
 
     def _begin(self) -> None:
-        """A request comes, and must be whole in time."""
+        """A request has begun, and must be complete in time."""
         self._begun = True
         self._deadline.within(min(REQUEST_TIMEOUT, self._site.patience()))
 
@@ -393,7 +399,7 @@ class Connection(BaseProtocol):
         return min(REQUEST_TIMEOUT, self._site.patience(), self._site.answer_timeout)
 
     def _late(self) -> None:
-        """What is waited for did not come in time."""
+        """The deadline has passed."""
         if self._blocked:
             self._site.hung_up("unread", self.peer)
             self._abort()
@@ -406,10 +412,10 @@ class Connection(BaseProtocol):
             self._site.hung_up("slow", self.peer)
             self._refuse(slow())
 
-    # --- what is read from the client, and the end ----------------------------------------------------------
+    # --- reading, and the end -------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        """Read from the client, or let the kernel keep what it sends: there is enough to do, or to be taken by it."""
+        """Pause reading while enough is waiting to be handled or the client takes nothing; otherwise resume."""
         if self._state is _State.OVER:
             return
         waiting = len(self._data) - self._at
@@ -432,7 +438,7 @@ class Connection(BaseProtocol):
         self._deadline.lift()
 
     def _let_go(self) -> None:
-        """The transport is somebody else's, or nothing will be produced for it any more."""
+        """The transport belongs to another protocol, or nothing more will be produced for it."""
         self._state = _State.OVER
         self._blocked = False
         self.transport.unregisterProducer()
@@ -446,7 +452,7 @@ class Connection(BaseProtocol):
             self.transport.pauseProducing()
 
     def _close(self, linger: float) -> None:
-        """Close once the client has taken what was written, and cut it off after ``linger`` seconds if it has not."""
+        """Close once the client has taken everything; cut it off after ``linger`` seconds if it has not."""
         self._let_go()
         self._forget()
         self._hang_up = self._site.reactor.callLater(linger, self.transport.abortConnection)
@@ -459,9 +465,9 @@ class Connection(BaseProtocol):
         self.transport.abortConnection()
 
     def _refuse(self, refused: Refused, deaf: bool = False) -> None:
-        """Answer whatever came with an error, now, and hang up once the client has had time to read it.
+        """Answer with an error immediately, and hang up once the client has had time to read it.
 
-        ``deaf``: what it sends meanwhile is not even read.
+        ``deaf``: do not even read what it sends meanwhile.
         """
         request, site, transport = self._request, self._site, self.transport
         name = request.name if request else NO_SUCH_PATH
@@ -476,8 +482,8 @@ class Connection(BaseProtocol):
         if half_close is None or ISSLTransport.providedBy(transport):
             transport.loseConnection()
         else:
-            # A full close would make the kernel answer what is still on its way with a reset, and the client's
-            # kernel might throw our answer away (RFC 9112, section 9.6).
+            # After a full close, the kernel would answer bytes still in flight with a reset, and the client's kernel
+            # might discard the answer (RFC 9112, section 9.6).
             half_close()
         if deaf:
             self._read_no_more()

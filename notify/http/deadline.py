@@ -1,4 +1,4 @@
-"""A deadline that is moved several times a request, and costs next to nothing each time."""
+"""A deadline that is moved several times in each request, at almost no cost."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 
 class Deadline:
-    """Calls ``over()`` once what is waited for has not come in time.
+    """Calls ``over()`` if the deadline passes.
 
-    Deadlines are mere numbers, and one timer looks at them now and then. (A timer of its own each time costs milliseconds
-    a request, since asyncio's reactor searches all of its timers to make one ring earlier.) The timer rings before any
-    deadline can be over: it looks at least as often as the shortest one lasts, which ``shortest()`` says.
+    A deadline is only a number that a single timer checks now and then. (A new timer each time would cost
+    milliseconds a request, since asyncio's reactor searches all of its timers to reset one to an earlier time.) The
+    timer always fires before a deadline can have passed, because its interval is at most the shortest timeout,
+    ``shortest()``.
     """
 
     __slots__ = ("_at", "_over", "_reactor", "_shortest", "_timer")
@@ -25,17 +26,17 @@ class Deadline:
         self._timer: Any = None
 
     def within(self, seconds: float) -> None:
-        """Let what is waited for come within so many seconds; infinity: whenever it will."""
+        """Set the deadline this many seconds from now; infinity: none."""
         self._at = self._reactor.seconds() + seconds
         if self._timer is None and seconds < math.inf:
             self._watch(seconds)
 
     def lift(self) -> None:
-        """Wait for nothing."""
+        """Remove the deadline."""
         self._at = math.inf
 
     def stop(self) -> None:
-        """Wait for nothing, ever again, and hold nobody."""
+        """Remove the deadline for good, and drop all references."""
         self._at = math.inf
         self._over, self._shortest = _nothing, _at_once
         timer, self._timer = self._timer, None

@@ -10,12 +10,12 @@ from pathlib import Path
 from notify.http.answers import Answer
 from notify.http.request import Request
 
-#: the pages that notify brings along
+#: the pages that notify ships
 WEB = Path(__file__).resolve().parent.parent / "web"
 
 
 class File:
-    """One file, read anew each time, so that a change shows at once; ``headers`` go with it."""
+    """A file that is read again for each request, so that a change shows immediately; ``headers`` are sent with it."""
 
     def __init__(self, path: Path, headers: Mapping[bytes, bytes] | None = None) -> None:
         self._path = path

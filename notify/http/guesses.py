@@ -1,4 +1,4 @@
-"""How fast one address may guess keys. Pure: whoever asks brings the time, in seconds."""
+"""Limits how fast one address may guess keys. Pure: the caller passes the time, in seconds."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import OrderedDict
 
 from notify.wire import addresses
 
-#: wrong keys from one address at once, and more of them a second after that
+#: wrong keys from one address: burst, and rate a second after that
 AT_ONCE = 10
 A_SECOND = 0.5
 
-#: addresses, and pairs of an address and a good key, that are remembered
+#: addresses, and pairs of an address and a valid key, that are remembered
 MOST = 10_000
 
 
 def group(host: str) -> bytes:
-    """What a host counts by; those that have no address are one."""
+    """The unit by which a host is counted; all hosts without an address count as one."""
     address = addresses.parse(host)
     return b"" if address is None else addresses.block(address)
 
@@ -23,14 +23,15 @@ def group(host: str) -> bytes:
 class Guesses:
     """A leaky bucket of wrong keys for each address.
 
-    Whoever is over it is not even looked at, good key or not: else a guess would be worth as much as before. Only a key
-    that was good from that address before still is, so that a backend does not suffer from its neighbour.
+    Past the limit, an address's keys are not checked, valid or not; otherwise guessing would be as useful as before.
+    The exception is a key that was valid from the same address earlier, so that a backend does not suffer from its
+    neighbour.
     """
 
     def __init__(self) -> None:
         self._wrong: OrderedDict[bytes, tuple[float, float]] = (
             OrderedDict()
-        )  # how many are in it, and when that was so
+        )  # the level, and when it was that high
         self._good: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
     def wait(self, host: str, digest: bytes, now: float) -> float:
@@ -40,14 +41,14 @@ class Guesses:
         return max(0.0, (self._level(group(host), now) - AT_ONCE + 1) / A_SECOND)
 
     def right(self, host: str, digest: bytes) -> None:
-        """A key was good."""
+        """The key was valid."""
         if (host, digest) not in self._good:
             self._good[host, digest] = None
             if len(self._good) > MOST:
                 self._good.popitem(last=False)
 
     def wrong(self, host: str, digest: bytes, now: float) -> None:
-        """A key was not."""
+        """The key was wrong."""
         self._good.pop((host, digest), None)
         address = group(host)
         self._wrong[address] = (self._level(address, now) + 1, now)

@@ -1,8 +1,8 @@
-"""By which names the internal listener may be asked for what needs no key and is nobody's business.
+"""The host names under which the internal listener answers requests that need no key.
 
-A page in a browser can have its own name lead to any address of the network that the browser is in, and then reads
-what a server there answers without asking for more (DNS rebinding). It cannot do so with an address, with a name of one
-label, or with a name that nobody can register.
+A web page can make its own host name resolve to any address in the browser's network, and then read what a server
+there answers without a key (DNS rebinding). It cannot do so with an address, a single-label name, or a name that
+nobody can register.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from urllib.parse import urlsplit
 
 from notify.http.answers import Refused
 
-#: what no public registry gives names under (RFC 6761, RFC 6762; ICANN for "internal"; Kubernetes' "svc")
+#: domains under which no public registry assigns names (RFC 6761, RFC 6762; ICANN for "internal"; Kubernetes' "svc")
 _PRIVATE = frozenset(("localhost", "local", "internal", "test", "svc"))
 
 
 class Hosts:
-    """Judges Host headers. ``names`` are good beside those that can be nobody else's."""
+    """Judges Host headers. ``names`` are allowed in addition to those that nobody else can own."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower().rstrip(".") for name in names)
 
     def check(self, host: str) -> None:
-        """Raise :class:`~notify.http.answers.Refused`, 403, for a host that may be a stranger's. None at all is good: a
-        browser sends one.
+        """Raise :class:`~notify.http.answers.Refused`, 403, for a host that may belong to somebody else.
+
+        A missing header is allowed, since a browser always sends one.
         """
         try:
             name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")

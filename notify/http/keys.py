@@ -1,4 +1,4 @@
-"""The API keys: who may use /v1, for what, and in which workspaces."""
+"""API keys: who may use /v1, for what, and in which workspaces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = Logger()
 
 
 def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
-    """All keys of ``[api]``, those in its file included. Raises ``ConfigError``, which never quotes a key."""
+    """All keys of ``[api]``, including those in its file. Raises ``ConfigError``, which never quotes a key."""
     lines = [(f"'api.keys' is wrong: key {number}", [key]) for number, key in enumerate(api.keys, 1)]
     if api.keys_file:
         try:
@@ -64,14 +64,14 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
 def _key(key: str, options: list[str], name: str) -> ApiKey:
     """The key of a line ``KEY name=NAME scopes=SCOPE,... workspaces=ID,...``. Raises ``ValueError``."""
     if key.partition("=")[0] in _OPTIONS:
-        # Of a line that was broken in two, or whose key was an empty variable; it would be good for everything.
+        # A line that was broken in two, or whose key was an empty variable; it would be valid for everything.
         raise ValueError("has no key in front: begin with it")
     if not _KEY.fullmatch(key):
         raise ValueError("must be 16 to 512 visible ASCII characters; make one with: openssl rand -hex 32")
     given: dict[str, str] = {}
     for option in options:
         word, equals, value = option.partition("=")
-        # Perhaps a key with a space in it: it is not quoted.
+        # It may be a key that contains a space, so it is not quoted.
         if not equals or word not in _OPTIONS or word in given:
             raise ValueError("takes name=, scopes= and workspaces= behind it, each once, and nothing else")
         given[word] = value
@@ -93,7 +93,7 @@ def _key(key: str, options: list[str], name: str) -> ApiKey:
 
 
 def unlimited(keys: Iterable[str]) -> tuple[ApiKey, ...]:
-    """Bare keys, which may do everything everywhere."""
+    """Keys without options, which may do everything in all workspaces."""
     return tuple(_key(key, [], f"#{number}") for number, key in enumerate(keys, 1))
 
 
@@ -102,7 +102,7 @@ def _digest(key: bytes) -> bytes:
 
 
 class ApiKeys:
-    """Judges requests. ``in_force`` gives the keys that are good now; ``refused`` counts by reason."""
+    """Judges requests. ``in_force`` returns the keys that are valid now; ``refused`` counts by reason."""
 
     def __init__(
         self,
@@ -114,9 +114,10 @@ class ApiKeys:
         self._guesses = Guesses()
 
     def check(self, authorization: bytes | None, host: str = "", scope: str = "") -> ApiKey:
-        """The key that the header of a request from this host carries. Raises :class:`Refused`, also where the scope is not its.
+        """The key in the header of a request from this host.
 
-        Takes as long for a near miss as for a far one. An address that guesses has to wait.
+        Raises :class:`Refused`, also if the key lacks the scope. The comparison takes the same time for a near miss
+        as for a far one. An address that guesses has to wait.
         """
         known = self._in_force()
         if not known:
@@ -143,7 +144,7 @@ class ApiKeys:
                 "too many wrong API keys came from this address: this one was not looked at; try again later",
                 {b"Retry-After": b"%d" % ceil(wait)},
             )
-        # No early end: every key is compared, whichever one matches.
+        # No early exit: every key is compared, whichever one matches.
         found = [key for key in known if hmac.compare_digest(given, key.digest)]
         if not found:
             self._guesses.wrong(host, given, now)
@@ -166,7 +167,7 @@ class ApiKeys:
         return key
 
     def stands(self, key: ApiKey) -> bool:
-        """Whether a key that was good is so now, and for the same: what it began may go on."""
+        """Whether a key is still valid, with the same rights, so that what it began may continue."""
         return key in self._in_force()
 
     def _count(self, reason: str) -> None:
@@ -175,12 +176,12 @@ class ApiKeys:
 
 
 def forbidden(message: str) -> Refused:
-    """403: the key is good, but not for this."""
+    """403: the key is valid, but not for this."""
     return Refused(HTTPStatus.FORBIDDEN, "forbidden", message)
 
 
 def permit(key: ApiKey, workspace_id: Id | None) -> None:
-    """Raise :class:`Refused` unless the key is for this workspace; None: for what concerns all of them."""
+    """Raise :class:`Refused` unless the key is for this workspace. None: it must be for all workspaces."""
     if key.workspaces is None or workspace_id in key.workspaces:
         return
     raise forbidden(

@@ -1,4 +1,4 @@
-"""The interface description that is served at /openapi.json, made from the types that are served."""
+"""The interface description served at /openapi.json, generated from the types that are served."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _TYPES = (
 
 
 def _int64_pattern() -> str:
-    """Exactly the canonical decimals of signed 64-bit integers."""
+    """A pattern that matches exactly the canonical decimal forms of signed 64-bit integers."""
     digits = str(INT64_MAX)
     last = len(digits) - 1
     below = [
@@ -156,10 +156,10 @@ def _id(name: str, text: str, required: bool = True) -> dict[str, Any]:
 
 
 def finish(schema: Any) -> None:
-    """What msgspec leaves out of a schema, in place.
+    """Complete msgspec's schema, in place.
 
-    Every integer here has 64 bits: tell the makers of clients, whose default may be less. A docstring is without its
-    indentation, which msgspec before 0.23 keeps.
+    Every integer here has 64 bits: say so for generators of clients, whose default may be smaller. Remove the
+    indentation of docstrings, which msgspec before 0.23 keeps.
     """
     if isinstance(schema, dict):
         if schema.get("type") == "integer":
@@ -177,7 +177,7 @@ def _operation(id: str, summary: str, tag: str, **more: Any) -> dict[str, Any]:
     return {"operationId": id, "summary": summary, "tags": [tag], **more}
 
 
-#: what can be answered beside a success: to a question, to a command, to one that names a node
+#: the possible statuses other than success: of a query, of a command, of a command that names a node
 _ASKED = (400, 401, 403, 408, 413, 429, 500)
 _TOLD = (*_ASKED, 415)
 _ORDERED = (*_ASKED, 404, 504)
@@ -238,7 +238,7 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                     _parameter(
                         "traceparent",
                         "header",
-                        # What a header can be at all (RFC 9110, section 5.5).
+                        # What a header can contain (RFC 9110, section 5.5).
                         {"type": "string", "pattern": r"^[\t -~\u0080-\u00ff]*$"},
                         "W3C trace context, which travels with the message. An invalid one is ignored.",
                         False,
@@ -645,7 +645,7 @@ def _publication(text: str, subject: dict[str, Any], payload: dict[str, Any]) ->
 
 
 def document(max_payload: int, max_body: int) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; bounds are in bytes."""
+    """The OpenAPI 3.1 document; the arguments are bounds in bytes."""
     _, components = msgspec.json.schema_components(_TYPES, ref_template=REF)
     finish(components)
     components["ChatPublication"] = _publication(

@@ -1,8 +1,9 @@
-"""``GET /v1/stream``: messages published over a WebSocket, without a request for each, and without waiting for answers.
+"""``GET /v1/stream``: publishing over a WebSocket, with many messages in flight and no request for each.
 
-The client sends a message, or a list of them, a text frame, and gets one answer for each message, by its ``id``, as soon as it is
-known what became of it. Messages go to the broker in the order in which they came, and those of a list at once. What is bounded here: connections; of each one the messages and
-bytes that are under way, beyond which nothing is read; how long a message may take, and a client not read its answers.
+The client sends a message, or a list of messages, in each text frame. It gets one answer for each message, by its
+``id``, as soon as the outcome is known. Messages go to the broker in the order in which they came, and those of a
+list together. What is bounded: the number of connections; for each connection, the messages and bytes in flight, past
+which nothing is read; how long a message may take; and how long a client may leave its answers unread.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ log = Narrator("notify.http.pipeline")
 
 PATH = "/v1/stream"
 
-#: connections at once: each is a backend's own, and is kept
+#: concurrent connections; each belongs to a backend, which keeps it open
 MOST_STREAMS = 200
-#: messages, and bytes of them, of one connection that are under way: beyond them nothing is read from it
+#: messages, and bytes of messages, of one connection in flight; past that, nothing is read from it
 MOST_MESSAGES, MOST_BYTES = 1000, 4 * 2**20
-#: messages that are begun in a row, before others have their turn
+#: messages that are begun in a row before others have their turn
 AT_ONCE = 500
-#: seconds that a message may be under way
+#: seconds that a message may be in flight
 ANSWER_TIMEOUT = 30.0
 #: seconds without a byte from a client before it is pinged, and then until the connection ends as idle
 PING_INTERVAL, PING_TIMEOUT = 25.0, 20.0
-#: seconds that a client may not take what was sent
+#: seconds that a client may leave its answers unread
 PATIENCE = 60.0
-#: seconds between two looks at all of that
+#: seconds between two checks of these times
 LOOK = 1.0
 
 IDLE, NOT_TEXT, WRONG, FORBIDDEN, LEAVING = 1001, 1003, 1007, 1008, 1012
@@ -70,7 +71,7 @@ class StreamOutcome(Struct, frozen=True):
 
 
 class _Named(Struct, frozen=True):
-    """Of a message that is otherwise wrong."""
+    """The ``id`` of a message that is otherwise invalid."""
 
     id: int | Annotated[str, Meta(max_length=64)]
 
@@ -81,7 +82,7 @@ _named = msgspec.json.Decoder(_Named).decode
 
 
 class Socket(Protocol):
-    """The WebSocket that a pipeline talks over (``transport/texts.py``)."""
+    """The WebSocket that a pipeline uses (``transport/texts.py``)."""
 
     def client(self) -> str:
         """The client's address."""
@@ -93,7 +94,7 @@ class Socket(Protocol):
         """Send a ping."""
 
     def silence(self, silent: bool) -> None:
-        """Read nothing more, or go on."""
+        """Stop reading, or resume."""
 
     def end(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
@@ -103,30 +104,30 @@ class Socket(Protocol):
 
 
 class Sockets(Protocol):
-    """Who makes WebSockets."""
+    """Makes WebSockets."""
 
     def answer(self, head: bytes, path: str) -> tuple[HTTPStatus, bytes]:
-        """101 and the whole answer to an opening handshake; or what it is refused with."""
+        """Judge an opening handshake: 101 and the whole response, or the status that refuses it."""
 
     def make(self, talker: Any) -> IProtocol:
-        """One whose messages go to a :class:`Pipeline`, once it has a transport."""
+        """A WebSocket whose messages go to a :class:`Pipeline` once it has a transport."""
 
 
 class Publishes(Protocol):
-    """Who publishes (:class:`~notify.http.publish.Publisher`)."""
+    """Publishes messages (:class:`~notify.http.publish.Publisher`)."""
 
-    #: a context for what is published at once
+    #: a context for messages that are published together
     at_once: Callable[[], AbstractContextManager[None]]
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
-        """What became of one message. Never fails; may be cancelled."""
+        """The outcome of one message. Never fails; may be cancelled."""
 
 
 class Streams:
     """All connections.
 
-    ``stands(key)`` is whether an API key is good now, and for as much as it was; ``gauge`` shows how many connections there are;
-    ``hung_up(reason, peer)`` is told of each that is cut off.
+    ``stands(key)`` tells whether an API key is still valid, with the same rights. ``gauge`` shows the number of
+    connections. ``hung_up(reason, peer)`` is told of each connection that is cut off.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Streams:
         return Upgrade(head, self._sockets.make(Pipeline(self, request.key)))
 
     def entered(self, pipeline: Pipeline) -> None:
-        """A connection is open."""
+        """A connection has opened."""
         self._open[pipeline] = None
         log.debug("{peer} opened a stream with API key {key}", peer=pipeline.client(), key=pipeline.key.name)
         self._gauge.set(len(self._open))
@@ -171,7 +172,7 @@ class Streams:
             self._later = self.reactor.callLater(LOOK, self._look)
 
     def left(self, pipeline: Pipeline) -> None:
-        """It is gone."""
+        """A connection is gone."""
         self._open.pop(pipeline, None)
         log.debug("a stream of API key {key} is over", key=pipeline.key.name)
         self._gauge.set(len(self._open))
@@ -184,7 +185,7 @@ class Streams:
                 one.callback(None)
 
     def close(self) -> Deferred[None]:
-        """Open none any more; fires once those that are open have answered what is under way, and are gone."""
+        """Open no more connections. Fires once the open ones have answered the messages in flight, and are gone."""
         self._leaving = True
         for pipeline in list(self._open):
             pipeline.leave()
@@ -202,23 +203,23 @@ class Streams:
 
 
 class Pipeline:
-    """One connection, which is open for as long as its API key is good."""
+    """One connection. It stays open for as long as its API key is valid."""
 
     def __init__(self, streams: Streams, key: ApiKey) -> None:
         self._streams, self.key = streams, key
         self._socket: Any = None
-        #: what is under way, the oldest first: the answer to come, since when, and how many bytes
+        #: messages in flight, the oldest first: the pending answer, its start, and its bytes
         self._working: dict[int, tuple[Deferred[Any], float, int]] = {}
         self._bytes = self._number = 0
-        #: what came and is not begun; None: a message that is not text
+        #: frames that have arrived and are not begun yet; None: one that is not text
         self._waiting: deque[bytes | None] = deque()
         self._answers: list[bytes] = []
         self._due: Any = None
         self._beginning = self._pinged = self._over = False
         self._blocked_at: float | None = None
         self._heard_at = 0.0
-        #: the close code and reason, once it is to end; whether that was said; and what messages are refused with that come
-        #: before: without it they are not answered
+        #: once the connection must end: the close code and reason, whether they were sent, and the refusal for
+        #: messages that come before the close; without a refusal they are not answered
         self._ending: tuple[int, str] | None = None
         self._instead: Refused | None = None
         self._ended = False
@@ -231,23 +232,23 @@ class Pipeline:
     # --- from the WebSocket ---------------------------------------------------------------------------------
 
     def opened(self, socket: Socket) -> None:
-        """The connection is open."""
+        """The connection has opened."""
         self._socket = socket
         self._heard_at = self._streams.reactor.seconds()
         self._streams.entered(self)
 
     def text(self, payload: bytes) -> None:
-        """A message came."""
+        """A text frame arrived."""
         if self._ending is None or self._instead is not None:
             self._waiting.append(payload)
 
     def other(self) -> None:
-        """A message came that is not text."""
+        """A frame arrived that is not text."""
         if self._ending is None:
             self._waiting.append(None)
 
     def read(self) -> None:
-        """That was all that came at once."""
+        """Everything that arrived together has been passed on."""
         self._heard_at, self._pinged = self._streams.reactor.seconds(), False
         if self._due is None:
             self._go_on()
@@ -259,15 +260,15 @@ class Pipeline:
             self._measure()
 
     def unblocked(self) -> None:
-        """It has taken all."""
+        """The client has taken everything."""
         if self._blocked_at is not None:
             self._blocked_at, self._heard_at = None, self._streams.reactor.seconds()
             self._soon()
 
     def closing(self) -> None:
-        """Nothing goes out any more but what was answered already."""
+        """Nothing more is sent except answers that are ready."""
         if self._ending is None:
-            # By the other side, whose last messages came before; or for a frame that is wrong, behind good ones.
+            # The other side closes after its last messages, or a frame is invalid and valid ones came before it.
             self._begin_some()
             self._ending = 1000, ""
         self._flush()
@@ -275,7 +276,7 @@ class Pipeline:
         self._waiting.clear()
 
     def closed(self) -> None:
-        """The client is gone: nobody waits for an answer any more."""
+        """The client is gone: no answer is needed any more."""
         self._over = self._ended = True
         self._waiting.clear()
         self._answers.clear()
@@ -295,7 +296,7 @@ class Pipeline:
         )
 
     def _go_on(self) -> None:
-        """Begin what waits, within the bounds; then send what is answered, and read on or not."""
+        """Begin what waits, within the bounds; then send the answers that are ready, and pause or resume reading."""
         self._due = None
         if self._over:
             return
@@ -317,7 +318,7 @@ class Pipeline:
         self._beginning = False
 
     def _begin(self, payload: bytes | None) -> int:
-        """Begin what one frame has; how many messages that were."""
+        """Begin the messages of one frame; returns how many there were."""
         if payload is None:
             self.end(NOT_TEXT, "messages are text")
             return 1
@@ -393,14 +394,17 @@ class Pipeline:
             self._socket.send(answers)
 
     def _measure(self) -> None:
-        """Read from the client, or let the kernel keep what it sends."""
+        """Pause or resume reading from the client; while paused, the kernel keeps what it sends."""
         if not self._ended and not self._over:
             self._socket.silence(bool(self._waiting) or self._full())
 
     # --- the end --------------------------------------------------------------------------------------------
 
     def end(self, code: int, reason: str, instead: Refused | None = None) -> None:
-        """Begin nothing more, answer what is under way, and close. What came and is not begun is refused, or not answered."""
+        """Begin nothing more, answer what is in flight, and close.
+
+        What has arrived and is not begun is refused with ``instead``, or not answered.
+        """
         if self._ending is None:
             self._ending, self._instead = (code, reason), instead
             if instead is None:
@@ -412,7 +416,7 @@ class Pipeline:
         self.end(FORBIDDEN, reason, Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", reason))
 
     def leave(self) -> None:
-        """The server stops."""
+        """The server is stopping."""
         reason = "the server is leaving"
         self.end(
             LEAVING, reason, _unavailable("unavailable", f"{reason} and nothing was done: try again later")
@@ -424,7 +428,7 @@ class Pipeline:
             self._socket.end(*self._ending)
 
     def look(self, now: float) -> None:
-        """Some time has passed."""
+        """Check the time limits."""
         if self._ended:
             return
         if not self._streams.stands(self.key):
@@ -439,7 +443,7 @@ class Pipeline:
                 self._streams.hung_up("unread", self._socket.client())
                 self._socket.cut_off()
         elif self._waiting or self._full():
-            self._heard_at = now  # it is not read from
+            self._heard_at = now  # nothing is read from it now
         elif not self._pinged and now - self._heard_at >= PING_INTERVAL:
             self._pinged = True
             self._socket.ask()
@@ -452,7 +456,7 @@ def _unavailable(code: str, message: str) -> Refused:
 
 
 def _no_handshake(status: HTTPStatus) -> Refused:
-    """The refusal of what opens no WebSocket (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22)."""
+    """The refusal of a request that opens no WebSocket (RFC 6455, section 4.2.2; RFC 9110, section 15.5.22)."""
     if status == HTTPStatus.UPGRADE_REQUIRED:
         return Refused(
             status,

@@ -1,4 +1,7 @@
-"""``POST /v1/publish``: one message, a list in order, or a list as one; and what becomes of each, also where it comes by a stream."""
+"""``POST /v1/publish``: one message, a list in order, or a list that is all or nothing.
+
+The results of publishing are also used for messages that arrive over a stream.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ _log = Narrator("notify.http.publish")
 
 T = TypeVar("T")
 
-#: a plain number: the name is looked up in Python each time
+#: a plain int: looking up the enum's value would run Python code each time
 _OK = HTTPStatus.OK.value
 
 #: messages in one request
@@ -89,10 +92,11 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 
 
 class Publisher:
-    """Publishes through a broker. ``max_payload`` is in bytes; ``witness()`` is told of each message, while somebody traces.
+    """Publishes through a broker.
 
-    Each message is a trace of its own, or a part of the caller's: a span ``publish``, and in it ``broker.publish``
-    until the broker has accepted it, whose context travels with the message.
+    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. Each message starts its
+    own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the
+    broker has accepted the message. The context of the inner span travels with the message.
     """
 
     def __init__(
@@ -113,11 +117,11 @@ class Publisher:
             self.at_once = cast(ITogether, broker).together
 
     def __call__(self, request: Request) -> Answer | Deferred[Answer]:
-        """Publish what the request carries.
+        """Publish the messages in the request.
 
-        A list of another form than the interface description's is refused as a whole. Else each message stands for
-        itself, all are handed to the broker in order, and the answer has 200 when all were accepted, 207 when not; or, with
-        ``atomic=true``, all are accepted, or none is and the answer says why.
+        A list that violates the interface description is refused as a whole. Otherwise each message is accepted or
+        refused on its own, all are handed to the broker in order, and the status is 200 if all were accepted, else
+        207. With ``atomic=true``, either all are accepted, or none is and the answer says why.
         """
         atomic = request.parameters((), ("atomic",)).get("atomic", "false")
         if atomic not in ("true", "false"):
@@ -144,9 +148,9 @@ class Publisher:
         return (self._as_one if atomic == "true" else self.together)(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
-        """Publish one message for whoever has this API key; ``trace`` is a traceparent, or empty.
+        """Publish one message for the owner of this API key. ``trace`` is a traceparent, or empty.
 
-        Never fails: a message that is given up on (cancelled) may be stored or not, and its result says so.
+        Never fails. If it is cancelled, the message may or may not be stored, and the result says so.
         """
         working: Deferred[Any] = self._start(one, key, by, trace)
         return working.addCallbacks(self._stored, self._not_stored, callbackArgs=(one.subject,))
@@ -154,7 +158,7 @@ class Publisher:
     def together(
         self, body: list[Publication], keys: Sequence[str | None], request: Request
     ) -> Answer | Deferred[Answer]:
-        """Publish messages in order, each under its key, and answer with what became of each."""
+        """Publish messages in order, each under its key; the answer has the result of each."""
         by, trace = request.key, request.trace
         results: list[Result | Deferred[Result]] = []
         with self.at_once():
@@ -179,7 +183,10 @@ class Publisher:
     def _as_one(
         self, body: list[Publication], keys: Sequence[str | None], request: Request
     ) -> Deferred[Answer]:
-        """Publish messages in order, each under its key: all of them, and answer with their positions; or none."""
+        """Publish messages in order, each under its key, all or nothing.
+
+        If all are stored, the answer has their positions.
+        """
 
         def told(outcome: list[Position] | Failure) -> list[Position] | Failure:
             for place, one in enumerate(body):
@@ -206,7 +213,10 @@ class Publisher:
         return maybeDeferred(atomic.publish_all, drafts).addBoth(ended)
 
     def _spans(self, topics: list[Topic], trace: str) -> tuple[list[str], Callable[[Any], Any]]:
-        """What travels with messages that are handed to the broker as one, and what ends the spans of each as it ended."""
+        """Begin the spans of messages that are published atomically.
+
+        Returns what travels with each message, and a callback that ends the spans of each with its outcome.
+        """
         if self._tracer is NO_TRACER:
             return [trace] * len(topics), lambda outcome: outcome
         outer = [self._tracer.span("publish", trace, root=True) for _ in topics]
@@ -229,7 +239,7 @@ class Publisher:
         return working.addCallbacks(self._accepted, self._count_failure, callbackArgs=(one.subject,))
 
     def _told(self, outcome: Position | Failure, one: Publication) -> Position | Failure:
-        """Tell whoever traces it what became of a message."""
+        """Report the outcome of a message to the traces."""
         witness = self._witness()
         if witness is not None and (topic := _topic(one.subject)) is not None:
             size = len(bytes(one.payload))
@@ -243,7 +253,7 @@ class Publisher:
 
     def _start(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
         working = self._begin(one, key, by, trace)
-        # Nobody who begins to trace meanwhile misses much.
+        # A trace that begins in the meantime misses little.
         return working if self._witness() is None else working.addBoth(self._told, one)
 
     def _begin(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
@@ -300,7 +310,7 @@ class Publisher:
 
 
 def _fired(working: Deferred[Any]) -> Position | None:
-    """What there is already, as with the memory broker: callbacks behind it would cost as much as the message."""
+    """The position if it is known already, as with the memory broker: callbacks would cost as much as the message."""
     return working.result if working.called and isinstance(working.result, Position) else None
 
 
@@ -312,7 +322,10 @@ def _topic(subject: str) -> Topic | None:
 
 
 def _ended(outcome: T, span: Span) -> T:
-    """End a span as its work ended; a failure by its type alone, since its text may quote what a caller sent."""
+    """End a span with its outcome.
+
+    For a failure only its type is recorded, because its text may quote the caller's data.
+    """
     if isinstance(outcome, Failure):
         span.fail(outcome.type.__name__ if outcome.type else "failed")
     elif isinstance(outcome, Position):
@@ -329,12 +342,12 @@ def _collect(results: list[Result]) -> Answer:
 
 def _refusal(failure: Failure) -> Refused | None:
     error = failure.value
-    # Given up on: the client went away, or no answer came within the server's own patience.
+    # Cancelled: the client went away, or the answer did not come within the server's timeout.
     return refusal(Unknown() if error is None or isinstance(error, CancelledError) else error)
 
 
 def unquoted(error: msgspec.ValidationError, wanted: type[Struct]) -> str:
-    """What msgspec says of a body that is no ``wanted``, without the one thing that it quotes: a field's name."""
+    """msgspec's error for a body that is not a ``wanted``, without the field name, the only thing that it quotes."""
     text = str(error)
     if "unknown field" in text:
         _, _, path = text.partition(" - at ")

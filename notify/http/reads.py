@@ -1,4 +1,4 @@
-"""What the API can be asked about messages and users: history, and presence on all nodes."""
+"""The API's queries about messages and users: history, and presence on all nodes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from notify.interfaces import IBroker, IRegistry, pages_of
 from notify.messages import ChatEvent, ChatMessage, Earlier, Message, Notification, Position, Replayed
 from notify.topics import Topic
 
-#: messages, and bytes of them, that one answer of the history may carry
+#: the most messages, and bytes of messages, in one answer of the history
 MAX_HISTORY, MAX_HISTORY_BYTES = 1000, 4 * 2**20
 DEFAULT_HISTORY = 100
 
-#: the ``before`` of the newest messages
+#: the value of ``before`` for the newest messages
 NEWEST = "newest"
 
 _EVENT = Meta(
@@ -38,11 +38,11 @@ SINCE = re.compile(r"([!-~]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
 
 
 class HistoryItem(Struct, frozen=True):
-    """One message with its position; the payload is as it was published."""
+    """A message with its position; the payload is as it was published."""
 
     epoch: str
     seq: int
-    # msgspec describes no union of untagged types, so the description says it itself.
+    # msgspec cannot describe a union of untagged types, so the schema is given here.
     payload: Annotated[Any, _EVENT]
 
 
@@ -88,7 +88,7 @@ def integer(parameters: Mapping[str, str], name: str, low: int, high: int, defau
 
 
 def identifier(parameters: Mapping[str, str], name: str) -> Id:
-    """The id that the parameter ``name`` spells. Raises :class:`~notify.http.answers.Refused`."""
+    """The id in the parameter ``name``. Raises :class:`~notify.http.answers.Refused`."""
     try:
         return ids.parse(parameters[name])
     except ValueError as error:
@@ -98,7 +98,7 @@ def identifier(parameters: Mapping[str, str], name: str) -> Id:
 def position(
     parameters: Mapping[str, str], name: str = "since", besides: str | None = None
 ) -> Position | None:
-    """The parameter of this name, a position written ``epoch:seq``; None when it is absent, or has the value ``besides``."""
+    """The position in a parameter, written ``epoch:seq``; None if it is absent or has the value ``besides``."""
     text = parameters.get(name)
     if text is None or text == besides:
         return None
@@ -110,7 +110,7 @@ def position(
 
 
 class HistoryReader:
-    """``GET /v1/history``: messages after ``since``, or from the oldest that is kept; or the last ones ``before`` a position."""
+    """``GET /v1/history``: messages after ``since`` or from the oldest stored one, or the last ``before`` a position."""
 
     def __init__(self, broker: IBroker) -> None:
         self._broker = broker
@@ -145,7 +145,7 @@ class HistoryReader:
 
     @staticmethod
     def _answer_before(page: Earlier, topic: Topic, before: Position | None) -> Answer:
-        # A topic without messages has a newest position, too, and that may be 0.
+        # A topic without messages also has a newest position, which may be 0.
         following = f"{page.epoch}:{page.last}" if page.last or before is None else None
         older = f"{page.epoch}:{page.first}" if page.first else None
         return answer(History(topic.subject, _items(page.messages), following, not page.more, older))
@@ -156,7 +156,7 @@ def _items(messages: list[Message]) -> list[HistoryItem]:
 
 
 class PositionReader:
-    """``GET /v1/position``: where a topic stands now, whether anybody follows it or not."""
+    """``GET /v1/position``: a topic's newest position, whether anybody follows the topic or not."""
 
     def __init__(self, broker: IBroker) -> None:
         self._broker = broker
@@ -170,7 +170,7 @@ class PositionReader:
 
 
 class PresenceReader:
-    """``GET /v1/presence``: who is there, on any node."""
+    """``GET /v1/presence``: who is in a chat, on any node."""
 
     def __init__(self, registry: IRegistry) -> None:
         self._registry = registry

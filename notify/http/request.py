@@ -1,4 +1,4 @@
-"""One HTTP request: judged at the end of its headers, bounded, handled."""
+"""One HTTP request: it is judged once its headers are complete, bounded, and handled."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ _JSON = re.compile(
 _NO_KEYS = ApiKeys(tuple)
 _NOBODY = ApiKey(b"", "nobody", frozenset(), frozenset())
 
-#: how metrics and logs name every path that does not exist
+#: the name of all nonexistent paths in metrics and logs
 NO_SUCH_PATH = "no_such_path"
 
 Given = Answer | Stream | Upgrade
 
 
 class Route(Struct, frozen=True):
-    """What one path takes: a handler a method, the scope that a key needs for it, if any, and how large a body may be.
+    """What one path accepts: a handler for each method, the scope that a key needs, and the most bytes of a body.
 
-    A handler is given the :class:`Request`; it returns what is in ``answers``, or a Deferred of that, or raises.
+    A handler is given the :class:`Request`. It returns one of the types in ``answers``, or a Deferred of one, or
+    raises.
     """
 
     methods: Mapping[bytes, Callable[[Request], Given | Deferred[Answer] | Deferred[Given]]]
@@ -51,7 +52,7 @@ class Route(Struct, frozen=True):
 
 
 class Rules(Protocol):
-    """What a request is judged by."""
+    """The rules that a request is judged by."""
 
     routes: Mapping[bytes, Route]
     keys: ApiKeys | None
@@ -59,8 +60,10 @@ class Rules(Protocol):
 
 
 class Request:
-    """One request. A handler sees :attr:`body`, :attr:`host`, :attr:`trace`, :meth:`parameters`, :meth:`text_header`; and
-    :attr:`head`, the bytes of all its headers without the empty line behind them.
+    """One request.
+
+    Handlers use :attr:`body`, :attr:`host`, :attr:`trace`, :meth:`parameters`, :meth:`text_header`, and :attr:`head`:
+    the bytes of all its headers without the empty line behind them.
     """
 
     __slots__ = (
@@ -84,10 +87,11 @@ class Request:
     )
 
     def __init__(self, rules: Rules, head: bytes, received: float, peer: str) -> None:
-        """Decide whether the request is worth taking: what was decided is :attr:`refused`.
+        """Decide whether to accept the request; the decision is in :attr:`refused`.
 
-        Raises :class:`~notify.wire.head.Malformed` and :class:`~notify.wire.head.TooLong` where nobody can tell what is
-        asked, or where it ends. ``received`` is the reactor's time; ``peer`` the address that it comes from.
+        Raises :class:`~notify.wire.head.Malformed` and :class:`~notify.wire.head.TooLong` if it cannot be known what
+        is requested, or where the request ends. ``received`` is the reactor's time; ``peer`` is the address that it
+        comes from.
         """
         if head.count(b"\r\n") > MAX_LINES:
             raise TooLong
@@ -95,7 +99,7 @@ class Request:
         if parsed.version not in (b"HTTP/1.1", b"HTTP/1.0"):
             raise Malformed
         self.method, target, self.version, self.fields = parsed
-        #: bytes of the body; None: it comes in chunks
+        #: bytes of the body; None: it is chunked
         self.length = heads.length(parsed)
         given_host = heads.host(parsed)
         self._rules = rules
@@ -105,9 +109,9 @@ class Request:
         #: the whole body
         self.body = b""
         self.route: Route | None = None
-        #: the API key that it came with, where its path needs one
+        #: the API key of the request, if its path needs one
         self.key = _NOBODY
-        #: the path as it is named in metrics and logs, where nothing that a client chose may stand
+        #: the name of the path in metrics and logs, which must not contain anything that a client chose
         self.name = NO_SUCH_PATH
         ids = self.fields.get(b"x-request-id")
         given = ids[0] if ids is not None and len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else None
@@ -116,26 +120,26 @@ class Request:
         if absolute is not None:
             # It overrides the header Host (RFC 9112, section 3.2.2).
             given_host, target = absolute[1], target[absolute.end() :]
-        #: what the request is meant for, as it was sent: a name or an address, with a port or without; or empty
+        #: the host that the request is for, as it was sent: a name or an address, with or without a port; or empty
         self.host = given_host.decode("latin-1")
         self.path, _, self._query = target.partition(b"?")
         self.refused: Refused | None = None
         try:
             self._admit()
         except Refused as refused:
-            # Its traceback would keep this request, and all that was read with it, until garbage is collected.
+            # Its traceback would keep this request, and everything read with it, until the next garbage collection.
             self.refused = refused.with_traceback(None)
 
     # --- for handlers
 
     @property
     def trace(self) -> str:
-        """The W3C ``traceparent`` that came along, or empty: an invalid one counts as none."""
+        """The request's W3C ``traceparent``; empty if it is absent or invalid."""
         values = self.fields.get(b"traceparent")
         return tracing.valid(values[0].decode("latin-1")) if values is not None and len(values) == 1 else ""
 
     def text_header(self, name: str, pattern: re.Pattern[str], what: str) -> str | None:
-        """The value of a header that may be given once. Raises :class:`Refused` when it is not as ``what`` says."""
+        """The value of a header that must not be repeated. Raises :class:`Refused` if it is not as ``what`` says."""
         values = self.fields.get(name.lower().encode())
         if not values:
             return None
@@ -145,11 +149,11 @@ class Request:
         return value
 
     def parameters(self, required: Collection[str], optional: Collection[str] = ()) -> dict[str, str]:
-        """The query parameters. Raises :class:`Refused` for one that is missing, unknown, repeated or not UTF-8."""
+        """The query parameters. Raises :class:`Refused` if one is missing, unknown, repeated or not UTF-8."""
         if not self._query and not required:
-            return {}  # as nearly every publish is
+            return {}  # as for nearly every publish
         if not self._query and not required:
-            return {}  # as nearly always where much is asked for
+            return {}  # as for nearly every busy path
         try:
             pairs = parse_qsl(self._query.decode("ascii"), keep_blank_values=True, errors="strict")
         except (UnicodeDecodeError, ValueError):
@@ -165,7 +169,7 @@ class Request:
                 raise bad_request(f"the query parameter '{name}' is missing")
         return found
 
-    # --- the judgement
+    # --- judging
 
     def _admit(self) -> None:
         route = self._rules.routes.get(self.path)
@@ -208,7 +212,7 @@ class Request:
 
     @property
     def max_body(self) -> int:
-        """Bytes of a body that the path takes."""
+        """The most bytes of a body that the path accepts."""
         return self.route.max_body if self.route is not None else 0
 
     def oversized(self) -> Refused:
@@ -218,12 +222,12 @@ class Request:
 
     @property
     def lives_on(self) -> bool:
-        """Whether the client may send another request behind this one."""
+        """Whether the client may send another request after this one."""
         return self.version == b"HTTP/1.1" and not self._has(b"connection", b"close")
 
     @property
     def waits(self) -> bool:
-        """Whether the client waits to be told that it may send the body (RFC 9110, section 10.1.1)."""
+        """Whether the client waits for permission to send the body (RFC 9110, section 10.1.1)."""
         return self.version == b"HTTP/1.1" and self.length != 0 and self._has(b"expect", b"100-continue")
 
     def _has(self, name: bytes, option: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""``POST /v1/revoke``: a user's tokens of before a time are good no more, on any node."""
+"""``POST /v1/revoke``: invalidates a user's tokens from before a certain time, on all nodes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ audit = Logger(logging.AUDIT)
 
 
 class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
-    """The user whose tokens to revoke: those issued before ``before``, a Unix time in seconds that is not in the future; without it, before now."""
+    """Which tokens: those of a user issued before ``before``, Unix time in seconds, not in the future; default: now."""
 
     workspace_id: Id
     user_id: Id
@@ -34,9 +34,10 @@ class Revoke(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revoked(Struct, frozen=True):
-    """How many connections were told to close, on all nodes; the tokens are refused until ``until`` (Unix time in seconds).
+    """The number of connections told to close, on all nodes.
 
-    ``kept``: nodes that start later also learn of it; if false, it holds until this process ends.
+    The tokens are refused until ``until`` (Unix time in seconds). ``kept``: nodes that start later refuse them as
+    well; false: only until this process ends.
     """
 
     closed: int
@@ -55,7 +56,7 @@ class Revoker:
         self._hub = hub
 
     def __call__(self, request: Request) -> Deferred[Answer]:
-        """Closes with 4002, after which a client comes with a new token. 503 where it could not be kept: repeat it then."""
+        """Closes with 4002, after which a client brings a new token. 503: the record could not be kept; repeat it."""
         what = read(request, Revoke, "two ids, workspace_id and user_id, and perhaps before, a time")
         permit(request.key, what.workspace_id)
         hub, now = self._hub, self._hub.now()
@@ -81,7 +82,8 @@ class Revoker:
         return Deferred.fromCoroutine(self._revoke(revocation))
 
     async def _revoke(self, revocation: Revocation) -> Answer:
-        # At once, for it is quick; the nodes that are not reached, or start now, hear of what is kept.
+        # Ask the nodes immediately, which is quick. Nodes that are unreachable, or start now, learn it from the
+        # record.
         telling = self._cluster.ask("revoke", revocation, Count)
         problem, kept = "", False
         try:

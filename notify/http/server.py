@@ -1,7 +1,8 @@
-"""A hardened HTTP/1.1 server: flat routes, bounded requests, deadlines, every error as JSON.
+"""A hardened HTTP/1.1 server: exact paths, bounded requests, deadlines, every error as JSON.
 
-A request is judged at the end of its headers, before any of its body is taken; a body is bounded however it is sent; no
-answer is HTML, names a software version or shows a traceback. What a connection may do: :mod:`notify.http.connection`.
+A request is judged once its headers are complete, before any of its body is accepted; a body is bounded however it is
+sent. No answer is HTML, names a software version or shows a traceback. What a connection may do:
+:mod:`notify.http.connection`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ __all__ = ["Route", "Site"]
 
 _log = Logger()
 
-#: the methods that a log line names: any other is what a client made up, or the body of a request that it got wrong
+#: the methods that log lines name; any other was made up by the client, or is a body that it framed wrong
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"))
 
-#: of request ids, which are no secret
+#: for request ids, which are not secret
 _random = Random()  # noqa: S311
 
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -42,12 +43,15 @@ _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
 class Site(Factory):
     """Serves ``routes`` by exact path.
 
-    ``keys`` guard the secure routes and every path under ``/v1``. None: nothing is special about ``/v1``, and nobody may
-    use a secure route.
-    ``timeout()`` is how long a connection may be idle now, and ``answer_timeout`` how long a handler may
-    take, in seconds. ``new_id`` makes request ids. A client is cut off that had its next request here before the one
-    before was answered more than ``most_ahead`` times in a row. ``logs()`` is whether anybody reads what is logged of each
-    answer: it costs as much as the answer. ``wind_up()`` ends what goes on behind the answers, and fires when it has.
+    - ``keys`` guard the secure routes and every path under ``/v1``. None: ``/v1`` is not special, and nobody may use
+      a secure route.
+    - ``timeout()`` is how long a connection may be idle, and ``answer_timeout`` how long a handler may take, in
+      seconds.
+    - ``new_id`` makes request ids.
+    - ``most_ahead``: a client is cut off if, more often than this in a row, its next request had arrived before the
+      previous one was answered.
+    - ``logs()`` tells whether anybody reads the log lines of answers, which cost as much as the answers.
+    - ``wind_up()`` ends what goes on after answers, and fires when it has ended.
     """
 
     noisy = False
@@ -84,7 +88,7 @@ class Site(Factory):
         return Connection(self)
 
     def soon(self, connection: Connection) -> None:
-        """Let a connection go on in the next turn of the reactor."""
+        """Let a connection continue in the next turn of the reactor."""
         if not self._due:
             self.reactor.callLater(0, self._turn)
         self._due.append(connection)
@@ -95,11 +99,11 @@ class Site(Factory):
             connection.go_on()
 
     def begun(self) -> None:
-        """A handler started."""
+        """A handler has started."""
         self._under_way += 1
 
     def ended(self) -> None:
-        """A handler's request is answered, or its client is gone."""
+        """A handler's request has been answered, or its client is gone."""
         self._under_way -= 1
         if not self._under_way:
             waiting, self._waiting = self._waiting, []
@@ -107,7 +111,7 @@ class Site(Factory):
                 finished.callback(None)
 
     def settled(self) -> Deferred[None]:
-        """Fires once every request that is under way is answered, and nothing goes on behind it; for a clean stop."""
+        """Fires once every request in flight is answered, and nothing goes on after the answers; for a clean stop."""
         return self._wind_up().addCallback(lambda _: self._answered())
 
     def _answered(self) -> Deferred[None]:
@@ -119,7 +123,7 @@ class Site(Factory):
         return finished
 
     def top(self, answer: Answer | Stream, framing: bytes, request_id: str, close: bool) -> bytes:
-        """Status line and headers of an answer; ``framing`` is the header line that says where it ends, or empty."""
+        """The status line and headers of an answer. ``framing`` is the header line that tells where it ends, or empty."""
         now = int(time.time())
         if now != self._second:
             self._second, self._date = now, formatdate(now, usegmt=True).encode("ascii")
@@ -141,7 +145,7 @@ class Site(Factory):
     def note(
         self, connection: Connection, name: str, status: int, request_id: str, request: Request | None
     ) -> None:
-        """Count and log an answer: no query, no header, no body, and no path that a client made up."""
+        """Count and log an answer. The line has no query, header or body, and no path that a client made up."""
         seconds = self.reactor.seconds() - request.received if request else 0.0
         counts = self._counts.get((name, status))
         if counts is None:
@@ -165,12 +169,12 @@ class Site(Factory):
         )
 
     def hung_up(self, reason: str, peer: str) -> None:
-        """A client was cut off for what it did."""
+        """A client was cut off for its behaviour."""
         self.metrics.http_hangups.labels(reason).inc()
         _log.info("Hung up on {peer}: {why}", peer=peer, why=_WHY[reason])
 
     def log_failure(self, request: Request, failure: Failure) -> None:
-        """A handler failed in a way that is ours to mend."""
+        """A handler failed because of a fault in the server."""
         _log.failure(
             "Failed to answer {path}, request {request_id}",
             failure=failure,

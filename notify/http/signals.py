@@ -1,4 +1,4 @@
-"""``POST /v1/signal``: what a backend signals to the members of a chat, in a user's name; kept nowhere."""
+"""``POST /v1/signal``: a backend sends a signal to the members of a chat in a user's name. It is not stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notify.http.keys import permit
 from notify.http.request import Request
 from notify.messages import Poison, Signal, check_data
 
-#: bytes of a request beside the data of its signal
+#: bytes of a request in addition to its signal's data
 MARGIN = 4096
 
 
@@ -40,7 +40,7 @@ class Signaller:
         self._signals = signals
 
     def __call__(self, request: Request) -> Answer:
-        """Answers at once: nobody is waited for. The user need not be connected, nor a member."""
+        """Answers immediately, without waiting for anything. The user need not be connected, nor a member."""
         try:
             what = _decode(request.body)
         except msgspec.ValidationError as error:
@@ -71,6 +71,6 @@ class Signaller:
 
 
 def _unquoted(error: msgspec.ValidationError) -> str:
-    """What msgspec says, without the one thing that it quotes: a field's name."""
+    """msgspec's error without the field name, the only thing that it quotes."""
     text = ids.explained(error)
     return "it has a field that is none of its own" if "unknown field" in text else text.replace("`", "'")

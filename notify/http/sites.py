@@ -1,4 +1,4 @@
-"""The two listeners' sites: which path is served by what."""
+"""The sites of the two listeners: which path is served by what."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from notify.observe.tracing import NO_TRACER, Tracer
 
 #: bytes of a publish request with the default payload limit
 MAX_BODY = 4 * 2**20
-#: requests that a stranger may send without waiting for answers; browsers never do
+#: requests that an unknown client may send without waiting for answers; browsers never do
 MOST_AHEAD = 16
 
-#: of the demo page's folder: what npm makes there, and the page that is for the internal listener
+#: parts of the demo page's folder that are not served: npm's files, and the page for the internal listener
 _LEFT_OUT = ("node_modules", "admin")
 
 NO_NAMES = Hosts()
@@ -59,7 +59,7 @@ def _status(report: HealthReport) -> int:
 
 
 def most_body(limits: Limits) -> int:
-    """Bytes that a publish may have, by a request or by a message of a stream."""
+    """The most bytes of a publish request, or of one message of a stream."""
     return max(MAX_BODY, limits.max_frame + 64 * 1024)
 
 
@@ -85,9 +85,13 @@ def internal_site(
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
-    ``node`` is this node's name; ``sockets`` makes WebSockets that take messages of :func:`most_body` bytes; ``revoker`` answers ``/v1/revoke``; ``render`` gives the metrics as text, where others' are
-    among them; ``hosts`` are those by which metrics may be asked for. ``logs()`` is whether anybody reads what is logged of each
-    answer, ``witness()`` whom publishes are told to.
+    - ``node`` is this node's name.
+    - ``sockets`` makes WebSockets that take messages of :func:`most_body` bytes.
+    - ``revoker`` answers ``/v1/revoke``.
+    - ``render`` returns the metrics as text, if they include those of other processes.
+    - ``hosts`` are the host names under which metrics may be requested.
+    - ``logs()`` tells whether anybody reads the log lines of answers.
+    - ``witness()`` is told of publishes.
     """
 
     def ready(request: Request) -> Answer:
@@ -171,10 +175,10 @@ def public_site(
     demo_routes: Mapping[bytes, Route] | None = None,
     logs: Callable[[], bool] = lambda: True,
 ) -> Site:
-    """The public listener's site: ``/health``, and the demo page where its folder is given.
+    """The public listener's site: ``/health``, and the demo page if its folder is given.
 
-    Its files are served under ``/``, ``index.html`` also as ``/``; ``demo_routes`` are what that page asks for.
-    ``timeout()`` is for an idle connection, in seconds; ``logs`` as above.
+    The folder's files are served under ``/``, and ``index.html`` also as ``/``. ``demo_routes`` are the requests of
+    that page. ``timeout()`` is the idle timeout of a connection, in seconds; ``logs`` is as for the internal site.
     """
 
     def show_health(request: Request) -> Answer:
@@ -188,7 +192,7 @@ def public_site(
 
 
 def _files(folder: Path | None) -> Iterable[tuple[bytes, File]]:
-    """Every file in a folder by the path it is served at: none but these can be reached, whatever is asked for."""
+    """Every file in a folder by the path it is served at. No request can reach any other file."""
     if folder is None:
         return
     root = folder.resolve()

@@ -1,4 +1,4 @@
-"""An answer that is written as it comes about: who writes it, and the connection that it goes through."""
+"""A streamed answer: connects the producer that writes it with the connection that sends it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 
 class Streaming:
-    """A :class:`~notify.http.answers.Sink`. ``chunks`` is whether the client knows them; ``done()`` is called at the end."""
+    """A :class:`~notify.http.answers.Sink`.
+
+    ``chunks``: the client supports chunked bodies. ``done()`` is called at the end.
+    """
 
     def __init__(self, transport: Any, chunks: bool, done: Callable[[], None]) -> None:
         self._transport = transport
@@ -16,7 +19,7 @@ class Streaming:
         self._producer: Any = None
 
     def start(self, producer: Any, blocked: bool) -> None:
-        """It is ``producer`` who writes, not now if the client is ``blocked``."""
+        """Set the producer that writes the answer; it starts paused if the client is ``blocked``."""
         if self._done is not None:
             self._producer = producer
             if blocked:
@@ -41,7 +44,7 @@ class Streaming:
             self._producer.pauseProducing()
 
     def resume(self) -> None:
-        """It has taken all."""
+        """The client has taken everything."""
         if self._producer is not None:
             self._producer.resumeProducing()
 

@@ -1,8 +1,8 @@
-"""``GET /v1/trace``: what happens with one user's clients, or in one chat, on all nodes, as it happens.
+"""``GET /v1/trace``: follows what happens with one user's clients, or in one chat, on all nodes.
 
-The answer is server-sent events (WHATWG HTML, section 9.2). Each node keeps what it sees until it is asked, so all of them are
-asked every moment; an event goes out once, and those of a moment in the order of their times. A client that does not take them
-is waited for, while the nodes keep what they can and count the rest.
+The answer is a stream of server-sent events (WHATWG HTML, section 9.2). Each node keeps what it sees until it is
+asked, so all nodes are asked several times a second. Each event is sent once; those of one round are sorted by time.
+A client that does not keep up delays the next question; meanwhile the nodes keep what they can and count the rest.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from notify.http.request import Request
 from notify.observe import logging
 from notify.wire import addresses
 
-#: seconds for which a trace goes on at most, and unless something else is asked for
+#: the longest duration of a trace in seconds, and the default
 LONGEST, USUAL = 600, 60
-#: traces at once through one node, and of those by keys for some workspaces: tenants leave the operator room
+#: concurrent traces through one node, and how many of them may be by keys limited to some workspaces, so that tenants
+#: leave some for the operator
 MOST, MOST_OF_TENANTS = 4, 2
 #: seconds between two questions to the nodes
 MOMENT = 0.3
-#: seconds without an event after which a comment shows that the connection lives
+#: seconds without an event after which a comment keeps the connection alive
 SILENCE = 5.0
 
 audit = Logger(logging.AUDIT)
 
 
 class TraceReader:
-    """Begins traces, of which a few run at once. ``stands(key)`` is whether an API key is good now, and for as much as it was;
-    ``reactor`` is the clock, ``now`` gives Unix time.
+    """Starts traces, of which a few may run at once.
+
+    ``stands(key)`` tells whether an API key is still valid, with the same rights. ``reactor`` is the clock; ``now``
+    returns Unix time.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class TraceReader:
 
 
 class _Reached(Struct, frozen=True):
-    """Who did not answer, and why others cannot be reached."""
+    """The nodes that did not answer, and why others cannot be reached."""
 
     missing: tuple[str, ...] = ()
     detail: str = ""
@@ -132,7 +135,7 @@ class _Reached(Struct, frozen=True):
 
 @implementer(IPushProducer)
 class Following:
-    """One trace that is being written: asks all nodes, writes what is new, and asks again in a moment, while ``allowed()``."""
+    """One trace in progress: asks all nodes, writes what is new, waits a moment, and repeats while ``allowed()``."""
 
     def __init__(
         self,
@@ -156,7 +159,7 @@ class Following:
         self._later: Any = None
 
     def go_on(self) -> None:
-        """Ask, unless somebody was asked and has not answered, or the client takes nothing."""
+        """Ask the nodes, unless a question is in flight or the client takes nothing."""
         self._later = None
         if self._asking or self._paused or self._over:
             return
@@ -194,7 +197,7 @@ class Following:
             if collected.left_out:
                 events.append(Seen(now, "left_out", node=node, count=collected.left_out))
         self._busy = frozenset(node for node, collected in told.answers if collected.busy)
-        # One that is missing goes on from where it was.
+        # A missing node continues from where it was.
         self._after = {**(self._after if told.reached.missing else {}), **after}
         reached = _Reached(tuple(told.reached.missing), told.reached.detail)
         if reached != self._reached:
@@ -226,7 +229,7 @@ class Following:
         if self._later is not None and self._later.active():
             self._later.cancel()
         self._ended()
-        # Nodes that do not hear it end it themselves.
+        # Nodes that do not receive this end the trace by themselves.
         farewell: Deferred[Any] = self._cluster.ask("trace", replace(self._order, end=True), Collected)
         farewell.addErrback(lambda _: None)
 
@@ -238,10 +241,10 @@ class Following:
         self._later = None
 
     def resumeProducing(self) -> None:
-        """It has taken all."""
+        """The client has taken everything."""
         self._paused = False
         self.go_on()
 
     def stopProducing(self) -> None:
-        """It is gone."""
+        """The client is gone."""
         self._stop()

@@ -1,1 +1,1 @@
-"""What is counted, said, traced, and told of the server's health."""
+"""Metrics, logs, traces and health."""

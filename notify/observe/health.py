@@ -1,4 +1,4 @@
-"""What the server says of its own health: one small object that the service feeds and the listeners show."""
+"""The server's health: one small object that the service updates and the listeners report."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class HealthReport(Struct, frozen=True):
     broker: BrokerStatus
     listeners: dict[str, bool]
     draining: bool
-    #: by node, where there are workers: whether it serves
+    #: by node name, if there are workers: whether each serves
     workers: dict[str, bool] | UnsetType = UNSET
 
 
 class Live(Struct, frozen=True):
-    """The process runs and answers."""
+    """The process is running and answers."""
 
     status: str = "ok"
 
 
 class PublicHealth(Struct, frozen=True):
-    """Whether clients are welcome, ``ok`` or ``unavailable``, and nothing else."""
+    """Whether clients are welcome: ``ok`` or ``unavailable``, and nothing else."""
 
     status: str
 
@@ -36,8 +36,8 @@ class PublicHealth(Struct, frozen=True):
 class Health:
     """Ready only while every expected listener is up, the broker can be used, and the server is not draining.
 
-    ``broker`` is :meth:`IBroker.status`, asked anew for each report. Until :meth:`started` the server is
-    starting, whatever else is so.
+    ``broker`` is :meth:`IBroker.status`, called for each report. Until :meth:`started`, the server is starting,
+    whatever its other states.
     """
 
     def __init__(self, broker: Callable[[], BrokerStatus], listeners: Iterable[str]) -> None:
@@ -45,35 +45,35 @@ class Health:
         self._listeners = dict.fromkeys(listeners, False)
         self._started = False
         self._draining = False
-        #: asked anew for each report
+        #: called for each report
         self.workers: Callable[[], dict[str, bool]] | None = None
 
     @property
     def starting(self) -> bool:
-        """Whether the start is not over yet."""
+        """Whether the server is still starting."""
         return not self._started
 
     @property
     def draining(self) -> bool:
-        """Whether the server is leaving."""
+        """Whether the server is shutting down."""
         return self._draining
 
     def listening(self, name: str, up: bool = True) -> None:
-        """A listener came up, or went down. ``KeyError`` for a name that was not expected."""
+        """A listener came up, or went down. Raises ``KeyError`` for an unexpected name."""
         if name not in self._listeners:
             raise KeyError(name)
         self._listeners[name] = up
 
     def started(self) -> None:
-        """The start is over: broker connected, all listeners asked to listen."""
+        """The start is complete: the broker is connected, and all listeners have been asked to listen."""
         self._started = True
 
     def drain(self) -> None:
-        """The server leaves; there is no way back. Harmless when it drains already."""
+        """The server is shutting down, for good. A second call does nothing."""
         self._draining = True
 
     def report(self) -> HealthReport:
-        """How things are now."""
+        """The state now."""
         broker = self._broker()
         if self._draining:
             status = "draining"

@@ -1,8 +1,8 @@
-"""Where the process's log goes, and in which form.
+"""Where the process's log goes, and in which format.
 
-Text by default: with priorities in front where the journal reads it, with the time where a person does. JSON on
-request, one object a line, with every structured field. Levels by part, and a bound on what one place in the code
-may write, since much of what is logged is caused from outside.
+The default is text: with priorities in front if the journal reads it, with the time if a person does. On request it
+is JSON, one object a line, with every structured field. Levels can be set for each part. What one place in the code
+may write is bounded, since much of what is logged is caused from outside.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from notify.config import Log
 
 log = Logger()
 
-#: syslog(3)'s number of each level
+#: the syslog(3) number of each level
 _PRIORITY = {"debug": 7, "info": 6, "warn": 4, "error": 3, "critical": 2}
 #: the namespace of what is always logged
 AUDIT = "notify.audit"
-#: the field that names the worker which said it
+#: the field that names the worker that logged the line
 RELAYED = "worker"
 #: call sites that are counted at once; a process has far fewer
 _PLACES = 1000
 
 
 class Sampler:
-    """Lets at most ``burst`` events of a place through within ``window`` seconds, and says how many it kept back.
+    """Passes at most ``burst`` events of one place within ``window`` seconds, and logs how many it dropped.
 
-    A place is a namespace, a level and a format: what the code chose, never what the outside did. ``seconds`` gives
-    the time. Critical events always pass, and the audit's.
+    A place is a namespace, a level and a format: what the code chose, never outside input. ``seconds`` returns the
+    time. Critical events and audit events always pass.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Sampler:
         self._counts: dict[tuple[str, str, str], int] = {}
 
     def __call__(self, event: LogEvent) -> None:
-        """Take an event, and pass it on or not."""
+        """Pass an event on, or drop it."""
         now = self._seconds()
         if now >= self._ends:
             self.flush()
@@ -79,8 +79,8 @@ class Sampler:
 
     @staticmethod
     def _always(event: LogEvent) -> bool:
-        # A traceback that the interpreter prints comes line by line, and its last one says the most.
-        # What a worker says was sampled there.
+        # The interpreter prints a traceback line by line, and the last line says the most. A worker's events were
+        # already sampled in the worker.
         return (
             event.get("log_level") is LogLevel.critical
             or event.get("log_namespace") in ("stderr", AUDIT)
@@ -88,7 +88,7 @@ class Sampler:
         )
 
     def flush(self) -> None:
-        """Begin a new window: say what was kept back in the one before."""
+        """Begin a new window, and log what was dropped in the previous one."""
         counts, self._counts = self._counts, {}
         for (namespace, level, format), count in counts.items():
             if self._burst and count > self._burst:
@@ -106,7 +106,7 @@ class Sampler:
 
 @implementer(ILogObserver)
 class Output:
-    """Writes events to a stream, as the settings say; they can be changed while it runs."""
+    """Writes events to a stream as the settings say. The settings can be changed at any time."""
 
     def __init__(
         self,
@@ -128,10 +128,10 @@ class Output:
         self._debug: dict[str, bool] = {}
         self._levels = levels = LogLevelFilterPredicate(LogLevel.levelWithName(settings.level))
         if settings.level == "info":
-            # Twisted's own, of the oldest kind: that ports were opened and closed.
+            # Twisted's legacy log: ports that were opened and closed.
             levels.setLogLevelForNamespace("log_legacy", LogLevel.warn)
             if "twisted" not in settings.levels:
-                # And that a factory starts and stops: twice for each connection to a backend.
+                # A factory that starts and stops: twice for each connection to a backend.
                 levels.setLogLevelForNamespace("twisted.internet.protocol", LogLevel.warn)
         levels.setLogLevelForNamespace(AUDIT, LogLevel.info)
         for part, name in settings.levels.items():
@@ -147,7 +147,7 @@ class Output:
         self._observer(event)
 
     def takes_debug(self, namespace: str) -> bool:
-        """Whether an event of this level and namespace is written."""
+        """Whether a debug event of this namespace is written."""
         takes = self._debug.get(namespace)
         if takes is None:
             least: object = self._levels.logLevelForNamespace(namespace)
@@ -162,14 +162,14 @@ class Output:
             self._stream.write(lines)
             self._stream.flush()
         except (OSError, ValueError):
-            # Nobody reads the log any more; the server goes on.
+            # Nobody reads the log any more; the server continues.
             pass
 
 
 class File(Output):
-    """Writes events to a file, which may be renamed while it runs: :meth:`reopen` goes on in a new one of its name.
+    """Writes events to a file. If the file is renamed while it runs, :meth:`reopen` continues in a new one.
 
-    It is opened by ``acting()``: as the user that opens it again later. Raises ``OSError``.
+    The file is opened under ``acting()``: as the user who will reopen it later. Raises ``OSError``.
     """
 
     def __init__(
@@ -177,16 +177,16 @@ class File(Output):
     ) -> None:
         self._path = os.path.abspath(path)
         with acting():
-            #: the number of the open file, the same for good
+            #: the descriptor of the open file, which never changes
             self.descriptor = self._open()
-        # What is not UTF-8 must not end a line, let alone the log.
+        # Bytes that are not UTF-8 must not end a line, let alone the log.
         super().__init__(os.fdopen(self.descriptor, "w", encoding="utf-8", errors="backslashreplace"), **more)
 
     def reopen(self) -> None:
-        """Open it anew. Raises ``OSError``; it goes on in the old one then."""
+        """Open the file again. Raises ``OSError``, and then continues in the old one."""
         new = self._open()
         self._stream.flush()
-        # The number stays what it is: the interpreter's last words go there, too.
+        # The descriptor keeps its number: the interpreter's last words go there as well.
         os.dup2(new, self.descriptor, inheritable=False)
         os.close(new)
 
@@ -214,7 +214,7 @@ def _level(event: LogEvent) -> str:
 
 def _part(event: LogEvent) -> str:
     name = str(event.get("log_namespace") or "-")
-    # Which module of Twisted's helps nobody, and "twisted" is what [log.levels] calls all of them.
+    # The submodule of Twisted helps nobody, and "twisted" is what [log.levels] calls all of it.
     return "twisted" if name.startswith("twisted.") else name.removeprefix("notify.")
 
 
@@ -222,7 +222,7 @@ def _traceback(event: LogEvent) -> str:
     failure = event.get("log_failure")
     if not isinstance(failure, Failure):
         return ""
-    # Never "verbose": that prints the values of variables, tokens among them.
+    # Never "verbose": that prints the values of variables, including tokens.
     return str(failure.getTraceback(elideFrameworkCode=True, detail="default")).rstrip()
 
 
@@ -231,7 +231,7 @@ def _message(event: LogEvent) -> str:
 
 
 def _plain(event: LogEvent) -> dict[str, Any]:
-    """The fields that are plain values."""
+    """The fields with plain values."""
     return {
         key: value
         for key, value in event.items()
@@ -240,24 +240,24 @@ def _plain(event: LogEvent) -> dict[str, Any]:
 
 
 def text_line(event: LogEvent) -> str:
-    """One event for a person at a terminal or a file."""
+    """An event for a person at a terminal or reading a file."""
     when = datetime.fromtimestamp(event.get("log_time", 0.0)).astimezone().isoformat(" ", "milliseconds")
     return f"{when} {_level(event):5} {_part(event)}: {_message(event)}\n"
 
 
 def plain_lines(event: LogEvent) -> str:
-    """One event for whoever knows time and level by other means."""
+    """An event for a reader that knows time and level by other means."""
     return f"{_part(event)}: {_message(event)}\n"
 
 
 def journal_lines(event: LogEvent) -> str:
-    """One event for the journal, which knows the time; each line carries its priority (sd-daemon(3))."""
+    """An event for the journal, which adds the time; each line carries its priority (sd-daemon(3))."""
     prefix = f"<{_PRIORITY[_level(event)]}>"
     return "".join(f"{prefix}{line}\n" for line in plain_lines(event).splitlines())
 
 
 def json_line(event: LogEvent) -> str:
-    """One event as a JSON object: time, level, part, message, and every field that is a plain value."""
+    """An event as a JSON object: time, level, part, message, and every field with a plain value."""
     fields = _plain(event)
     fields |= {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
@@ -267,7 +267,7 @@ def json_line(event: LogEvent) -> str:
     }
     if traceback := _traceback(event):
         fields["traceback"] = traceback
-    # A lone surrogate is not UTF-8, and a log line that cannot be written helps nobody.
+    # A lone surrogate is not UTF-8, and would make the line impossible to write.
     return msgspec.json.encode(_printable(fields)).decode() + "\n"
 
 
@@ -279,10 +279,10 @@ def _printable(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
-    """Whether what is written to ``stream`` goes to the journal, which takes ``<N>`` in front as the priority.
+    """Whether ``stream`` goes to the journal, which takes a leading ``<N>`` as the priority.
 
-    ``$JOURNAL_STREAM`` names the journal's device and inode (systemd.exec(5)); a stream that was redirected to a
-    file since then is another one.
+    ``$JOURNAL_STREAM`` names the journal's device and inode (systemd.exec(5)). A stream that was redirected to a file
+    since then is another one.
     """
     try:
         about = os.fstat(stream.fileno())
@@ -292,7 +292,7 @@ def writes_to_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
 
 
 class Relay(Output):
-    """Gives what the settings let through to ``say``: its namespace, its level, its text, and its plain fields as JSON."""
+    """Passes events that the settings allow to ``say``: namespace, level, text, and the plain fields as JSON."""
 
     def __init__(self, say: Callable[[str, str, str, bytes], object]) -> None:
         self._say = say
@@ -304,7 +304,7 @@ class Relay(Output):
 
 
 def relayed(worker: str, namespace: str, level: str, text: str, fields: bytes) -> None:
-    """Log what a worker has given its :class:`Relay`."""
+    """Log what a worker has given to its :class:`Relay`."""
     plain = msgspec.json.decode(fields)
     for taken in ("level", "format"):
         plain.pop(taken, None)
@@ -315,7 +315,7 @@ def relayed(worker: str, namespace: str, level: str, text: str, fields: bytes) -
 
 
 def relay(say: Callable[[str, str, str, bytes], object]) -> Relay:
-    """The log of a worker goes to the first process from now on."""
+    """From now on, send a worker's log to the first process."""
     global _output
     _output = Relay(say)
     return _output
@@ -325,23 +325,23 @@ _output: Output | None = None
 
 
 def observer() -> Output:
-    """The log of this process, to its standard output. ``twistd --logger=notify.observe.logging.observer``."""
+    """The log of this process, on its standard output. ``twistd --logger=notify.observe.logging.observer``."""
     global _output
     if _output is None:
-        # twistd puts a logging file in the place of sys.stdout.
+        # twistd replaces sys.stdout with a file that logs.
         stream = sys.__stdout__ or sys.stdout
         _output = Output(stream, journal=writes_to_journal(os.environ, stream))
     return _output
 
 
 def use(output: Output) -> None:
-    """Let the log of this process go there; to be said before twistd begins to write it."""
+    """Send this process's log there. Must be called before twistd begins to write it."""
     global _output
     _output = output
 
 
 def descriptor() -> int | None:
-    """Where what ends this process can be said: the log's open file, or the terminal's; None: nowhere."""
+    """The descriptor for the process's last words: the log file's, or the terminal's; None: there is none."""
     output = observer()
     if isinstance(output, File):
         return output.descriptor
@@ -349,7 +349,7 @@ def descriptor() -> int | None:
 
 
 def reopen() -> None:
-    """Go on in a new file where the log is one that was renamed (logrotate)."""
+    """If the log is a file that was renamed (logrotate), continue in a new one."""
     output = observer()
     if not isinstance(output, File):
         log.warn("no log file to open again: the log goes elsewhere")
@@ -365,23 +365,23 @@ def reopen() -> None:
 
 
 def configure(settings: Log) -> None:
-    """Let the log of this process follow ``settings``; before or after twistd has begun to write it."""
+    """Apply ``settings`` to this process's log, before or after twistd has begun to write it."""
     observer().configure(settings)
 
 
 def takes_debug(namespace: str) -> bool:
-    """Whether the settings in force let what is logged there at level debug through: for whom making an event is dear."""
+    """Whether a debug event of this namespace would be written, for callers whose events are expensive to make."""
     return (_output or observer()).takes_debug(namespace)
 
 
 class Narrator(Logger):
-    """A logger whose debug lines cost next to nothing while nobody reads them: for what happens with each client."""
+    """A logger whose debug lines cost next to nothing while they are off, for what happens with each client."""
 
     def debug(self, format: str | None = None, **fields: object) -> None:
-        """Log, where the settings in force let it through."""
+        """Log, if the settings in force allow it."""
         if takes_debug(self.namespace):
             self.emit(LogLevel.debug, format, **fields)
 
 
-#: what becomes of each client: ``[log.levels] clients = "debug"``
+#: what happens to each client: ``[log.levels] clients = "debug"``
 clients = Narrator("notify.clients")

@@ -1,7 +1,7 @@
-"""Every metric of the server, in one place and in one registry, served at /metrics.
+"""All metrics of the server, in one registry, served at /metrics.
 
-Names and labels are a contract with dashboards and alerts (etc/). No label ever carries a value that a client
-or a message chose.
+Names and labels are a contract with dashboards and alerts (etc/). No label ever carries a value that a client or a
+message chose.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Metrics:
-    """The server's metrics. One instance a process; tests make their own. ``event_loop`` is the name of the loop that runs."""
+    """The server's metrics: one instance in each process; tests make their own. ``event_loop`` is the loop's name."""
 
     def __init__(self, event_loop: str = "asyncio") -> None:
         self.registry = r = CollectorRegistry()
@@ -206,7 +206,7 @@ class Metrics:
             "notify_reloads", "Reloads of the configuration, by result: ok, failed.", ["result"], registry=r
         )
         for result in ("ok", "failed"):
-            self.reloads.labels(result)  # from the first scrape on, so that the first of them shows
+            self.reloads.labels(result)  # there from the first scrape, so that the first one shows
         self.nodes = Gauge(
             "notify_nodes", "Nodes that this one knows to be there, itself included.", registry=r
         )
@@ -255,7 +255,7 @@ class Metrics:
         GCCollector(registry=r)
 
     def fans_out_in(self, language: str) -> None:
-        """Tell the way of fan-out that was chosen, which is the process's for its life."""
+        """Report the chosen fan-out implementation, which never changes during the life of the process."""
         self._build.info({**self._about, "fan_out": language})
 
     def render(self) -> bytes:

@@ -1,8 +1,8 @@
 """One trace from publish through the broker to the socket.
 
-A context travels as a W3C ``traceparent``: in the header of the HTTP request, in the header of the NATS message, in
-``Message.trace``. Spans are made with OpenTelemetry where ``[tracing] endpoint`` is set; without it, and without the
-package, contexts are passed on as they came.
+The context travels as a W3C ``traceparent``: in the header of the HTTP request, in the header of the NATS message,
+and in ``Message.trace``. Spans are made with OpenTelemetry if ``[tracing] endpoint`` is set. Without it, or without
+the package, contexts are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})(
 
 
 def valid(traceparent: str) -> str:
-    """The ``traceparent`` if it is one (W3C Trace Context, section 3.2), or nothing: it comes from outside."""
+    """The ``traceparent`` if it is valid (W3C Trace Context, section 3.2), otherwise empty. It is untrusted input."""
     return traceparent if _TRACEPARENT.fullmatch(traceparent) else ""
 
 
 @runtime_checkable
 class Span(Protocol):
-    """A piece of work that is timed; as a context manager it ends with the block, and notes its exception."""
+    """A timed piece of work. As a context manager, it ends with the block and records its exception."""
 
     @property
     def traceparent(self) -> str:
-        """What whoever is called next takes as parent; empty: there is no trace."""
+        """The parent for whatever is called next; empty: there is no trace."""
 
     def set(self, name: str, value: str | int | bool) -> None:
         """Add an attribute."""
 
     def fail(self, reason: str) -> None:
-        """It did not work; ``reason`` quotes no token and no content."""
+        """The work failed; ``reason`` must not quote any token or content."""
 
     def end(self) -> None:
-        """It is over. Harmless when it was already."""
+        """The work is over. A second call does nothing."""
 
     def __enter__(self) -> Span: ...
 
@@ -59,14 +59,14 @@ class Tracer(Protocol):
     def span(
         self, name: str, parent: str = "", attributes: Attributes | None = None, *, root: bool = False
     ) -> Span:
-        """Begin a span under ``parent``, a traceparent. Without one, only a ``root`` span begins a trace."""
+        """Begin a span under ``parent``, a traceparent. Without a parent, only a ``root`` span begins a trace."""
 
     def stop(self) -> None:
-        """Send what has not been sent; blocks for some seconds at most."""
+        """Send the remaining spans; blocks for at most some seconds."""
 
 
 class PassingSpan:
-    """No span: hands its parent on."""
+    """Not a span: passes its parent on."""
 
     def __init__(self, traceparent: str) -> None:
         self.traceparent = traceparent
@@ -109,7 +109,7 @@ NO_TRACER = NoTracer()
 
 
 class RecordingSpan:
-    """A span of OpenTelemetry."""
+    """An OpenTelemetry span."""
 
     def __init__(self, span: OTelSpan) -> None:
         self._span = span
@@ -142,13 +142,13 @@ class RecordingSpan:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            # The type alone: an exception's text may quote what a client sent.
+            # Only the type: an exception's text may quote what a client sent.
             self.fail(kind.__name__)
         self.end()
 
 
 class OTelTracer:
-    """Makes spans with a provider of OpenTelemetry."""
+    """Makes spans with an OpenTelemetry provider."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -163,7 +163,7 @@ class OTelTracer:
         match = _TRACEPARENT.fullmatch(parent)
         if match is None and not root:
             return _NOTHING
-        # Never the ambient context: in one reactor thread it would be some other caller's.
+        # Never the ambient context: in the single reactor thread it would belong to another caller.
         inside = context.Context()
         if match is not None:
             came = trace.SpanContext(
@@ -181,9 +181,9 @@ class OTelTracer:
 
 
 def make(settings: Tracing, node: str, exporter: SpanExporter | None = None) -> Tracer:
-    """The tracer that the settings ask for; ``exporter`` in place of the one for their endpoint.
+    """The tracer for these settings; ``exporter`` replaces the one for their endpoint.
 
-    Spans are sent from a thread, in batches. Raises ``ConfigError`` where the package is missing.
+    Spans are sent from a thread, in batches. Raises ``ConfigError`` if the package is missing.
     """
     if not settings.endpoint:
         return NO_TRACER

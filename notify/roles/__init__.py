@@ -1,5 +1,5 @@
-"""Which part of a server a process is: all of it, the first of several, or a worker that serves clients.
+"""The roles of a server's processes.
 
-``role`` is what one process does that is all there is, ``head`` what the first of several does instead, ``worker`` what the
-others do. The composition root (:mod:`notify.tap`) makes the same of all three, but for what these say.
+``role`` is that of a server of one process, ``head`` that of the first of several, ``worker`` that of the others. The
+composition root (:mod:`notify.tap`) builds the same parts in all three cases, except where the role differs.
 """

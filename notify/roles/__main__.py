@@ -1,4 +1,7 @@
-"""``python -m notify.roles NUMBER LOOP``: a worker, on that event loop. Nobody starts it but the first process of a server, whose end it is, too."""
+"""``python -m notify.roles NUMBER LOOP``: a worker, on that event loop.
+
+Only the first process of a server starts it, and it ends with that process.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,17 @@ from notify.service.spawn import LINK, SOCKETS
 
 log = Logger("notify.roles")
 
-#: prctl(2), of linux/prctl.h
+#: prctl(2), from linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Serve, until the first process says that it is over or is gone."""
-    # Not from a terminal or a service manager, which tell all processes of a server: the first one says what is to be done.
+    """Serve until the first process says to end, or is gone."""
+    # A terminal or a service manager signals all processes of a server; here only the first process decides.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
-    # Also where it hangs, and could not see that.
+    # Even if this process hangs, and would not notice that the first one is gone.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     reactors.install(sys.argv[2])
     from twisted.internet import reactor as installed

@@ -1,4 +1,4 @@
-"""The first of several processes: it accepts, keeps what all share, and looks after the workers that serve the clients."""
+"""The first of several processes: it accepts connections, holds what all share, and supervises the workers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ SCRAPE = 2.0
 
 
 class Head(Role):
-    """``workers`` is how many there are. Raises ``StartError`` where this system cannot do that."""
+    """The role of the first process; ``workers`` is their number.
+
+    Raises ``StartError`` if this system does not support it.
+    """
 
     serves = False
 
@@ -78,13 +81,13 @@ class Head(Role):
         self._lifecycle: Lifecycle | None = None
         self._health: Health | None = None
         self._reload: Callable[[], object] = lambda: None
-        #: how many clients there were when they were begun to be sent away, and until when they are to be
+        #: the number of clients when the drain began to disconnect them, and the time by which they are to be gone
         self._leaving = 0, 0.0
 
-    # --- what the composition root asks ---------------------------------------------------------------------
+    # --- for the composition root ---------------------------------------------------------------------------
 
     def make(self, kind: str, context: components.Context) -> Any:
-        """See :class:`~notify.roles.role.Role`, like what follows."""
+        """See :class:`~notify.roles.role.Role`; the same holds for the methods below."""
         made = super().make(kind, context)
         if not getattr(made, "alone", False):
             if kind == "registry":
@@ -101,29 +104,29 @@ class Head(Role):
         return made
 
     def sink(self, dispatcher: Dispatcher) -> Any:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         return self._broker or dispatcher
 
     def ear(self, signals: Signals) -> Callable[[Topic, bytes], None]:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         return signals.heard if self._broker is None else self._broker.heard
 
     def clients(self, here: int) -> int:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         return here + sum(self._doorman.loads().values())
 
     def files(self, open_files: int) -> int:
-        """See there: those of all workers that take sockets."""
+        """See :class:`~notify.roles.role.Role`: the files of all workers that take sockets."""
         return limits.files(self._doorman.open or self._count, open_files, reserve(open_files))
 
     def admits(self, admission: Admission) -> Admits:
-        """See there: it is asked when a socket is accepted."""
+        """See :class:`~notify.roles.role.Role`. The admission is asked when a socket is accepted."""
         self._doorman = Doorman(admission, lambda: self._public.own, self._decided, self.crew.silent)
         admission.announce()
         return self._decided
 
     def render(self, metrics: Metrics) -> Deferred[bytes]:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         mine = counted.dump(metrics.registry)
         asked = [self._scraped(one.number, one.link) for one in self.crew.ready if one.link is not None]
         told: Any = DeferredList(asked, consumeErrors=True)
@@ -136,38 +139,38 @@ class Head(Role):
         return rendered
 
     def public(self, listener: Listener, front: IProtocolFactory, health: Health) -> Listener:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         self._health = health
         health.workers = lambda: {one.node: one.ready for one in self.crew.workers}
         self._public = _SharedListener(listener, self._reactor, self._doorman)
         return self._public
 
     def sent_away(self, seconds: float) -> Deferred[None]:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         if self._health is not None and self._health.starting:
             seconds = 0.0
         self._leaving = self.clients(0), self._reactor.seconds() + seconds
         return self.crew.leave(seconds)
 
     def progress(self, lifecycle: Lifecycle, progress: Progress) -> None:
-        """See there: of its own clients it has none."""
+        """See :class:`~notify.roles.role.Role`. This process has no clients of its own."""
         self._lifecycle = lifecycle
         self.crew.announce()
         total, _ = self._leaving
         lifecycle.progress(replace(progress, total=total, left=self.clients(0)))
 
     def applied(self, renew: Callable[[], object], config: Config) -> object:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         renew()
         self._config = config
         return Deferred.fromCoroutine(self.crew.reload(dumps(self._shared())))
 
     def parts(self) -> tuple[Part, ...]:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         return (Part(start=self.crew.start, stop=self.crew.stop),)
 
     def shed(self, order: ShedOrder) -> Deferred[Shedding]:
-        """See there: every worker sends this share of its clients away."""
+        """See :class:`~notify.roles.role.Role`. Every worker sheds this share of its clients."""
         asked = [self._bounded(one.link.ask(Shed(order.share))) for one in self.crew.ready if one.link]
 
         def gather(results: list[tuple[bool, Any]]) -> Shedding:
@@ -185,7 +188,7 @@ class Head(Role):
         return begun
 
     def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
-        """What a worker that is told to reload or to drain has this process do."""
+        """Set what this process does when a worker is told to reload or to drain."""
         self._reload, self._lifecycle = reload, lifecycle
 
     # --- for the crew ---------------------------------------------------------------------------------------
@@ -236,7 +239,7 @@ class Head(Role):
         self._listens()
 
     def _listens(self) -> None:
-        """Without a worker nobody is let in."""
+        """Report not ready while there is no worker, because no client can be admitted."""
         if self._health is not None and not self._health.starting:
             self._health.listening("public", bool(self._doorman.open))
 
@@ -267,7 +270,7 @@ class Head(Role):
 
 
 class _SharedListener(Listener):
-    """The public port, whose sockets are handed over. ``own`` serves those that no worker takes."""
+    """The public port, whose sockets are handed to workers. ``own`` serves the sockets that no worker takes."""
 
     own: Adopting
 
@@ -292,19 +295,19 @@ class _SharedListener(Listener):
         self.own = Adopting(self._port.factory, reactor)
 
     def accept(self) -> None:
-        """See there."""
+        """See :class:`~notify.service.service.Listener`."""
         self._acceptor = Acceptor(self._reactor, self._port.socket, self._doorman)
         self._acceptor.start()
         self._health.listening(self.key)
 
     def close(self) -> Deferred[None]:
-        """See there."""
+        """See :class:`~notify.service.service.Listener`."""
         if self._acceptor is not None:
             self._acceptor.stop()
         return super().close()
 
 
 def head(reactor: Any, config: Config, node: str) -> Head | None:
-    """The role of the first process of a server that has workers; None: it has none."""
+    """The role of the first process of a server with workers; None: it has none."""
     workers = limits.count(config.server.workers)
     return Head(reactor, config, node, workers) if workers > 1 else None

@@ -1,4 +1,4 @@
-"""What differs between a server of one process and each process of several: here, the server of one."""
+"""Where a process of several differs from a server of one process; this module is the server of one process."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ from notify.transport.handover import Admits
 
 
 class Role:
-    """One process that does everything. What the composition root asks, in this order."""
+    """One process that does everything. The composition root calls these methods in this order."""
 
-    #: the node's name, where it is not the configured one; and what tells its files from those of its siblings
+    #: the node's name if it is not the configured one, and what distinguishes its files from those of its sibling
+    #: processes
     node = part = ""
-    #: whether WebSockets are served here
+    #: whether this process serves WebSockets
     serves = True
-    #: how a share of this node's clients is sent to others, where they are clients of other processes
+    #: sheds a share of this node's clients if they are connected to other processes
     shed: Callable[[ShedOrder], object] | None = None
     metrics: Metrics
 
     def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
-        """How the dispatcher has something called at the end of a turn."""
+        """The function that runs the dispatcher's calls at the end of a turn."""
         return end_of_turn(reactor)
 
     def make(self, kind: str, context: components.Context) -> Any:
-        """A component of this kind. Raises ``StartError``."""
+        """Make the component of this kind. Raises ``StartError``."""
         return components.make(kind, context)
 
     def sink(self, dispatcher: Dispatcher) -> Any:
-        """Whose ``deliver`` and ``lost`` the broker calls."""
+        """The object whose ``deliver`` and ``lost`` the broker calls."""
         return dispatcher
 
     def ear(self, signals: Signals) -> Callable[[Topic, bytes], None]:
-        """Who is told the signals that the broker brings."""
+        """The function that receives the broker's signals."""
         return signals.heard
 
     def clients(self, here: int) -> int:
-        """How many clients there are, of whom so many are connected to this process."""
+        """The number of clients, given the number connected to this process."""
         return here
 
     def files(self, open_files: int) -> int:
-        """How many files may be open, where one process may have so many."""
+        """The number of files that may be open in all, given the limit for one process."""
         return open_files
 
     def admits(self, admission: Admission) -> Admits:
-        """Who lets the sockets of this process's public port in."""
+        """Decides on the sockets of this process's public port."""
         return admission
 
     def render(self, metrics: Metrics) -> bytes | Deferred[bytes]:
@@ -68,40 +69,40 @@ class Role:
         return metrics.render()
 
     def internal(self, listener: Listener) -> Listener:
-        """The internal port, which ``listener`` is."""
+        """The internal port; ``listener`` is the real one."""
         return listener
 
     def public(self, listener: Listener, front: IProtocolFactory, health: Health) -> Listener:
-        """The public port, which ``listener`` is, and ``front`` what it serves."""
+        """The public port; ``listener`` is the real one, and ``front`` the factory that it serves."""
         return listener
 
     def sent_away(self, seconds: float) -> Deferred[None]:
-        """The port is closed: send clients of other processes away over so many seconds; fires when they are."""
+        """The port is closed: disconnect other processes' clients over this many seconds; fires when they are gone."""
         return succeed(None)
 
     def progress(self, lifecycle: Lifecycle, progress: Progress) -> None:
-        """The drain took a step."""
+        """The drain has taken a step."""
         lifecycle.progress(progress)
 
     def applied(self, renew: Callable[[], object], config: Config) -> object:
-        """Another configuration is in force: clients here are asked about by ``renew``. What it returns is waited for."""
+        """Another configuration is in force: ``renew`` has this process's clients reviewed. The result is waited for."""
         return renew()
 
     def reload(self, reloader: Reloader) -> None:
-        """This node is told to reload."""
+        """This node was told to reload."""
         reloader.reload()
 
     def reloaded(self, lifecycle: Lifecycle, reloader: Reloader) -> None:
-        """A reload is over."""
+        """A reload has ended."""
         lifecycle.reloaded()
 
     def drain(self, lifecycle: Lifecycle) -> None:
-        """This node is told to leave."""
+        """This node was told to drain."""
         lifecycle.drain()
 
     def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
-        """How this process is made to do what nodes are asked, to reload, and to leave."""
+        """Connect the commands for nodes, to reload and to drain with this process."""
 
     def parts(self) -> tuple[Part, ...]:
-        """What is started last, and stopped first."""
+        """The parts that are started last and stopped first."""
         return ()

@@ -1,4 +1,4 @@
-"""A worker: it serves the clients that the first process hands to it, and has from there whatever all of them share."""
+"""A worker: it serves the clients that the first process hands to it, and shares the first process's broker and state."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ log = Logger()
 
 
 class WorkerRole(Role):
-    """What the composition root asks (:class:`~notify.roles.role.Role`)."""
+    """The role of a worker. See :class:`~notify.roles.role.Role`."""
 
     def __init__(self, reactor: Any, link: Link, sockets: Any, begin: Begin) -> None:
         self.node = begin.node
@@ -69,11 +69,14 @@ class WorkerRole(Role):
         self._asked: Deferred[Nothing] | None = None
 
     def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
-        """See there: messages that came over the link together are a turn's."""
+        """See :class:`~notify.roles.role.Role`. Messages that came together over the link belong to one turn."""
         return self._link.at_end if self._linked else super().soon(reactor)
 
     def make(self, kind: str, context: components.Context) -> Any:
-        """See there: of what knows of its own process alone, the first process has the one that counts."""
+        """See :class:`~notify.roles.role.Role`.
+
+        A plugin that knows only its own process is replaced by a link to the first's.
+        """
         made = self._make(kind, context)
         if kind == "broker":
             self._broker = made
@@ -92,15 +95,15 @@ class WorkerRole(Role):
         return LinkedControl(self._link, self.node)
 
     def admits(self, admission: Admission) -> Admits:
-        """See there: the first process has let in whom it hands over."""
+        """See :class:`~notify.roles.role.Role`. The first process has already admitted the sockets that it hands over."""
         return self._decided
 
     def internal(self, listener: Listener) -> Listener:
-        """See there: the first process has it."""
+        """See :class:`~notify.roles.role.Role`. The first process has the internal port."""
         return _NoListener(listener)
 
     def public(self, listener: Listener, front: IProtocolFactory, health: Health) -> Listener:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         self._health = health
         return _HandedListener(listener, self._receiver, front)
 
@@ -108,20 +111,20 @@ class WorkerRole(Role):
         return Receiver(self._reactor, self._sockets, port, self._decided, self._link, self._soon)
 
     def progress(self, lifecycle: Lifecycle, progress: Progress) -> None:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         lifecycle.progress(progress)
         self._link.say(Left())
 
     def reload(self, reloader: Reloader) -> None:
-        """See there: it is the whole server that reloads."""
+        """See :class:`~notify.roles.role.Role`. The whole server reloads."""
         self._link.say(Wanted("reload"))
 
     def drain(self, lifecycle: Lifecycle) -> None:
-        """See there: it is the whole server that leaves."""
+        """See :class:`~notify.roles.role.Role`. The whole server drains."""
         self._link.say(Wanted("drain"))
 
     def steered(self, steering: Steering, reload: Callable[[], object], lifecycle: Lifecycle) -> None:
-        """See there: the first process has each worker send away a share of its clients."""
+        """See :class:`~notify.roles.role.Role`. The first process has each worker shed a share of its clients."""
 
         def shed(asked: Shed) -> Deferred[Document]:
             done = steering.do("shed", msgspec.json.encode(ShedOrder(asked.share)))
@@ -130,7 +133,7 @@ class WorkerRole(Role):
         self._link.answer(Shed, shed)
 
     def reloaded(self, lifecycle: Lifecycle, reloader: Reloader) -> None:
-        """See there."""
+        """See :class:`~notify.roles.role.Role`."""
         asked, self._asked = self._asked, None
         if asked is None or asked.called:
             return
@@ -140,10 +143,10 @@ class WorkerRole(Role):
         else:
             asked.callback(Nothing())
 
-    # --- what the first process says ------------------------------------------------------------------------
+    # --- from the first process -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until it is told to leave."""
+        """Serve until the first process says to leave."""
         logging.configure(self._config.log)
         link = self._link
         service = build(
@@ -178,7 +181,7 @@ class WorkerRole(Role):
 
 
 class First(Foreground):
-    """The first process, which started this one and is told whether it serves."""
+    """Stands for the first process, which started this one and is told whether it serves."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -188,37 +191,37 @@ class First(Foreground):
         self._link.say(Ready())
 
     def failed(self, sentence: str) -> None:
-        """See there."""
+        """See :class:`~notify.service.daemon.Foreground`."""
         self._link.say(Failed(sentence))
         self._link.flush()
 
 
 class _NoListener(Listener):
-    """A port that another process has."""
+    """A port that belongs to another process."""
 
     def __init__(self, listener: Listener) -> None:
         vars(self).update(vars(listener))
         self.description = "the first process's"
 
     def bind(self, reactor: Any) -> None:
-        """Nothing is bound here."""
+        """Does nothing: another process binds the port."""
 
     def accept(self) -> None:
-        """Nor accepted."""
+        """Does nothing: another process accepts."""
         self._health.listening(self.key)
 
     @property
     def number(self) -> int:
-        """It has none."""
+        """0: this process has no such port."""
         return 0
 
     def close(self) -> Deferred[None]:
-        """There is nothing to close."""
+        """Does nothing."""
         return succeed(None)
 
 
 class _HandedListener(_NoListener):
-    """The public port, of which this process has the sockets that it is handed."""
+    """The public port, whose sockets the first process hands to this one."""
 
     def __init__(
         self, listener: Listener, receiver: Callable[[Adopting], Receiver], front: IProtocolFactory
@@ -230,36 +233,36 @@ class _HandedListener(_NoListener):
         self._receiver: Receiver | None = None
 
     def bind(self, reactor: Any) -> None:
-        """Find out what is served: TLS, or what is given."""
+        """Find out what the port serves: TLS, or the given factory."""
         factory = served(self, reactor)
         starting: Any = factory
         starting.doStart()
         self._receiver = self._make(Adopting(factory, reactor))
 
     def accept(self) -> None:
-        """Take sockets."""
+        """Take sockets from the first process."""
         if self._receiver is not None:
             self._receiver.start()
         super().accept()
 
     def close(self) -> Deferred[None]:
-        """Take no more."""
+        """Take no more sockets."""
         if self._receiver is not None:
             self._receiver.stop()
         return super().close()
 
 
 def served(listener: Listener, reactor: Any) -> IProtocolFactory:
-    """What the listener's port would serve, if it were bound here. Raises ``StartError``."""
+    """The factory that the listener's port would serve if it were bound here. Raises ``StartError``."""
     if listener.description.startswith("systemd:"):
-        return listener.factory  # and there is nothing in this process to be found out from
+        return listener.factory  # this process cannot know more about the socket
     capturing = _Capturing(reactor)
     listener.endpoint(capturing).listen(listener.factory)
     return capturing.factory
 
 
 class _Capturing:
-    """A reactor that binds nothing: ``factory`` is what would be served."""
+    """A reactor that binds nothing and records the ``factory`` that would be served."""
 
     factory: IProtocolFactory
 

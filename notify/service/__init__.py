@@ -1,1 +1,1 @@
-"""The process: start, readiness, reload, drain, stop, and what systemd is told."""
+"""The process: start, readiness, reload, drain, stop, and notifications to systemd."""

@@ -1,8 +1,8 @@
-"""Short ways through an asyncio reactor: for what is due at once, as whatever is to be done at the end of a turn, and for
-timers that are seldom due, as whatever is done when no answer comes.
+"""Faster paths through an asyncio reactor for two kinds of calls.
 
-Twisted's ``callLater`` puts each call into a heap, and has the event loop ring for the first of them by a timer, in another
-heap: that costs as much as half the delivery of a message to two people.
+These are calls without delay, such as work at the end of a turn, and timers that rarely fire, such as timeouts.
+Twisted's ``callLater`` puts each call into a heap and schedules the first of them in the event loop, which uses
+another heap. That costs as much as half the delivery of a message to two people.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: timers that may wait to be put into the heap: those that are cancelled meanwhile are kept that long
+#: timers that may wait to be put into the heap; ones that are cancelled meanwhile are kept that long
 _NEW = 256
 
 
 class AtOnce:
-    """Stands in front of an ``AsyncioSelectorReactor`` in a class's bases.
+    """A mixin that precedes ``AsyncioSelectorReactor`` in a class's bases.
 
-    ``tests/service/test_reactor.py`` holds Twisted to the private names that are used here.
+    ``tests/service/test_reactor.py`` checks that Twisted still has the private names used here.
     """
 
     _asyncioEventloop: Any
-    #: when the event loop rings, in its own time; None: it is not to ring
+    #: when the event loop will call, in its own time; None: it is not scheduled
     _scheduledAt: Any
     #: timers that are not in the heap yet
     _newTimedCalls: list[DelayedCall]
@@ -34,33 +34,33 @@ class AtOnce:
     seconds: Callable[[], float]
 
     def renew(self) -> None:
-        """This process was forked from the one that made the reactor, which has not run yet."""
+        """Prepare the reactor, which has not run yet, after a fork of the process that made it."""
         raise NotImplementedError
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kwargs: Any) -> DelayedCall:
-        """See ``IReactorTime``. What is due at once is called in the order it came, and is not in ``getDelayedCalls``."""
+        """See ``IReactorTime``. Calls without delay run in order, and are not in ``getDelayedCalls``."""
         if delay == 0 and self.running:
             return _Soon(self, callable, args, kwargs)
         rings = self._scheduledAt
         soon_enough = rings is not None and self._asyncioEventloop.time() + delay >= rings
         if soon_enough and len(self._newTimedCalls) < _NEW:
-            # All timers are looked through then. One that is cancelled before costs neither heap anything.
+            # A new timer enters the heap only when the timers are next checked; cancelled earlier, it costs no heap.
             return ReactorBase.callLater(self, delay, callable, *args, **kwargs)  # type: ignore[arg-type]
         call: DelayedCall = super().callLater(delay, callable, *args, **kwargs)  # type: ignore[misc]
         return call
 
     def soon(self, call: Callable[[], None]) -> Any:
-        """Have the event loop call this in its next turn; gives what cancels it."""
+        """Have the event loop call this in its next turn; returns a handle that cancels it."""
         return self._asyncioEventloop.call_soon(call)
 
     def stop(self) -> None:
-        """See ``IReactorCore``. Its events are fired where delayed calls are looked through: one has to be there."""
+        """See ``IReactorCore``. Shutdown events fire where delayed calls are checked, so one is needed."""
         super().stop()  # type: ignore[misc]
         super().callLater(0, lambda: None)  # type: ignore[misc]
 
 
 class _Soon(DelayedCall):
-    """A call that is due at once, unless it is put off meanwhile."""
+    """A call without delay, unless it is postponed."""
 
     def __init__(
         self, reactor: AtOnce, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,10 +1,11 @@
-"""The workers of a server: started, watched, started anew when they die, told to reload and to leave.
+"""Supervises the workers of a server: starts, watches and restarts them, and tells them to reload and to leave.
 
     starting ──ready──► serving ──told to leave──► leaving ──► (ended)
         └────────dies──────┴──► away ──a while──► starting
 
-A worker that dies costs only its own clients a resumption. One that dies again and again is started ever more slowly; the
-server goes on with those that are there. One that does not answer is hung: it is killed, and its last words say where.
+When a worker dies, its clients have to resume, and no others. A worker that keeps dying is restarted after ever
+longer delays, and the server goes on with the others. A worker that does not answer is hung: it is killed, and its
+last output says where it hung.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ from notify.workers.link import Link
 
 log = Logger()
 
-#: seconds between two questions whether a worker's reactor turns, and after which one that has not answered is hung
+#: seconds between pings of a worker's reactor, and seconds without an answer after which the worker counts as hung
 PING, HUNG = 1.0, 15.0
-#: seconds without an answer after which a worker is given no more sockets, while others answer
+#: seconds without an answer after which a worker gets no more sockets while others answer
 SILENT = 3.0
-#: seconds that a process may take until it answers for the first time: on a busy machine it has much to load
+#: seconds until the first answer of a new process, which has much to load on a busy machine
 LOADING = 120.0
-#: seconds that a hung worker has to say where it is
+#: seconds in which a hung worker may say where it is
 LAST_WORDS = 2.0
-#: seconds that a worker has served after which its death is its first
+#: seconds of serving after which an earlier death no longer counts
 STEADY = 60.0
-#: deaths of a worker, one after the other, after which a start is given up: it will not come up by itself
+#: consecutive deaths of one worker after which a start is given up, since it will not succeed by itself
 HOPELESS = 3
-#: seconds until one that died for the second time in a row is started; twice as many each time, up to the last
+#: seconds before a worker is restarted after its second death in a row; doubled each time, up to the maximum
 SOON, AT_MOST = 1.0, 30.0
-#: seconds beyond the time to send clients away after which those that are still there are killed
+#: seconds after the end of the drain until workers that are still there are killed
 GRACE = 10.0
 #: seconds that a worker may take to put another configuration in force
 RELOAD = 30.0
@@ -59,11 +60,11 @@ class Process(Protocol):
     """A worker's process."""
 
     def signal(self, number: int) -> None:
-        """Send it a signal. Harmless when it has ended."""
+        """Send it a signal. Does nothing if it has ended."""
 
 
 class Worker:
-    """One of them: its ``number`` is for ever, its ``link`` and ``process`` are those of its present life."""
+    """One worker. Its ``number`` is permanent; ``link`` and ``process`` belong to its current process."""
 
     def __init__(self, number: int, node: str) -> None:
         self.number = number
@@ -73,19 +74,22 @@ class Worker:
         self.ready = False
         self.ended: Deferred[None] = succeed(None)
         self.since = 0.0  # since when it serves
-        self.served = 0.0  # for how long it did, in its last life
+        self.served = 0.0  # for how long its previous process served
         self.silent = 0.0  # seconds for which it has not answered
         self.deaths = 0  # in a row
         self.timer: Any = None
 
 
 class Crew:
-    """See above.
+    """Supervises the workers; see the module.
 
-    ``spawn`` starts a worker's process: it gives it a link, ready to be used, and a process, and calls :meth:`gone` and
-    :meth:`ended`. ``begin`` gives the first word to one, ``serving`` is called when one serves and ``lost`` when one does not any
-    more; ``wanted`` is told what a worker was asked that is for the whole server, and ``progress`` is called as they send their
-    clients away. ``clock`` is an ``IReactorTime``.
+    - ``spawn`` starts a worker's process: it sets the worker's link, ready for use, and its process, and later calls
+      :meth:`gone` and :meth:`ended`.
+    - ``begin`` sends a worker its first message.
+    - ``serving`` is called when a worker starts to serve, and ``lost`` when one no longer does.
+    - ``wanted`` is told when a worker was asked for something that concerns the whole server.
+    - ``progress`` is called as workers disconnect their clients.
+    - ``clock`` is an ``IReactorTime``.
     """
 
     def __init__(
@@ -114,17 +118,20 @@ class Crew:
 
     @property
     def ready(self) -> list[Worker]:
-        """Those that serve."""
+        """The workers that serve."""
         return [one for one in self.workers if one.ready]
 
     def silent(self, link: Link) -> bool:
-        """Whether the worker at this link has not answered for a while: it may hang."""
+        """Whether the worker at this link has not answered for a while, and may hang."""
         return any(one.link is link and one.silent >= SILENT for one in self.workers)
 
     # --- start ----------------------------------------------------------------------------------------------
 
     def start(self) -> Deferred[None]:
-        """Start all; fires once they serve. Errback :class:`~notify.errors.StartError` when one says that it cannot."""
+        """Start all workers; fires once they serve.
+
+        Errback :class:`~notify.errors.StartError` when one says that it cannot.
+        """
         self._starting = Deferred()
         self._pinging.start(PING, now=False)
         for one in self.workers:
@@ -169,14 +176,14 @@ class Crew:
         else:
             log.error("{worker} cannot run: {reason}", worker=one.node, reason=text)
 
-    # --- life and death -------------------------------------------------------------------------------------
+    # --- supervision ----------------------------------------------------------------------------------------
 
     @staticmethod
     def _answered(one: Worker) -> None:
         one.silent = 0.0
 
     def _ping(self) -> None:
-        # Counted by the questions, not by the clock: who was not asked, because this process itself was stopped, is not hung.
+        # Counts pings, not the clock: if this process was stopped, it sent no pings, and the workers are not hung.
         for one in self.workers:
             if one.link is None or one.process is None:
                 continue
@@ -185,7 +192,7 @@ class Crew:
                 log.error(
                     "{worker} has not answered for {seconds} s: it is killed", worker=one.node, seconds=HUNG
                 )
-                one.silent = SILENT + PING  # nor is it given anything while it says where it is
+                one.silent = SILENT + PING  # it gets no sockets while it says where it is
                 process = one.process
                 process.signal(signal.SIGABRT)
                 self._clock.callLater(LAST_WORDS, process.signal, signal.SIGKILL)
@@ -193,7 +200,7 @@ class Crew:
                 one.link.say(Ping())
 
     def gone(self, one: Worker, reason: str = "") -> None:
-        """A worker's link is at its end, whatever its process does: that is ended, too."""
+        """A worker's link has ended. Whatever its process is doing, end it as well."""
         link, one.link = one.link, None
         if link is None:
             return
@@ -228,21 +235,24 @@ class Crew:
         if not ended.called:
             ended.callback(None)
 
-    # --- what all are told ----------------------------------------------------------------------------------
+    # --- for all workers ------------------------------------------------------------------------------------
 
     async def reload(self, config: bytes) -> None:
-        """One after the other puts it in force. Raises :class:`~notify.errors.StartError`: which did not, and why."""
+        """Have one worker after the other put it in force.
+
+        Raises :class:`~notify.errors.StartError`: which did not, and why.
+        """
         failed = []
         for one in self.workers:
             link = one.link
             if link is None:
-                continue  # it begins with what is in force then; one that is starting has begun with what was
+                continue  # its next process starts with what is in force then
             asked = link.ask(Reload(config))
             late = self._clock.callLater(RELOAD, asked.cancel)
             try:
                 await asked
             except (StartError, Unavailable) as error:
-                if link.alive:  # else it is started anew
+                if link.alive:  # else it is restarted
                     failed.append(f"{one.node} did not: {error}")
             except Exception:
                 failed.append(f"{one.node} did not answer")
@@ -253,13 +263,13 @@ class Crew:
             raise StartError("; ".join(failed))
 
     def announce(self) -> None:
-        """The server will leave. Harmless when it was said."""
+        """Tell the workers that the server is about to shut down. A second call does nothing."""
         if not self._announced:
             self._announced = True
             self._tell(Announce())
 
     def leave(self, seconds: float) -> Deferred[None]:
-        """Have all send their clients away over so many seconds, and end; fires when they have."""
+        """Have all workers disconnect their clients over this many seconds, and end; fires when they have."""
         self.announce()
         self._leaving = True
         for one in self.workers:
@@ -279,11 +289,11 @@ class Crew:
         return done
 
     def hurry(self) -> None:
-        """Whoever is left is sent away at once."""
+        """Disconnect the remaining clients immediately."""
         self._tell(Hurry())
 
     def stop(self) -> Deferred[None]:
-        """End those that are left; fires when they have."""
+        """End the remaining workers; fires when they have ended."""
         if self._pinging.running:
             self._pinging.stop()
         self._starting = None

@@ -1,8 +1,8 @@
-"""twistd's daemon: who waits at the terminal for its start, which user it becomes, and its pid file.
+"""twistd's daemon: the command that waits at the terminal for its start, the user it becomes, and its pid file.
 
-twistd's own way out of the foreground says that all is well before the reactor runs, quotes a hundred bytes of what
-is not, and waits for ever for a process that ended without a word. Here the command waits for the server's first word:
-that it runs, or why it does not.
+twistd's own daemonization reports success before the reactor runs, quotes only a hundred bytes of a failure, and
+waits for ever if the process ends without a word. Here the command waits for the server's first report: that it runs,
+or why not.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def _say(sentence: str) -> None:
 
 
 class Foreground:
-    """Whoever started the server, and sees its terminal."""
+    """Reports to whoever started the server."""
 
-    #: whether a command waits for the first word
+    #: whether a command waits for the first report
     waits = False
 
     def up(self, sentence: str = "") -> None:
-        """The server runs. ``sentence``: what there is to know."""
+        """The server runs. ``sentence``: something worth knowing, or empty."""
 
     def failed(self, sentence: str) -> None:
-        """It does not, and this is why."""
+        """The server does not run; the sentence says why."""
         _say(sentence)
 
 
 class Waiting(Foreground):
-    """A command that ends with what it is told first, down a pipe: a byte, ``0`` for success, and a sentence.
+    """A command that ends when it gets the first report through a pipe: a byte, ``0`` for success, and a sentence.
 
-    A fault is told by the end of the process, when nothing of it is left.
+    A failure is reported when the process ends, so that nothing of it is left by then.
     """
 
     waits = True
@@ -77,7 +77,7 @@ class Waiting(Foreground):
 
 
 def detach() -> Waiting:
-    """Leave the foreground: returns in a new process, without terminal. The old one waits for the first word, and ends."""
+    """Daemonize: returns in a new process without a terminal. The old one waits for the first report, and ends."""
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -109,14 +109,14 @@ def _wait(read: int) -> int:
 
 
 class User(Struct, frozen=True):
-    """Whom the process becomes once its ports are bound; ``None``: it stays who it is."""
+    """The user that the process becomes once its ports are bound; ``None``: no change."""
 
     uid: int | None = None
     gid: int | None = None
 
     @property
     def name(self) -> str:
-        """As people know it."""
+        """The user's name."""
         uid = os.geteuid() if self.uid is None else self.uid
         try:
             return pwd.getpwuid(uid).pw_name
@@ -125,7 +125,7 @@ class User(Struct, frozen=True):
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Act as this user for a while, as far as the process is root's."""
+        """Act as this user for a while, if the process runs as root."""
         if os.geteuid() != 0 or (self.uid is None and self.gid is None):
             yield
             return
@@ -147,7 +147,7 @@ class User(Struct, frozen=True):
 
 
 def user(options: Mapping[str, Any]) -> User:
-    """Whom twistd's ``--uid`` and ``--gid`` name. Raises ``StartError`` for what it cannot become."""
+    """The user that twistd's ``--uid`` and ``--gid`` name. Raises ``StartError`` if the process cannot become that user."""
     uid, gid = options.get("uid"), options.get("gid")
     if uid is None and gid is None:
         return User()
@@ -164,10 +164,10 @@ def user(options: Mapping[str, Any]) -> User:
 
 
 def write_pid_file(path: str, user: User) -> None:
-    """Write the process's number there, and remove the file when the process ends. Raises ``StartError``.
+    """Write the process's id to a file, and remove the file when the process ends. Raises ``StartError``.
 
-    It is the user's, who can then remove it; what this user links to is not root's to write. A file that stayed would
-    name another process some day, and a script would end that.
+    The file is written as the user, who can then remove it, and so that root never writes through a link of this
+    user's. A file left behind would one day name another process, which a script might kill.
     """
     try:
         with user.acting():
@@ -186,4 +186,4 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
-        pass  # somebody else did
+        pass  # something else removed it

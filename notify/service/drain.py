@@ -1,10 +1,12 @@
-"""How the server leaves without anyone noticing: a state machine apart from sockets, signals and systemd.
+"""Drains the server without an interruption that users notice: a state machine without sockets, signals or systemd.
 
-``serving -> announced -> closing -> finishing -> drained``. Announced, the server says that it is not ready but
-still accepts, for ``delay`` seconds, so that balancers notice. Then it accepts nobody new and sends its clients
-away in small steps spread evenly over ``duration`` seconds. Those of one step come back one after the other over
-the length of a step: each is closed with 1012 and its own ``retry_after_ms``, so that all of them together return
-at an even rate. Last, it waits for publishes under way.
+``serving -> announced -> closing -> finishing -> drained``
+
+- Announced: for ``delay`` seconds, the server reports not ready but still accepts, so that load balancers notice.
+- Closing: it stops accepting, and closes its clients in small steps spread evenly over ``duration`` seconds. Each
+  client is closed with 1012 and its own ``retry_after_ms``, so that those of one step reconnect one after the other
+  over the length of a step, and all of them together at an even rate.
+- Finishing: it waits for publishes in flight.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from twisted.python.failure import Failure
 from notify.core.shed import STEP, send_away
 from notify.interfaces import IConnection
 
-#: seconds between two looks at who has answered the closing handshake
+#: seconds between two checks of which clients have answered the closing handshake
 POLL = 0.05
-#: seconds that clients which do not answer the closing handshake are waited for
+#: seconds to wait for clients that do not answer the closing handshake
 GRACE = 2.5
-#: seconds over which clients that were all sent away at once come back
+#: seconds over which clients that were all closed at once reconnect
 HURRIED_SPREAD = 5.0
 
 
 class Stage(Enum):
-    """Where the server is on its way out. Only ``SERVING`` is ready."""
+    """The stage of the shutdown. Only ``SERVING`` is ready."""
 
     SERVING = "serving"
     ANNOUNCED = "announced"
@@ -42,9 +44,9 @@ class Stage(Enum):
 
 
 class Progress(Struct, frozen=True):
-    """How far the drain is: ``total`` clients were there when closing began, ``left`` still are.
+    """How far the drain is: ``total`` clients were there when closing began, and ``left`` still are.
 
-    ``remaining`` is how many seconds it will still take at most, if nobody hurries it.
+    ``remaining`` is the most seconds that it will still take, unless it is hurried.
     """
 
     stage: Stage
@@ -67,12 +69,11 @@ class Progress(Struct, frozen=True):
 
 
 class Drain:
-    """One server's way out; used once.
+    """One server's shutdown; used once.
 
-    ``connections`` gives those that have not been closed; ``sockets`` counts all that are there, those in the closing
-    handshake included. ``refuse`` stops accepting new ones. ``finish`` fires once no
-    publish is under way. ``report`` is called with each step's :class:`Progress`; none of them raises. ``delay`` and
-    ``duration`` are seconds.
+    ``connections`` returns those that have not been closed; ``sockets`` counts all that exist, including those in the
+    closing handshake. ``refuse`` stops accepting new ones. ``finish`` fires once no publish is in flight. ``report``
+    is called with each step's :class:`Progress`. None of them raises. ``delay`` and ``duration`` are in seconds.
     """
 
     log = Logger()
@@ -101,11 +102,11 @@ class Drain:
 
     @property
     def started(self) -> bool:
-        """Whether the server is leaving, or has left."""
+        """Whether the shutdown has begun, or ended."""
         return self.progress.stage is not Stage.SERVING
 
     def start(self, delay: float, duration: float) -> Deferred[None]:
-        """Leave; fires once drained. A second call starts nothing new and fires with the first."""
+        """Start to drain; fires once drained. A second call starts nothing new and fires with the first."""
         done: Deferred[None] = Deferred()
         self._waiting.append(done)
         if self.progress.stage is Stage.DRAINED:
@@ -115,7 +116,7 @@ class Drain:
         return done
 
     def hurry(self) -> None:
-        """Skip every wait that can be skipped: whoever is left is sent away at once."""
+        """Skip every wait that can be skipped: close all remaining clients immediately."""
         if self.started:
             self._hurried = True
             if self._nap is not None and self._nap.active():
@@ -138,7 +139,7 @@ class Drain:
     async def _send_away(self, duration: float) -> None:
         end = self._clock.seconds() + duration
         told = 0
-        # Asked anew in each turn: clients leave by themselves, and a handshake may end after the listener has closed.
+        # Read again in each turn: clients leave by themselves, and handshakes may complete after the listener closed.
         while waiting := self._connections():
             remaining = 0.0 if self._hurried else max(0.0, end - self._clock.seconds())
             self._tell(Stage.CLOSING, told + len(waiting), remaining)
@@ -154,10 +155,10 @@ class Drain:
             self._step(self._connections(), 0.0)
 
     def _step(self, waiting: Collection[IConnection], remaining: float) -> int:
-        """Close this step's share of those who wait, so that the last go when the time is up; how many that were."""
+        """Close this step's share of the waiting clients, so that the last go when the time is up. Returns how many."""
         steps = max(1, round(remaining / STEP))
-        # Sorted, because sets have no order that a seed could repeat; shuffled, because neighbours in time often are
-        # members of one chat.
+        # Sorted, so that a seed can repeat the order of a set; shuffled, because clients that connected at about the
+        # same time are often members of one chat.
         chosen = sorted(waiting, key=lambda connection: connection.id)
         self._random.shuffle(chosen)
         chosen = chosen[: math.ceil(len(waiting) / steps)]
@@ -175,7 +176,7 @@ class Drain:
         return done
 
     def _failed(self, failure: Failure) -> None:
-        # Whatever went wrong, the process has to be able to leave.
+        # Whatever went wrong, the process must be able to end.
         self.log.failure("the drain broke off", failure)
         self._done()
 

@@ -1,4 +1,4 @@
-"""What the world outside is told of the server's life: through systemd, its health, the metrics and the log."""
+"""Reports the server's state to the outside: through systemd, health, metrics and the log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from notify.service.systemd import Systemd
 
 log = Logger()
 
-#: seconds that a boot, a package manager or a script waits for a start: then the server runs, and is not ready
+#: seconds that a boot, a package manager or a script waits for a start; then the server is reported as running, not
+#: ready
 PATIENCE = 15.0
-#: seconds, at most, until the status tells what has changed
+#: the most seconds until the status line shows a change
 _FRESH = 5.0
-#: seconds between two lines of the log about one stage of the drain
+#: seconds between two log lines about one stage of the drain
 _REPORT_EVERY = 5.0
-#: seconds that the end of a drain may take beyond what it announced
+#: seconds that a drain may take longer than announced
 _MARGIN = 15.0
 
 
 class Lifecycle:
-    """From the start to the end of one process.
+    """The state of one process, from start to end.
 
-    ``clients`` counts them, and ``fault`` says what is wrong with the last reload, for the status line. ``leave`` is called once, when the server is told to leave: it stops
-    the service. ``clock`` is an ``IReactorTime``.
+    ``clients`` returns their number, and ``fault`` what was wrong with the last reload, for the status line.
+    ``leave`` is called once, when the server is told to shut down: it stops the service. ``clock`` is an
+    ``IReactorTime``.
     """
 
     def __init__(
@@ -57,13 +59,13 @@ class Lifecycle:
         self._watchdog.clock = clock
 
     def starting(self) -> None:
-        """The process runs but cannot serve yet. Who waits for its start does so for ``PATIENCE`` seconds at most."""
+        """The process runs but cannot serve yet. Whatever waits for its start does so for at most ``PATIENCE`` seconds."""
         self._systemd.status(self._status())
         self._patience = self._clock.callLater(PATIENCE, self._run_unready)
 
     def _run_unready(self) -> None:
-        # What is waited for is others' (a broker, keys from the network), and may be away for hours: the boot goes on,
-        # and so does the package manager. Clients and balancers ask for health, which says what is so.
+        # It waits for something external (a broker, keys from the network), which may be unavailable for hours. The
+        # boot or the package manager goes on; clients and load balancers ask for health, which reports the truth.
         self._patience = None
         log.warn("not ready after {seconds:.0f} s; it goes on trying", seconds=PATIENCE)
         self._tell_running()
@@ -81,17 +83,17 @@ class Lifecycle:
             self._watchdog.start(min(self._systemd.watchdog_interval or _FRESH, _FRESH))
 
     def reloading(self) -> None:
-        """A reload begins; :meth:`reloaded` ends it. One that comes during the start changes nothing of what is told."""
+        """A reload begins; :meth:`reloaded` ends it. During the start this changes nothing that is reported."""
         if not self._health.starting:
             self._systemd.reloading()
 
     def reloaded(self) -> None:
-        """A reload is over, whatever became of it."""
+        """A reload has ended, with whatever result."""
         if not self._health.starting:
             self.ready()
 
     def drain(self) -> None:
-        """Leave. Harmless when the server does already."""
+        """Shut down. Does nothing if this has begun."""
         if not self.leaving:
             self.leaving = True
             self._stop_waiting()
@@ -99,7 +101,7 @@ class Lifecycle:
             self._leave()
 
     def progress(self, progress: Progress) -> None:
-        """The drain took a step, the first as soon as it runs."""
+        """The drain has taken a step; the first call comes as soon as it runs."""
         self._health.drain()
         self._metrics.draining.set(1)
         self._metrics.drain_left.set(progress.left)
@@ -112,7 +114,7 @@ class Lifecycle:
             log.info("{progress}", progress=str(progress), stage=progress.stage.value, left=progress.left)
 
     def stopped(self) -> None:
-        """Nothing more is to be told."""
+        """Stop reporting."""
         self._stop_waiting()
         if self._watchdog.running:
             self._watchdog.stop()

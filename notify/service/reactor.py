@@ -1,4 +1,4 @@
-"""Picks the asyncio reactor, which nats-py needs, before anyone imports another; on uvloop's event loop where that is."""
+"""Installs the asyncio reactor, which nats-py needs, before anything imports another; on uvloop if that is available."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from notify.service.at_once import AtOnce
 
 
 class AsyncioReactor(AtOnce, AsyncioSelectorReactor):
-    """Twisted's, with a short way for what is due at once."""
+    """Twisted's reactor, with a faster path for calls without delay."""
 
     def renew(self) -> None:
-        """Have the loop be the current one in a process that was forked: since Python 3.12 there is none then."""
+        """Make the loop the current one in a forked process, where since Python 3.12 there is none."""
         asyncio.set_event_loop(self._asyncioEventloop)
 
 
 def install(event_loop: str = "auto") -> None:
-    """Install the asyncio reactor with an event loop of its own, and a clock that nobody sets.
+    """Install the asyncio reactor with its own event loop and a monotonic clock.
 
-    ``event_loop`` is ``[server] event_loop``. Raises :class:`~notify.errors.StartError` where another reactor was asked for or
-    imported already, and where uvloop is asked for and cannot be had.
+    ``event_loop`` is ``[server] event_loop``. Raises :class:`~notify.errors.StartError` if another reactor was asked
+    for or has been imported, or if uvloop is asked for and not available.
     """
     installed: Any = sys.modules.get("twisted.internet.reactor")
     if installed is None:
@@ -67,7 +67,7 @@ def running_on(reactor: Any) -> str:
 
 
 def forked(reactor: Any) -> None:
-    """This process was forked from the one that installed the reactor, which has not run yet."""
+    """Prepare the reactor, which has not run yet, after a fork of the process that installed it."""
     if isinstance(reactor, AtOnce):
         reactor.renew()
 
@@ -75,9 +75,9 @@ def forked(reactor: Any) -> None:
 def steady(reactor: Any) -> None:
     """Have a reactor measure time by a monotonic clock.
 
-    Twisted's ask for the time of day (``twisted.python.runtime.seconds``), so that all timers stand still for as long as
-    it was set back. All of ``ReactorBase`` asks its own ``seconds``. What is planned already is planned by the old
-    clock, which then stays.
+    Twisted's reactors use the time of day (``twisted.python.runtime.seconds``), so after it is set back all timers
+    stand still for as long. Everything in ``ReactorBase`` asks the reactor's own ``seconds``. If calls are already
+    scheduled, they use the old clock, and it stays.
     """
     if not reactor.getDelayedCalls():
         reactor.seconds = time.monotonic

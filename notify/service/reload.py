@@ -1,4 +1,4 @@
-"""What a changed configuration may change in a running server, and what it may not."""
+"""Reload: which changes of the configuration apply to a running server, and which need a restart."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from notify.observe import logging
 
 log = Logger()
 
-#: tables and keys that are applied live: what ``InForce`` is made of; ``auth`` is made anew as a whole
+#: tables and keys that are applied live: those that ``InForce`` is made of; ``auth`` is made again as a whole
 LIVE = frozenset(
     ("auth", "api", "drain", "limits", "log", "listen.allowed_origins", "listen.trusted_proxies"),
 )
-#: keys under them that are not, because a part of the server was built around them
+#: keys below them that are not, because parts of the server were built with their values
 FIXED = frozenset(("limits.max_frame",))
 
 
@@ -36,7 +36,7 @@ class Changes(Struct, frozen=True):
 
 
 def changes(old: Config, new: Config) -> Changes:
-    """What differs between two configurations, by key and never by value: values may be secrets."""
+    """The differences between two configurations, by key and never by value, since values may be secrets."""
     live: list[str] = []
     restart: list[str] = []
     for key in _differences(old, new, ""):
@@ -47,7 +47,7 @@ def changes(old: Config, new: Config) -> Changes:
 
 
 def merge(old: Config, new: Config) -> Config:
-    """``new``, with the keys that cannot change live as they are in ``old``: what is in force afterwards."""
+    """``new``, except that keys which cannot change live are as in ``old``: what is in force afterwards."""
     return msgspec.structs.replace(
         old,
         auth=new.auth,
@@ -87,12 +87,12 @@ def _table_differences(old: PluginTable, new: PluginTable, name: str) -> Iterato
 
 
 class Reloader:
-    """Reads the configuration again and puts it in force: all that can be, or, where a part is wrong, nothing.
+    """Reads the configuration again and puts it in force: all live keys or, if any part is wrong, nothing.
 
-    ``read`` gives the configuration anew. ``prepare`` makes of one what it puts in force, with an authenticator that is
-    yet to be started. Both raise ``StartError``. ``applied`` is called when it is in force, waited for, and may say
-    that something else could not follow; ``done`` is called after each reload;
-    ``reloads`` counts them by result.
+    ``read`` returns the new configuration. ``prepare`` makes from it what is put in force, with an authenticator that
+    is not started yet. Both raise ``StartError``. ``applied`` is called once it is in force, its result is waited
+    for, and it may report that something else could not follow. ``done`` is called after each reload. ``reloads``
+    counts them by result.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class Reloader:
         self._now = now
         #: the Unix time of the last reload, None before the first; and why it failed, or nothing
         self.outcome: tuple[float | None, str] = (None, "")
-        #: what there is to know of a last reload that failed: a sentence
+        #: if the last reload failed: a sentence that says why
         self.fault = ""
         self._running = self._again = False
 
     def reload(self) -> None:
-        """Reload; asked for during a reload, once more after it."""
+        """Reload. If a reload is in progress, reload once more after it."""
         if self._running:
             self._again = True
             return

@@ -1,4 +1,4 @@
-"""What the process keeps to itself: its memory holds keys, tokens and messages, and goes into no core dump."""
+"""Keeps the process's memory, with its keys, tokens and messages, out of core dumps and away from other processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from twisted.logger import Logger
 
 log = Logger()
 
-#: prctl(2), of linux/prctl.h
+#: prctl(2), from linux/prctl.h
 PR_SET_DUMPABLE = 4
 
 
 def conceal() -> None:
-    """Write no core dump, and let no other process of the same user read the memory. Linux only; root still may.
+    """Disable core dumps, and forbid other processes of the same user to read the memory. Linux only; root still may.
 
-    To be called once the process has the user that it keeps: a change of user undoes it.
+    Must be called once the process has its final user: a change of user undoes it.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,8 @@
-"""The server's life: ordered start, readiness, stop.
+"""The server's lifecycle: ordered start, readiness, stop.
 
-Start: ports are bound (a fault is known at once), the internal listener answers, then the parts come up one after
-the other, then the public listener accepts; where that takes longer, it accepts before, to say that it is not ready. Stop: the drain (drain.py), then the parts, the last first.
+Start: ports are bound, so that a fault is known immediately; the internal listener answers; the parts start one after
+the other; then the public listener accepts. If that takes long, it accepts earlier, to report that it is not ready.
+Stop: the drain (drain.py), then the parts in reverse order.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ from notify.transport.tcp import InnerPort, PacedPort, paced
 
 log = Logger()
 
-#: seconds that a start may take without anybody's notice: who connects meanwhile waits
+#: seconds that a start may take before the public port accepts: until then, clients wait in the kernel
 UNNOTICED = 1.0
 
-#: how a server leaves that was never ready
+#: the drain of a server that was never ready
 AT_ONCE = DrainSettings(Duration(0), Duration(0))
 
 _exit_status = 0
 
 
 def _leave() -> None:
-    """Tell the shell, systemd and the package scripts that it failed: twistd itself always leaves with 0."""
+    """Exit with a failure, for the shell, systemd and the package scripts: twistd itself always exits with 0."""
     if _exit_status:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -60,24 +61,25 @@ atexit.register(_leave)
 
 
 def _is_local(address: object) -> bool:
-    """Whether what is bound to this address can be reached by this machine alone."""
+    """Whether an address can be reached only from this machine."""
     if isinstance(address, IPv4Address | IPv6Address):
         return ip_address(address.host.partition("%")[0]).is_loopback
     return isinstance(address, UNIXAddress)
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """Something that runs while the server does. What a call returns is waited for, where it can be."""
+    """Something that runs while the server does. A Deferred that ``start`` or ``stop`` returns is waited for."""
 
     start: Callable[[], object] = lambda: None
     stop: Callable[[], object] = lambda: None
 
 
 class Listener:
-    """A port that is bound early and accepts late. ``settled()`` fires once nothing that came through it is under way,
-    and ``tls_failed`` is told why a TLS handshake failed (:class:`~notify.transport.tls.Encrypting`).
-    With ``loopback`` it is bound to this machine's own addresses only.
-    Raises ``StartError`` for a description that asks for what is not spoken here.
+    """A port that is bound early and accepts late.
+
+    ``settled()`` fires once nothing that came through it is in flight. ``tls_failed`` is told why a TLS handshake
+    failed (:class:`~notify.transport.tls.Encrypting`). With ``loopback`` the port is bound only to this machine's own
+    addresses. Raises ``StartError`` if the description has options that are not supported.
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class Listener:
         tls.check(key, description)
 
     def check(self, reactor: Any) -> None:
-        """Whether the description can be understood, and the files that it names be read; nothing is bound.
+        """Check that the description is valid and that its files can be read; nothing is bound.
 
-        A socket that systemd hands over need not be there yet. Raises ``StartError``.
+        A socket passed by systemd need not exist yet. Raises ``StartError``.
         """
         try:
             self.endpoint(reactor)
@@ -112,7 +114,7 @@ class Listener:
             pass
 
     def endpoint(self, reactor: Any) -> Any:
-        """What listens. Raises ``StartError``, and ``KeyError`` or ``IndexError`` where systemd has handed over no such socket."""
+        """The endpoint. Raises ``StartError``; also ``KeyError`` or ``IndexError`` if systemd has passed no such socket."""
         encrypting = tls.Encrypting(reactor, self._tls_failed)
         try:
             handed_over = is_handed_over(self.description)
@@ -121,7 +123,7 @@ class Listener:
             raise StartError(
                 f"listen.{self.key}: {error.filename} cannot be read: {error.strerror}."
             ) from None
-        except Exception as error:  # endpoints are plugins, and what pyOpenSSL raises has no base of its own
+        except Exception as error:  # endpoints are plugins, and pyOpenSSL's errors have no common base
             if isinstance(error, LookupError) and handed_over:
                 raise
             raise StartError(
@@ -153,7 +155,7 @@ class Listener:
             )
 
     def accept(self) -> None:
-        """Accept connections, those that waited since the port was bound first."""
+        """Accept connections, starting with those that have waited since the port was bound."""
         self._port.startReading()
         self._health.listening(self.key)
 
@@ -165,11 +167,11 @@ class Listener:
 
     @property
     def number(self) -> int:
-        """The TCP port that it listens on; 0: it is no such port."""
+        """The TCP port number; 0: it is not a TCP port."""
         return getattr(self.port.getHost(), "port", 0)
 
     def close(self) -> Deferred[None]:
-        """Accept no more; fires once that is so and all is settled."""
+        """Stop accepting. Fires once the port is closed and everything that came through it is settled."""
         port, self._port = self._port, None
         closing = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         return closing.addCallback(lambda _: self._settled())
@@ -187,11 +189,11 @@ class Listener:
 
 
 class NotifyService(Service):
-    """Runs what the composition root made.
+    """Runs what the composition root built.
 
-    ``parts`` are started in their order before the public listener accepts, and stopped in the opposite one after the
-    drain. ``announce`` is called once the server is ready. ``node`` is its name, for the log. ``foreground`` is told
-    that it runs, or why it does not.
+    ``parts`` are started in order before the public listener accepts, and stopped in reverse order after the drain.
+    ``announce`` is called once the server is ready. ``node`` is its name, for the log. ``foreground`` is told that it
+    runs, or why it does not.
     """
 
     name = "notify"
@@ -224,7 +226,7 @@ class NotifyService(Service):
         self._ready = False
 
     def privilegedStartService(self) -> None:
-        """Bind the ports, while the process may still have the right to. A fault is told by :meth:`startService`."""
+        """Bind the ports while the process may still have the privilege to. :meth:`startService` reports a fault."""
         try:
             self.internal.bind(self._reactor)
             self.public.bind(self._reactor)
@@ -232,12 +234,12 @@ class NotifyService(Service):
             self._fault = error
 
     def startService(self) -> None:
-        """Start; returns at once."""
+        """Start; returns immediately."""
         super().startService()  # type: ignore[no-untyped-call]
         if self._fault is None:
             self.internal.accept()
             self.lifecycle.starting()
-        # There is no running event loop before the reactor's first turn.
+        # No event loop is running before the reactor's first turn.
         self._reactor.callLater(0, self._start)
 
     def _start(self) -> None:
@@ -288,7 +290,7 @@ class NotifyService(Service):
         self._reactor.stop()
 
     def stopService(self) -> Deferred[None]:
-        """Stop; fires when all is closed."""
+        """Stop; fires when everything is closed."""
         super().stopService()  # type: ignore[no-untyped-call]
         return ensureDeferred(self._bring_down())
 

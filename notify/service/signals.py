@@ -1,4 +1,4 @@
-"""What the process is told from outside: SIGTERM and SIGINT to leave, SIGHUP to read its configuration again."""
+"""Unix signals: SIGTERM and SIGINT shut the server down, SIGHUP reloads its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = Logger()
 
 
 class Signals:
-    """``hurry`` shortens a drain that runs; ``reload`` begins a reload."""
+    """Handles the signals. ``hurry`` shortens a drain in progress; ``reload`` starts a reload."""
 
     def __init__(
         self, lifecycle: Lifecycle, hurry: Callable[[], object], reload: Callable[[], object]
@@ -24,7 +24,7 @@ class Signals:
         self._terminated = False
 
     def install(self, call_from_signal: Callable[[Callable[[], object]], object]) -> None:
-        """Take over the three signals. ``call_from_signal`` hands a call to the reactor's thread."""
+        """Install the handlers of all three. ``call_from_signal`` passes a call to the reactor's thread."""
         for number, call in (
             (signal.SIGTERM, self.terminate),
             (signal.SIGINT, self.terminate),
@@ -33,7 +33,7 @@ class Signals:
             signal.signal(number, lambda *_, call=call: call_from_signal(call))
 
     def terminate(self) -> None:
-        """SIGTERM or SIGINT: leave. Another one: hurry. A drain that the API began is not hurried by the first."""
+        """SIGTERM or SIGINT: drain; a second one: hurry. The first one does not hurry a drain that the API began."""
         if self._terminated:
             log.warn("told to stop again: sending away at once whoever is left")
             self._hurry()

@@ -1,4 +1,4 @@
-"""Starts a worker: a fresh process that inherits nothing but its two sockets, and whose last words are read."""
+"""Starts a worker: a fresh process that inherits only its two sockets, and whose output is read."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from notify.transport import handover
 from notify.workers import wire
 from notify.workers.link import Link
 
-#: what a worker runs, and the descriptors of its link and of the sockets that it is handed
+#: the module that a worker runs, and its descriptors: the link, and the socket over which sockets are handed to it
 MODULE, LINK, SOCKETS = "notify.roles", 3, 4
 
-#: what the service manager says to the first process alone
+#: variables that the service manager sets for the first process only
 _OURS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-#: bytes of a line that has no end
+#: the most bytes of an unterminated line
 _LONGEST = 8192
 
 
 class Child(ProcessProtocol):
     """A worker's process. ``ended`` is called with how it ended, ``said`` with each line that it prints.
 
-    It logs over its link: what it prints is what the interpreter, or a library in C, has to say of its end.
+    A worker logs over its link. What it prints comes from the interpreter or a C library, and concerns its end.
     """
 
     def __init__(self, ended: Callable[[str], object], said: Callable[[str], object]) -> None:
@@ -40,7 +40,7 @@ class Child(ProcessProtocol):
         self._rest = b""
 
     def signal(self, number: int) -> None:
-        """Send it a signal. Harmless when it has ended."""
+        """Send it a signal. Does nothing if it has ended."""
         transport: Any = self.transport
         try:
             transport.signalProcess(number)
@@ -48,7 +48,7 @@ class Child(ProcessProtocol):
             pass
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """It prints something."""
+        """It has printed something."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > _LONGEST:
             lines.append(self._rest)
@@ -65,7 +65,7 @@ class Child(ProcessProtocol):
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """A worker's environment: this process's, with the same modules."""
+    """A worker's environment: this process's, with the same module search path."""
     path = os.pathsep.join(part for part in map(os.path.abspath, sys.path) if os.path.exists(part))
     return {**{name: value for name, value in environ.items() if name not in _OURS}, "PYTHONPATH": path}
 
@@ -78,9 +78,10 @@ def spawn(
     said: Callable[[str], object],
     soon: Callable[[Callable[[], None]], object],
 ) -> tuple[Child, Link, socket.socket]:
-    """Start one, on an event loop like this process's: its process, its link, and what sockets are handed to it through. Raises ``OSError``.
+    """Start a worker on the same kind of event loop as this process. Raises ``OSError``.
 
-    ``gone`` is called when its link is at its end, ``ended`` when its process is, ``said`` with each line that it prints.
+    Returns its process, its link, and the socket over which sockets are handed to it. ``gone`` is called when its
+    link has ended, ``ended`` when its process has, and ``said`` with each line that it prints.
     """
     ours, theirs = socket.socketpair()
     desk, receiver = handover.pair()

@@ -1,7 +1,7 @@
-"""What the server tells systemd: readiness, status, reloads, stopping, and that it is alive (sd_notify(3)); and the
-sockets that systemd hands over (sd_listen_fds(3)).
+"""The systemd interface: notifications (sd_notify(3)) and passed sockets (sd_listen_fds(3)).
 
-Outside systemd, where ``$NOTIFY_SOCKET`` is not set, :class:`Systemd` does nothing.
+Notifications are readiness, status, reloads, stopping, and the watchdog. Outside systemd, where ``$NOTIFY_SOCKET`` is
+not set, :class:`Systemd` does nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HANDED_OVER = ({"domain", "name"}, {"domain", "index"})
 class Systemd:
     """The notification socket of this process's service manager.
 
-    ``environ`` is the process's environment, ``monotonic`` gives CLOCK_MONOTONIC in nanoseconds.
+    ``environ`` is the process's environment; ``monotonic`` returns CLOCK_MONOTONIC in nanoseconds.
     """
 
     log = Logger()
@@ -38,7 +38,7 @@ class Systemd:
 
     @property
     def present(self) -> bool:
-        """Whether there is a service manager that listens."""
+        """Whether a service manager is listening."""
         return bool(self._address)
 
     @property
@@ -47,7 +47,9 @@ class Systemd:
         return self._interval if self._address else None
 
     def ready(self, status: str) -> None:
-        """The server runs: it serves, for the first time or again after :meth:`reloading`, or its start is not waited for."""
+        """The server serves, for the first time or after :meth:`reloading`; or systemd must not wait longer for its
+        start.
+        """
         self._send("READY=1", f"STATUS={_line(status)}")
 
     def status(self, status: str) -> None:
@@ -59,15 +61,15 @@ class Systemd:
         self._send("RELOADING=1", f"MONOTONIC_USEC={self._monotonic() // 1000}")
 
     def stopping(self, status: str) -> None:
-        """The server leaves."""
+        """The server is shutting down."""
         self._send("STOPPING=1", f"STATUS={_line(status)}")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Stopping may take this much longer from now on, whatever TimeoutStopSec says."""
+        """Allow this many more seconds from now for stopping, whatever TimeoutStopSec says."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def alive(self) -> None:
-        """The reactor turns; missing for too long, systemd ends the process."""
+        """The reactor is running. If this is not called for too long, systemd ends the process."""
         self._send("WATCHDOG=1")
 
     def _send(self, *assignments: str) -> None:
@@ -82,9 +84,10 @@ class Systemd:
 
 
 def is_handed_over(description: str) -> bool:
-    """Whether an endpoint is a socket that systemd hands over: ``systemd:domain=INET6:name=ws``, or ``index=0``.
+    """Whether an endpoint is a socket passed by systemd: ``systemd:domain=INET6:name=ws``, or ``index=0``.
 
-    Raises ``ValueError`` for one that could not be used even if the socket were there: Twisted looks for the socket first.
+    Raises ``ValueError`` if it could not be used even if the socket existed, since Twisted looks for the socket
+    first.
     """
     kind, *arguments = description.split(":")
     if kind != "systemd":

@@ -1,9 +1,10 @@
-"""The asyncio reactor on uvloop's event loop: libuv for the turns, and one epoll of our own for all of Twisted's descriptors.
+"""The asyncio reactor on uvloop's event loop: libuv runs the loop, and a separate epoll holds Twisted's descriptors.
 
-Twisted hands each descriptor to the loop, and libuv does not take them as asyncio does. It ends the process (SIGABRT) where one was
-closed before it was let go of, and it lets go of one in error after a single call, whatever is left to be read: a
-connection that was reset behind more than a read's worth of bytes then never ends. So the loop knows one descriptor,
-and behind it Twisted's own reactor for epoll looks who is ready. Linux only.
+Twisted registers each descriptor with the loop, and libuv handles them differently from asyncio. It aborts the
+process (SIGABRT) if a descriptor was closed before it was removed. It also drops a descriptor in error after a single
+call, even if there is more to read: a connection that was reset behind more than one read's worth of bytes would
+never end. So the loop is given a single descriptor, behind which Twisted's own epoll reactor finds the ready ones.
+Linux only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = Logger()
 
 
 class _Epoll:
-    """An epoll that is told to forget what was closed, and is forgotten already, as asyncio's may be."""
+    """An epoll that, like asyncio's, tolerates the removal of a descriptor that has been closed."""
 
     def __init__(self, epoll: Any) -> None:
         self.register, self.modify = epoll.register, epoll.modify
@@ -33,7 +34,7 @@ class _Epoll:
         self._unregister = epoll.unregister
 
     def unregister(self, descriptor: int) -> None:
-        """Watch it no more."""
+        """Stop watching it."""
         try:
             self._unregister(descriptor)
         except OSError:
@@ -41,9 +42,9 @@ class _Epoll:
 
 
 class UvloopReactor(AtOnce, EPollReactor, AsyncioSelectorReactor):
-    """Descriptors are ``EPollReactor``'s, all else is ``AsyncioSelectorReactor``'s, whose loop is uvloop's.
+    """Descriptors are handled by ``EPollReactor``, everything else by ``AsyncioSelectorReactor`` on uvloop's loop.
 
-    ``tests/service/test_uv.py`` holds Twisted to the private names that are used here.
+    ``tests/service/test_uv.py`` checks that Twisted still has the private names used here.
     """
 
     event_loop = "uvloop"
@@ -61,7 +62,7 @@ class UvloopReactor(AtOnce, EPollReactor, AsyncioSelectorReactor):
         loop.add_reader(self._poller.fileno(), self._ready)
 
     def _ready(self) -> None:
-        """As ``EPollReactor.doPoll``, without the context of Twisted's older log, which a poller does without, too."""
+        """Like ``EPollReactor.doPoll``, without the context of Twisted's legacy log, as in a poller."""
         selectables = self._selectables
         for descriptor, event in self._poller.poll(0, len(selectables)):
             selectable = selectables.get(descriptor)
@@ -72,21 +73,26 @@ class UvloopReactor(AtOnce, EPollReactor, AsyncioSelectorReactor):
                     log.failure("a connection failed")
 
     def renew(self) -> None:
-        """Have another loop, in a process that was forked: libuv promises nothing of one that was there before. The reactor must not run yet."""
+        """Replace the loop in a forked process, since libuv does not support using one across a fork.
+
+        The reactor must not be running yet.
+        """
         old = self._asyncioEventloop
         self._attach()
         old.close()
         self._reschedule()  # type: ignore[no-untyped-call]
 
     def startRunning(self, installSignalHandlers: bool = True) -> None:
-        """See ``ReactorBase``. That a child has ended Twisted reads from the descriptor to which Python writes the numbers of
-        signals, and uvloop puts its own there.
+        """See ``ReactorBase``.
+
+        Twisted learns of the end of a child from the descriptor to which Python writes signal numbers, but uvloop
+        installs its own there.
         """
         super().startRunning(installSignalHandlers=installSignalHandlers)
         if installSignalHandlers:
             signal.signal(signal.SIGCHLD, lambda *_: self.callFromThread(reapAllProcesses))  # type: ignore[no-untyped-call]
 
     def timeout(self) -> float | None:
-        """See ``ReactorBase``. Whole milliseconds, as with asyncio's: libuv rounds down, too, and would be asked again at once."""
+        """See ``ReactorBase``. Rounds up to whole milliseconds, as asyncio does: libuv rounds down and would ask again."""
         seconds = super().timeout()
         return None if seconds is None else math.ceil(seconds * 1000) / 1000

@@ -1,1 +1,1 @@
-"""The sockets of clients: the public port, the opening handshake, WebSocket connections. The only package that imports autobahn."""
+"""Clients' sockets: the public port, the opening handshake, WebSocket connections. Only this package imports autobahn."""

@@ -1,8 +1,9 @@
-"""Who may come in: each socket of the public port counts from its accept to its end, and so does the address it comes from.
+"""Admission: each socket of the public port counts from accept to close, and so does the address it comes from.
 
-Pure: whoever asks brings addresses and descriptors. An address is one of IPv4, or a /64 of IPv6. That of a socket is its
-client's, unless a trusted proxy is at its other end: then X-Forwarded-For tells it, with the opening handshake. Addresses
-of this machine and of private networks are not limited, for an undeclared proxy may be there, with everybody behind it.
+Pure: the caller passes addresses and descriptors. An address is an IPv4 address or an IPv6 /64. A socket's address is
+its client's unless a trusted proxy is its peer; X-Forwarded-For then tells the client's address in the opening
+handshake. Addresses of this machine and of private networks are not limited, because an undeclared proxy may be
+there, with all clients behind it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from notify.wire.addresses import Network
 
 log = Logger()
 
-#: files that a process may have open beside the sockets of its public port; a quarter of all where they are few
+#: files reserved for other uses than sockets of the public port; a quarter of all if the limit is low
 RESERVE = 200
-#: seconds without a refusal of its kind before one is said again
+#: seconds without a refusal of the same kind before another is logged
 QUIET = 60.0
-#: addresses that are kept before those that nothing is known of any more are looked for
+#: addresses that are kept before idle ones are looked for and dropped
 FEW = 1024
 
-#: why a socket is refused, and what the log says of it
+#: the reasons for refusing a socket, and what the log says
 REASONS = {
     "files": "all files but a reserve are open: raise the limit (LimitNOFILE), or lower limits.max_connections",
     "full": "limits.max_connections is reached",
@@ -45,22 +46,22 @@ class TurnedAway(Exception):  # noqa: N818
 
     @property
     def alone(self) -> bool:
-        """Whether it is for its address, and others may come."""
+        """Whether the reason concerns only its address, so that others may still connect."""
         return self.reason.startswith("address_")
 
 
 def reserve(files: int) -> int:
-    """How many of so many files are not for sockets of the public port."""
+    """The number of files, of so many, that sockets of the public port may not use."""
     return min(RESERVE, files // 4)
 
 
 def most(limits: Limits, files: int) -> int:
-    """How many connections there may be where so many files may be open; 0: no limit but that of files."""
+    """The most connections with this limit of open files; 0: only the limit of files applies."""
     return files - reserve(files) if limits.max_connections == "auto" else limits.max_connections
 
 
 class _Address:
-    """What comes from one address, and how many ``handshakes`` it had left ``at`` a time."""
+    """The sockets of one address, and how many ``handshakes`` it had left ``at`` a time."""
 
     __slots__ = ("arriving", "at", "connections", "handshakes")
 
@@ -70,17 +71,20 @@ class _Address:
         self.at = at
 
     def earn(self, limits: Limits, now: float) -> None:
-        """Handshakes are earned at a rate, up to a burst. A clock that was set back earns nothing, and costs nothing."""
+        """Add the handshakes earned since then, up to the burst.
+
+        A clock that was set back neither earns nor costs anything.
+        """
         earned = max(0.0, now - self.at) * limits.handshakes_per_second
         self.handshakes = min(limits.handshakes_burst, self.handshakes + earned)
         self.at = now
 
 
 class Admission:
-    """Counts, and says no.
+    """Counts sockets and refuses those beyond the limits.
 
-    ``limits`` and ``trusted`` give what is in force, ``files`` how many files may be open, ``seconds`` the time of a clock;
-    ``counted`` is told how many sockets there are, and ``refused`` the reason of each refusal.
+    ``limits`` and ``trusted`` return what is in force, ``files`` how many files may be open, ``seconds`` the time of
+    a clock. ``counted`` is told the number of sockets, and ``refused`` the reason of each refusal.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Admission:
         refused: Callable[[str], object],
     ) -> None:
         self.sockets = 0
-        #: of these, those that have not ended their opening handshake
+        #: of these, those that have not completed their opening handshake
         self.arriving = 0
         self._limits = limits
         self._trusted = trusted
@@ -106,7 +110,7 @@ class Admission:
         self._said: dict[str, float] = {}
 
     def announce(self) -> None:
-        """Say to the log what holds."""
+        """Log the limits in force."""
         files, limits = self._files(), self._limits()
         log.info(
             "at most {most} connections, {files} files may be open; limits per address hold for public addresses, "
@@ -119,8 +123,8 @@ class Admission:
     def enter(self, peer: str, descriptor: int = -1) -> Visit:
         """A socket was accepted. Raises :class:`TurnedAway`.
 
-        ``peer`` is its other end's address, empty where it has none. The kernel gives the lowest descriptor that is
-        free, so ``descriptor`` says how many files are open; -1: it has none.
+        ``peer`` is the address of its other end, empty if it has none. ``descriptor`` tells how many files are open,
+        because the kernel gives out the lowest one that is free; -1: it has none.
         """
         limits, files = self._limits(), self._files()
         if descriptor >= files - reserve(files) // 2:
@@ -135,18 +139,18 @@ class Admission:
         self._counted(self.sockets)
         return visit
 
-    # --- for a visit ----------------------------------------------------------------------------------------
+    # --- for visits -----------------------------------------------------------------------------------------
 
     def identify(self, address: str) -> bytes | None:
-        """A socket turns out to be of this address; by what it counts, if by anything."""
+        """A socket turns out to be of this address. Returns the block that it counts for, if any."""
         return self._count(self._limits(), address)
 
     def opened(self) -> None:
-        """An opening handshake is done."""
+        """An opening handshake is complete."""
         self.arriving -= 1
 
     def arrived(self, block: bytes) -> None:
-        """A client of this address has shown a good token."""
+        """A client of this address has presented a valid token."""
         self._addresses[block].arriving -= 1
 
     def left(self, block: bytes | None) -> None:
@@ -154,7 +158,7 @@ class Admission:
         self.sockets -= 1
         self._counted(self.sockets)
         if block is not None:
-            # What is left of it goes with `_forget`.
+            # `_forget` removes what is left of it.
             self._addresses[block].connections -= 1
 
     # --- addresses ------------------------------------------------------------------------------------------
@@ -203,7 +207,10 @@ class Admission:
 
 
 class Visit:
-    """A socket that was let in. What it counts as is given back step by step, and the rest when it leaves."""
+    """A socket that was admitted.
+
+    It stops counting towards each limit as it moves on, and towards the rest when it leaves.
+    """
 
     __slots__ = ("_admission", "_arriving", "_block", "_shaking")
 
@@ -214,9 +221,10 @@ class Visit:
         self._arriving = block is not None
 
     def identify(self, address: str) -> Deferred[None] | None:
-        """Its opening handshake tells where its client is. Raises :class:`TurnedAway`; it is yet to leave then.
+        """The opening handshake tells the client's address.
 
-        Where another process has to be asked: a Deferred, with the same errback.
+        Raises :class:`TurnedAway`; the visit must then still leave. If another process must be asked, returns a
+        Deferred with the same errback.
         """
         if self._block is None and self._admission is not None:
             self._block = self._admission.identify(address)
@@ -224,19 +232,19 @@ class Visit:
         return None
 
     def opened(self) -> None:
-        """Its opening handshake is done. Harmless when called again, like what follows."""
+        """The opening handshake is complete. A second call does nothing; the same holds for the methods below."""
         if self._shaking and self._admission is not None:
             self._shaking = False
             self._admission.opened()
 
     def arrived(self) -> None:
-        """Its client has shown a good token."""
+        """The client has presented a valid token."""
         if self._arriving and self._admission is not None and self._block is not None:
             self._arriving = False
             self._admission.arrived(self._block)
 
     def leave(self) -> None:
-        """It is gone."""
+        """The socket is gone."""
         self.opened()
         self.arrived()
         admission, self._admission = self._admission, None

@@ -1,7 +1,7 @@
-"""What is sent to one client: straight to the socket while it takes everything, through a bounded queue otherwise.
+"""Sends to one client: straight to the socket while it takes everything, otherwise through a bounded queue.
 
-The path of a write is what fan-out costs, so everything that could be in its way is folded into one flag that
-changes when something happens, not when something is written.
+The path of a write is the cost of fan-out. All conditions that could prevent the direct path are therefore folded
+into one flag, which changes when something happens, not when something is written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from notify.identity import Identity, Peer
 from notify.interfaces import IConnection
 from notify.wire.frames import Encoding
 
-#: bytes that are handed to the transport at once when it has room again
+#: bytes handed to the transport at once when it has room again
 CHUNK = 64 * 1024
 
 
@@ -28,24 +28,24 @@ class Wire(Protocol):
         """Begin the closing handshake."""
 
     def gone(self) -> None:
-        """Nothing more is sent through the connection. Called once."""
+        """The connection sends nothing more. Called once."""
 
 
 class Plain(Protocol):
-    """A plain socket that does not block."""
+    """A plain non-blocking socket."""
 
     def send(self, data: bytes, /) -> int:
-        """Send what it takes now; how many bytes. Raises ``OSError``: none."""
+        """Send as much as the socket takes now, and return the number of bytes. Raises ``OSError`` if it takes none."""
 
     def fileno(self) -> int:
-        """Its descriptor; -1: ``send`` is the only way."""
+        """The descriptor; -1: only ``send`` may be used."""
 
 
 class SendQueues:
-    """The bytes that wait for all clients together.
+    """The bytes queued for all clients together.
 
-    ``each`` and ``all`` give the bounds in bytes, which may change while the server runs; ``slow`` is called for
-    each connection that is given up.
+    ``each`` and ``all`` return the bounds in bytes, which may change while the server runs. ``slow`` is called for
+    each connection that is dropped as a slow consumer.
     """
 
     def __init__(self, each: Callable[[], int], all: Callable[[], int], slow: Callable[[], None]) -> None:
@@ -56,7 +56,7 @@ class SendQueues:
         self._slow = slow
 
     def check(self, connection: Connection) -> None:
-        """A connection's queue has grown: give up those that hold too much, itself or whoever holds the most."""
+        """A connection's queue has grown: close it if it exceeds its bound, and the longest queues while the total does."""
         if connection.queued > self._each():
             self._give_up(connection)
         while self.total > self._all() and self.waiting:
@@ -71,8 +71,8 @@ class SendQueues:
 class Connection:
     """See :class:`~notify.interfaces.IConnection`.
 
-    While the transport holds bytes that the socket did not take, frames wait here, whole. So the bound is exact,
-    and a slow client's memory is back at once when it is given up.
+    While the transport holds bytes that the socket did not take, whole frames are queued here. The bound is therefore
+    exact, and the memory of a slow client is freed as soon as it is closed.
     """
 
     __slots__ = (
@@ -107,7 +107,7 @@ class Connection:
         plain: Plain | None,
         heard: float = 0.0,
     ) -> None:
-        """``plain`` is the socket itself, which may be used while the transport holds nothing; or None.
+        """``plain`` is the socket itself, which may be used while the transport buffers nothing; or None.
 
         ``heard`` is the reactor's time now.
         """
@@ -117,7 +117,7 @@ class Connection:
         self.encoding = encoding
         self.opened = opened
         self.heard = heard
-        #: bytes that wait here
+        #: bytes queued here
         self.queued = 0
         self._wire: Any = wire
         self._transport: Any = transport
@@ -127,10 +127,11 @@ class Connection:
         self._open = True
         self._blocked = False
         self._direct = None if plain is None else plain.send
-        # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may go straight to it.
+        # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may be sent directly.
         self._clear = plain is not None
-        # For the C way alone, which looks at these two and at `encoding`. A descriptor that is closed may be another's at
-        # once: a transport tells its producer that it ends before it closes its socket, and `end` forgets the descriptor.
+        # Only for the C fan-out, which reads these two and `encoding`. A closed descriptor may be reused immediately:
+        # a transport tells its producer about the end before it closes its socket, and `end` forgets the descriptor
+        # then.
         self._descriptor = -1 if plain is None else plain.fileno()
 
     @property
@@ -153,7 +154,7 @@ class Connection:
             self._write_later(frame)
 
     def left(self, frame: bytes, sent: int) -> None:
-        """The socket took so many bytes of a frame that went straight to it, which were not all."""
+        """The socket took only this many bytes of a frame that was sent directly to it."""
         self._clear = False
         self._transport.write(frame[sent:])
 
@@ -170,7 +171,7 @@ class Connection:
         self._queues.check(self)
 
     def hold(self) -> None:
-        """Keep what is written until :meth:`release`, to write it at once: for a turn in which much is answered."""
+        """Hold back what is written until :meth:`release`, and then write it at once: for a turn with many answers."""
         if self._clear:
             self._clear = False
             self._held = []
@@ -193,25 +194,25 @@ class Connection:
                 self._transport.resumeProducing()
 
     def close(self, code: int, reason: str = "") -> None:
-        """See :class:`~notify.interfaces.IConnection`. What waits is dropped: the client resumes from what it has."""
+        """See :class:`~notify.interfaces.IConnection`. The queue is dropped: the client resumes from what it has."""
         if not self._open:
             return
         self.release()
         wire, transport = self._wire, self._transport
         self.end()
         wire.say_close(code, reason)
-        # A session that paused reading would not see the client's answer.
+        # If the session has paused reading, the client's answer would not be seen.
         transport.resumeProducing()
 
     def end(self) -> None:
-        """Nothing more is sent, and nothing is held. Harmless when called again."""
+        """Send nothing more, and hold nothing. A second call does nothing."""
         if not self._open:
             return
         self._open = self._clear = False
         self._held = self._direct = None
         self._descriptor = -1
         self._drop_queue()
-        # With a paused producer the transport would never close.
+        # With a paused producer, the transport would never close.
         self._transport.unregisterProducer()
         wire = self._wire
         self._transport = self._wire = None
@@ -226,7 +227,7 @@ class Connection:
             self._clear = False
 
     def resumeProducing(self) -> None:
-        """The transport has none any more."""
+        """The transport has sent everything."""
         self._blocked = False
         queue = self._queue
         while queue and not self._blocked:

@@ -1,7 +1,8 @@
-"""``GET /events``, as pure functions: who may have an event stream, of what, from where on; and every answer that is none.
+"""``GET /events``, as pure functions: who may have an event stream, of which chats, from where; and every refusal.
 
-:func:`judge` sees a whole head, as that of the opening handshake does. Pages are let in by the same rule as there; and since they ask
-with ``fetch`` and a header that needs leave, a preflight is answered, and every answer says that the page may read it.
+:func:`judge` is given a complete head, as for the opening handshake. Pages are admitted by the same rule. Since they
+ask with ``fetch`` and a header that needs permission, a preflight request is answered, and every answer allows the
+page to read it.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from notify.wire import head as heads
 from notify.wire.eventstream import MOST_CHATS, Close
 from notify.wire.frames import Since
 
-#: where event streams are
+#: the path of event streams
 PATH = "/events"
 
-#: features that one stream may ask for, known ones and others
+#: the most features that one stream may ask for, known or unknown
 MOST_FEATURES = 64
 
 _ABSOLUTE = re.compile(rb"https?://([^/?@]+)(.*)", re.IGNORECASE)
 _BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
 _FEATURE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _METHODS = "GET, OPTIONS"
-#: seconds for which a browser need not ask again whether a page may send its headers
+#: seconds for which a browser may cache the answer to a preflight
 _PREFLIGHT = 600
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Asked(NamedTuple):
-    """A stream that may begin once its token is found good.
+    """A stream that may begin once its token has been accepted.
 
-    ``positions`` are those that it goes on from, by chat; None: of the notifications. ``origin`` and ``forwarded`` are headers, and
-    ``client_id`` and ``agent`` as of a handshake.
+    ``positions`` are those that it resumes from, by chat; None: the notifications. ``origin`` and ``forwarded`` are
+    headers; ``client_id`` and ``agent`` are as in a handshake.
     """
 
     token: str
@@ -59,7 +60,7 @@ class Asked(NamedTuple):
 
 
 class Preflight(Exception):  # noqa: N818
-    """A browser asks whether a page may ask. ``answer`` goes to it."""
+    """A browser's preflight request. ``answer`` is the response."""
 
     def __init__(self, origin: str) -> None:
         super().__init__()
@@ -75,10 +76,10 @@ class Preflight(Exception):  # noqa: N818
 
 
 class NoStream(Refused):
-    """A request that no stream is given for. ``answer`` goes to the client, and quotes nothing of what it sent.
+    """A request that is refused. ``answer`` is the response, and quotes nothing of what the client sent.
 
-    ``page`` is the Origin that may read it; ``origin`` is that of a page that may not, where this is the reason. ``close`` is what a
-    WebSocket would have been told, where there is a close code for it.
+    ``page`` is the Origin that may read it; ``origin`` is that of a page that may not, if this is the reason.
+    ``close`` is what a WebSocket would be told, if there is a close code for it.
     """
 
     def __init__(
@@ -112,7 +113,10 @@ class NoStream(Refused):
 
 
 def begin(page: str) -> bytes:
-    """The head of an answer whose body is a stream. It ends with the connection, so that each proxy passes on what there is."""
+    """The head of a response whose body is a stream.
+
+    The end of the connection ends it, so that proxies pass bytes on at once.
+    """
     return _head(HTTPStatus.OK, page, "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n")
 
 
@@ -128,7 +132,7 @@ def _head(status: HTTPStatus, page: str, more: str) -> bytes:
     ).encode()
 
 
-#: what is answered instead of each close code before a stream has begun; 503 for any other
+#: the answer that replaces each close code before a stream has begun; 503 for any other
 _BEFORE = {
     4002: (HTTPStatus.UNAUTHORIZED, "token_expired", "the token has expired or is revoked: come with a new one"),
     4500: (HTTPStatus.UNAUTHORIZED, "unauthorized", "the token is not good"),
@@ -140,21 +144,22 @@ _AWAY = HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "not possible right now; 
 
 
 def instead(close: Close, page: str) -> NoStream:
-    """What is answered where a client is sent away before its stream has begun."""
+    """The answer to a client that is closed before its stream has begun."""
     return NoStream(*_BEFORE.get(close.code, _AWAY), page, close=close)
 
 
 def nothing(codes: Collection[str], page: str) -> NoStream:
-    """What is answered where each chat is refused, for these error codes."""
+    """The answer if all chats are refused, with these error codes."""
     if set(codes) == {"forbidden"}:
         return NoStream(HTTPStatus.FORBIDDEN, "forbidden", "no such chat, or not yours to see", page)
     return NoStream(*_AWAY, page)
 
 
 def judge(head: bytes, allowed_origins: Sequence[str], welcome: bool) -> Asked:
-    """What a head asks for. Raises :class:`NoStream` and :class:`Preflight`.
+    """Parse and judge a head. Raises :class:`NoStream` and :class:`Preflight`.
 
-    ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``welcome``: the server is not just starting.
+    ``allowed_origins`` comes from :func:`~notify.transport.origins.parse_origins`; ``welcome``: the server has
+    finished starting.
     """
     try:
         request = heads.read(head)
@@ -171,7 +176,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], welcome: bool) -> Asked:
         host, target = absolute[1], absolute[2]
     origin = _once(fields, b"origin")
     if origin == "" or b"#" in target:
-        # An empty Origin is none (RFC 6454, section 7), and must not pass for a client that is no browser.
+        # An empty Origin is not an origin (RFC 6454, section 7), and must not pass as a client that is not a browser.
         raise _bad("this is not a valid HTTP/1.1 request")
     page = origin or ""
     if page and not origin_allowed(page, host.decode("latin-1"), allowed_origins):
@@ -184,7 +189,7 @@ def judge(head: bytes, allowed_origins: Sequence[str], welcome: bool) -> Asked:
         refused = NoStream(
             HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", f"this path takes {_METHODS} only", page
         )
-        if method == b"HEAD":  # which no body answers
+        if method == b"HEAD":  # which has no response body
             refused.answer = refused.answer.partition(heads.END)[0] + heads.END
         raise refused
     if body != 0:
@@ -211,7 +216,7 @@ def _bad(message: str, page: str = "") -> NoStream:
 
 
 def _once(fields: dict[bytes, list[bytes]], name: bytes, page: str = "") -> str | None:
-    """The value of a header that says one thing; None: it is not there."""
+    """The value of a header that must not be repeated; None: it is absent."""
     values = fields.get(name)
     if values is None:
         return None
@@ -242,7 +247,7 @@ def _positions(fields: dict[bytes, list[bytes]], page: str) -> dict[Id | None, S
 
 
 def _read_query(query: str, page: str) -> tuple[tuple[Id, ...], tuple[str, ...], bool]:
-    """Chats, features, and whether presence is watched."""
+    """The chats, the features, and whether presence is watched."""
     try:
         pairs = parse_qsl(
             query,

@@ -1,12 +1,13 @@
-"""An event stream: a client that only reads, over plain HTTP. To everybody above it is a connection like a WebSocket's.
+"""An event stream: a client that only reads, over plain HTTP. The code above sees an ordinary connection.
 
-The request says at once what a WebSocket's client says in frames: the token, and each chat with a position. So its session is given those
-frames, and limits, rechecks, expiry, drain, presence and traces hold for it as they are. The answer begins once it is known that there is
-something to stream: before that, what a WebSocket is told by a close code is an HTTP status.
+The request says at once what a WebSocket client says in frames: the token, and each chat with a position. Its session
+is given those frames, so limits, rechecks, expiry, drain, presence and traces apply unchanged. The response begins
+once it is known that there is something to stream; before that, an HTTP status replaces the close code that a
+WebSocket would get.
 
-The client sends nothing more, and answers no ping. That it is gone is noticed by what it takes: a heartbeat goes out every
-``ping_interval``, and the kernel gives the connection up when nothing of what was sent is acknowledged for as long as a WebSocket may
-be silent; who acknowledges and does not read fills its queue.
+The client sends nothing more and answers no pings, so its absence shows only in what it takes. A heartbeat goes out
+every ``ping_interval``, and the kernel drops the connection if nothing sent is acknowledged for as long as a
+WebSocket may be silent. A client that acknowledges and does not read fills its queue.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from notify.wire.addresses import Network
 from notify.wire.eventstream import EVENT_STREAM, HEARTBEAT, Composer, Positions, answers, farewell
 from notify.wire.frames import Auth, ClientFrame, Since, Subscribe
 
-#: seconds that a client with a good token waits for the first of its chats before its stream begins without
+#: seconds that a client with a valid token waits for the first of its chats before its stream begins without it
 PATIENCE = 5.0
-#: bytes that wait for that
+#: bytes that are kept for that time
 MOST_KEPT = 64 * 1024
 
 #: asks for a topic's newest position
@@ -43,11 +44,11 @@ _NOWHERE = Since("", 0)
 
 
 class Outlet:
-    """What a connection of a stream has for its transport.
+    """Stands in for the transport of a stream's connection.
 
-    It keeps what is sent until one of ``chats`` (keys) has joined, or there are none to wait for; then the head goes out, which lets
-    ``page`` read it, and from then on each event with its id. ``refused`` is called with the error codes where each chat is refused
-    instead.
+    It keeps what is sent until one of ``chats`` (keys) has been joined, or there are none to wait for. It then sends
+    the head, which lets ``page`` read the stream, and from then on each event with its id. If every chat is refused
+    instead, ``refused`` is called with the error codes.
     """
 
     __slots__ = ("_chats", "_codes", "_composer", "_kept", "_page", "_refused", "_size", "_transport")
@@ -71,11 +72,11 @@ class Outlet:
 
     @property
     def begun(self) -> bool:
-        """Whether the client has been answered."""
+        """Whether the response has begun."""
         return self._kept is None
 
     def begin(self) -> None:
-        """Answer it, with what was kept. Harmless when called again."""
+        """Begin the response, with what was kept. A second call does nothing."""
         kept, self._kept = self._kept, None
         if kept is not None:
             self._transport.write(begin(self._page) + self._composer.compose(b"".join(kept)))
@@ -99,10 +100,10 @@ class Outlet:
             self._refused(list(self._codes.values()))
 
     def pauseProducing(self) -> None:
-        """Read nothing more from the client: it sends nothing that would have to wait."""
+        """Does nothing: the client sends nothing that would have to wait."""
 
     def resumeProducing(self) -> None:
-        """Go on, which it does."""
+        """Does nothing: reading was never paused."""
 
     def unregisterProducer(self) -> None:
         """The connection is closed."""
@@ -110,7 +111,7 @@ class Outlet:
 
 
 class EventProtocol(Protocol):
-    """One stream, from its request on."""
+    """One stream, starting with its request."""
 
     transport: Any
     connection: Connection | None = None
@@ -146,7 +147,7 @@ class EventProtocol(Protocol):
         self._chats = frozenset(str(chat_id).encode() for chat_id in asked.chats)
 
     def open(self, peer: Peer) -> None:
-        """The transport is here."""
+        """The transport is ready."""
         hub, transport = self.factory.hub, self.transport
         limits = hub.live.now.limits
         if hasattr(transport, "setTcpNoDelay"):
@@ -179,7 +180,7 @@ class EventProtocol(Protocol):
         self._waiting = self.factory.hub.wheel.after(PATIENCE, self._outlet.begin)
 
     def _ask(self, most: int) -> None:
-        """Give the session so many of the frames that the request stands for: as many as a client could send now."""
+        """Give the session this many of the frames that the request stands for: as many as a client could send now."""
         self._asking = None
         session, connection, hub = self._session, self.connection, self.factory.hub
         if session is None or connection is None or not self._frames:
@@ -194,14 +195,17 @@ class EventProtocol(Protocol):
             self._asking = hub.wheel.after(1.0, lambda: self._ask(rate))
 
     def dataReceived(self, data: bytes) -> None:
-        """Something came behind the request: nobody reads it, and who sends much of it is closed like any other."""
+        """Bytes arrived after the request.
+
+        They are ignored, but count towards the rate: a client that sends much is closed.
+        """
         connection, session = self.connection, self._session
         if connection is not None and session is not None:
             connection.heard = self.factory.hub.wheel.seconds()
             session.received([])
 
     def _look(self) -> None:
-        """A ping interval is over: show that the connection lives, unless something else waits that will."""
+        """A ping interval is over: send a heartbeat, unless something else is queued."""
         hub, connection = self.factory.hub, self.connection
         if connection is None:
             return
@@ -213,13 +217,13 @@ class EventProtocol(Protocol):
     # --- the end --------------------------------------------------------------------------------------------
 
     def _refuse(self, codes: Sequence[str]) -> None:
-        """Each of its chats is refused."""
+        """All of its chats were refused."""
         if self.connection is not None:
             self._codes = codes
             self.connection.close(1000)
 
     def say_close(self, code: int, reason: str) -> None:
-        """See :class:`~notify.transport.connection.Wire`: the last event, or what is answered instead of a stream."""
+        """See :class:`~notify.transport.connection.Wire`: send the last event, or the answer that replaces a stream."""
         self._closed_with = code
         close, event = farewell(code, reason)
         if self._outlet.begun:
@@ -228,7 +232,7 @@ class EventProtocol(Protocol):
             refused = nothing(self._codes, self._page) if self._codes else instead(close, self._page)
             self.transport.write(refused.answer)
         self.transport.loseConnection()
-        # The transport closes once the client has taken all, which may be never.
+        # The transport closes once the client has taken everything, which may be never.
         self._lingering = self.factory.hub.wheel.after(LINGER, self.transport.abortConnection)
 
     def gone(self) -> None:
@@ -248,9 +252,9 @@ class EventProtocol(Protocol):
         if connection is None:
             return
         connection.end()
-        self._session = self._outlet = None  # whatever is left goes without a look for cycles
+        self._session = self._outlet = None  # freed without the cycle collector
         self.factory.gone()
-        # A client has no other way to say that it leaves than to be gone.
+        # A client can end a stream only by closing the connection.
         final = self._closed_with or 1001
         hub.metrics.closes.labels(str(final) if final in CODES else "other").inc()
         if hub.witness is not None:
@@ -266,18 +270,18 @@ class EventProtocol(Protocol):
 
 
 class EventFactory:
-    """Begins streams, beside the WebSockets of ``websockets`` and with the same bounds for all clients together."""
+    """Begins streams, beside the WebSockets of ``websockets`` and within the same bounds for all clients together."""
 
     def __init__(self, websockets: ConnectionFactory) -> None:
         self.hub = websockets.hub
         self.queues = websockets.queues
-        #: how many there are
+        #: the number of streams
         self.count = 0
         self._websockets = websockets
 
     @property
     def trusted(self) -> Sequence[Network]:
-        """The proxies in force."""
+        """The trusted proxies in force."""
         return self._websockets.trusted
 
     def judge(self, head: bytes, welcome: bool) -> Asked:
@@ -285,7 +289,7 @@ class EventFactory:
         return judge(head, self._websockets.allowed_origins, welcome)
 
     def refusal(self, status: HTTPStatus, asked: Asked) -> Refused:
-        """What is answered where there is no room."""
+        """The answer if the limits are reached."""
         alone = status == HTTPStatus.TOO_MANY_REQUESTS
         where = "your address has" if alone else "the server has"
         return NoStream(status, "full", f"{where} as many connections as it may", asked.origin)
@@ -295,22 +299,22 @@ class EventFactory:
         self._websockets.turned_away(peer, reason)
 
     def refused(self, refused: Refused, peer: str) -> None:
-        """A request of a client of this address begins no stream."""
+        """The request of a client of this address was refused."""
         self._websockets.refused(refused, peer)
 
     def open(self, transport: Any, asked: Asked, address: str, visit: Visit) -> EventProtocol:
-        """A stream for a client at this address, which goes on with the transport."""
+        """A stream for a client at this address, which takes over the transport."""
         protocol = EventProtocol(self, asked, visit)
         cast(Any, protocol).makeConnection(transport)
         protocol.open(Peer(address, asked.origin, asked.client_id, asked.agent))
         return protocol
 
     def opened(self) -> None:
-        """There is one more."""
+        """A stream has begun."""
         self.count += 1
         self.hub.metrics.event_streams.inc()
 
     def gone(self) -> None:
-        """There is one less."""
+        """A stream has ended."""
         self.count -= 1
         self.hub.metrics.event_streams.dec()

@@ -1,4 +1,4 @@
-"""Which WebSocket extensions a client offers, and what it is answered: pure functions (RFC 6455, section 9.1; RFC 7692)."""
+"""Negotiates WebSocket extensions: pure functions (RFC 6455, section 9.1; RFC 7692)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFLATE = "permessage-deflate"
 #: RFC 9110, section 5.6.2
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 - a grammar's
 
-# Possessive throughout: there is one way to read a header, and no way back that could cost more.
+# Possessive quantifiers throughout: each header has one parse, and no backtracking can make it expensive.
 _OWS = r"[ \t]*+"
 _PARAMETER = rf'{_OWS};{_OWS}({TOKEN})(?:{_OWS}={_OWS}(?:({TOKEN})|"((?:[^"\\]|\\.)*+)"))?'
 _NEXT_PARAMETER = re.compile(_PARAMETER)
@@ -26,14 +26,14 @@ _BITS = re.compile("[89]|1[0-5]")
 
 
 class Offer(NamedTuple):
-    """One extension that a client offers: its parameters in the client's order, None for one without a value."""
+    """An extension that a client offers: its parameters in the client's order, None for a parameter without a value."""
 
     name: str
     parameters: tuple[tuple[str, str | None], ...]
 
 
 class Deflate(NamedTuple):
-    """permessage-deflate as agreed: the server compresses with ``window_bits``; ``answer`` is what the client is told."""
+    """permessage-deflate as agreed: the server compresses with ``window_bits``, and answers with ``answer``."""
 
     window_bits: int
     answer: str
@@ -43,8 +43,8 @@ class Deflate(NamedTuple):
 def parse_offers(header: str) -> Sequence[Offer] | None:
     """The offers of a Sec-WebSocket-Extensions header, in the client's order; None: it is malformed.
 
-    Names are in lower case, values without their quotes. Empty elements of the list are none (RFC 9110, section 5.6.1.2).
-    Remembers the last few headers: most clients are a few browsers, which all send the same.
+    Names are in lower case, values without quotes. Empty list elements are ignored (RFC 9110, section 5.6.1.2). The
+    last few headers are cached: most clients are a few browsers that all send the same.
     """
     offers, at = [], 0
     while at < len(header):
@@ -60,17 +60,17 @@ def parse_offers(header: str) -> Sequence[Offer] | None:
             if quoted is not None:
                 value = _ESCAPED.sub(r"\1", quoted)
                 if not _TOKEN.fullmatch(value):
-                    return None  # what is quoted must be a token all the same
+                    return None  # a quoted value must be a token as well
             parameters.append((name.lower(), value))
         offers.append(Offer(extension[1].lower(), tuple(parameters)))
     return tuple(offers)
 
 
 def accept_deflate(offers: Iterable[Offer]) -> Deflate | None:
-    """The first offer of permessage-deflate that can be kept; None: there is none, and nothing is compressed.
+    """The first acceptable offer of permessage-deflate; None: there is none, and nothing is compressed.
 
-    No context is taken over in either direction, which an answer may say though the offer did not ask for it (RFC
-    7692, sections 7.1.1.1 and 7.1.1.2).
+    No context is taken over in either direction, which an answer may declare even if the offer did not ask for it
+    (RFC 7692, sections 7.1.1.1 and 7.1.1.2).
     """
     for offer in offers:
         if offer.name == DEFLATE:
@@ -81,7 +81,7 @@ def accept_deflate(offers: Iterable[Offer]) -> Deflate | None:
 
 
 def _agree(offer: Offer) -> Deflate | None:
-    """What to declare of RFC 7692, section 7.1: an offer with an unknown, repeated or invalid parameter is declined."""
+    """The answer to an offer by RFC 7692, section 7.1; None: it has an unknown, repeated or invalid parameter."""
     asked = dict(offer.parameters)
     if len(asked) != len(offer.parameters):
         return None
@@ -93,7 +93,7 @@ def _agree(offer: Offer) -> Deflate | None:
                 if value is not None:
                     return None
             case "client_max_window_bits":
-                # A hint: the answer may leave it out, and whatever the client's window, ours takes it.
+                # Only a hint: the answer may omit it, and the server accepts any window of the client's.
                 if value is not None and not _BITS.fullmatch(value):
                     return None
             case "server_max_window_bits":

@@ -1,9 +1,10 @@
-"""Sockets that one process accepts and another serves: clients spread evenly, and limits that hold over all processes.
+"""Hands sockets from the process that accepts them to the workers that serve them.
 
-The first process accepts, and counts: :class:`~notify.transport.admission.Admission` is asked there, as without workers. It
-hands a socket to the worker that has the fewest, as a descriptor over a socket pair of its own with one packet a socket.
-The worker says over its link what becomes of it. While no worker takes any, the first process serves it itself: it answers
-503, and what is not ready says so.
+Clients are spread evenly, and limits hold over all processes. The first process accepts and counts: as without
+workers, it asks :class:`~notify.transport.admission.Admission`. It then passes the socket, as a descriptor, to the
+worker with the fewest clients, over a separate socket pair with one packet per socket. The worker reports over its
+link what becomes of it. While no worker takes sockets, the first process serves them itself: it answers 503, and
+reports that it is not ready.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ from notify.workers.link import Link
 
 log = Logger()
 
-#: bytes of one packet
+#: the most bytes of one packet
 _PACKET = 256
 _DESCRIPTOR = array.array("i").itemsize
-#: seconds until it is tried again where no worker takes a socket
+#: seconds until the next attempt if no worker takes a socket
 AGAIN = 0.02
-#: seconds without accepting when the system has no more files
+#: seconds without accepting when the system is out of files
 _PAUSE = 1.0
 
 
 class Handed(Struct, frozen=True, array_like=True):
-    """What goes with a descriptor: the socket's number between the two, and its other end's address."""
+    """Sent with a descriptor: the socket's number between the two processes, and its peer's address."""
 
     number: int
     address: tuple[str | int, ...]
@@ -51,7 +52,7 @@ _decode = msgspec.msgpack.Decoder(Handed).decode
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """What descriptors go through: one packet a descriptor, and the end is seen."""
+    """The socket pair for descriptors: each is one packet, and either side notices when the other is gone."""
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for one in pair:
         one.setblocking(False)
@@ -60,7 +61,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 @implementer(IReadDescriptor)
 class _Reader:
-    """Calls ``read`` for a socket that is readable."""
+    """Calls ``read`` when a socket is readable."""
 
     def __init__(self, reactor: Any, sock: socket.socket, read: Callable[[], object]) -> None:
         self._reactor = reactor
@@ -80,19 +81,19 @@ class _Reader:
         self._read()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor takes no more descriptors: it stops."""
+        """The reactor is stopping and drops its descriptors."""
 
     def start(self) -> None:
-        """Read from now on. Harmless when it does."""
+        """Start reading. Does nothing if it already reads."""
         self._reactor.addReader(self)
 
     def stop(self) -> None:
-        """Read no more. Harmless when it does not."""
+        """Stop reading. Does nothing if it does not read."""
         self._reactor.removeReader(self)
 
 
 class Acceptor:
-    """Accepts from a listening socket, few connections a turn, and gives each to a :class:`Doorman`."""
+    """Accepts from a listening socket, few connections a turn, and passes each to a :class:`Doorman`."""
 
     def __init__(self, reactor: Any, listening: socket.socket, doorman: Doorman) -> None:
         self._reactor = reactor
@@ -103,12 +104,12 @@ class Acceptor:
         self._pausing: Any = None
 
     def start(self) -> None:
-        """Accept."""
+        """Start accepting."""
         self._open = True
         self._reader.start()
 
     def stop(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._open = False
         self._reader.stop()
         if self._pausing is not None and self._pausing.active():
@@ -116,7 +117,7 @@ class Acceptor:
         self._doorman.close()
 
     def _pause(self, seconds: float) -> None:
-        """Accept none for so long; who connects waits."""
+        """Stop accepting for this long; clients that connect wait in the kernel."""
         self._reader.stop()
         self._pausing = self._reactor.callLater(seconds, self._go_on)
 
@@ -145,7 +146,7 @@ class Acceptor:
 
 
 class Adopting(PacedPort):
-    """Stands in for a listening port: it makes connections of sockets that were accepted elsewhere."""
+    """Stands in for a listening port: it makes connections from sockets that were accepted elsewhere."""
 
     def __init__(self, factory: Any, reactor: Any) -> None:
         super().__init__(0, factory, reactor=reactor)
@@ -154,7 +155,7 @@ class Adopting(PacedPort):
         self._adopted = 0
 
     def adopt(self, sock: socket.socket, address: tuple[Any, ...]) -> None:
-        """Serve this one."""
+        """Serve this socket."""
         kind = IPv4Address if len(address) == 2 else IPv6Address
         factory: Any = self.factory
         protocol = factory.buildProtocol(kind("TCP", *address))
@@ -166,25 +167,28 @@ class Adopting(PacedPort):
 
 
 class Admits(Protocol):
-    """Who lets sockets in: an :class:`~notify.transport.admission.Admission`, or what stands in for it."""
+    """Admits sockets: an :class:`~notify.transport.admission.Admission`, or a stand-in for one."""
 
     def announce(self) -> None:
-        """Say to the log what holds."""
+        """Log the limits in force."""
 
     def enter(self, peer: str, descriptor: int = -1) -> Visit:
-        """A socket is there. Raises :class:`~notify.transport.admission.TurnedAway`."""
+        """A socket was accepted. Raises :class:`~notify.transport.admission.TurnedAway`."""
 
 
 class Decided:
-    """Stands in for the admission where a socket was judged before it came: ``verdict`` is what was found of the next."""
+    """Stands in for the admission where another process has judged the sockets.
+
+    ``verdict`` is its decision on the next one.
+    """
 
     verdict: Visit | TurnedAway
 
     def announce(self) -> None:
-        """Nothing: it is said where it is decided."""
+        """Does nothing: the process that decides logs the limits."""
 
     def enter(self, peer: str, descriptor: int = -1) -> Visit:
-        """What was decided."""
+        """Apply the decision."""
         if isinstance(self.verdict, TurnedAway):
             raise self.verdict
         return self.verdict
@@ -194,7 +198,7 @@ class Decided:
 
 
 class _Desk:
-    """A worker that takes sockets, and those that it has."""
+    """A worker that takes sockets, and the sockets that it serves."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
@@ -202,20 +206,20 @@ class _Desk:
         self.last = 0  # the number of the socket that it was handed last
 
     def hand_over(self, sock: socket.socket, handed: Handed) -> bool:
-        """Whether it took a socket."""
+        """Hand it a socket; returns whether the worker took it."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]
         try:
             self.socket.sendmsg([_encode(handed)], rights)
-        except OSError:  # full, or gone: which the end of its link says
+        except OSError:  # full, or gone: then the end of its link tells
             return False
         return True
 
 
 class Doorman:
-    """Lets sockets in, or not, and hands each to the worker that has the fewest, of those that answer.
+    """Admits or refuses sockets, and hands each admitted one to the worker with the fewest, among those that respond.
 
-    ``own`` serves those that nobody takes, and tells those that are refused so; ``decided`` is its admission; ``silent`` says which
-    workers have not answered for a while: they are last.
+    ``own`` serves the sockets that no worker takes, and tells refused clients so; ``decided`` is its admission.
+    ``silent`` tells which workers have not responded for a while: they are chosen last.
     """
 
     def __init__(
@@ -235,15 +239,15 @@ class Doorman:
 
     @property
     def open(self) -> int:
-        """How many workers take sockets."""
+        """The number of workers that take sockets."""
         return len(self._desks)
 
     def loads(self) -> dict[Link, int]:
-        """How many sockets each has."""
+        """The number of sockets that each worker has."""
         return {link: len(desk.visits) for link, desk in self._desks.items()}
 
     def serve(self, link: Link, sock: socket.socket) -> None:
-        """A worker takes sockets from now on, which go through ``sock``."""
+        """A worker takes sockets from now on, through ``sock``."""
         desk = self._desks[link] = _Desk(sock)
         link.hear(Sockets, lambda said: self._said(desk, said))
         link.answer(Identify, lambda asked: self._identify(desk, asked))
@@ -257,7 +261,10 @@ class Doorman:
             desk.visits.clear()
 
     def take(self, sock: socket.socket, address: tuple[Any, ...]) -> bool:
-        """A socket was accepted. False: it waits until :meth:`again`, for the workers are busy; no other must come before."""
+        """A socket was accepted.
+
+        False: the workers are busy, and it waits until :meth:`again`; no other may be passed before.
+        """
         try:
             verdict = self._admission.enter(address[0], sock.fileno())
         except TurnedAway as why:
@@ -271,7 +278,8 @@ class Doorman:
             return True
         self._number += 1
         handed = Handed(self._number, address)
-        # Those who leave again at once are work, too: of several with as few, it is another's turn.
+        # Short-lived clients are work as well: among equally loaded workers, take the one that was chosen longest
+        # ago.
         for _, desk in sorted(self._desks.items(), key=self._rank):
             if desk.hand_over(sock, handed):
                 desk.visits[handed.number] = visit
@@ -286,12 +294,12 @@ class Doorman:
         return self._silent(link), len(desk.visits), desk.last
 
     def again(self) -> bool:
-        """Try again with the one that waits; False: it still does."""
+        """Try again with the socket that waits. False: it still waits."""
         held, self._held = self._held, None
         return held is None or self._hand_over(*held)
 
     def close(self) -> None:
-        """No more come: the one that waits is given up."""
+        """No more sockets come: abandon the one that waits."""
         held, self._held = self._held, None
         if held is not None:
             sock, _, visit = held
@@ -330,9 +338,9 @@ class Doorman:
 
 
 class Receiver:
-    """Takes the sockets that are handed over, and serves them by ``port``, as many a turn as that accepts.
+    """Takes the sockets that are handed over and serves them through ``port``, as many a turn as that accepts.
 
-    ``soon`` calls at the end of the reactor's turn; ``decided`` is the admission of what ``port`` serves.
+    ``soon`` calls at the end of the reactor's turn. ``decided`` is the admission of ``port``'s factory.
     """
 
     def __init__(
@@ -380,7 +388,7 @@ class Receiver:
             self._decided.verdict = _Visitor(self, handed)
             self._port.adopt(socket.socket(fileno=descriptors[0]), handed.address)
 
-    # --- for a visit ----------------------------------------------------------------------------------------
+    # --- for visits -----------------------------------------------------------------------------------------
 
     def say(self, what: list[int], number: int) -> None:
         """Tell the first process what has become of a socket."""
@@ -395,19 +403,19 @@ class Receiver:
         self._opened, self._arrived, self._left = [], [], []
 
     def opened(self, number: int) -> None:
-        """Its opening handshake is done."""
+        """A socket's opening handshake is complete."""
         self.say(self._opened, number)
 
     def arrived(self, number: int) -> None:
-        """Its client has shown a good token."""
+        """A socket's client has presented a valid token."""
         self.say(self._arrived, number)
 
     def left(self, number: int) -> None:
-        """It is gone."""
+        """A socket is gone."""
         self.say(self._left, number)
 
     def identify(self, number: int, address: str) -> Deferred[None]:
-        """It is of this address. Errback :class:`~notify.transport.admission.TurnedAway`."""
+        """A socket's client has this address. Errback :class:`~notify.transport.admission.TurnedAway`."""
 
         def judged(verdict: Verdict) -> None:
             if verdict.reason:
@@ -417,7 +425,7 @@ class Receiver:
 
 
 class _Visitor(Visit):
-    """A socket that the first process let in, and counts."""
+    """A socket that the first process admitted, and counts."""
 
     __slots__ = ("_gone", "_number", "_peer", "_receiver")
 
@@ -429,23 +437,23 @@ class _Visitor(Visit):
         self._shaking = self._arriving = True
 
     def identify(self, address: str) -> Deferred[None] | None:
-        """See :class:`~notify.transport.admission.Visit`: what it was accepted from has been counted."""
+        """See :class:`~notify.transport.admission.Visit`. The address it was accepted from is already counted."""
         return None if address == self._peer else self._receiver.identify(self._number, address)
 
     def opened(self) -> None:
-        """See there."""
+        """See :class:`~notify.transport.admission.Visit`."""
         if self._shaking:
             self._shaking = False
             self._receiver.opened(self._number)
 
     def arrived(self) -> None:
-        """See there."""
+        """See :class:`~notify.transport.admission.Visit`."""
         if self._arriving:
             self._arriving = False
             self._receiver.arrived(self._number)
 
     def leave(self) -> None:
-        """See there."""
+        """See :class:`~notify.transport.admission.Visit`."""
         if not self._gone:
             self._gone = True
             self._shaking = self._arriving = False

@@ -1,6 +1,6 @@
-"""The opening handshake, as pure functions: who may open a connection, and how it talks.
+"""The opening handshake, as pure functions: who may open a connection, and with which options.
 
-:func:`judge` alone decides. It sees a whole head, so that an answer cannot depend on how TCP cut the bytes.
+Only :func:`judge` decides. It is given a complete head, so the answer cannot depend on how TCP split the bytes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from notify.wire import encodings
 from notify.wire import head as heads
 from notify.wire.frames import Encoding
 
-#: where clients connect
+#: the path that clients connect to
 PATH = "/ws"
 
-# Where a port is named it must be one. The rest is compared with an Origin, and matters to nobody else.
+# A port, if there is one, must be valid. The rest is only compared with an Origin.
 _HOST = re.compile(r"[^:]*|.*\]|.*:[0-9]*")
 _ABSOLUTE = re.compile(r"https?://([^/?@]+)(.*)", re.IGNORECASE)
 _KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _VERSION = re.compile(r"0|[1-9][0-9]{0,2}")  # RFC 6455, section 4.3
 
-#: headers that say one thing; said twice, a proxy in front may believe the one and we the other
+#: headers that must not be repeated, because a proxy in front might believe one and this server another
 _ONCE = frozenset((b"host", b"origin", b"sec-websocket-key", b"sec-websocket-version"))
-#: headers that are read here, by their name as bytes and as text
+#: the headers that are read here, by name as bytes and as text
 _NAMES = {
     name.encode("ascii"): name
     for name in (
@@ -38,7 +38,7 @@ _NAMES = {
         *("sec-websocket-version", "sec-websocket-protocol", "sec-websocket-extensions"),
     )
 }
-#: characters of a User-Agent that are kept
+#: the most characters of a User-Agent that are kept
 MAX_AGENT = 200
 _CLIENT_ID = "client_id="
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -48,9 +48,9 @@ _MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 class Accepted(NamedTuple):
     """A handshake that opens a connection.
 
-    ``answer`` goes to the client. ``deflate`` is what was agreed on compression, if anything; ``origin`` and
-    ``forwarded`` are the headers Origin and X-Forwarded-For, empty where there are none. ``client_id`` is that of the query, empty
-    where it has none of the form; ``agent`` begins the header User-Agent, without control characters.
+    ``answer`` is the response. ``deflate`` is the agreed compression, if any. ``origin`` and ``forwarded`` are the
+    headers Origin and X-Forwarded-For, empty if absent. ``client_id`` is from the query, empty if it is absent or
+    malformed. ``agent`` is the start of the header User-Agent, without control characters.
     """
 
     answer: bytes
@@ -63,9 +63,10 @@ class Accepted(NamedTuple):
 
 
 class Refused(Exception):  # noqa: N818
-    """A handshake that opens nothing. ``answer`` goes to the client, and quotes nothing of what it sent.
+    """A handshake that is refused. ``answer`` is the response, and quotes nothing of what the client sent.
 
-    ``origin`` is that of the page, where it is the reason; ``why`` the reason in words, where the status does not say it.
+    ``origin`` is set if the page's origin is the reason; ``why`` is the reason in words if the status does not say
+    it.
     """
 
     def __init__(self, status: HTTPStatus, origin: str = "", why: str = "") -> None:
@@ -88,7 +89,7 @@ _MORE = {
 
 
 def split_head(data: bytes) -> tuple[bytes, bytes] | None:
-    """A head and what follows it; None: more of it is to come. Raises :class:`Refused` for one that is too long."""
+    """A head and what follows it; None: it is incomplete. Raises :class:`Refused` if it is too long."""
     try:
         end = heads.find_end(data)
     except heads.TooLong:
@@ -97,10 +98,10 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accepted:
-    """Whether a client's head opens a connection (RFC 6455, section 4.2). Raises :class:`Refused`.
+    """Decide whether a client's head opens a connection (RFC 6455, section 4.2). Raises :class:`Refused`.
 
-    ``allowed_origins`` is of :func:`~notify.transport.origins.parse_origins`; ``compress`` is whether permessage-deflate may
-    be agreed on. What is legal is taken, however unusual.
+    ``allowed_origins`` comes from :func:`~notify.transport.origins.parse_origins`. ``compress`` is whether
+    permessage-deflate may be agreed on. Anything legal is accepted, however unusual.
     """
     asked = _read(head, PATH)
     headers, origin = asked.headers, asked.headers.get("origin", "")
@@ -123,9 +124,9 @@ def judge(head: bytes, allowed_origins: Sequence[str], compress: bool) -> Accept
 
 
 def judge_inner(head: bytes, path: str) -> bytes:
-    """The answer to a handshake that opens a connection for one of our own programs: without subprotocol and extension.
+    """The response to a handshake of one of notify's own programs, without subprotocol and extension.
 
-    Raises :class:`Refused`, also for a page of whatever origin.
+    Raises :class:`Refused`, also for any web page, whatever its origin.
     """
     asked = _read(head, path)
     if "origin" in asked.headers:
@@ -158,7 +159,7 @@ def _read(head: bytes, path: str) -> _Asked:
         raise Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     host, query = _read_target(target.decode("ascii"), headers, path)
     if body != 0:
-        # What is a body to a proxy in front would be frames to us.
+        # A proxy in front would see these bytes as a body, and this server as frames.
         raise Refused(HTTPStatus.BAD_REQUEST)
     get = headers.get
     if "upgrade" not in headers:
@@ -169,7 +170,7 @@ def _read(head: bytes, path: str) -> _Asked:
     if spoken != "13":
         raise Refused(HTTPStatus.UPGRADE_REQUIRED if _VERSION.fullmatch(spoken) else HTTPStatus.BAD_REQUEST)
     key, protocols = get("sec-websocket-key", ""), _split(get("sec-websocket-protocol", ""))
-    # An empty Origin is none (RFC 6454, section 7), and must not pass for a client that is no browser.
+    # An empty Origin is not an origin (RFC 6454, section 7), and must not pass as a client that is not a browser.
     if not _KEY.fullmatch(key) or len(set(protocols)) != len(protocols) or get("origin") == "":
         raise Refused(HTTPStatus.BAD_REQUEST)
     return _Asked(headers, host, query, key, protocols)
@@ -178,14 +179,14 @@ def _read(head: bytes, path: str) -> _Asked:
 def _offers(headers: Mapping[str, str]) -> Sequence[Offer]:
     offers = parse_offers(headers.get("sec-websocket-extensions", ""))
     if offers is None:
-        # RFC 6455, section 9.1: who receives what is not of its grammar must fail the connection; so it is no matter
-        # whether we would take any extension. An offer that is well-formed and not for us is declined.
+        # RFC 6455, section 9.1: the receiver of a malformed header must fail the connection, whether or not it would
+        # accept any of the extensions. A well-formed offer that is not supported is only declined.
         raise Refused(HTTPStatus.BAD_REQUEST)
     return offers
 
 
 def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
-    """The headers that matter. One that comes again goes on with the list (RFC 9110, section 5.3)."""
+    """The headers that are used. A repeated header continues the list (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
     for name, text in _NAMES.items():
         values = fields.get(name)
@@ -197,8 +198,9 @@ def _read_headers(fields: Mapping[bytes, Sequence[bytes]]) -> dict[str, str]:
 
 
 def _read_target(target: str, headers: dict[str, str], ours: str) -> tuple[str, str]:
-    """The host that a request for our path is meant for, and its query. A target with an authority overrides the header Host,
-    which must be there all the same (RFC 9112, section 3.2).
+    """The host and the query of a request for the given path.
+
+    A target with an authority overrides the header Host, which must be present all the same (RFC 9112, section 3.2).
     """
     host = headers.get("host")
     if host is None or "#" in target:
@@ -214,7 +216,10 @@ def _read_target(target: str, headers: dict[str, str], ours: str) -> tuple[str, 
 
 
 def client_id_of(query: str) -> str:
-    """What the query says that proxies hash on. Given twice it is none: the one may have been hashed, or the other."""
+    """The ``client_id`` in the query, by which proxies hash.
+
+    If it is repeated it is ignored: either may have been hashed.
+    """
     given = [one for one in query.split("&") if one.startswith(_CLIENT_ID)]
     value = given[0][len(_CLIENT_ID) :] if len(given) == 1 else ""
     return value if _ID.fullmatch(value) else ""
@@ -222,23 +227,23 @@ def client_id_of(query: str) -> str:
 
 @lru_cache(1024)
 def plain_text(text: str) -> str:
-    """Without control characters. Most clients name one of few agents: they share its text."""
+    """The text without control characters. Cached, because most clients send one of a few agents."""
     return text if text.isprintable() else "".join(letter for letter in text if letter.isprintable())
 
 
 def _names(option: str, value: str) -> bool:
-    """Whether a list of options, in whatever case, names this one."""
+    """Whether a list of case-insensitive options contains this one."""
     value = value.lower()
     return value == option or option in _split(value)
 
 
 def _split(value: str) -> list[str]:
-    """The elements of a comma-separated list; empty ones are none (RFC 9110, section 5.6.1.2)."""
+    """The elements of a comma-separated list; empty ones are ignored (RFC 9110, section 5.6.1.2)."""
     return [element for one in value.split(",") if (element := one.strip(" \t"))]
 
 
 def _accept(key: str, subprotocol: str | None, deflate: Deflate | None) -> bytes:
-    """The answer of RFC 6455, section 4.2.2."""
+    """The response of RFC 6455, section 4.2.2."""
     digest = b64encode(sha1((key + _MAGIC).encode()).digest()).decode()  # noqa: S324 - the RFC's choice
     chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
     agreed = f"Sec-WebSocket-Extensions: {deflate.answer}\r\n" if deflate else ""

@@ -1,8 +1,8 @@
-"""The public port: a connection is a WebSocket's, an event stream's or the HTTP site's, and nothing stays of how that was found out.
+"""The public port: decides whether a connection is a WebSocket, an event stream or plain HTTP.
 
-The first bytes of a request say which; one that the site has served before may still become another's, as a proxy may
-send a handshake over a connection that it kept. An opening handshake is read to its end and judged here; so the protocol of a
-WebSocket connection begins with an open one, and carries nothing of HTTP with it for the rest of its life.
+The first bytes of a request decide. A connection that has been used for HTTP may still become another kind, since a
+proxy may send a handshake over a connection that it kept open. An opening handshake is read to its end and judged
+here, so the protocol of a WebSocket connection starts open and holds no HTTP state for the rest of its life.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ log = Logger()
 
 _WEBSOCKET = f"GET {PATH}".encode()
 _EVENTS = f"GET {EVENTS}".encode()
-#: a request for an event stream is answered by us, whatever its method
+#: the server answers requests for an event stream itself, whatever the method
 _METHODS = (b"GET", b"OPTIONS", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE")
 _ABSOLUTE = re.compile(rb"GET https?://[^/? \r\n]+", re.IGNORECASE)
 _SCHEMES = (b"get http://", b"get https://")
 
 
 def is_websocket(start: bytes) -> bool | None:
-    """Whether a request that begins like this is for the WebSocket path; None: too little to tell."""
+    """Whether a request that begins like this is for the WebSocket path; None: not enough bytes yet."""
     return _gets(start, _WEBSOCKET)
 
 
 def is_events(start: bytes) -> bool | None:
-    """Whether a request that begins like this is for the path of event streams; None: too little to tell."""
+    """Whether a request that begins like this is for the path of event streams; None: not enough bytes yet."""
     method, space, target = start.partition(b" ")
     if not space:
         return None if any(one.startswith(start) for one in _METHODS) else False
@@ -59,7 +59,7 @@ def _gets(start: bytes, path: bytes) -> bool | None:
         if absolute is None:
             return None if any(scheme.startswith(start.lower()) for scheme in _SCHEMES) else False
         if absolute.end() > MAX_HEAD:
-            return False  # not len(start): frames may have come behind a whole head
+            return False  # not len(start): frames may follow a whole head
         start = b"GET " + start[absolute.end() :]
     if len(start) <= len(path):
         return None if path.startswith(start) else False
@@ -67,33 +67,33 @@ def _gets(start: bytes, path: bytes) -> bool | None:
 
 
 class Door(Shape):
-    """Who serves a path of the public port that is not the site's."""
+    """Serves a path of the public port that the site does not serve."""
 
     @property
     def trusted(self) -> Sequence[Network]:
-        """The proxies in force."""
+        """The trusted proxies in force."""
 
     def judge(self, head: bytes, welcome: bool) -> Any:
-        """What a whole head asks for, which has an attribute ``forwarded``: the header X-Forwarded-For.
+        """Parse and judge a complete head. The result has an attribute ``forwarded``: the header X-Forwarded-For.
 
         Raises :class:`~notify.transport.handshake.Refused`, and :class:`~notify.transport.eventrequest.Preflight`.
         """
 
     def refusal(self, status: HTTPStatus, asked: Any) -> Refused:
-        """What is answered where there is no room."""
+        """The answer if the limits are reached."""
 
     def turned_away(self, peer: str, reason: str) -> None:
-        """A client of this address is not let in."""
+        """A client of this address was turned away."""
 
     def refused(self, refused: Refused, peer: str) -> None:
-        """What a client of this address asks for is refused."""
+        """The request of a client of this address was refused."""
 
     def open(self, transport: Any, asked: Any, address: str, visit: Visit) -> Any:
-        """The protocol that goes on with the transport, which it has already."""
+        """The protocol that takes over the transport, already connected to it."""
 
 
 class _Arriving(Protocol):
-    """A connection until it is known what it is, then its transport goes to the protocol that goes on with it."""
+    """A connection until its kind is known; the transport then goes to the protocol that takes over."""
 
     def __init__(self, factory: PublicFactory, address: Any) -> None:
         self._factory = factory
@@ -112,7 +112,7 @@ class _Arriving(Protocol):
             self._visit = self._factory.admission.enter(_host(transport), descriptor(transport))
         except TurnedAway as why:
             self._factory.websocket.turned_away(_host(transport), why.reason)
-            # Under TLS an answer would cost a handshake, and out of files each turn counts.
+            # Under TLS an answer would cost a handshake; without files, each turn counts.
             if why.reason == "files" or _encrypted(transport):
                 self._refused = True
                 transport.abortConnection()
@@ -122,12 +122,12 @@ class _Arriving(Protocol):
         self._timer = self._factory.wheel.after(self._factory.patience(), self._give_up)
 
     def dataReceived(self, data: bytes) -> None:
-        """The client's first bytes came, or some more of them."""
+        """The client's first bytes, or more of them, arrived."""
         if self._site is not None:
             self._site.dataReceived(data)
             return
         if self._refused:
-            return  # reading on keeps the kernel from resetting what the client has to get
+            return  # reading on keeps the kernel from resetting what the client must get
         self._start += data
         door = self._factory.door(self._start)
         if door is not None:
@@ -160,14 +160,14 @@ class _Arriving(Protocol):
         if asked is None:
             self._open(accepted, address, rest)
             return
-        # What comes meanwhile waits where it is bounded.
+        # What arrives meanwhile waits in the kernel, where it is bounded.
         producer: Any = transport
         producer.pauseProducing()
         asked.addBoth(self._judged, accepted, address, rest)
         asked.addErrback(lambda failure: log.failure("a handshake failed", failure))
 
     def _judged(self, verdict: Failure | None, accepted: Any, address: str, rest: bytes) -> None:
-        """Another process says whether there is room for a client of this address."""
+        """Another process has decided whether the limits allow a client of this address."""
         transport: Any = self.transport
         if self._visit is None:
             return  # it is gone
@@ -209,18 +209,18 @@ class _Arriving(Protocol):
             transport.loseConnection()
             return
         self._factory.wheel.cancel(self._timer)
-        # This stays in between, to know when the connection is gone.
+        # This protocol stays in between, to know when the connection is gone.
         start, self._start, self._site = self._start, b"", protocol
         protocol.elsewhere = self
         protocol.makeConnection(transport)
         protocol.dataReceived(start)
 
     def wants(self, head: bytes) -> bool:
-        """Whether a later request of a connection of the site is not for the site."""
+        """Whether a later request on a connection of the site is for something else."""
         return self._factory.door(head) is not None
 
     def takes(self, data: bytes) -> None:
-        """It is: the site has let go of the transport."""
+        """A later request is for something else, and the site has let go of the transport."""
         self._site, self._start = None, data
         self._door = self._factory.door(data) or self._door
         self._shake_hands()
@@ -232,12 +232,12 @@ class _Arriving(Protocol):
         setattr(transport, "wrappedProtocol" if _encrypted(transport) else "protocol", protocol)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The client is gone: before it said what it wants, or after it was served by the site."""
+        """The client is gone: before its kind was known, or after the site served it."""
         self._factory.wheel.cancel(self._timer)
         visit, self._visit = self._visit, None
         if visit is not None:
             visit.leave()
-        site, self._site = self._site, None  # which knows this
+        site, self._site = self._site, None  # the site refers to this object
         if site is not None:
             site.connectionLost(reason)
 
@@ -247,7 +247,7 @@ class _Arriving(Protocol):
 
 
 def _host(transport: Any) -> str:
-    """The address at the other end of a transport; empty: it has none."""
+    """The address of a transport's peer; empty: it has none."""
     return getattr(transport.getPeer(), "host", None) or ""
 
 
@@ -260,10 +260,11 @@ def _status(why: TurnedAway) -> HTTPStatus:
 
 
 class PublicFactory(Factory):
-    """Serves ``websocket`` and ``events`` under their paths and ``site`` everywhere else, to those whom ``admission`` lets in.
+    """Serves ``websocket`` and ``events`` under their paths and ``site`` elsewhere, to clients admitted by
+    ``admission``.
 
-    ``patience()`` is how many seconds a client may take to say which, and to send all of an opening handshake. While it is not
-    ``welcome()`` yet, a WebSocket is answered 503. ``events`` None: there are no event streams.
+    ``patience()`` is how many seconds a client may take to send enough to decide, and to send a whole opening
+    handshake. While ``welcome()`` is false, a WebSocket is answered 503. ``events`` None: there are no event streams.
     """
 
     noisy = False
@@ -287,13 +288,13 @@ class PublicFactory(Factory):
         self.welcome = welcome
 
     def door(self, start: bytes) -> Door | None:
-        """Who serves a request that begins like this; None: the site, or nobody can tell yet."""
+        """Who serves a request that begins like this; None: the site, or it is not known yet."""
         if is_websocket(start):
             return self.websocket
         return self.events if self.events is not None and is_events(start) else None
 
     def is_for_site(self, start: bytes) -> bool:
-        """Whether the site serves it, for sure."""
+        """Whether it is certain that the site serves it."""
         return is_websocket(start) is False and (self.events is None or is_events(start) is False)
 
     def doStart(self) -> None:

@@ -1,4 +1,4 @@
-"""Where pages come from (RFC 6454): what an operator allows, as browsers write it, and whether an Origin is of it."""
+"""Origins of web pages (RFC 6454): parses what an operator allows, and decides whether an Origin matches."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from urllib.parse import urlsplit
 
 import idna
 
-#: all pages there are, those without an origin included
+#: allows all pages, including those without an origin
 ANY = "*"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _WILD = "*."
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _NUMBERS = re.compile(r"([0-9]+|0x[0-9a-f]*)\.?|.*\.([0-9]+|0x[0-9a-f]*)\.?")
-#: what apps send whose pages are their own, and browsers' extensions: no page on the web can
+#: origins of apps with their own pages, and of browser extensions; no page on the web can have one
 _APP = re.compile(r"(?!https?:|wss?:|file:)[a-z][a-z0-9+.-]*://[a-z0-9_.-]+(:[0-9]+)?")
 _HINT = "write it like 'https://chat.example', with a port where it is not the scheme's own"
 
 
 class Origin(NamedTuple):
-    """Scheme, host in lower case and without brackets, port: defaults filled in."""
+    """Scheme, host in lower case and without brackets, port. Default ports are filled in."""
 
     scheme: str
     host: str
     port: int
 
     def __str__(self) -> str:
-        """As a browser writes it."""
+        """The form that a browser sends."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}" + f":{self.port}" * (self.port != _DEFAULT_PORTS[self.scheme])
 
 
 def read_origin(text: str) -> Origin | None:
-    """The Origin of a request, or what a Host header and a scheme make of one; None: it is none that can be named."""
+    """Parse an Origin, or a scheme and a Host header put together; None: it is not an origin that can be named."""
     try:
         url = urlsplit(text.strip().lower())
         port = url.port
@@ -48,16 +48,17 @@ def read_origin(text: str) -> Origin | None:
 
 
 def name_of(origin: str) -> str:
-    """An Origin as an operator may allow it, for people: nothing else of what a client sent."""
+    """An Origin in the form in which an operator would allow it, for people; nothing else that a client sent."""
     app = origin.strip().lower()
     return app if _APP.fullmatch(app) else str(read_origin(origin) or "none that can be named")
 
 
 def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a handshake with this Origin and Host header may go on (RFC 6455, section 10.2).
+    """Whether a handshake with this Origin and Host header may proceed (RFC 6455, section 10.2).
 
-    ``allowed`` is of :func:`parse_origins`. No Origin is a client that is no browser. With nothing configured only the
-    server's own host may; ``"*"`` allows everyone; otherwise scheme, host and port must be equal, default ports filled in.
+    ``allowed`` comes from :func:`parse_origins`. A client without an Origin is not a browser, and may. If nothing is
+    configured, only the server's own host may; ``"*"`` allows everyone; otherwise scheme, host and port must be
+    equal, with default ports filled in.
     """
     if not origin or ANY in allowed:
         return True
@@ -67,13 +68,13 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
     if here is None:
         return False
     if not allowed:
-        # Behind a proxy that ends TLS the scheme differs: the host must be equal, and the port where one is named.
+        # Behind a proxy that terminates TLS, the scheme differs: compare the host, and the port if one is named.
         return here == read_origin(f"{here.scheme}://{host}")
     if _HOST.fullmatch(here.host) is None:
-        return ":" in here.host and str(here) in allowed  # an IPv6 address; else no host of a browser's
+        return ":" in here.host and str(here) in allowed  # an IPv6 address; otherwise no browser sends it
     if str(here) in allowed:
         return True
-    # https://a.b.chat.example is of https://*.chat.example, as is https://b.chat.example
+    # https://*.chat.example covers https://b.chat.example as well as https://a.b.chat.example.
     above = here.host
     while above := above.partition(".")[2]:
         if str(Origin(here.scheme, _WILD + above, here.port)) in allowed:
@@ -82,7 +83,7 @@ def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
 
 
 def parse_origins(texts: Iterable[str]) -> tuple[str, ...]:
-    """What is allowed, as browsers write it. Raises ``ValueError`` with a sentence for what no browser ever sends."""
+    """The allowed origins, as browsers send them. Raises ``ValueError`` with a sentence for what no browser ever sends."""
     return tuple(_parse(text) for text in texts)
 
 
@@ -92,7 +93,7 @@ def _parse(text: str) -> str:
 
 
 def parse_origin(text: str) -> Origin:
-    """One origin of pages on the web that an operator wrote, perhaps with ``*.`` for one label or more. Raises ``ValueError``."""
+    """Parse an origin that an operator wrote, possibly with ``*.`` for one or more labels. Raises ``ValueError``."""
     if text.lower() == "null":
         raise ValueError(
             "'null' is what pages without an origin send, sandboxed frames of any site among them: only \"*\" lets it in"
@@ -122,7 +123,7 @@ def parse_origin(text: str) -> Origin:
 
 
 def _host(text: str) -> str:
-    """A host as browsers write it: addresses short, names in lower case, other scripts as A-labels (UTS #46)."""
+    """A host as browsers write it: addresses in short form, names in lower case, other scripts as A-labels (UTS #46)."""
     if ":" in text:
         return str(IPv6Address(text))
     if not text.isascii():

@@ -1,8 +1,8 @@
-"""Many connections behind one descriptor of the reactor: an epoll of their own, and only so many of them a turn.
+"""Polls many connections through one epoll, itself one descriptor of the reactor, and serves only so many in a turn.
 
-A reactor takes all that is ready in one turn. When thousands of clients come back at once, whoever is connected
-waits for all of them. Behind a poller those on their way in have a few milliseconds of each turn; the kernel
-keeps the rest ready. And an event costs no more than its call: no handle, no callback, no context.
+A reactor handles everything that is ready in one turn. When thousands of clients come back at once, connected clients
+would wait for all of them. With a poller, arriving clients get a few milliseconds of each turn, and the kernel keeps
+the rest ready. An event also costs no more than its call: no handle, no callback, no context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = Logger()
 
 @implementer(IReadDescriptor)
 class Poller:
-    """Stands in for the reactor of some transports: it reads for them, and leaves their writing to the reactor.
+    """Stands in for the reactor of some transports: it handles their reading and leaves their writing to the reactor.
 
     ``most`` bounds how many of them are read from in one turn. Linux only: see :func:`available`.
     """
@@ -36,10 +36,10 @@ class Poller:
         self.removeWriter = reactor.removeWriter
         self.callLater = reactor.callLater
 
-    # --- to the transports: a reactor -----------------------------------------------------------------------
+    # --- for the transports: a reactor ----------------------------------------------------------------------
 
     def addReader(self, reader: Any) -> None:
-        """Read from a transport from now on. Harmless for one that is read from."""
+        """Start reading from a transport. Does nothing if it is already read from."""
         descriptor = reader.fileno()
         if descriptor in self._readers:
             return
@@ -49,7 +49,7 @@ class Poller:
         self._epoll.register(descriptor, select.EPOLLIN)
 
     def removeReader(self, reader: Any) -> None:
-        """Read from it no more. Harmless for one that is not read from."""
+        """Stop reading from it. Does nothing if it is not read from."""
         descriptor = reader.fileno()
         if self._readers.get(descriptor) is not reader:
             return
@@ -66,10 +66,10 @@ class Poller:
         """Whether there is enough to read for a whole turn."""
         return len(self._epoll.poll(0, self._most)) == self._most
 
-    # --- to the reactor: one descriptor ---------------------------------------------------------------------
+    # --- for the reactor: one descriptor --------------------------------------------------------------------
 
     def fileno(self) -> int:
-        """The descriptor that is readable while a transport is."""
+        """The descriptor, which is readable while any transport is."""
         return self._epoll.fileno()
 
     def logPrefix(self) -> str:
@@ -92,7 +92,7 @@ class Poller:
                 self._disconnect(reader, why)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor takes no more descriptors: it stops, and the transports with it."""
+        """The reactor is stopping, and the transports with it."""
         for reader in list(self._readers.values()):
             self._disconnect(reader, reason.value)
 

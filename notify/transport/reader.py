@@ -1,23 +1,23 @@
 """Reads the frames that clients send (RFC 6455, section 5.2), without I/O.
 
-Almost all of them are plain: a whole message of one masked frame, neither compressed nor fragmented. Those, pings and
-pongs are read here. Every other frame is somebody else's, and goes there by itself, one after the other. Behind our own
-Close nothing but the client's is looked for, and not without end.
+Almost all of them are plain: a whole message in one masked frame, neither compressed nor fragmented. Those, pings and
+pongs are read here. All other frames are passed to the sink, one at a time. After the server's own Close, the reader
+only looks for the client's Close, and only for a bounded number of reads and frames.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-#: what a frame is: the first byte of a plain one, or none of these
+#: the kind of a frame: the first byte of a plain one, or one of the last two
 TEXT, BINARY, PING, PONG, OTHER, UNFINISHED = 0x81, 0x82, 0x89, 0x8A, 0, -1
 
-#: bytes of an unfinished plain frame that are kept until the rest comes; a larger one is not plain any more
+#: bytes of an unfinished plain frame that are kept until the rest arrives; a larger one is not treated as plain
 SMALL = 4096
 
-#: pongs that are told of at once, so that who sends too many of them is stopped before all are looked at
+#: pongs reported at once, so that a client that sends too many is stopped before all are parsed
 CROWD = 100
-#: reads, and frames in them, that are looked through for the client's Close: more than what it sends before it sees ours
+#: reads and frames that are searched for the client's Close: more than it sends before it sees the server's
 BEHIND_CLOSE = 1000
 
 _MESSAGE, _CONTROL = (TEXT, BINARY), (PING, PONG)
@@ -25,7 +25,7 @@ _FIN, _OPCODE, _PART, _CLOSE = 0x80, 0x0F, 0x0, 0x8
 
 
 class Sink(Protocol):
-    """What is done with frames. Once it is ``ending`` all are dropped but a Close, and once it is ``deaf`` all are."""
+    """Receives the frames. While it is ``ending``, all but a Close are dropped; once it is ``deaf``, all are."""
 
     ending: bool
     deaf: bool
@@ -37,31 +37,34 @@ class Sink(Protocol):
         """A plain ping."""
 
     def pong(self, count: int) -> None:
-        """So many plain pongs, one behind the other."""
+        """This many plain pongs in a row."""
 
     def part(self) -> None:
-        """Another frame begins, and it continues a message; :meth:`other` follows."""
+        """The next frame continues a message; :meth:`other` follows."""
 
     def other(self, data: bytes) -> None:
-        """Another frame, or a piece of a large one; its next piece comes before anything else."""
+        """Another frame, or a piece of a large one, whose next piece comes before anything else."""
 
     def closed(self, answered: bool) -> None:
-        """While it is ending: the client's Close came, or, not ``answered``, too much that is none. It is to be deaf."""
+        """Called while it is ending: the client's Close arrived or, if not ``answered``, too much else.
+
+        The sink becomes deaf.
+        """
 
 
 class Reader:
-    """One client's frames, however they are cut. Holds no more than an unfinished small frame."""
+    """One client's frames, however they are split. Keeps no more than an unfinished small frame."""
 
     __slots__ = ("_behind", "_fragmented", "_held", "_owed")
 
     def __init__(self) -> None:
         self._held = b""
-        self._owed = 0  # bytes to come of a frame that began to go to the sink, or is skipped
+        self._owed = 0  # bytes to come of a frame that is being passed on, or skipped
         self._fragmented = False  # a message has begun that other frames continue
-        self._behind = 0  # reads and frames that came behind our Close
+        self._behind = 0  # reads and frames after the server's Close
 
     def feed(self, data: bytes, most: int, sink: Sink) -> None:
-        """Bytes came. A message of more than ``most`` bytes is not plain."""
+        """Bytes arrived. A message of more than ``most`` bytes is not plain."""
         at = 0
         if self._owed:
             at = min(self._owed, len(data))
@@ -118,10 +121,10 @@ class Reader:
 
 
 def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
-    """The frame that begins at ``at``: what it is, the payload of a plain message or ping, and where the next one begins.
+    """The frame at ``at``: its kind, the payload of a plain message or ping, and where the next frame begins.
 
-    One that is not plain may end behind the data. Where an ``UNFINISHED`` one ends is not told: it is to be read again
-    with what follows it.
+    The end of a frame that is not plain may lie beyond the data. The end of an ``UNFINISHED`` one is not given: it
+    must be read again together with what follows it.
     """
     left = len(data) - at
     if left < 6:
@@ -147,7 +150,7 @@ def read_frame(data: bytes, at: int, most: int) -> tuple[int, bytes, int]:
 
 
 def count_pongs(data: bytes, at: int) -> tuple[int, int]:
-    """How many plain pongs begin at ``at``, one behind the other, up to ``CROWD``, and where the last one ends."""
+    """The number of plain pongs in a row at ``at``, up to ``CROWD``, and where the last one ends."""
     count, last = 0, len(data) - 6
     while at <= last and data[at] == PONG and count < CROWD:
         length = data[at + 1] - 128
@@ -165,7 +168,7 @@ def unmask(key: bytes, payload: bytes) -> bytes:
 
 
 def _not_plain(data: bytes, at: int) -> tuple[int, bytes, int]:
-    """A frame that is not plain, or cannot be told to be yet, with its end: known once its whole head is there."""
+    """A frame that is not plain, or not known to be yet, with its end if its whole head is there."""
     end = len(data)
     if end - at < 2:
         return UNFINISHED, b"", at

@@ -1,4 +1,4 @@
-"""The listening side of TCP: connections that write through to the socket, and are read from with measure."""
+"""The listening side of TCP: connections that write through to the socket, and bounded reading in each turn."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from notify.transport import poller
 from notify.transport.poller import Poller
 from notify.transport.upstream import LeanServer
 
-#: connections that may wait in the kernel until they are accepted, as far as net.core.somaxconn lets them
+#: connections that may wait in the kernel to be accepted, as far as net.core.somaxconn allows
 WAITING = 4096
 #: connections accepted in one turn of the reactor
 ACCEPTS = 32
-#: the same, while those on their way in keep a turn busy: each must be read from more than once, and whoever is accepted
-#: before that, gone or not, takes a place and memory
+#: the same while arriving connections keep a turn busy: each must be read from more than once, and each accepted one
+#: takes a slot and memory before that, even if its client has left
 FEW_ACCEPTS = 4
-#: connections on their way in that are read from in one turn: some milliseconds of work
+#: arriving connections read from in one turn: some milliseconds of work
 ARRIVING = 32
-#: connections read from in one turn otherwise
+#: other connections read from in one turn
 SETTLED = 512
-#: bytes read from a connection in one turn. A client's frames are smaller, and who sends without end is stopped after few
+#: bytes read from a connection in one turn: more than a client's frame, and little enough to stop a flood early
 READ = 2048
 
 
 class WriteThroughServer(LeanServer):
     """A server connection whose ``write`` tries the socket first while nothing is buffered.
 
-    What the socket does not take, and everything behind it, goes the ordinary way; so order is kept. An error
-    is left for the ordinary way to find and report. A producer that is not paused can go past ``write``: :func:`plain`.
+    What the socket does not take, and everything after it, goes through Twisted's buffer, so the order is kept.
+    Errors are left for Twisted to find and report. A producer that is not paused can bypass ``write``: see
+    :func:`plain`.
     """
 
     def write(self, data: bytes) -> None:
@@ -50,7 +51,7 @@ class WriteThroughServer(LeanServer):
 
 
 class PolledServer(WriteThroughServer):
-    """A server connection of a :class:`PacedPort`: it arrives behind one poller, and settles behind another."""
+    """A connection of a :class:`PacedPort`: one poller reads from it while it arrives, another once it has settled."""
 
     bufferSize = READ
 
@@ -60,7 +61,7 @@ class PolledServer(WriteThroughServer):
         super().__init__(sock, protocol, client, server, sessionno, server.arriving)
 
     def settle(self) -> None:
-        """The client is in: it need not queue with those on their way in any more."""
+        """The client has been admitted, and no longer competes with arriving clients."""
         arriving: Any = self.reactor
         settled = self.server.settled
         if arriving is settled:
@@ -73,10 +74,10 @@ class PolledServer(WriteThroughServer):
 
 
 class PacedPort(tcp.Port):
-    """A listening port that accepts few connections a turn of the reactor.
+    """A listening port that accepts few connections in each turn of the reactor.
 
-    Twisted's own takes ever more while more are waiting: after a restart thousands in one turn, and what is
-    already connected waits for all their handshakes. The kernel's queue is the better place for them.
+    Twisted's own accepts more the more are waiting. After a restart it would accept thousands in one turn, and
+    connected clients would wait for all their handshakes. The kernel's queue is a better place for them to wait.
     """
 
     transport = PolledServer
@@ -85,39 +86,40 @@ class PacedPort(tcp.Port):
 
     @property
     def numberAccepts(self) -> int:
-        """How many connections one turn may accept: few where few files may be open, for one that is refused has its file
-        until the next turn.
+        """How many connections one turn may accept.
+
+        Few if the limit of open files is low, because a refused connection keeps its file until the next turn.
         """
         most = FEW_ACCEPTS if self.arriving.busy() else ACCEPTS
         return min(most, max(1, open_files() // 32))
 
     @numberAccepts.setter
     def numberAccepts(self, _: int) -> None:
-        """Twisted's own adaption, which is not wanted."""
+        """Ignores Twisted's own adaptation."""
 
 
 class InnerServer(PolledServer):
-    """A server connection of an :class:`InnerPort`, over which a few clients of our own send much at once."""
+    """A connection of an :class:`InnerPort`, over which a few of notify's own clients send much at once."""
 
     #: bytes read from a connection in one turn
     bufferSize = 64 * 1024
 
 
 class InnerPort(PacedPort):
-    """A listening port for our own."""
+    """A listening port for notify's own clients."""
 
     transport = InnerServer
 
 
 def plain(transport: Any) -> socket | None:
-    """The socket itself, for a producer that is not paused; None where the bytes are not the socket's."""
+    """The socket itself, for a producer that is not paused; None if the transport changes the bytes."""
     if isinstance(transport, WriteThroughServer) and not transport.encrypted:
         return transport.socket
     return None
 
 
 def settle(transport: Any) -> None:
-    """Let a transport settle, if it is one that arrives; under TLS it is the one below."""
+    """Let a transport settle if it is an arriving one; under TLS, the transport below."""
     while transport is not None:
         if isinstance(transport, PolledServer):
             transport.settle()
@@ -126,8 +128,9 @@ def settle(transport: Any) -> None:
 
 
 def give_up_after(transport: Any, seconds: float) -> None:
-    """Have the kernel end a connection when its other end acknowledges nothing of what it is sent for so long; under TLS it is
-    that of the transport below. Where there is no such option the kernel does so after its own time, some 15 minutes.
+    """Have the kernel end a connection whose peer acknowledges nothing for this long; under TLS, the one below.
+
+    Where there is no such option, the kernel uses its own timeout of some 15 minutes.
     """
     option = getattr(socket_options, "TCP_USER_TIMEOUT", None)
     while transport is not None and option is not None:
@@ -135,7 +138,7 @@ def give_up_after(transport: Any, seconds: float) -> None:
             try:
                 transport.socket.setsockopt(socket_options.IPPROTO_TCP, option, int(seconds * 1000))
             except OSError:
-                pass  # a socket that is no TCP, or gone
+                pass  # a socket that is not TCP, or gone
             return
         transport = vars(transport).get("transport")
 
@@ -147,29 +150,29 @@ def open_files() -> int:
 
 
 def open_more_files() -> None:
-    """Let this process have as many files open as it may: the lower limit is there for programs that use select()."""
+    """Raise the soft limit of open files to the hard limit; the soft limit exists for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError):
-            pass  # a sandbox may forbid it; the limit is then what it was
+            pass  # a sandbox may forbid it; the limit stays as it was
 
 
 def descriptor(transport: Any) -> int:
-    """The descriptor of a transport's socket, under TLS, too; -1: it has none."""
+    """The descriptor of a transport's socket, also under TLS; -1: it has none."""
     fileno = getattr(transport, "fileno", None)
     return -1 if fileno is None else int(fileno())
 
 
 def write_through(port: Any) -> None:
-    """Make a listening port's connections write through, where it is a TCP port."""
+    """Make the connections of a listening port write through, if it is a TCP port."""
     if type(port) is tcp.Port:
         cast(Any, port).transport = WriteThroughServer
 
 
 def paced(port: Any, reactor: Any, kind: type[PacedPort] = PacedPort) -> None:
-    """As :func:`write_through`, and let it accept and read with measure, where this system can."""
+    """Like :func:`write_through`; also bound accepting and reading in each turn, if this system can."""
     write_through(port)
     if type(port) is tcp.Port and poller.available():
         port = cast(Any, port)
@@ -177,5 +180,5 @@ def paced(port: Any, reactor: Any, kind: type[PacedPort] = PacedPort) -> None:
         port.__class__ = kind
         port.arriving = Poller(reactor, ARRIVING)
         port.settled = Poller(reactor, SETTLED)
-        # A socket that was handed over, as by systemd, brings no number.
+        # A socket that was passed in, for example by systemd, comes without a backlog.
         port.socket.listen(max(port.backlog or 0, WAITING))

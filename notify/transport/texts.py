@@ -1,6 +1,7 @@
-"""A WebSocket for programs of our own, on the internal port: whole text messages in and out, and what they say is somebody else's.
+"""A WebSocket for notify's own programs, on the internal port: it carries whole text messages, uninterpreted.
 
-Frames are read as those of clients are: plain ones by the reader, the others by autobahn, which refuses what breaks RFC 6455.
+Frames are read like those of clients: plain ones by the reader, the others by autobahn, which refuses what violates
+RFC 6455.
 """
 
 from __future__ import annotations
@@ -19,61 +20,61 @@ from notify.transport.tcp import settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
 from notify.wire.frames import TEXT, websocket_frame
 
-#: seconds that a connection which is closed may take to send its last bytes, and the client to answer our Close
+#: seconds that a closed connection may take to send its last bytes, and the client to answer the Close
 LINGER = 1.0
 
 _PING_OPCODE, _PONG_OPCODE = 0x9, 0xA
 
 
 class Talker(Protocol):
-    """Who talks over a connection. All is called in the reactor's thread."""
+    """The user of a connection. Everything is called in the reactor's thread."""
 
     def opened(self, socket: TextProtocol) -> None:
         """The connection is open."""
 
     def text(self, payload: bytes) -> None:
-        """A message came: it is UTF-8."""
+        """A message arrived; it is valid UTF-8."""
 
     def other(self) -> None:
-        """A message came that is not text."""
+        """A message arrived that is not text."""
 
     def read(self) -> None:
-        """That was all that came at once."""
+        """All that arrived at once has been passed on."""
 
     def blocked(self) -> None:
         """The client does not take what was sent."""
 
     def unblocked(self) -> None:
-        """It has taken all."""
+        """The client has taken everything."""
 
     def closing(self) -> None:
-        """A Close is about to be sent, by either side's wish: nothing goes out behind it."""
+        """A Close is about to be sent, whichever side wants it: nothing is sent behind it."""
 
     def closed(self) -> None:
-        """The connection is gone. Called once, and nothing is called afterwards."""
+        """The connection is gone. Called once, and last."""
 
 
 @implementer(IPushProducer)
 class _Producer:
-    """What the transport tells of what it could send."""
+    """Receives the transport's flow control."""
 
     def __init__(self, talker: Talker) -> None:
         self._talker = talker
 
     def pauseProducing(self) -> None:
-        """It buffers."""
+        """The transport buffers."""
         self._talker.blocked()
 
     def resumeProducing(self) -> None:
-        """It has sent all."""
+        """The transport has sent everything."""
         self._talker.unblocked()
 
     def stopProducing(self) -> None:
-        """It is gone, and says so itself."""
+        """The transport is gone, and reports this itself."""
 
 
 class TextProtocol(OpenProtocol):
-    """One connection. ``factory.protocol`` is a subclass with autobahn's initial state in its class."""
+    """One connection. ``factory.protocol`` is a subclass with autobahn's initial state as class attributes."""
 
     factory: TextFactory
     talker: Talker
@@ -82,7 +83,7 @@ class TextProtocol(OpenProtocol):
     _silent = _gone = False
 
     def connectionMade(self) -> None:
-        """The handshake is answered, and the transport is here."""
+        """The handshake is answered, and the transport is ready."""
         super().connectionMade()
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
@@ -106,7 +107,7 @@ class TextProtocol(OpenProtocol):
         self.transport.write(websocket_frame(b"", _PING_OPCODE))
 
     def silence(self, silent: bool) -> None:
-        """Read nothing more from the client, for now; or go on."""
+        """Stop reading from the client for now, or resume."""
         if silent != self._silent and not self.deaf:
             self._silent = silent
             (self.transport.pauseProducing if silent else self.transport.resumeProducing)()
@@ -117,20 +118,20 @@ class TextProtocol(OpenProtocol):
         self.say_close(code, reason)
 
     def cut_off(self) -> None:
-        """Drop the connection, whatever is still to be sent."""
+        """Drop the connection, even if bytes are still to be sent."""
         self.transport.abortConnection()
 
     # --- from the client ------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         if not self.deaf:
             self._reader.feed(data, self.factory.most, self)
             if not self._gone:
                 self.talker.read()
 
     def message(self, payload: bytes, binary: bool) -> None:
-        """A whole message came."""
+        """A whole message arrived."""
         if binary:
             self.talker.other()
             return
@@ -143,17 +144,17 @@ class TextProtocol(OpenProtocol):
         self.talker.text(payload)
 
     def ping(self, payload: bytes) -> None:
-        """A ping came. Who sends many and reads no pongs is not read from."""
+        """A ping arrived. A client that sends many and does not read the pongs is not read from."""
         self.transport.write(websocket_frame(payload, _PONG_OPCODE))
 
     def pong(self, count: int) -> None:
-        """So many pongs came."""
+        """This many pongs arrived."""
 
     def part(self) -> None:
-        """A frame came that continues a message."""
+        """A frame arrived that continues a message."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """A whole message came in frames that are not plain."""
+        """A whole message arrived in frames that are not plain."""
         self.message(payload, isBinary)
 
     # --- the end --------------------------------------------------------------------------------------------
@@ -163,7 +164,7 @@ class TextProtocol(OpenProtocol):
         self.talker.closing()
 
     def dropping(self) -> None:
-        """The transport closes, and not only once the client has taken all: it might never."""
+        """The transport closes without waiting for the client to take everything, which it might never do."""
         if self._lingering is None:
             self._lingering = self.factory.wheel.after(LINGER, self.transport.abortConnection)
 
@@ -176,7 +177,7 @@ class TextProtocol(OpenProtocol):
 
 
 class TextFactory(OpenFactory):
-    """Makes connections that take messages of up to ``most`` bytes."""
+    """Makes connections that accept messages of up to ``most`` bytes."""
 
     def __init__(self, wheel: Wheel, reactor: Any, most: int) -> None:
         super().__init__(wheel, reactor)
@@ -185,14 +186,16 @@ class TextFactory(OpenFactory):
         self.prepare(TextProtocol, most, LINGER)
 
     def answer(self, head: bytes, path: str) -> tuple[HTTPStatus, bytes]:
-        """101 and the whole answer to an opening handshake for this path; or what it is refused with, and nothing."""
+        """Judge an opening handshake for this path: 101 and the whole response, or the status that refuses it, and
+        empty.
+        """
         try:
             return HTTPStatus.SWITCHING_PROTOCOLS, judge_inner(head, path)
         except Refused as refused:
             return refused.status, b""
 
     def make(self, talker: Talker) -> TextProtocol:
-        """A connection that waits for its transport."""
+        """A connection, still without its transport."""
         protocol: TextProtocol = self.protocol()
         protocol.factory = self
         protocol.talker = talker

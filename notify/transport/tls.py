@@ -1,7 +1,7 @@
-"""TLS on our own ports: what is negotiated, and handshakes that fail.
+"""TLS on the server's own ports: what is negotiated, and how failed handshakes are counted.
 
-Twisted's ``ssl:`` endpoints speak TLS by ``reactor.listenSSL``. A listener gives them a reactor whose ``listenSSL`` is
-the one here: modern suites only, an answer to ALPN, and failures that are counted.
+Twisted's ``ssl:`` endpoints use TLS through ``reactor.listenSSL``. A listener gives them a reactor with the
+``listenSSL`` of this module: modern cipher suites only, an answer to ALPN, and counted failures.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from notify.transport.upstream import TlsServer, aside
 
 log = Logger()
 
-#: of TLS 1.2, suites with forward secrecy and authenticated encryption; TLS 1.3 has no others
+#: for TLS 1.2, suites with forward secrecy and authenticated encryption; TLS 1.3 has no others
 SUITES = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 
 HTTP = b"http/1.1"
 
-#: what a client may have to say of TLS itself once the handshake is done: a new key is needed after some sixteen million
-#: records (RFC 8446, section 5.5)
+#: TLS-level messages that a client may send after the handshake; legitimate ones are rare, since a new key is needed
+#: after some sixteen million records (RFC 8446, section 5.5)
 ASIDES = 32
 
-#: what can be said in a Twisted endpoint and would do nothing here, or harm
+#: options of a Twisted endpoint that would do nothing here, or harm
 NEEDLESS = {
     "sslmethod": "leave it out: what is spoken is TLS 1.2 and 1.3",
     "dhParameters": "leave it out: keys are exchanged over elliptic curves",
@@ -38,11 +38,11 @@ NEEDLESS = {
 
 
 class Encrypting:
-    """A reactor whose ``listenSSL`` is ours; all else is that of the real one.
+    """A reactor with its own ``listenSSL``; everything else is passed on to the real one.
 
-    ``failed`` is told why a handshake was none: ``fault``, where the two could not agree or one of them broke it off;
-    ``unfinished``, where the client left before the end or took too long. And ``endless``, where a client was cut off that went
-    on asking for new keys.
+    ``failed`` is told why a handshake failed: ``fault`` if the two sides could not agree or one of them broke it off,
+    ``unfinished`` if the client left before the end or took too long. It is also told ``endless`` when a client was
+    cut off because it kept asking for new keys.
     """
 
     def __init__(self, reactor: Any, failed: Callable[[str], None]) -> None:
@@ -69,14 +69,14 @@ class Encrypting:
 
 
 class _Server(TlsServer):
-    """A connection under TLS that says when its handshake failed, or never comes to an end."""
+    """A TLS connection that reports when its handshake fails, or when the client keeps renewing keys."""
 
     _endless = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes came, of TLS."""
+        """TLS bytes arrived."""
         super().dataReceived(data)
-        # They carry nothing, so that nobody else makes the client pay for them.
+        # They carry no data, so no other limit applies to them.
         if self.asides > ASIDES and not self._endless:
             self._endless = True
             factory: Any = self.factory
@@ -97,10 +97,10 @@ class _Server(TlsServer):
 
 
 def harden(context: SSL.Context) -> None:
-    """Let a server's context speak what is safe today, and answer ALPN (RFC 7301).
+    """Restrict a server's context to what is safe today, and have it answer ALPN (RFC 7301).
 
-    Who offers protocols and not HTTP/1.1 among them is refused: a browser must not be led here with what was meant for a
-    server of something else.
+    A client whose protocols do not include HTTP/1.1 is refused, so that a browser cannot be sent here with a request
+    that was meant for another kind of server.
     """
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(SUITES)
@@ -113,14 +113,14 @@ def _choose(_: SSL.Connection, offered: Sequence[bytes]) -> bytes:
 
 
 def explain(fault: BaseException) -> str:
-    """What OpenSSL says of a fault, in its own words; nothing of what the client sent."""
+    """OpenSSL's own words for a fault, without anything that the client sent."""
     queue = fault.args[0] if fault.args else ()
     reasons = [entry[2] for entry in queue if isinstance(entry, tuple)] if isinstance(queue, list) else []
     return "; ".join(reasons) or type(fault).__name__
 
 
 def check(key: str, description: str) -> None:
-    """Refuse an ``ssl:`` endpoint that asks for what is not spoken here. Raises ``StartError``."""
+    """Refuse an ``ssl:`` endpoint with an option that is not supported here. Raises ``StartError``."""
     kind, _, rest = description.partition(":")
     if kind == "ssl":
         for option, advice in NEEDLESS.items():

@@ -1,7 +1,7 @@
-"""What this package leans on in autobahn and Twisted that they do not document, all of it, behind names of our own.
+"""Wraps everything undocumented in autobahn and Twisted that this package relies on, under names of its own.
 
-:data:`AUTOBAHN` and :data:`TWISTED` list each with the reason; ``tests/transport/test_upstream.py`` tells by its name
-which of them is gone, and holds the other modules of this package to the documented ones.
+:data:`AUTOBAHN` and :data:`TWISTED` list each with the reason. ``tests/transport/test_upstream.py`` reports by name
+which of them is gone, and keeps the package's other modules to documented names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twisted.protocols.tls import BufferingTLSTransport
 
 from notify.core.timers import Timer, Wheel
 
-#: of ``WebSocketServerProtocol``, ``WebSocketServerFactory`` and ``PerMessageDeflate``
+#: private names of ``WebSocketServerProtocol``, ``WebSocketServerFactory`` and ``PerMessageDeflate``
 AUTOBAHN = {
     "_dataReceived": "takes frames without the adapter's formatting of a log line",
     "_connectionMade": "gives a connection its state: once, to a class, instead of to each",
@@ -46,7 +46,7 @@ AUTOBAHN = {
     "_batched_timer": "a reactor's timer stays alive when nobody waits for it any more",
 }
 
-#: of ``tcp.Server`` and its bases, and of ``TLSMemoryBIOProtocol``
+#: private names of ``tcp.Server`` and its bases, and of ``TLSMemoryBIOProtocol``
 TWISTED = {
     "_tempDataBuffer": "what was written and not sent: the newer part",
     "dataBuffer": "the older part",
@@ -64,25 +64,25 @@ TWISTED = {
 
 
 class _Silent:
-    """In place of autobahn's logger, which formats what clients send: handshakes carry tokens in query strings."""
+    """Replaces autobahn's logger, which formats what clients send: handshakes carry tokens in query strings."""
 
     def debug(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     info = warn = error = trace = critical = failure = debug
 
 
 class _Nobody:
-    """In place of autobahn's Deferreds for a connection that opens and closes, which nobody waits for."""
+    """Replaces autobahn's Deferreds for the opening and closing of a connection, which nobody waits for."""
 
     def callback(self, _: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class OpenProtocol(WebSocketServerProtocol):
-    """autobahn's end of a connection that is open: the frames that it is given, and the closing handshake.
+    """autobahn's part of an open connection: the frames that it is given, and the closing handshake.
 
-    :meth:`OpenFactory.prepare` makes the subclass that has autobahn's initial state in its class.
+    :meth:`OpenFactory.prepare` makes the subclass with autobahn's initial state as class attributes.
     """
 
     log = _Silent()
@@ -94,29 +94,29 @@ class OpenProtocol(WebSocketServerProtocol):
     factory: Any
     transport: Any
 
-    #: our Close was sent
+    #: the server's Close was sent
     ending = False
-    #: nothing more is read (RFC 6455, section 7.1.7); the transport goes on, for a kernel that is not read from resets
-    #: what the client has to get
+    #: nothing more is processed (RFC 6455, section 7.1.7), but the transport keeps reading: if it did not, the kernel
+    #: would reset what the client must get
     deaf = False
 
     def __init__(self) -> None:
-        """Nothing: a connection is idle most of its life, and what it does not need it does not have."""
+        """Sets nothing: a connection is idle most of its life, and must not carry state that it does not need."""
 
     def connectionMade(self) -> None:
         """The connection is open."""
         self.factory.countConnections += 1
 
     def other(self, data: bytes) -> None:
-        """Read a frame, or a piece of one."""
+        """Read a frame that is not plain, or a piece of one."""
         self._dataReceived(data)
 
     def inflate(self) -> None:
-        """From now on messages may be compressed, each by itself."""
+        """From now on messages may be compressed, each on its own."""
         self._perMessageCompress = _Inflater(True, True, True, 0, 0, None)
 
     def refuse_text(self) -> None:
-        """A message is not what its frame says: close with 1007."""
+        """A message is not of the kind that its frame declares: close with 1007."""
         self._invalid_payload("text that is not UTF-8")
 
     def say_close(self, code: int, reason: str) -> None:
@@ -124,7 +124,10 @@ class OpenProtocol(WebSocketServerProtocol):
         self.sendCloseFrame(code, reason.encode()[:123] or None)
 
     def closed(self, answered: bool) -> None:
-        """The client's Close came, which answers ours: there is nothing more to wait for. Or so much else that none will be."""
+        """The client's Close arrived, which answers the server's; or so much else that none will come.
+
+        Do not wait any longer.
+        """
         if answered:
             self.wasClean = True
             self.dropConnection(abort=True)
@@ -134,13 +137,13 @@ class OpenProtocol(WebSocketServerProtocol):
 
     @property
     def closed_with(self) -> int | None:
-        """The code of the Close that this side sent first, if it did."""
+        """The code of the Close that this side sent first; None: it sent none."""
         return self.localCloseCode if self.closedByMe else None
 
     # --- for the subclass -----------------------------------------------------------------------------------
 
     def closing(self) -> None:
-        """A Close is about to be sent, by either side's wish. May be called again."""
+        """A Close is about to be sent, whichever side wants it. May be called again."""
 
     def dropping(self) -> None:
         """The transport closes, once the client has taken what was sent."""
@@ -163,7 +166,7 @@ class OpenProtocol(WebSocketServerProtocol):
     def sendCloseFrame(
         self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False
     ) -> None:
-        """Send a Close, if none was sent."""
+        """Send a Close, unless one was sent."""
         self.closing()
         super().sendCloseFrame(code, reasonUtf8, isReply)
         self.ending = True
@@ -177,16 +180,16 @@ class OpenProtocol(WebSocketServerProtocol):
 
 
 class _Inflater(PerMessageDeflate):
-    """autobahn's side of permessage-deflate: what comes in. It keeps no window between messages."""
+    """The receiving half of autobahn's permessage-deflate. It keeps no window between messages."""
 
     def end_decompress_message(self) -> None:
-        """A message is whole."""
+        """A message is complete."""
         super().end_decompress_message()
         self._decompressor = None
 
 
 class OpenFactory(WebSocketServerFactory):
-    """What :class:`OpenProtocol` needs of a factory. ``countConnections`` is how many there are."""
+    """What :class:`OpenProtocol` needs of a factory. ``countConnections`` is the number of connections."""
 
     log = _Silent()
     noisy = False
@@ -197,9 +200,9 @@ class OpenFactory(WebSocketServerFactory):
         self._batched_timer = _Calls(wheel)
 
     def prepare(self, protocol: type[OpenProtocol], most: int, close_timeout: float) -> None:
-        """Let connections to come be of this kind, take messages of so many bytes, and close in so many seconds."""
+        """Set the class of future connections, the most bytes of their messages, and the close timeout in seconds."""
         self.setProtocolOptions(
-            # Text is checked by whole messages: the validator has a state that connections cannot share.
+            # Text is checked a whole message at a time: the validator has state that connections cannot share.
             utf8validateIncoming=False,
             maxMessagePayloadSize=most,
             failByDrop=False,
@@ -210,10 +213,10 @@ class OpenFactory(WebSocketServerFactory):
 
 
 def initial_state(factory: Any) -> dict[str, Any]:
-    """What autobahn gives each new connection, to be had from its class instead.
+    """What autobahn sets on each new connection, to be put on its class instead.
 
-    Some forty attributes and a pretty-printed list of options are most of what autobahn's connection costs in
-    time and memory. The values are constants but for :data:`SHARED`, which serve all connections together.
+    Some forty attributes and a pretty-printed list of options make up most of the time and memory that autobahn's
+    connection costs. The values are constants, except for :data:`SHARED`, which all connections can share.
     """
     stock: Any = WebSocketServerProtocol()
     stock.log = _Silent()
@@ -224,7 +227,7 @@ def initial_state(factory: Any) -> dict[str, Any]:
     stock.state = stock.STATE_OPEN
     own = ("log", "factory", "is_open", "is_closed")
     values = {name: value for name, value in vars(stock).items() if name not in own}
-    # What is called without a connection must not become a method of it.
+    # A function that is called without a connection must not become a method of it.
     return {
         name: staticmethod(value) if isinstance(value, FunctionType) else value
         for name, value in values.items()
@@ -232,14 +235,14 @@ def initial_state(factory: Any) -> dict[str, Any]:
 
 
 #: not constant, but safe to share: counters that nobody reads, a validator that is off, a queue for chopped writes
-#: that are never asked for, and autobahn's own event registry
+#: that are never requested, and autobahn's own event registry
 SHARED = frozenset(
     ("trafficStats", "utf8validator", "send_queue", "_valid_events", "_results", "_transport_details")
 )
 
 
 class _Call:
-    """A call on the wheel, as autobahn knows one."""
+    """A call on the wheel, with the interface that autobahn expects."""
 
     __slots__ = ("_timer", "_wheel")
 
@@ -248,12 +251,12 @@ class _Call:
         self._timer = timer
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Cancel the call."""
         self._wheel.cancel(self._timer)
 
 
 class _Calls:
-    """In place of autobahn's own timers."""
+    """Replaces autobahn's own timers."""
 
     def __init__(self, wheel: Wheel) -> None:
         self._wheel = wheel
@@ -264,7 +267,7 @@ class _Calls:
 
 
 class LeanServer(tcp.Server):
-    """Twisted's server connection, without the two strings for its log that each would keep.
+    """Twisted's server connection, without the two log strings that each one would keep.
 
     A streaming producer is paused as soon as one byte is buffered, and resumed when none is.
     """
@@ -289,11 +292,11 @@ class LeanServer(tcp.Server):
 
     @property
     def encrypted(self) -> bool:
-        """Whether what is written is not what is sent."""
+        """Whether the transport encrypts what is written."""
         return bool(self.TLS)
 
     def idle(self) -> bool:
-        """Whether the socket may be written to: it is open, and nothing waits to be sent before."""
+        """Whether the socket may be written to directly: it is open, and nothing is waiting to be sent."""
         return bool(
             self.connected
             and not self._tempDataBuffer
@@ -308,19 +311,20 @@ class LeanServer(tcp.Server):
 
 
 class TlsServer(BufferingTLSTransport):
-    """Twisted's connection under TLS; what became of its handshake can be asked until it is lost.
+    """Twisted's TLS connection; the outcome of its handshake can be queried until it is lost.
 
-    ``asides`` counts what OpenSSL tells :func:`aside` once the handshake is done: messages of TLS itself, which carry nothing.
+    ``asides`` counts what OpenSSL reports to :func:`aside` after the handshake: messages of TLS itself, which carry
+    no data.
     """
 
     def makeConnection(self, transport: Any) -> None:
-        """The client is there."""
+        """The client has connected."""
         super().makeConnection(transport)
-        self._asides = [0]  # and not this object, which would keep itself alive
+        self._asides = [0]  # not this object, which would keep itself alive
         self._tlsConnection.set_app_data(self._asides)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes came, of TLS."""
+        """TLS bytes arrived."""
         shaken = self.shaken
         super().dataReceived(data)
         if not shaken:
@@ -328,12 +332,12 @@ class TlsServer(BufferingTLSTransport):
 
     @property
     def asides(self) -> int:
-        """How many there were."""
+        """The number of TLS messages without data since the handshake."""
         return self._asides[0]
 
     @property
     def shaken(self) -> bool:
-        """Whether the handshake came to its end."""
+        """Whether the handshake completed."""
         return self._handshakeDone
 
     @property
@@ -344,7 +348,7 @@ class TlsServer(BufferingTLSTransport):
 
 
 def aside(connection: Connection, _where: int, _code: int) -> None:
-    """What a context of :class:`TlsServer` tells: a step of a handshake, or of what comes behind it, or an alert."""
+    """The info callback of a :class:`TlsServer`'s context: a step of a handshake or of what follows it, or an alert."""
     asides = connection.get_app_data()
-    if isinstance(asides, list):  # and not what Twisted puts there, where the handshake begins
+    if isinstance(asides, list):  # not what Twisted puts there, where the handshake begins
         asides[0] += 1

@@ -1,8 +1,8 @@
-"""An open WebSocket connection: a client's frames below, its session above.
+"""An open WebSocket connection: the client's frames below, its session above.
 
-The wire contract is docs/protocol.md, section 1. Plain frames come straight from the reader; autobahn reads the others,
-refuses what breaks RFC 6455, and keeps the closing handshake. What goes out was framed once for all receivers and goes
-past it: see :mod:`notify.transport.connection`.
+The wire contract is docs/protocol.md, section 1. Plain frames come straight from the reader. autobahn reads the
+others, refuses what violates RFC 6455, and runs the closing handshake. Outgoing messages were framed once for all
+receivers and bypass autobahn: see :mod:`notify.transport.connection`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from notify.wire.frames import Encoding, InvalidFrame, websocket_frame
 
 log = Logger()
 
-#: the close codes that are counted by their own number; a client may send any other
+#: the close codes with their own metric label; a client may send any other
 CODES = frozenset((1000, 1001, 1002, 1006, 1007, 1009, 1012, 1013, *range(4000, 4005), *range(4500, 4505)))
 
-#: seconds that a connection which is closed may take to send its last bytes
+#: seconds that a closed connection may take to send its last bytes
 LINGER = 1.0
 
-#: bytes of a message, compressed or in parts, that count as one frame more
+#: bytes of a compressed or fragmented message that count as one more frame
 PORTION = 4096
 
 _PONG_OPCODE = 0xA
@@ -46,7 +46,7 @@ NO_COMPRESSION = Compression()
 
 
 class ClientProtocol(OpenProtocol):
-    """One client's end of the wire. ``factory.protocol`` is a subclass with autobahn's initial state in its class."""
+    """One client's connection. ``factory.protocol`` is a subclass with autobahn's initial state as class attributes."""
 
     factory: ConnectionFactory
     connection: Connection | None = None
@@ -58,7 +58,7 @@ class ClientProtocol(OpenProtocol):
     _visit: Visit
 
     def open(self, peer: Peer, encoding: Encoding, visit: Visit) -> None:
-        """The handshake is done, and the transport is here."""
+        """The handshake is complete, and the transport is ready."""
         self._visit = visit
         hub = self.factory.hub
         if hasattr(self.transport, "setTcpNoDelay"):
@@ -88,7 +88,7 @@ class ClientProtocol(OpenProtocol):
     # --- from the client ------------------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """Twisted has bytes from the client. What they are answered goes out at once."""
+        """Bytes arrived from the client. The answers to them are sent together."""
         connection = self.connection
         if self.deaf or connection is None:
             return
@@ -101,7 +101,7 @@ class ClientProtocol(OpenProtocol):
             connection.release()
 
     def message(self, payload: bytes, binary: bool) -> None:
-        """A whole message came."""
+        """A whole message arrived."""
         if self.connection is None:
             return
         if not binary and not payload.isascii():
@@ -113,7 +113,7 @@ class ClientProtocol(OpenProtocol):
         self.take(payload, binary)
 
     def take(self, payload: bytes, binary: bool) -> None:
-        """A whole message came, which is what its frame says."""
+        """A whole message arrived, of the kind that its frame declares."""
         session, connection = self._session, self.connection
         if session is None or connection is None:
             return
@@ -140,24 +140,24 @@ class ClientProtocol(OpenProtocol):
             session.invalid(fault)
 
     def ping(self, payload: bytes) -> None:
-        """A ping came: its pong goes the way of all frames, in order and within the bounds of the queue."""
+        """A ping arrived. Its pong is queued like any frame, in order and within the bounds."""
         connection, session = self.connection, self._session
         if connection is not None and session is not None and session.spend():
             connection.write(websocket_frame(payload, _PONG_OPCODE))
 
     def pong(self, count: int) -> None:
-        """So many pongs came."""
+        """This many pongs arrived."""
         if self._session is not None:
             self._session.spend(count)
 
     def part(self) -> None:
-        """A frame came that continues a message."""
+        """A frame arrived that continues a message."""
         if self._session is not None:
             self._session.spend()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """A whole message came in frames that are not plain."""
-        # A few bytes may have been inflated to all of these, which somebody has to read.
+        """A whole message arrived in frames that are not plain."""
+        # A few bytes may have been inflated to this many, all of which have to be parsed.
         if (more := len(payload) // PORTION) and self._session is not None:
             self._session.spend(more)
         self.message(payload, isBinary)
@@ -165,7 +165,7 @@ class ClientProtocol(OpenProtocol):
     # --- the end --------------------------------------------------------------------------------------------
 
     def closing(self) -> None:
-        """What was answered before a Close goes out before it, and nothing behind it."""
+        """Everything answered before a Close is sent before it, and nothing after it."""
         if self.connection is not None:
             self.connection.release()
             self.connection.end()
@@ -173,7 +173,7 @@ class ClientProtocol(OpenProtocol):
         self._ping = None
 
     def dropping(self) -> None:
-        """The transport closes, and not only once the client has taken all: it might never."""
+        """The transport closes without waiting for the client to take everything, which it might never do."""
         if self._lingering is None:
             self._lingering = self.factory.hub.wheel.after(LINGER, self.transport.abortConnection)
 
@@ -207,7 +207,7 @@ class ClientProtocol(OpenProtocol):
             self._session.closed()
 
     def _look(self) -> None:
-        """A ping interval or a wait for a pong is over."""
+        """A ping interval, or the wait for a pong, is over."""
         hub, connection = self.factory.hub, self.connection
         if connection is None:
             return
@@ -254,26 +254,26 @@ class ConnectionFactory(OpenFactory):
 
     @property
     def trusted(self) -> Sequence[Network]:
-        """The proxies in force."""
+        """The trusted proxies in force."""
         return self.hub.live.now.trusted
 
     def judge(self, head: bytes, welcome: bool) -> Accepted:
-        """See :func:`~notify.transport.handshake.judge`; ``welcome``: the server is not just starting."""
+        """See :func:`~notify.transport.handshake.judge`. ``welcome``: the server has finished starting."""
         if not welcome:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE)
         return judge(head, self.allowed_origins, self.compression.enabled)
 
     def refusal(self, status: HTTPStatus, accepted: Accepted) -> Refused:
-        """What is answered where there is no room."""
+        """The answer if the limits are reached."""
         return Refused(status)
 
     def turned_away(self, peer: str, reason: str) -> None:
-        """A client of this address is not let in, for one of :data:`~notify.transport.admission.REASONS`."""
+        """A client of this address was turned away, for one of :data:`~notify.transport.admission.REASONS`."""
         if self.hub.witness is not None:
             self.hub.witness.turned_away(peer, REASONS[reason].format(address=peer), "limit")
 
     def refused(self, refused: Refused, peer: str) -> None:
-        """A handshake of a client of this address opens nothing."""
+        """The handshake of a client of this address was refused."""
         if self.hub.witness is not None:
             self.hub.witness.turned_away(peer, _why(refused), str(refused.status.value), refused.origin)
         self.hub.metrics.refused_handshakes.labels(str(refused.status.value)).inc()
@@ -291,7 +291,7 @@ class ConnectionFactory(OpenFactory):
             )
 
     def open(self, transport: Any, accepted: Accepted, address: str, visit: Visit) -> ClientProtocol:
-        """Answer a handshake of a client at this address: a connection that goes on with the transport."""
+        """Answer a handshake of a client at this address; returns the connection, which takes over the transport."""
         peer = Peer(address, accepted.origin, accepted.client_id, accepted.agent)
         protocol: ClientProtocol = self.protocol()
         protocol.factory = self

@@ -1,1 +1,4 @@
-"""Bytes ⇄ values: the frames of the protocol, one encoding a subprotocol. Pure: no socket, no clock, no state between calls."""
+"""Converts between bytes and values: the protocol's frames, one encoding for each subprotocol.
+
+Pure: no socket, no clock, no state between calls.
+"""

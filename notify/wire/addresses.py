@@ -1,4 +1,4 @@
-"""Where a client comes from: addresses as they are compared and counted, whatever a socket or a proxy writes."""
+"""Client addresses in one canonical form, however a socket or a proxy writes them, for comparing and counting."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Network = IPv4Network | IPv6Network
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 
-#: this machine, and networks that are not routed in the internet: what comes from there came through something of one's own
-#: (RFC 1122, 1918, 3927, 4193, 4291, 6598)
+#: this machine, and networks that are not routed on the internet: connections from there came through something that
+#: belongs to the operator (RFC 1122, 1918, 3927, 4193, 4291, 6598)
 _INSIDE: tuple[Network, ...] = tuple(
     ip_network(one)
     for one in (
@@ -29,7 +29,10 @@ _INSIDE: tuple[Network, ...] = tuple(
 
 
 def parse(text: str) -> Address | None:
-    """An address; None for any other text. IPv4 in IPv6 is IPv4, and a scope is dropped: it may be any text at all."""
+    """Parse an address; None for any other text.
+
+    IPv4-mapped IPv6 becomes IPv4, and the scope is dropped, since it may be any text.
+    """
     try:
         address = ip_address(text)
     except ValueError:
@@ -40,7 +43,7 @@ def parse(text: str) -> Address | None:
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """Addresses and networks, those of IPv4 in IPv6 as IPv4. Raises ``ValueError`` with a sentence."""
+    """Parse addresses and networks; IPv4-mapped IPv6 becomes IPv4. Raises ``ValueError`` with a sentence."""
     return tuple(_plain(ip_network(text, strict=False)) for text in texts)
 
 
@@ -51,26 +54,27 @@ def _plain(network: Network) -> Network:
 
 
 def is_in(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether one of the networks has it."""
+    """Whether the address belongs to one of the networks."""
     return any(address in network for network in networks)
 
 
 def is_inside(address: Address) -> bool:
-    """Whether it is of this machine, or of a network that the internet does not reach."""
+    """Whether the address is of this machine, or of a network that the internet does not reach."""
     return is_in(address, _INSIDE)
 
 
 def block(address: Address) -> bytes:
-    """What one subscriber has of the internet, to count by: an IPv4 address, or the /64 of an IPv6 one."""
+    """The unit by which clients are counted, as one subscriber usually has it: an IPv4 address, or an IPv6 /64."""
     return address.packed[:8]
 
 
 def client_address(peer: str, forwarded: str, trusted: Sequence[Network]) -> str:
     """The address of a client behind any number of trusted proxies.
 
-    ``peer`` is the other end of the socket, ``forwarded`` the header X-Forwarded-For, to which each proxy appends the
-    address that it was reached from. What stands left of the first proxy that is not ours, anyone may have written; and
-    where one of ours wrote what is no address, the peer is all that is known. A peer without an address is given back.
+    ``peer`` is the other end of the socket. ``forwarded`` is the header X-Forwarded-For, to which each proxy appends
+    the address that it was reached from. Anybody may have written what stands to the left of the first untrusted
+    address. If a trusted proxy wrote something that is not an address, only the peer is known. A peer without an
+    address is returned unchanged.
     """
     here = parse(peer)
     if here is None:

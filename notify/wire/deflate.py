@@ -1,7 +1,7 @@
 """permessage-deflate (RFC 7692) without context takeover in either direction.
 
-So a message is compressed once for all connections that negotiated alike, and a connection keeps no window
-between messages.
+A message can therefore be compressed once for all connections with the same parameters, and a connection keeps no
+window between messages.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 
 from notify.wire.frames import BINARY, TEXT, ClientFrame, Encoding, ServerFrame, websocket_frame
 
-#: what a compressed message ends with before RFC 7692, section 7.2.1 takes it off
+#: the end of a compressed message, which RFC 7692, section 7.2.1 has the sender remove
 _TAIL = b"\x00\x00\xff\xff"
 _COMPRESSED = 0x40  # RSV1
 
-#: what a client may ask the server to compress with; zlib makes no raw stream of 8 bits
+#: the window sizes with which a client may ask the server to compress; zlib makes no raw stream of 8 bits
 WINDOW_BITS = range(9, 16)
 
 
 class DeflateEncoding(Encoding):
-    """Another encoding, its larger messages compressed.
+    """Another encoding, with its larger messages compressed.
 
-    ``window_bits`` is 9 to 15, ``level`` zlib's 1 to 9, ``minimum`` the size in bytes under which a message is
-    sent as it is, for the client takes either.
+    ``window_bits`` is 9 to 15 and ``level`` zlib's 1 to 9. A message smaller than ``minimum`` bytes is sent
+    uncompressed, which every client must accept.
     """
 
     def __init__(self, encoding: Encoding, window_bits: int, level: int, minimum: int) -> None:
@@ -35,7 +35,7 @@ class DeflateEncoding(Encoding):
         self._minimum = minimum
 
     def decode(self, payload: bytes) -> list[ClientFrame]:
-        """See :meth:`Encoding.decode`; the payload is inflated already."""
+        """See :meth:`Encoding.decode`; the payload has already been inflated."""
         return self._encoding.decode(payload)
 
     def encode(self, frame: ServerFrame) -> bytes:
@@ -43,7 +43,7 @@ class DeflateEncoding(Encoding):
         return self._encoding.encode(frame)
 
     def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
-        """See :meth:`Encoding.payloads`; not compressed yet."""
+        """See :meth:`Encoding.payloads`; they are not compressed yet."""
         return self._encoding.payloads(bodies)
 
     def pack(self, bodies: Sequence[bytes]) -> bytes:

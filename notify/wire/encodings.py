@@ -1,6 +1,6 @@
-"""Which encodings there are, and the one instance of each that all connections alike share.
+"""The available encodings, each a single instance shared by all connections that use it.
 
-An encoding is made when the first client asks for it: whoever does not use one does not pay for it.
+An encoding is made when the first client asks for it, so a server pays only for those in use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def encoding(subprotocol: str) -> Encoding:
         return JSON
     if subprotocol == BatchEncoding.subprotocol:
         return BatchEncoding()
-    from notify.wire.protobuf import ProtobufEncoding  # some megabytes that most servers never need
+    from notify.wire.protobuf import ProtobufEncoding  # takes some megabytes, which most servers never need
 
     return ProtobufEncoding()
 
@@ -35,12 +35,12 @@ def deflated(plain: Encoding, window_bits: int, level: int, minimum: int) -> Enc
 
 @cache
 def featured(plain: Encoding, features: frozenset[str]) -> Encoding:
-    """``plain`` for connections with these features, some of :data:`~notify.wire.frames.FEATURES`."""
+    """``plain`` for connections with these features, a subset of :data:`~notify.wire.frames.FEATURES`."""
     return plain.featured(features) if features else plain
 
 
 def choose(offered: Sequence[str]) -> tuple[str | None, Encoding]:
-    """The first subprotocol of the client's that is known, and its encoding; JSON and no name without one."""
+    """The first known subprotocol that the client offers, and its encoding. If it offers none: JSON, and no name."""
     for name in offered:
         if name in SUBPROTOCOLS:
             return name, encoding(name)

@@ -1,7 +1,8 @@
-"""Server-sent events (WHATWG HTML, section 9.2): the frames of a client as events, and the positions that go with each as its ``id``.
+"""Server-sent events (WHATWG HTML, section 9.2): frames as events, whose ``id`` carries the client's positions.
 
-A message is encoded once for all streams alike, as everywhere. What is each stream's own, the ``id`` line, is put to it where the
-bytes go out: :class:`Composer`. So what :meth:`EventStreamEncoding.pack` makes is not yet what a client gets.
+As everywhere, a message is encoded once for all streams. The ``id`` line differs between streams, so a
+:class:`Composer` adds it when the bytes are written. What :meth:`EventStreamEncoding.pack` returns is therefore not
+yet what a client receives.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from notify.wire.frames import (
     Subscribed,
 )
 
-#: chats that one stream may have
+#: the most chats in one stream
 MOST_CHATS = 32
 
-#: in place of a chat's id: the user's notifications. No id has this character
+#: stands for the user's notifications in place of a chat's id; no id contains this character
 MINE = b"*"
 
-#: characters of an epoch
+#: the most characters of an epoch
 _MOST_EPOCH = 64
 _SEQ = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
-# How a body begins: what the composer has to know of it. A message's position; the answer to a question for a topic, with the
-# topic's position and whether what was missed follows; an error about a chat; nothing.
+# The start of a body tells the composer what it must know: a message and its position; the answer to a question about
+# a topic, with the topic's position and whether missed messages follow; an error about a chat; or nothing.
 _MESSAGE, _ANSWER, _ERROR, _OTHER = b"M", b"A", b"E", b"-"
 
 _encode = msgspec.json.Encoder().encode
@@ -47,9 +48,9 @@ _LINES = bytes.maketrans(b"\r\n", b"  ")
 
 
 class Lost(Struct, frozen=True, tag="lost"):
-    """What came after the position that a client had in a chat cannot be given; without ``chat_id``: in its notifications.
+    """The messages after a client's position in a chat cannot be given; without ``chat_id``: its notifications.
 
-    It goes on from this position.
+    The stream goes on from this position.
     """
 
     chat_id: Id | UnsetType
@@ -58,7 +59,7 @@ class Lost(Struct, frozen=True, tag="lost"):
 
 
 class Close(Struct, frozen=True, tag="close", omit_defaults=True):
-    """The last event: a close code of docs/protocol.md, and what goes with it."""
+    """The last event: a close code of docs/protocol.md, and its details."""
 
     code: int
     reason: str = ""
@@ -67,7 +68,7 @@ class Close(Struct, frozen=True, tag="close", omit_defaults=True):
 
 
 class Advice(Struct, frozen=True):
-    """What a close reason may carry."""
+    """The contents of a close reason."""
 
     retry_after_ms: int | UnsetType = UNSET
     elsewhere: bool | UnsetType = UNSET
@@ -75,12 +76,12 @@ class Advice(Struct, frozen=True):
 
 _advice = msgspec.json.Decoder(Advice)
 
-#: an event that a client does not see: that the connection lives
+#: an event that the client does not see, which keeps the connection alive
 HEARTBEAT = b"-\n: alive\n\n"
 
 
 def farewell(code: int, reason: str) -> tuple[Close, bytes]:
-    """The last event of a stream, as a value and as it is written. ``reason`` is that of a WebSocket's Close."""
+    """The last event of a stream, as a value and as bytes. ``reason`` is the reason of a WebSocket's Close."""
     advice, text = Advice(), reason
     if reason[:1] == "{":
         try:
@@ -97,10 +98,10 @@ def _key(chat_id: Id) -> bytes:
 
 
 class EventStreamEncoding(Encoding):
-    """``event-stream``: one event a frame, named after its type, its data the JSON of ``notify.v1.json``.
+    """``event-stream``: one event per frame, named after its type; its data is the JSON of ``notify.v1.json``.
 
-    A stream asks for each chat once and by its id, which is the ``id`` of the question. So an answer's ``id`` is left out, and is
-    the ``chat_id`` of an error.
+    A stream asks for each chat once, with the chat's id as the ``id`` of the question. The ``id`` of an answer is
+    therefore left out, and becomes the ``chat_id`` of an error.
     """
 
     subprotocol = "event-stream"
@@ -126,7 +127,7 @@ class EventStreamEncoding(Encoding):
                     about = b"%b %b %b" % (_ERROR, _key(chat_id), frame.code.encode())
                 frame = Error(frame.code, frame.message, UNSET, frame.retry, chat_id)
         name = type(frame).__struct_config__.tag
-        # A publisher's own JSON may have lines, which can only stand between its tokens.
+        # A publisher's own JSON may contain line breaks, which valid JSON has only between tokens.
         return b"%b\nevent: %b\ndata: %b" % (about, str(name).encode(), _encode(frame).translate(_LINES))
 
     def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
@@ -134,7 +135,7 @@ class EventStreamEncoding(Encoding):
         return bodies
 
     def pack(self, bodies: Sequence[bytes]) -> bytes:
-        """What a :class:`Composer` takes."""
+        """Input for a :class:`Composer`."""
         return b"\n\n".join((*bodies, b""))
 
 
@@ -147,11 +148,11 @@ def _place(kind: bytes, key: bytes, seq: int, epoch: str, recovered: bool = Fals
 
 
 class Positions:
-    """How far a stream is in each of its topics, as its events' ``id`` says it.
+    """How far a stream is in each of its topics, as the ``id`` of its events says it.
 
-    The form is ``EPOCH:TOPIC=SEQ,TOPIC=SEQ;EPOCH:TOPIC=SEQ``, with a topic's id, or ``*`` for the user's notifications, each once; an
-    epoch is percent-encoded. With one epoch, as all topics of both built-in brokers have, it is 4 KiB at most, and mostly
-    some ten bytes a chat.
+    The form is ``EPOCH:TOPIC=SEQ,TOPIC=SEQ;EPOCH:TOPIC=SEQ``. Each topic occurs once, as its chat's id or as ``*``
+    for the user's notifications; an epoch is percent-encoded. With one epoch, as both built-in brokers have for all
+    topics, it is at most 4 KiB, and usually some ten bytes a chat.
     """
 
     __slots__ = ("_at", "_epochs")
@@ -162,7 +163,7 @@ class Positions:
 
     @classmethod
     def of(cls, positions: Mapping[Id | None, Since]) -> Positions:
-        """Those of these chats; None: of the notifications."""
+        """The positions in these chats; None: in the notifications."""
         made = cls()
         for chat_id, since in positions.items():
             key = MINE if chat_id is None else _key(chat_id)
@@ -170,7 +171,7 @@ class Positions:
         return made
 
     def move(self, key: bytes, seq: bytes, epoch: bytes) -> None:
-        """A topic's position is this from now on."""
+        """Set a topic's position."""
         before = self._at.get(key)
         if before is not None and before[0] != epoch:
             kept = self._epochs[before[0]]
@@ -184,7 +185,7 @@ class Positions:
         topics[key] = b"%b=%b" % (key, seq)
 
     def reach(self, key: bytes, seq: bytes, epoch: bytes) -> None:
-        """The same, unless it is further already."""
+        """Set a topic's position, unless it is further already."""
         before = self._at.get(key)
         if before is None or before[0] != epoch or int(before[1]) < int(seq):
             self.move(key, seq, epoch)
@@ -197,7 +198,7 @@ class Positions:
 
 
 def parse(text: str) -> dict[Id | None, Since]:
-    """The positions that an ``id`` holds, by chat; None: of the notifications. Raises ``ValueError`` for what is none of ours."""
+    """The positions in an ``id``, by chat; None: the notifications. Raises ``ValueError`` if the server did not make it."""
     found: dict[Id | None, Since] = {}
     for group in text.split(";"):
         encoded, colon, rest = group.partition(":")
@@ -216,9 +217,10 @@ def parse(text: str) -> dict[Id | None, Since]:
 
 
 class Composer:
-    """Makes of packed frames what one client gets: each event with its ``id``, and ``lost`` where a position led nowhere.
+    """Turns packed frames into what one client receives.
 
-    ``positions`` are those that the client came with.
+    It adds the ``id`` of each event, and a ``lost`` event where a position could not be resumed from. ``positions``
+    are those that the client brought.
     """
 
     __slots__ = ("_positions",)
@@ -227,7 +229,7 @@ class Composer:
         self._positions = positions
 
     def compose(self, frames: bytes) -> bytes:
-        """What goes out for one or several packed frames."""
+        """The bytes to send for one or several packed frames."""
         positions, out, behind = self._positions, [], []
         parts = frames.split(b"\n\n")
         parts.pop()
@@ -242,7 +244,7 @@ class Composer:
             elif kind == _ANSWER:
                 _, key, seq, epoch, recovered = head.split(b" ")
                 if recovered == b"1":
-                    # What was missed follows: a client that is cut off in between has not come so far.
+                    # Missed messages follow: a client that is cut off before them has not reached this position.
                     behind.append((key, seq, epoch))
                 else:
                     if key in positions:
@@ -263,14 +265,14 @@ def _lost(key: bytes, seq: bytes, epoch: bytes) -> bytes:
 
 
 class Began(Struct, frozen=True):
-    """What the first frames of a stream say of it: ``joined``, a topic's key, or the ``code`` that a chat was refused with."""
+    """What the first frames of a stream say: the key of a ``joined`` topic, or the ``code`` that refused a chat."""
 
     key: bytes
     code: str = ""
 
 
 def answers(frames: bytes) -> Iterable[Began]:
-    """What packed frames answer to what a stream asked for."""
+    """The answers in packed frames to what a stream asked for."""
     for part in frames.split(b"\n\n"):
         kind, *about = part.partition(b"\n")[0].split(b" ")
         if kind == _ANSWER:

@@ -1,7 +1,7 @@
-"""Client frames in, server frames out: pure values and bytes, one encoding a subprotocol.
+"""Client frames in, server frames out: pure values and bytes, one encoding for each subprotocol.
 
-The wire contract is docs/protocol.md, section 1. A client frame that breaks it raises :class:`InvalidFrame`;
-fields that the contract does not name are ignored, so that newer clients can talk to older servers.
+The wire contract is docs/protocol.md, section 1. A client frame that violates it raises :class:`InvalidFrame`.
+Unknown fields are ignored, so that newer clients can talk to older servers.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from notify.messages import ChatEvent, ChatMessage, Epoch, Message, SignalKind
 RequestId: TypeAlias = Int64 | Annotated[str, Meta(max_length=64)]
 
 
-#: names that a client may list; more than a few are a mistake
+#: feature names that a client may list; more than a few are a mistake
 Features: TypeAlias = Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=64)]
 
 #: messages in one page of a chat's history
 PageLimit: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
 
-#: messages of a chat that are no chat messages: edits, deletions, reactions, changes of members
+#: events of a chat that are not chat messages: edits, deletions, reactions, membership changes
 EVENTS = "events"
 
-#: that the server answers `history`
+#: the server answers `history`
 HISTORY = "history"
 
-#: what the other members of a chat are told once and nobody keeps: who is typing, where a cursor is
+#: transient notices between the members of a chat that are not stored: who is typing, where a cursor is
 SIGNALS = "signals"
 
-#: what a client can ask for by name, and what of it changes what is sent by itself
+#: the features that a client can ask for by name, and those of them that change what the server sends unasked
 FEATURES = frozenset((EVENTS, HISTORY, SIGNALS))
 ENCODED = frozenset((EVENTS, SIGNALS))
 
 
 class InvalidFrame(ValueError):  # noqa: N818
-    """A client frame that is not what the protocol allows. ``id`` is the frame's own, where it could be read."""
+    """A client frame that violates the protocol. ``id`` is that of the frame, if it could be read."""
 
     def __init__(self, reason: str, id: RequestId | None = None) -> None:
         super().__init__(reason)
@@ -111,7 +111,7 @@ class HistoryQuery(Struct, frozen=True, tag="history"):
     id: RequestId | None = None
 
     def __post_init__(self) -> None:
-        """Raises ``ValueError`` where both positions are given."""
+        """Raises ``ValueError`` if both positions are given."""
         if self.before is not None and self.after is not None:
             raise ValueError("a page is before a position or after one")
 
@@ -285,7 +285,10 @@ MessageFrame: TypeAlias = ChatMessageFrame | ChatEventFrame | NotificationFrame
 
 
 def message_frame(message: Message, prev: int) -> MessageFrame:
-    """The server frame of a message; ``prev`` is the ``seq`` that its receivers saw before it in the same topic."""
+    """The server frame of a message.
+
+    ``prev`` is the ``seq`` of the message before it that its receivers got in this topic.
+    """
     event, position = message.event, message.position
     if isinstance(event, ChatMessage):
         return ChatMessageFrame(
@@ -329,7 +332,7 @@ TEXT, BINARY = 0x1, 0x2
 
 
 def websocket_frame(payload: bytes, opcode: int, rsv: int = 0) -> bytes:
-    """One whole unmasked server frame (RFC 6455, section 5.2); ``rsv`` is 0x40 for a compressed one."""
+    """One whole unmasked server frame (RFC 6455, section 5.2). ``rsv`` is 0x40 for a compressed one."""
     first, length = 0x80 | rsv | opcode, len(payload)
     if length < 126:
         return bytes((first, length)) + payload
@@ -339,22 +342,22 @@ def websocket_frame(payload: bytes, opcode: int, rsv: int = 0) -> bytes:
 
 
 class Encoding:
-    """How one kind of connection's frames are read and made.
+    """How the frames of one kind of connection are read and made.
 
-    One instance serves every connection that negotiated alike, so that a message is encoded once for all.
+    One instance serves every connection with the same negotiated options, so that a message is encoded once for all.
     """
 
-    #: the WebSocket subprotocol that selects it; None: also where the client asked for none
+    #: the WebSocket subprotocol that selects it; None: selected if the client offered none
     subprotocol: str
-    #: whether frames are binary; a frame of the other kind is invalid
+    #: whether frames are binary; frames of the other kind are invalid
     binary = False
-    #: what its connections were granted; those of other features have another instance
+    #: the features granted to its connections; other sets of features have their own instance
     features: frozenset[str] = frozenset()
-    #: whether a chat's events, and its signals, are sent to them
+    #: whether a chat's events, and its signals, are sent to its connections
     events = signals = False
 
     def featured(self, features: frozenset[str]) -> Encoding:
-        """The same for connections with these features. See :func:`notify.wire.encodings.featured`."""
+        """The same encoding for connections with these features. See :func:`notify.wire.encodings.featured`."""
         other = copy(self)
         other.features, other.events, other.signals = features, EVENTS in features, SIGNALS in features
         return other
@@ -364,7 +367,7 @@ class Encoding:
         raise NotImplementedError
 
     def encode(self, frame: ServerFrame) -> bytes:
-        """The body of one frame: what :meth:`pack` joins."""
+        """The body of one frame. Bodies are the input of :meth:`pack`."""
         raise NotImplementedError
 
     def payloads(self, bodies: Sequence[bytes]) -> Sequence[bytes]:
@@ -372,7 +375,7 @@ class Encoding:
         raise NotImplementedError
 
     def pack(self, bodies: Sequence[bytes]) -> bytes:
-        """WebSocket frames, headers included, that carry these bodies in order: what ``IConnection.write`` takes."""
+        """WebSocket frames with headers that carry these bodies in order: the argument of ``IConnection.write``."""
         opcode = BINARY if self.binary else TEXT
         return b"".join([websocket_frame(payload, opcode) for payload in self.payloads(bodies)])
 
@@ -392,7 +395,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _invalid(payload: bytes, error: Exception) -> InvalidFrame:
-    """Say what is wrong without quoting the frame; name its id where that much of it can be read."""
+    """Say what is wrong without quoting the frame, and name its id if that can be read."""
     try:
         id = _any.decode(payload).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -408,7 +411,7 @@ def _invalid(payload: bytes, error: Exception) -> InvalidFrame:
 
 
 class JSONEncoding(Encoding):
-    """``notify.v1.json``: one JSON object a text frame."""
+    """``notify.v1.json``: one JSON object per text frame."""
 
     subprotocol = "notify.v1.json"
 
@@ -429,7 +432,7 @@ class JSONEncoding(Encoding):
 
 
 class BatchEncoding(JSONEncoding):
-    """``notify.v1.json.batch``: a JSON array of objects a text frame; a client may send an object or an array."""
+    """``notify.v1.json.batch``: a JSON array of objects per text frame. A client may send an object or an array."""
 
     subprotocol = "notify.v1.json.batch"
 

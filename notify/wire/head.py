@@ -1,8 +1,8 @@
-"""The head of an HTTP/1.1 request, read strictly and in one way on every listener.
+"""The head of an HTTP/1.1 request, parsed strictly and identically on every listener.
 
-What RFC 9112 calls malformed is malformed here (sections 2.2, 3, 5.1 and 5.2: bare CR or LF, folded lines, control
-characters, names that are no tokens), for a proxy in front may read it otherwise. A head is read only when it is whole,
-so that nothing depends on how TCP cut the bytes.
+Whatever RFC 9112 calls malformed is rejected (sections 2.2, 3, 5.1 and 5.2: bare CR or LF, folded lines, control
+characters, names that are not tokens), because a proxy in front may parse it differently. A head is parsed only once
+it is complete, so that nothing depends on how TCP split the bytes.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-#: bytes of a head, request line and header lines, without the empty line behind it
+#: the most bytes of a head: request line and header lines, without the empty line behind it
 MAX_HEAD = 16 * 1024
 END = b"\r\n\r\n"
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) ([!-~]+)")
-#: what may stand in a line: tab, visible characters, and bytes that are not ASCII
+#: what a line may contain: tab, visible characters, and bytes that are not ASCII
 _TEXT = bytes((9, *range(32, 127), *range(128, 256)))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
 class Malformed(Exception):  # noqa: N818
-    """This is no HTTP/1.1 request that can be read in one way only."""
+    """Not an HTTP/1.1 request with only one possible meaning."""
 
 
 class TooLong(Exception):  # noqa: N818
-    """There is more of it than is read."""
+    """The head exceeds the maximum length."""
 
 
 class Head(NamedTuple):
-    """A request line and header lines. ``version`` is like ``HTTP/1.1``; names are in lower case, each with its values in their
-    order, without white space around them.
+    """A request line and header lines.
+
+    ``version`` is like ``HTTP/1.1``. Names are in lower case, each with its values in order, stripped of white space.
     """
 
     method: bytes
@@ -43,7 +44,7 @@ class Head(NamedTuple):
 
 
 def find_end(data: bytes, start: int = 0) -> int:
-    """Where the head that begins at ``start`` ends, without the empty line; -1: more of it is to come.
+    """Where the head that begins at ``start`` ends, without the empty line; -1: it is incomplete.
 
     Raises :class:`TooLong`.
     """
@@ -54,7 +55,7 @@ def find_end(data: bytes, start: int = 0) -> int:
 
 
 def read(head: bytes) -> Head:
-    """A whole head, without the empty line behind it. Raises :class:`Malformed`."""
+    """Parse a complete head, without the empty line behind it. Raises :class:`Malformed`."""
     first, *lines = head.split(b"\r\n")
     line = _REQUEST_LINE.fullmatch(first)
     if line is None or head.translate(None, _TEXT) != b"\r\n" * len(lines):
@@ -78,7 +79,7 @@ def _name(given: bytes) -> bytes:
     return given.lower()
 
 
-#: the names that come with nearly every request, as they are mostly written
+#: the most common header names in their usual spelling
 _NAMES = {
     spelling: name.lower()
     for name in (
@@ -113,10 +114,10 @@ _NAMES = {
 
 
 def length(head: Head) -> int | None:
-    """How many bytes of body follow a head; None: they come in chunks (RFC 9112, section 6.3).
+    """The number of bytes of body after a head; None: the body is chunked (RFC 9112, section 6.3).
 
-    Raises :class:`Malformed` for whatever two readers could understand differently: both ways at once, one of them twice,
-    any coding but ``chunked`` alone, and chunks in HTTP/1.0.
+    Raises :class:`Malformed` for anything that two parsers could understand differently: a length and chunks
+    together, either of them twice, any coding but ``chunked`` alone, and chunks in HTTP/1.0.
     """
     lengths, codings = head.fields.get(b"content-length"), head.fields.get(b"transfer-encoding")
     if codings is not None:
@@ -131,9 +132,9 @@ def length(head: Head) -> int | None:
 
 
 def host(head: Head) -> bytes:
-    """The header Host; empty where there is none (RFC 9112, section 3.2).
+    """The header Host; empty if there is none (RFC 9112, section 3.2).
 
-    Raises :class:`Malformed` where HTTP/1.1 has none, and where there are several, or one that is no host.
+    Raises :class:`Malformed` if it is missing in HTTP/1.1, occurs several times, or is not a valid host.
     """
     hosts = head.fields.get(b"host")
     if hosts is None:
@@ -146,7 +147,7 @@ def host(head: Head) -> bytes:
 
 
 def lists(fields: Mapping[bytes, Sequence[bytes]], name: bytes, option: bytes) -> bool:
-    """Whether the header ``name``, a list of options in whatever case, has this one."""
+    """Whether the header ``name``, a list of case-insensitive options, contains this one."""
     values = fields.get(name)
     return values is not None and any(
         each.strip(b" \t").lower() == option for value in values for each in value.split(b",")

@@ -39,18 +39,18 @@ from notify.wire.frames import (
 )
 from notify.wire.proto import notify_pb2 as pb
 
-#: messages in one client frame
+#: the most messages in one client frame
 MAX_MESSAGES = 1000
-#: characters of a request's id, of an epoch, of a feature's name, and of a signal's kind
+#: the most characters of a request's id, an epoch, a feature's name, and a signal's kind
 MAX_TEXT = 64
-#: messages in one page of a chat's history
+#: the most messages in one page of a chat's history
 MAX_PAGE = 100
-#: features that a client may list
+#: the most features that a client may list
 MAX_FEATURES = 64
 
 
 class ProtobufEncoding(Encoding):
-    """See :class:`~notify.wire.frames.Encoding`. A body is a whole ``ServerFrame``, and bodies in a row are one, too."""
+    """See :class:`~notify.wire.frames.Encoding`. A body is a whole ``ServerFrame``, and so is a sequence of bodies."""
 
     subprotocol = "notify.v1.protobuf"
     binary = True
@@ -131,7 +131,7 @@ def _features(body: Any, id: RequestId | None) -> tuple[str, ...] | None:
 
 
 def _chat(body: Any, id: RequestId | None) -> Id:
-    """An integer, or the text beside it."""
+    """The integer id, or the text id in the field beside it."""
     text: str = body.chat_id_text
     if not text:
         number: int = body.chat_id
@@ -172,7 +172,7 @@ def _set_id(message: Any, id: object) -> None:
 
 
 def _put(body: Any, frame: Any, *names: str) -> None:
-    """Copy these fields, but for those that are absent; text goes into the field ``..._text`` of an id."""
+    """Copy these fields if they are present; a text id goes into the ``..._text`` field."""
     for name in names:
         value = getattr(frame, name)
         if value is not None and value is not UNSET:
@@ -181,7 +181,7 @@ def _put(body: Any, frame: Any, *names: str) -> None:
 
 _IDS = frozenset(
     ("user_id", "chat_id", "message_id", "sender_id", "notification_id", "refers_to")
-)  # what may be text
+)  # fields that may be text
 _PLACE = ("timestamp", "epoch", "seq", "prev")
 
 

@@ -1,1 +1,1 @@
-"""Several processes that serve the clients of one server: how the first of them and its workers talk to each other."""
+"""Several processes that serve the clients of one server: the protocol between the first process and its workers."""

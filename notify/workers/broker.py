@@ -1,4 +1,4 @@
-"""The broker of the first process, shared by its workers: one history, and each message sent once to each worker."""
+"""Shares the first process's broker among its workers: one history, and each message sent once to each worker."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from notify.workers.link import GONE, Link
 
 
 class _Followed:
-    """One topic that workers follow, and what was newest in it; ``asked`` while the broker has not answered yet."""
+    """A topic that workers follow, and its newest position. ``asked`` while the broker has not answered yet."""
 
     __slots__ = ("asked", "links", "newest")
 
@@ -44,9 +44,10 @@ class _Followed:
 
 
 class SharedBroker:
-    """The first process's end: ``broker`` follows a topic once, however many workers want it.
+    """The first process's end. ``broker`` follows a topic once, however many workers want it.
 
-    :meth:`deliver` and :meth:`lost` are what the broker is started with; :meth:`heard` hears its signals, where it has any.
+    :meth:`deliver` and :meth:`lost` are the callables that the broker is started with; :meth:`heard` receives its
+    signals, if it carries any.
     """
 
     def __init__(self, broker: IBroker) -> None:
@@ -56,7 +57,7 @@ class SharedBroker:
         self._listening: dict[Topic, dict[Link, None]] = {}
 
     def serve(self, link: Link) -> None:
-        """A worker may ask from now on."""
+        """Answer this worker's questions from now on."""
         link.answer(Follow, lambda asked: self._follow(link, asked.topic))
         link.answer(Replay, self._replay)
         link.answer(Newest, self._newest)
@@ -77,7 +78,7 @@ class SharedBroker:
                 self._listen(self._carrier, link, Listen(topic, False))
 
     def heard(self, topic: Topic, payload: bytes) -> None:
-        """A signal came. A worker that does not take what it was told before is not told it."""
+        """A signal arrived. It is not sent to workers whose link is blocked."""
         links = self._listening.get(topic)
         if links:
             packed = frames.pack(Signalled(topic, payload))
@@ -109,7 +110,7 @@ class SharedBroker:
             link.send(packed)
 
     def lost(self, topic: Topic) -> None:
-        """A followed topic has a gap, and is followed no more."""
+        """A followed topic has a gap, and the broker no longer follows it."""
         followed = self._topics.pop(topic, None)
         if followed is not None:
             for link in followed.links:
@@ -181,7 +182,7 @@ def _at(position: Position) -> At:
 
 @implementer(IBroker, IPages)
 class LinkedBroker:
-    """The worker's end. See :class:`~notify.interfaces.IBroker`; what the first process's broker cannot do fails here."""
+    """The worker's end. See :class:`~notify.interfaces.IBroker`. What the first process's broker cannot do fails here."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -265,7 +266,7 @@ class LinkedBroker:
 
 @implementer(ISignals)
 class LinkedSignals(LinkedBroker):
-    """The worker's end, where the broker carries signals. See :class:`~notify.interfaces.ISignals`."""
+    """The worker's end if the broker carries signals. See :class:`~notify.interfaces.ISignals`."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)

@@ -1,6 +1,7 @@
-"""Steering over the workers of one machine: the first process has all of them do what it is asked, and gathers.
+"""The control over the workers of one machine: the first process sends them commands and gathers the answers.
 
-It keeps what is kept, too, and tells each worker all of it before that lets anybody in, and of each record from then on.
+It also holds the kept records. It sends a worker all of them before the worker admits clients, and each new one from
+then on.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from notify.interfaces import Gathered, IControl
 from notify.workers.frames import Answers, Ask, Do, Document, Keep, Kept, Other, Records, Remember, Yes
 from notify.workers.link import Link
 
-#: seconds after which a worker that has not answered is named as missing
+#: seconds after which a worker that has not answered is reported as missing
 PATIENCE = 3.0
-#: seconds that a record is kept, at most
+#: the most seconds that a record is kept
 OLDEST = 366 * 86400
-#: records of one answer
+#: records in one answer
 PAGE = 1000
-#: how often a worker tries to keep a record under a key where others do at the same time
+#: how often a worker tries to keep a record under a key that others write at the same time
 _ATTEMPTS = 5
 
 
 class _OtherError(Exception):
-    """There is another record than the one that the new one was made of."""
+    """The kept record is not the one that the new record was made from."""
 
     def __init__(self, there: bytes | None) -> None:
         super().__init__("something else is kept under this key")
@@ -38,9 +39,9 @@ class _OtherError(Exception):
 
 @implementer(IControl)
 class SharedControl:
-    """The first process's end, and its control: ``own`` is that of this process alone.
+    """The first process's end, and its control. ``own`` is the control of this process alone.
 
-    ``later`` is ``callLater``, ``now`` gives Unix time in seconds.
+    ``later`` is ``callLater``; ``now`` returns Unix time in seconds.
     """
 
     def __init__(self, own: IControl, later: Callable[..., Any], now: Callable[[], float]) -> None:
@@ -50,11 +51,11 @@ class SharedControl:
         self._workers: dict[Link, str] = {}
         self._kept: dict[str, bytes] = {}
         self._until: dict[str, float] = {}
-        #: who is told of what is kept, and the keys of what each has yet to ask for
+        #: the workers that are told of kept records, and the keys that each has yet to ask for
         self._told: dict[Link, Iterator[str]] = {}
 
     def serve(self, link: Link, node: str) -> None:
-        """The worker of this name may be asked, and ask, from now on."""
+        """Exchange questions with the worker of this name from now on."""
         self._workers[link] = node
         link.answer(Ask, self._asked)
         link.answer(Keep, self._keep)
@@ -152,7 +153,7 @@ class SharedControl:
         if not asked.again:
             self._told[link] = iter(list(self._kept))
         keys = list(islice(self._told[link], PAGE))
-        # What has changed meanwhile was told already, and is what is kept now.
+        # Changes since then were already sent, and are included here.
         records = [(key, self._kept[key]) for key in keys if key in self._kept]
         return Records(records, len(keys) == PAGE)
 
@@ -180,7 +181,7 @@ class LinkedControl:
             lambda told: Gathered(told.answers, told.missing, told.detail),
             lambda _: Gathered([], [self._node] if node in ("", self._node) else []),
         )
-        # Whoever asked may have no interest any more: what is done is done all the same.
+        # The asker may have no interest in the answer any more; the command is executed all the same.
         asked.addCallback(gathered.callback)
         return gathered
 

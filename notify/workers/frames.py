@@ -1,7 +1,7 @@
-"""What the first process and its workers say to each other: a length, and a message in MessagePack; without I/O.
+"""The messages between the first process and its workers: a length, then MessagePack; without I/O.
 
-Both are of one version and on one machine, and nobody else is at either end: nothing here has to be understood by another
-release. A message of a topic carries its event as JSON, which the worker reads as it would read what a broker stores.
+Both ends run the same version on the same machine, so nothing here has to stay compatible with another release. A
+message of a topic carries its event as JSON, which the worker parses as it would parse what a broker stores.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from notify.ids import Id
 from notify.messages import Earlier, Followed, Message, Position, Replayed, parse_event
 from notify.topics import Topic
 
-#: bytes of one message: an answer with the longest replay that there can be, and some
+#: the most bytes of one message: an answer with the longest possible replay, and some more
 MOST = 2**30
 
 _LENGTH = 4
 
 
 class Said(Struct, frozen=True, array_like=True, tag=True, gc=False):
-    """The base of all that is said."""
+    """The base of all messages."""
 
 
 # --- of messages --------------------------------------------------------------------------------------------
@@ -42,17 +42,17 @@ class Told(Said, frozen=True):
 
     @classmethod
     def of(cls, message: Message) -> Told:
-        """A message as it is said."""
+        """Convert a message for sending."""
         at, event = message.position, msgspec.json.encode(message.event)
         return cls(message.topic, at.epoch, at.seq, event, message.received, message.trace, message.size)
 
     def message(self) -> Message:
-        """The message that was said."""
+        """The message that was sent."""
         at, event = Position(self.epoch, self.seq), parse_event(self.topic, self.event)
         return Message(self.topic, at, event, self.received, self.trace, self.size)
 
 
-# --- asked, and answered ------------------------------------------------------------------------------------
+# --- questions and answers ----------------------------------------------------------------------------------
 
 
 class Follow(Said, frozen=True):
@@ -117,14 +117,14 @@ class Ask(Said, frozen=True):
 
 
 class Do(Said, frozen=True):
-    """The node that is asked is to do this."""
+    """Run this command, on this node alone."""
 
     command: str
     argument: bytes
 
 
 class Keep(Said, frozen=True):
-    """``IControl.keep``: the record in place of ``there``, None where there is none."""
+    """``IControl.keep``: replace the record ``there`` by this one; None: there was none."""
 
     key: str
     there: bytes | None
@@ -133,7 +133,10 @@ class Keep(Said, frozen=True):
 
 
 class Remember(Said, frozen=True):
-    """What is kept, in parts: ``again`` asks for the next of them. What is kept from the first question on is told besides."""
+    """Send the kept records, in pages; ``again`` asks for the next page.
+
+    Records kept after the first question are also sent as they are kept.
+    """
 
     again: bool
 
@@ -146,23 +149,23 @@ class Identify(Said, frozen=True):
 
 
 class Scrape(Said, frozen=True):
-    """What the worker has counted."""
+    """Send the worker's metrics."""
 
 
 class Reload(Said, frozen=True):
-    """Another configuration is to be in force, as JSON."""
+    """Put another configuration in force, as JSON."""
 
     config: bytes
 
 
 class Shed(Said, frozen=True):
-    """The worker is to send this share of its clients away; the answer is that of the control's command, as JSON."""
+    """Shed this share of the worker's clients. The answer is that of the control's command, as JSON."""
 
     share: float
 
 
 class Nothing(Said, frozen=True):
-    """No answer but that it is done."""
+    """Done; there is nothing else to say."""
 
 
 class At(Said, frozen=True):
@@ -173,7 +176,7 @@ class At(Said, frozen=True):
 
 
 class From(Said, frozen=True):
-    """From where a topic is followed."""
+    """Where a topic is followed from."""
 
     epoch: str
     seq: int
@@ -181,12 +184,12 @@ class From(Said, frozen=True):
 
     @classmethod
     def of(cls, followed: Followed) -> From:
-        """As it is said."""
+        """Convert for sending."""
         event = None if followed.event is None else msgspec.json.encode(followed.event)
         return cls(followed.position.epoch, followed.position.seq, event)
 
     def followed(self, topic: Topic) -> Followed:
-        """As it was said."""
+        """Convert back."""
         event = None if self.event is None else parse_event(topic, self.event)
         return Followed(Position(self.epoch, self.seq), event)
 
@@ -200,11 +203,11 @@ class History(Said, frozen=True):
 
     @classmethod
     def of(cls, replayed: Replayed) -> History:
-        """As it is said."""
+        """Convert for sending."""
         return cls([Told.of(message) for message in replayed.messages], replayed.more, replayed.reached)
 
     def replayed(self) -> Replayed:
-        """As it was said."""
+        """Convert back."""
         return Replayed([told.message() for told in self.messages], self.more, self.reached)
 
 
@@ -219,12 +222,12 @@ class Part(Said, frozen=True):
 
     @classmethod
     def of(cls, earlier: Earlier) -> Part:
-        """As it is said."""
+        """Convert for sending."""
         told = [Told.of(message) for message in earlier.messages]
         return cls(told, earlier.more, earlier.epoch, earlier.first, earlier.last)
 
     def earlier(self) -> Earlier:
-        """As it was said."""
+        """Convert back."""
         messages = [told.message() for told in self.messages]
         return Earlier(messages, self.more, self.epoch, self.first, self.last)
 
@@ -242,13 +245,13 @@ class Yes(Said, frozen=True):
 
 
 class Verdict(Said, frozen=True):
-    """Why a socket is refused; empty: it is not."""
+    """Why a socket is refused; empty: it is admitted."""
 
     reason: str
 
 
 class Answers(Said, frozen=True):
-    """What nodes answered: :class:`~notify.interfaces.Gathered`."""
+    """The answers of nodes: :class:`~notify.interfaces.Gathered`."""
 
     answers: list[tuple[str, bytes]]
     missing: list[str]
@@ -256,20 +259,20 @@ class Answers(Said, frozen=True):
 
 
 class Other(Said, frozen=True):
-    """It was not kept: something else is there, or nothing."""
+    """Nothing was kept, because another record is there, or none."""
 
     there: bytes | None
 
 
 class Records(Said, frozen=True):
-    """Some of what is kept, by key; ``more``: there are others."""
+    """Some of the kept records, by key; ``more``: others follow."""
 
     records: list[tuple[str, bytes]]
     more: bool
 
 
 class Document(Said, frozen=True):
-    """Bytes that who asked knows how to read."""
+    """Bytes in a format that the asker knows."""
 
     data: bytes
 
@@ -297,21 +300,21 @@ Answered: TypeAlias = (
 
 
 class Call(Said, frozen=True):
-    """A question, with the number that its answer has."""
+    """A question, with the number that its answer repeats."""
 
     number: int
     asked: Asked
 
 
 class Reply(Said, frozen=True):
-    """The answer."""
+    """The answer to a question."""
 
     number: int
     answered: Answered
 
 
 class Fault(Said, frozen=True):
-    """None: the name of what was raised, and its text."""
+    """No answer: the name of the exception that was raised, and its text."""
 
     number: int
     name: str
@@ -319,12 +322,12 @@ class Fault(Said, frozen=True):
 
 
 class Cancel(Said, frozen=True):
-    """Who asked has no interest any more."""
+    """The asker has no interest in the answer any more."""
 
     number: int
 
 
-# --- said without an answer ---------------------------------------------------------------------------------
+# --- one-way messages ---------------------------------------------------------------------------------------
 
 
 class Unfollow(Said, frozen=True):
@@ -341,20 +344,20 @@ class Listen(Said, frozen=True):
 
 
 class Signalled(Said, frozen=True):
-    """``ISignals.signal``, and what comes of it."""
+    """``ISignals.signal``, and a signal that was received."""
 
     topic: Topic
     payload: bytes
 
 
 class Lost(Said, frozen=True):
-    """A followed topic has lost its continuity."""
+    """A followed topic has a gap."""
 
     topic: Topic
 
 
 class Members(Said, frozen=True):
-    """How many connections of a user a worker has in a topic: what has changed since it said so last."""
+    """The number of connections that users have in topics on a worker, where it has changed since the last report."""
 
     changes: list[tuple[Topic, Id, int]]
 
@@ -373,15 +376,17 @@ class Changed(Said, frozen=True):
 
 
 class Kept(Said, frozen=True):
-    """A record is kept from now on, in place of what was under its key."""
+    """A record is kept from now on, and replaces the one under its key."""
 
     key: str
     record: bytes
 
 
 class Sockets(Said, frozen=True):
-    """What became of sockets that were handed over: numbers of those whose opening handshake is done, whose client has shown
-    a good token, and that are gone.
+    """What became of sockets that were handed over.
+
+    The numbers of those whose opening handshake is complete, whose client has presented a valid token, and that are
+    gone.
     """
 
     opened: list[int]
@@ -390,7 +395,7 @@ class Sockets(Said, frozen=True):
 
 
 class Begin(Said, frozen=True):
-    """The first word to a worker: its configuration as JSON, its node's name, its number, and how many there are."""
+    """The first message to a worker: its configuration as JSON, its node's name, its number, and the number of workers."""
 
     config: bytes
     node: str
@@ -399,49 +404,49 @@ class Begin(Said, frozen=True):
 
 
 class Ready(Said, frozen=True):
-    """The worker serves."""
+    """The worker is serving."""
 
 
 class Failed(Said, frozen=True):
-    """The worker cannot run like this, in one sentence."""
+    """The worker cannot run with this setup; one sentence says why."""
 
     text: str
 
 
 class Announce(Said, frozen=True):
-    """The server will leave: it is not ready from now on."""
+    """The server is about to shut down: report not ready from now on."""
 
 
 class Leave(Said, frozen=True):
-    """Send all clients away over so many seconds, and end."""
+    """Disconnect all clients over this many seconds, and end."""
 
     seconds: float
 
 
 class Hurry(Said, frozen=True):
-    """At once."""
+    """Finish immediately."""
 
 
 class Left(Said, frozen=True):
-    """A worker that leaves has sent some of its clients away."""
+    """A draining worker has disconnected some of its clients."""
 
 
 class Wanted(Said, frozen=True):
-    """A worker was told to reload, or to drain: it is the whole server that does."""
+    """A worker was told to reload, or to drain: the whole server must do it."""
 
     what: str
 
 
 class Ping(Said, frozen=True):
-    """Does the worker's reactor turn?"""
+    """Is the worker's reactor running?"""
 
 
 class Pong(Said, frozen=True):
-    """It does."""
+    """It is running."""
 
 
 class Line(Said, frozen=True):
-    """A line of the log: where it was said, how important it is, and the text with its plain fields as JSON."""
+    """A log line: its origin, its level, and the text with its plain fields as JSON."""
 
     namespace: str
     level: str
@@ -479,7 +484,7 @@ Frame: TypeAlias = (
 
 
 def _plain(value: object) -> float | int:
-    """Durations and sizes are numbers."""
+    """Convert durations and sizes to numbers."""
     return float(value) if isinstance(value, float) else int(value)  # type: ignore[call-overload]
 
 
@@ -494,13 +499,13 @@ def pack(frame: Frame) -> bytes:
 
 
 class Splitter:
-    """Finds the messages in what comes, in whatever pieces."""
+    """Splits a byte stream into messages."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The messages that are whole by now. Raises ``ValueError`` for what is none."""
+        """The messages that are complete by now. Raises ``ValueError`` for an invalid one."""
         data = self._rest + data if self._rest else data
         view, at, found = memoryview(data), 0, []
         while (start := at + _LENGTH) <= len(data):

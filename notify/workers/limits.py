@@ -1,4 +1,4 @@
-"""What holds for all clients together, over several workers."""
+"""Divides among the workers the limits that hold for all clients together."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from msgspec.structs import replace
 
 from notify.config import Config, Size
 
-#: a node's name, as long as it may be
+#: the most characters of a node's name
 _NAME = 64
 
 
 def count(workers: int | Literal["auto"]) -> int:
-    """How many there are: a number, or as many as this process may use processors."""
+    """The number of workers: a given one, or as many as the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if workers == "auto" else workers
 
 
 def name(node: str, number: int) -> str:
-    """The name of a worker of this node; a long one loses its end."""
+    """The name of a worker of this node; a long one is cut off at the end."""
     suffix = f"-w{number}"
     return re.sub(r"[_-]+$", "", node[: _NAME - len(suffix)]) + suffix
 
 
 def shared(config: Config, workers: int) -> Config:
-    """The configuration of one of so many workers: of what is for all together, it has its part, rounded up.
+    """The configuration of one of several workers: each limit for all clients together is divided, rounded up.
 
-    How many sockets there may be, altogether and of one address, and how many connections a user may have is asked of the
-    first process, which has the whole.
+    Three limits are not divided, because the first process checks them as a whole: sockets in total, sockets of one
+    address, and connections of one user.
     """
     limits = config.limits
 
@@ -48,5 +48,5 @@ def shared(config: Config, workers: int) -> Config:
 
 
 def files(workers: int, open_files: int, reserve: int) -> int:
-    """How many files all workers together may have open for clients, as one process with the same reserve would count them."""
+    """How many files all workers may have open for clients, as one process with the same reserve would count them."""
     return max(1, workers) * (open_files - reserve) + reserve

@@ -1,7 +1,7 @@
-"""One end of what joins the first process and a worker: questions with their answers, and what needs none; without I/O.
+"""One end of the link between the first process and a worker: questions, answers, one-way messages; without I/O.
 
-What is said in one turn of the reactor goes out in one piece. What waits for an end that does not read is bounded: past
-the bound that end is given up.
+All messages of one turn of the reactor are sent together. What is queued for an end that does not read is bounded:
+past the bound, that end is given up.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from notify.workers.frames import Answered, Asked, Call, Cancel, Fault, Frame, N
 
 log = Logger()
 
-#: bytes that may wait for the other end
+#: bytes that may be queued for the other end
 MOST_WAITING = 64 * 2**20
 
-#: how often what is to be done at the end of what came together may lead to more that is; then others have their turn
+#: rounds of end-of-batch calls after a batch, each caused by the one before; then others have their turn
 _ROUNDS = 2
 
-#: what may be raised at one end and is raised again at the other
+#: the exceptions that are passed from one end to the other
 FAULTS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
@@ -43,10 +43,10 @@ GONE = "the other process is gone"
 
 
 class Link:
-    """See above.
+    """One end of a link.
 
-    ``write`` sends bytes, ``soon`` calls a function at the end of the reactor's turn; ``end`` is called once, with a reason,
-    when this end gives the other one up, which is to close what joins them.
+    ``write`` sends bytes, and ``soon`` calls a function at the end of the reactor's turn. ``end`` is called once,
+    with a reason, when this end gives up the other one; it must then close the connection between them.
     """
 
     def __init__(
@@ -72,24 +72,27 @@ class Link:
         self._calls: dict[type[Struct], Callable[[Any], object]] = {}
         self._heard: dict[type[Struct], Callable[[Any], object]] = {}
 
-    # --- what this end does ---------------------------------------------------------------------------------
+    # --- set-up ---------------------------------------------------------------------------------------------
 
     def answer(self, kind: type[Struct], call: Callable[[Any], object]) -> None:
-        """Questions of this kind are answered so: ``call`` gives an ``Answered``, None, or a Deferred of one."""
+        """Answer questions of this kind with ``call``, which returns an ``Answered``, None, or a Deferred of one."""
         self._calls[kind] = call
 
     def refuse(self, kind: type[Struct]) -> None:
-        """Questions of this kind are answered no more."""
+        """Stop answering questions of this kind."""
         self._calls.pop(kind, None)
 
     def hear(self, kind: type[Struct], call: Callable[[Any], object]) -> None:
-        """What needs no answer and is of this kind is told to ``call``, which does not raise."""
+        """Pass one-way messages of this kind to ``call``, which must not raise."""
         self._heard[kind] = call
 
     # --- to the other end -----------------------------------------------------------------------------------
 
     def ask(self, asked: Asked) -> Deferred[Any]:
-        """Ask; fires with the ``Answered``. Errback what was raised, :class:`~notify.errors.Unavailable` when it is gone."""
+        """Ask a question; fires with the ``Answered``.
+
+        Errback with what was raised there, or :class:`~notify.errors.Unavailable` if the other end is gone.
+        """
         if not self.alive:
             return fail(errors.Unavailable(GONE))
         self._number += 1
@@ -100,11 +103,11 @@ class Link:
         return answer
 
     def say(self, frame: Frame) -> None:
-        """Say it at the end of this turn."""
+        """Send a one-way message at the end of this turn."""
         self.send(pack(frame))
 
     def send(self, packed: bytes) -> None:
-        """The same, for what is said to several."""
+        """The same for a packed message, which may go to several links."""
         if not self.alive:
             return
         self._out.append(packed)
@@ -117,33 +120,33 @@ class Link:
             self._soon(self._flush)
 
     def flush(self) -> None:
-        """Say at once what was to be said at the end of the turn."""
+        """Send immediately what would be sent at the end of the turn."""
         if self._out and not self._held and self.alive:
             out, self._out, self._waiting = self._out, [], 0
             self._write(b"".join(out))
 
     @property
     def held(self) -> bool:
-        """Whether the other end takes nothing for now, so that what is said waits."""
+        """Whether the other end takes nothing now, so that messages are queued."""
         return self._held
 
     def hold(self) -> None:
-        """The other end takes nothing for now."""
+        """The other end takes nothing now."""
         self._held = True
 
     def go_on(self) -> None:
-        """It does again."""
+        """The other end takes bytes again."""
         self._held = False
         self.flush()
 
     def give_up(self, reason: str) -> None:
-        """The other end is of no use any more."""
+        """Give up the other end."""
         if self.alive:
             self.gone()
             self._end(reason)
 
     def _is_stuck(self) -> None:
-        # Not at once: who said it was about to say it to others, too, and must not lose one of them meanwhile.
+        # Not immediately: the caller may be about to send to other links as well, and must not lose one meanwhile.
         self._end("it does not read what it is told")
 
     def _flush(self) -> None:
@@ -157,10 +160,10 @@ class Link:
     # --- from the other end ---------------------------------------------------------------------------------
 
     def received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         try:
             frames = self._splitter.feed(data)
-        except ValueError:  # of msgspec, too: DecodeError is one
+        except ValueError:  # msgspec's DecodeError is one as well
             self.give_up("what it says cannot be understood")
             return
         self._receiving = True
@@ -168,7 +171,7 @@ class Link:
             for frame in frames:
                 if self.alive:
                     self._take(frame)
-            # What that leads to may lead to some more: messages are handed out, then counted.
+            # These calls may cause more of them: messages are handed out, then counted.
             for _ in range(_ROUNDS):
                 calls, self._calls_due = self._calls_due, []
                 for call in calls:
@@ -187,9 +190,10 @@ class Link:
             log.failure("what was to be done at the end of a turn failed")
 
     def at_end(self, call: Callable[[], None]) -> None:
-        """Call this once all is taken that has come together; where nothing is being taken, at the end of this turn.
+        """Call this after all that arrived together is processed, or at the end of this turn if nothing is being
+        processed.
 
-        What came together was said in one turn of the other end's, so it is what belongs together; and a turn of the reactor
+        What arrived together was sent in one turn of the other end, so it belongs together. A turn of the reactor
         costs as much as some messages.
         """
         if self._receiving:
@@ -198,7 +202,7 @@ class Link:
             self._soon(call)
 
     def gone(self) -> None:
-        """The other end is gone: what was asked has no answer, and what it asked needs none. Harmless when it was."""
+        """The other end is gone: fail what was asked, and cancel what it asked. A second call does nothing."""
         if not self.alive:
             return
         self.alive = False
@@ -212,7 +216,7 @@ class Link:
 
     def _take(self, frame: Frame) -> None:
         heard = self._heard.get(type(frame))
-        if heard is not None:  # first, for messages are the most of it
+        if heard is not None:  # first, because most are messages
             heard(frame)
         elif isinstance(frame, Call):
             self._answer(frame)
@@ -226,7 +230,7 @@ class Link:
             if (answering := self._answering.pop(frame.number, None)) is not None:
                 answering.cancel()
         else:
-            raise KeyError(type(frame))  # a fault of ours: nobody here hears that
+            raise KeyError(type(frame))  # a bug: no handler for that kind
 
     def _answer(self, call: Call) -> None:
         number, do = call.number, self._calls.get(type(call.asked))

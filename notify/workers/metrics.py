@@ -1,10 +1,11 @@
-"""What all processes of a server have counted, under the names that one process has, and each worker's own beside it.
+"""The metrics of all processes of a server, combined under the names that one process uses, and those of each worker.
 
-Most of what is the server's own (``notify_``) is summed. What a sum says nothing of is the worst of them, or what the first
-process has; what is of a process and of Python is the first one's. Of each worker there is all of it again, with its number
-as a label, under names that begin with ``notify_worker_``: so a rule that sums the others counts nothing twice.
+Most of the server's own metrics (``notify_``) are summed. For metrics whose sum says nothing, the worst value is
+used, or that of the first process; metrics of the process and of Python are those of the first process. All metrics
+of each worker are also given separately, with its number as a label, under names that begin with ``notify_worker_``,
+so that a rule that sums the others counts nothing twice.
 
-A sum that counts up never falls: Prometheus takes a fall for a restart, and all that is there afterwards for new.
+A sum of counters never falls: Prometheus takes a fall for a restart, and would count the whole value again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
-#: not summed: the least or the most of all processes, or the first process's own
+#: not summed: the least or the most over all processes, or the first process's own
 _LEAST = frozenset(("notify_broker_up",))
 _MOST = frozenset(("notify_draining", "notify_broker_faults", "notify_history_holes"))
 _FIRST = frozenset(
@@ -31,7 +32,7 @@ _FIRST = frozenset(
     )
 )
 
-#: what counts up
+#: the kinds that only count up
 _COUNTED = frozenset(("counter", "histogram"))
 
 _OWN, _WORKERS = "notify_", "notify_worker_"
@@ -52,7 +53,7 @@ _decode = msgspec.msgpack.Decoder(list[Family]).decode
 
 
 def dump(registry: CollectorRegistry) -> bytes:
-    """All that a process has counted."""
+    """All metrics of a process."""
     families = [
         Family(m.name, m.documentation, m.type, [(s.name, dict(s.labels), s.value) for s in m.samples])
         for m in registry.collect()
@@ -67,7 +68,7 @@ def _combined(name: str, values: list[float], sample: str) -> float:
 
 
 class _Combined:
-    """A registry for ``generate_latest``: of ``first``, of the workers by their numbers, and what else was ``counted``."""
+    """A registry for ``generate_latest``: combines ``first``, the workers by number, and what was ``counted`` before."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class _Combined:
         self._wanted = sorted(wanted)
 
     def collect(self) -> Iterator[Metric]:
-        """The families."""
+        """The metric families."""
         here: dict[str, Family] = {family.name: family for family in self._first}
         for families in self._workers.values():
             for family in families:
@@ -127,26 +128,26 @@ class _Combined:
 
 
 class Tally:
-    """What the workers have told of themselves. What one had counted stays when it does not answer, and when it has ended."""
+    """The workers' latest metrics. A worker's counts are kept when it does not answer, and after it has ended."""
 
     def __init__(self) -> None:
         self._told: dict[int, list[Family]] = {}
         self._ended: dict[str, Family] = {}
 
     def told(self, number: int, data: bytes) -> int:
-        """This worker has told what it has counted since it began, a :func:`dump`. Its number."""
+        """Store a worker's :func:`dump` of what it has counted since it started. Returns its number."""
         self._told[number] = _decode(data)
         return number
 
     def ended(self, number: int) -> None:
-        """It has ended, and who comes in its place begins anew. Harmless when it has told nothing."""
+        """A worker has ended, and its successor counts from zero. Does nothing if it has reported nothing."""
         for family in self._told.pop(number, ()):
             if family.type in _COUNTED and family.name.startswith(_OWN):
                 there = self._ended.get(family.name)
                 self._ended[family.name] = family if there is None else _added(there, family)
 
     def render(self, first: bytes, answered: Iterable[int], wanted: Iterable[int]) -> bytes:
-        """The metrics of the whole server as text: of the ``wanted`` workers these have just told theirs."""
+        """The metrics of the whole server as text. Of the ``wanted`` workers, ``answered`` have just reported."""
         workers = {number: self._told[number] for number in answered if number in self._told}
         silent = [told for number, told in self._told.items() if number not in workers]
         counted = [*silent, list(self._ended.values())]
@@ -155,7 +156,7 @@ class Tally:
 
 
 def _added(one: Family, other: Family) -> Family:
-    """The sum of what two have counted."""
+    """The sum of the counts of two."""
     found: dict[_Key, list[float]] = {}
     for sample, labels, value in (*one.samples, *other.samples):
         found.setdefault((sample, tuple(labels.items())), []).append(value)

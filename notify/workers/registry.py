@@ -1,4 +1,4 @@
-"""Presence over the workers of one machine: each says what has changed, and the first process counts."""
+"""Presence over the workers of one machine: each worker reports changes, and the first process counts."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from notify.topics import Topic
 from notify.workers.frames import Changed, Members, Present, Room, Users, Watch, Yes
 from notify.workers.link import Link
 
-#: so many connections a user has in a topic
+#: the number of connections that each user has in each topic
 _Counts = dict[Topic, dict[Id, int]]
 
 
 class _Local:
-    """The members of this process are those of ``local``, a registry that knows of no other."""
+    """Takes the members of this process from ``local``, a registry that knows of no other process."""
 
     def __init__(self, local: IRegistry) -> None:
         self._local = local
 
     def join(self, connection: IConnection, topic: Topic) -> bool:
-        """See :class:`~notify.interfaces.IRegistry`, like what follows."""
+        """See :class:`~notify.interfaces.IRegistry`; the same holds for the methods below."""
         return self._local.join(connection, topic)
 
     def leave(self, connection: IConnection, topic: Topic) -> bool:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.leave(connection, topic)
 
     def forget(self, connection: IConnection) -> list[Topic]:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.forget(connection)
 
     def members(self, topic: Topic) -> Collection[IConnection]:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.members(topic)
 
     def topics(self, connection: IConnection) -> Collection[Topic]:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.topics(connection)
 
 
 @implementer(IRegistry)
 class SharedRegistry(_Local):
-    """The first process's end, and its registry: it counts those of all workers, and has no connection of its own."""
+    """The first process's end, which is also its registry: it counts the connections of all workers and has none itself."""
 
     def __init__(self, local: IRegistry) -> None:
         super().__init__(local)
         self._workers: dict[Link, _Counts] = {}
-        #: the links of those who watch a topic; None: this process does
+        #: the links of the workers that watch a topic; None: this process watches it
         self._watched: dict[Topic, dict[Link | None, None]] = {}
         self._changed: Callable[[Topic], None] = lambda topic: None
 
     def serve(self, link: Link) -> None:
-        """A worker may say something, and ask, from now on."""
+        """Accept this worker's reports and questions from now on."""
         self._workers[link] = {}
         link.answer(Present, lambda asked: Users(self._present(asked.topic)))
         link.answer(Room, lambda asked: Yes(self._room(link, asked.topic, asked.most)))
@@ -67,7 +67,7 @@ class SharedRegistry(_Local):
         link.hear(Watch, lambda said: self._watch(link, said.topic, said.on))
 
     def drop(self, link: Link) -> None:
-        """A worker is gone, and all who were there with it."""
+        """A worker is gone, with all of its connections."""
         counts = self._workers.pop(link, {})
         for topic in list(self._watched):
             self._watch(link, topic, False)
@@ -104,7 +104,7 @@ class SharedRegistry(_Local):
     def _room(self, link: Link, topic: Topic, most: int) -> bool:
         if sum(one.connections for one in self._present(topic)) >= most:
             return False
-        # Until the worker says what has become of it: others may ask meanwhile.
+        # Counted until the worker reports the outcome, since others may ask meanwhile.
         users = self._workers[link].setdefault(topic, {})
         users[topic.id] = users.get(topic.id, 0) + 1
         return True
@@ -148,7 +148,7 @@ class LinkedRegistry(_Local):
         self._link = link
         self._soon = soon
         self._counts: _Counts = {}
-        #: how many of a user ask whether there is room for them
+        #: how many connections of each user are waiting for an answer about the limit
         self._asking: Counter[Topic] = Counter()
         self._due: dict[tuple[Topic, Id], None] = {}
         self._watched: set[Topic] = set()
@@ -180,16 +180,16 @@ class LinkedRegistry(_Local):
 
     def presence(self, topic: Topic) -> Deferred[list[Presence]]:
         """See :class:`~notify.interfaces.IRegistry`."""
-        self._say()  # what has just happened here counts
+        self._say()  # include what has just changed here
         return self._link.ask(Present(topic)).addCallback(lambda answer: answer.users)
 
     def room(self, topic: Topic, most: int) -> Deferred[bool]:
         """See :class:`~notify.interfaces.IPlaces`."""
-        self._say()  # before this question counts: the first process counts it itself
+        self._say()  # before the question, which the first process counts itself
         self._asking[topic] += 1
 
         def over(answer: Yes | Failure) -> Yes | Failure:
-            # Whoever asked joins now, or does not: then what the first process has counted is corrected.
+            # The asker now joins or does not; either way the next report corrects the first process's count.
             self._asking -= Counter((topic,))
             self._mark(topic, topic.id)
             return answer
@@ -242,29 +242,29 @@ class LinkedRegistry(_Local):
 
 
 class CountedRegistry(LinkedRegistry):
-    """The worker's end where ``local`` knows itself who is present in other processes, as over NATS.
+    """The worker's end if ``local`` itself knows who is present in other processes, for example over NATS.
 
-    The first process counts a user's connections and no more: how many may be there is for the whole server.
+    The first process then only counts connections of users, whose limit holds for the whole server.
     """
 
     def start(self, changed: Callable[[Topic], None]) -> Deferred[None]:
-        """See :class:`~notify.interfaces.IRegistry`, like what follows."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.start(changed)
 
     def presence(self, topic: Topic) -> Deferred[list[Presence]]:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.presence(topic)
 
     def watch(self, topic: Topic) -> None:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         self._local.watch(topic)
 
     def unwatch(self, topic: Topic) -> None:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         self._local.unwatch(topic)
 
     def stop(self) -> Deferred[None]:
-        """See there."""
+        """See :class:`~notify.interfaces.IRegistry`."""
         return self._local.stop()
 
     def _count(self, connection: IConnection, topic: Topic, more: int) -> None:

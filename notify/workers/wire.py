@@ -1,7 +1,7 @@
-"""A link over a socket pair: the only module here that does input and output.
+"""A link over a socket pair. The only module of this package that does I/O.
 
-What is said goes to the socket at once, as far as it takes it: a turn of the reactor for each message would cost more than
-the message.
+Messages are written to the socket immediately, as far as it takes them: a turn of the reactor for each message would
+cost more than the message.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from zope.interface import implementer
 
 from notify.workers.link import Link
 
-#: bytes that are read in one turn
+#: bytes read in one turn
 _READ = 2**18
 
 
 @implementer(IReadWriteDescriptor)
 class Wire:
-    """Joins a link with its socket, and holds it while that is full.
+    """Connects a link to its socket, and holds it while the socket is full.
 
-    ``ended`` is called once, when the other end is gone or was given up: then with a reason.
+    ``ended`` is called once, when the other end is gone or was given up; in the latter case with a reason.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Wire:
             self._end("")
 
     def doWrite(self) -> None:
-        """The socket takes something again."""
+        """The socket takes bytes again."""
         rest, self._rest = self._rest, b""
         self._reactor.removeWriter(self)
         self._write(rest)
@@ -74,7 +74,7 @@ class Wire:
             self.link.go_on()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor takes no more descriptors: it stops."""
+        """The reactor is stopping and drops its descriptors."""
         self._end("")
 
     def _write(self, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Wire:
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # which reading finds, too
+            return  # reading will notice it as well
         if sent < len(data):
             self._rest = data[sent:]
             self.link.hold()
@@ -95,7 +95,7 @@ class Wire:
         sock, self._socket = self._socket, None
         if sock is None:
             return
-        # By the descriptor, so while there is one.
+        # The reactor removes it by its descriptor, so this must come before the close.
         self._socket = sock
         self._reactor.removeReader(self)
         self._reactor.removeWriter(self)
@@ -111,5 +111,5 @@ def join(
     ended: Callable[[str], object],
     soon: Callable[[Callable[[], None]], object],
 ) -> Link:
-    """A link over this socket, which it takes."""
+    """A link over this socket, which it takes ownership of."""
     return Wire(reactor, sock, ended, soon).link
