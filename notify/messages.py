@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -18,6 +19,12 @@ SignalKind: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 #: bytes that a kept message takes around its payload
 OVERHEAD = 512
+
+#: levels of nesting of a payload, itself included. How many Python reads hangs on how deep in a stack it is asked: a message that
+#: was just accepted was no message any more where it was read later, out of the history
+MOST_LEVELS = 500
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_LEVELS = bytes(set(range(256)) - set(b"[]{}"))
 
 #: bytes of a signal beside its data, at most: its names, three ids, and a kind of 64 characters, each of them escaped
 SIGNAL_OVERHEAD = 1024
@@ -198,12 +205,24 @@ def _chat(payload: bytes) -> ChatMessage | ChatEvent:
         return _chat_event(payload)
 
 
+def _check_levels(json: bytes) -> None:
+    """Raise :class:`Poison` for more than :data:`MOST_LEVELS`."""
+    if len(json) <= MOST_LEVELS or json.count(b"[") + json.count(b"{") <= MOST_LEVELS:
+        return
+    level = 0
+    for bracket in _TEXT.sub(b"", json).translate(None, _NO_LEVELS):
+        level += 1 if bracket in b"[{" else -1
+        if level > MOST_LEVELS:
+            raise Poison(f"the payload has more than {MOST_LEVELS} levels")
+
+
 def parse_event(topic: Topic, payload: bytes) -> Event:
     """Parse what was published on ``topic``. Raises :class:`Poison`, whose text never quotes the payload."""
+    _check_levels(payload)
     try:
         event: Event = _chat(payload) if topic.kind == "chat" else _notification(payload)
         if not isinstance(event, ChatMessage):
-            # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
+            # Raw only skips over its bytes: decode them once for UTF-8 and number range.
             msgspec.json.decode(event.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # A text: an error in a variable would keep its traceback, and that the payload.
@@ -219,12 +238,11 @@ def check_data(data: Raw, most: int) -> None:
     size = len(memoryview(data))
     if size > most:
         raise Poison(f"data may have at most {most} bytes")
+    _check_levels(bytes(data))
     try:
-        # Raw only skips over its bytes: decode them once for UTF-8, number range and depth of nesting.
+        # Raw only skips over its bytes: decode them once for UTF-8 and number range.
         msgspec.json.decode(data)
-    except RecursionError:
-        raise Poison("data is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Poison("data is not valid JSON") from None
 
 
