@@ -217,7 +217,9 @@ class AtomicTest(SynchronousTestCase):
             self.failureResultOf(answer, Unknown)
             self.settled()
 
-    def test_of_a_list_of_which_the_stream_knows_a_message_nobody_is_told_that_nothing_is_stored(self) -> None:
+    def test_of_a_list_of_which_the_stream_knows_a_message_nobody_is_told_that_nothing_is_stored(
+        self,
+    ) -> None:
         for told in (True, False):  # which that is
             for number in (DISABLED, 10109, INCOMPLETE):
                 answer = self.store(A, A, key="k")
