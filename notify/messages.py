@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import accumulate
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -18,6 +20,14 @@ SignalKind: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 #: bytes that a message in memory takes in addition to its payload
 OVERHEAD = 512
+
+#: levels of nesting that a payload may have, itself included. Without a limit of our own, the depth that Python can parse depends on the
+#: depth of the call stack, so that a message could be accepted and later be unreadable when history is read
+MOST_LEVELS = 500
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STEP = {bracket: 1 if bracket in b"[{" else -1 for bracket in b"[]{}"}
+_NO_LEVELS = bytes(set(range(256)) - _STEP.keys())
+_TOO_DEEP = f"the payload has more than {MOST_LEVELS} levels of nesting"
 
 #: the most bytes that a signal takes in addition to its data: field names, three ids, and a kind of 64 characters,
 #: all escaped
@@ -200,17 +210,31 @@ def _chat(payload: bytes) -> ChatMessage | ChatEvent:
         return _chat_event(payload)
 
 
+def _check_levels(json: bytes) -> None:
+    """Raise :class:`Poison` for valid JSON with more than :data:`MOST_LEVELS`."""
+    if len(json) <= MOST_LEVELS or (json.find(b"{", 1) < 0 and json.find(b"[") < 0):  # most messages
+        return
+    if json.count(b"[") + json.count(b"{") <= MOST_LEVELS:
+        return
+    brackets = _TEXT.sub(b"", json).translate(None, _NO_LEVELS)
+    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > MOST_LEVELS:
+        raise Poison(_TOO_DEEP)
+
+
 def parse_event(topic: Topic, payload: bytes) -> Event:
     """Parse the payload of a message on ``topic``. Raises :class:`Poison`, whose text never quotes the payload."""
     try:
         event: Event = _chat(payload) if topic.kind == "chat" else _notification(payload)
         if not isinstance(event, ChatMessage):
-            # Raw only skips over its bytes. Decode them once to check UTF-8, number range and nesting depth.
+            # Raw only skips over its bytes. Decode them once to check UTF-8 and number range.
             msgspec.json.decode(event.data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise Poison(_TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Keep only the text: an error in a variable would keep its traceback alive, and with it the payload.
         reason = ids.explained(error) if isinstance(error, msgspec.ValidationError) else str(error)
         raise Poison(f"payload is not a valid {topic.kind} message: {reason}") from None
+    _check_levels(payload)  # not before: strings that do not end would make it slow
     if event.topic != topic:
         raise Poison("the ids in the payload are not those of the subject")
     return event
@@ -222,12 +246,13 @@ def check_data(data: Raw, most: int) -> None:
     if size > most:
         raise Poison(f"data may have at most {most} bytes")
     try:
-        # Raw only skips over its bytes. Decode them once to check UTF-8, number range and nesting depth.
+        # Raw only skips over its bytes. Decode them once to check UTF-8 and number range.
         msgspec.json.decode(data)
     except RecursionError:
-        raise Poison("data is nested too deeply") from None
+        raise Poison(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Poison("data is not valid JSON") from None
+    _check_levels(bytes(data))
 
 
 def parse_signal(topic: Topic, payload: bytes, most: int) -> Signal:

@@ -87,6 +87,8 @@ class _List:
         self.known: dict[str, tuple[int, bool]] = {}
         #: the outcome of an attempt is unknown
         self.doubt = False
+        #: some of the list was already in the stream
+        self.met = False
         #: fires with the answers; ``denied``: NATS does not permit what was sent
         self.waiting: Deferred[Any] | None = None
         self.denied = False
@@ -97,7 +99,11 @@ class _List:
 
     def over(self, error: Exception) -> Exception:
         """The exception to raise for ``error``, given that the last attempt stored nothing."""
-        return Unknown("no answer in time: the list may have been stored") if self.doubt else error
+        if self.doubt:
+            return Unknown("no answer in time: the list may have been stored")
+        if self.met and isinstance(error, Unavailable | Unsupported):
+            return Unknown("a part of the list is stored, maybe all of it, and the rest could not be")
+        return error
 
 
 class Atomic:
@@ -238,6 +244,7 @@ class Atomic:
         self, one: _List, rest: Sequence[tuple[Topic, Outgoing]], sent: Outgoing, error: Error
     ) -> None:
         if error.err_code == _KNOWN:
+            one.met = True
             before = len(one.known)
             fields = [sent.fields | _STORES_NOTHING for _, sent in rest]
             for (_, sent), ack in zip(rest, await self._ask(one, rest, fields), strict=True):

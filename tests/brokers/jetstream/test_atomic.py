@@ -217,6 +217,35 @@ class AtomicTest(SynchronousTestCase):
             self.failureResultOf(answer, Unknown)
             self.settled()
 
+    def test_of_a_list_of_which_the_stream_knows_a_message_nobody_is_told_that_nothing_is_stored(
+        self,
+    ) -> None:
+        for told in (True, False):  # which that is
+            for number in (DISABLED, 10109, INCOMPLETE):
+                answer = self.store(A, A, key="k")
+                self.refuse(KNOWN)
+                [(_, _, first), (_, _, second)] = self.connection.take()
+                reply(first, **error(OBJECTION, 500))
+                reply(second, **({"seq": 7, "duplicate": True} if told else error(10158)))
+                self.clock.advance(0.1)
+                while self.connection.asked:
+                    [*_, (_, _, last)] = self.connection.take()
+                    reply(last, **error(number))
+                    self.clock.pump([0.5] * 6)
+                self.failureResultOf(answer, Unknown)
+                self.settled()
+
+    def test_what_is_at_fault_is_named_where_the_stream_knows_another_too(self) -> None:
+        answer = self.store(A, A, key="k")
+        self.refuse(KNOWN)
+        [(_, _, first), (_, _, second)] = self.connection.take()
+        reply(first, seq=7, duplicate=True)
+        reply(second, **error(OBJECTION, 500))
+        [(_, _, rest)] = self.connection.take()
+        reply(rest, **error(10054))
+        self.assertEqual(self.failureResultOf(answer, AtFault).value.index, 1)
+        self.settled()
+
     def test_while_the_stream_cannot_be_used_nothing_is_sent(self) -> None:
         self.atomic.close()
         answer = self.store(A, A)
