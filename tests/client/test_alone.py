@@ -15,7 +15,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support.process import KEY, Server, token, wait_for
-from tests.support.programs import ROOT, need, run
+from tests.support.programs import ROOT, UNMEASURED, need, run
 
 EXAMPLES = ROOT / "docs" / "examples"
 #: what the client stands on
@@ -82,7 +82,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         need(find_spec("ensurepip"), "ensurepip is missing: apt-get install python3-venv")
         self.folder = folder
-        run(sys.executable, "-m", "venv", folder)
+        run(sys.executable, "-m", "venv", folder, environ=UNMEASURED)
         self.python = folder / "bin" / "python"
         self.environ = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV"))},

@@ -23,7 +23,7 @@ from tests.support.browser import Browser
 from tests.support.pages import serve_pages
 from tests.support.ports import free_port
 from tests.support.process import SECRET, Client, Server, wait_for
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, UNMEASURED
 from tests.support.recipes import COOKBOOK
 
 PAGE = """const [notify, done] = arguments;
@@ -91,6 +91,7 @@ class Endpoint:
             cwd=ROOT,
             env={
                 **os.environ,
+                **UNMEASURED,
                 "NOTIFY_SECRETS": str(self.secrets),
                 "PYTHONPATH": f"{ROOT}{os.pathsep}{COOKBOOK}",
             },

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.support.programs import ROOT, run
+from tests.support.programs import ROOT, UNMEASURED, run
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
 TYPES = {kind["directory"]: kind["name"] for kind in SETTINGS["type"]}
@@ -20,7 +20,8 @@ NAME = re.compile(rf"\+[a-z0-9-]+\.(?:{'|'.join(TYPES)})\.md")
 def towncrier(folder: Path, *arguments: str) -> str:
     """What ``towncrier build`` says, in a line."""
     common = ("--version", "9.9.9", "--date", "2100-01-01")
-    return flat(run(sys.executable, "-m", "towncrier", "build", "--dir", folder, *common, *arguments))
+    command = (sys.executable, "-m", "towncrier", "build", "--dir", folder, *common, *arguments)
+    return flat(run(*command, environ=UNMEASURED))
 
 
 def flat(text: str) -> str:

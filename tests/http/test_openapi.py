@@ -10,8 +10,7 @@ from notify.core import steering
 from notify.http import guesses
 from notify.http.openapi import INT64, document
 from tests.support.http import KEY, Node, temporary_folder
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.programs import ROOT, UNMEASURED
 
 
 class DocumentTest(TestCase):
@@ -103,6 +102,7 @@ class SchemathesisTest(TestCase):
             ],
             env={
                 **os.environ,
+                **UNMEASURED,
                 "PYTHONPATH": str(ROOT),
                 "SCHEMATHESIS_HOOKS": "tests.http.schemathesis_hooks",
             },

@@ -59,6 +59,9 @@ WITHOUT_PROGRAM = {
 BUILT = {"helm": ("helm.sh/helm/v3/cmd/helm@v3.22.0", "helm.sh/helm/v3/cmd/helm@v3.11.3")}
 TOOLS = ROOT / "build" / "tools"
 
+#: for the environment of a program in Python that runs nothing of notify: measured, it would take about twice as long
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
+
 
 def need(found: object, what: str) -> None:
     """Skip a test, loudly, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
