@@ -4,6 +4,8 @@ BIN := .venv/bin
 SERVER := .venv/.server
 STAMP := .venv/.installed
 JS := tests/js/node_modules/.package-lock.json
+# Tests start hundreds of processes: each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help env js run chat programs test test-debian13 test-lowest faults simulate sabotage audit mutations fuzz conformance soak check format bench bench-loss lock docs screenshots news deb npm package-test dist-upgrade-test image-test asyncapi proto clean
 
