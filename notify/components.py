@@ -96,7 +96,7 @@ def find(kind: str, config: Config, name: str = "") -> tuple[Any, Any]:
         if named not in known:
             key = f"{kind}.{named if named in table.tables else 'plugin'}"
             raise ConfigError(
-                f"{having(config.source, key)}: unknown plugin '{named}' in [{kind}]; known are: {', '.join(sorted(known))}."
+                f"{having(config.source, key)}: unknown plugin '{named}' in [{kind}]; known plugins are: {', '.join(sorted(known))}."
             )
     plugin = known[name or chosen]
     module, _, attribute = plugin.factory.partition(":")

@@ -40,7 +40,7 @@ class Duration(float):
             return cls(float(match[1]) * cls._UNITS[match[2]])
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e10:
             return cls(value)
-        raise ValueError('a duration is written like "250ms", "5s", "10m", "2h" or "7d"')
+        raise ValueError('write a duration like "250ms", "5s", "10m", "2h" or "7d"')
 
 
 class Size(int):
@@ -55,7 +55,7 @@ class Size(int):
             return cls(int(match[1]) * cls._UNITS[match[2]])
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(value)
-        raise ValueError('a size is written like "512B", "64KiB", "1MiB" or "2GiB"')
+        raise ValueError('write a size like "512B", "64KiB", "1MiB" or "2GiB"')
 
 
 Count = Annotated[int, Meta(ge=0, le=2**31)]
@@ -299,7 +299,7 @@ def load(paths: str | Sequence[str] | None, environ: Mapping[str, str]) -> Confi
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}.") from None
         if "source" in read:
-            raise ConfigError(f"{path}: unknown key 'source'; known are: {_known(Config)}.")
+            raise ConfigError(f"{path}: unknown key 'source'; known keys are: {_known(Config)}.")
         _lay_over(data, read, path, source)
     _overlay(data, environ)
     for name in PLUGIN_TABLES:
@@ -310,8 +310,8 @@ def load(paths: str | Sequence[str] | None, environ: Mapping[str, str]) -> Confi
             if stray:
                 key = f"{name}.{stray[0]}"
                 raise ConfigError(
-                    f"{source.having(key)}: unknown key '{key}'; [{name}] takes 'plugin' and one table a plugin, "
-                    f"like [{name}.{table.get('plugin', 'NAME')}]."
+                    f"{source.having(key)}: unknown key '{key}'; [{name}] takes 'plugin' and one table per plugin, "
+                    f"such as [{name}.{table.get('plugin', 'NAME')}]."
                 )
             plugin = table.get("plugin", getattr(Config(), name).plugin)
             data[name] = {"plugin": plugin, "tables": options}
@@ -393,7 +393,9 @@ def convert(data: Mapping[str, Any], kind: type[S], source: str, prefix: str = "
             table = key.rstrip(".")
             known = _known(_struct_at(kind, table.removeprefix(prefix).strip(".")))
             full = f"{table}.{unknown[1]}" if table else unknown[1]
-            raise ConfigError(f"{having(source, full)}: unknown key '{full}'; known are: {known}.") from None
+            raise ConfigError(
+                f"{having(source, full)}: unknown key '{full}'; known keys are: {known}."
+            ) from None
         wrong = key.rstrip(".")
         raise ConfigError(f"{having(source, wrong)}: '{wrong}' is wrong: {_plain(message)}.") from None
 
@@ -404,7 +406,7 @@ def _plain(message: str) -> str:
     if message.startswith("Invalid enum value"):
         return 'it must be a number or "auto"'
     if name := re.search(r"matching regex '\^\[A-Za-z0-9_-\]\{\d,(\d+)\}\$'", message):
-        return f"it may have letters, digits, '_' and '-' only, {name[1]} at most"
+        return f"it may have at most {name[1]} characters, and only letters, digits, '_' and '-'"
     return message[:1].lower() + message[1:].replace("`", "'").replace("'str'", "text")
 
 
@@ -436,7 +438,9 @@ def _overlay(data: dict[str, Any], environ: Mapping[str, str]) -> None:
         for part in path[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"environment variable {variable}: '{part}' is a key, not a table.")
+                raise ConfigError(
+                    f"environment variable {variable}: '{part}' is a key, not a table; check the name's parts between '__'."
+                )
         value = _FromEnvironment(environ[variable])
         value.variable = variable
         table[path[-1]] = value
@@ -457,14 +461,17 @@ def _read_environment(data: dict[str, Any], kind: type[Struct]) -> dict[str, Any
 def _from_text(text: _FromEnvironment, wanted: Any) -> Any:
     plain = _bare(wanted)
     if isinstance(plain, type) and issubclass(plain, Struct):
-        raise ConfigError(f"environment variable {text.variable} names a table: name one of its keys.")
+        raise ConfigError(
+            f"environment variable {text.variable} names a table: add '__' and one of its keys."
+        )
     if get_origin(plain) in (tuple, list, frozenset):
         if text.startswith("["):
             try:
                 return tomllib.loads(f"value = {text}")["value"]
             except tomllib.TOMLDecodeError:
                 raise ConfigError(
-                    f"environment variable {text.variable} is not a valid TOML array."
+                    f"environment variable {text.variable} is not a valid TOML array: "
+                    'write it like ["a", "b"], or like a,b.'
                 ) from None
         return [part.strip() for part in text.split(",") if part.strip()]
     if plain in (Duration, Size):

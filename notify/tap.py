@@ -91,11 +91,11 @@ class Options(usage.Options):
     """The options of ``twistd notify``."""
 
     longdesc = (
-        "A real-time notification server. Without --config it runs on its defaults and the environment "
+        "A real-time notification server. Without --config it uses its defaults and the environment "
         "(NOTIFY_LISTEN__PUBLIC=tcp:9000 and so on); etc/notify.toml lists every key."
     )
     optFlags = [  # noqa: RUF012
-        ["dev", None, "Try it out: memory broker, keys made for this run, demo page, commands to paste."]
+        ["dev", None, "Try it out: memory broker, keys for this run only, demo page, commands to paste."]
     ]
     compData = usage.Completions(optActions={"config": usage.CompleteFiles("*.toml")})  # type: ignore[no-untyped-call]
     config: Config
@@ -196,9 +196,9 @@ def makeService(options: Options) -> IService:
 def _fit_for_workers(options: Options, twistd: usage.Options | None) -> None:
     """Raise ``StartError`` for options of twistd that do not work with a server of several processes."""
     if options["dev"]:
-        raise StartError("--dev is for one process: leave out [server] workers.")
+        raise StartError("--dev runs one process only: leave out [server] workers.")
     if twistd is not None and twistd.get("chroot"):
-        raise StartError("--chroot is for one process: leave out [server] workers.")
+        raise StartError("--chroot works with one process only: leave out [server] workers.")
 
 
 def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> None:
@@ -218,7 +218,7 @@ def _choose_log(options: Options, twistd: usage.Options, user: daemon.User) -> N
             logging.use(logging.File(file, user.acting))
         except OSError as error:
             raise StartError(
-                f"--logfile: user {user.name} cannot write {file}: {error.strerror}. Give it a folder of that user."
+                f"--logfile: user {user.name} cannot write {file}: {error.strerror}. Use a folder that this user owns."
             ) from None
     elif leaves:
         raise StartError("--logfile=-: a daemon has no terminal; name a file, or use --syslog or --nodaemon.")
@@ -427,7 +427,9 @@ def build(
 def in_force(context: components.Context, config: Config) -> InForce:
     """The part of a configuration that a reload replaces; its authenticator is not started yet. Raises ``ConfigError``."""
     if not 60 <= config.limits.token_age <= OLDEST:
-        raise ConfigError(f"{config.source}: 'limits.token_age' is wrong: from a minute to a year.")
+        raise ConfigError(
+            f"{config.source}: 'limits.token_age' is wrong: it must be from a minute to a year."
+        )
     return InForce(
         keys=read_keys(config.api, config.source),
         trusted=_trusted_proxies(config),

@@ -38,7 +38,7 @@ class Finding(SynchronousTestCase):
             self.assertEqual(components.find("control", config)[0].__name__, found)
         config = Config(control=PluginTable("kafka"))
         error = self.assertRaises(ConfigError, components.find, "control", config)
-        self.assertIn("unknown plugin 'kafka' in [control]; known are: memory, nats", str(error))
+        self.assertIn("unknown plugin 'kafka' in [control]; known plugins are: memory, nats", str(error))
 
     def test_looking_at_them_imports_none(self) -> None:
         code = (
@@ -70,7 +70,9 @@ class Making(SynchronousTestCase):
         self.assertEqual(broker._settings.history_size, 3)
 
     def test_an_unknown_name_lists_the_known_ones(self) -> None:
-        self.assertIn("unknown plugin 'kafka' in [broker]; known are: jetstream, memory", self.fault("kafka"))
+        self.assertIn(
+            "unknown plugin 'kafka' in [broker]; known plugins are: jetstream, memory", self.fault("kafka")
+        )
 
     def test_one_that_cannot_be_loaded_says_why(self) -> None:
         self.assertIn(
@@ -82,7 +84,7 @@ class Making(SynchronousTestCase):
         MemoryBroker.control = "kafka"  # type: ignore[attr-defined]
         self.addCleanup(delattr, MemoryBroker, "control")
         error = self.assertRaises(ConfigError, components.find, "control", Config())
-        self.assertIn("unknown plugin 'kafka' in [control]; known are: memory, nats", str(error))
+        self.assertIn("unknown plugin 'kafka' in [control]; known plugins are: memory, nats", str(error))
 
     def test_one_that_is_not_what_it_claims_says_what_is_missing(self) -> None:
         fault = self.fault("registry", "notify.registries.memory:MemoryRegistry")

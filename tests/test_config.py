@@ -103,10 +103,10 @@ class ConfigTests(SynchronousTestCase):
         secret = f'[auth.jwt]\nsecret = "{SECRET}"\n'
         for text, pattern in (
             ("nonsense", r"^FILE: not valid TOML: "),
-            ("source = 'x'", r"^FILE: unknown key 'source'; known are: .*limits"),
-            ("[limit]", r"^FILE: unknown key 'limit'; known are: .*limits"),
+            ("source = 'x'", r"^FILE: unknown key 'source'; known keys are: .*limits"),
+            ("[limit]", r"^FILE: unknown key 'limit'; known keys are: .*limits"),
             ("limits = 1", r"^FILE: 'limits' is wrong: expected 'object', got 'int'"),
-            ("[limits]\nreplays = 1", r"^FILE: unknown key 'limits.replays'; known are: .*replay"),
+            ("[limits]\nreplays = 1", r"^FILE: unknown key 'limits.replays'; known keys are: .*replay"),
             ("[limits]\nreplay = 'many'", r"^FILE: 'limits.replay' is wrong: expected 'int', got text"),
             ("[limits]\nreplay = -1", r"'limits.replay' is wrong: expected 'int' >= 0"),
             (
@@ -116,30 +116,30 @@ class ConfigTests(SynchronousTestCase):
             ("[limits]\nmax_connections = -1", r"'limits.max_connections' is wrong: expected 'int' >= 0"),
             (
                 "[limits]\nauth_timeout = '5 years'",
-                r"'limits.auth_timeout' is wrong: a duration is written like",
+                r"'limits.auth_timeout' is wrong: write a duration like",
             ),
             (
                 "[broker]\nplugin = 'kafka'",
-                r"unknown plugin 'kafka' in \[broker\]; known are: .*jetstream.*memory",
+                r"unknown plugin 'kafka' in \[broker\]; known plugins are: .*jetstream.*memory",
             ),
             ("[broker.kafka]", r"unknown plugin 'kafka' in \[broker\]"),
             (
                 "[broker]\nsize = 1",
-                r"unknown key 'broker.size'; \[broker\] takes 'plugin' and one table a plugin",
+                r"unknown key 'broker.size'; \[broker\] takes 'plugin' and one table per plugin",
             ),
             (
                 secret + "[broker.memory]\nsize = 1",
-                r"unknown key 'broker.memory.size'; known are: history_size",
+                r"unknown key 'broker.memory.size'; known keys are: history_size",
             ),
             (
                 secret + "[broker.memory]\nhistory_age = true",
-                r"'broker.memory.history_age' is wrong: a duration",
+                r"'broker.memory.history_age' is wrong: write a duration",
             ),
             ("[api]\nkeys = 'abc'", r"'api.keys' is wrong"),
             ("[log]\nlevel = 'loud'", r"'log.level' is wrong: it must be one of debug, info, warn, error\.$"),
             (
                 "[server]\nnode = 'a b'",
-                r"'server.node' is wrong: it may have letters, digits, '_' and '-' only, 64 at most",
+                r"'server.node' is wrong: it may have at most 64 characters, and only letters, digits, '_' and '-'",
             ),
         ):
             self.assertRegex(self.fault(text), pattern)

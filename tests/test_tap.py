@@ -67,7 +67,7 @@ class WhatIsInForce(SynchronousTestCase):
                 in_force(make_context(), config)
             else:
                 error = self.assertRaises(StartError, in_force, make_context(), config)
-                self.assertIn("'limits.token_age' is wrong: from a minute to a year", str(error))
+                self.assertIn("'limits.token_age' is wrong: it must be from a minute to a year", str(error))
 
 
 class Workers(SynchronousTestCase):
@@ -77,7 +77,9 @@ class Workers(SynchronousTestCase):
         said = StringIO()
         self.patch(sys, "__stderr__", said)
         self.assertRaises(SystemExit, makeService, options)
-        self.assertEqual(said.getvalue(), "notify: --dev is for one process: leave out [server] workers.\n")
+        self.assertEqual(
+            said.getvalue(), "notify: --dev runs one process only: leave out [server] workers.\n"
+        )
 
 
 class Reloads(SynchronousTestCase):

@@ -182,7 +182,7 @@ class Refusing(TestCase):
         path = Path(self.mktemp()).resolve()
         path.write_text("[limits]\nreplays = 1")
         sentence = await self.refused("notify", "--config", str(path))
-        self.assertIn(f"{path}: unknown key 'limits.replays'; known are: auth_timeout", sentence)
+        self.assertIn(f"{path}: unknown key 'limits.replays'; known keys are: auth_timeout", sentence)
 
     async def test_no_secret(self) -> None:
         self.assertIn("secret", await self.refused("notify"))
@@ -241,12 +241,12 @@ class Refusing(TestCase):
         ):
             sentence = await self.refused("notify", "--dev", **{f"NOTIFY_LISTEN__{key}": endpoint})
             self.assertIn(
-                f"'{endpoint}' can be reached by other machines, and --dev lets in whoever", sentence
+                f"'{endpoint}' can be reached from other machines, and --dev accepts anyone", sentence
             )
 
     async def test_another_reactor(self) -> None:
         sentence = await self.refused("--reactor=select", "notify", "--dev")
-        self.assertIn("notify runs on the asyncio reactor, not on SelectReactor", sentence)
+        self.assertIn("notify needs the asyncio reactor and cannot run on SelectReactor", sentence)
 
     async def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:

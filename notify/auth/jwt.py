@@ -229,7 +229,7 @@ def _algorithms(settings: JWTSettings, table: str) -> frozenset[str]:
     for algorithm in settings.algorithms:
         if algorithm not in FAMILIES:
             raise StartError(
-                f"'{table}.algorithms' has an unknown '{algorithm}'; known are: {', '.join(FAMILIES)}."
+                f"'{table}.algorithms' has an unknown '{algorithm}'; known algorithms are: {', '.join(FAMILIES)}."
             )
     families = {FAMILIES[algorithm] for algorithm in settings.algorithms}
     if len(families) != 1:

@@ -30,7 +30,7 @@ _MOST_BYTES = 64 * 1024 * 1024
 
 def api_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options for the API's address and key."""
-    url_option(parser, "the HTTP API's address, of any node", "NOTIFY_API_URL", API_URL)
+    url_option(parser, "the HTTP API's address; any node will do", "NOTIFY_API_URL", API_URL)
     secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
 
 
@@ -76,7 +76,7 @@ def lines(options: argparse.Namespace, terminal: Terminal, path: str, query: dic
 def _answer(address: str, key: str, body: dict[str, Any] | None, timeout: float = _TIMEOUT) -> Iterator[Any]:
     """The response to a request, to be read while the context lasts. Raises :class:`CommandError`."""
     if not address.startswith(("http://", "https://")):
-        raise CommandError("--url is wrong: the address of the HTTP API is like http://127.0.0.1:8081.")
+        raise CommandError("--url is wrong: give the HTTP API's address, such as http://127.0.0.1:8081.")
     headers = {"Authorization": f"Bearer {key}"}
     data = None
     if body is not None:
@@ -93,8 +93,8 @@ def _answer(address: str, key: str, body: dict[str, Any] | None, timeout: float 
         raise CommandError(f"The server refused: {reason}.") from None
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise CommandError(f"No answer ({reason}); is --url right, and does the server run?") from None
+        raise CommandError(f"No answer ({reason}). Check --url, and that the server is running.") from None
     except ValueError:
         raise CommandError(
-            "The answer is not JSON: --url is not the address of an HTTP API of notify."
+            "The answer is not JSON. Check --url: it must be the address of notify's HTTP API."
         ) from None

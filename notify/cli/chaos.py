@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from notify.chaos.report import Report
     from notify.chaos.target import Target
 
-SUMMARY = "break a cluster under load, and see whether its promise holds"
+SUMMARY = "break a cluster under load, and check whether its promise holds"
 DESCRIPTION = """\
-Publish numbered messages, hold clients that read them, let faults happen meanwhile, and report what was published,
-acknowledged, delivered, lost, doubled, out of order, given to the wrong client, or told to be lost; and how long it
-took to notice each fault and to catch up. The exit status is 0 where the promise held, 1 where it broke, and 2 where
-the run shows neither.
+Publish numbered messages to clients that read them, inject faults meanwhile, and report which messages were published,
+acknowledged, delivered, lost, duplicated, out of order, sent to the wrong client, or reported lost, and how long it
+took to notice each fault and to catch up. The exit status is 0 if the promise held, 1 if it broke, and 2 if the run
+shows neither.
 
-Without --url the cluster is a set of three NATS servers and three nodes on 127.0.0.1, which the command starts,
-breaks and removes; the program nats-server is needed. Its faults are drawn from --seed, or given: kill, pause, resume,
-drain, restart or start a server (node-1 to node-3, nodes, nats-1 to nats-3, nats); cut, silence, stall or release
-connections (clients; link-1 to link-3, links: those of the nodes to NATS).
+Without --url, the command starts, breaks and removes a cluster of three NATS servers and three nodes on 127.0.0.1;
+this needs the program nats-server. Faults are drawn from --seed or given with --fault: kill, pause, resume, drain,
+restart or start a server (node-1 to node-3, nodes, nats-1 to nats-3, nats); cut, silence, stall or release connections
+(clients; link-1 to link-3, links: the nodes' connections to NATS).
 
-With --url it is a deployment of your own, and a fault is a command for the shell of this machine. Try one that nobody
-depends on: the command publishes to the chats that you name, and to the users of the tokens."""
+With --url, the command runs against your own deployment, and a fault is a shell command on this machine. Use a
+deployment that nobody depends on: messages are published to the chats that you name, and to the users of the tokens."""
 EXAMPLES = """\
   notify chaos
   notify chaos --seed 7 --seconds 1m --html chaos.html
@@ -58,14 +58,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--clients", type=int, default=12, metavar="N", help="clients (default: 12)")
     parser.add_argument(
-        "--rate", type=float, default=50.0, metavar="N", help="messages a second, all together (default: 50)"
+        "--rate", type=float, default=50.0, metavar="N", help="messages per second in total (default: 50)"
     )
     parser.add_argument(
         "--settle",
         type=duration,
         default=60.0,
         metavar="TIME",
-        help="the longest time, after the load, for all to catch up (default: 60s)",
+        help="how long all clients may take to catch up after the load (default: 60s)",
     )
     parser.add_argument(
         "--fault",
@@ -75,14 +75,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page with a plot")
-    parser.add_argument("--quiet", "-q", action="store_true", help="say nothing while it runs")
+    parser.add_argument("--quiet", "-q", action="store_true", help="print nothing while it runs")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="draw the built-in set's faults from this (default: random)"
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed from which the built-in set's faults are drawn (default: random)",
     )
     parser.add_argument(
-        "--nats-server", default="nats-server", metavar="FILE", help="the program for the built-in set"
+        "--nats-server",
+        default="nats-server",
+        metavar="FILE",
+        help="the nats-server program for the built-in set",
     )
-    parser.add_argument("--logs", metavar="FOLDER", help="keep the logs of the built-in set's servers here")
+    parser.add_argument(
+        "--logs", metavar="FOLDER", help="keep the logs of the built-in set's servers in this folder"
+    )
     parser.add_argument(
         "--url",
         action="append",
@@ -90,10 +98,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="where clients connect to your deployment; may be repeated",
     )
     parser.add_argument(
-        "--api-url", action="append", metavar="URL", help="its HTTP API; repeat it, and one may be down"
+        "--api-url",
+        action="append",
+        metavar="URL",
+        help="its HTTP API; repeat the option so that one of them may be down",
     )
     parser.add_argument(
-        "--tokens", metavar="FILE", help="the clients' tokens, one a line; they take them in turn"
+        "--tokens", metavar="FILE", help="the clients' tokens, one per line; the clients take them in turn"
     )
     parser.add_argument(
         "--workspace", type=identifier, metavar="ID", help="the workspace of the tokens (default: 1)"
@@ -138,10 +149,10 @@ def _bounds(options: argparse.Namespace) -> None:
         ("settle", 0, MOST_SECONDS),
     ):
         if not least <= getattr(options, name) <= most:
-            raise CommandError(f"--{name} is from {least} to {most:g}.")
+            raise CommandError(f"--{name} must be from {least} to {most:g}.")
     if options.clients * options.rate * options.seconds > MOST_DELIVERIES:
         raise CommandError(
-            f"That is too much for one run: clients x rate x seconds is {MOST_DELIVERIES:,} at most."
+            f"That is too much for one run: clients x rate x seconds may be at most {MOST_DELIVERIES:,}."
         )
 
 
@@ -152,14 +163,14 @@ def _faults(options: argparse.Namespace) -> tuple[int | None, list[Fault]]:
     if options.fault is None:
         if options.url is not None:
             if options.seed is not None:
-                raise CommandError("--seed draws faults for the built-in set alone: use --fault with --url.")
+                raise CommandError("--seed draws faults only for the built-in set: with --url, use --fault.")
             return None, []
         seed = SystemRandom().randrange(_SEEDS) if options.seed is None else options.seed
         return seed, plan.draw(seed, options.seconds)
     if options.seed is not None:
         raise CommandError("Faults are drawn from --seed or given with --fault, not both.")
     if len(options.fault) > plan.MOST:
-        raise CommandError(f"{plan.MOST} faults are the most of one run.")
+        raise CommandError(f"One run may have at most {plan.MOST} faults.")
     faults = []
     for text in options.fault:
         try:
@@ -184,7 +195,9 @@ def _target(options: argparse.Namespace, terminal: Terminal, reactor: Any) -> Ta
         for name in ("api_url", "tokens", "workspace", "chat"):
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
-                raise CommandError(f"--{option} goes with --url: the built-in set is on this machine alone.")
+                raise CommandError(
+                    f"--{option} needs --url: without it, the built-in set on this machine is used."
+                )
         logs = None if options.logs is None else Path(options.logs)
         try:
             if logs is not None:
@@ -194,10 +207,12 @@ def _target(options: argparse.Namespace, terminal: Terminal, reactor: Any) -> Ta
         return LocalSet(reactor, options.nats_server, logs=logs, environ=terminal.environ)
     for name, what in (("api_url", "--api-url"), ("tokens", "--tokens"), ("chat", "--chat")):
         if not getattr(options, name):
-            raise CommandError(f"--url needs {what}, too: where, as whom and what is never guessed.")
+            raise CommandError(
+                f"--url also needs {what}: a deployment's addresses, tokens and chats are never guessed."
+            )
     tokens = read_file(options.tokens, terminal).decode("utf-8", "replace").split()
     if not tokens:
-        raise CommandError(f"{options.tokens}: there is no token in it.")
+        raise CommandError(f"{options.tokens} contains no token: write one per line.")
     return Deployment(
         options.url,
         options.api_url,

@@ -8,9 +8,9 @@ from notify.cli.terminal import Terminal
 
 SUMMARY = "check a configuration without starting anything"
 DESCRIPTION = """\
-Read configuration files and the environment as the server would, plugins' settings and the files they name
-included, and say what is wrong. Nothing is started, bound or connected to. The exit status is 0 where the
-configuration is good, else 1."""
+Read configuration files and the environment as the server would, including plugins' settings and the files that
+they name, and say what is wrong. Nothing is started, bound or connected to. The exit status is 0 if the configuration
+is good, and 1 otherwise."""
 EXAMPLES = """\
   notify check-config /etc/notify/notify.toml
   notify check-config /etc/notify/notify.toml /etc/notify/two.toml
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="*",
-        help="the file, or several, the later over the earlier; without any the environment alone",
+        help="the configuration files, of which later ones override earlier ones; without any, only the environment is read",
     )
 
 

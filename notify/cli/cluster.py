@@ -19,7 +19,7 @@ _WIDE = 10_000
 
 def options_of(parser: argparse.ArgumentParser) -> None:
     """Declare the options of all these commands."""
-    parser.add_argument("--json", action="store_true", help="print the answer as the server gave it, in JSON")
+    parser.add_argument("--json", action="store_true", help="print the server's answer unchanged, as JSON")
     api_options(parser)
 
 

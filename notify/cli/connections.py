@@ -12,8 +12,7 @@ from notify.cli.terminal import Terminal, identifier
 
 SUMMARY = "show a user's connections, on all nodes"
 DESCRIPTION = """\
-Ask any node where a user is connected, and to which chats. The exit status is 3 where a node that should be there did not
-answer."""
+Ask any node where a user is connected, and to which chats. The exit status is 3 if an expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify connections --user 7
@@ -37,7 +36,7 @@ _MOST_CHATS = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--workspace", type=identifier, metavar="ID", help="in this workspace only")
+    parser.add_argument("--workspace", type=identifier, metavar="ID", help="only in this workspace")
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user")
     options_of(parser)
 

@@ -10,8 +10,9 @@ from notify.cli.terminal import Terminal, identifier
 
 SUMMARY = "close a user's connections, on all nodes"
 DESCRIPTION = """\
-Close a user's connections with 4503, after which clients stay away, or have them come back in a moment. See first that the user
-gets no token any more: whoever has one may come back. The exit status is 3 where a node that should be there did not answer."""
+Close a user's connections with 4503, after which clients stay away, or with --reconnect have them come back in a moment.
+First make sure that the user gets no new token: a client with a valid token may come back. The exit status is 3 if an
+expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify disconnect --workspace 1 --user 7
@@ -24,7 +25,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace", type=identifier, default=1, metavar="ID", help="the workspace (default: 1)"
     )
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user")
-    parser.add_argument("--reconnect", action="store_true", help="the clients come back, within some seconds")
+    parser.add_argument(
+        "--reconnect", action="store_true", help="have the clients come back within some seconds"
+    )
     options_of(parser)
 
 

@@ -7,12 +7,12 @@ import argparse
 from notify.cli.terminal import Terminal, duration
 from notify.config import Duration
 
-SUMMARY = "look at a deployment, and say how to mend what is wrong"
+SUMMARY = "check a deployment, and say how to fix what is wrong"
 DESCRIPTION = """\
-Look at the configuration and at the machine as the server would find them: files and permissions, ports, origins,
-the limit on open files, clock, the unit's time to stop against the drain; and at the broker: its version, streams,
-retention and permissions. Nothing is started, changed or published. Run it on the server's machine, as root or as
-the server's user. The exit status is 0 where nothing is at fault, else 1."""
+Check the configuration and the machine as the server would find them: files and permissions, ports, origins, the
+limit on open files, the clock, and whether the unit's stop timeout is long enough for a drain; and check the broker:
+its version, streams, retention and permissions. Nothing is started, changed or published. Run it on the server's
+machine, as root or as the server's user. The exit status is 0 if there is no fault, and 1 otherwise."""
 EXAMPLES = """\
   notify doctor /etc/notify/notify.toml
   notify doctor /etc/notify/notify.toml --resume-window 7d --origin https://chat.example --host ws.chat.example"""
@@ -26,7 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="*",
-        help="the configuration, or several files, the later over the earlier; without any the environment alone",
+        help="the configuration files, of which later ones override earlier ones; without any, only the environment is read",
     )
     parser.add_argument(
         "--resume-window",
@@ -36,9 +36,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a client may be away and miss nothing (default: 1d)",
     )
     parser.add_argument("--unit", default="notify", metavar="NAME", help="the systemd unit (default: notify)")
-    parser.add_argument("--origin", default="", metavar="ORIGIN", help="may a page of this origin connect?")
+    parser.add_argument(
+        "--origin", default="", metavar="ORIGIN", help="check whether a page of this origin may connect"
+    )
     parser.add_argument("--host", default="", metavar="HOST", help="the host that this page connects to")
-    parser.add_argument("--json", action="store_true", help="one JSON line a finding")
+    parser.add_argument("--json", action="store_true", help="print one JSON line per finding")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:

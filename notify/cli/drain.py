@@ -7,10 +7,10 @@ import argparse
 from notify.cli.cluster import order, order_options
 from notify.cli.terminal import Terminal
 
-SUMMARY = "have a node leave: its clients are sent to others in small steps"
+SUMMARY = "have a node leave and send its clients to other nodes in small steps"
 DESCRIPTION = """\
-Have a node leave, as SIGTERM does: it is not ready from now on, sends its clients away in small steps, and ends. Under systemd it stays
-stopped; `systemctl start` brings it back."""
+Have a node leave, as SIGTERM does: it reports that it is not ready, sends its clients away in small steps, and exits. Under
+systemd it stays stopped; `systemctl start` brings it back."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify drain --url http://10.0.0.5:8081

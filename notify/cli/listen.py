@@ -32,13 +32,13 @@ if TYPE_CHECKING:
         TwistedClient,
     )
 
-SUMMARY = "print messages as they come"
+SUMMARY = "print messages as they arrive"
 DESCRIPTION = """\
-Connect to a server, subscribe to chats and to the user's notifications, and print one JSON line a message on
-standard output, each once and in order, over any number of reconnects. What happens to the connection is told on
-standard error. A gap that cannot be filled is a line of the type "lost". Ctrl-C ends it with status 0.
+Connect to a server, subscribe to chats and to the user's notifications, and print one JSON line per message on
+standard output, each message once and in order, across any number of reconnects. Standard error tells what happens to
+the connection. A gap that cannot be filled is printed as a line of type "lost". Ctrl-C ends the command with status 0.
 
-With --positions the place in each stream is kept in a file, and the next run goes on behind it."""
+With --positions, the position in each stream is kept in a file, and the next run continues from it."""
 EXAMPLES = """\
   export NOTIFY_TOKEN=$(notify token --config notify.toml --user 1)
   notify listen --chat 1
@@ -51,18 +51,18 @@ _GONE = {
     1012: "the server restarts",
     1013: "the server is full",
     4000: "the server failed",
-    4001: "we read too slowly",
+    4001: "this client read too slowly",
     4002: "the token has expired, or was revoked",
-    4003: "we did not answer in time",
-    4004: "the server lost track",
+    4003: "this client did not answer in time",
+    4004: "the server could not keep the messages without a gap",
 }
 #: and for those after which it does not
 _ENDED = {
     4500: "the token is not accepted",
     4501: "authentication took too long",
-    4502: "our messages were not valid",
+    4502: "this client's messages were not valid",
     4503: "an operator disconnected this user",
-    4504: "we sent too much",
+    4504: "this client sent too much",
 }
 
 _SINCE = re.compile(r"([!-~]{1,64}):(0|[1-9][0-9]{0,18})", re.ASCII)
@@ -76,11 +76,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-notifications", action="store_true", help="leave out the user's notifications")
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument(
-        "--since", metavar="EPOCH:SEQ", help="begin after this position, as printed, in each of the chats"
+        "--since", metavar="EPOCH:SEQ", help="begin after this position, as printed, in each chat"
     )
     begin.add_argument("--positions", metavar="FILE", help="begin where the last run with this file ended")
-    parser.add_argument("--count", type=int, metavar="N", help="end after so many messages")
-    parser.add_argument("--quiet", "-q", action="store_true", help="say nothing about the connection")
+    parser.add_argument("--count", type=int, metavar="N", help="end after this many messages")
+    parser.add_argument("--quiet", "-q", action="store_true", help="do not report on the connection")
     url_option(parser, "the server's address", "NOTIFY_URL", WEBSOCKET_URL)
     secret_options(parser, "token", "the token", "NOTIFY_TOKEN")
 
@@ -92,10 +92,10 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     from notify.service.reactor import steady
 
     if options.count is not None and options.count < 1:
-        raise CommandError("--count is at least 1.")
+        raise CommandError("--count must be at least 1.")
     if options.no_notifications and not options.chat:
         raise CommandError(
-            "There is nothing to listen to: name a chat with --chat, or leave out --no-notifications."
+            "There is nothing to listen to: give a chat with --chat, or leave out --no-notifications."
         )
     steady(reactor)
     listener = _Listener(options, terminal, reactor)
@@ -231,7 +231,7 @@ class _Listener:
             return
         self._ended = True
         if isinstance(error, ClientClosed):
-            error = CommandError(f"The server ended it: {_closed(error.code, error.reason)}.")
+            error = CommandError(f"The server closed the connection: {_closed(error.code, error.reason)}.")
         self.error = error
         if self._reactor.running:
             self._reactor.stop()
@@ -252,7 +252,7 @@ def _places(options: argparse.Namespace) -> _Places:
         return _Places({})
     match = _SINCE.fullmatch(options.since)
     if match is None or int(match[2]) >= 2**63:
-        raise CommandError("--since is a position as it was printed: EPOCH:SEQ.")
+        raise CommandError("--since must be a position as printed: EPOCH:SEQ.")
     position = Position(match[1], int(match[2]))
     return _Places({f"chat:{chat}": position for chat in options.chat})
 

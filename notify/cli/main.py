@@ -24,7 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line, also used for manual pages and completion."""
     parser = argparse.ArgumentParser(
         prog="notify",
-        description="Talks to notify servers: makes tokens, publishes, listens, shows and steers all nodes, checks configurations, and tries clusters.",
+        description="Works with notify servers: makes tokens, publishes, listens, shows and controls nodes, checks configurations, and tests clusters.",
         epilog="`notify COMMAND --help` shows examples. `twistd notify` runs the server.",
     )
     parser.add_argument("--version", action="version", version=f"notify {__version__}")

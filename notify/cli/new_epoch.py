@@ -6,13 +6,13 @@ import argparse
 
 from notify.cli.terminal import CommandError, Terminal
 
-SUMMARY = "tell every client that messages may be missing, after a restored backup"
+SUMMARY = "after restoring a backup, tell every client that messages may be missing"
 DESCRIPTION = """\
-Begin a new epoch in the broker's history: every client that resumes is told that it may have missed something, and
-loads what it shows anew; those that are connected are closed with 4004 within [broker.jetstream] check_interval.
-notify does this by itself when the stream was made anew or has gone back. It cannot know of it where everything was
-restored from one backup: the streams and the nodes' state directories. Then run this, before the nodes are started or
-after. Nothing is deleted."""
+Begin a new epoch in the broker's history. Every client that resumes is told that it may have missed something, and
+reloads what it shows; connected clients are closed with 4004 within [broker.jetstream] check_interval. notify does
+this by itself when the stream was created again or has gone back. It cannot detect that everything was restored from
+one backup: the streams and the nodes' state directories. In that case run this command, before or after the nodes are
+started. Nothing is deleted."""
 EXAMPLES = """\
   notify new-epoch /etc/notify/notify.toml"""
 
@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="*",
-        help="the configuration, or several files, the later over the earlier; without any the environment alone",
+        help="the configuration files, of which later ones override earlier ones; without any, only the environment is read",
     )
 
 
@@ -36,10 +36,12 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     config = load(options.files, terminal.environ)
     factory, settings = components.find("broker", config)
     if not hasattr(factory, "new_epoch"):
-        raise CommandError(f"the broker {config.broker.plugin} needs none: each start begins one.")
+        raise CommandError(
+            f"the broker {config.broker.plugin} does not need this: each start begins a new epoch."
+        )
     try:
         epoch = factory.new_epoch(settings)
     except Unavailable as error:
         raise CommandError(f"nothing was changed: {error}.") from None
-    terminal.out(f"The epoch is {epoch} from now on; clients that come back are told.")
+    terminal.out(f"The epoch is now {epoch}; clients that resume are told.")
     return 0

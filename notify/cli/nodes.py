@@ -9,10 +9,10 @@ from notify.cli.api import call
 from notify.cli.cluster import duration, number, options_of, show, told
 from notify.cli.terminal import Terminal
 
-SUMMARY = "show the nodes, and how each is"
+SUMMARY = "show the nodes and their state"
 DESCRIPTION = """\
-Ask any node how all of them are. Rates are messages a second, measured over one. The exit status is 3 where a node that should
-be there did not answer."""
+Ask any node for the state of all nodes. Rates are messages per second, measured over one second. The exit status is 3 if
+an expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify nodes

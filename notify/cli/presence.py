@@ -10,7 +10,7 @@ from notify.cli.terminal import Terminal, identifier
 
 SUMMARY = "show who is in a chat"
 DESCRIPTION = """\
-Ask the HTTP API who is connected and subscribed to a chat, on any node, and print one JSON line a user."""
+Ask the HTTP API who is connected and subscribed to a chat, on any node, and print one JSON line per user."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify presence --chat 1

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 SUMMARY = "publish messages through the HTTP API"
 DESCRIPTION = """\
-Publish one chat message or event (--chat), one notification (--user), or JSON lines from standard input, each of them
-{"subject": "...", "payload": {...}} as docs/protocol.md describes. Lines are sent in order and in batches, each
-under an idempotency key, and tried again where the server is away for a moment. Each message that was accepted
-gives one JSON line with its position. A line that is refused is named with its number, the others go on; the exit
-status is 0 only if every message was accepted. With --atomic the lines, up to 1000, are published as one: all, or none."""
+Publish one chat message or event (--chat), one notification (--user), or JSON lines from standard input, each of the
+form {"subject": "...", "payload": {...}} that docs/protocol.md describes. Lines are sent in order and in batches, each
+with an idempotency key, and retried if the server is unavailable for a moment. Each accepted message prints one JSON
+line with its position. A refused line is reported with its number, and the others continue; the exit status is 0 only
+if every message was accepted. With --atomic, up to 1000 lines are published as one: all of them, or none."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify publish --chat 1 --content 'Hello'
@@ -83,7 +83,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     to.add_argument("--user", type=identifier, metavar="ID", help="publish a notification to this user")
     parser.add_argument("--content", metavar="TEXT", help="the chat message's text")
     parser.add_argument(
-        "--event", metavar="KIND", help="not a message but an event of the chat, of this kind"
+        "--event", metavar="KIND", help="publish an event of this kind to the chat, not a message"
     )
     parser.add_argument(
         "--refers-to", type=identifier, metavar="ID", help="the message that the event is about"
@@ -96,7 +96,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", type=identifier, metavar="ID", help="the message's id (default: random)")
     parser.add_argument("--timestamp", type=number, metavar="SECONDS", help="Unix time (default: now)")
     parser.add_argument(
-        "--atomic", action="store_true", help="publish the lines as one: all of them are stored, or none"
+        "--atomic", action="store_true", help="publish the lines as one: either all are stored, or none"
     )
     parser.add_argument(
         "--key",
@@ -108,9 +108,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         type=duration,
         default=30.0,
         metavar="TIME",
-        help="how long it is tried to publish a message, or the lines of a batch (default: 30s)",
+        help="how long to keep trying to publish a message, or the lines of a batch (default: 30s)",
     )
-    parser.add_argument("--quiet", "-q", action="store_true", help="print no positions")
+    parser.add_argument("--quiet", "-q", action="store_true", help="do not print positions")
     url_option(parser, "the HTTP API's address", "NOTIFY_API_URL", API_URL)
     secret_options(parser, "api-key", "the API key", "NOTIFY_API_KEY")
 
@@ -156,7 +156,7 @@ def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
     made = {"workspace_id": options.workspace, "timestamp": timestamp}
     if kind == "user":
         if options.kind is None:
-            raise CommandError("--user needs the notification's kind: --kind TEXT.")
+            raise CommandError("--user needs the notification's kind: give --kind TEXT.")
         made |= {"notification_id": its_id, "user_id": options.user}
         made |= {"kind": options.kind, "data": _data(options)}
         return f"workspace.{options.workspace}.user.{options.user}.notifications", made
@@ -168,7 +168,7 @@ def _message(options: argparse.Namespace) -> tuple[str, dict[str, Any]] | None:
             made["refers_to"] = options.refers_to
     elif options.content is None:
         raise CommandError(
-            "--chat needs the message's text, or an event's kind: --content TEXT or --event KIND."
+            "--chat needs a message's text or an event's kind: give --content TEXT or --event KIND."
         )
     else:
         made["content"] = options.content
@@ -193,12 +193,12 @@ def _kind(options: argparse.Namespace) -> str | None:
     kind = "user" if options.user is not None else None if options.chat is None else "chat"
     if options.atomic:
         if kind is not None:
-            raise CommandError("--atomic is for lines on standard input: one message is stored or not.")
+            raise CommandError("--atomic is for lines on standard input; leave it out for a single message.")
         kind = "lines"
     if kind == "chat" and options.event is not None:
         kind = "event"
         if options.content is not None:
-            raise CommandError("--content is a message's, and --event makes it an event: give one of them.")
+            raise CommandError("--content publishes a message and --event an event: give only one of them.")
     for name, (belongs, kinds) in _GOES_WITH.items():
         if getattr(options, name) is not None and kind not in kinds:
             raise CommandError(f"--{name.replace('_', '-')} goes with {belongs}.")
@@ -209,7 +209,7 @@ def _data(options: argparse.Namespace) -> Any:
     try:
         return json.loads(options.data or "null", parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise CommandError("--data is not JSON: text is written '\"text\"'.") from None
+        raise CommandError("--data is not JSON: write text as '\"text\"'.") from None
 
 
 def _publish_one(
@@ -221,7 +221,7 @@ def _publish_one(
     try:
         position = publisher.publish(subject, payload, key=options.key)
     except PublishFailed as error:
-        known = "It was not published" if error.nothing_stored else "It may be published, or not"
+        known = "It was not published" if error.nothing_stored else "It may or may not have been published"
         raise CommandError(f"{known}: {_advice(error)}") from None
     if not options.quiet:
         terminal.out(_result(subject, position))
@@ -236,11 +236,13 @@ def _publish_all(publisher: Publisher, options: argparse.Namespace, terminal: Te
         raise CommandError(f"Nothing was published: --atomic takes at most {_MOST_AS_ONE} lines.")
     wrong = next((line for line in lines if line.wrong), None)
     if wrong is not None:
-        raise CommandError(f"Nothing was published, for line {wrong.number}: {wrong.wrong}.")
+        raise CommandError(f"Nothing was published because of line {wrong.number}: {wrong.wrong}.")
     try:
         positions = publisher.publish_all([(line.subject, line.payload) for line in lines], key=options.key)
     except PublishFailed as error:
-        known = "Nothing was published" if error.nothing_stored else "All of it may be published, or nothing"
+        known = (
+            "Nothing was published" if error.nothing_stored else "Either all of it was published, or nothing"
+        )
         raise CommandError(f"{known}: {_advice(error)}") from None
     for line, position in zip(lines, positions, strict=True):
         if not options.quiet:
@@ -257,9 +259,9 @@ def _advice(error: PublishFailed) -> str:
     """What went wrong, and where to look."""
     text = str(error).removeprefix("unknown: ").removeprefix("unreachable: ").rstrip(".")
     if error.status == HTTPStatus.UNAUTHORIZED:
-        return f"{text}: look at the API key."
+        return f"{text}: check the API key."
     if error.status is None:
-        return f"{text}; is --url right, and does the server run?"
+        return f"{text}; check --url, and that the server is running."
     return f"{text}."
 
 
@@ -337,7 +339,7 @@ class _Lines:
                 self._progress.clear()
                 raise CommandError(
                     f"Stopped after line {lines[len(positions) - 1].number}: {_advice(error)} {self._summary()} "
-                    "Publish again what was not published, and what comes after."
+                    "Publish the failed lines and all later ones again."
                 )
             lines = lines[len(positions) :]
 
@@ -390,7 +392,7 @@ def _parse(number: int, end: int, data: bytes) -> Line:
         return Line(number, end, wrong='not of the form {"subject": ..., "payload": {...}}')
     subject, payload = found["subject"], found["payload"]
     if not isinstance(subject, str) or not isinstance(payload, dict):
-        return Line(number, end, wrong="subject is not text, or payload is not an object")
+        return Line(number, end, wrong="subject must be text, and payload an object")
     try:
         parse_event(Topic.from_subject(subject), msgspec.json.encode(payload))
     except Poison as error:
@@ -401,4 +403,4 @@ def _parse(number: int, end: int, data: bytes) -> Line:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

@@ -9,7 +9,7 @@ from notify.cli.terminal import Terminal
 
 SUMMARY = "have a node read its configuration again"
 DESCRIPTION = """\
-Have a node read its configuration again, as SIGHUP does; `notify nodes` shows what became of that."""
+Have a node read its configuration again, as SIGHUP does; `notify nodes` shows the result."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify reload --url http://10.0.0.5:8081

@@ -9,11 +9,12 @@ from notify.cli.api import call
 from notify.cli.cluster import options_of, told
 from notify.cli.terminal import Terminal, identifier
 
-SUMMARY = "refuse a user's tokens that were issued before, on all nodes"
+SUMMARY = "refuse a user's existing tokens, on all nodes"
 DESCRIPTION = """\
-Have all nodes refuse the tokens of a user that were issued before now, or before a time: connections that have one are closed with
-4002, after which clients ask for a new one. See first that the user gets no new token, where that is meant. The exit status is 1
-where it could not be kept for nodes that start later, and 3 where a node that should be there did not answer."""
+Have all nodes refuse a user's tokens that were issued before now, or before a given time. Connections that use such a
+token are closed with 4002, after which clients ask for a new one. If the user should stay out, first make sure that
+they get no new token. The exit status is 1 if the revocation could not be stored for nodes that start later, and 3 if
+an expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify revoke --workspace 1 --user 7
@@ -50,5 +51,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     answer = call(options, terminal, "/v1/revoke", body=body)
     status = told(options, terminal, answer, f"{answer['closed']} closed")
     if not answer["kept"]:
-        terminal.say("notify revoke: it holds until the server restarts, which has no state directory.")
+        terminal.say(
+            "notify revoke: the server has no state directory, so this holds only until it restarts."
+        )
     return status

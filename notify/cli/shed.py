@@ -11,8 +11,9 @@ from notify.cli.terminal import Terminal
 
 SUMMARY = "send a share of a node's clients to the others"
 DESCRIPTION = """\
-Have a share of a node's clients come back by another `client_id`, on which the proxy hashes, so that most of them come to other
-nodes: for a node that has more than its part, as after a rolling restart. They go at random, at the rate of a drain, and miss nothing."""
+Have a share of a node's clients reconnect with another `client_id`, which the proxy hashes, so that most of them reach
+other nodes. Use it when a node has more than its share, for example after a rolling restart. The clients are chosen at
+random, leave at the rate of a drain, and miss nothing."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify nodes
@@ -23,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--node", required=True, metavar="NAME", help="the node")
     parser.add_argument(
-        "--share", required=True, type=_share, metavar="SHARE", help="how much: above 0, and at most 1"
+        "--share", required=True, type=_share, metavar="SHARE", help="the share: above 0, and at most 1"
     )
     options_of(parser)
 
@@ -41,6 +42,8 @@ def _share(text: str) -> float:
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Raises :class:`~notify.cli.terminal.CommandError`."""
     answer = call(options, terminal, "/v1/shed", body={"node": options.node, "share": options.share})
-    line = f"{answer['node']} sends {answer['clients']} of its clients away, over {answer['seconds']:.0f} s"
+    line = (
+        f"{answer['node']} is sending {answer['clients']} of its clients away, over {answer['seconds']:.0f} s"
+    )
     terminal.out(json.dumps(answer) if options.json else line)
     return 0

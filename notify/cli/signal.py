@@ -8,10 +8,12 @@ import json
 from notify.cli.api import api_options, call
 from notify.cli.terminal import CommandError, Terminal, identifier
 
-SUMMARY = "signal something to a chat's members in a user's name, as that they type; kept nowhere"
+SUMMARY = (
+    "send a chat's members a signal in a user's name, for example that they are typing; it is not stored"
+)
 DESCRIPTION = """\
-Signal something to the members of a chat whose clients have the feature 'signals', on all nodes, but not to the user in whose
-name it is. It was handed to the broker when the command ends with 0; whether anybody hears it nobody knows."""
+Send a signal to the members of a chat whose clients have the feature 'signals', on all nodes, but not to the user who
+signals. Status 0 means that the signal was handed to the broker; it does not mean that anybody received it."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify signal --chat 10 --user 7 --kind typing
@@ -25,8 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--chat", type=identifier, required=True, metavar="ID", help="the chat")
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user who signals")
-    parser.add_argument("--kind", required=True, metavar="TEXT", help="what is signalled")
-    parser.add_argument("--data", metavar="JSON", help="more about it (default: null)")
+    parser.add_argument("--kind", required=True, metavar="TEXT", help="the signal's kind, such as typing")
+    parser.add_argument("--data", metavar="JSON", help="the signal's data (default: null)")
     api_options(parser)
 
 
@@ -35,11 +37,11 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     try:
         data = json.loads(options.data or "null", parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise CommandError("--data is not JSON: text is written '\"text\"'.") from None
+        raise CommandError("--data is not JSON: write text as '\"text\"'.") from None
     body = {"workspace_id": options.workspace, "chat_id": options.chat, "user_id": options.user}
     call(options, terminal, "/v1/signal", body={**body, "kind": options.kind, "data": data})
     return 0
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")

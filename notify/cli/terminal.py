@@ -67,7 +67,7 @@ def secret_options(parser: argparse.ArgumentParser, name: str, what: str, variab
     group.add_argument(
         f"--{name}",
         metavar=name.upper().replace("-", "_"),
-        help=f"{what}; better in ${variable} or a file, since anyone on this machine can see a command line",
+        help=f"{what}; prefer ${variable} or a file, because anyone on this machine can see a command line",
     )
 
 
@@ -80,9 +80,9 @@ def secret(options: argparse.Namespace, terminal: Terminal, name: str, what: str
         given = read_file(path, terminal).decode("utf-8", "replace").strip()
     found = given if given is not None else terminal.environ.get(variable, "").strip()
     if not found:
-        raise CommandError(f"There is no {what}: set ${variable}, or use --{name}-file FILE.")
+        raise CommandError(f"No {what} was given: set ${variable}, or use --{name}-file FILE.")
     if not (found.isascii() and found.isprintable()):
-        raise CommandError(f"This {what} is not one line of plain ASCII: look at what is in it.")
+        raise CommandError(f"This {what} is not one line of plain ASCII: check its contents.")
     return found
 
 
@@ -111,7 +111,7 @@ def _id(text: str) -> Id:
     try:
         return ids.parse(text)
     except ValueError as error:
-        raise ValueError(f"'{text}' is no id: {error}") from None
+        raise ValueError(f"'{text}' is not an id: {error}") from None
 
 
 def _number(text: str) -> int:

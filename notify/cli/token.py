@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SUMMARY = "make a token for a user"
 DESCRIPTION = """\
-Make a token for one user of one workspace and print it. What it has to say, and the secret that signs it, come
-from the configuration that the server has: --config, and the environment (NOTIFY_AUTH__JWT__SECRET and so on).
-A server that only has public keys cannot sign: give the private key with --private-key-file.
+Make a token for one user of one workspace and print it. Its claims, and the secret that signs it, come from the
+server's configuration: --config, and the environment (NOTIFY_AUTH__JWT__SECRET and so on). A server that has only
+public keys cannot sign: give the private key with --private-key-file.
 
-Before it is printed the token is checked as the server would check it."""
+Before the token is printed, it is checked as the server would check it."""
 EXAMPLES = """\
   notify token --config /etc/notify/notify.toml --user 1 --workspace 1
   notify token --secret-file secret --user 1 --ttl 7d
@@ -38,34 +38,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--user", type=identifier, required=True, metavar="ID", help="the user's id")
     parser.add_argument(
-        "--workspace", type=identifier, default=1, metavar="ID", help="its workspace (default: 1)"
+        "--workspace", type=identifier, default=1, metavar="ID", help="the user's workspace (default: 1)"
     )
     parser.add_argument(
         "--ttl",
         type=duration,
         default=3600.0,
         metavar="TIME",
-        help="how long it is good: 90s, 12h, 7d (default: 1h)",
+        help="how long the token is valid: 90s, 12h, 7d (default: 1h)",
     )
     parser.add_argument(
-        "--chats", type=identifiers, metavar="ID,ID...", help="the only chats that it may subscribe to"
+        "--chats", type=identifiers, metavar="ID,ID...", help="limit the token to these chats"
     )
     parser.add_argument(
-        "--claim", action="append", default=[], metavar="NAME=JSON", help="one more claim; may be repeated"
+        "--claim",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="an additional claim; may be repeated",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
         action="append",
-        help="the server's configuration; several: given several times",
+        help="the server's configuration; may be repeated for several files",
     )
     key = parser.add_mutually_exclusive_group()
     key.add_argument("--secret-file", metavar="FILE", help="sign with this secret ('-': standard input)")
     key.add_argument("--private-key-file", metavar="FILE", help="sign with this PEM key (RS, ES, EdDSA)")
     parser.add_argument(
-        "--algorithm", metavar="ALG", help="like HS512 (default: the first of the configuration)"
+        "--algorithm",
+        metavar="ALG",
+        help="the algorithm, such as HS512 (default: the first in the configuration)",
     )
-    parser.add_argument("--key-id", metavar="KID", help="which key it is, where the server has several")
+    parser.add_argument("--key-id", metavar="KID", help="the key's id, if the server has several keys")
 
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -77,7 +83,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     settings = _settings(options, terminal)
     algorithm = options.algorithm or settings.algorithms[0]
     if options.chats is not None and options.config is not None and not settings.chats_claim:
-        raise CommandError("The server does not look at chats in tokens: set chats_claim in its [auth.jwt].")
+        raise CommandError(
+            "The server ignores chats in tokens: set chats_claim in its [auth.jwt], or leave out --chats."
+        )
     key, key_id = _key(options, settings, algorithm, terminal)
     claims: dict[str, Any] = {}
     if settings.issuer:
@@ -104,9 +112,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             claims=claims,
         )
     except (jwt.PyJWTError, ValueError, TypeError, NotImplementedError):
-        raise CommandError(
-            f"This key cannot sign with {algorithm}: look at --algorithm and the key."
-        ) from None
+        raise CommandError(f"This key cannot sign with {algorithm}: check --algorithm and the key.") from None
     if not options.secret_file and not settings.jwks_url:
         _check(settings, token)
     terminal.out(token)
@@ -126,11 +132,13 @@ def _settings(options: argparse.Namespace, terminal: Terminal) -> JWTSettings:
         webhook = convert(table, WebhookSettings, config.source, "auth.webhook")
         if webhook.authenticate_url:
             raise CommandError(
-                f"{config.source}: tokens are the backend's here (authenticate_url): ask it for one."
+                f"{config.source}: the backend checks tokens here (authenticate_url): get one from the backend."
             )
         return webhook.jwt
     if name != "jwt":
-        raise CommandError(f"{config.source}: tokens are made by the plugin '{name}', not by notify.")
+        raise CommandError(
+            f"{config.source}: notify cannot make tokens for the plugin '{name}': get one from the system that issues them."
+        )
     return convert(table, JWTSettings, config.source, "auth.jwt")
 
 
@@ -141,7 +149,7 @@ def _key(
     from notify.auth.keys import FAMILIES, UnusableKey, jwks_keys, secret_key
 
     if algorithm not in FAMILIES:
-        raise CommandError(f"There is no algorithm '{algorithm}'; known are: {', '.join(FAMILIES)}.")
+        raise CommandError(f"Unknown algorithm '{algorithm}'; known algorithms are: {', '.join(FAMILIES)}.")
     if FAMILIES[algorithm] != "HS":
         if options.private_key_file is None:
             raise CommandError(
@@ -174,12 +182,12 @@ def _key(
 def _claim(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise CommandError(f"'{text}' is not a claim: write NAME=JSON, like --claim role='\"admin\"'.")
+        raise CommandError(f"'{text}' is not a claim: write NAME=JSON, such as --claim role='\"admin\"'.")
     try:
         return name, json.loads(value)
     except ValueError:
         raise CommandError(
-            f"The value of the claim '{name}' is not JSON: text is written '\"text\"'."
+            f"The value of the claim '{name}' is not JSON: write text as '\"text\"'."
         ) from None
 
 

@@ -9,10 +9,10 @@ from notify.cli.cluster import number, options_of, show, told
 from notify.cli.terminal import Terminal, identifier
 from notify.cli.terminal import number as whole
 
-SUMMARY = "show the chats of a workspace that somebody is in, the busiest first"
+SUMMARY = "show the chats of a workspace that have connected members, the busiest first"
 DESCRIPTION = """\
-Ask any node who is in which chat of a workspace, on all nodes. Rates are messages a second, measured over one. The exit status is
-3 where a node that should be there did not answer."""
+Ask any node which users are in which chats of a workspace, on all nodes. Rates are messages per second, measured over
+one second. The exit status is 3 if an expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify topics

@@ -12,11 +12,11 @@ from notify.cli.api import lines
 from notify.cli.cluster import NOT_ALL, duration, options_of, plain
 from notify.cli.terminal import CommandError, Terminal, identifier, number
 
-SUMMARY = "watch what happens with a user's clients, or in a chat, on all nodes"
+SUMMARY = "watch what happens to a user's clients, or in a chat, on all nodes"
 DESCRIPTION = """\
-Ask any node to tell what happens with one user's clients, or in one chat, on all nodes, from now on: who connects and is refused,
-and why; subscriptions; frames and messages by type, size and position, never what is in them; closes. What only may have to do
-with it is marked '?'. The exit status is 3 where a node that should be there did not answer."""
+Ask any node to report what happens from now on with one user's clients, or in one chat, on all nodes: who connects or
+is refused, and why; subscriptions; frames and messages by type, size and position, never their content; closes. Events
+that may be unrelated are marked '?'. The exit status is 3 if an expected node did not answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify trace --workspace 1 --user 7
@@ -37,10 +37,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     whom.add_argument("--user", type=identifier, metavar="ID", help="the user")
     whom.add_argument("--chat", type=identifier, metavar="ID", help="the chat")
     parser.add_argument(
-        "--peer", metavar="ADDRESS", help="of clients that are nobody's, show those from this address only"
+        "--peer", metavar="ADDRESS", help="of clients without a known user, show only those from this address"
     )
     parser.add_argument(
-        "--seconds", type=number, default=60, metavar="N", help="end after so long (default: 60; up to 600)"
+        "--seconds",
+        type=number,
+        default=60,
+        metavar="N",
+        help="end after this many seconds (default: 60; up to 600)",
     )
     options_of(parser)
 
@@ -59,7 +63,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             status = NOT_ALL
         show(terminal, event)
     if what != "end":
-        raise CommandError("The server ended it before its time.")
+        raise CommandError("The server ended the trace early. Start it again to go on watching.")
     return status
 
 
@@ -129,7 +133,7 @@ def _what(event: dict[str, Any]) -> Iterator[str]:
     if event.get("origin"):
         yield f"origin {event['origin']}"
     if what == "watching":
-        yield f"it has {event['connections']} connections here"
+        yield f"{event['connections']} connections here"
     if what == "connection":
         yield f"since {duration(max(0.0, event['at'] - event['since']))}"
         chats = ", ".join(map(str, event.get("chats", [])))
@@ -139,14 +143,12 @@ def _what(event: dict[str, Any]) -> Iterator[str]:
         yield f"{'from' if event['way'] == 'in' else 'to'} it: {event['type']}"
         if event.get("count"):
             yield (
-                f"{event['count']} frames"
-                if event["way"] == "in"
-                else f"{event['count']} messages that it missed"
+                f"{event['count']} frames" if event["way"] == "in" else f"{event['count']} missed messages"
             )
     elif event.get("type"):
         yield event["type"]
     if what == "left_out":
-        yield f"{event['count']} events were too many"
+        yield f"{event['count']} events left out, too many to show"
     if event.get("code") is not None:
         yield f"{event['code']}"
     yield outcome or ""

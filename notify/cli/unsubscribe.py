@@ -10,8 +10,9 @@ from notify.cli.terminal import Terminal, identifier
 
 SUMMARY = "end a user's subscriptions to a chat, on all nodes"
 DESCRIPTION = """\
-End what a user has of a chat: clients get the error 'forbidden', and may ask again. See first that the authenticator refuses: what it
-answered before is forgotten. The exit status is 3 where a node that should be there did not answer."""
+End a user's subscriptions to a chat. The clients get the error 'forbidden', and may ask again, so first make sure that
+the authenticator refuses them; its earlier answers are forgotten. The exit status is 3 if an expected node did not
+answer."""
 EXAMPLES = """\
   export NOTIFY_API_KEY=...
   notify unsubscribe --workspace 1 --user 7 --chat 10"""

@@ -46,15 +46,19 @@ def examine(patient: Patient) -> list[Finding]:
         config = load(patient.files, environ)
         components.check(config)
     except StartError as error:
-        return [Finding("fault", check, str(error), "Mend this first; `notify check-config` tells the same.")]
+        return [
+            Finding(
+                "fault", check, str(error), "Fix this first; `notify check-config` reports the same error."
+            )
+        ]
     try:
         make(config)
         found = [Finding("ok", check, f"{config.source} is good.")]
     except StartError as error:
-        mend = "The server does not start with this; `notify check-config` tells the same."
+        mend = "The server does not start until this is fixed; `notify check-config` reports the same error."
         found = [Finding("fault", check, str(error), mend)]
     found += [
-        Finding("warning", "plugins", caution, "docs/auth.md tells of each setting.")
+        Finding("warning", "plugins", caution, "docs/auth.md describes each setting.")
         for caution in components.cautions(config)
     ]
     found += host.files(config, unit)
@@ -87,8 +91,17 @@ def plugins(config: Config, question: Question) -> list[Finding]:
         try:
             found += run_alone(diagnose(settings, question), PATIENCE)
         except TimeoutError:
-            found.append(Finding("fault", check, f"no answer within {PATIENCE:g} s", "See whether it runs."))
+            found.append(
+                Finding(
+                    "fault",
+                    check,
+                    f"no answer within {PATIENCE:g} s",
+                    "Check that it is running and can be reached from here.",
+                )
+            )
         except Exception as error:
-            text = f"it could not be examined: {type(error).__name__}: {error}"
-            found.append(Finding("fault", check, text, "Look into what the error names."))
+            text = f"it could not be checked: {type(error).__name__}: {error}"
+            found.append(
+                Finding("fault", check, text, "Fix what the error names, and run `notify doctor` again.")
+            )
     return found

@@ -142,12 +142,15 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
                 continue  # it exists only while the service runs
             found.append(
                 Finding(
-                    "fault", "files", f"{key}: {path}: {error.strerror}.", "Create it, or correct the key."
+                    "fault",
+                    "files",
+                    f"{key}: {path}: {error.strerror}.",
+                    "Create the file, or correct the path in this key.",
                 )
             )
             continue
         if not readable:
-            mend = f"chgrp {_group(user)} {path} && chmod 640 {path}; the folders above it must be open to that user too."
+            mend = f"chgrp {_group(user)} {path} && chmod 640 {path}; that user must also be able to enter the folders above it."
             found.append(Finding("fault", "files", f"{key}: user {user} cannot read {path}.", mend))
         if secret and mode & stat.S_IROTH:
             found.append(
@@ -159,7 +162,7 @@ def files(config: Config, unit: Unit | None) -> list[Finding]:
                 )
             )
     if not found:
-        text = f"what is named can be read by user {user}, and no secret by everyone."
+        text = f"user {user} can read all named files, and no secret can be read by everyone."
         found.append(Finding("ok", "files", text))
     return found + [Finding("note", "files", f"{copy}.", COPY_MEND) for copy in copies(config)]
 
@@ -194,13 +197,13 @@ def is_credential(path: Path) -> bool:
     return path.is_relative_to("/run/credentials")
 
 
-COPY_MEND = "Restart after the file behind it has changed; where a reload is to do, name a file that the group notify can read."
+COPY_MEND = "Restart the server after the original file has changed; if a reload should suffice, name a file that the group notify can read."
 
 
 def copies(config: Config) -> list[str]:
     """The files that a reload would read again without effect, one sentence each."""
     return [
-        f"{key}: {path} is a copy that systemd makes at a start, so that a reload finds it unchanged"
+        f"{key}: {path} is a copy that systemd makes at a start, so a reload does not see changes"
         for key, path, _ in named_files(config)
         if is_credential(path)
     ]
@@ -266,10 +269,10 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
     most, where = (
         (unit.files, f"LimitNOFILE of {unit.name}")
         if unit is not None and not unit.pid
-        else (unit.files, f"the limit on open files of {unit.name}, as it runs,")
+        else (unit.files, f"the running {unit.name}'s limit on open files")
         if unit is not None
         # The server raises its soft limit to the hard limit.
-        else (_hard_limit(), "the limit on open files here")
+        else (_hard_limit(), "this machine's limit on open files")
     )
     found = []
     allowed, fit = admission.most(config.limits, most), most - admission.reserve(most)
@@ -278,7 +281,7 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
             Finding(
                 "fault",
                 "file limit",
-                f"max_connections is {allowed}, but {where} is {most}: {fit} connections fit.",
+                f"max_connections is {allowed}, but {where} is {most}, which is enough for {fit} connections.",
                 f"Set LimitNOFILE={allowed + admission.RESERVE} (in systemd: `systemctl edit`), or lower max_connections.",
             )
         )
@@ -287,18 +290,18 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
             Finding(
                 "note",
                 "file limit",
-                f"{where} is {most}: no more than {allowed} connections are let in.",
-                "Raise the limit on open files where more clients are expected.",
+                f"{where} is {most}: the server accepts at most {allowed} connections.",
+                "Raise the limit on open files if you expect more clients.",
             )
         )
     elif allowed:
-        found.append(Finding("ok", "file limit", f"{where} lets {allowed} connections in."))
+        found.append(Finding("ok", "file limit", f"{where} is enough for {allowed} connections."))
     elif most < 10_000:
         found.append(
             Finding(
                 "warning",
                 "file limit",
-                f"max_connections is 0, no limit, but {where} is {most}: the last ones open are kept for other things.",
+                f"max_connections is 0 (no limit), but {where} is {most}, of which the server reserves some for other uses.",
                 'Set limits.max_connections to "auto", or raise the limit on open files.',
             )
         )
@@ -307,8 +310,8 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
             Finding(
                 "note",
                 "file limit",
-                f"max_connections is 0, no limit; {where} is {most if most < 2**62 else 'infinity'}.",
-                "Set limits.max_connections to what this machine carries: the others are then told to come back.",
+                f"max_connections is 0 (no limit); {where} is {most if most < 2**62 else 'infinity'}.",
+                "Set limits.max_connections to what this machine can carry: clients beyond that are then told to come back.",
             )
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -319,7 +322,7 @@ def limits(config: Config, unit: Unit | None) -> list[Finding]:
                 "warning",
                 "memory",
                 f"limits.send_queues and recent_bytes may grow to {most >> 20} MiB of this machine's {memory >> 20}.",
-                "Lower them to a quarter of the memory together.",
+                "Lower them to at most a quarter of the memory together.",
             )
         )
     return found
@@ -349,14 +352,16 @@ def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> 
     told = clock_is_synchronised() if synchronised == "ask" else synchronised
     mend = "Run a time service: `apt install systemd-timesyncd` or chrony; `timedatectl` shows the state."
     if now < 1_735_689_600:
-        text = f"this machine thinks that it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: every token seems to be new."
+        text = f"this machine thinks that it is {time.strftime('%Y-%m-%d', time.gmtime(now))}: no token seems to have expired."
         return [Finding("fault", "clock", text, mend)]
     if told is False:
-        text = "nothing keeps the clock right: tokens expire early or late, and clients are sent away for it."
+        text = "nothing synchronizes the clock: tokens expire early or late, and clients are disconnected because of it."
         return [Finding("warning", "clock", text, mend)]
     if told is None:
-        return [Finding("note", "clock", "whether the clock is kept right cannot be told here.", mend)]
-    return [Finding("ok", "clock", "it is kept right.")]
+        return [
+            Finding("note", "clock", "whether the clock is synchronized cannot be determined here.", mend)
+        ]
+    return [Finding("ok", "clock", "it is synchronized.")]
 
 
 # --- drain
@@ -365,16 +370,20 @@ def clock(now: float | None = None, synchronised: bool | str | None = "ask") -> 
 def fan_out(environ: Mapping[str, str]) -> Finding:
     """Check whether the cheaper fan-out in C is used by the Python that runs this: the server's, if they are installed together."""
     if fanout.choose(environ) is fanout.in_c:
-        return Finding("ok", "fan-out", "it is in C.")
+        return Finding("ok", "fan-out", "the C version is used.")
     if fanout.in_c is not None:
         return Finding(
-            "note", "fan-out", "NOTIFY_PURE=1: it is in Python, at a higher cost.", "Leave that variable out."
+            "note",
+            "fan-out",
+            "NOTIFY_PURE=1 selects the Python version, which costs more CPU.",
+            "Unset NOTIFY_PURE.",
         )
-    mend = (
-        "With a C compiler and Python's headers there, install notify from its source: docs/performance.md."
-    )
+    mend = "Install a C compiler and Python's headers, then notify from its source: docs/performance.md."
     return Finding(
-        "note", "fan-out", "it is in Python, at a higher cost: what is in C was not built here.", mend
+        "note",
+        "fan-out",
+        "the Python version is used, which costs more CPU, because the C version was not built here.",
+        mend,
     )
 
 
@@ -387,14 +396,14 @@ def drain(config: Config, unit: Unit | None) -> list[Finding]:
             Finding(
                 "note",
                 check,
-                f"a stop takes up to {span(takes)}, and no systemd unit was found here.",
-                "Whoever stops the server must wait for longer, like terminationGracePeriodSeconds or `docker stop -t`.",
+                f"a stop takes up to {span(takes)}, and no systemd unit was found here to compare it with.",
+                "Make whatever stops the server wait longer than that: terminationGracePeriodSeconds, or `docker stop -t`.",
             )
         ]
     if takes <= unit.stop:
         return [Finding("ok", check, f"it takes up to {span(takes)}; {unit.name} waits {span(unit.stop)}.")]
     if unit.type.startswith("notify"):
-        text = f"it takes up to {span(takes)}, longer than TimeoutStopSec ({span(unit.stop)}) of {unit.name}; the server asks for more as it goes."
+        text = f"it takes up to {span(takes)}, longer than TimeoutStopSec ({span(unit.stop)}) of {unit.name}; the server asks systemd for more time as it drains."
         return [Finding("ok", check, text)]
     return [
         Finding(

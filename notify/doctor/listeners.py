@@ -52,7 +52,9 @@ def ports(config: Config, user: str = "", first: int | None = None) -> list[Find
         description = getattr(config.listen, key)
         endpoint, check = Endpoint(description), f"port {key}"
         if endpoint.kind == "systemd":
-            found.append(Finding("note", check, "systemd hands it over: the .socket unit names its port."))
+            found.append(
+                Finding("note", check, "systemd hands over the socket: the .socket unit names its port.")
+            )
         elif endpoint.port is not None:
             low = user not in ("", "root") and 0 < endpoint.port < first
             found.append(_too_low(check, endpoint.port) if low else _port(check, endpoint))
@@ -80,7 +82,7 @@ def _too_low(check: str, port: int) -> Finding:
         "fault",
         check,
         f"port {port}: only root may bind a port this low.",
-        "Use a port from 1024 on, or let systemd bind it (notify.socket); without systemd, start as root with twistd's --uid.",
+        "Use port 1024 or above, or let systemd bind it (notify.socket); without systemd, start as root with twistd's --uid.",
     )
 
 
@@ -96,9 +98,7 @@ def _port(check: str, endpoint: Endpoint) -> Finding:
                 return _too_low(check, address[1])
             if error.errno == errno.EADDRINUSE:
                 return _taken(check, endpoint, shown)
-            return Finding(
-                "fault", check, f"{shown}: {error.strerror}.", "Name an address that this machine has."
-            )
+            return Finding("fault", check, f"{shown}: {error.strerror}.", "Use an address of this machine.")
     return Finding("ok", check, f"{shown} is free.")
 
 
@@ -136,8 +136,8 @@ def _taken(check: str, endpoint: Endpoint, shown: str) -> Finding:
         return Finding(
             "fault",
             check,
-            f"notify listens at {shown}, and says that it is not ready.",
-            "Ask /health on its internal port why.",
+            f"notify listens at {shown}, and reports that it is not ready.",
+            "GET /health on its internal port says why.",
         )
     return Finding("ok", check, f"notify listens at {shown}, and is ready.")
 
@@ -152,8 +152,8 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
             Finding(
                 "warning",
                 check,
-                "pages of every site may connect.",
-                "List your own in listen.allowed_origins, unless tokens are out of such pages' reach.",
+                "pages of any site may connect.",
+                "List your own origins in listen.allowed_origins, unless other sites' pages cannot get at tokens.",
             )
         )
     elif not listen.allowed_origins:
@@ -161,8 +161,8 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
             Finding(
                 "note",
                 check,
-                "only pages of the host that is connected to may connect.",
-                "Where your pages come from another host, list it: allowed_origins = ['https://chat.example'].",
+                "only pages from the host that they connect to may connect.",
+                "If your pages come from another host, list their origin: allowed_origins = ['https://chat.example'].",
             )
         )
     else:
@@ -176,7 +176,7 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
                     "fault",
                     check,
                     f"a page of {origin} may not connect{f' to {host}' * bool(host)}.",
-                    f"Add '{origin}' to listen.allowed_origins, scheme and port included.",
+                    f"Add '{origin}' to listen.allowed_origins, including scheme and port.",
                 )
             )
     public = Endpoint(listen.public)
@@ -185,9 +185,9 @@ def origins(config: Config, origin: str, host: str) -> list[Finding]:
             Finding(
                 "note",
                 "proxies",
-                "the public port is for this machine alone, and no proxy is trusted: every client seems to be the proxy, and "
-                "limits per address do not hold.",
-                "Name the proxy in listen.trusted_proxies; it has to set X-Forwarded-For, and pass Host and Origin on.",
+                "the public port is reachable from this machine only, and no proxy is trusted: every client seems to be the proxy, and "
+                "limits per address do not work.",
+                "List the proxy in listen.trusted_proxies; it must set X-Forwarded-For, and pass on Host and Origin.",
             )
         )
     return found
@@ -201,5 +201,12 @@ def _read(check: str, texts: Sequence[str]) -> tuple[list[str], list[Finding]]:
         try:
             allowed += parse_origins([text])
         except ValueError as error:
-            wrong.append(Finding("fault", check, f"{error}.", "The server does not start with it."))
+            wrong.append(
+                Finding(
+                    "fault",
+                    check,
+                    f"{error}.",
+                    "Correct or remove this origin: the server does not start with it.",
+                )
+            )
     return allowed, wrong

@@ -136,13 +136,15 @@ def headers_too_large() -> Refused:
     return Refused(
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         "headers_too_large",
-        f"the request line and headers may be {MAX_HEAD} bytes and {MAX_LINES} headers together",
+        f"the request line and headers together may have at most {MAX_HEAD} bytes and {MAX_LINES} headers",
     )
 
 
 def slow() -> Refused:
     """408: the request did not arrive in time."""
-    return Refused(HTTPStatus.REQUEST_TIMEOUT, "timeout", "the request did not arrive whole in time")
+    return Refused(
+        HTTPStatus.REQUEST_TIMEOUT, "timeout", "the whole request did not arrive in time; send it again"
+    )
 
 
 def too_many_ahead() -> Refused:
@@ -150,7 +152,7 @@ def too_many_ahead() -> Refused:
     return Refused(
         HTTPStatus.TOO_MANY_REQUESTS,
         "too_many_requests",
-        "wait for an answer before you send the next request",
+        "too many requests are waiting for answers: wait for an answer before you send the next request",
     )
 
 
@@ -172,7 +174,7 @@ def internal_error() -> Refused:
     return Refused(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal",
-        "the server failed to answer; its log has the reason under this answer's X-Request-Id",
+        "the server failed to answer; its log gives the reason under this answer's X-Request-Id",
     )
 
 
@@ -191,14 +193,14 @@ def refusal(error: BaseException) -> Refused | None:
         return Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "unavailable",
-            "the broker is away and nothing was done; try again later",
+            "the broker is unavailable and nothing was done; try again later",
             {b"Retry-After": b"1"},
         )
     if isinstance(error, Unknown):
         return Refused(
             HTTPStatus.GATEWAY_TIMEOUT,
             "unknown",
-            "the broker did not answer in time, so the message may be stored or not; "
+            "the broker did not answer in time, so the message may or may not be stored; "
             "repeat the request with the same Idempotency-Key",
         )
     if isinstance(error, Unsupported):
@@ -207,7 +209,8 @@ def refusal(error: BaseException) -> Refused | None:
         return Refused(
             HTTPStatus.GONE,
             "history_lost",
-            "the messages after that position cannot be given without a gap: "
-            "it is too old, newer than the newest, or of another epoch",
+            "the messages after that position cannot be returned without a gap: "
+            "it is too old, newer than the newest message, or of another epoch; "
+            "load the current state, and continue from a newer position",
         )
     return None

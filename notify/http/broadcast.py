@@ -56,17 +56,17 @@ class Broadcaster:
         try:
             body = _decode(request.body)
         except msgspec.ValidationError as error:
-            raise bad_request(f"the body is not a broadcast: {unquoted(error, Broadcast)}") from None
+            raise bad_request(f"the body is not a valid broadcast: {unquoted(error, Broadcast)}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
         if len(body.subjects) > MAX_LIST:
             raise too_large(f"a broadcast may have at most {MAX_LIST} subjects")
         topics = [topic_of(subject) for subject in body.subjects]
         if len({topic.workspace_id for topic in topics}) > 1:
-            raise bad_request("all subjects of a broadcast are of one workspace")
+            raise bad_request("all subjects of a broadcast must be of one workspace")
         permit(request.key, topics[0].workspace_id)
         if len(set(topics)) < len(topics):
-            raise bad_request("a subject of a broadcast is named twice")
+            raise bad_request("each subject of a broadcast may be listed only once")
         payloads = self._payloads(topics, body.payload)
         messages = [Publication(s, Raw(p)) for s, p in zip(body.subjects, payloads, strict=True)]
         # The broker scopes a key to its topic, so a repeat may list the subjects in another order.
@@ -98,7 +98,7 @@ def _check_named(topics: Sequence[Topic], fields: dict[str, Raw]) -> None:
     own = _OWN[topics[0].kind]
     for name, wanted in ((_WORKSPACE, {topics[0].workspace_id}), (own, {topic.id for topic in topics})):
         if name in fields and wanted != {_read(fields[name])}:
-            raise _invalid(f"the payload names a {name} that is not that of each subject; leave it out")
+            raise _invalid(f"the payload has a {name} that differs from that of a subject; leave it out")
 
 
 def _read(value: Raw) -> Id | None:

@@ -100,7 +100,7 @@ class Cluster:
             try:
                 answers.append((node, msgspec.json.decode(data, type=kind)))
             except (msgspec.DecodeError, UnicodeDecodeError):
-                log.warn("what {node} answers to {command} cannot be read", node=node, command=command)
+                log.warn("the answer of {node} to {command} cannot be read", node=node, command=command)
                 missing.append(node)
         return Told(answers, Reached(len(answers), missing, gathered.detail))
 

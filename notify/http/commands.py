@@ -114,7 +114,7 @@ class Disconnector:
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Closes with 4503, after which a client does not reconnect by itself, or with 1012, after which it does."""
         whom = read(
-            request, Disconnect, "two ids, workspace_id and user_id, and perhaps reconnect, a boolean"
+            request, Disconnect, "two ids, workspace_id and user_id, and optionally reconnect, a boolean"
         )
         permit(request.key, whom.workspace_id)
         audit.info(
@@ -138,7 +138,7 @@ class Unsubscriber:
         what = read(request, Unsubscribe, "three ids, workspace_id, user_id and chat_id")
         permit(request.key, what.workspace_id)
         audit.info(
-            "API key {key} from {peer}, request {request}: end what user {user} of workspace {workspace} has of chat {chat}",
+            "API key {key} from {peer}, request {request}: end the subscriptions of user {user} of workspace {workspace} to chat {chat}",
             **by(request),
             user=what.user_id,
             workspace=what.workspace_id,
@@ -180,8 +180,8 @@ class Shedder:
 
 
 _REFUSED = {
-    "already_shedding": "the node is sending clients away already: ask again when that is over",
-    "not_serving": "the node is starting, or leaves: there is nobody to choose from",
+    "already_shedding": "the node is already sending clients away: try again when it has finished",
+    "not_serving": "the node is starting or leaving, so it has no clients to choose from: try again later, or choose another node",
 }
 
 
@@ -194,7 +194,7 @@ class Order:
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Answers as soon as it has started. Has no effect if it is already running."""
         permit(request.key, None)
-        which = read(request, WhichNode, "the name of a node, or of nothing") if request.body else WhichNode()
+        which = read(request, WhichNode, "the name of a node, or nothing") if request.body else WhichNode()
         node = which.node or self._here
         audit.info(
             "API key {key} from {peer}, request {request}: {command} {node}",
@@ -217,12 +217,14 @@ def _one(told: Told[T]) -> T:
         return told.answers[0][1]
     if told.reached.missing:
         raise Refused(
-            HTTPStatus.GATEWAY_TIMEOUT, "timeout", "the node is known and does not answer: nobody can tell what it does"
-        )  # fmt: skip
+            HTTPStatus.GATEWAY_TIMEOUT,
+            "timeout",
+            "the node is known but does not answer, so it is not known what it did: check it with /v1/nodes",
+        )
     raise Refused(HTTPStatus.NOT_FOUND, "no_such_node", _unknown(told.reached))
 
 
 def _unknown(reached: Reached) -> str:
-    return "there is no node of this name" + (
-        f", as far as is known: {reached.detail}" if reached.detail else ""
+    return "there is no node with this name" + (
+        f", as far as this node knows: {reached.detail}" if reached.detail else ""
     )

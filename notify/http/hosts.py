@@ -38,7 +38,7 @@ class Hosts:
             raise Refused(
                 HTTPStatus.FORBIDDEN,
                 "forbidden",
-                "ask by an address, by a name of one label, or by one that listen.internal_hosts has",
+                "request this by an IP address, by a name without dots, or by a name in listen.internal_hosts",
             )
 
     @staticmethod

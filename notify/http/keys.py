@@ -51,9 +51,9 @@ def read_keys(api: Api, source: str) -> tuple[ApiKey, ...]:
             made = _key(key, options, f"#{number}")
             for other in keys:
                 if other.name == made.name:
-                    raise ValueError(f"has the name of another: '{made.name}'")
+                    raise ValueError(f"has the same name as another key: '{made.name}'; choose another name")
                 if other.digest == made.digest and (other.limited or made.limited):
-                    raise ValueError("is there twice, with more and with less that it may do")
+                    raise ValueError("is listed twice with different permissions; remove one")
         except ValueError as error:
             key = where.split("'")[1]
             raise ConfigError(f"{having(source, key)}: {where} {error}.") from None
@@ -65,7 +65,7 @@ def _key(key: str, options: list[str], name: str) -> ApiKey:
     """The key of a line ``KEY name=NAME scopes=SCOPE,... workspaces=ID,...``. Raises ``ValueError``."""
     if key.partition("=")[0] in _OPTIONS:
         # A line that was broken in two, or whose key was an empty variable; it would be valid for everything.
-        raise ValueError("has no key in front: begin with it")
+        raise ValueError("has no key: begin the line with the key")
     if not _KEY.fullmatch(key):
         raise ValueError("must be 16 to 512 visible ASCII characters; make one with: openssl rand -hex 32")
     given: dict[str, str] = {}
@@ -73,22 +73,22 @@ def _key(key: str, options: list[str], name: str) -> ApiKey:
         word, equals, value = option.partition("=")
         # It may be a key that contains a space, so it is not quoted.
         if not equals or word not in _OPTIONS or word in given:
-            raise ValueError("takes name=, scopes= and workspaces= behind it, each once, and nothing else")
+            raise ValueError("may be followed only by name=, scopes= and workspaces=, each at most once")
         given[word] = value
     if given and "name" not in given:
-        raise ValueError("has scopes or workspaces and no name: begin with name=")
+        raise ValueError("has scopes or workspaces but no name: add name=")
     if given and not _NAME.fullmatch(given["name"]):
-        raise ValueError("has a name that is not 1 to 64 letters, digits, '_', '.' and '-'")
+        raise ValueError("has an invalid name: use 1 to 64 letters, digits, '_', '.' and '-'")
     scopes, workspaces = SCOPES, None
     if "scopes" in given:
         scopes = frozenset(given["scopes"].split(","))
         if not scopes <= SCOPES:
-            raise ValueError(f"has a scope that is none of {', '.join(sorted(SCOPES))}")
+            raise ValueError(f"has an unknown scope; known scopes are: {', '.join(sorted(SCOPES))}")
     if "workspaces" in given:
         try:
             workspaces = frozenset(map(ids.parse, given["workspaces"].split(",")))
         except ValueError as error:
-            raise ValueError(f"has a workspace that is none: {error}") from None
+            raise ValueError(f"has an invalid workspace: {error}") from None
     return ApiKey(_digest(key.encode()), given.get("name", name), scopes, workspaces)
 
 
@@ -132,7 +132,7 @@ class ApiKeys:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "unauthorized",
-                "an API key is needed: send the header 'Authorization: Bearer KEY'",
+                "an API key is required: send the header 'Authorization: Bearer KEY'",
                 {b"WWW-Authenticate": b'Bearer realm="notify"'},
             )
         given, now = _digest(match[1]), self._seconds()
@@ -141,7 +141,7 @@ class ApiKeys:
             raise Refused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too_many_wrong_keys",
-                "too many wrong API keys came from this address: this one was not looked at; try again later",
+                "too many wrong API keys came from this address, so this one was not checked; try again later",
                 {b"Retry-After": b"%d" % ceil(wait)},
             )
         # No early exit: every key is compared, whichever one matches.
@@ -153,7 +153,7 @@ class ApiKeys:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "unauthorized",
-                "this API key is not known here",
+                "this server does not know this API key",
                 {b"WWW-Authenticate": b'Bearer realm="notify", error="invalid_token"'},
             )
         [key, *_] = found
@@ -186,5 +186,9 @@ def permit(key: ApiKey, workspace_id: Id | None) -> None:
         return
     raise forbidden(
         f"the API key '{key.name}' is for some workspaces only, "
-        + ("and this concerns all of them" if workspace_id is None else "and not for this one")
+        + (
+            "and this request concerns all of them"
+            if workspace_id is None
+            else "and not for the one requested"
+        )
     )

@@ -150,12 +150,16 @@ class Streams:
     def __call__(self, request: Request) -> Upgrade:
         """Raises :class:`~notify.http.answers.Refused`."""
         if b"origin" in request.fields:
-            raise forbidden("this is for programs, and no page may open it: send no header Origin")
+            raise forbidden("this path is for programs, and web pages may not open it: send no Origin header")
         request.parameters([])
         if self._leaving:
-            raise _unavailable("unavailable", "the server is leaving: open a stream at another, or later")
+            raise _unavailable(
+                "unavailable", "the server is leaving: open a stream on another server, or try again later"
+            )
         if len(self._open) >= MOST_STREAMS:
-            raise _unavailable("too_many_streams", "as many streams are open as may be: use POST /v1/publish")
+            raise _unavailable(
+                "too_many_streams", "too many streams are open: use POST /v1/publish, or try again later"
+            )
         status, head = self._sockets.answer(request.head, PATH)
         if not head:
             raise _no_handshake(status)
@@ -320,7 +324,7 @@ class Pipeline:
     def _begin(self, payload: bytes | None) -> int:
         """Begin the messages of one frame; returns how many there were."""
         if payload is None:
-            self.end(NOT_TEXT, "messages are text")
+            self.end(NOT_TEXT, "messages must be text frames")
             return 1
         if not payload.lstrip().startswith(b"["):
             self._begin_one(payload)
@@ -330,7 +334,7 @@ class Pipeline:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             parts = []
         if not 0 < len(parts) <= MAX_LIST:
-            self.end(WRONG, f"a list is one of 1 to {MAX_LIST} messages")
+            self.end(WRONG, f"a list must have 1 to {MAX_LIST} messages")
             return 1
         for part in parts:
             if self._ending is not None and self._instead is None:
@@ -363,12 +367,12 @@ class Pipeline:
         try:
             name = _named(payload).id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.end(WRONG, "a message is not a JSON object with an id")
+            self.end(WRONG, "a message must be a JSON object with an id")
             return
-        text = "a field is unknown" if "unknown field" in str(error) else str(error).replace("`", "'")
+        text = "it has an unknown field" if "unknown field" in str(error) else str(error).replace("`", "'")
         if not isinstance(error, msgspec.ValidationError):
             text = "it is not valid JSON in UTF-8"
-        self._refuse(name, bad_request(f"this is not a message: {text}"))
+        self._refuse(name, bad_request(f"this is not a valid message: {text}"))
 
     def _refuse(self, name: int | str, refused: Refused) -> None:
         self._answers.append(encode(StreamOutcome(name, refused.status, error=refused.detail)))
@@ -412,7 +416,7 @@ class Pipeline:
             self._soon()
 
     def _end_for_key(self) -> None:
-        reason = "the API key is good no more, or for less"
+        reason = "the API key is no longer valid, or no longer valid for this"
         self.end(FORBIDDEN, reason, Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", reason))
 
     def leave(self) -> None:
@@ -461,9 +465,9 @@ def _no_handshake(status: HTTPStatus) -> Refused:
         return Refused(
             status,
             "upgrade_required",
-            "this path takes the opening handshake of a WebSocket (RFC 6455, version 13) only",
+            "this path accepts only the opening handshake of a WebSocket (RFC 6455, version 13)",
             {b"Upgrade": b"websocket", b"Sec-WebSocket-Version": b"13", b"Connection": b"Upgrade"},
         )
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return Refused(status, "method_not_allowed", "this path takes GET only", {b"Allow": b"GET"})
+        return Refused(status, "method_not_allowed", "this path accepts only GET", {b"Allow": b"GET"})
     return bad_request("this is not a valid opening handshake of a WebSocket (RFC 6455)")

@@ -131,7 +131,7 @@ class Publisher:
             body = _decode(request.body)
         except msgspec.ValidationError as error:
             raise bad_request(
-                f"the body is not a message or a list of messages: {unquoted(error, Publication)}"
+                f"the body is not a valid message or list of messages: {unquoted(error, Publication)}"
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None

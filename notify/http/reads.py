@@ -125,7 +125,7 @@ class HistoryReader:
         limit = integer(parameters, "limit", 1, MAX_HISTORY, DEFAULT_HISTORY)
         if "before" in parameters:
             if since is not None:
-                raise bad_request("the query parameters 'since' and 'before' exclude each other")
+                raise bad_request("the query parameters 'since' and 'before' cannot be used together")
             return self._before(topic, before, limit)
         replayed = self._broker.replay(topic, since, limit, MAX_HISTORY_BYTES)
         return replayed.addCallback(self._answer, topic, since)

@@ -161,9 +161,9 @@ class Request:
         found = dict(pairs)
         known = [*required, *optional]
         if len(found) != len(pairs):
-            raise bad_request("a query parameter may be given only once")
+            raise bad_request("each query parameter may be given only once")
         if not found.keys() <= {*known}:
-            raise bad_request(f"unknown query parameter; known are: {', '.join(known) or 'none'}")
+            raise bad_request(f"unknown query parameter; this path accepts: {', '.join(known) or 'none'}")
         for name in required:
             if name not in found:
                 raise bad_request(f"the query parameter '{name}' is missing")
@@ -182,13 +182,13 @@ class Request:
                 given[0] if len(given) == 1 else None, self.peer, route.scope if route else ""
             )
         if route is None:
-            raise Refused(HTTPStatus.NOT_FOUND, "not_found", "there is nothing at this path")
+            raise Refused(HTTPStatus.NOT_FOUND, "not_found", "nothing is served at this path")
         self.route = route
         if self.method not in route.methods and not (self.method == b"HEAD" and b"GET" in route.methods):
             raise Refused(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 "method_not_allowed",
-                f"this path takes {route.allowed.decode()} only",
+                f"this path accepts only {route.allowed.decode()}",
                 {b"Allow": route.allowed},
             )
         if route.json:
@@ -218,7 +218,7 @@ class Request:
     def oversized(self) -> Refused:
         """The refusal of a body that is too large."""
         takes = f"a body of at most {self.max_body} bytes" if self.max_body else "no body"
-        return too_large(f"this path takes {takes}")
+        return too_large(f"this path accepts {takes}")
 
     @property
     def lives_on(self) -> bool:

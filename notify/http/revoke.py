@@ -57,18 +57,20 @@ class Revoker:
 
     def __call__(self, request: Request) -> Deferred[Answer]:
         """Closes with 4002, after which a client brings a new token. 503: the record could not be kept; repeat it."""
-        what = read(request, Revoke, "two ids, workspace_id and user_id, and perhaps before, a time")
+        what = read(request, Revoke, "two ids, workspace_id and user_id, and optionally before, a time")
         permit(request.key, what.workspace_id)
         hub, now = self._hub, self._hub.now()
         before = now if what.before is None else what.before
         if before > now:
-            raise bad_request("before is in the future: it is Unix time in seconds, and now without it")
+            raise bad_request(
+                "before is in the future: give Unix time in seconds, or leave it out to mean now"
+            )
         wanted = Revocation(what.workspace_id, what.user_id, before, now + hub.live.now.limits.token_age)
         if not hub.revocations.has_room(wanted):
             raise Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "too_many_revocations",
-                "as many users' tokens are revoked as there is room for; nothing was done",
+                "the limit on revoked users is reached and nothing was done; try again later",
                 {b"Retry-After": b"60"},
             )
         audit.info(
@@ -98,7 +100,7 @@ class Revoker:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "not_kept",
                 f"the tokens are refused, and {closed} connections closed, on {told.reached.answered} nodes{missing}; but it "
-                f"could not be kept ({problem}), and a node that was not reached, or starts, takes them: repeat the request",
+                f"could not be stored ({problem}), and nodes that were not reached, or that start later, accept them: repeat the request",
                 {b"Retry-After": b"1"},
             )
         return answer(Revoked(closed, revocation.before, revocation.until, kept, told.reached))

@@ -185,6 +185,6 @@ class Site(Factory):
 
 _WHY = {
     "ahead": "it sends requests without waiting for the answers",
-    "slow": "its request did not arrive whole in time",
+    "slow": "its whole request did not arrive in time",
     "unread": "it does not read its answers",
 }

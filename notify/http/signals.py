@@ -44,7 +44,7 @@ class Signaller:
         try:
             what = _decode(request.body)
         except msgspec.ValidationError as error:
-            raise bad_request(f"the body is not a signal: {_unquoted(error)}") from None
+            raise bad_request(f"the body is not a valid signal: {_unquoted(error)}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise bad_request("the body is not valid JSON in UTF-8") from None
         permit(request.key, what.workspace_id)
@@ -58,13 +58,13 @@ class Signaller:
             raise Refused(
                 HTTPStatus.NOT_IMPLEMENTED,
                 "unsupported",
-                "the broker's plugin carries no signals: none reaches anybody here",
+                "this server's broker plugin does not support signals",
             )
         if not self._signals.send(what):
             raise Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "unavailable",
-                "the broker cannot carry signals now: it is lost; try again later",
+                "the broker cannot carry signals now and this one was not sent; try again later",
                 {b"Retry-After": b"1"},
             )
         return answer(Signalled(what.workspace_id, what.chat_id), HTTPStatus.ACCEPTED)
@@ -73,4 +73,4 @@ class Signaller:
 def _unquoted(error: msgspec.ValidationError) -> str:
     """msgspec's error without the field name, the only thing that it quotes."""
     text = ids.explained(error)
-    return "it has a field that is none of its own" if "unknown field" in text else text.replace("`", "'")
+    return "it has an unknown field" if "unknown field" in text else text.replace("`", "'")

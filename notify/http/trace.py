@@ -68,7 +68,7 @@ class TraceReader:
             raise Refused(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too_many_traces",
-                "as many traces run through this node as may: end one, or ask another node",
+                "too many traces are running through this node: end one, or ask another node",
                 {b"Retry-After": b"%d" % USUAL},
             )
         audit.info(
@@ -110,7 +110,7 @@ class TraceReader:
         workspace_id, key = identifier(parameters, "workspace_id"), request.key
         permit(key, workspace_id)
         if ("user_id" in parameters) == ("chat_id" in parameters):
-            raise bad_request("one of the query parameters 'user_id' and 'chat_id' is needed, and not both")
+            raise bad_request("exactly one of the query parameters 'user_id' and 'chat_id' is required")
         user_id, chat_id = (
             identifier(parameters, name) if name in parameters else None for name in ("user_id", "chat_id")
         )
@@ -119,7 +119,7 @@ class TraceReader:
         if peer:
             if not everywhere:
                 raise forbidden(
-                    f"the API key '{key.name}' is for some workspaces only, and an address is in none"
+                    f"the API key '{key.name}' is for some workspaces only, and addresses belong to none of them; leave out 'peer'"
                 )
             if addresses.parse(peer) is None:
                 raise bad_request("the query parameter 'peer' must be an IP address")
@@ -172,7 +172,7 @@ class Following:
         if self._over:
             return
         if not self._allowed():
-            self._end("its API key is good no more, or for less")
+            self._end("its API key is no longer valid, or no longer valid for this")
             return
         events = self._news(told)
         if events:
@@ -191,7 +191,7 @@ class Following:
         for node, collected in told.answers:
             if collected.busy:
                 if node not in self._busy:
-                    events.append(Seen(now, "busy", node=node, reason="it has too many traces already"))
+                    events.append(Seen(now, "busy", node=node, reason="it already has too many traces"))
             else:
                 after[collected.life] = collected.last
             if collected.left_out:
@@ -202,7 +202,7 @@ class Following:
         reached = _Reached(tuple(told.reached.missing), told.reached.detail)
         if reached != self._reached:
             events += [
-                Seen(now, "missing", node=node, reason="it does not answer: what it sees is not told")
+                Seen(now, "missing", node=node, reason="it does not answer, so its events are missing")
                 for node in reached.missing
                 if node not in self._reached.missing
             ]

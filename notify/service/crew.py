@@ -190,7 +190,7 @@ class Crew:
             one.silent += PING
             if one.silent >= HUNG:
                 log.error(
-                    "{worker} has not answered for {seconds} s: it is killed", worker=one.node, seconds=HUNG
+                    "{worker} has not answered for {seconds} s and is killed", worker=one.node, seconds=HUNG
                 )
                 one.silent = SILENT + PING  # it gets no sockets while it says where it is
                 process = one.process
@@ -206,7 +206,7 @@ class Crew:
             return
         link.gone()
         if reason:
-            log.error("{worker} is given up: {reason}", worker=one.node, reason=reason)
+            log.error("{worker} is stopped: {reason}", worker=one.node, reason=reason)
         one.served = self._clock.seconds() - one.since if one.ready else 0.0
         one.ready = False
         self._lost(one)
@@ -222,7 +222,7 @@ class Crew:
             one.deaths = 1 if one.served >= STEADY else one.deaths + 1
             delay = 0.0 if one.deaths == 1 else min(AT_MOST, SOON * 2.0 ** min(one.deaths - 2, 10))
             log.error(
-                "{worker} has ended ({how}): {left} of {all} serve; it is started anew in {delay} s",
+                "{worker} has ended ({how}): {left} of {all} workers are serving; it is restarted in {delay} s",
                 worker=one.node,
                 how=how,
                 left=len(self.ready),
@@ -231,7 +231,9 @@ class Crew:
             )
             one.timer = self._clock.callLater(delay, self._launch, one)
             if self._starting is not None and one.deaths >= HOPELESS:
-                self._cannot(one, f"{one.node} ends whenever it is started ({how}): the log says more.")
+                self._cannot(
+                    one, f"{one.node} ends each time it is started ({how}): see the log for the reason."
+                )
         if not ended.called:
             ended.callback(None)
 
@@ -253,7 +255,7 @@ class Crew:
                 await asked
             except (StartError, Unavailable) as error:
                 if link.alive:  # else it is restarted
-                    failed.append(f"{one.node} did not: {error}")
+                    failed.append(f"{one.node} could not reload: {error}")
             except Exception:
                 failed.append(f"{one.node} did not answer")
             finally:
@@ -311,5 +313,5 @@ class Crew:
     def _kill(self) -> None:
         for one in self.workers:
             if one.process is not None:
-                log.warn("{worker} has not ended: it is killed", worker=one.node)
+                log.warn("{worker} has not ended in time and is killed", worker=one.node)
                 one.process.signal(signal.SIGKILL)

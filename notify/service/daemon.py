@@ -104,7 +104,7 @@ def _wait(read: int) -> int:
         return 130
     failed = word[:1] != "0"
     if failed or word[1:]:
-        _say(word[1:] or "it ended before it ran; the end of its log may say why.")
+        _say(word[1:] or "the server ended before it was running; see the end of its log for the reason.")
     return int(failed)
 
 
@@ -152,14 +152,12 @@ def user(options: Mapping[str, Any]) -> User:
     if uid is None and gid is None:
         return User()
     if os.geteuid() != 0:
-        raise StartError(
-            "--uid and --gid are for root, who starts the server and is let go of: leave them out."
-        )
+        raise StartError("--uid and --gid work only when root starts the server: leave them out.")
     if uid is not None and gid is None:
         try:
             gid = pwd.getpwuid(uid).pw_gid
         except KeyError:
-            raise StartError(f"--uid: this machine knows no user {uid}: name its group with --gid.") from None
+            raise StartError(f"--uid: this machine has no user {uid}: give its group with --gid.") from None
     return User(uid, gid)
 
 
@@ -174,7 +172,7 @@ def write_pid_file(path: str, user: User) -> None:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise StartError(
-            f"--pidfile: user {user.name} cannot make {path}: {error.strerror}. Put it into a folder of that user, like "
+            f"--pidfile: user {user.name} cannot create {path}: {error.strerror}. Put it into a folder that this user owns, such as "
             "/run/notify/, or leave it out with --pidfile= (empty)."
         ) from None
     os.write(file, b"%d" % os.getpid())

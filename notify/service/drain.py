@@ -63,7 +63,7 @@ class Progress(Struct, frozen=True):
             case Stage.CLOSING:
                 return f"Draining: {self.left} of {self.total} clients left, {self.remaining:.0f} s to go."
             case Stage.FINISHING:
-                return "Draining: all clients are away, finishing publishes."
+                return "Draining: all clients have left, finishing publishes."
             case Stage.DRAINED:
                 return "Drained."
 
@@ -177,7 +177,7 @@ class Drain:
 
     def _failed(self, failure: Failure) -> None:
         # Whatever went wrong, the process must be able to end.
-        self.log.failure("the drain broke off", failure)
+        self.log.failure("the drain failed", failure)
         self._done()
 
     def _done(self) -> None:

@@ -67,7 +67,7 @@ class Lifecycle:
         # It waits for something external (a broker, keys from the network), which may be unavailable for hours. The
         # boot or the package manager goes on; clients and load balancers ask for health, which reports the truth.
         self._patience = None
-        log.warn("not ready after {seconds:.0f} s; it goes on trying", seconds=PATIENCE)
+        log.warn("not ready after {seconds:.0f} s; the start continues in the background", seconds=PATIENCE)
         self._tell_running()
 
     def ready(self) -> None:

@@ -35,11 +35,11 @@ def install(event_loop: str = "auto") -> None:
         installReactor(installed)  # type: ignore[no-untyped-call]
     elif event_loop == "uvloop" and running_on(installed) != "uvloop":
         raise StartError(
-            "server.event_loop: twistd's --reactor has a loop of its own: leave out --reactor, or do not ask for uvloop."
+            "server.event_loop: the reactor chosen by twistd's --reactor has its own event loop: leave out --reactor, or do not set uvloop."
         )
     if not isinstance(installed, AsyncioSelectorReactor):
         raise StartError(
-            f"notify runs on the asyncio reactor, not on {type(installed).__name__}: leave out --reactor, or use "
+            f"notify needs the asyncio reactor and cannot run on {type(installed).__name__}: leave out --reactor, or use "
             "--reactor=asyncio."
         )
     steady(installed)

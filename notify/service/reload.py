@@ -140,7 +140,7 @@ class Reloader:
             await wanted.authenticator.start()
         except StartError as error:
             self._over(str(error))
-            log.error("not reloaded, everything stays as it is: {reason}", reason=str(error))
+            log.error("not reloaded, the old configuration stays in force: {reason}", reason=str(error))
             return
         before, self._live.now = self._live.now, wanted
         self.config = target
@@ -158,7 +158,7 @@ class Reloader:
             log.warn("changed, but only a restart applies it: {keys}", keys=", ".join(found.restart))
 
     def _failed(self, failure: Failure) -> None:
-        self._over("it failed; the log says how")
+        self._over("it failed; see the log for the reason")
         log.failure("not reloaded", failure)
 
     def _over(self, failed: str = "", what: str = "The last reload changed nothing") -> None:

@@ -23,4 +23,4 @@ def conceal() -> None:
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
-        log.warn("secrets may get into core dumps: {reason}", reason=os.strerror(ctypes.get_errno()))
+        log.warn("core dumps may contain secrets: {reason}", reason=os.strerror(ctypes.get_errno()))

@@ -137,7 +137,7 @@ class Listener:
         except (KeyError, IndexError):
             raise StartError(
                 f"listen.{self.key}: systemd has handed over no socket for '{self.description}': start its unit first, "
-                "`systemctl start notify.socket` (and name it as its FileDescriptorName does)."
+                "`systemctl start notify.socket` (and use the name from its FileDescriptorName)."
             ) from None
         results: list[Any] = []
         listening.addBoth(results.append)
@@ -150,7 +150,7 @@ class Listener:
         self._port.stopReading()
         if self._loopback and not _is_local(self._port.getHost()):
             raise StartError(
-                f"listen.{self.key}: '{self.description}' can be reached by other machines, and --dev lets in whoever asks: "
+                f"listen.{self.key}: '{self.description}' can be reached from other machines, and --dev accepts anyone: "
                 "use 'tcp:8080:interface=127.0.0.1', or run notify with a configuration."
             )
 
@@ -180,9 +180,9 @@ class Listener:
         if isinstance(error, CannotListenError):
             reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
             advice = (
-                f"stop the other process or choose another port (here or with NOTIFY_LISTEN__{self.key.upper()})"
+                f"stop the other process, or choose another port (in this key or with NOTIFY_LISTEN__{self.key.upper()})"
                 if "in use" in reason
-                else "choose another"
+                else "choose another address or port"
             )
             return f"listen.{self.key}: '{self.description}' cannot be bound: {reason}; {advice}."
         return f"listen.{self.key}: '{self.description}' cannot be bound: {error}"
@@ -249,7 +249,7 @@ class NotifyService(Service):
             self._starting = ensureDeferred(self._bring_up())
             self._starting.addErrback(self._give_up)
             if self._foreground.waits:
-                late = "it runs and is not ready yet: what it waits for is away, and it goes on trying; the log says more."
+                late = "the server runs but is not ready yet: something that it needs is unavailable, and it keeps trying; see the log for details."
                 self._reactor.callLater(PATIENCE, self._foreground.up, late)
 
     async def _bring_up(self) -> None:

@@ -35,7 +35,7 @@ class Signals:
     def terminate(self) -> None:
         """SIGTERM or SIGINT: drain; a second one: hurry. The first one does not hurry a drain that the API began."""
         if self._terminated:
-            log.warn("told to stop again: sending away at once whoever is left")
+            log.warn("told to stop again: closing all remaining clients immediately")
             self._hurry()
         self._terminated = True
         self._lifecycle.drain()

@@ -80,7 +80,7 @@ class Systemd:
                 unix.connect(self._address)
                 unix.send("\n".join(assignments).encode())
         except OSError as error:
-            self.log.warn("systemd cannot be told: {reason}", reason=error.strerror)
+            self.log.warn("systemd cannot be notified: {reason}", reason=error.strerror)
 
 
 def is_handed_over(description: str) -> bool:
@@ -94,10 +94,12 @@ def is_handed_over(description: str) -> bool:
         return False
     given = dict(argument.partition("=")[::2] for argument in arguments)
     if given.get("domain") not in ("INET", "INET6", "UNIX") or given.keys() not in _HANDED_OVER:
-        raise ValueError("it must be like systemd:domain=INET6:name=ws, its domain INET, INET6 or UNIX")
+        raise ValueError(
+            "it must have the form systemd:domain=INET6:name=ws, with the domain INET, INET6 or UNIX"
+        )
     if not given.get("name", given.get("index", "").isdecimal()):
         raise ValueError(
-            "it must name the socket as its FileDescriptorName does, or have a number as its index"
+            "it must give the socket's name from its FileDescriptorName, or a number as its index"
         )
     return True
 

@@ -515,7 +515,9 @@ class Start(Case):
 
     def test_algorithms_are_known_and_of_one_family(self) -> None:
         for unknown in ("none", "HS1", "hs256", "PS256", "ES256K"):
-            self.assertIn("known are: HS256", self.not_started(algorithms=(unknown,), secret=SECRET))
+            self.assertIn(
+                "known algorithms are: HS256", self.not_started(algorithms=(unknown,), secret=SECRET)
+            )
         self.assertIn("HS and RS", self.not_started(algorithms=("HS256", "RS256"), secret=SECRET))
         self.assertIn("one family", self.not_started(algorithms=(), secret=SECRET))
 

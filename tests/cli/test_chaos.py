@@ -30,7 +30,9 @@ class Refusals(SynchronousTestCase):
         self.assertIn("there is no /nowhere/nats: install it", self.refused("--nats-server", "/nowhere/nats"))
 
     def test_the_built_in_set_takes_no_address(self) -> None:
-        self.assertIn("on this machine alone", self.refused("--api-url", "http://10.0.0.1:8081"))
+        self.assertIn(
+            "the built-in set on this machine is used", self.refused("--api-url", "http://10.0.0.1:8081")
+        )
 
     def test_a_deployment_is_named_whole(self) -> None:
         given = ["--url", "ws://10.0.0.1/ws"]
@@ -40,16 +42,16 @@ class Refusals(SynchronousTestCase):
             (["--tokens", temporary_file(self, b"a")], "--chat"),
         ):
             given += more
-            self.assertIn(f"--url needs {missing}", self.refused(*given))
-        self.assertIn("There is no API key", self.refused(*given, "--chat", "1"))
+            self.assertIn(f"--url also needs {missing}", self.refused(*given))
+        self.assertIn("No API key was given", self.refused(*given, "--chat", "1"))
         self.assertIn(
-            "there is no token in it",
+            "contains no token",
             self.refused(*given[:-1], temporary_file(self, b" \n"), "--chat", "1"),
         )
 
     def test_bounds(self) -> None:
         for arguments in (("--clients", "501"), ("--rate", "0"), ("--seconds", "2h"), ("--settle", "2h")):
-            self.assertIn(f"{arguments[0]} is from", self.refused(*arguments))
+            self.assertIn(f"{arguments[0]} must be from", self.refused(*arguments))
         self.assertIn("2,000,000", self.refused("--clients", "500", "--rate", "1000", "--seconds", "5s"))
 
     def test_faults(self) -> None:
@@ -61,7 +63,7 @@ class Refusals(SynchronousTestCase):
         ):
             self.assertIn(expected, self.refused("--fault", fault))
         self.assertIn("not both", self.refused("--fault", "at=5s kill node-1", "--seed", "1"))
-        self.assertIn("built-in set alone", self.refused("--url", "ws://10.0.0.1/ws", "--seed", "1"))
+        self.assertIn("only for the built-in set", self.refused("--url", "ws://10.0.0.1/ws", "--seed", "1"))
 
     def test_a_report_that_cannot_be_written_is_known_before(self) -> None:
         self.assertIn("cannot be written", self.refused("--html", "/nowhere/report.html"))

@@ -72,7 +72,7 @@ class Commands(Server):
         process = await self.listening()
         result = await self.run_command("revoke", "--user", "1", "--before", "1")
         self.assertEqual((result.status, result.out), (0, "0 closed\n"))
-        self.assertIn("it holds until the server restarts, which has no state directory", result.err)
+        self.assertIn("this holds only until it restarts", result.err)
         result = await self.run_command("revoke", "--user", "1", "--json")
         answer = json.loads(result.out)
         self.assertEqual((result.status, answer["closed"], answer["kept"]), (0, 1, False))
@@ -90,7 +90,7 @@ class Commands(Server):
         process = await self.listening()
         self.assertEqual(
             await self.lines("shed", "--node", "node-a", "--share", "1"),
-            ["node-a sends 1 of its clients away, over 0 s"],
+            ["node-a is sending 1 of its clients away, over 0 s"],
         )
         await process.until(lambda: "the server restarts" in process.err)
         self.assertEqual((await self.json("shed", "--node", "node-a", "--share", "0.4"))["clients"], 0)
@@ -113,11 +113,11 @@ class Commands(Server):
     async def test_say_what_is_wrong(self) -> None:
         result = await self.run_command("drain", "--node", "nobody")
         self.assertEqual((result.status, result.out), (1, ""))
-        self.assertIn("there is no node of this name", result.err)
+        self.assertIn("there is no node with this name", result.err)
         for command in ("nodes", "topics", "reload"):
             result = await self.run_command(command, NOTIFY_API_KEY="x" * 20)
             self.assertEqual((result.status, result.out), (1, ""))
-            self.assertIn("not known here", result.err)
+            self.assertIn("does not know this API key", result.err)
 
 
 class Shown(SynchronousTestCase):

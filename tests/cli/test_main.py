@@ -140,7 +140,7 @@ class Publish(Server):
     async def test_a_wrong_key_stops_it_at_once(self) -> None:
         result = await self.run_command("publish", stdin=chat_line(1) * 3, NOTIFY_API_KEY="x" * 20)
         self.assertEqual(result.status, 1)
-        self.assertIn("look at the API key", result.err)
+        self.assertIn("check the API key", result.err)
         self.assertIn("Stopped after line", result.err)
         self.assertNotIn("x" * 20, result.err)
 
@@ -187,7 +187,7 @@ class Publish(Server):
                 "publish", "--chat", "1", "--content", "x", "--url", url, "--timeout", "300ms"
             )
         self.assertEqual(result.status, 1)
-        self.assertIn("It may be published, or not: no answer from the server", result.err)
+        self.assertIn("It may or may not have been published: no answer from the server", result.err)
         self.assertNotIn("unknown", result.err)
 
     async def test_shows_progress_to_whoever_watches(self) -> None:
@@ -253,9 +253,9 @@ class Presence(Server):
 
     async def test_says_what_is_wrong(self) -> None:
         for environ, expected in (
-            ({"NOTIFY_API_KEY": "x" * 20}, "not known here"),
+            ({"NOTIFY_API_KEY": "x" * 20}, "does not know this API key"),
             ({"NOTIFY_API_KEY": ""}, "$NOTIFY_API_KEY"),
-            ({"NOTIFY_API_URL": "http://127.0.0.1:1"}, "does the server run"),
+            ({"NOTIFY_API_URL": "http://127.0.0.1:1"}, "that the server is running"),
             ({"NOTIFY_API_URL": "127.0.0.1:8081"}, "--url is wrong"),
             ({"NOTIFY_API_URL": self.environ["NOTIFY_API_URL"] + "/elsewhere"}, "refused"),
         ):
@@ -452,12 +452,15 @@ class CheckConfig(SynchronousTestCase):
                 "listen.public: 'nonsense:1' is not a server endpoint",
             ),
             (good + "[listen]\ninternal = 'tcp'", "listen.internal: 'tcp' is not a server endpoint"),
-            (good + "[listen]\npublic = 'systemd:domain=INET9:name=ws'", "its domain INET, INET6 or UNIX"),
+            (
+                good + "[listen]\npublic = 'systemd:domain=INET9:name=ws'",
+                "with the domain INET, INET6 or UNIX",
+            ),
             (
                 good + "[listen]\npublic = 'systemd:domain=INET6'",
-                "it must be like systemd:domain=INET6:name=ws",
+                "it must have the form systemd:domain=INET6:name=ws",
             ),
-            (good + "[listen]\npublic = 'systemd:domain=INET6:index=ws'", "have a number as its index"),
+            (good + "[listen]\npublic = 'systemd:domain=INET6:index=ws'", "or a number as its index"),
             (good + "[listen]\npublik = 'tcp:1'", "unknown key 'listen.publik'"),
             (good + "[limits]\nmax_frame = 'big'", "'limits.max_frame' is wrong"),
             (good + "[api]\nkeys_file = '/nonexistent'", "'api.keys_file' is wrong"),
@@ -521,7 +524,7 @@ class Help(SynchronousTestCase):
             (("--user", "1", "--kind", "y", "--event", "edit"), "--event goes with --chat"),
             (("--chat", "1", "--content", "x", "--refers-to", "2"), "--refers-to goes with --event"),
             (("--chat", "1", "--content", "x", "--data", "1"), "--data goes with --user or --event"),
-            (("--chat", "1", "--content", "x", "--event", "edit"), "give one of them"),
+            (("--chat", "1", "--content", "x", "--event", "edit"), "give only one of them"),
             (("--chat", "1"), "--content TEXT or --event KIND"),
             (("--chat", "1", "--event", "edit", "--data", "{"), "--data is not JSON"),
             (("--chat", "1"), "--content TEXT"),

@@ -44,7 +44,7 @@ class NewEpoch(ServerCase):
 
     async def test_what_cannot_be_done_is_one_sentence(self) -> None:
         for environ, words in (
-            ({"NOTIFY_BROKER__PLUGIN": "memory"}, "the broker memory needs none"),
+            ({"NOTIFY_BROKER__PLUGIN": "memory"}, "the broker memory does not need this"),
             (
                 {"NOTIFY_BROKER__JETSTREAM__SERVERS": "nats://a:geheim@127.0.0.1:1"},
                 "127.0.0.1:1 cannot be reached",

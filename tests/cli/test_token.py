@@ -120,7 +120,9 @@ class Token(SynchronousTestCase):
         table = f'[auth]\nplugin = "webhook"\n[auth.webhook]\nauthorize_url = "http://b/"\n[auth.webhook.jwt]\nsecret = "{SECRET}"'
         self.made(command("token", "--config", self.config(table), "--user", "1"))
         backend = '[auth]\nplugin = "webhook"\n[auth.webhook]\nauthenticate_url = "http://b/"'
-        self.assertIn("ask it", self.refused("--config", self.config(backend), "--user", "1"))
+        self.assertIn(
+            "get one from the backend", self.refused("--config", self.config(backend), "--user", "1")
+        )
 
     def test_prints_no_token_that_the_server_would_refuse(self) -> None:
         path = self.config(f'[auth.jwt]\nsecret = "{SECRET}"\nmax_lifetime = "1h"')
@@ -139,7 +141,7 @@ class Token(SynchronousTestCase):
         self.assertIn("No such file", self.refused("--user", "1", "--secret-file", "/nonexistent"))
         good = {"NOTIFY_AUTH__JWT__SECRET": SECRET}
         self.assertIn("--private-key-file", self.refused("--user", "1", "--algorithm", "RS256", **good))
-        self.assertIn("known are", self.refused("--user", "1", "--algorithm", "none", **good))
+        self.assertIn("known algorithms are", self.refused("--user", "1", "--algorithm", "none", **good))
         self.assertIn("NAME=JSON", self.refused("--user", "1", "--claim", "role", **good))
         self.assertIn("not JSON", self.refused("--user", "1", "--claim", "role=admin", **good))
         self.assertIn("use --secret-file", self.refused("--user", "1", "--private-key-file", secret))

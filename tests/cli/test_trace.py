@@ -20,7 +20,7 @@ class Followed(Server):
 
     async def test_a_user_as_it_happens(self) -> None:
         process = self.spawn("trace", "--user", "1", "--seconds", "600")
-        await process.until(lambda: "it has 0 connections here" in process.out)
+        await process.until(lambda: "0 connections here" in process.out)
         listener = self.spawn("listen", "--chat", "10")
         await process.until(lambda: "subscribe" in process.out and "chat 10" in process.out)
         listener.signal("KILL")
@@ -91,7 +91,7 @@ class Shown(SynchronousTestCase):
             {"what": "missing", "node": "b"}, {"what": "left_out", "node": "a", "count": 3}, {"what": "end"}
         )
         self.assertEqual(self.status, NOT_ALL)
-        self.assertIn("3 events were too many", self.out.getvalue())
+        self.assertIn("3 events left out, too many to show", self.out.getvalue())
 
     def test_an_end_before_its_time_is_said(self) -> None:
         self.assertRaises(CommandError, self.show, {"what": "watching", "connections": 0})

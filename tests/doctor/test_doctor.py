@@ -100,7 +100,7 @@ class Units(TestCase):
         self.assertEqual(made.files, 2**63 if hard == resource.RLIM_INFINITY else hard)
         self.assertEqual(made.environ["PATH"], os.environ["PATH"])
         self.assertIn(
-            "as it runs", next(f.text for f in host.limits(config(), made) if f.check == "file limit")
+            "the running ", next(f.text for f in host.limits(config(), made) if f.check == "file limit")
         )
         gone = unit(pid=os.getpid(), environ={"A": "b"})
         self.assertEqual(host.of_process(gone, Path("/nowhere")), unit(environ={"A": "b"}))
@@ -179,7 +179,7 @@ class Clock(TestCase):
         self.assertEqual(pure.level, "note")
         self.assertEqual(usual.level, "ok" if fanout.in_c else "note")
         for found in (pure, usual):
-            self.assertIn(" in C" if found.level == "ok" else "in Python", found.text)
+            self.assertIn("the C version" if found.level == "ok" else "the Python version", found.text)
             self.assertEqual(bool(found.mend), found.level == "note")
 
     def test_the_kernel_is_asked(self) -> None:
@@ -567,4 +567,4 @@ class Command(TestCase):
     async def test_a_window_that_is_none(self) -> None:
         done = await self.run_it("--resume-window", "soon")
         self.assertEqual(done.returncode, 2)
-        self.assertIn("a duration is written like", done.stderr)
+        self.assertIn("write a duration like", done.stderr)

@@ -288,7 +288,7 @@ class Browsed(TestCase):
         def visit(page: Page) -> None:
             page.enter("x" * 20)
             page.until("trouble", lambda: not page.hidden("#trouble"))
-            self.assertEqual(page.browser.text("#trouble"), "this API key is not known here")
+            self.assertEqual(page.browser.text("#trouble"), "this server does not know this API key")
             self.assertTrue(page.hidden("#main"))
             page.enter()
             page.shown("nodes", 1)

@@ -78,7 +78,7 @@ class Asking(Case):
         self.assertEqual(found["reached"], {"answered": 2, "missing": ["c"], "detail": "because"})
         self.assertEqual(self.others.asked, [("nodes", {}, "")])
         refused = self.node.call("GET", "/v1/nodes?node=a").json["error"]
-        self.assertEqual(refused["message"], "unknown query parameter; known are: none")
+        self.assertEqual(refused["message"], "unknown query parameter; this path accepts: none")
 
     def test_an_answer_that_cannot_be_read_is_missing(self) -> None:
         self.answer(a=b'{"version":1}', b=item("b"), c=b"\xff", missing=["d"])

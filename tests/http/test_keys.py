@@ -58,22 +58,22 @@ class ReadKeysTest(TestCase):
 
     def test_a_line_that_is_not_understood_is_told_by_its_number_and_gives_nothing_away(self) -> None:
         for line, reason in (
-            (f"{ONE} sesame", "nothing else"),
-            (f"{ONE} sesame=1", "nothing else"),
-            (f"{ONE} name=a name=b", "each once"),
+            (f"{ONE} sesame", "may be followed only by"),
+            (f"{ONE} sesame=1", "may be followed only by"),
+            (f"{ONE} name=a name=b", "each at most once"),
             (f"{ONE} scopes=read", "no name"),
-            (f"{ONE} name=", "name that is not"),
-            (f"{ONE} name=sésame", "name that is not"),
+            (f"{ONE} name=", "invalid name"),
+            (f"{ONE} name=sésame", "invalid name"),
             (f"{ONE} name=a scopes=", "publish"),
             (f"{ONE} name=a scopes=read,sesame", "control, publish, read"),
-            (f"{ONE} name=a workspaces=", "has a workspace that is none"),
+            (f"{ONE} name=a workspaces=", "has an invalid workspace"),
             (f"{ONE} name=a workspaces=7,,8", "an id is"),
             (f"{ONE} name=a workspaces=07", "an id is"),
             (f"{ONE} name=x scopes=read\n{ONE}", "twice"),
-            ("name=sesame-sesame-sesame", "no key in front"),
-            (f"{ONE} name=x scopes=read\nworkspaces=7,8,9,10,11", "no key in front"),
-            (f"{ONE}\u2028{TWO}", "nothing else"),
-            (f"{TWO} name=a\n{ONE} name=a", "name of another"),
+            ("name=sesame-sesame-sesame", "has no key"),
+            (f"{ONE} name=x scopes=read\nworkspaces=7,8,9,10,11", "has no key"),
+            (f"{ONE}\u2028{TWO}", "may be followed only by"),
+            (f"{TWO} name=a\n{ONE} name=a", "same name as another"),
         ):
             path = self.file(f"#\n{line}\n".encode())
             error = str(self.assertRaises(ConfigError, read_keys, Api(keys_file=path), "x.toml"))
@@ -219,7 +219,7 @@ class Audit(SynchronousTestCase):
         [line] = self.lines(
             node, "POST", "/v1/unsubscribe", {"workspace_id": 7, "user_id": 1, "chat_id": "x"}
         )
-        self.assertTrue(line.endswith("r-1: end what user 1 of workspace 7 has of chat x"), line)
+        self.assertTrue(line.endswith("r-1: end the subscriptions of user 1 of workspace 7 to chat x"), line)
         [line] = self.lines(node, "POST", "/v1/shed", {"node": "a\nb", "share": 0.5})
         self.assertTrue(line.endswith("r-1: send 0.5 of the clients of a\\nb away"), line)
         [line] = self.lines(node, "POST", "/v1/drain")

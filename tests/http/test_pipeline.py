@@ -284,7 +284,7 @@ class Outcomes(World):
         self.pipeline.read()
         self.under_way[0].callback(Position("e", 1))
         self.turn()
-        self.assertEqual((self.names(), self.socket.close), ([1], (1003, "messages are text")))
+        self.assertEqual((self.names(), self.socket.close), ([1], (1003, "messages must be text frames")))
 
     def test_whoever_traces_is_told(self) -> None:
         seen: list[Any] = []
@@ -405,13 +405,17 @@ class Ends(World):
         self.under_way[0].callback(Position("e", 1))
         self.turn()
         self.assertEqual(self.codes()[1], (200, ""))
-        self.assertEqual(self.socket.close, (1008, "the API key is good no more, or for less"))
+        self.assertEqual(
+            self.socket.close, (1008, "the API key is no longer valid, or no longer valid for this")
+        )
         self.assertEqual(len(self.broker.published), 1)
 
     def test_also_where_nothing_is_sent(self) -> None:
         self.good = False
         self.seconds(2)
-        self.assertEqual(self.socket.close, (1008, "the API key is good no more, or for less"))
+        self.assertEqual(
+            self.socket.close, (1008, "the API key is no longer valid, or no longer valid for this")
+        )
 
     def test_a_server_that_leaves_answers_what_is_under_way_and_refuses_the_rest(self) -> None:
         self.send(message(1))

@@ -80,7 +80,7 @@ class Revoking(SynchronousTestCase):
         self.assertEqual((response.status, response.code, response["Retry-After"]), (503, "not_kept", "1"))
         text = response.json["error"]["message"]
         self.assertIn(
-            "3 connections closed, on 2 nodes, not on c; but it could not be kept (NATS is away)", text
+            "3 connections closed, on 2 nodes, not on c; but it could not be stored (NATS is away)", text
         )
         self.assertIn("repeat the request", text)
         self.assertEqual(len(self.control.asked), 1)

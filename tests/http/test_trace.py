@@ -234,7 +234,8 @@ class Refusals(Case):
             self.moment()
             [end] = reader.events()
             self.assertEqual(
-                (end["what"], end["reason"]), ("end", "its API key is good no more, or for less")
+                (end["what"], end["reason"]),
+                ("end", "its API key is no longer valid, or no longer valid for this"),
             )
             self.assertTrue(self.nodes.asked[-1]["end"])
 

@@ -300,7 +300,7 @@ class Life:
         check(status != 0, "a reload of a bad file fails")
         wait_for("not tried", lambda: "unknown key 'limits.max_frames'" in machine.journal())
         machine.call("systemctl", "kill", "--signal=HUP", "notify")
-        wait_for("not reloaded", lambda: "not reloaded, everything stays" in machine.journal())
+        wait_for("not reloaded", lambda: "not reloaded, the old configuration stays" in machine.journal())
         installed.message_arrives()
         check(machine.show("ActiveState") == "active", "a bad file changes nothing and the journal says why")
 

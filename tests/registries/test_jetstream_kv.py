@@ -65,7 +65,10 @@ class Shared(TestCase):
 
     def test_every_mistake_in_it_is_the_registrys_too(self) -> None:
         for table, sentence in (
-            ({"serverz": []}, r"^FILE: unknown key 'broker.jetstream.serverz'; known are: servers, .*stream"),
+            (
+                {"serverz": []},
+                r"^FILE: unknown key 'broker.jetstream.serverz'; known keys are: servers, .*stream",
+            ),
             ({"replicas": 9}, r"^FILE: 'broker.jetstream.replicas' is wrong: "),
             ({"servers": []}, r"^\[broker.jetstream\] servers is empty"),
             ({"tls_cert": "x"}, r"^\[broker.jetstream\] tls_cert and tls_key belong together"),

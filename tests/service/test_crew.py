@@ -138,7 +138,7 @@ class Crews(SynchronousTestCase):
         self.assertNoResult(self.started)
         self.now(1).die("status 1")
         said = str(self.failureResultOf(self.started, StartError).value)
-        self.assertEqual(said, "n-w1 ends whenever it is started (status 1): the log says more.")
+        self.assertEqual(said, "n-w1 ends each time it is started (status 1): see the log for the reason.")
         self.crew.stop()
         self.assertEqual([one.timer for one in self.crew.workers], [None, None])
 
@@ -248,7 +248,7 @@ class Crews(SynchronousTestCase):
         asked[1][2].errback(StartError("its file is away."))
         self.turns()
         failure = self.failureResultOf(done, StartError)
-        self.assertEqual(str(failure.value), "n-w2 did not: its file is away.")
+        self.assertEqual(str(failure.value), "n-w2 could not reload: its file is away.")
 
     def test_one_that_is_just_starting_reloads_too(self) -> None:
         self.serving()

@@ -173,7 +173,7 @@ class Starting(DaemonCase):
         environ = {"NOTIFY_BROKER__PLUGIN": "jetstream", "NOTIFY_BROKER__JETSTREAM__SERVERS": url}
         status, said = await self.command(**environ)
         self.assertEqual(status, 0, said)
-        self.assertRegex(said, r"\Anotify: it runs and is not ready yet: [^\n]+\n\Z")
+        self.assertRegex(said, r"\Anotify: the server runs but is not ready yet: [^\n]+\n\Z")
         self.assertEqual(await self.ready(), 503)
         await self.stop(int(self.pid_file.read_text()))
         self.assertFalse(self.pid_file.exists())
@@ -191,7 +191,10 @@ class Starting(DaemonCase):
         await self.until("it has a pid", lambda: self.pid_file.exists() and self.pid_file.read_text())
         os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
         self.assertEqual(await made.ended, 1)
-        self.assertEqual(made.output, "notify: it ended before it ran; the end of its log may say why.\n")
+        self.assertEqual(
+            made.output,
+            "notify: the server ended before it was running; see the end of its log for the reason.\n",
+        )
         self.pid_file.unlink()
 
     async def test_dev_needs_a_terminal(self) -> None:
@@ -334,7 +337,7 @@ class AsAnotherUser(DaemonCase):
         del self.environ["NOTIFY_AUTH__JWT__SECRET"]
         pid = await self.started(*self.as_nobody, notify=("-c", str(file)))
         os.kill(pid, signal.SIGHUP)
-        await self.logs("not reloaded, everything stays as it is")
+        await self.logs("not reloaded, the old configuration stays in force")
         self.assertRegex(self.log.read_text(), rf"{re.escape(str(key))}[^\n]*Permission denied")
         self.assertEqual(await self.ready(), 200)
         os.chown(key, 0, self.user.pw_gid)
@@ -352,7 +355,7 @@ class AsAnotherUser(DaemonCase):
         inner = self.folder / "run"
         inner.mkdir()
         said = await self.refused(*self.as_nobody, f"--pidfile={inner / 'notify.pid'}")
-        self.assertIn(f"user {self.user.pw_name} cannot make {inner}/notify.pid: Permission denied", said)
+        self.assertIn(f"user {self.user.pw_name} cannot create {inner}/notify.pid: Permission denied", said)
         self.assertEqual(list(inner.iterdir()), [])
 
     async def test_in_a_folder_of_everyone_the_pid_file_is_the_user_s_and_gone_at_the_end(self) -> None:
@@ -382,12 +385,12 @@ class Users(SynchronousTestCase):
     def test_whoever_is_not_root_becomes_nobody_else(self) -> None:
         self.patch(os, "geteuid", lambda: 1000)
         self.assertEqual(daemon.user({"uid": None, "gid": None}), User())
-        with self.assertRaisesRegex(StartError, "are for root"):
+        with self.assertRaisesRegex(StartError, "only when root starts"):
             daemon.user({"uid": 1, "gid": None})
 
     def test_a_user_that_the_machine_does_not_know_needs_a_group(self) -> None:
         self.patch(os, "geteuid", lambda: 0)
-        with self.assertRaisesRegex(StartError, "knows no user 54321"):
+        with self.assertRaisesRegex(StartError, "has no user 54321"):
             daemon.user({"uid": 54321, "gid": None})
         self.assertEqual(daemon.user({"uid": 54321, "gid": 7}), User(54321, 7))
 

@@ -142,7 +142,7 @@ class ReloaderTests(TestCase):
         self.reloader.reload()
         self.preparing.pop().errback(RuntimeError("a fault"))
         self.flushLoggedErrors(RuntimeError)
-        self.assertEqual(self.reloader.outcome, (1234.5, "it failed; the log says how"))
+        self.assertEqual(self.reloader.outcome, (1234.5, "it failed; see the log for the reason"))
         self.reloader.reload()
         self.preparing.pop().callback(None)
         self.assertEqual((self.reloader.outcome, self.reloader.fault), ((1234.5, ""), ""))

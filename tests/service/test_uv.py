@@ -326,7 +326,8 @@ class Chosen(SynchronousTestCase):
     def test_the_reactor_of_twistd_s_option_has_asyncio_s(self) -> None:
         said = run(sys.executable, "-c", GIVEN)
         self.assertRegex(
-            said, r"\Aserver.event_loop: twistd's --reactor has a loop of its own: .*\nasyncio\n\Z"
+            said,
+            r"\Aserver.event_loop: the reactor chosen by twistd's --reactor has its own event loop: .*\nasyncio\n\Z",
         )
 
     def test_the_key_takes_three_words(self) -> None:

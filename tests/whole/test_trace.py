@@ -89,7 +89,7 @@ class Traced(TestCase):
         def test(stack: ExitStack, a: Server, b: Server, c: Server) -> None:
             screen = Screen(stack, a, "--user", "7", "--workspace", "1", "--seconds", "120")
             for name in ("node-a", "node-b", "node-c"):
-                screen.shows(name, "it has 0 connections here")
+                screen.shows(name, "0 connections here")
 
             # A wrong token.
             wrong = issue("another secret of as many characters as it needs", 7, 1, 3600, time.time())

@@ -138,7 +138,7 @@ class Asked:
             server = self.server(stack, "[limits]\nmax_connections_per_user = 2\nmax_connections = 4\n")
             screen = Screen(stack, server, "--user", "7", "--workspace", "1", "--seconds", "60")
             for name in ("n ", "n-w1", "n-w2"):
-                screen.shows(name, "it has 0 connections here")
+                screen.shows(name, "0 connections here")
             both = [self.let_in(stack, server, token(7)) for _ in range(2)]
             for name in ("n-w1", "n-w2"):
                 screen.shows(name, "auth", "ok")
@@ -199,7 +199,7 @@ class WithMemory(Asked, TestCase):
             self.only("https://b.example", server)
             second.write_text(f"{TWO}[listen]\nallowed_origin = 5\n")
             server.signal(signal.SIGHUP)
-            server.logged(f"stays as it is: {second}: unknown key 'listen.allowed_origin'")
+            server.logged(f"stays in force: {second}: unknown key 'listen.allowed_origin'")
             self.restarted(server)
             self.only("https://b.example", server)
 

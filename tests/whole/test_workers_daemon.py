@@ -80,7 +80,7 @@ class Daemon(Workers):
         environ = {"NOTIFY_BROKER__PLUGIN": "jetstream", "NOTIFY_BROKER__JETSTREAM__SERVERS": url}
         status, said = await self.command(**environ)
         self.assertEqual(status, 0, said)
-        self.assertRegex(said, r"\Anotify: it runs and is not ready yet: [^\n]+\n\Z")
+        self.assertRegex(said, r"\Anotify: the server runs but is not ready yet: [^\n]+\n\Z")
         self.assertEqual(await self.ready(), 503)
         await self.stop(int(self.pid_file.read_text()))
         await self.until("the processes are gone", lambda: not self.processes())
@@ -88,7 +88,7 @@ class Daemon(Workers):
     async def test_another_root_is_refused(self) -> None:
         need(os.geteuid() == 0, "only root can change it: run the tests as root")
         said = await self.refused(f"--chroot={self.folder}")
-        self.assertEqual(said, "notify: --chroot is for one process: leave out [server] workers.\n")
+        self.assertEqual(said, "notify: --chroot works with one process only: leave out [server] workers.\n")
 
 
 class AsAnotherUser(Workers):
@@ -111,7 +111,7 @@ class AsAnotherUser(Workers):
         """This Python is for root alone: it is said so, and nothing is left."""
         said = await self.refused(self.as_nobody)
         self.assertRegex(
-            said, rf"n-w. ends whenever it is started \({re.escape(sys.executable)}: Permission denied\)"
+            said, rf"n-w. ends each time it is started \({re.escape(sys.executable)}: Permission denied\)"
         )
 
     def place(self) -> Path:
