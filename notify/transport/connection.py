@@ -157,6 +157,8 @@ class Connection:
         """The socket took only this many bytes of a frame that was sent directly to it."""
         self._clear = False
         self._transport.write(frame[sent:])
+        if sent and self._open and not self._blocked:
+            self._clear = True  # the socket has taken the rest: nobody will resume this producer
 
     def _write_later(self, frame: bytes) -> None:
         if not self._blocked:

@@ -257,6 +257,14 @@ class Ways:
         self.assertFalse(dead._clear)
         self.assertEqual(place.transports[1].read(), b"frame")
 
+    def test_a_socket_that_takes_the_rest_at_once_is_written_to_directly_again(self: Any) -> None:
+        place = self.place()
+        one = place.connect()
+        one.left(b"frame", place.transports[0].socket.send(b"fra"))
+        self.assertTrue(one._clear)
+        place.fan(b"more")
+        self.assertEqual(place.transports[0].read(), b"framemore")
+
     def test_one_that_is_over_its_bound_is_given_up_and_the_others_are_not(self: Any) -> None:
         place = self.place(each=9)
         slow, _ = place.connect(), place.connect()
