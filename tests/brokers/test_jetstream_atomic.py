@@ -214,7 +214,7 @@ class OneServer(Lists, TestCase):
             self.server.start()
             await answer
             outcomes.append(await once)
-            await until(lambda: other.status().ready)
+            await until(lambda: broker.status().ready and other.status().ready)
         self.assertEqual(await self.kept(broker), [*range(800)])
         kept = await self.kept(other, OTHER)
         self.assertEqual(kept, sorted(kept))
