@@ -104,10 +104,10 @@ class IReviewer(Interface):
     """
 
     recheck = Attribute(
-        "float: a live subscription is asked about again this often (seconds); 0: at a new token only"
+        "float: how often a live subscription is reviewed, in seconds; 0: only when a new token is presented"
     )
     grace = Attribute(
-        "float: it goes on for so long (seconds) from when no answer came, and ends with 'unavailable'"
+        "float: how long a subscription outlives a review without an answer, in seconds; then it ends with 'unavailable'"
     )
 
     def review(identity: Identity, topics: Collection[Topic]) -> Deferred[Mapping[Topic, bool]]:
@@ -451,17 +451,21 @@ class IPatient(Interface):
 class IConnection(Interface):
     """One client's connection, as session, dispatcher and registry see it. Hashable by identity."""
 
-    id = Attribute("str: unique over all nodes; what a client knows as connection_id")
-    peer = Attribute("Peer: where it comes from")
-    identity = Attribute("Identity | None: who it is, once authenticated")
+    id = Attribute("str: unique across all nodes; clients see it as connection_id")
+    peer = Attribute("Peer: where the client connects from")
+    identity = Attribute("Identity | None: the user, once authenticated")
     encoding = Attribute(
-        "Encoding: how its server frames are made; one object serves all connections alike. The session "
+        "Encoding: encodes the frames sent to it. All connections that negotiated alike share one object. The session "
         "replaces it once, when it grants features"
     )
-    opened = Attribute("float: Unix time in seconds at which it was accepted")
-    queued = Attribute("int: bytes that wait because the client has not taken what came before")
-    blocked = Attribute("bool: the client has not taken all that came before: what is written now waits")
-    heard = Attribute("float: when the client was heard last, by the reactor's clock; it answers pings")
+    opened = Attribute("float: Unix time in seconds at which the connection was accepted")
+    queued = Attribute("int: bytes queued because the client has not yet read what was sent earlier")
+    blocked = Attribute(
+        "bool: the client has not read everything sent earlier, so that new frames are queued"
+    )
+    heard = Attribute(
+        "float: when the client last sent anything, in the reactor's time; clients answer pings"
+    )
 
     def write(frame: bytes) -> None:
         """Send bytes that ``encoding.pack`` made. Never blocks or raises; drops them once the connection closes.

@@ -275,7 +275,7 @@ def _read_query(query: str, page: str) -> tuple[tuple[Id, ...], tuple[str, ...],
             watch = value
         elif name != "client_id":
             raise _bad(
-                "a query parameter is unknown, or there twice, or not of its form; known are: chat, several times, "
+                "a query parameter is unknown, repeated or malformed; known parameters are: chat (may be repeated), "
                 "features, watch_presence, client_id",
                 page,
             )
