@@ -2,8 +2,8 @@
 
 What more processes cost: deliveries a CPU-second over all processes of the server, in turns at the same pace, against one
 process that does everything; and how evenly the clients are spread. Each work has two paces: ``busy``, at which one process
-fills some half of a core, as workers are there for, and ``calm``, at which it waits for nine tenths of the time, so that each
-process finds the processor's caches cold with every message. Where the machine has cores for more workers, for the
+fills between a quarter and two thirds of a core, and ``calm``, at which it is idle most of the time, so that with every message each process
+reaches for memory that it has not used for a while. Where the machine has cores for more workers, for the
 first process and for the load besides, also what they gain: the pace is raised until the server does not keep up.
 """
 

@@ -252,7 +252,8 @@ def check_data(data: Raw, most: int) -> None:
         raise Poison(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise Poison("data is not valid JSON") from None
-    _check_levels(bytes(data))
+    if size > MOST_LEVELS:
+        _check_levels(bytes(data))
 
 
 def parse_signal(topic: Topic, payload: bytes, most: int) -> Signal:
