@@ -1,8 +1,10 @@
-"""nats-py's client with a fast path for messages: from the parser directly to a plain function.
+"""nats-py's client with fast paths for messages: from the socket directly to a plain function, and directly to the socket.
 
-For each message nats-py decodes every header into a dict, creates an object, puts it on a queue and wakes a task. On the hot path
-that is most of the cost. :class:`RawClient` hooks in before that (`_process_msg`), for its own subscriptions only. If a later
-nats-py no longer calls that method, messages take nats-py's normal path: slower, with the same result.
+For each message nats-py wakes the task that reads, decodes every header into a dict, creates an object, puts it on a queue and
+wakes another task; for each message that it sends it wakes a task, too. On the hot path that is most of the cost.
+:class:`RawClient` takes the messages of its own subscriptions out of what arrives (:mod:`notify.nats.splitter`), and writes to the
+transport as long as nothing waits there. Where either is impossible, for example because a later nats-py lacks a name that is used
+here, messages take nats-py's normal path: slower, with the same result.
 """
 
 from __future__ import annotations
@@ -17,12 +19,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from twisted.logger import Logger
 
+from notify.nats.splitter import Splitter
+
 log = Logger()
+
+#: bytes that a transport may hold when more are written to it; otherwise nats-py keeps them, and makes the writer wait
+_HELD = 2**15
 
 #: The private names of nats-py that notify depends on, all used in this module, and why. setup.py limits its version,
 #: and tests/nats/test_upstream.py fails with the name of any that disappears.
 PRIVATE = {
-    "Client._process_msg": "the parser calls it with each message: the short way begins there",
+    "Client._process_msg": "the parser calls it with each message that the splitter did not see",
     "Client._subs": "tells whose message it is that came",
     "Subscription._cb": "tells our own subscriptions, and holds their handler",
     "Client._reading_task": "its end is the end of the client, told or not",
@@ -35,9 +42,9 @@ PRIVATE = {
     "Client._send_command": "sends what publish sends, without publish's checks: they cost as much as all the rest",
     "Client._flush_queue": "empty: what is sent now has nobody to flush it yet",
     "Client._flush_pending": "flushes it",
-    "Client._pending": "what was not sent",
+    "Client._pending": "what was not sent: while there is some, nothing may be written before it",
     "Client._pending_data_size": "its bytes",
-    "TcpTransport._io_writer": "nats-py cannot abort a connection: closing waits for what was not sent",
+    "TcpTransport._io_writer": "has asyncio's transport: to write to it, to read from it, and to abort it, which nats-py cannot",
 }
 
 #: called with subject, reply subject, payload and the raw header block
@@ -65,6 +72,41 @@ def missing_permission(error: Exception) -> str:
     return words if "permissions violation" in words.lower() else ""
 
 
+def command(subject: str, payload: bytes, reply: str, block: bytes) -> bytes:
+    """The command that publishes a message; an empty ``block`` means no headers.
+
+    Nothing is checked: the subjects must be valid, and the server must accept a message of that size.
+    """
+    if not block:
+        return b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"))
+    size = len(block)
+    head = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
+    return b"".join((head, block, payload, b"\r\n"))
+
+
+class _Incoming(asyncio.Protocol):
+    """Receives what a server sends in place of nats-py's protocol, which gets everything but the messages that are taken."""
+
+    def __init__(self, theirs: Any, take: Any) -> None:
+        self._theirs = theirs
+        self._splitter = Splitter(take, theirs.data_received)
+
+    def data_received(self, data: bytes) -> None:
+        self._splitter.feed(data)
+
+    def eof_received(self) -> bool | None:
+        return bool(self._theirs.eof_received())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._theirs.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._theirs.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._theirs.resume_writing()
+
+
 class RawClient(Client):
     """See the module docstring. ``changed`` is called when the server reported a change in its cluster."""
 
@@ -74,28 +116,41 @@ class RawClient(Client):
         """Subscribe; ``handler`` is called in the reading task: it must neither block nor raise."""
         return await self.subscribe(subject, cb=partial(_long_way, handler))
 
-    async def put(self, subject: str, payload: bytes, reply: str, block: bytes) -> None:
-        """Like ``publish``, with a ready-made header block, or an empty one.
+    def read_directly(self) -> None:
+        """From now on messages of raw subscriptions do not pass through nats-py. To be called before the first subscription."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            transport = writer.transport
+            transport.set_protocol(_Incoming(transport.get_protocol(), self._take))
 
-        Nothing is checked: the subjects must be valid, and the server must accept a message of that size.
-        """
-        if not block:
-            await self.publish(subject, payload, reply)
-            return
+    def write(self, data: bytes) -> bool:
+        """Send commands immediately. Returns false if they must wait behind others: use :meth:`put`."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or self._pending or not self.is_connected:
+            return False
+        transport = writer.transport
+        if transport.is_closing() or transport.get_write_buffer_size() > _HELD:
+            return False
+        transport.write(data)
+        return True
+
+    async def put(self, data: bytes) -> None:
+        """Send commands behind those that wait. Waits while too much does."""
         if not self.is_connected:
             raise nats.errors.ConnectionClosedError
-        size = len(block)
-        command = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
-        await self._send_command(b"".join((command, block, payload, b"\r\n")))
+        await self._send_command(data)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    def _take(self, number: int, subject: bytes, reply: bytes, data: bytes, block: bytes) -> bool:
+        callback = getattr(self._subs.get(number), "_cb", None)
+        if not (isinstance(callback, partial) and callback.func is _long_way):
+            return False
+        callback.args[0](subject, reply.decode() if reply else "", data, block)
+        return True
+
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        subscription = self._subs.get(sid)
-        callback = getattr(subscription, "_cb", None)
-        if isinstance(callback, partial) and callback.func is _long_way:
-            callback.args[0](subject, reply.decode() if reply else "", data, headers or b"")
-        elif subscription is not None:
+        if not self._take(sid, subject, reply, data, headers or b""):
             await super()._process_msg(sid, subject, reply, data, headers)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:

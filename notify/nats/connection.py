@@ -27,7 +27,7 @@ from notify.errors import StartError, Unavailable
 from notify.nats import headers
 from notify.nats.asking import Asking
 from notify.nats.bridge import as_deferred
-from notify.nats.client import Handler, RawClient, missing_permission, words_of
+from notify.nats.client import Handler, RawClient, command, missing_permission, words_of
 from notify.nats.dial import INBOX, dial, redacted
 from notify.nats.settings import NATSSettings
 
@@ -46,6 +46,24 @@ class Subscription:
         self.subject = subject
         self.handler = handler
         self.live: Any = None
+
+
+class Gathering:
+    """A context that may be nested: ``ended`` is called when the outermost ends. ``depth`` is 0 outside of it."""
+
+    __slots__ = ("_ended", "depth")
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        self._ended = ended
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+        if not self.depth:
+            self._ended()
 
 
 class Hooks(Struct):
@@ -81,7 +99,12 @@ class Connection(Asking):
         self._end = asyncio.Event()
         self._stopping = False
         self._subscriptions: set[Subscription] = set()
+        #: what waits to be sent, in order, and whether something before it is still being sent
         self._outgoing: deque[Callable[[RawClient], Awaitable[Any]]] = deque()
+        self._acting = False
+        self._gathered: list[bytes] = []
+        #: messages published within ``with connection.gathering:`` are written together when it ends, in the same turn of the reactor
+        self.gathering = Gathering(self._write_gathered)
         self._wake = asyncio.Event()
         self._complaints: dict[tuple[str, str], float] = {}
         self._last_error = ""
@@ -146,11 +169,18 @@ class Connection(Asking):
     ) -> None:
         """Send one message. It is silently dropped while there is no client. Order is kept.
 
-        Raises ``TooLarge`` for a message over :attr:`max_payload`, for which the server would close the connection.
+        Raises ``TooLarge`` for a message over :attr:`max_payload`, and ``ValueError`` for a subject that is empty or has spaces: for
+        either the server would close the connection.
         """
+        if subject.split() != [subject]:
+            raise ValueError(f"{subject!r} is not a NATS subject")
         block = b"" if fields is None else headers.block(fields)
         headers.check(len(payload) + len(block), self.max_payload)
-        self._send(lambda client: client.put(subject, payload, reply, block))
+        data = command(subject, payload, reply, block)
+        if self.gathering.depth:
+            self._gathered.append(data)
+        else:
+            self._write(data)
 
     def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Call ``handler(subject, reply, data, block)`` for each message from now on, across all clients.
@@ -241,11 +271,13 @@ class Connection(Asking):
         end, self._wake, self._reason = self._end, asyncio.Event(), ""
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
+        self._acting = False
         self._learn(client)
         self.version = client.version
         self.server = f"{redacted(url)} ({self.version})"
         client.watch(end.set)
         client.changed = lambda: self.hooks.changed()
+        client.read_directly()
         sender = asyncio.ensure_future(self._pump(client, end))
         self._client = client
         self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))
@@ -275,6 +307,7 @@ class Connection(Asking):
         wake, outgoing = self._wake, self._outgoing
         while True:
             while outgoing:
+                self._acting = True
                 try:
                     await outgoing.popleft()(client)
                 except Exception as error:
@@ -283,8 +316,20 @@ class Connection(Asking):
                         end.set()
                         return
                     self.log.failure("one message to NATS failed")  # the others go on
+            self._acting = False
             wake.clear()
             await wake.wait()
+
+    def _write(self, data: bytes) -> None:
+        client = self._client
+        if client is not None and (self._outgoing or self._acting or not client.write(data)):
+            self._send(lambda client: client.put(data))
+
+    def _write_gathered(self) -> None:
+        if self._gathered:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._write(data)
 
     def _send(self, action: Callable[[RawClient], Awaitable[Any]]) -> None:
         if self._client is not None:

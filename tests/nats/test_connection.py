@@ -205,10 +205,11 @@ class Connecting(TestCase):
         connection.start()
         await until(lambda: self.ups == 1, 10)
         await self.assertFailure(connection.request("", b"", 60), Unavailable)
-        connection.publish("", b"")
+        for wrong in ("", "a b", "a\r\n", "\t"):
+            self.assertRaises(ValueError, connection.publish, wrong, b"")
         self.assertEqual((await connection.request("echo", b"x")).data, b"x")
         self.assertEqual((self.ups, self.downs), (1, []))
-        self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 2)
+        self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 1)
 
     async def test_a_smaller_limit_is_learnt_with_the_next_connection_at_the_latest(self) -> None:
         server = await self.server("max_payload: 64KB")

@@ -7,7 +7,7 @@ from twisted.trial.unittest import TestCase
 
 from notify.errors import TooLarge
 from notify.nats import headers
-from notify.nats.client import RawClient
+from notify.nats.client import RawClient, command
 
 BLOCK = (
     b"NATS/1.0\r\nNats-Msg-Id: k\r\nNats-Sequence: 99\r\nNats-Stream: M\r\n"
@@ -68,8 +68,8 @@ class Headers(TestCase):
                     theirs = wrote.pop()
                     told = int(theirs.partition(b"\r\n")[0].split()[-1])
                     self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
-                    await client.put("a.b", payload, reply, b"" if fields is None else headers.block(fields))
-                    self.assertEqual(wrote.pop(), theirs)
+                    block = b"" if fields is None else headers.block(fields)
+                    self.assertEqual(command("a.b", payload, reply, block), theirs)
 
     def test_a_line_break_in_a_value_begins_no_line(self) -> None:
         block = headers.block({"A": "b\r\n\r\nPUB x 0\r\n", "B": "\n", "C": "a\rb\nc"})
@@ -77,7 +77,7 @@ class Headers(TestCase):
 
     async def test_nothing_is_put_on_a_connection_that_is_gone(self) -> None:
         with self.assertRaises(ConnectionClosedError):
-            await RawClient().put("a.b", b"", "r", headers.block({"A": "b"}))
+            await RawClient().put(b"PING\r\n")
 
     def test_a_message_may_be_as_large_as_the_limit(self) -> None:
         needed = headers.size(b"abc", {"A": "b"})

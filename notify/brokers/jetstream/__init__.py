@@ -176,7 +176,7 @@ class JetStreamBroker:
 
     def together(self) -> AbstractContextManager[None]:
         """See :class:`~notify.interfaces.ITogether`."""
-        return self._publisher.gathering()
+        return self._publisher.gathering
 
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[Position]]:
         """See :class:`~notify.interfaces.IAtomic`."""

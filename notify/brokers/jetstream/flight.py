@@ -21,6 +21,8 @@ from notify.topics import Topic
 
 #: placeholder of the maximum length of ``Notify-After``: an epoch, a dot and a number
 ROOM = "x" * 37
+#: more bytes than the headers of a message have
+_HEADERS = 4096
 #: our own error number: nobody received the message
 NOBODY = -1
 #: temporary refusals: the message is retried
@@ -184,6 +186,11 @@ class Flight:
             one.open = True
 
 
+def may_be_too_large(payload: bytes, most: int) -> bool:
+    """Whether a message's exact size must be compared with ``most`` bytes, because it is not obviously smaller."""
+    return 0 < most < len(payload) + _HEADERS
+
+
 def chained(topic: Topic, messages: Sequence[Outgoing], after: After, most: int) -> list[dict[str, str]]:
     """The headers of as many of these messages as have room within ``most`` bytes for the header that names the predecessor.
 
@@ -194,12 +201,13 @@ def chained(topic: Topic, messages: Sequence[Outgoing], after: After, most: int)
         fields = _fields(topic, one, number > 0, after)
         if number:
             fields["Nats-Expected-Last-Msg-Id"] = messages[number - 1].id
-        try:
-            headers.check_size(one.payload, fields, most)
-        except TooLarge:
-            if not number:
-                raise
-            break
+        if may_be_too_large(one.payload, most):
+            try:
+                headers.check_size(one.payload, fields, most)
+            except TooLarge:
+                if not number:
+                    raise
+                break
         packed.append(fields)
     return packed
 
@@ -210,10 +218,11 @@ def batched(
     """The headers of a batch of this name; empty if a message has no room for them."""
     packed = []
     for one, fields in zip(messages, as_batch([(topic, one) for one in messages], after, name), strict=True):
-        try:
-            headers.check_size(one.payload, fields, most)
-        except TooLarge:
-            return []
+        if may_be_too_large(one.payload, most):
+            try:
+                headers.check_size(one.payload, fields, most)
+            except TooLarge:
+                return []
         packed.append(fields)
     return packed
 

@@ -3,7 +3,7 @@
 Messages published for a topic while an earlier one is in flight are sent together if the stream supports it
 (:class:`~notify.brokers.jetstream.stream.Together`). Otherwise each is sent once the one before it is settled, because a retry
 could overtake it and change the caller's order. A single message is sent immediately; messages published within
-:meth:`Publisher.gathering`, such as a list, are sent when that ends. An atomic list (:mod:`atomic`) waits for its turn in the same
+:attr:`Publisher.gathering`, such as a list, are sent when that ends. An atomic list (:mod:`atomic`) waits for its turn in the same
 queues. Otherwise topics do not wait for each other.
 
 Each message can name an earlier one of its topic, by which a later reader of the history detects that the named one is missing
@@ -13,8 +13,7 @@ Each message can name an earlier one of its topic, by which a later reader of th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -33,6 +32,7 @@ from notify.brokers.jetstream.flight import (
     batched,
     chained,
     denies,
+    may_be_too_large,
     read,
     refusal,
 )
@@ -41,6 +41,7 @@ from notify.brokers.jetstream.stream import Together
 from notify.errors import TooLarge, Unavailable, Unknown
 from notify.messages import parse_event
 from notify.nats import headers
+from notify.nats.connection import Gathering
 from notify.topics import Topic
 
 _SWEEP = 0.5  # seconds between checks for messages that have waited too long
@@ -78,6 +79,8 @@ class Publisher:
         self._open = False
         self._sending = False
         self._most = _MOST
+        #: see :meth:`notify.interfaces.ITogether.together`
+        self.gathering = Gathering(self._fill)
         #: what the stream supports, as far as is known
         self.together = Together.NO
         #: returns ``Notify-After`` for a topic's next message, or for one that is stored directly ``behind`` another of
@@ -110,7 +113,8 @@ class Publisher:
         fields = {"Nats-Expected-Stream": self._settings.stream, "Nats-Msg-Id": self._id(topic, key)}
         if trace:
             fields["traceparent"] = trace
-        headers.check_size(payload, fields | {headers.AFTER: ROOM}, self._connection.max_payload)
+        if may_be_too_large(payload, most := self._connection.max_payload):
+            headers.check_size(payload, fields | {headers.AFTER: ROOM}, most)
         return Outgoing(payload, fields)
 
     def turn(self, topics: Collection[Topic], until: float) -> Turn:
@@ -149,19 +153,6 @@ class Publisher:
         if isinstance(one, Outgoing):
             one.deadline = behind.until
         behind.append(one)
-
-    @contextmanager
-    def gathering(self) -> Iterator[None]:
-        """See :meth:`notify.interfaces.ITogether.together`."""
-        if self._sending:
-            yield
-            return
-        self._sending = True
-        try:
-            yield
-        finally:
-            self._sending = False
-            self._fill()
 
     def open(self) -> None:
         """The connection is new: everything in flight is sent again, the oldest first."""
@@ -203,22 +194,26 @@ class Publisher:
         return f"{topic.workspace_id}.{topic.kind}.{topic.id}.{digest}"
 
     def _fill(self) -> None:
-        if self._sending:
+        if self._sending or self.gathering.depth or not self._waiting:
             return
         self._sending = True
         try:
-            while self._open and self._waiting and self._flown < self._window:
-                topic = self._waiting.popleft()
-                first = self._behind[topic].popleft()
-                if isinstance(first, Turn):
-                    first.reach(topic)
-                    continue
-                flight = Flight(topic, self._take(first, self._behind[topic]))
-                self._flying[flight] = None
-                self._flown += len(flight.messages)
-                self._attempt(flight)
+            with self._connection.gathering:
+                self._send_waiting()
         finally:
             self._sending = False
+
+    def _send_waiting(self) -> None:
+        while self._open and self._waiting and self._flown < self._window:
+            topic = self._waiting.popleft()
+            first = self._behind[topic].popleft()
+            if isinstance(first, Turn):
+                first.reach(topic)
+                continue
+            flight = Flight(topic, self._take(first, self._behind[topic]))
+            self._flying[flight] = None
+            self._flown += len(flight.messages)
+            self._attempt(flight)
 
     def _take(self, first: Outgoing, behind: _Behind) -> list[Outgoing]:
         """Take the first waiting messages of a topic: as many as are sent together."""
@@ -262,7 +257,8 @@ class Publisher:
         # The server refuses a batch in which one message is stored already: messages that may be stored are sent one by one.
         if flight.alone or self.together is Together.NO or (in_batch and any(one.open for one in several)):
             several, in_batch = several[:1], False
-        topic, most, packed = flight.topic, self._connection.max_payload, list[dict[str, str]]()
+        topic, most = flight.topic, self._connection.max_payload
+        packed: list[dict[str, str]] = []
         if in_batch:
             name = f"{self._random.getrandbits(64):016x}"
             packed = batched(topic, several, self.after, most, name)
@@ -277,8 +273,10 @@ class Publisher:
             packed = chained(topic, several, self.after, most)
             replies = [self._reply(flight, one) for one in several[: len(packed)]]
         flight.sent, flight.several = several[: len(packed)], len(packed) > 1
-        for one, fields, reply in zip(flight.sent, packed, replies, strict=True):
-            self._connection.publish(topic.subject, one.payload, reply, fields)
+        subject = topic.subject
+        with self._connection.gathering:
+            for one, fields, reply in zip(flight.sent, packed, replies, strict=True):
+                self._connection.publish(subject, one.payload, reply, fields)
 
     def _reply(self, flight: Flight, one: Outgoing) -> str:
         if one.round != self._round:  # replies are routed by connection

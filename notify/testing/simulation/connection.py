@@ -5,6 +5,7 @@ Requests and their outcomes use the real code."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from random import Random
 from typing import Any
 
@@ -46,6 +47,7 @@ class SimulatedConnection(Asking):
         self.inbox_prefix = ""
         self.hooks = Hooks(lambda: None, lambda _: None, lambda _: None, lambda: None)
         self.server = ""
+        self.gathering = nullcontext()
 
     # --- like the real connection ---------------------------------------------------------------------------
 

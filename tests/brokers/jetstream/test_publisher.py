@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from random import Random
 from typing import Any
 
@@ -31,6 +32,7 @@ class FakeConnection:
         self.sent: list[tuple[str, dict[str, str], str]] = []
         self.handlers: dict[bytes, Callable[[Reply], None]] = {}
         self.max_payload = 0
+        self.gathering = nullcontext()
 
     def expect(self, handler: Callable[[Reply], None]) -> tuple[bytes, str]:
         token = b"%d" % len(self.handlers)
