@@ -99,9 +99,7 @@ class Connection(Asking):
         self._end = asyncio.Event()
         self._stopping = False
         self._subscriptions: set[Subscription] = set()
-        #: what waits to be sent, in order, and whether something before it is still being sent
         self._outgoing: deque[Callable[[RawClient], Awaitable[Any]]] = deque()
-        self._acting = False
         self._gathered: list[bytes] = []
         #: messages published within ``with connection.gathering:`` are written together when it ends, in the same turn of the reactor
         self.gathering = Gathering(self._write_gathered)
@@ -271,7 +269,6 @@ class Connection(Asking):
         end, self._wake, self._reason = self._end, asyncio.Event(), ""
         self._inbox = f"{INBOX}.{self._random.getrandbits(64):016x}.".encode()
         self._outgoing.clear()
-        self._acting = False
         self._learn(client)
         self.version = client.version
         self.server = f"{redacted(url)} ({self.version})"
@@ -307,7 +304,6 @@ class Connection(Asking):
         wake, outgoing = self._wake, self._outgoing
         while True:
             while outgoing:
-                self._acting = True
                 try:
                     await outgoing.popleft()(client)
                 except Exception as error:
@@ -316,13 +312,13 @@ class Connection(Asking):
                         end.set()
                         return
                     self.log.failure("one message to NATS failed")  # the others go on
-            self._acting = False
             wake.clear()
             await wake.wait()
 
     def _write(self, data: bytes) -> None:
         client = self._client
-        if client is not None and (self._outgoing or self._acting or not client.write(data)):
+        # What has left the queue, but is not written, keeps the client from writing directly.
+        if client is not None and (self._outgoing or not client.write(data)):
             self._send(lambda client: client.put(data))
 
     def _write_gathered(self) -> None:

@@ -7,12 +7,14 @@ import importlib
 import importlib.util
 import unittest
 from collections.abc import Callable, Coroutine
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from nats.aio.client import Client
 from twisted.internet.defer import succeed
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from notify.nats import headers
 from notify.nats.bridge import as_deferred
@@ -26,20 +28,84 @@ class LongClient(RawClient):
     _process_msg = Client._process_msg
 
 
+async def _kept(heard: list[bytes], message: Any) -> None:
+    heard.append(message.data)
+
+
+class Writing(SynchronousTestCase):
+    """A client writes directly only where nothing waits, and its transport keeps up."""
+
+    def client(self) -> tuple[RawClient, Any]:
+        class Transport:
+            wrote: ClassVar[list[bytes]] = []
+            closing, held = False, 0
+
+            def is_closing(self) -> bool:
+                return self.closing
+
+            def get_write_buffer_size(self) -> int:
+                return self.held
+
+            def write(self, data: bytes) -> None:
+                self.wrote.append(data)
+
+        class Connected(RawClient):
+            is_connected = True  # type: ignore[assignment]
+
+        client, transport = Connected(), Transport()
+        transport.wrote.clear()
+        client._transport = SimpleNamespace(_io_writer=SimpleNamespace(transport=transport))  # type: ignore[assignment]
+        return client, transport
+
+    def test_at_once(self) -> None:
+        client, transport = self.client()
+        self.assertTrue(client.write(b"a") and client.write(b"b"))
+        self.assertEqual(transport.wrote, [b"a", b"b"])
+
+    def test_not_before_what_waits(self) -> None:
+        client, transport = self.client()
+        client._pending.append(b"first")
+        self.assertFalse(client.write(b"a"))
+        self.assertEqual(transport.wrote, [])
+
+    def test_not_to_a_transport_that_is_behind_or_closing(self) -> None:
+        client, transport = self.client()
+        transport.held = 2**16
+        self.assertFalse(client.write(b"a"))
+        transport.held, transport.closing = 0, True
+        self.assertFalse(client.write(b"a"))
+        self.assertEqual(transport.wrote, [])
+
+    def test_not_without_a_connection_or_over_another_transport_of_nats_py(self) -> None:
+        self.assertFalse(RawClient().write(b"a"))
+        client, _ = self.client()
+        client._transport = SimpleNamespace()  # type: ignore[assignment]
+        self.assertFalse(client.write(b"a"))
+        client.read_directly()
+
+
 class Ways(TestCase):
     timeout = 30
 
-    async def came(self, kind: type[RawClient], server: NatsServer) -> list[tuple[Any, ...]]:
+    async def came(
+        self, kind: type[RawClient], server: NatsServer, directly: bool = False
+    ) -> list[tuple[Any, ...]]:
         heard: list[tuple[bytes, str, bytes, bytes]] = []
         client = kind()
         await as_deferred(client.connect(server.url, allow_reconnect=False))
         self.addCleanup(lambda: as_deferred(client.close()) if client.is_connected else succeed(None))
+        if directly:
+            client.read_directly()
+        theirs: list[bytes] = []
+        await as_deferred(client.subscribe("theirs", cb=partial(_kept, theirs)))
         await as_deferred(client.subscribe_raw("a.>", lambda *message: heard.append(message)))
         await as_deferred(client.publish("a.plain", b"one"))
         fields = {"Nats-Sequence": "7", "Nats-Last-Sequence": "5", "traceparent": "00-" + "a" * 52}
         await as_deferred(client.publish("a.fields", b"two", "reply.to", fields))
         await as_deferred(client.publish("nobody.listens", b"", "a.status"))
-        await until(lambda: len(heard) == 3, 10)
+        await as_deferred(client.publish("theirs", b"for nats-py"))
+        await as_deferred(client.flush())
+        await until(lambda: len(heard) == 3 and theirs == [b"for nats-py"], 10)
         return [
             (
                 subject,
@@ -53,12 +119,13 @@ class Ways(TestCase):
             for subject, reply, data, block in heard
         ]
 
-    async def test_both_give_the_same(self) -> None:
+    async def test_all_give_the_same(self) -> None:
         server = NatsServer().start()
         self.addCleanup(server.remove)
         await server.up()
         short = await self.came(RawClient, server)
         self.assertEqual(await self.came(LongClient, server), short)
+        self.assertEqual(await self.came(LongClient, server, directly=True), short)
         self.assertEqual(short[0], (b"a.plain", "", b"one", 0, 0, "", 0))
         self.assertEqual(short[1], (b"a.fields", "reply.to", b"two", 7, 5, "00-" + "a" * 52, 0))
         self.assertEqual((short[2][0], short[2][6]), (b"a.status", 503))

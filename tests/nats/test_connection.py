@@ -211,6 +211,52 @@ class Connecting(TestCase):
         self.assertEqual((self.ups, self.downs), (1, []))
         self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 1)
 
+    async def test_order_is_kept_while_the_server_reads_late(self) -> None:
+        server = await self.server()
+        listener, connection = self.connection(server.url), self.connection(server.url)
+        came: list[int] = []
+        listener.subscribe("n", lambda subject, reply, data, block: came.append(int(data[:8])))
+        listener.start()
+        connection.start()
+        await until(lambda: self.ups == 2, 10)
+        await listener.request("$SYS.REQ.USER.INFO", b"")  # the subscription is there
+        sent, waited = 0, False
+        for stopped in (True, False, True):
+            if stopped:
+                server.pause()
+            for turn in range(40):
+                for _ in range(25):
+                    connection.publish("n", b"%08d" % sent + b"x" * 12_000)
+                    sent += 1
+                with connection.gathering:
+                    for _ in range(5):
+                        connection.publish("n", b"%08d" % sent + b"x" * 12_000, "", {"A": str(turn)})
+                        sent += 1
+                waited |= connection.unsent > 0
+                await pause(0)
+            if stopped:
+                server.resume()
+        await until(lambda: len(came) >= sent, 20)
+        self.assertEqual(came, list(range(sent)))
+        self.assertTrue(waited)  # both ways were taken
+
+    async def test_a_message_does_not_overtake_a_request_or_a_subscription(self) -> None:
+        connection = self.connection((await self.server()).url)
+        came: list[bytes] = []
+        connection.subscribe("a.*", lambda subject, reply, data, block: came.append(data))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        await pause(0)
+        asked = [connection.request("a.1", b"1"), connection.request("a.2", b"2")]
+        connection.publish("a.3", b"3")
+        connection.subscribe("b", lambda subject, reply, data, block: came.append(data))
+        connection.publish("b", b"4")
+        await until(lambda: len(came) == 4, 10)
+        self.assertEqual(came, [b"1", b"2", b"3", b"4"])
+        for one in asked:
+            one.addErrback(lambda _: None)
+            one.cancel()
+
     async def test_a_smaller_limit_is_learnt_with_the_next_connection_at_the_latest(self) -> None:
         server = await self.server("max_payload: 64KB")
         connection = self.connection(server.url)
