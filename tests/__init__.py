@@ -1,11 +1,11 @@
-"""All tests; under pytest and under trial alike."""
+"""All tests. They run under pytest and under trial."""
 
 try:
     from hypothesis import HealthCheck, settings
-except ImportError:  # a bare Python asks tests.support.programs what this machine lacks
+except ImportError:  # so that tests.support.programs can say what this Python lacks
     pass
 else:
-    # How fast a machine is has nothing to do with what is right.
+    # A test must not fail because the machine is slow.
     settings.register_profile(
         "notify", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

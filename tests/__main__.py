@@ -1,9 +1,10 @@
-"""All tests under both runners, on all cores: ``python -m tests``, or under one: ``python -m tests trial``.
+"""Runs all tests on all cores, under both runners (``python -m tests``) or under one (``python -m tests trial``).
 
-pytest shares the tests out by itself. trial is started several times, each time with some of the modules: its own
-``--jobs`` loses the asyncio reactor. Both run, whatever the other says; the status is 0 if both are content.
+pytest distributes the tests over processes by itself. trial is started several times, each time with some of the
+modules, because its own ``--jobs`` loses the asyncio reactor. The second runner runs even if the first one fails.
+The exit status is 0 if both pass.
 
-The servers that tests start as processes have uvloop under pytest, and asyncio's event loop under trial.
+The server processes that tests start use uvloop under pytest, and asyncio's event loop under trial.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from tests.support.programs import ROOT
 
 BIN = Path(sys.executable).parent
-#: tests wait more than they compute
+#: more than there are cores: tests wait more than they compute
 JOBS = min(2 * (os.cpu_count() or 1), 8)
 
 
@@ -31,13 +32,13 @@ def modules() -> list[str]:
 
 
 def run_pytest() -> bool:
-    """All of them, measured; whether they passed."""
+    """Run all tests and measure coverage; return whether they passed."""
     command = [BIN / "coverage", "run", "-m", "pytest", "-q", f"--numprocesses={JOBS}", "--dist=worksteal"]
     return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def trial(number: int, names: list[str]) -> str:
-    """Run some; all that it said."""
+    """Run trial with these modules; return its whole output."""
     command = [BIN / "trial", "--reactor=asyncio", f"--temp-directory=_trial_temp/{number}", *names]
     done = subprocess.run(
         command,
@@ -52,7 +53,7 @@ def trial(number: int, names: list[str]) -> str:
 
 
 def run_trial() -> bool:
-    """All of them, a few processes at a time; whether they passed. What failed is shown whole."""
+    """Run all tests, a few processes at a time; return whether they passed. Prints the whole output of what failed."""
     began, counts, well = time.monotonic(), Counter[str](), True
     (ROOT / "_trial_temp").mkdir(exist_ok=True)
     names = modules()

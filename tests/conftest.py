@@ -1,4 +1,4 @@
-"""pytest runs the tests in a folder of its own, as trial does, and ends with what was skipped, a line a reason."""
+"""pytest runs the tests in a folder of its own, as trial does, and lists at the end why tests were skipped."""
 
 from __future__ import annotations
 

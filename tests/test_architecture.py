@@ -1,4 +1,4 @@
-"""The import rules between the packages (ARCHITECTURE.md) hold, and whatever breaks one is named."""
+"""The import rules between the packages (ARCHITECTURE.md) hold, and each violation is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tree = dict[str, str]
 
 
 class Package(NamedTuple):
-    """``parts`` stand directly in notify/, as a module or a folder; ``may``: the packages that they may import."""
+    """``parts``: modules and folders directly in notify/; ``may``: the packages that they may import."""
 
     parts: str
     may: str
@@ -69,7 +69,7 @@ LIBRARIES = {
     "google.protobuf": "wire",
 }
 
-#: libraries for input and output, and the pure modules that must not import them, except for the part that is named
+#: libraries for input and output, and the pure modules: these must not import them, except for the part given here
 IO = "twisted.internet twisted.protocols socket select ssl"
 PURE = {
     "wire": "",
@@ -79,34 +79,34 @@ PURE = {
     **dict.fromkeys(("chaos.plan", "chaos.ledger", "chaos.report", "chaos.plot", "chaos.page"), ""),
 }
 
-#: which module may break a rule, what it imports, and why
+#: the exceptions: a module, what it may import against the rules, and why
 EXCEPTIONS = {
     ("cli.token", "auth"): "signs what the JWT authenticator verifies, with the same keys and checks",
     ("dev", "auth.tokens"): "signs the tokens of the demo page",
     ("chaos.local", "auth.tokens"): "signs the tokens of the clients of its own nodes",
 }
 
-#: directly in notify/
+#: how many files may stand directly in notify/
 MOST_FILES = 12
 
 
 def read(folder: Path) -> Tree:
-    """The Python files below a folder."""
+    """The Python files below a folder, with their source."""
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.py")}
 
 
 def module_of(path: str) -> str:
-    """What a file is imported as, below ``notify``; empty for ``notify`` itself."""
+    """The name by which a file is imported, below ``notify``; empty for ``notify`` itself."""
     return path.removesuffix(".py").removesuffix("__init__").strip("/").replace("/", ".")
 
 
 def within(name: str, places: str) -> bool:
-    """Whether a dotted name is one of some places, or inside of one."""
+    """Whether a dotted name is one of ``places`` (separated by spaces), or inside one."""
     return any(name == place or name.startswith(f"{place}.") for place in places.split())
 
 
 def names(node: ast.AST) -> list[str]:
-    """What an import statement names, with the package in front of each name; nothing for other statements."""
+    """The names that an import statement imports, each with its package in front; empty for other statements."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     if isinstance(node, ast.ImportFrom):
@@ -116,7 +116,7 @@ def names(node: ast.AST) -> list[str]:
 
 
 def arrows(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
-    """The modules of notify that each one imports, wherever in it and for whatever purpose."""
+    """The modules of notify that each module imports, wherever the import stands and whatever it is for."""
     found = {}
     for module, parsed in modules.items():
         inner = {name[7:] for node in ast.walk(parsed) for name in names(node) if within(name, "notify")}
@@ -125,7 +125,7 @@ def arrows(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
 
 
 def circles(graph: dict[str, set[str]]) -> Iterator[set[str]]:
-    """The strongly connected components of two and more (Tarjan, 1972)."""
+    """The strongly connected components of two or more modules (Tarjan, 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -158,7 +158,7 @@ def package_of(module: str) -> str:
 
 
 def loaded(tree: ast.Module) -> Iterator[ast.AST]:
-    """What runs when a module is loaded: everything that is in no function."""
+    """The parts of a module that run when it is loaded: everything outside functions."""
     todo: list[ast.AST] = [tree]
     while todo:
         node = todo.pop()
@@ -168,7 +168,7 @@ def loaded(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def broken(tree: Tree, needed: set[tuple[str, str]]) -> Iterator[str]:
-    """What breaks a rule, a sentence each. ``needed`` is told the exceptions that were made."""
+    """Yield a sentence for each violation. The exceptions that were needed are added to ``needed``."""
 
     def excepted(module: str, target: str) -> bool:
         found = {(who, what) for who, what in EXCEPTIONS if who == module and within(target, what)}
@@ -202,7 +202,7 @@ def broken(tree: Tree, needed: set[tuple[str, str]]) -> Iterator[str]:
 
 
 class ImportRules(SynchronousTestCase):
-    """notify as it is."""
+    """The rules hold for notify as it is."""
 
     def setUp(self) -> None:
         self.tree = read(ROOT / "notify")
@@ -217,7 +217,7 @@ class ImportRules(SynchronousTestCase):
         self.assertEqual(needed, set(EXCEPTIONS))
 
     def test_no_module_brings_the_reactor(self) -> None:
-        # By way of others neither: whoever imports notify can still choose one.
+        # Not indirectly either: a program that imports notify can still choose its reactor.
         program = "import sys; [__import__(name) for name in sys.argv[1:]]; print('twisted.internet.reactor' in sys.modules)"
         modules = [f"notify.{module_of(path)}".strip(".") for path in self.tree]
         done = subprocess.run(
@@ -227,7 +227,7 @@ class ImportRules(SynchronousTestCase):
 
 
 class Table(SynchronousTestCase):
-    """What the table of the packages must not allow."""
+    """What the table of packages must not allow."""
 
     def test_arrows_point_one_way(self) -> None:
         above: set[str] = set()
@@ -251,7 +251,7 @@ class Table(SynchronousTestCase):
 
 
 class MadeUp(SynchronousTestCase):
-    """A tree in order, and what is told when one thing is wrong."""
+    """A made-up tree that breaks no rule, and what is reported when one thing in it is wrong."""
 
     good: Tree = {  # noqa: RUF012
         "__init__.py": "from notify._version import __version__",
@@ -281,7 +281,7 @@ class MadeUp(SynchronousTestCase):
     }
 
     def told(self, more: Tree) -> list[str]:
-        """What is told when lines are added to files, or files to the tree."""
+        """What is reported after lines are added to files, or files to the tree."""
         tree = self.good | {path: f"{self.good.get(path, '')}\n{lines}\n" for path, lines in more.items()}
         return list(broken(tree, set()))
 

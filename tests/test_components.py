@@ -1,4 +1,4 @@
-"""Plugins: found by name, loaded when named, verified when made, third-party ones from their own distribution."""
+"""Plugins are found by name, loaded when named, and checked when made; also from third-party distributions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Making(SynchronousTestCase):
 
 
 class ThirdParty(TestCase):
-    """The example of docs/plugins.md, installed from a distribution of its own, and a server that runs on it."""
+    """The example of docs/plugins.md, installed from a distribution of its own, and a server that uses it."""
 
     timeout = 120
 

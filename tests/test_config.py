@@ -1,4 +1,4 @@
-"""Configuration: what is read, and the one sentence that each fault gets."""
+"""Configuration: which values are read, and the one-sentence error for each fault."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ConfigTests(SynchronousTestCase):
             ("source = 'x'\n", "unknown key 'source'"),
             ("[", "not valid TOML"),
         ):
-            # What the good one replaces is no fault any more.
+            # A fault is no fault any more if a later, good file replaces it.
             for texts in ((good, bad), (bad, good))[: 1 if key.startswith(replaced) else 2]:
                 paths = self.files(*texts)
                 with self.assertRaises(ConfigError) as raised:

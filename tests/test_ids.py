@@ -1,4 +1,4 @@
-"""Ids: one spelling each, and the same everywhere."""
+"""Ids: each has exactly one spelling, which is the same everywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Holder(Struct):
 
 
 def decoded(value: Any) -> Any:
-    """The id in JSON; None where it is refused."""
+    """The id after encoding to JSON and decoding; None if decoding refuses it."""
     try:
         return msgspec.json.decode(msgspec.json.encode({"id": value}), type=Holder).id
     except msgspec.ValidationError:

@@ -1,4 +1,4 @@
-"""What a payload may be: the same wherever it is read."""
+"""Which payloads are accepted: the same ones wherever they are read."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def notification(data: bytes) -> bytes:
 
 
 def below(calls: int, call: Callable[[], Any]) -> Any:
-    """Call it from so far down the stack."""
+    """Call ``call`` from this many frames deeper in the stack."""
     return call() if not calls else below(calls - 1, call)
 
 
 class Levels(SynchronousTestCase):
-    """How deeply Python reads hangs on who calls: what is accepted here must be read there."""
+    """How many nested levels Python can read depends on the caller's stack: every caller must accept the same payloads."""
 
     def taken(self, topic: Topic, payload: bytes) -> list[bool]:
-        """Whether it is, at once and from deep in a stack."""
+        """Whether the payload is accepted: when called directly, and from 30 and 300 frames deeper."""
 
         def takes() -> bool:
             try:

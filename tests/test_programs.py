@@ -1,4 +1,4 @@
-"""What a machine lacks is skipped by name, with the command that would change it, or fails with REQUIRE_ALL=1."""
+"""Tests that need a missing program are skipped, with a reason that says how to install it, or fail with REQUIRE_ALL=1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The composition root: what a reload puts in force is obeyed by everyone whom it concerns."""
+"""The composition root: after a reload, every part concerned obeys the new settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OLD, NEW = "an-old-key-of-the-api", "a-new-key-of-the-api"
 JWT = {"secret": "0123456789abcdef0123456789abcdef"}
 BEFORE = Config(auth=PluginTable("jwt", {"jwt": JWT}), api=Api((OLD,)))
 
-#: another configuration for each key that is applied live, and what of the value in force it changes
+#: for each key that is applied live: a configuration that changes it, and the field of ``InForce`` that then differs
 CHANGES: dict[str, tuple[Config, str]] = {
     "auth": (
         structs.replace(BEFORE, auth=PluginTable("jwt", {"jwt": {**JWT, "leeway": 1}})),
@@ -55,7 +55,7 @@ class WhatIsInForce(SynchronousTestCase):
         before = structs.asdict(in_force(context, BEFORE))
         for config, changed in CHANGES.values():
             now = structs.asdict(in_force(context, config))
-            # An authenticator is made anew each time.
+            # Each call makes a new authenticator.
             self.assertEqual(
                 {name for name in now if now[name] != before[name]}, {changed, "authenticator"}, changed
             )

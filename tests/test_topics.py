@@ -70,7 +70,7 @@ class Payloads(SynchronousTestCase):
             self.assertNotIn("s3cret", str(poison))
 
     def test_poison_is_gone_once_it_was_refused(self) -> None:
-        # Without the garbage collector, which a server has come once in ten minutes.
+        # Without the garbage collector, because a server runs it only once in ten minutes.
         gc.disable()
         self.addCleanup(gc.enable)
         for text in ("x", '"\\ud800"', '{"message_id": true}'):

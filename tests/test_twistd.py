@@ -1,4 +1,4 @@
-"""twistd as an operator runs it: what it says, and the status it leaves with."""
+"""twistd as an operator runs it: its output and its exit status."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class Activated(TestCase):
 
 
 class Refusing(TestCase):
-    """What cannot run says why in one plain sentence and leaves with a status that is not 0."""
+    """A server that cannot run says why in one plain sentence, and exits with a status other than 0."""
 
     timeout = 60
 

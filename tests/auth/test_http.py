@@ -58,7 +58,7 @@ class Plain(TestCase):
 
     async def test_asks_again_when_a_kept_connection_turns_out_closed(self) -> None:
         class OneAnswerEach(Protocol):
-            """Answers its first request and keeps the connection, then closes it on the second."""
+            """Answers its first request and keeps the connection open, then closes it on the second request."""
 
             answered = False
 
@@ -105,10 +105,10 @@ class Plain(TestCase):
 
 
 class Encrypted(TestCase):
-    """TLS: the server's certificate must be good and its own."""
+    """TLS: the server's certificate must be valid, and be issued for that server."""
 
     def certificate(self, host: x509.GeneralName) -> tuple[str, str, str]:
-        """The files of a key, its certificate, and the authority's certificate."""
+        """The paths of a key, of its certificate, and of the authority's certificate."""
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, folder)
         authority = Authority(folder)

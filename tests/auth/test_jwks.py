@@ -1,4 +1,4 @@
-"""Keys that come from a JWK Set: which of them are used, and how they rotate while the URL may be away."""
+"""Keys from a JWK Set: which of them are used, and how they rotate, even while the URL is unreachable."""
 
 import json
 import time
@@ -140,7 +140,7 @@ class Choice(SynchronousTestCase):
 
 
 class FakeClient:
-    """Answers when the test says so."""
+    """An HTTP client that answers when the test says so."""
 
     def __init__(self) -> None:
         self.pending: list[Deferred[Answer]] = []
@@ -366,7 +366,7 @@ class Rotation(SynchronousTestCase):
 
 
 class JWKSContract(AuthenticatorContract, TestCase):
-    """The jwt authenticator with a real URL keeps the contract, too."""
+    """The jwt authenticator with keys from a real URL keeps the contract of authenticators, too."""
 
     async def make_authenticator(self) -> Any:
         url = await serve(self, lambda request: jwks(jwk("RS256", kid="a")))
@@ -385,7 +385,7 @@ class JWKSContract(AuthenticatorContract, TestCase):
 
 
 class RealServer(TestCase):
-    """Over a real socket."""
+    """Keys from a real HTTP server."""
 
     def token(self, number: int, kid: str | None) -> str:
         headers = {"kid": kid} if kid else {}

@@ -121,7 +121,7 @@ class Algorithms(Case):
 
 
 class Explained(Case):
-    """What can be told of a refusal: see :class:`~notify.interfaces.IExplainer`."""
+    """How a refusal can be explained: see :class:`~notify.interfaces.IExplainer`."""
 
     def test_whom_a_refused_token_names_whatever_is_wrong_with_it(self) -> None:
         made = self.make(audience="here")
@@ -419,7 +419,7 @@ class Attacks(Case):
             self.assertIn("header", self.refused(self.make(), raw_token(header, claims())))
 
     def test_refuses_a_payload_that_is_nested_deeper_than_json_reads(self) -> None:
-        # How deep that is differs between Pythons: from about a thousand to tens of thousands.
+        # The depth that Python can read differs between its versions: from about a thousand to tens of thousands.
         deep = b'{"id":1,"a":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
         authenticator = self.make(max_token=Size(4_000_000))
         self.assertIn("JSON", self.refused(authenticator, raw_token({"alg": "HS256"}, deep)))
@@ -433,7 +433,8 @@ class Attacks(Case):
         good = token()
         header, payload, signature = good.split(".")
         last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-        other = signature[:-1] + last[last.index(signature[-1]) + 1]  # the same bytes, other unused bits
+        # Decodes to the same bytes: only unused bits differ.
+        other = signature[:-1] + last[last.index(signature[-1]) + 1]
         for bad in (
             f"{header}.{payload}.{other}",
             f"{header}.{payload}.{signature}=",

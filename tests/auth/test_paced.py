@@ -1,4 +1,4 @@
-"""Questions that can wait: how many a second, in which order, and what becomes of them when nobody answers."""
+"""Questions that can wait: how many are asked a second, in which order, and what happens if nobody answers."""
 
 from __future__ import annotations
 

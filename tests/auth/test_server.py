@@ -1,4 +1,4 @@
-"""Authentication in a whole server: tokens that expire, keys and backends that go away and come back."""
+"""Authentication in a whole server: tokens expire; keys and backends become unreachable and come back."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def now() -> float:
 
 class Watched(Server):
     def client(self, token: Any) -> TwistedClient:
-        """A client, whose states are kept with the time of each; ``seen`` waits for one."""
+        """A client whose states are recorded, each with its time; ``seen`` waits for a state."""
         self.states: list[tuple[float, Any]] = []
         self.waiting: list[tuple[Any, Deferred[None]]] = []
 
@@ -46,8 +46,8 @@ class Watched(Server):
 
 class Expiry(Watched):
     async def test_a_live_connection_is_closed_when_its_token_ends(self) -> None:
-        # exp is in whole seconds. How soon is tested on a moved clock (tests/core/test_authentication.py): here a busy
-        # machine may be late.
+        # exp is in whole seconds. The exact time is tested with a fake clock (tests/core/test_authentication.py): here a
+        # busy machine may be late.
         token = issue(SECRET, 1, 1, 2, now())
         expires = int(now() + 2)
         answers = iter([token])
@@ -60,7 +60,7 @@ class Expiry(Watched):
 
 
 class Webhook(Watched):
-    """A backend decides, and is away at first."""
+    """A backend decides; it is unreachable at first."""
 
     settings: ClassVar[dict[str, str]] = {
         "NOTIFY_AUTH__PLUGIN": "webhook",
@@ -114,7 +114,7 @@ class Webhook(Watched):
 
 
 class TakenAway(Watched):
-    """Memberships that end while their client is connected."""
+    """Memberships that end while the client is connected."""
 
     settings: ClassVar[dict[str, str]] = {
         "NOTIFY_AUTH__PLUGIN": "webhook",
@@ -192,7 +192,7 @@ class TakenAway(Watched):
 
 
 class Rotation(Watched):
-    """Keys from a URL, which is away at first and then rotates."""
+    """Keys from a URL that is unreachable at first; then its keys rotate."""
 
     settings: ClassVar[dict[str, str]] = {
         "NOTIFY_AUTH__JWT__ALGORITHMS": "ES256",

@@ -1,4 +1,4 @@
-"""The webhook authenticator against a real local backend: what it asks, and that no error lets anyone in."""
+"""The webhook authenticator with a real local backend: what it asks, and that no error lets anyone in."""
 
 import json
 import time
@@ -34,7 +34,7 @@ def soon() -> int:
 
 
 class Backend:
-    """A backend that says what it is told to, and remembers what it was asked."""
+    """A backend that gives the answer that the test sets, and records its requests."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -107,7 +107,7 @@ class EmbeddedJWTContract(Case, AuthenticatorContract):
 
 
 class Explained(Case):
-    """What can be told of a refusal: see :class:`~notify.interfaces.IExplainer`."""
+    """How a refusal can be explained: see :class:`~notify.interfaces.IExplainer`."""
 
     async def test_whom_a_refused_token_names_where_tokens_are_read_here(self) -> None:
         wrong = token(id=1, workspace_id=2, exp=1)
@@ -210,7 +210,7 @@ class Authorize(Case):
         webhook = await self.make(authorize_url=True)
         self.backend.held = []
         asked = webhook.authorize(ME, chat(2, 10))
-        while not self.backend.held:  # the question has arrived
+        while not self.backend.held:  # until the request has arrived
             await deferLater(reactor, 0.01)
         await webhook.stop()
         error = await self.assertFailure(asked, Unavailable)
@@ -492,7 +492,7 @@ class Memory(SynchronousTestCase):
 
 
 class Review(Case):
-    """Live subscriptions, asked about again."""
+    """The backend is asked again about live subscriptions."""
 
     async def test_nothing_remembered_is_good_enough_and_the_new_answer_is_remembered(self) -> None:
         webhook = await self.make(authorize_url=True)
@@ -602,7 +602,7 @@ class Review(Case):
             [first], self.backend.held = self.backend.held, None
             first.callback(b"")
             self.assertEqual((await coming).user_id, 1)
-            # Another user's answers are as good as before.
+            # The remembered answers for another user stay valid.
             self.assertEqual(len(self.backend.asked), asked)
 
     async def test_stopping_ends_what_waits(self) -> None:
@@ -613,7 +613,7 @@ class Review(Case):
 
 
 class Plain(SynchronousTestCase):
-    """A backend that is asked in clear over a network."""
+    """A backend that is asked over a network without TLS."""
 
     def cautions(self, **urls: str) -> list[str]:
         return WebhookAuthenticator.cautions(WebhookSettings(**urls))

@@ -1,1 +1,1 @@
-"""The Autobahn test cases against our own listener, transport, reader and deflate."""
+"""The Autobahn test cases against notify's own listener, transport, reader and deflate."""

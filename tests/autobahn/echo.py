@@ -1,4 +1,4 @@
-"""A server that echoes: everything is ours down to the socket, but for the session."""
+"""A server that echoes each message: all of it is notify's own code, down to the socket, except for the session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.running import LocalServer
 
 
 class Raw(Encoding):
-    """Whatever came, as it came."""
+    """Payloads exactly as they were received."""
 
     subprotocol = ""
 
@@ -31,7 +31,7 @@ RAW = {binary: Raw(binary) for binary in (False, True)}
 
 
 class Echo(ClientProtocol):
-    """Sends each message back, compressed where that was agreed on."""
+    """Sends each message back, compressed if compression was negotiated."""
 
     window_bits = 0
 
@@ -59,7 +59,7 @@ class EchoFactory(ConnectionFactory):
 
 
 async def serve(case: Any) -> str:
-    """The address of a whole server whose sessions echo, until the test case is over."""
+    """Start a whole server whose sessions echo; return its address. It runs until the test case ends."""
     from twisted.internet import reactor
 
     limits = {"AUTH_TIMEOUT": "1h", "MAX_FRAME": "16MiB", "FRAMES_PER_SECOND": "0", "SEND_QUEUE": "64MiB"}

@@ -1,7 +1,8 @@
-"""kosoku, with a choice of how many messages the compressed cases send: ``player COUNT OUTDIR ADDRESS CASE...``.
+"""Runs kosoku; the compressed cases send at most COUNT messages: ``player COUNT OUTDIR ADDRESS CASE...``.
 
-Its driver hands a case an uncompressed message as ``str``, one character a byte, and the cases of groups 12 and 13 hash bytes: they would wait for
-their time to run out where an echo did not get smaller and so came as it was (RFC 7692, section 6, allows it).
+kosoku's driver passes an uncompressed message to a case as ``str``, one character for each byte, but the cases of
+groups 12 and 13 hash bytes. They would wait until they time out if an echo arrived uncompressed because compression
+did not make it smaller (RFC 7692, section 6, allows this). :func:`with_bytes` prevents that.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from kosoku import FailureError, run_fuzzingclient
 from kosoku._report import write_reports
 from kosoku.cases import CASES
 
-#: played at once: more than there are cores, for a case waits for its echo most of the time
+#: cases played at once: more than there are cores, because a case mostly waits for its echo
 AT_ONCE = 4
 
 
 def with_bytes(take: Callable[[Any, bytes, bool], None]) -> Callable[[Any, str | bytes, bool], None]:
-    """A case's ``onMessage`` that gets bytes whatever came."""
+    """Wrap a case's ``onMessage``, so that it always receives bytes."""
     return lambda case, message, binary: take(
         case, message.encode("latin-1") if isinstance(message, str) else message, binary
     )
 
 
 async def play(count: int, folder: str, address: str, cases: list[str]) -> None:
-    """Plays ``cases``, ids with ``*``, and writes their report."""
+    """Play ``cases`` (ids, ``*`` for any part), and write their report."""
     for case in CASES.values():
         if hasattr(case, "COUNT"):
             case.COUNT = min(count, case.COUNT)

@@ -1,8 +1,8 @@
-"""Every case of the Autobahn test suite passes, or is named here with the reason.
+"""Every case of the Autobahn test suite passes, or is listed in :data:`NAMED` with the reason.
 
-With every run of the tests a case of groups 12 and 13 sends :data:`FEW` messages; by ``make conformance``, which writes
-docs/conformance.md, all of its thousand. kosoku, which plays them, brings an ``autobahn`` of its own: so it is a process
-of its own, too.
+In an ordinary test run, a case of groups 12 and 13 sends :data:`FEW` messages; with ``make conformance``, which writes
+docs/conformance.md, it sends all of its thousand. kosoku, which plays the cases, brings an ``autobahn`` of its own, so
+it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.programs import ROOT, UNMEASURED, program
 
 REPORT = ROOT / "docs" / "conformance.md"
 
-#: what is told of, by group; 8 and 11 have no cases, and 9 measures speed
+#: what each group is about; 8 and 11 have no cases, and 9 measures speed
 GROUPS = {
     "1": "framing",
     "2": "pings and pongs",
@@ -38,10 +38,10 @@ GROUPS = {
     "12": "compression: sizes and fragments",
     "13": "compression: parameters",
 }
-#: messages of each case of groups 12 and 13, some 100 KB on average, with every run of the tests; and of the whole case
+#: messages (some 100 KB on average) in each case of groups 12 and 13: in an ordinary test run, and in the whole case
 FEW, ALL = 20, 1000
 
-#: what is not plainly passed, by a pattern of its id, and why
+#: the cases that do not simply pass, by a pattern of their ids, and why
 NAMED = {
     r"6\.4\.[1-4]": "non-strict: text is validated a whole message at a time, so invalid UTF-8 is refused at the end of its "
     "message and not before",
@@ -49,14 +49,14 @@ NAMED = {
 
 
 class Verdict(NamedTuple):
-    """What a case came to: Autobahn's own words."""
+    """The result of a case, in Autobahn's own words."""
 
     behavior: str
     close: str
 
     @property
     def kind(self) -> str:
-        """``passed``, ``informational`` or ``named``: the last one must be."""
+        """``passed``, ``informational`` or ``named``; a ``named`` case must be listed in :data:`NAMED`."""
         words = {*self}
         return (
             "passed" if words == {"OK"} else "informational" if words <= {"OK", "INFORMATIONAL"} else "named"
@@ -64,7 +64,7 @@ class Verdict(NamedTuple):
 
 
 def play(address: str, count: int, folder: Path, cases: Iterable[str]) -> dict[str, Verdict]:
-    """Play these cases (ids, ``*`` for any part), some at once; blocks."""
+    """Play these cases (ids, ``*`` for any part), some at the same time. Blocks."""
     program("kosoku")
     command = [sys.executable, "-m", "tests.autobahn.player", str(count), str(folder), address]
     environ = {**os.environ, **UNMEASURED}
@@ -74,12 +74,12 @@ def play(address: str, count: int, folder: Path, cases: Iterable[str]) -> dict[s
 
 
 def reason(case: str) -> str | None:
-    """Why a case is named."""
+    """Why a case is listed in :data:`NAMED`; None if it is not."""
     return next((why for pattern, why in NAMED.items() if re.fullmatch(pattern, case)), None)
 
 
 def unnamed(found: dict[str, Verdict]) -> dict[str, tuple[str, ...]]:
-    """What did not pass and has no reason to."""
+    """The cases that did not pass and have no reason in :data:`NAMED`."""
     return {case: tuple(one) for case, one in found.items() if one.kind == "named" and not reason(case)}
 
 
@@ -91,7 +91,7 @@ def row(group: str, found: dict[str, Verdict]) -> str:
 
 
 def report(found: dict[str, Verdict]) -> str:
-    """All of docs/conformance.md."""
+    """The whole text of docs/conformance.md."""
 
     def named(pattern: str) -> Iterable[str]:
         cases = [case for case, one in found.items() if one.kind == "named" and re.fullmatch(pattern, case)]
@@ -128,7 +128,8 @@ class Cases(TestCase):
         found = await played(folder, [f"{group}.*" for group in GROUPS])
         wrong = unnamed(found)
         if wrong:
-            # kosoku waits one second for the end of a connection, which a busy machine may take: once more, by themselves.
+            # kosoku waits only one second for a connection to end, and a busy machine may take longer: play these cases
+            # once more, by themselves.
             found |= await played(folder / "again", wrong)
             wrong = unnamed(found)
         self.assertEqual(wrong, {}, "neither passed nor named")

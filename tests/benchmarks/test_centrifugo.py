@@ -1,4 +1,4 @@
-"""What the benchmark says to Centrifugo, beside what its documentation has; and servers that run already."""
+"""What the benchmark sends to Centrifugo, compared with Centrifugo's documentation; and servers that already run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Protocol(SynchronousTestCase):
         self.addCleanup(self.server.__exit__)
 
     def request(self, *payloads: dict[str, Any]) -> tuple[bytes, list[bytes], Any]:
-        """What a publish of these begins with, its other headers, and its body."""
+        """The request line, the headers and the body of a request that publishes these payloads."""
         head, _, body = self.server.request(list(payloads)).partition(b"\r\n\r\n")
         first, *headers = head.split(b"\r\n")
         self.assertIn(b"Content-Length: %d" % len(body), headers)
@@ -92,7 +92,7 @@ class Protocol(SynchronousTestCase):
 
 
 class Running(SynchronousTestCase):
-    """Of a server that somebody else has started."""
+    """A server that somebody else has started."""
 
     def named(self, kind: type[Centrifugo | UWebSockets], port: int) -> Centrifugo | UWebSockets:
         self.patch(kind, "ports", (port, port + 1))

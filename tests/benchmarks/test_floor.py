@@ -1,4 +1,4 @@
-"""The floor that servers are measured against: it sends what it is told to send, and joins a list; and who listens where."""
+"""The floor that servers are measured against sends what it is told to, and joins lists; who listens on a port."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ class FloorInC(SynchronousTestCase):
         return made
 
     def client(self, *chats: int) -> socket.socket:
-        """A member of these chats."""
+        """Connect a client that is a member of these chats."""
         made = self.connect()
         made.sendall(HANDSHAKE.format(self.floor.plan(1, chats)).encode())
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             answer += made.recv(1)
         self.assertIn(b" 101 ", answer)
-        # What RFC 6455 has as the answer to its nonce.
+        # The answer to this nonce in RFC 6455.
         self.assertIn(b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", answer)
         return made
 
     def publish(self, *messages: tuple[int, str]) -> None:
-        """These texts, each to a chat, as one list; returns when it is answered, which is when all are sent."""
+        """Publish these texts, each to its chat, as one list. Returns after the answer, which comes when all are sent."""
         publisher = self.connect()
         payloads = [{"chat_id": chat, "content": text} for chat, text in messages]
         publisher.sendall(self.floor.request(payloads))
         self.assertEqual(publisher.recv(4096), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     def frames(self, data: bytes) -> list[tuple[int, str]]:
-        """Chat and text of each frame in what was received at once."""
+        """The chat and the text of each frame in data that was received at once."""
         found = []
         while data:
             self.assertEqual(data[0], 0x81)
@@ -83,7 +83,7 @@ class FloorInC(SynchronousTestCase):
 
     def test_who_left_is_no_member(self) -> None:
         self.client(1).close()
-        stays = self.client(2)  # most likely under the descriptor of the one that left
+        stays = self.client(2)  # most likely with the file descriptor of the client that left
         self.publish((1, "to nobody"), (2, "to the other"))
         self.assertEqual(self.frames(stays.recv(4096)), [(2, "to the other")])
 

@@ -1,4 +1,4 @@
-"""The load generator: it answers a server's own pings wherever they come."""
+"""The load generator answers a server's own pings wherever they appear."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pings(SynchronousTestCase):
         self.addCleanup(self.listener.close)
 
     def answers(self, *frames: bytes, reply: str) -> list[bytes]:
-        """What a client sends that gets these, and then ``end``, to which it has an answer."""
+        """What a client sends when it receives these frames and then ``end``; without its answer to ``end``."""
         clients = Clients(self.listener.getsockname()[1], ["/\t<end\t>bye"], reply=reply)
         self.addCleanup(clients.close)
         opener = threading.Thread(target=clients.open)

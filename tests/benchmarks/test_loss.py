@@ -1,4 +1,4 @@
-"""The loss benchmark's own judgement, its schedules and its report; and notify through it for a few seconds."""
+"""The loss benchmark's verdicts, schedules and report; and a run of it on notify for a few seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.programs import ROOT, need
 
 
 class Judgement(SynchronousTestCase):
-    """What one client saw, beside what was due: 1 to 5."""
+    """What one client received, compared with what was due: 1 to 5."""
 
     def judge(self, *log: int) -> tuple[set[int], set[int], int, int]:
         verdict = judge(log, frozenset(range(1, 6)))
@@ -61,7 +61,7 @@ class Judgement(SynchronousTestCase):
 
 
 class Counting(SynchronousTestCase):
-    """All clients of a run."""
+    """Counts over all clients of a run."""
 
     def setUp(self) -> None:
         self.ledger = Ledger({"a": 1, "b": 1, "c": 2})
@@ -113,7 +113,7 @@ class Counting(SynchronousTestCase):
 
 
 class Schedules(SynchronousTestCase):
-    """What happens when."""
+    """Which fault happens when."""
 
     def test_one_seed_draws_one_schedule(self) -> None:
         for name in SCHEDULES:
@@ -145,7 +145,7 @@ class Schedules(SynchronousTestCase):
 
 
 class ThroughIt(TestCase):
-    """notify with the memory broker, for a few seconds."""
+    """A run on notify with the memory broker, for a few seconds."""
 
     timeout = 120
 
@@ -171,7 +171,7 @@ class ThroughIt(TestCase):
 
 
 class Report(SynchronousTestCase):
-    """The tables."""
+    """The tables of the report."""
 
     def test_a_row_has_the_counts_and_shares_of_what_was_lost(self) -> None:
         counts = Counts(published=1000, due=4000, delivered=3900, told=60, silent=40)

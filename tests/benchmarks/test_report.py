@@ -1,4 +1,4 @@
-"""The benchmarks' tables: what is held against which bar, and what a reader is told about a row."""
+"""The benchmarks' tables: which figure is compared with which bar, and what a reader is told about a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rounds of a benchmark hold, and that one which does not is repeated and counted."""
+"""Which rounds of a benchmark hold, and that a round that does not hold is repeated and counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.rounds import AGAIN, BUSY, LATE, hold, lateness, spoilt
 
 
 class Lateness(SynchronousTestCase):
-    """Publishes due each second, of which none takes long."""
+    """One publish is due each second, and none takes long unless ``took`` says so."""
 
     def share(self, began: list[float], took: list[float] | None = None) -> float:
         due = [float(n) for n in range(len(began))]
@@ -46,7 +46,7 @@ class Spoilt(SynchronousTestCase):
 
 class Hold(SynchronousTestCase):
     def run_with(self, *reasons: str) -> tuple[dict[str, Any], int]:
-        """The figures where rounds are spoilt for these reasons, the last one from then on; how many there were."""
+        """The figures if the rounds are spoilt for these reasons (the last one repeats), and how many rounds ran."""
         runs: list[dict[str, Any]] = []
 
         def run() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The JetStream broker against real servers: the contract of all brokers, through each way of delivery."""
+"""The JetStream broker against real servers: the contract of all brokers, with each kind of delivery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists that are stored as one, on real servers: what comes between a list and its answer, and who else stores it."""
+"""Lists that are stored as one, on real servers: what comes between a list and its answer, and other nodes' repeats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 2**20
 
 
 async def allow(broker: JetStreamBroker, on: bool = True) -> None:
-    """Let the stream take batches, as its operator would, and wait until the broker knows."""
+    """Let the stream accept batches, as its operator would, and wait until the broker knows."""
     config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
     await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": on})
     broker._set_up("the test wants it to look")
@@ -59,7 +59,7 @@ class ThreeServersContract(OneServerContract):
 
 
 class Lists:
-    """On one server, or three."""
+    """Tests that run on one server, and on three."""
 
     timeout = 120
     urls: tuple[str, ...]
@@ -68,7 +68,7 @@ class Lists:
         raise NotImplementedError
 
     async def node(self, name: str = "node-1", **settings: Any) -> JetStreamBroker:
-        """A broker that runs, on a stream that takes batches."""
+        """Start a broker, on a stream that accepts batches."""
         if not hasattr(self, "urls"):
             await self.servers()
         replicas = 3 if len(self.urls) > 1 else 1
@@ -83,7 +83,7 @@ class Lists:
         while True:
             try:
                 replayed = await broker.replay(topic, None, 2000, SIZE)
-            except Unavailable:  # it may not know yet that its connection is gone
+            except Unavailable:  # the broker may not know yet that its connection is gone
                 await pause(0.05)
             else:
                 return [one.event.message_id for one in replayed.messages]
@@ -92,7 +92,7 @@ class Lists:
         one, other = await self.node(), await self.node("node-2")
         for number in range(5):
             both = [*drafts(TOPIC, range(20), f"{number}-"), *drafts(OTHER, range(20), f"{number}-")]
-            # The second has another part of it at first, in another order.
+            # The second node has another part of the list first, in another order.
             first, second = one.publish_all(both), other.publish_all([*both[30:], *both[:25]])
             positions, others = await gatherResults([first, second])
             self.assertEqual(others, [*positions[30:], *positions[:25]])
@@ -156,7 +156,7 @@ class Lists:
             first = await one.publish_all(drafts(TOPIC, range(10), key))
             await api(one, "STREAM.UPDATE.MESSAGES", config | full)
             for node in (one, other):
-                # A half of it has room; of the second list a part is there from before, which is not nothing.
+                # Only half of a list has room. A part of the second list was stored before, so not "nothing" is stored.
                 for numbers, error in ((range(10, 20), Unavailable), (range(5, 20), Unknown)):
                     await self.assertFailure(node.publish_all(drafts(TOPIC, numbers, key)), error)
                 self.assertEqual(await node.publish_all(drafts(TOPIC, range(10), key)), first)
@@ -166,7 +166,7 @@ class Lists:
     async def test_a_stream_that_takes_no_batches_refuses_lists_and_stores_nothing(self) -> None:
         broker = await self.node(check_interval=Duration(60))
         config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
-        # The broker does not know yet.
+        # The broker does not know this yet.
         await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": False})
         for _ in range(2):
             error = await self.assertFailure(broker.publish_all(drafts(TOPIC, [1, 2])), Unsupported)
@@ -205,7 +205,7 @@ class OneServer(Lists, TestCase):
         for number in range(8):
             numbers = range(number * 100, number * 100 + 100)
             answer = broker.publish_all(drafts(TOPIC, numbers))
-            # What the other node sends is not repeated.
+            # The other node does not repeat its list.
             once = other.publish_all(drafts(OTHER, numbers)).addErrback(lambda failure: failure.value)
             await pause(0.01 * number)
             self.server.kill()
@@ -289,7 +289,7 @@ class ThreeServers(Lists, TestCase):
         self.assertEqual(await self.kept(broker), [*range(300)])
 
 
-#: everything but what is published to one chat, whose name the server writes in small letters when it objects
+#: permits everything except publishing to one chat, whose name the server's error has in lower case
 DENIED = """
 authorization {{ users: [
   {{ user: notify, password: secret-of-notify, permissions: {{
@@ -300,7 +300,7 @@ authorization {{ users: [
 
 
 class Denied(TestCase):
-    """NATS does not permit notify to publish to one topic, and says so of each message."""
+    """NATS does not permit notify to publish to one topic, and sends an error for each message."""
 
     timeout = 60
 
@@ -321,14 +321,14 @@ class Denied(TestCase):
         self.assertIn("does not permit", str(error))
         error = await self.assertFailure(broker.publish(denied, chat_payload(denied, 6)), Unavailable)
         self.assertIn("does not permit", str(error))
-        # Behind all that the server had to say of them.
+        # Its answer comes after all errors that the server sent about the others.
         await broker.publish_all(drafts(allowed, [7, 8]))
         self.assertEqual(abandoned, [])
         replayed = await broker.replay(allowed, None, 10, SIZE)
         self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])
 
 
-#: an account that may keep three lists of 100 messages and a part of the fourth
+#: an account with room for three lists of 100 messages and a part of the fourth
 SCARCE = """
 accounts {
   A { jetstream: { max_file: 120KB, max_mem: 10MB }, users: [ { user: notify, password: secret-of-notify } ] }
@@ -339,7 +339,7 @@ system_account: SYS
 
 
 class Scarce(TestCase):
-    """One server whose storage ends in the middle of a list: NATS then stores a part of it (docs/guarantees.md)."""
+    """One server whose storage runs out in the middle of a list: NATS then stores a part of it (docs/guarantees.md)."""
 
     timeout = 60
 
@@ -356,7 +356,7 @@ class Scarce(TestCase):
         await broker.follow(TOPIC)
         for start in (0, 100, 200):
             await broker.publish_all(drafts(TOPIC, range(start, start + 100), "k"))
-        # Never that nothing was stored: nats-server 2.12.8 refuses such a list, and has kept a part of it.
+        # The error must not say that nothing was stored: nats-server 2.12.8 refuses such a list, but keeps a part of it.
         await self.assertFailure(broker.publish_all(drafts(TOPIC, range(300, 400), "k")), Unknown)
         server.reload(server.config.read_text().replace("120KB", "1MB"))
         await until(lambda: "Reloaded server configuration" in server.log())

@@ -1,4 +1,4 @@
-"""What the JetStream broker notices and mends by itself, one thing at a time; tests/faults does it under load."""
+"""Faults that the JetStream broker notices and repairs by itself, one at a time; tests/faults does it under load."""
 
 from __future__ import annotations
 

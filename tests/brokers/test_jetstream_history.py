@@ -1,4 +1,4 @@
-"""A history that has gone back, lost something, or was changed by somebody, against real servers."""
+"""A history that has gone back in time, lost something, or was changed by somebody, against real servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def messages(recorder: Recorder) -> list[int]:
 
 
 class GoneBack(ServerCase):
-    """The server forgets its newest messages, and gives their numbers to others."""
+    """The server forgets its newest messages, and gives their numbers to other messages."""
 
     async def publish(self, broker: JetStreamBroker, first: int, last: int) -> list[Position]:
         return await gatherResults(
@@ -39,7 +39,7 @@ class GoneBack(ServerCase):
         shutil.copytree(self.server.directory / "js", self.server.directory / name)
 
     async def put_back(self, *streams: str) -> None:
-        """The server loses power, and all that these streams have stored since :meth:`copy`."""
+        """The server loses power, and with it all that these streams have stored since :meth:`copy`."""
         self.server.kill()
         for name in streams:
             path = f"jetstream/$G/streams/{name}"
@@ -77,7 +77,7 @@ class GoneBack(ServerCase):
         await self.publish(broker, 1, 10)
         await recorder.wait(10)
         await until(lambda: not broker._health.first)
-        # Behind the back of a connection that stays: numbers are given again.
+        # Numbers are given again while the connection stays up, so nothing tells the broker.
         await other._streams.api("STREAM.PURGE.MESSAGES")
         broker._tail.highest += 100
         last = recorder.messages[-1].position
@@ -86,7 +86,7 @@ class GoneBack(ServerCase):
         await self.ends_told(broker, recorder, last, True)
 
     async def test_a_repeat_that_was_accepted_shows_how_far_the_stream_reached(self) -> None:
-        """Another node stored it, and is dead: the one that accepted the repeat is all that knows of it."""
+        """Another node stored the message, and is dead: only the node whose repeat was accepted knows of it."""
         broker, recorder = await self.broker(check_interval=Duration(60))
         other, _ = await self.broker("node-2", check_interval=Duration(60))
         *_, before = await self.publish(broker, 1, 10)
@@ -114,7 +114,7 @@ class GoneBack(ServerCase):
         await self.ends_told(again, recorder, last, False)
 
     async def test_what_was_lost_and_is_repeated_in_another_order_is_not_taken_for_it(self) -> None:
-        """The newest gets its number and its id again, and others stand before it; its time tells."""
+        """The newest gets its number and its id again, but other messages stand before it: only its time differs."""
         directory = self.mktemp()
         Path(directory).mkdir()
         settings: dict[str, Any] = {"check_interval": Duration(60), "state_directory": directory}
@@ -194,7 +194,7 @@ class GoneBack(ServerCase):
 
 
 class Missing(ServerCase):
-    """Numbers inside the stream that no message has any more."""
+    """Numbers inside the stream whose messages are gone."""
 
     async def lack(self, broker: JetStreamBroker, position: Position) -> None:
         await broker._streams.api("STREAM.MSG.DELETE.MESSAGES", {"seq": position.seq})
@@ -258,7 +258,7 @@ class Missing(ServerCase):
 
 
 class Changed(ServerCase):
-    """What an operator does to a stream under a running server."""
+    """An operator changes a stream while the server runs."""
 
     async def test_messages_that_are_not_sent_on_any_more_are_again(self) -> None:
         broker, recorder = await self.broker(check_interval=Duration(0.2))
@@ -286,7 +286,7 @@ class Changed(ServerCase):
         self.assertTrue(broker.status().ready)
         self.assertEqual(broker._metrics.broker_faults._value.get(), 1)
         await broker.publish(TOPIC, chat_payload(TOPIC, 1))
-        await recorder.wait(1)  # late, and not lost
+        await recorder.wait(1)  # late, but not lost
         await broker._streams.api("STREAM.UPDATE.MESSAGES", config | {"republish": None, "sealed": True})
         await until(lambda: "sealed" in broker.status().detail)
         self.assertEqual(broker._metrics.broker_faults._value.get(), 2)

@@ -1,4 +1,4 @@
-"""Pages of history from real streams: dense, sparse, with holes, made anew, and of chats that talk on."""
+"""Pages of history from real streams: dense, sparse, with holes, made anew, and of chats that stay active."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Pages(ServerCase):
         return await gatherResults([broker.publish(topic, chat_payload(topic, n)) for n in range(count)])
 
     async def through(self, broker: JetStreamBroker, limit: int, topic: Topic = TOPIC) -> list[int]:
-        """All pages, backwards; the numbers, oldest first, and in ``reads`` how many requests each page took."""
+        """Read all pages, backwards; return the numbers, oldest first. ``reads``: how many requests each page took."""
         seen: list[int] = []
         self.reads: list[int] = []
         before, more = None, True

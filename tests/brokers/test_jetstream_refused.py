@@ -1,4 +1,4 @@
-"""What real servers never take: told in words, to its caller alone."""
+"""Messages that real servers never accept: only their caller gets an error, which says why."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Refusals(TestCase):
         large, small = self.publish(broker, "x" * 70_000), self.publish(broker, "x")
         self.assertIn("65536", str(await self.assertFailure(large, TooLarge)))
         self.assertEqual((await small).seq, 1)
-        # Up to the last byte: what is let through does not end the connection.
+        # Exact to the last byte: a message that is let through does not end the connection.
         connection = broker._connection
         for length in range(65_536 - 400, 65_537):
             try:

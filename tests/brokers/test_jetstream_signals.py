@@ -1,4 +1,4 @@
-"""Signals over real NATS servers: beside the stream, and never in its way."""
+"""Signals over real NATS servers: they bypass the stream, and never disturb it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.natsd import Cluster, NatsServer, api, until
 
 TOPIC = chat(1, 10)
 
-#: all that notify needs, but for signals
+#: a user that may do only what a test grants, and one that may do everything
 PERMITTED = """
 authorization {{ users: [
   {{ user: notify, password: secret-of-notify, permissions: {{
@@ -32,7 +32,7 @@ DENY = 'deny: ["workspace.*.chat.*.signals"]'
 
 
 async def round_trip(broker: Any) -> None:
-    """What was sent before is at the server, and what that had for this node is here."""
+    """Wait until all that was sent before is at the server, and all that the server had for this node has arrived."""
     await api(broker, "STREAM.INFO.MESSAGES")
 
 
@@ -76,7 +76,7 @@ class Base(TestCase):
         return value
 
     def told(self) -> int:
-        """How often the log says that signals are done without."""
+        """How often the log says that the node does without signals."""
         said = [event for event in self.events if "signals (typing, cursors)" in event["log_format"]]
         return len(said)
 
@@ -123,7 +123,7 @@ class Nodes(Base):
         name.kill()
         await until(lambda: self.connects(other) > connects, 30)
         await until(lambda: other.broker.status().ready and one.broker.status().ready, 30)
-        # They are never stored: said again and again, as a client does that goes on typing.
+        # Signals are never stored: send it again and again, like the client of a user who goes on typing.
         await until(lambda: one.broker.signal(TOPIC, b"again") and other.signals, 20)
         self.assertEqual(set(other.signals), {(TOPIC, b"again")})
 
@@ -161,7 +161,7 @@ class Nodes(Base):
 
 
 class Refused(Base):
-    """A server whose operator has not granted the subjects: an upgrade must not need it."""
+    """A server whose operator has not granted the subjects of signals: an upgrade must not require that."""
 
     async def refused(self, publish: str, subscribe: str) -> tuple[NatsServer, Ear]:
         server = await self.server(PERMITTED.format(publish=publish, subscribe=subscribe))
@@ -169,7 +169,7 @@ class Refused(Base):
         return server, ear
 
     async def goes_on(self, ear: Ear) -> None:
-        """Messages are published and delivered over the first connection."""
+        """Assert that messages are published and delivered, still over the first connection."""
         await ear.broker.follow(TOPIC)
         await ear.broker.publish(TOPIC, chat_payload(TOPIC))
         await ear.recorder.wait(1)
@@ -211,7 +211,7 @@ class Refused(Base):
 
 
 class Stored(Base):
-    """A stream that would keep them."""
+    """A stream that would store signals."""
 
     async def test_nothing_is_sent_to_a_stream_that_covers_their_subjects(self) -> None:
         server = await self.server()

@@ -74,7 +74,7 @@ class Streams(ServerCase):
         self.assertEqual((await self.config(broker, "MESSAGES_DEAD"))["max_msgs_per_subject"], 1)
 
     async def test_dead_letters_may_be_kept_for_less_than_keys_are_remembered(self) -> None:
-        """The server takes no window of a stream that is longer than its messages stay."""
+        """The server refuses a stream whose duplicate window is longer than its messages are kept."""
         broker, _ = await self.broker(dead_letter_age=Duration(60))
         config = await self.config(broker, "MESSAGES_DEAD")
         self.assertEqual((config["max_age"], config["duplicate_window"]), (60 * 10**9, 60 * 10**9))
@@ -87,7 +87,7 @@ class Streams(ServerCase):
         version = first._connection.version
         try:
             refuse_batches(version)
-        except StartError:  # one of the oldest servers that are tested with
+        except StartError:  # one of the oldest servers that the tests run with
             self.assertIn(f"allow_atomic needs NATS 2.12.12, 2.14.3 or newer on every server, and this one is {version}",
                           await self.refused(node="node-2", allow_atomic=True))  # fmt: skip
             self.assertFalse((await self.config(first)).get("allow_atomic"))
@@ -95,7 +95,7 @@ class Streams(ServerCase):
         second, _ = await self.broker("node-2", allow_atomic=True)
         self.assertTrue((await self.config(second))["allow_atomic"])
         self.assertEqual(len(await second.publish_all(two)), 2)
-        await until(lambda: first._atomic._takes)  # it looks every check_interval
+        await until(lambda: first._atomic._takes)  # it checks every check_interval
         self.assertEqual(len(await first.publish_all(two)), 2)
         await self.broker("node-3")
         self.assertTrue((await self.config(second))["allow_atomic"])
@@ -255,7 +255,7 @@ class Readiness(ServerCase):
         await broker._streams.api("STREAM.PURGE.MESSAGES")
         await broker.publish(TOPIC, chat_payload(TOPIC, 2))
         await recorder.wait(1)
-        # Delivered, or said to be lost: never silently wrong.
+        # The message is delivered, or the topic is reported as lost: never silently wrong.
         told = [m.event.message_id for m in recorder.messages] == [2] or recorder.lost_topics == [TOPIC]
         self.assertTrue(told)
         replay = broker.replay(TOPIC, Position(first.epoch, 0), 10, 10**6)
@@ -273,7 +273,7 @@ class Readiness(ServerCase):
         await broker.publish(TOPIC, chat_payload(TOPIC, 3))
         await until(lambda: recorder.messages or recorder.lost_topics)
         self.assertEqual(([m.event.message_id for m in recorder.messages], recorder.lost_topics), ([3], []))
-        # So it is with all that a topic had, as when a chat is purged.
+        # The same holds if all messages of a topic are deleted, as when a chat is purged.
         await broker._streams.api("STREAM.PURGE.MESSAGES", {"filter": TOPIC.subject})
         await broker.publish(TOPIC, chat_payload(TOPIC, 4))
         await until(lambda: len(recorder.messages) > 1 or recorder.lost_topics)
@@ -293,5 +293,5 @@ class Readiness(ServerCase):
         self.patch(broker._connection, "publish", counted)
         positions = await gatherResults([broker.follow(chat(n % 7, n)) for n in range(3000)])
         self.assertEqual({p.position.seq for p in positions}, {0})
-        # Three lookups; comparisons with the stream may fall into the same time.
+        # Three lookups; comparisons with the stream may happen at the same time.
         self.assertLess(sent.count("$JS.API.DIRECT.GET.MESSAGES"), 10)

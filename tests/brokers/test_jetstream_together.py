@@ -24,7 +24,7 @@ SIZE = 2**20
 
 
 class Turns(Recorder):
-    """Also counts the turns of the reactor in which something came."""
+    """Also counts the reactor turns in which messages arrive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Turns(Recorder):
 
 
 def sent(broker: JetStreamBroker) -> list[dict[str, str]]:
-    """The fields of all that a broker publishes to its stream from now on."""
+    """The header fields of all that a broker publishes to its stream from now on."""
     found: list[dict[str, str]] = []
     publish = broker._connection.publish
 
@@ -59,7 +59,7 @@ def sent(broker: JetStreamBroker) -> list[dict[str, str]]:
 def publish(
     broker: JetStreamBroker, numbers: range, key: str = "", topic: Any = TOPIC
 ) -> Deferred[list[Position]]:
-    """A list, in one turn."""
+    """Publish a list in one turn."""
     return gatherResults(
         [broker.publish(topic, chat_payload(topic, n), f"{key}{n}" if key else None) for n in numbers],
         consumeErrors=True,
@@ -67,7 +67,7 @@ def publish(
 
 
 class Lists:
-    """On one server, or three."""
+    """Tests that run on one server, and on three."""
 
     timeout = 120
     together: Together
@@ -80,7 +80,7 @@ class Lists:
         if not hasattr(self, "urls"):
             await self.servers()
         replicas = 3 if len(self.urls) > 1 else 1
-        # Two nodes draw the same ids and inboxes no more than they do elsewhere.
+        # A seed of its own: as in production, two nodes do not draw the same ids and inboxes.
         broker = make(None, node, seed=int(node[-1]), servers=self.urls, replicas=replicas, **settings)
         recorder = Turns()
         self.addCleanup(broker.stop)
@@ -89,7 +89,7 @@ class Lists:
         return broker, recorder
 
     async def whole(self, broker: JetStreamBroker, numbers: list[int]) -> None:
-        """The history has these, and each read of it proves that nothing is missing."""
+        """Assert that the history has these, and that each read of it proves that nothing is missing."""
         replayed = await broker.replay(TOPIC, None, 1000, SIZE)
         self.assertEqual([one.event.message_id for one in replayed.messages], numbers)
         for one in replayed.messages[::7]:
@@ -109,7 +109,7 @@ class Lists:
         self.assertEqual([one.seq for one in positions], [*range(first, first + 50)])
         await recorder.wait(50)
         self.assertEqual([one.position for one in recorder.messages], positions)
-        # As many as reads of the socket that it takes, and some.
+        # As many turns as reads of the socket are needed, and some more.
         self.assertLess(recorder.turns, 10)
         await self.whole(broker, [*range(1, 51)])
 
@@ -123,7 +123,7 @@ class Lists:
             rest = publish(broker, range(26, 51))
             other = broker.publish(OTHER, chat_payload(OTHER, 51))
             self.assertEqual(len(fields), 0)
-        # All of it, before any answer; without the context the first alone.
+        # All of it is sent before any answer; without the context, only the first message would be.
         self.assertEqual(len(fields), 51)
         positions = [*await first, *await rest]
         await other
@@ -240,7 +240,7 @@ class OneServer(Lists, TestCase):
         await self.whole(broker, kept)
 
     async def test_a_message_that_is_missing_from_a_list_is_noticed(self) -> None:
-        """The one behind it names it."""
+        """The message after it names it."""
         broker, _ = await self.broker()
         positions = await publish(broker, range(1, 6))
         page = await broker._reader.after(TOPIC.subject, positions[0].seq)
@@ -255,7 +255,7 @@ class ThreeServers(Lists, TestCase):
         self.addCleanup(cluster.remove)
         await cluster.up()
         self.urls = cluster.urls
-        # Such a stream takes batches where its operator has said so.
+        # Such a stream accepts batches only if its operator has allowed it.
         self.together = Together.NO
         broker, _ = await self.broker("node-0")
         config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]

@@ -1,4 +1,4 @@
-"""Trials in a test: ended with it, whatever happens."""
+"""Trials in a test: they are stopped when the test ends, whatever happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from notify.chaos.trial import Trial
 
 
 async def tried(case: TestCase, target: Target, *faults: str, **options: Any) -> Report:
-    """The report of a trial with these faults."""
+    """Run a trial with these faults; return its report."""
     defaults: dict[str, Any] = {"clients": 6, "rate": 80, "seconds": 4.0, "settle": 40.0}
     trial = Trial(reactor, target, [plan.parse(fault) for fault in faults], **(defaults | options))
     case.addCleanup(trial.stop)

@@ -1,4 +1,4 @@
-"""A deployment of one's own: faults are commands, and what was done is undone."""
+"""A user's own deployment: faults are commands, and what was done is undone."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Whole(TestCase):
         )
         self.assertEqual((report.verdict, report.doubts, report.wrongs), ("held", [], []))
         self.assertEqual(marks.read_text(), "1\n2\n")
-        # Two chats and two users: what is for a user comes to each of its three connections.
+        # Two chats and two users: a message for a user arrives on each of the user's three connections.
         self.assertEqual((report.topics, report.clients), (4, 6))
         self.assertGreater(report.counts.delivered, 3 * report.counts.acknowledged)
 

@@ -1,4 +1,4 @@
-"""What is lost, doubled, out of order and foreign, from what was written down."""
+"""Which messages are lost, doubled, out of order or foreign, according to what was recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def told(before: int, after: int, at: float = 0, epochs: tuple[str, str] = ("a",
 
 
 class Case(SynchronousTestCase):
-    """Ten messages of one chat, a second apart and acknowledged at once; number n is at the stream's n * 10."""
+    """Ten messages of one chat, a second apart and acknowledged at once; number n is at n * 10 in the stream."""
 
     def setUp(self) -> None:
         self.ledger = Ledger("run")
@@ -76,7 +76,7 @@ class Wrongs(Case):
         self.ledger.receive(
             self.other, self.ledger.text(ONE, 4), 5.0
         )  # another tenant's chat of the same number
-        self.ledger.receive(self.held, self.ledger.text(ONE, 11), 6.0)  # which nobody has sent
+        self.ledger.receive(self.held, self.ledger.text(ONE, 11), 6.0)  # nobody has sent this
         self.ledger.intrude("client-2", ONE.subject, 5, 7.0)
         self.assertEqual(self.wrongs(), [("foreign", 4), ("foreign", 11), ("foreign", 5)])
 

@@ -1,4 +1,4 @@
-"""The built-in set: holds its promise under a short run, and a build that skips gap filling is caught."""
+"""The built-in set of servers: it passes a short trial, and a build that skips gap filling is caught."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notify.chaos.target import TrialFailed
 from tests.chaos.running import tried
 from tests.support.programs import program
 
-#: nodes that take what arrives for all that there is
+#: nodes that believe that there is nothing but what arrives
 SKIPS_GAPS = """
 from notify.brokers.jetstream.tail import Tail
 
@@ -55,7 +55,7 @@ class Local(TestCase):
         self.assertGreater(killed.hit, 0)
         self.assertGreater(cut.hit, 0)
         self.assertGreaterEqual(report.reconnects, killed.hit + cut.hit)
-        # Whoever is at the node that hears nothing of NATS stays there, and waits until it has found out.
+        # Clients of the node that hears nothing from NATS stay connected, and wait until the node has noticed.
         self.assertGreater(silent.caught_up or 0, 0.5)
         processes = [server._process for server in target._servers.values()]
         self.assertEqual([process is not None and process.poll() for process in processes], [None] * 6)

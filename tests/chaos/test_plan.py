@@ -1,4 +1,4 @@
-"""Faults as they are written, and those of a seed."""
+"""Faults: how they are written, and how they are drawn from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers of a trial's own: the ports they are told, and what is said of one that ended."""
+"""Servers that a trial starts: the ports that they are given, and the error for a server that ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.chaos.processes import Server, free_ports
 from notify.chaos.target import TrialFailed
 
-#: a process that is left few ports to choose from, and says which it was given
+#: a process that has few ports to choose from, and prints the one that it was given
 ELSEWHERE = """
 import random, sys
 from notify.chaos import processes

@@ -1,4 +1,4 @@
-"""The proxy: spreads connections, passes over who refuses, and breaks them in every way."""
+"""The proxy spreads connections, skips targets that refuse, and breaks connections in every way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 
 
 class Echo(Protocol):
-    """Says its name, then what it hears."""
+    """Sends its name, then what it receives."""
 
     name = b""
 

@@ -22,7 +22,7 @@ CUT = Happened(Fault(4, "cut <clients>"), 4, 4)
 
 
 class Case(SynchronousTestCase):
-    """A load of ten seconds from 100 on, a message a second; both clients were cut at 4 s, one for 2 s."""
+    """A load of ten seconds from time 100 on, one message a second; at 4 s both clients were cut, one of them for 2 s."""
 
     def setUp(self) -> None:
         self.ledger = Ledger("run")

@@ -1,4 +1,4 @@
-"""``notify chaos``: what it refuses, what it writes, and what it leaves behind when it is stopped."""
+"""``notify chaos``: what it refuses, what it writes, and that it leaves nothing behind when it is stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.programs import program
 
 
 class Refusals(SynchronousTestCase):
-    """All are one sentence, with status 2: 1 is for a promise that broke."""
+    """Each is one sentence, with status 2: status 1 is for a broken promise."""
 
     def refused(self, *arguments: str, **environ: str) -> str:
         result = command("chaos", *arguments, **environ)
@@ -110,7 +110,7 @@ class Stopped(SynchronousTestCase):
             stderr=subprocess.PIPE,
             text=True,
             env={"PATH": "/usr/bin:/bin", "TMPDIR": str(folder)},
-            # What a shell runs in the background ignores it, and so do all below.
+            # Processes that a shell runs in the background ignore SIGINT, and so do their children.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.addCleanup(process.stderr.close)

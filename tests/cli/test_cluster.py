@@ -1,4 +1,4 @@
-"""The commands that concern all nodes, against a whole server, and with what a server might say."""
+"""The commands that concern all nodes, against a whole server, and with answers that a server might give."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Commands(Server):
         other = await self.listening()
         self.assertEqual(await self.lines("disconnect", "--user", "1", "--reconnect"), ["1 closed"])
         self.assertEqual((await self.json("disconnect", "--user", "2")), {"closed": 0})
-        # It has come back, and is there to be closed for good.
+        # The client comes back, and then is closed for good.
         while (await self.json("disconnect", "--user", "1"))["closed"] == 0:
             pass
         await other.until(lambda: "an operator disconnected this user" in other.err)
@@ -104,7 +104,7 @@ class Commands(Server):
         self.assertEqual(await self.lines("reload"), ["node-a reads its configuration again"])
         while (await self.json("nodes"))["nodes"][0]["reloaded"] is None:
             pass
-        # The process is the test's, and stays.
+        # The process is that of the test, and must not end.
         self.patch(self.service.lifecycle, "_leave", lambda: None)
         self.assertEqual(await self.lines("drain", "--node", "node-a"), ["node-a drains"])
         self.assertTrue(self.service.lifecycle.leaving)
@@ -121,7 +121,7 @@ class Commands(Server):
 
 
 class Shown(SynchronousTestCase):
-    """What is printed of an answer."""
+    """How an answer is printed."""
 
     def setUp(self) -> None:
         self.out, self.err = io.StringIO(), io.StringIO()
@@ -136,7 +136,7 @@ class Shown(SynchronousTestCase):
         for reached, said in (
             ({"answered": 1, "missing": ["b", "c"], "detail": ""}, "notify it: no answer from b, c.\n"),
             ({"answered": 1, "missing": [], "detail": "alone"}, "notify it: alone.\n"),
-            # What NATS says of itself, and what stands there for a node's name, is no command to the terminal either.
+            # NATS's own text, and text in the place of a node's name, cannot control the terminal either.
             (
                 {"answered": 1, "missing": ["b\x1b[2J"], "detail": "alone\nb"},
                 "notify it: alone\N{REPLACEMENT CHARACTER}b.\nnotify it: no answer from b\N{REPLACEMENT CHARACTER}[2J.\n",

@@ -273,7 +273,7 @@ class Listen(Server):
         return [json.loads(line)["content"] for line in text.splitlines()]
 
     async def subscribed(self, chat: int = 10) -> None:
-        """Wait until someone is subscribed: presence says so."""
+        """Wait until presence says that someone is subscribed."""
         while not (await self.run_command("presence", "--chat", str(chat))).out:
             pass
 

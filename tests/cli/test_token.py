@@ -1,4 +1,4 @@
-"""``notify token``: what it makes is what a server with that configuration takes."""
+"""``notify token``: a server with the same configuration accepts the tokens that it makes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""``notify trace``, against a whole server, and with what a server might say."""
+"""``notify trace``, against a whole server, and with answers that a server might give."""
 
 from __future__ import annotations
 

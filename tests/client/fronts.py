@@ -1,4 +1,4 @@
-"""Publishers for threads, for asyncio and for Twisted, in tests that are the same for all; and a server that they share."""
+"""Publishers for threads, for asyncio and for Twisted, so that all run the same tests; and a server that they share."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from tests.support.certificates import Authority
 from tests.support.process import KEY, Server
 from tests.support.proxy import Proxy
 
-#: how often what is harmed is, and how many times (seconds): on a busy machine nothing gets through between two
+#: the seconds between two faults, and how many there are: on a busy machine nothing gets through between two
 HARM, HARMS = 0.05, 30
-#: what anything may take beyond its time on a busy machine (seconds); what hangs takes more
+#: how much longer than its time anything may take on a busy machine (seconds); a call that hangs takes more
 MOMENT = 2.0
 
 
 @cache
 def shared_server() -> Server:
-    """One for all tests, each of which has chats of its own."""
+    """One server for all tests; each test has chats of its own."""
     server = Server("[broker.memory]\nhistory_size = 100000\n")
     server.start()
     atexit.register(server.__exit__, None, None, None)
@@ -44,7 +44,7 @@ def shared_server() -> Server:
 
 
 class Scripted:
-    """An HTTP server that answers as it is told, in order, and keeps what it was asked."""
+    """An HTTP server that gives the answers that it is told, in order, and records the requests."""
 
     def __init__(self, *answers: tuple[int, Any]) -> None:
         self.asked: list[tuple[str, str | None, Any]] = []  # path, Idempotency-Key, body
@@ -78,11 +78,11 @@ class Scripted:
 
 
 class Base:
-    """What tests of a publisher use, whatever runs it; a front is mixed in."""
+    """What tests of a publisher use, whatever kind it is; a front is mixed in."""
 
     timeout = 120
     server: Server
-    #: whether one that publishes can be cancelled
+    #: whether a publish can be cancelled
     cancels = True
 
     def setUp(self: Any) -> None:
@@ -93,17 +93,17 @@ class Base:
     # --- what a front provides ---
 
     def new(self, url: str, key: str, tls: Authority | None = None, **options: Any) -> Any:
-        """A publisher."""
+        """Make a publisher."""
         raise NotImplementedError
 
     def run_(self, call: Any, *arguments: Any, **named: Any) -> Deferred[Any]:
-        """Call one of its methods."""
+        """Call one of the publisher's methods."""
         raise NotImplementedError
 
     # --- what tests use ---
 
     def elsewhere(self) -> None:
-        """Publish to a chat that is empty."""
+        """From now on, publish to a new, empty chat."""
         self.chat = f"c-{uuid4()}"
         self.subject = f"workspace.1.chat.{self.chat}.messages"
 
@@ -144,7 +144,7 @@ class Base:
         return await deferToThread(self.server.metric, "notify_publish_streams")
 
     def harming(self: Any, publisher: Any, stream: bool, *ways: Callable[[], Any]) -> Callable[[], None]:
-        """Harm a publisher's connections, each time in the next of some ways; until the returned function is called."""
+        """Break a publisher's connections repeatedly, in the given ways by turns, until the returned function is called."""
         harms = iter(range(HARMS))
 
         def harm() -> None:
@@ -152,7 +152,7 @@ class Base:
             if number is None:
                 looping.stop()
                 return
-            if stream:  # whose handshake was cut: ask for one again, and not in a minute
+            if stream:  # a cut handshake would keep it from asking for a stream for a minute
                 publisher._desk.stream_from = 0.0
             ways[number % len(ways)]()
 
@@ -200,7 +200,7 @@ class OfThreads(Base):
 
 
 class OfAsyncio(Base):
-    """Those on asyncio."""
+    """Publishers on asyncio."""
 
     def new(self, url: str, key: str, tls: Authority | None = None, **options: Any) -> AsyncioPublisher:
         context = None if tls is None else ssl.create_default_context(cafile=str(tls.certificate))
@@ -211,7 +211,7 @@ class OfAsyncio(Base):
 
 
 class OfTwisted(Base):
-    """Those on Twisted."""
+    """Publishers on Twisted."""
 
     def new(self, url: str, key: str, tls: Authority | None = None, **options: Any) -> TwistedPublisher:
         if tls is not None:

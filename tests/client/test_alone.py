@@ -18,10 +18,10 @@ from tests.support.process import KEY, Server, token, wait_for
 from tests.support.programs import ROOT, UNMEASURED, need, run
 
 EXAMPLES = ROOT / "docs" / "examples"
-#: what the client stands on
+#: the libraries that the client needs
 LIBRARIES = {"msgspec", "wsproto", "h11"}
 
-#: an interpreter that has only these; coverage is there where the tests are measured
+#: an interpreter that has only these libraries, and coverage, which is there if the tests are measured
 BLOCKED = f"""
 import sys
 
@@ -77,7 +77,7 @@ class Imports(SynchronousTestCase):
 
 
 class Environment:
-    """An empty virtual environment, in a folder of its own."""
+    """An empty virtual environment in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         need(find_spec("ensurepip"), "ensurepip is missing: apt-get install python3-venv")
@@ -113,7 +113,7 @@ def documented() -> str:
 
 
 def tree(folder: Path) -> Path:
-    """A copy of the tree, because a build leaves its traces there, and takes up those of earlier ones."""
+    """A copy of the source tree, because a build leaves files there, and picks up those of earlier builds."""
     left = shutil.ignore_patterns(
         ".*",
         "_trial_temp*",
@@ -161,7 +161,7 @@ class Alone(SynchronousTestCase):
             self.receive(environment, server)
 
     def receive(self, environment: Environment, server: Server) -> None:
-        """The programs of the documentation, run by the environment's interpreter."""
+        """Run the programs of the documentation with the environment's interpreter."""
         output = self.folder / "output"
         with output.open("w") as file:
             reader = subprocess.Popen(

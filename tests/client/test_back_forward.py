@@ -1,4 +1,4 @@
-"""A page that its user leaves is kept as it is by a real Chromium, to be shown again: nobody is there meanwhile."""
+"""A real Chromium keeps a page that its user leaves, to show it again later: meanwhile the user counts as away."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ PAGE = b"""<!doctype html>
 
 
 class Blocking:
-    """A proxy that passes on connections, but for those whose first request asks for a WebSocket."""
+    """A proxy that passes connections on, except those whose first request asks for a WebSocket."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -50,13 +50,13 @@ class Blocking:
         self._thread.start()
 
     def cut(self) -> None:
-        """Cut whatever is open."""
+        """Cut all open connections."""
         with self._lock:
             for one in self._open:
                 _end(one)
 
     def stop(self) -> None:
-        """End."""
+        """Stop the proxy."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self.cut()
@@ -107,7 +107,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 def _end(one: socket.socket) -> None:
     try:
         one.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended
+    except OSError:  # it has already ended
         pass
 
 

@@ -45,14 +45,14 @@ FAST = Settings(backoff_floor=0.01, backoff_base=0.05, backoff_cap=0.2)
 
 
 def folder(test: Any) -> Path:
-    """A folder of its own for a test."""
+    """A temporary folder for a test."""
     path = tempfile.mkdtemp()
     test.addCleanup(shutil.rmtree, path)
     return Path(path)
 
 
 class Behaviour:
-    """What every front does; each subclass runs it on its own kind of coroutine."""
+    """What every front does; each subclass runs it with its own kind of coroutine."""
 
     server: FakeServer
     timeout = 20
@@ -62,11 +62,11 @@ class Behaviour:
         raise NotImplementedError
 
     def aside(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """Run something on asyncio from this front's coroutines."""
+        """Run a coroutine on asyncio, to be awaited by this front's coroutines."""
         raise NotImplementedError
 
     def aside_here(self, coroutine: Coroutine[Any, Any, Any]) -> Awaitable[Any]:
-        """Begin something of this front's own beside what goes on."""
+        """Start a coroutine of this front's own kind beside the running one."""
         raise NotImplementedError
 
     def client(self, token: Any = "T1", **options: Any) -> Any:
@@ -81,12 +81,12 @@ class Behaviour:
         return got
 
     async def when(self, client: Core, state: str) -> None:
-        """Wait for a state that came since the last one that was waited for; the client was made with ``on_state=self.heard``."""
+        """Wait for a state that began after the last one that was waited for. The client needs ``on_state=self.heard``."""
         while client.state.name != state and state not in self.states:
             waiter = client._waiter()
             self.waiters.append(waiter)
             await waiter
-        # It may have been left again by now.
+        # The client may have left the state again by now.
         self.states = self.states[self.states.index(state) + 1 :] if state in self.states else []
 
     def heard(self, state: State) -> None:
@@ -386,7 +386,7 @@ class Behaviour:
                     got.append(message.content)
                     if len(got) > first:
                         most = max(most, chat.waiting)
-                    if len(got) == 120:  # in the midst of it
+                    if len(got) == 120:  # in the middle of the pages
                         self.server.cut()
                     if len(got) == 300:
                         break
@@ -535,7 +535,7 @@ class Behaviour:
         return self.check(scenario)
 
     async def refused(self: Any, url: str, words: str, **options: Any) -> None:
-        """A client that cannot connect says these words, wherever it is looked for."""
+        """Assert that a client that cannot connect says these words: in its state, and in what is raised."""
         states: list[State] = []
         self.states.clear()
         client = self.client(
@@ -545,7 +545,7 @@ class Behaviour:
         await self.when(client, "waiting")
         with self.assertRaises(TimeoutError) as raised:
             await client.start(timeout=0.01)
-        # It goes on trying, and may be anywhere in a try when the time is over.
+        # The client goes on trying, and may be at any point of a try when the time is over.
         self.assertRegex(
             str(raised.exception),
             r"^not connected within 0\.01 s: the client is (waiting|connecting|authenticating), ",
@@ -631,7 +631,7 @@ class Behaviour:
                     await client.ping()
                 self.assertEqual(first.state, "paused")
                 most = max(one.waiting for one in (first, second, third))
-                self.assertLessEqual(most, 4 + 2)  # and what a ping brings along
+                self.assertLessEqual(most, 4 + 2)  # plus what comes with a ping
                 third.close()
                 reading = self.aside_here(self.take(second, 29))
                 self.assertEqual(await self.take(first, 29), [str(number) for number in range(1, 30)])
@@ -822,7 +822,7 @@ class Behaviour:
                     with self.assertRaises(StopAsyncIteration if code == 1000 else ClientClosed):
                         await waits()
                 chat.close()
-                FileStore(path).close()  # nobody has taken it again
+                FileStore(path).close()  # the chat has not taken the store again
 
         return self.check(scenario)
 
@@ -874,7 +874,7 @@ class Behaviour:
                     )
                 )
                 self.assertTrue(client.signal("7", "typing", [1]))
-                await client.ping()  # behind both
+                await client.ping()  # answered after both
                 self.assertEqual(seen, [Signal(7, "u-6", "typing", {"on": True})])
                 said = [frame for frame in self.server.frames if frame["type"] == "signal"]
                 self.assertEqual(said, [{"type": "signal", "chat_id": 7, "kind": "typing", "data": [1]}])
@@ -921,7 +921,7 @@ class Behaviour:
                 await client.ping()
                 self.assertEqual(client.state.name, "connected")
                 client.machine._credentials.offer("T2", client._now(), None)
-                offer = client.machine.actions.pop()  # the server never sees it, and answers nonsense
+                offer = client.machine.actions.pop()  # the server never sees it, but answers nonsense
                 broken = {"type": "ok", "id": offer.frame["id"], "expires_at": "soon"}
                 await self.aside(self.server.say(json.dumps(broken)))
                 await self.when(client, "waiting")

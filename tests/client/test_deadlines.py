@@ -1,4 +1,4 @@
-"""A publish is over in its time whatever the server does, and threads do not wait for each other: with real sockets and processes."""
+"""A publish ends in its time whatever the server does, and threads do not wait for each other; with real sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.process import KEY, Server, wait_for
 from tests.support.programs import ROOT, run
 
 SUBJECT = "workspace.1.chat.7.messages"
-#: of a publish, and what it may take beyond that on a busy machine (seconds)
+#: the time of a publish, and how much longer it may take on a busy machine (seconds)
 TIME, MOMENT = 0.8, 2.0
 
 
@@ -38,7 +38,7 @@ def payload(number: int) -> dict[str, Any]:
 
 
 def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
-    """What came of calls that were made at once: a value, or the exception, each with the seconds that it took."""
+    """Call in ``count`` threads at once; return each call's value or exception, with the seconds that it took."""
     found: list[Any] = [None] * count
 
     def work(number: int) -> None:
@@ -58,7 +58,7 @@ def in_threads(count: int, call: Callable[[int], Any]) -> list[Any]:
 
 
 class Deadline(SynchronousTestCase):
-    """Servers that are none, in one way or the other."""
+    """Servers that do not work, in one way or another."""
 
     def setUp(self) -> None:
         self.stack = ExitStack()
@@ -70,7 +70,7 @@ class Deadline(SynchronousTestCase):
         return one
 
     def fails(self, url: str, **options: Any) -> PublishFailed:
-        """What a publish, and another one whose time is its own, are told in time."""
+        """Assert that a publish fails in time, with the publisher's timeout and with its own; return the error."""
         errors = []
         for timeout in (None, TIME / 2):
             publisher = Publisher(url, "key", **{"timeout": TIME, **options})
@@ -153,7 +153,7 @@ class Deadline(SynchronousTestCase):
 
 
 class Stopped(TestCase):
-    """A server's process that is stopped, and goes on later."""
+    """A server process that is stopped, and continues later."""
 
     timeout = 120
 
@@ -178,7 +178,7 @@ class Stopped(TestCase):
                         (error.code, error.status, error.nothing_stored), ("unknown", None, False)
                     )
                     self.assertLess(took, TIME + MOMENT)
-                # A new stream is not even opened.
+                # The new stream is not even opened, so nothing is sent.
                 [(error, took)] = in_threads(1, lambda _: publish(5))
                 self.assertTrue(error.nothing_stored, error)
                 self.assertLess(took, TIME + MOMENT)
@@ -192,7 +192,7 @@ class Stopped(TestCase):
 
 
 class Together(SynchronousTestCase):
-    """A server that answers nothing before it has had a message of each of five threads."""
+    """A server that does not answer before it has received a message from each of five threads."""
 
     def setUp(self) -> None:
         self.together = threading.Barrier(5)
@@ -373,7 +373,7 @@ class Processes(TestCase):
             for text in socket:
                 message = json.loads(text)
                 keys.append(message["key"])
-                if len(keys) > 2:  # both once, and then the one that is left, over another stream
+                if len(keys) > 2:  # each once, and then the remaining one over another stream
                     socket.send(json.dumps({"id": message["id"], "status": 200, "epoch": "e", "seq": 5}))
 
         with serve(answer, "127.0.0.1", 0) as server:

@@ -1,4 +1,4 @@
-"""Messages with a key each, by publishers for threads, for asyncio and for Twisted: what is told of each, and their order."""
+"""Messages with a key each, by publishers for threads, asyncio and Twisted: the result of each, and their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.client.fronts import MOMENT
 
 
 class Behaviour(fronts.Base):
-    """Run by each subclass with its own kind of publisher."""
+    """Tests that each subclass runs with its own kind of publisher."""
 
     def keyed(self, n: Any, chat: str | None = None, **more: Any) -> tuple[str, str, Any]:
         subject, payload = self.message(n)
@@ -25,7 +25,7 @@ class Behaviour(fronts.Base):
 
     async def test_each_is_told_of_and_those_refused_hold_nobody_up(self: Any) -> None:
         deep: Any = []
-        for _ in range(499):  # lists in one another, 500 of them, and the payload around them
+        for _ in range(499):  # 500 nested lists, and the payload around them
             deep = [deep]
         messages = [
             self.keyed(0),
@@ -74,7 +74,7 @@ class Behaviour(fronts.Base):
         later = {"status": 503, "error": {"code": "unavailable", "message": "m"}}
         wrong = {"status": 422, "error": {"code": "invalid_message", "message": "m"}}
         server, publisher = self.scripted(
-            (207, {"results": [later, stored(1), wrong]}),  # a0, b0, c0; tried again
+            (207, {"results": [later, stored(1), wrong]}),  # a0, b0, c0; a0 is tried again
             (207, {"results": [later]}),  # a0
             (200, {"results": [stored(2), stored(3)]}),  # b1, c1
             tries=2,

@@ -1,4 +1,4 @@
-"""A page that loads, against a real server: whatever is published at whatever moment, what it shows is what its backend has."""
+"""A page that loads, against a real server: whatever is published and whenever, it shows what its backend has."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.fake_server import from_asyncio
 from tests.support.proxy import Proxy
 from tests.support.running import API_KEY, LocalServer, token
 
-#: messages of a life, and how many the server keeps: an absence is soon longer than that
+#: the messages that are published, and how many the server keeps: a client that is away soon misses more
 MESSAGES, KEPT = 600, 20
 
 
@@ -74,5 +74,5 @@ class Loading(TestCase):
                 while shown != stored:
                     await asyncio.sleep(0.01)
         await reading
-        self.assertGreater(len(loads) - failures, 1)  # once, and again on a loss
+        self.assertGreater(len(loads) - failures, 1)  # at the start, and again after a loss
         self.assertGreater(failures, 0)

@@ -1,4 +1,4 @@
-"""The client's state machine, driven by the scenarios that its JavaScript twin runs too."""
+"""The client's state machine, driven by the scenarios that the JavaScript machine runs too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEAR = 1e-6
 
 
 def same(a: Any, b: Any) -> bool:
-    """Deep equality, numbers to a microsecond."""
+    """Deep equality; numbers may differ by less than a microsecond."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -28,7 +28,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 class Play:
-    """One scenario on one machine."""
+    """Plays one scenario on one machine."""
 
     def __init__(self, scenario: dict[str, Any]) -> None:
         self.now = 0.0
@@ -69,7 +69,7 @@ class Play:
 
 
 class Conformance(TestCase):
-    """One test a scenario; the methods are made below."""
+    """One test for each scenario; the methods are added below."""
 
     def test_every_rule_has_a_scenario(self) -> None:
         self.assertGreater(len(TABLE["scenarios"]), 40)

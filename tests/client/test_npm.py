@@ -58,7 +58,7 @@ class Described(SynchronousTestCase):
 
 
 class Installed(SynchronousTestCase):
-    """In a folder of its own, with nothing else; what is tried there is in tests/js/package."""
+    """Installed in a folder of its own, with nothing else; the programs that use it are in tests/js/package."""
 
     def setUp(self) -> None:
         self.node, npm = program("node"), program("npm")
@@ -100,7 +100,7 @@ class Installed(SynchronousTestCase):
         return out.read_text()
 
     def compile(self, *options: str) -> str:
-        """What TypeScript has to say of the program."""
+        """What TypeScript reports about the program."""
         compiler = self.modules / "typescript" / "bin" / "tsc"
         done = subprocess.run(
             [self.node, compiler, *STRICT, *options, "every-export.ts"],
@@ -138,7 +138,7 @@ class Installed(SynchronousTestCase):
         self.assertNotIn("connect_timeout", bundled)
 
     def test_strict_typescript_takes_every_export_as_it_is_meant_and_nothing_else(self) -> None:
-        # Wrong uses stand there as errors to expect; TypeScript complains where one is none.
+        # The program marks wrong uses as expected errors; TypeScript complains if one is no error.
         for module in (("--module", "nodenext"), ("--module", "esnext", "--moduleResolution", "bundler")):
             self.assertEqual(self.compile(*module), "")
         program = self.app / "every-export.ts"

@@ -29,7 +29,7 @@ SUBJECT = "workspace.1.chat.7.messages"
 
 
 class FakeApi:
-    """Answers ``POST /v1/publish`` as the real one does, after the failures that it was told to begin with."""
+    """Answers ``POST /v1/publish`` as the real server does, after the failures that the test sets."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, Any]] = []  # Authorization, Idempotency-Key, body
@@ -105,7 +105,7 @@ class FakeApi:
 
 
 class Publishing(TestCase):
-    """By requests, for there is no stream: as at an older server, or through some proxies."""
+    """With requests, because there is no stream: as with an older server, or through some proxies."""
 
     def setUp(self) -> None:
         self.api = FakeApi()
@@ -230,7 +230,7 @@ class Publishing(TestCase):
 
 
 class WholeServer(TestCase):
-    """Against the real one."""
+    """Against the real server."""
 
     timeout = 60
 
@@ -265,7 +265,7 @@ class WholeServer(TestCase):
 
 
 class Streamed(TestCase):
-    """By a stream of the real server, through a proxy that the tests cut."""
+    """Over a stream of the real server, through a proxy that the tests cut."""
 
     timeout = 120
 
@@ -373,7 +373,7 @@ class Streamed(TestCase):
 
 
 class Encrypted(TestCase):
-    """By a stream of a server whose internal port speaks TLS."""
+    """Over a stream of a server whose internal port uses TLS."""
 
     timeout = 60
 
@@ -403,7 +403,7 @@ class Encrypted(TestCase):
 
 
 class Killed(TestCase):
-    """A server that is killed while it publishes, and started again, on a stream of NATS that outlives it."""
+    """A server that is killed while it publishes, and started again; its NATS stream outlives it."""
 
     timeout = 180
 

@@ -1,4 +1,4 @@
-"""What every publisher does, for threads, for asyncio and for Twisted: one suite, against a real server's process."""
+"""What every publisher does, for threads, asyncio and Twisted: one suite, against a real server process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.running import API_KEY, LocalServer
 
 
 class Deaf(ProxyServer):
-    """Passes on everything but the opening of a stream."""
+    """Passes on everything except requests that open a stream."""
 
     def dataReceived(self, data: bytes) -> None:
         if data.startswith(b"GET "):
@@ -41,7 +41,7 @@ class Deaf(ProxyServer):
 
 
 class Behaviour(fronts.Base):
-    """Run by each subclass with its own kind of publisher."""
+    """Tests that each subclass runs with its own kind of publisher."""
 
     async def test_one_and_many_are_stored_in_order(self: Any) -> None:
         publisher = self.make()
@@ -78,7 +78,7 @@ class Behaviour(fronts.Base):
     async def test_under_a_key_that_was_used_another_message_is_an_error(self: Any) -> None:
         publisher = self.make()
         first = await self.run_(publisher.chat, 1, self.chat, 3, "hello", key="k")
-        # Its id and its time are made anew: it is the same.
+        # The publisher makes a new id and time, but it counts as the same message.
         self.assertEqual(await self.run_(publisher.chat, 1, self.chat, 3, "hello", key="k"), first)
         error = await self.failing(self.run_(publisher.chat, 1, self.chat, 3, "bye", key="k"))
         self.assertEqual((error.code, error.nothing_stored), ("key_reused", True))
@@ -87,7 +87,7 @@ class Behaviour(fronts.Base):
     async def test_a_list_under_a_key_may_be_repeated_after_a_crash_and_cut_elsewhere(self: Any) -> None:
         messages = [self.message(n) for n in range(1100)]
         for stream in (True, False):
-            # As far as it came: not to the end of what is sent together.
+            # The first run got this far: into the middle of messages that are sent together.
             await self.run_(self.make(stream=stream).publish_many, messages[:730], key="batch-42")
         for stream in (True, False):
             positions = await self.run_(self.make(stream=stream).publish_many, messages, key="batch-42")
@@ -159,7 +159,7 @@ class Behaviour(fronts.Base):
         self.assertEqual(await self.streams(), before + 1)
         self.assertEqual(sorted(await self.kept(), key=int), [str(n) for n in range(self.at_once)])
 
-    #: more than are under way in a stream, where that costs nothing
+    #: concurrent calls: more than may be in flight in a stream, except where each needs a thread
     at_once = 2500
 
     async def test_cut_again_and_again_loses_nothing_and_stores_nothing_twice(self: Any) -> None:
@@ -189,7 +189,7 @@ class Behaviour(fronts.Base):
                 )
 
     async def test_what_is_said_of_a_message_is_true(self: Any) -> None:
-        """Hasty callers, connections that are cut and silenced, a server that stops for a moment."""
+        """Callers with short timeouts, connections that are cut and silenced, a server that stops for a moment."""
         for stream in (True, False):
             self.elsewhere()
             chance = Random(7)
@@ -303,7 +303,7 @@ class Behaviour(fronts.Base):
         self.assertEqual((error.code, error.status, error.nothing_stored), ("invalid_message", 422, True))
         self.assertEqual((error.positions, len(error.errors)), ([None] * 6, 6))
         self.assertIn("at $[5]", str(error))
-        # Under its key it finds what is there, and the rest is stored.
+        # Under the same key, the messages that are there are found, and the rest is stored.
         more = [*messages, self.message("m5")]
         self.assertEqual((await self.run_(publisher.publish_all, more, key="all-1"))[:5], found)
         self.assertEqual(await self.kept(), [*texts, "m5"])
@@ -492,7 +492,7 @@ class OfTwisted(Behaviour, fronts.OfTwisted, TestCase):
 
 
 class Sources(TestCase):
-    """What coroutines may publish from, and that no more is taken than is sent."""
+    """What coroutines may publish from, and that no more is taken from it than is sent."""
 
     timeout = 60
 

@@ -1,4 +1,4 @@
-"""What all publishers share, without a socket: a moved clock, and a network that the test is."""
+"""What all publishers share, without a socket: with a fake clock, and a network that the test plays."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Network:
 
 
 class Line:
-    """One connection: the server's end of it."""
+    """One connection, seen from the server's end."""
 
     def __init__(self, network: Network, end: End) -> None:
         self.network, self.end = network, end
@@ -50,7 +50,7 @@ class Line:
         self.socket: WSConnection | None = None
         end.cancel = self.abort
 
-    # --- a socket of the publisher's ---
+    # --- a socket, as the publisher uses it ---
 
     def write(self, data: bytes) -> None:
         assert not self.closed
@@ -74,14 +74,14 @@ class Line:
         self.end.connected(self)
 
     def shake(self, answer: Any = None) -> None:
-        """Open the stream, or refuse to."""
+        """Open the stream, or refuse it with ``answer``."""
         self.accept()
         self.socket = WSConnection(ConnectionType.SERVER)
         self.texts()
         self.end.data(self.socket.send(AcceptConnection() if answer is None else answer))
 
     def texts(self) -> list[Any]:
-        """What came over the stream: messages and lists of them."""
+        """What was received over the stream: messages and lists of messages."""
         assert self.socket is not None
         got, self.got = self.got, b""
         self.socket.receive_data(got)
@@ -102,7 +102,7 @@ class Line:
         self.say({"id": number, "status": 200, "epoch": "e", "seq": seq})
 
     def request(self) -> tuple[dict[str, str], Any]:
-        """The headers and the body of the request that came."""
+        """The headers and the body of the request that was received."""
         head, _, body = self.got.partition(b"\r\n\r\n")
         self.got = b""
         lines = head.decode().split("\r\n")
@@ -173,7 +173,7 @@ class Streaming(Case):
         self.assertEqual(second.result(), [Position("e", 12), Position("e", 13)])
         line.store(1, 11)
         self.assertEqual(first.result(), [Position("e", 11)])
-        self.assertEqual(self.network.clock.getDelayedCalls()[1:], [])  # but the look at the stream
+        self.assertEqual(self.network.clock.getDelayedCalls()[1:], [])  # apart from the check of the stream
 
     def test_a_stream_that_is_lost_is_opened_again_and_the_same_keys_are_sent(self) -> None:
         job = self.publish(2)
@@ -285,7 +285,7 @@ class Streaming(Case):
 
 
 class Honest(Case):
-    """What is said of a message whose time is over, or that was refused."""
+    """What is reported of a message whose time is over, or that was refused."""
 
     def test_never_connected_never_sent_never_stored(self) -> None:
         job = self.publish(timeout=3)
@@ -313,7 +313,7 @@ class Honest(Case):
         self.lines[0].shake()
         self.advance(1)
         self.unknown(hasty)
-        self.lines[0].store(2, 1)  # nobody waits for this
+        self.lines[0].store(2, 1)  # nobody waits for this any more
         self.lines[0].store(1, 2)
         self.assertEqual([one.seq for one in patient.result()], [2])
 
@@ -411,7 +411,7 @@ class Requests(Case):
         self.advance(0.1)
         self.assertNotEqual(self.lines[0].got, b"")
         self.lines[0].answer(503, {"error": {"code": "unavailable", "message": "m"}}, "Retry-After: 30")
-        error = self.failed(job)  # there is no time for that
+        error = self.failed(job)  # there is no time to wait that long
         self.assertEqual((error.code, error.status, error.nothing_stored), ("unavailable", 503, True))
 
     def test_a_server_that_asks_for_no_wait_at_all_is_not_asked_all_the_time(self) -> None:
@@ -470,7 +470,7 @@ class Requests(Case):
 
 
 class OwnKeys(Case):
-    """Keys of the caller's: for one message each."""
+    """Keys that the caller chooses, each for one message."""
 
     def keyed(self, key: str, content: object, subject: str = "s", **how: Any) -> Job:
         body = encode(subject, {"content": content})
@@ -479,7 +479,7 @@ class OwnKeys(Case):
         return job
 
     def stored(self, *key: Any) -> None:
-        """Publish by a stream, and store it."""
+        """Publish a message over a stream, and answer that it is stored."""
         job = self.keyed(*key)
         if len(self.lines) == 1 and self.lines[0].socket is None:
             self.lines[0].shake()
@@ -502,7 +502,7 @@ class OwnKeys(Case):
     def test_a_key_is_free_again_when_the_server_has_forgotten_it(self) -> None:
         self.stored("k", 1)
         self.advance(119)
-        self.stored("k", 1)  # which prolongs nothing: the server has the first one's time
+        self.stored("k", 1)  # this extends nothing: the server counts from the first one
         self.advance(1.1)
         self.stored("k", 2)
 
@@ -523,7 +523,7 @@ class OwnKeys(Case):
         )
         self.failed(job)
         self.stored("k", 2)
-        # A repeat that fails changes nothing: the first is stored.
+        # A repeat that fails changes nothing: the first one is stored.
         job = self.keyed("k", 2)
         [text] = self.lines[0].texts()
         self.lines[0].say({"id": text["id"], "status": 503, "error": {"code": "unavailable", "message": "m"}})
@@ -541,7 +541,7 @@ class OwnKeys(Case):
         self.assertEqual([one is not None and one.code for one in error.errors], ["key_reused"] * 3)
         self.assertIn("this one", error.errors[1].text if error.errors[1] else "")
         self.assertEqual(self.lines[0].texts(), [])
-        self.stored("b:0", "something else")  # was never sent
+        self.stored("b:0", "something else")  # the message with this key was never sent
 
     def test_by_a_request_each_has_its_own(self) -> None:
         self.desk = self.make(stream=False)

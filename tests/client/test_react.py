@@ -27,7 +27,7 @@ class Hooks(SynchronousTestCase):
         (self.folder / "node_modules").mkdir(parents=True)
         for one in ("react", "react-dom", "scheduler"):
             (self.folder / "node_modules" / one).symlink_to(modules / one)
-        # A copy: a link would be followed, and React looked for where the client lies.
+        # A copy: a link would be followed, and React would be looked for beside the client's source.
         shutil.copytree(
             ROOT / "notify" / "web" / "client",
             self.folder / "node_modules" / "notify-client",

@@ -31,7 +31,7 @@ def histogram(times: list[float], title: str) -> Counter[int]:
 
 
 class OneClient:
-    """A machine on a moved clock, that notes when it opens connections."""
+    """A machine on a fake clock, which records when it opens connections."""
 
     def __init__(self, random: Random) -> None:
         self.machine = Machine(Settings(), random.random, lambda: 0.0)
@@ -47,7 +47,7 @@ class OneClient:
         self.at(now, "received", {"type": "auth_result", "success": True, "user_id": 1})
 
     def retry(self) -> float:
-        """Let the wait pass; when the next connection was opened."""
+        """Let the wait pass; return when the next connection was opened."""
         due = self.machine.deadline()
         assert due is not None
         self.at(due, "tick")
@@ -145,7 +145,7 @@ class RealSockets(TestCase):
         times = list(tried.values())
         counted = histogram(times, f"{CLIENTS} clients, first try after a cut (real sockets)")
         self.assertEqual(len(times), CLIENTS)
-        # A busy machine is late with some timers, so no tighter than this: the moved clock above is exact.
+        # A busy machine is late with some timers, so the bounds are loose: the tests with a fake clock above are exact.
         self.assertLess(max(counted.values()), CLIENTS // 2)
         self.assertGreater(sum(time >= 1 for time in times), CLIENTS // 3)
         await DeferredList([ensureDeferred(client.close()) for client in clients])

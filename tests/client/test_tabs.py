@@ -95,7 +95,7 @@ class Tabs(TestCase):
             opened()
             browser.until("the tab that was opened again read on", lambda: got() == ["d", "e", "f"])
 
-            # Both are loaded again: each goes on from where it was itself.
+            # Both tabs are loaded again: each goes on from its own position.
             publish("g")
             for tab, slot in ((second, "user-5#1:chat:7"), (third, "user-5:chat:7")):
                 browser.switch(tab)

@@ -1,4 +1,4 @@
-"""Random lives of a client, lived by the Python machine and then, event by event, by the JavaScript one."""
+"""Random lives of a client: lived by the Python machine and then, event by event, by the JavaScript machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ERRORS = ("forbidden", "unavailable", "rate_limited", "too_many_subscriptions", 
 
 
 class Life:
-    """One random life: what happens is drawn, mostly from what can sensibly happen next."""
+    """One random life: events are drawn at random, mostly from those that can sensibly happen next."""
 
     def __init__(self, seed: int) -> None:
         self.draw = Random(seed)

@@ -1,4 +1,4 @@
-"""The control of one process alone."""
+"""The control of a single process."""
 
 import time
 from pathlib import Path
@@ -79,7 +79,7 @@ class StateDirectory(TestCase):
         self.assertIn("kept.json cannot be read: it is damaged", str(error))
 
     async def test_a_directory_that_is_away_ends_the_start(self) -> None:
-        # On it may be whose tokens were revoked: a start without it would let them in.
+        # It may hold revocations of tokens: a start without it would let revoked users in.
         self.assertTrue(await (await self.started()).keep("a", lambda there: b"1", self.until))
         self.folder.rename(self.folder.with_suffix(".elsewhere"))
         error = await self.assertFailure(self.started_or_not(), StartError)

@@ -1,4 +1,4 @@
-"""What NATS's tools are told of a service."""
+"""What NATS's tools are told about a service."""
 
 import json
 

@@ -48,7 +48,7 @@ class Contract(ControlContract, TestCase):
 
 
 class ContractWithoutNATS(ControlContract, TestCase):
-    """A node that reaches nobody does what it is asked itself."""
+    """A node that cannot reach NATS does by itself what it is asked."""
 
     timeout = 60
     keeps = False
@@ -61,7 +61,7 @@ class Nodes(TestCase):
     timeout = 120
 
     async def node(self, url: str, name: str, seed: int = 0, **settings: Any) -> NATSControl:
-        """A node that has been heard by all that are there; what each is asked is in ``self.done``."""
+        """Start a node, and wait until all others have heard it. What each node is asked is in ``self.done``."""
         self.done: list[tuple[str, str, object]] = getattr(self, "done", [])
         self.nodes: list[NATSControl] = getattr(self, "nodes", [])
         control = make(url, name, seed or len(self.nodes) + 1, **settings)
@@ -78,7 +78,7 @@ class Nodes(TestCase):
         return control
 
     async def listens(self, control: NATSControl) -> None:
-        """Wait until the server has all that this node subscribes to."""
+        """Wait until the server has all subscriptions of this node."""
         await until(lambda: control._connection.connected, 20, "it is connected")
         await control._connection.request(f"$SRV.PING.notify.{control._id}", b"", 20)
 
@@ -116,7 +116,7 @@ class Nodes(TestCase):
         self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], ["b"]))
         proxy.cut()
         await proxy.stop()
-        # It has lost its connection, and says so.
+        # Node b has lost its connection, and says so.
         await until(lambda: not b._connection.connected, 20)
         self.assertEqual(await b.ask("it", b"1"), Gathered([("b", b'"b"')], ["a"], ALONE))
         self.nodes.remove(b)
@@ -138,7 +138,7 @@ class Nodes(TestCase):
         await proxy.stop()
         self.nodes.remove(b)
         await self.node(server.url, "b", 9)
-        # Until its earlier life has been silent for some beats, both count.
+        # Both lives of the node count until the earlier one has been silent for some beats.
         await self.all_known(2)
         self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("b", b'"b"')], []))
 
@@ -156,7 +156,7 @@ class Nodes(TestCase):
         await self.node(server.url, "b", 2)
         await self.node(proxy.url, "b", 3)
         proxy.stall()
-        # Longer than an earlier life is remembered, and a beat of the other more.
+        # Longer than an earlier life is remembered, plus a beat of the other node.
         await pause(8)
         self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"'), ("b", b'"b"')], ["b"]))
 
@@ -212,17 +212,17 @@ class Nodes(TestCase):
         client = await as_deferred(nats.connect(server.url))
         self.addCleanup(lambda: as_deferred(client.close()))
         for subject in ("control.MESSAGES.do.it", "control.MESSAGES.beat"):
-            deep = b'{"argument":' + b"[" * 5000  # which a reader may give up, or read to its end
+            deep = b'{"argument":' + b"[" * 5000  # a parser may give this up, or read it to its end
             for data in (b"{", b"\xff", b"[]", b'{"from":1,"id":1}', b'{"argument":', deep):
                 await as_deferred(client.publish(subject, data))
-            # NATS answers so, to whatever subject a backend names, that a message was stored or was not.
+            # NATS sends such answers to whatever subject a backend names: a message was stored, or was not.
             for data in (
                 b"",
                 b'{"stream":"MESSAGES","seq":1}',
                 b'{"error":{"code":503},"stream":"MESSAGES","seq":0}',
             ):
                 await as_deferred(client.publish(subject, data))
-        # People ask so, too: no more of the form is needed.
+        # People send such requests, too: no more fields are needed.
         reply = await as_deferred(client.request("control.MESSAGES.do.it", b'{"argument":{}}', timeout=10))
         self.assertEqual(json.loads(reply.data), {"id": a._id, "node": "a", "answer": "a"})
         self.assertEqual(self.done, [("a", "it", {})])
@@ -251,7 +251,7 @@ def until_in(seconds: float) -> float:
 
 
 class Kept(TestCase):
-    """What is kept for all nodes, over real streams."""
+    """Records that are kept for all nodes, over real streams."""
 
     timeout = 120
 
@@ -305,7 +305,8 @@ class Kept(TestCase):
     async def test_thousands_are_read(self) -> None:
         server = await server_of(self)
         a = await self.node(server.url, "a")
-        for start in range(0, 2500, 25):  # few at once: each has its answer in time on a busy machine, too
+        # Few at once, so that each has its answer in time even on a busy machine.
+        for start in range(0, 2500, 25):
             keys = [f"n.{n}" for n in range(start, start + 25)]
             kept = [a.keep(key, lambda there: b"1" * 1500, until_in(600)) for key in keys]
             await gatherResults(kept, consumeErrors=True)
@@ -330,7 +331,7 @@ class Kept(TestCase):
     async def test_what_was_not_heard_on_a_connection_that_stayed_is_found(self) -> None:
         server = await server_of(self)
         a, b = await self.node(server.url, "a"), await self.node(server.url, "b")
-        # As behind a server that was cut off from the others, and is not any more.
+        # As behind a server that was cut off from the others for a while.
         self.patch(b, "_record_heard", lambda *_: None)
         for subscription in list(b._connection._subscriptions):
             if ".kept." in subscription.subject:
@@ -355,7 +356,7 @@ class Kept(TestCase):
         self.addCleanup(Proxy(server.port, port=port).stop)
         await current
         self.assertEqual(self.heard["b"], {"k": b"1"})
-        # On a connection that stayed: it reads anew.
+        # On a connection that stayed up, the node reads everything again.
         self.heard["b"].clear()
         self.patch(b._kept, "_read_to", 0)
         await b.current()

@@ -1,4 +1,4 @@
-"""One request to several nodes, without any."""
+"""One request to several nodes, without any nodes."""
 
 from twisted.trial.unittest import SynchronousTestCase
 

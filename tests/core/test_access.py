@@ -1,4 +1,4 @@
-"""Access that ends: who is asked about again and when, and what becomes of a subscription."""
+"""Access that ends: which subscriptions are checked again and when, and what happens to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.world import NOW, TableAuthenticator, World
 
 @implementer(IAuthenticator, IReviewer)
 class Reviewer(TableAuthenticator):
-    """Asked again every 100 s; ``unknown`` are chats that cannot be told of. ``answers`` holds reviews back."""
+    """Is asked again every 100 s; says nothing about chats in ``unknown``. A list in ``answers`` holds reviews back."""
 
     recheck = 100.0
     grace = 60.0
@@ -65,7 +65,7 @@ class Case(SynchronousTestCase):
         self.world.clock.pump([0.25] * int(seconds * 4))
 
     def heard(self) -> list[Id]:
-        """The chats of which a message still reaches the client."""
+        """The chats whose messages still reach the client."""
         for chat_id in (1, 2):
             self.world.publish(chat(1, chat_id), chat_payload(chat(1, chat_id)))
         self.world.turn()
@@ -190,7 +190,7 @@ class Recheck(Case):
 
 
 class AfterAReload(Case):
-    """Another authenticator is put in force, as SIGHUP does."""
+    """A reload puts another authenticator in force, as SIGHUP does."""
 
     def put(self, authenticator: IAuthenticator) -> None:
         self.world.reload(authenticator=authenticator)
@@ -344,7 +344,7 @@ class LongestLife(SynchronousTestCase):
 
 
 class Unsubscribe(Case):
-    """At an operator's word."""
+    """An operator ends a subscription."""
 
     def forbidden(self) -> list[Any]:
         return [frame for frame in self.client.take() if frame["type"] == "error"]
@@ -390,7 +390,7 @@ class Unsubscribe(Case):
         [error] = self.forbidden()
         self.assertEqual((error["code"], error["id"]), ("forbidden", 7))
         self.assertEqual(self.client.session.chats, {1, 2})
-        # What it asks for next is answered as ever.
+        # The client's next request is answered as usual.
         self.reviewer.held = None
         self.assertEqual(self.client.ask(type="subscribe", chat_id=3, id=8)["type"], "subscribed")
 

@@ -1,4 +1,4 @@
-"""What a client may spend, on a clock that is only a number."""
+"""What a client may spend, with a clock that is only a number."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Frames(SynchronousTestCase):
         self.allowance = Allowance(LIMITS, 100.0)
 
     def spend(self, frames: int, now: float, limits: Limits = LIMITS) -> int:
-        """How many of so many frames are within the rate."""
+        """How many of these frames are within the rate."""
         return sum(self.allowance.spend(limits, now) for _ in range(frames))
 
     def test_a_burst_is_free_and_then_the_rate_is(self) -> None:
         self.assertEqual(self.spend(30, 100.0), 20)
         self.assertEqual(self.spend(1, 100.5), 0)
-        # Ten refused at first and one later are paid for, too: 20 earned, 11 owed.
+        # The ten frames refused at first and the one refused later are paid for, too: 20 earned, 11 owed.
         self.assertEqual(self.spend(30, 102.0), 9)
 
     def test_who_rests_has_a_burst_again_and_no_more(self) -> None:

@@ -1,4 +1,4 @@
-"""Authentication: tokens that let in, that are refused, that end, and new ones."""
+"""Authentication: tokens that are accepted, that are refused, that expire, and that are refreshed."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Expiry(SynchronousTestCase):
         self.assertIsNone(client.closed)
 
     def test_refreshes_at_once_wait_for_each_other_and_what_is_behind_them_waits_too(self) -> None:
-        """Or a crowd with one good token has the server check signatures, and do nothing else."""
+        """Otherwise a crowd with one good token makes the server do nothing but check signatures."""
         world = World()
         client = world.client()
         world.authenticator.tokens["new"] = Identity(1, 1)
@@ -220,7 +220,7 @@ class Expiry(SynchronousTestCase):
 
 
 class Elsewhere(SynchronousTestCase):
-    """A user has connections in other processes: whether there is a place for one more has to be asked."""
+    """A user has connections in other processes: the registry has to be asked whether there is room for one more."""
 
     def setUp(self) -> None:
         self.world = World(Limits(max_connections_per_user=1))
@@ -274,7 +274,7 @@ class Elsewhere(SynchronousTestCase):
         client = self.client()
         self.assertEqual(self.revoke(), 0)
         self.asked[0].callback(True)
-        # Asked about anew, and told so once there is an answer again.
+        # The registry is asked again; the client is told about the revocation after that answer.
         self.asked[1].callback(True)
         self.assertEqual((client.closed, client.take()), ((4002, "token revoked"), []))
         self.assertEqual(list(self.world.registry.members(user(1, 1))), [])

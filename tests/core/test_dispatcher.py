@@ -1,4 +1,4 @@
-"""The dispatcher: order, no gap and no double, whatever comes while a connection is on its way in."""
+"""The dispatcher: order, no gaps and no duplicates, whatever comes while a connection is subscribing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = chat(1, 11)
 
 
 class EndOfTurn(SynchronousTestCase):
-    """What is to be done at the end of a turn."""
+    """Calls at the end of a turn."""
 
     def test_all_of_a_turn_is_one_call_in_order_and_one_that_fails_stops_no_other(self) -> None:
         clock, done = Clock(), []
@@ -131,7 +131,7 @@ class Fanout(SynchronousTestCase):
 
         def writing(frame: bytes) -> None:
             write(frame)
-            # The message in OTHER is encoded by now, and not written.
+            # By now, the message in OTHER is encoded but not written.
             late.subscribe(topic=OTHER)
             back.subscribe(start, topic=OTHER)
 
@@ -214,7 +214,7 @@ class Fanout(SynchronousTestCase):
 
 
 class Kinds(SynchronousTestCase):
-    """Events are for those who asked; ``prev`` is what this kind of receiver was sent before."""
+    """Events go to those who asked for them; ``prev`` is what this kind of receiver was sent before."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -361,7 +361,7 @@ class Kinds(SynchronousTestCase):
                 [(f["seq"], f["type"]) for f in frames],
                 [(seq, kind) for seq, kind in enumerate(kinds) if seq > start and kind in wanted],
             )
-            # docs/client.md, rule 11: what a client knows is what it was sent, and what the answer said.
+            # docs/client.md, rule 11: a client knows what it was sent, and what the answer said.
             replayed = [f for f in frames if f["seq"] <= member.joined.position.seq]
             known = start
             for f in frames:
@@ -373,7 +373,7 @@ class Kinds(SynchronousTestCase):
 
 
 class AnyOrder(SynchronousTestCase):
-    """Whatever happens in whatever order, every member sees every message after its position once, in order."""
+    """Whatever happens in whatever order, every member gets every message after its position once, in order."""
 
     @settings(max_examples=200)
     @given(

@@ -1,4 +1,4 @@
-"""What a client can take beyond what everyone gets (docs/protocol.md, Features)."""
+"""Features: what a client can ask for beyond what every client gets (docs/protocol.md, Features)."""
 
 from __future__ import annotations
 

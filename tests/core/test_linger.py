@@ -1,4 +1,4 @@
-"""Topics that are left linger, some of them, and for some time."""
+"""Topics whose last member has left linger: some of them, and for some time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a user gets nothing: each refusal is a line of ``notify.clients`` with connection and user, and a counter."""
+"""Why a user gets nothing: each refusal is a log line of ``notify.clients`` with connection and user, and a counter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Refusals(SynchronousTestCase):
         self.patch(logging, "takes_debug", lambda namespace: True)
 
     def line(self, about: str, act: Callable[[], object]) -> str:
-        """The one line that says this, while that is done."""
+        """The one log line with the text ``about`` that ``act`` causes."""
         with capturedLogs() as events:
             act()
         [line] = [text for text in map(formatEvent, events) if text and about in text]

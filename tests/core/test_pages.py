@@ -1,4 +1,4 @@
-"""A chat's history, page by page: what is in a page, what it may cost, and who may have it."""
+"""A chat's history, page by page: what a page contains, what it may cost, and who may have it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Case(SynchronousTestCase):
         self.epoch = self.world.broker._epoch
 
     def talk(self, kinds: str, topic: Topic = ROOM, content: str = "hello") -> list[int]:
-        """One message for each ``m``, one event for each ``e``; their numbers."""
+        """Publish one message for each ``m`` and one event for each ``e``; return their numbers."""
         seqs = []
         for kind in kinds:
             n = self.world.broker._seq + 1
@@ -159,7 +159,7 @@ class Pages(Case):
 
 
 class OutOfMemory(Case):
-    """A chat that is followed here is read from what the node has, as far as that is enough."""
+    """Pages of a chat that is followed here come from the node's memory, as far as that is enough."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -177,8 +177,8 @@ class OutOfMemory(Case):
         self.assertEqual(self.world.sample("notify_pages_total", outcome="memory"), 4)
 
     def test_what_memory_does_not_have_is_read(self) -> None:
-        page = self.page(limit=5)
-        self.assertEqual((self.seqs(page), page["more"]), (self.sent, True))  # not known without a read
+        page = self.page(limit=5)  # a read finds out whether there are more
+        self.assertEqual((self.seqs(page), page["more"]), (self.sent, True))
         self.assertEqual(self.seqs(self.page(limit=100)), self.old + self.sent)
         self.assertEqual(
             self.seqs(self.page(limit=2, before=self.at(self.sent[1]))), [self.old[-1], self.sent[0]]
@@ -201,7 +201,7 @@ class OutOfMemory(Case):
 
 
 class Events(Case):
-    """A page that events leave short goes on with some more reads, and no further."""
+    """A page that is short because of events is continued with a few more reads, and no further."""
 
     def test_a_page_is_filled_up_with_messages_from_further_back(self) -> None:
         sent = self.talk("mmm" + "e" * 100)
@@ -433,7 +433,7 @@ class Cost(Case):
         return sum(one["type"] == "history" for one in (client or self.client).take())
 
     def test_pages_count_as_their_messages_and_as_some_at_least(self) -> None:
-        for content, at_once in (("", 21), ("m" * 100, 11)):  # 50, and 100 each, of 1,000
+        for content, at_once in (("", 21), ("m" * 100, 11)):  # a page counts as 50, and as 100, of 1,000
             self.talk(content)
             client = self.world.client(7)
             for _ in range(60):
@@ -449,7 +449,7 @@ class Cost(Case):
         self.assertEqual(len(self.client.take()), 21)
 
     def turns(self) -> list[Any]:
-        """What is to be done in the next turn, from now on: the test makes one turn after the other."""
+        """The calls for the next turn, from now on: the test makes the turns one by one."""
         later: list[Any] = []
         self.patch(self.world.dispatcher.pages, "_soon", later.append)
         return later

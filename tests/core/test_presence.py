@@ -1,4 +1,4 @@
-"""Telling clients who is in a chat: in small rooms at once, in crowds without drowning the server."""
+"""Telling clients who is in a chat: at once in small chats, and in crowds without overloading the server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Watching(SynchronousTestCase):
             seconds += 1
         self.assertGreaterEqual(seconds, first // 500 - 2)
         self.assertEqual(len(told), 1)
-        # A newcomer need not wait for the crowd's turn, and the last state reaches all.
+        # A newcomer does not have to wait for the crowd's turn, and the last state reaches all.
         late = self.watcher(50)
         self.pass_time(1)
         self.assertIn(50, self.told(late)[0])

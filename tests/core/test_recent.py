@@ -1,4 +1,4 @@
-"""Tails of topics, bounded together: the oldest anywhere goes first, and a tail says truly from where it is whole."""
+"""Tails of topics, bounded together: the oldest message of any topic goes first; a tail knows where it is complete."""
 
 from __future__ import annotations
 

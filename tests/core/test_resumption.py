@@ -1,4 +1,4 @@
-"""Resumptions: out of memory where they can be, by one read of the history for all where they cannot."""
+"""Resumptions: from memory if possible, and otherwise by one read of the history for all."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Resumption(SynchronousTestCase):
 
 
 class Memory(SynchronousTestCase):
-    """What was delivered while the topic was followed is not asked for."""
+    """What was delivered while the topic was followed is not read again."""
 
     def setUp(self) -> None:
         self.world = World()
@@ -270,7 +270,7 @@ class Memory(SynchronousTestCase):
 
 
 class Ahead(SynchronousTestCase):
-    """Who has seen more, on another node, than was delivered here."""
+    """Clients that have seen more, on another node, than was delivered here."""
 
     def setUp(self) -> None:
         self.world = World()

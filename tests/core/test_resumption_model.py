@@ -1,4 +1,4 @@
-"""Clients that come, go and come back while everything else happens in any order, beside a list of what was published."""
+"""Clients come, go and come back while anything happens in any order; compared with a list of what was published."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POISON, MESSAGE, EVENT = "", "chat_message", "chat_event"
 
 
 class Client:
-    """One connection. Whatever it is sent is compared with what it may be sent at once."""
+    """One connection. Every frame that it is sent is compared at once with what it may be sent."""
 
     def __init__(self, model: Model, id: str, events: bool) -> None:
         self.model = model
@@ -32,7 +32,7 @@ class Client:
         self.connection.close = self.closed  # type: ignore[method-assign]
         self.wanted = {MESSAGE, EVENT} if events else {MESSAGE}
         self.waits = self.member = self.valid = False
-        self.reached = 0  # the last seq that it was sent or told
+        self.reached = 0  # the last seq that it was sent, or that an answer named
 
     def subscribe(self, since: Position | None) -> None:
         model, self.waits = self.model, True
@@ -72,7 +72,7 @@ class Client:
         return [n for n in range(self.reached + 1, seq + 1) if kinds[n] in self.wanted]
 
     def look(self) -> None:
-        """Everything that came is next, and linked to what is known."""
+        """Assert that each frame that came is the next one, and is linked to what the client knows."""
         case, kinds = self.model.case, self.model.kinds
         for frame in self.connection.take():
             case.assertTrue(self.member, "sent to one who is none")
@@ -100,7 +100,7 @@ class Model:
     def __init__(self, case: SynchronousTestCase, seed: int) -> None:
         self.case = case
         self.random = random = Random(seed)
-        #: everything is kept, and may be replayed
+        #: whether everything is kept, and may be replayed
         self.generous = generous = random.random() < 0.5
         self.world = World(
             Limits(

@@ -1,4 +1,4 @@
-"""Tokens that were revoked: the table, and what a client with one meets."""
+"""Revoked tokens: the table, and what happens to a client with such a token."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Table(SynchronousTestCase):
         self.now = 2001.0 + SWEEP
         self.revoke(self.now, self.now + 1, 8)
         self.assertEqual((len(self.table), self.counts[-1]), (2, 2))
-        self.revoke(1.0, self.now, 9)  # it has ended before it came
+        self.revoke(1.0, self.now, 9)  # this one had ended before it came
         self.assertEqual(len(self.table), 2)
 
     def test_a_clock_that_is_set_back_keeps_all(self) -> None:
@@ -95,7 +95,7 @@ class Table(SynchronousTestCase):
         for number in range(3):
             self.revoke(1000.0, 2500.0, number, 2)
         self.assertEqual([room(9, 3), room(0, 1)], [False, True])
-        # What is kept for all nodes is taken in any case.
+        # A revocation that is kept for all nodes is accepted in any case.
         self.revoke(1000.0, 2000.0, 9, 3)
         self.assertTrue(self.refused(1.0, 9, 3))
         self.now = 2000.0

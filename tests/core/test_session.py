@@ -1,4 +1,4 @@
-"""The session: frames in order, faults, floods and what is asked for in bulk, without a socket."""
+"""The session, without a socket: frames in order, faults, floods, and requests for large answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.world import World
 
 
 class Original(SynchronousTestCase):
-    """A client that knows the original messages only."""
+    """A client that knows only the original messages."""
 
     def test_auth_subscribe_message_unsubscribe_ping(self) -> None:
         world = World()
@@ -147,7 +147,7 @@ class Faults(SynchronousTestCase):
 
 
 class Amplification(SynchronousTestCase):
-    """A frame of a hundred bytes may ask for a megabyte: not again and again at once."""
+    """A frame of a hundred bytes may ask for a megabyte, but not again and again at once."""
 
     def setUp(self) -> None:
         self.world = World(Limits(frames_per_second=0))

@@ -1,6 +1,6 @@
-"""Clients who do everything at any time, while broker and authenticator answer late, early or not at all.
+"""Clients do anything at any time, while broker and authenticator answer late, early or not at all.
 
-What they get to see is compared with what was published: each message of a subscribed chat once, in order and
+What they receive is compared with what was published: each message of a subscribed chat once, in order and
 without a gap, from the position that the answer named; and nothing of another tenant's.
 """
 
@@ -20,17 +20,17 @@ WORKSPACES, CHATS = (1, 2), (1, 2, 3)
 
 
 class Reader:
-    """A client with its own idea of what it must be sent."""
+    """A client that knows by itself what it must be sent."""
 
     def __init__(self, attack: Attack, workspace: int) -> None:
         self.attack = attack
         self.workspace = workspace
         self.client: Client = attack.world.client(attack.random.randrange(3), workspace)
-        self.reached: dict[int, int] = {}  # the last seq of each chat it is subscribed to
+        self.reached: dict[int, int] = {}  # the last seq of each chat that it is subscribed to
         self.asked: dict[int, dict[str, Any]] = {}
         self.unknown: set[int] = (
             set()
-        )  # asked for again without success: the old subscription may be on or not
+        )  # subscribing again failed: the old subscription may or may not still exist
         self.seen = 0
 
     def ask(self, **frame: Any) -> None:
@@ -39,7 +39,7 @@ class Reader:
         self.client.send(**frame, id=number)
 
     def look(self) -> None:
-        """Judge what came."""
+        """Check the frames that came."""
         for frame in self.client.take():
             kind, request = frame["type"], self.asked.get(frame.get("id", -1), {})
             if kind == "chat_message":
@@ -68,7 +68,7 @@ class Reader:
                 self.attack.case.assertEqual(kind, "presence")
 
     def page(self, frame: dict[str, Any], request: dict[str, Any]) -> None:
-        """A page is a part of what was published, whole and in its place."""
+        """A page is a part of what was published, without gaps and from the right place."""
         case, published = self.attack.case, self.attack.published[chat(self.workspace, frame["chat_id"])]
         got = [one["seq"] for one in frame["messages"]]
         case.assertLessEqual(len(got), request["limit"])
@@ -101,7 +101,7 @@ class Reader:
 
 
 class Attack:
-    """One run."""
+    """One run with one seed."""
 
     def __init__(self, case: SynchronousTestCase, seed: int) -> None:
         self.case = case

@@ -1,4 +1,4 @@
-"""A share of a node's clients is sent to others, with a moved clock."""
+"""A share of a node's clients is sent to other nodes, with a fake clock."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class Sheds(SynchronousTestCase):
         self.assertEqual(len(self.world.hub.connections), 140)
         times = sorted({at for at, _ in self.closed})
         self.assertLessEqual(times[-1], 3.0)
-        # None of the steps is much larger than another, however late the timers are.
+        # No step is much larger than another, however late the timers are.
         steps = [sum(at == each for at, _ in self.closed) for each in times]
         self.assertLessEqual(max(steps), 16, steps)
         self.assertLess(max(b - a for a, b in pairwise(times)), 2 * STEP)
         reasons = [json.loads(client.connection.closed[1]) for _, client in self.closed]  # type: ignore[index]
         self.assertEqual({reason["elsewhere"] for reason in reasons}, {True})
         self.assertLess(max(reason["retry_after_ms"] for reason in reasons), 1000 * STEP)
-        # Who came one after the other does not go together.
+        # Clients that came one after the other do not go together.
         gone = {client.connection.id for _, client in self.closed}
         self.assertTrue(5 < sum(one.connection.id in gone for one in self.clients[:60]) < 40)
         self.pass_time(20)

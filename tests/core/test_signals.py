@@ -1,4 +1,4 @@
-"""What the members of a chat tell each other now, and nobody keeps (docs/protocol.md, Signals)."""
+"""Signals: what the members of a chat tell each other now, and nobody stores (docs/protocol.md, Signals)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOM = chat(1, 10)
 
 
 def payload(topic: Topic = ROOM, user_id: int | str = 9, kind: str = "typing", data: Any = None) -> bytes:
-    """What a node sends to the others."""
+    """A signal, as a node sends it to the others."""
     return msgspec.json.encode(
         {
             "workspace_id": topic.workspace_id,
@@ -42,7 +42,7 @@ class Base(SynchronousTestCase):
         self.world = World(self.limits)
 
     def member(self, user_id: int, chat_id: int = 10, workspace_id: int = 1, **auth: Any) -> Client:
-        """Somebody with the feature who is in the chat."""
+        """A client with the feature, subscribed to the chat."""
         client = self.world.client(user_id, workspace_id, **{"features": ["signals"], **auth})
         self.assertEqual(client.ask(type="subscribe", chat_id=chat_id, id=1)["type"], "subscribed")
         return client
@@ -233,7 +233,7 @@ class Refused(Base):
         self.assertEqual(len(self.heard(other)), 1)
         self.assertIsNone(
             client.closed
-        )  # who shares a text that grows too long loses signals, and not the chat
+        )  # a client that shares a text that grows too long loses signals, but not the chat
 
     def test_while_the_broker_carries_none_they_are_lost_and_the_sender_is_told(self) -> None:
         client = self.member(1)
@@ -386,7 +386,7 @@ class Crowds(Base):
         others = [self.member(number) for number in range(2, 7)]
         for _ in range(8):
             self.world.signals.heard(ROOM, payload())
-        # 10 at once: two signals to five members.
+        # The limit is 10 at once: two signals to five members.
         self.assertEqual(len(self.heard(others[0])), 2)
         self.assertEqual(self.dropped("crowded"), 6)
         self.world.clock.advance(0.5)
@@ -468,7 +468,7 @@ class Poison(Base):
 
 
 class Encoded(SynchronousTestCase):
-    """Each kind of receiver, and each signal once."""
+    """Each kind of receiver gets its encoding, and has each signal encoded once."""
 
     def test_all_encodings_say_the_same(self) -> None:
         world = World()

@@ -36,7 +36,7 @@ class Case(SynchronousTestCase):
         )
 
     def do(self, command: str, meanwhile: Any = lambda: None, **argument: Any) -> Any:
-        """What it answers; ``meanwhile`` is called before what takes a second goes on."""
+        """Do a command and return the answer; ``meanwhile`` is called during a command that takes a second."""
         done = self.steering.do(command, json.dumps(argument).encode())
         meanwhile()
         self.world.clock.pump([0.25] * 6)
@@ -58,7 +58,7 @@ class Asked(Case):
             self.world.metrics.published.labels("poison").inc(5)
 
         node = self.do("nodes", traffic)
-        # Rates are those of the time that went by, which is a second and what a timer is late.
+        # Rates are over the time that has passed, which is a second plus what a timer is late.
         seconds = 5 / node["published"]
         self.assertTrue(1 <= seconds <= 1.5, node)
         self.assertEqual(node["delivered"], round(10 / seconds, 1))

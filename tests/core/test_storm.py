@@ -1,4 +1,4 @@
-"""Many come back at once, from positions of their own."""
+"""Many clients come back at once, each from a position of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.world import World
 
 
 class Storm(SynchronousTestCase):
-    """However many come back at once, a topic is read once for all of them, or a few times to tell who is too late."""
+    """However many come back at once, a topic is read once for all, and a few times more to find out who is too late."""
 
     def setUp(self) -> None:
         self.world = World(history_size=100)
@@ -30,7 +30,7 @@ class Storm(SynchronousTestCase):
         return Member(self.world, f"at {seq}").subscribe(Position(self.epoch, seq))
 
     def settle(self) -> int:
-        """Let the broker answer; how often it was asked."""
+        """Let the broker answer; return how often it was asked."""
         while self.world.broker.held:
             self.world.broker.release()
             self.world.broker.held = []
@@ -85,7 +85,7 @@ class Storm(SynchronousTestCase):
     def test_one_that_is_too_late_is_not_asked_for_again_for_a_while(self) -> None:
         for seq in (50, 40, 50, 7):
             member = self.resume(seq)
-            # One that began further back than it asked, and one from its very position.
+            # Two reads: one that began further back than the client asked, and one from the client's very position.
             self.assertEqual(self.settle(), 2)
             self.assertFalse(member.joined.recovered)
         self.world.clock.advance(61)
@@ -122,7 +122,7 @@ class Storm(SynchronousTestCase):
 
 
 class Pipelined(SynchronousTestCase):
-    """Each of many sends its next frame before the answer to the one before, and the broker answers at once."""
+    """Each of many clients sends its next frame before it has the last answer, and the broker answers at once."""
 
     def setUp(self) -> None:
         self.world = World(history_size=100)

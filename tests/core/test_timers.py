@@ -60,7 +60,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(self.calls, ["0.3", "1", "2", "5", "9"])
 
     def test_a_call_may_begin_another_at_once_and_none_is_forgotten(self) -> None:
-        # Ticks that no binary fraction is: where the division falls short of the slot, or beyond it.
+        # Ticks that are no binary fractions: the division falls short of the slot, or beyond it.
         for tick in (0.01, 0.1, 0.3, 1 / 3):
             clock, left = Clock(), [200]
             wheel = Wheel(clock, tick)

@@ -1,4 +1,4 @@
-"""What is seen of clients while somebody traces them, and what is not."""
+"""What a trace shows about clients, and what it does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.world import TableAuthenticator, World
 
 @implementer(IAuthenticator, IExplainer)
 class Explainer(TableAuthenticator):
-    """Tokens that are refused are like ``workspace/user``, or name nobody."""
+    """Reads refused tokens of the form ``workspace/user``; others name nobody."""
 
     def claims(self, token: str) -> tuple[Any, Any] | None:
         workspace, _, user_id = token.partition("/")
@@ -47,14 +47,14 @@ class Case(SynchronousTestCase):
         return TraceOrder(fields.pop("trace", "t"), **fields)
 
     def collect(self, **fields: Any) -> Collected:
-        """What a node answers; as it goes between nodes."""
+        """A node's answer, encoded and decoded as between nodes."""
         data = msgspec.json.encode(self.traces.collect(self.order(after=self.after, **fields)))
         collected = msgspec.json.decode(data, type=Collected)
         self.after = {collected.life: collected.last}
         return collected
 
     def seen(self, *kinds: str, **fields: Any) -> list[Seen]:
-        """What was seen since it was asked last, of these kinds or all."""
+        """The events since the last call: those of these kinds, or all."""
         return [one for one in self.collect(**fields).events if not kinds or one.what in kinds]
 
     def told(self, *kinds: str, **fields: Any) -> list[tuple[str, str, str]]:
@@ -79,7 +79,7 @@ class Idle(Case):
         self.assertIsNotNone(self.world.hub.witness)
         self.world.clock.pump([LEASE / 8] * 16)
         self.assertIsNone(self.world.hub.witness)
-        # Whoever asks again has a new one, which begins from the beginning.
+        # The next request makes a new trace, which starts from the beginning.
         [one] = self.seen()
         self.assertEqual((one.what, one.connections), ("watching", 0))
 
@@ -364,7 +364,7 @@ class Chats(Case):
 
 
 class Tenants(Case):
-    """Whoever asks is for workspace 1 alone."""
+    """The trace is for workspace 1 only."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -382,7 +382,7 @@ class Tenants(Case):
         assert witness is not None
         witness.turned_away("192.0.2.1", "full", "limit")
         witness.published(user(2, 7), 1, "ok")
-        # Nor the name of the key of another who tried it here.
+        # Nor does it show the name of another tenant's API key that was tried here.
         witness.published(user(1, 7), 1, "forbidden", "the API key 'x' is for some workspaces only")
         self.assertEqual(self.seen(everywhere=False), [])
 

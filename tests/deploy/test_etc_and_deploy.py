@@ -108,7 +108,7 @@ class NginxTests(TempCase):
 
     @contextmanager
     def running(self, *changes: tuple[str, str]) -> Iterator[tuple[Server, Callable[[], ClientConnection]]]:
-        """nginx in front of a server, and a way to connect through it."""
+        """nginx in front of a server, and a function that connects through it."""
         nginx = program("nginx")
         plain, tls = free_port(), free_port()
         trusting = '[listen]\ntrusted_proxies = ["127.0.0.1"]\nallowed_origins = ["*"]\n'
@@ -155,7 +155,7 @@ class NginxTests(TempCase):
         return deferToThread(self.kept)
 
     def kept(self) -> None:
-        # One worker, or the handshake might come to one that kept nothing.
+        # One worker: otherwise the handshake might go to a worker that has kept nothing.
         with self.running(("daemon off;", "daemon off; worker_processes 1;")) as (_, dial):
             with dial() as connection:
                 host, port = connection.socket.getpeername()[:2]
@@ -346,7 +346,7 @@ class GrafanaTests(TempCase):
 
 
 def read_settings(text: str, environ: dict[str, str]) -> None:
-    """Let the server's own reader have a configuration file and an environment."""
+    """Let the server's own reader read a configuration file and an environment."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(text)
         file.flush()
@@ -378,7 +378,7 @@ class ComposeTests(TestCase):
 
 
 class NATSTests(TempCase):
-    """The rest of what is said of NATS: test_nats.py runs etc/nats, test_helm.py asks of the chart."""
+    """The rest of NATS's files: test_nats.py runs etc/nats, and test_helm.py tests those of the chart."""
 
     def test_nats_server_takes_the_configuration_of_compose(self) -> None:
         path = DEPLOY / "docker/nats.conf"

@@ -1,4 +1,4 @@
-"""What a forge and pre-commit run is what everyone runs by hand."""
+"""A forge and pre-commit run the same commands that everyone runs by hand."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Workflow(SynchronousTestCase):
         self.assertNotIn("secrets.", (ROOT / ".github/workflows/ci.yml").read_text())
 
     def test_it_runs_for_main_and_for_every_proposal(self) -> None:
-        # YAML 1.1 reads `on` as true.
+        # YAML 1.1 reads the key `on` as true.
         self.assertEqual(self.flow[True], {"push": {"branches": ["main"]}, "pull_request": None})
 
     def test_actions_of_others_are_pinned_to_a_commit(self) -> None:

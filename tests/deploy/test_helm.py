@@ -1,4 +1,4 @@
-"""The chart in deploy/helm: what Helm makes of it, a strict validator takes; what is in that, the programs take."""
+"""The chart in deploy/helm: a strict validator accepts what Helm renders, and the programs accept the files in it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.programs import ROOT, program, run
 CHART = ROOT / "deploy" / "helm" / "notify"
 SECRETS = ROOT / "deploy" / "helm" / "secrets.py"
 
-#: the versions of the kinds in it, and of what it offers for the Prometheus operator; a validator only warns of others
+#: the API versions in the chart, and that of what it offers for the Prometheus operator; a validator only warns of others
 VERSIONS = {"v1", "apps/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1"}
 OPERATOR = "monitoring.coreos.com/v1"
 
-#: values that turn on, or off, what the defaults do not
+#: values that turn on or off what the defaults do not
 VARIANTS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "all": {
@@ -78,7 +78,7 @@ class HelmCase(TestCase):
         return path
 
     def template(self, variant: dict[str, Any], *more: str, chart: Path = CHART) -> str:
-        """What Helm makes of it, without what it says on standard error. Raises ``CalledProcessError``."""
+        """What Helm renders, without its standard error. Raises ``CalledProcessError``."""
         command = [
             self.helm,
             "template",
@@ -142,7 +142,7 @@ class ChartTests(HelmCase):
             ({"autoscaling": {"cpu": 0}}, "nothing to go by"),
             ({"autoscaling": {"min": 9, "max": 3}}, "autoscaling.min is more than"),
         ):
-            # Where a value stands is written with dots by one version of Helm, and with slashes by another.
+            # One version of Helm writes the path of a value with dots, and another with slashes.
             self.assertIn(named, self.refusal(wrong).replace("/", "."))
 
     def test_its_version_is_that_of_the_server(self) -> None:
@@ -159,7 +159,7 @@ class ChartTests(HelmCase):
             self.assertTrue(name.startswith("chat-notify"), name)
 
     def test_notes_name_the_secrets_and_the_way_in(self) -> None:
-        # Helm shows them where there is a cluster: as a value of a document they can be seen without.
+        # Helm shows the notes only if there is a cluster: as a value of a document they can be seen without one.
         chart = self.folder / "notify"
         shutil.copytree(CHART, chart)
         notes = (chart / "templates" / "NOTES.txt").read_text()
@@ -260,12 +260,12 @@ class ManifestTests(HelmCase):
 
 
 class NetworkPolicyTests(HelmCase):
-    """By the letter of a NetworkPolicy: a pod that one selects takes what some rule lets in, and nothing else."""
+    """As NetworkPolicies are defined: a pod that a policy selects accepts what some rule lets in, and nothing else."""
 
     PUBLISHER = {"notify.example/publisher": "true"}  # noqa: RUF012
 
     def ways_in(self, policy: dict[str, Any]) -> dict[str, set[str]]:
-        """Who may reach which port: labels of a namespace or of a pod, as JSON; everybody is ``*``."""
+        """Who may reach which port: labels of a namespace or of a pod, as JSON; ``*`` means everybody."""
         ways: dict[str, set[str]] = {}
         for rule in policy["spec"]["ingress"]:
             for peer in rule.get("from", ["*"]):
@@ -366,7 +366,7 @@ class InsideTests(HelmCase):
             ("0.0.0.0:8222", f"127.0.0.1:{monitor}"),
             ("store_dir: /data", f"store_dir: {self.folder}/data"),
         )
-        # One server is no cluster: what stands there of the others is left out.
+        # One server is no cluster: the part about the other servers is left out.
         text = (nats / "nats.conf").read_text()
         before, _, rest = text.partition("cluster {")
         (nats / "nats.conf").write_text(before + rest.partition("\n}\n")[2])

@@ -41,7 +41,7 @@ TOPIC = chat(1, 10)
 
 
 class ShippedServer(NatsServer):
-    """A server with the shipped configuration, where only paths and ports are this machine's."""
+    """A server with the shipped configuration; only paths and ports are changed for this machine."""
 
     def __init__(self, name: str, routes: tuple[int, ...], cluster_port: int, certificates: Path) -> None:
         super().__init__(name)
@@ -201,7 +201,7 @@ class ShippedCluster(TestCase):
         two.watch(TOPIC)
         one.join(FakeConnection(7), TOPIC)
         for seen in ([Presence(7, 1)], []):
-            # Any replica may answer, and one may be a moment behind.
+            # Any replica may answer, and one may be slightly behind.
             while await two.presence(TOPIC) != seen:
                 await pause(0.02)
             if seen:
@@ -243,7 +243,7 @@ class ShippedCluster(TestCase):
         backend, _ = await self.client("BACKEND")
         operator, _ = await self.client("OPERATOR")
         await as_deferred(operator.request("control.MESSAGES.do.first", b'{"argument":1}', timeout=10))
-        # That a message is stored, NATS says to whatever subject the publisher names.
+        # NATS reports that a message is stored, to whatever subject the publisher names.
         for subject in ("control.MESSAGES.do.drain", "control.MESSAGES.beat"):
             await as_deferred(backend.publish(TOPIC.subject, chat_payload(TOPIC), reply=subject))
         await as_deferred(backend.request(TOPIC.subject, chat_payload(TOPIC), timeout=5))
@@ -264,7 +264,7 @@ class MissingPermissions(TestCase):
     timeout = 60
 
     async def without(self, needed: str, instead: str = "") -> dict[str, Any]:
-        """How a server is reached whose notify user lacks this line of etc/nats/users.conf."""
+        """Start a server whose notify user lacks this line of etc/nats/users.conf; return how to connect to it."""
         text = (ETC / "users.conf").read_text()
         self.assertIn(needed, text)
         seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
@@ -282,7 +282,7 @@ class MissingPermissions(TestCase):
         return {"servers": (server.url,), "nkey_seed_file": str(path)}
 
     async def refusal(self, needed: str, **settings: Any) -> str:
-        """What notify says at start without a line."""
+        """The error with which notify refuses to start without this line."""
         options = {**await self.without(needed), "request_timeout": Duration(0.5)}
         broker = JetStreamBroker(JetStreamSettings(**(options | settings)), make_context(reactor))
         self.addCleanup(broker.stop)
@@ -334,7 +334,7 @@ class MissingPermissions(TestCase):
             node = NATSControl(NATSControlSettings(), make_context(reactor, config))
             self.addCleanup(node.stop)
             await node.start(lambda command, argument: succeed(argument))
-            # What is kept it reads all the same, and looks at it every few seconds.
+            # The node still reads the kept records, and checks them every few seconds.
             await node.watch(lambda key, record: None)
             await until(lambda node=node: node._refused, 20, "it is told")
             gathered = await node.ask("it", b"7")

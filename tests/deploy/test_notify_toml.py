@@ -16,7 +16,7 @@ FILE = Path(__file__).parent.parent.parent / "etc" / "notify.toml"
 
 
 def uncommented() -> dict[str, Any]:
-    """The file with each ``#key = value`` in force; prose has a space after its #."""
+    """The file's values, with each ``#key = value`` uncommented; prose has a space after its #."""
     return tomllib.loads(re.sub(r"(?m)^#(?=[^ \n])", "", FILE.read_text()))
 
 

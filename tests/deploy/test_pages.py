@@ -1,4 +1,4 @@
-"""The manual page and the completion know what the command line knows, and the programs they are for take them."""
+"""The manual page and the completion know what the command line knows, and the programs they are for accept them."""
 
 import re
 import shutil

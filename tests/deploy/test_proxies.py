@@ -1,4 +1,4 @@
-"""etc/haproxy and etc/nginx as they are shipped, with the real ones: stickiness, failing over, what a lost node moves, logs."""
+"""etc/haproxy and etc/nginx as shipped, in the real proxies: stickiness, failover, what a lost node moves, logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.programs import program
 
 
 class Node(Resource):
-    """Answers /health, and everything else with its name."""
+    """A node that answers /health, and everything else with its name."""
 
     isLeaf = True
 
@@ -47,7 +47,7 @@ class Node(Resource):
 
 
 class Balancing:
-    """What holds behind each proxy as it is shipped."""
+    """Tests that hold behind each proxy as it is shipped."""
 
     timeout = 60
     proxy: Any
@@ -66,13 +66,13 @@ class Balancing:
         return [port.getHost().port for port in self.ports]
 
     async def lose(self, number: int) -> None:
-        """A node is gone, with the connections that the proxy keeps to it."""
+        """Stop a node, and cut the connections that the proxy keeps to it."""
         await maybeDeferred(self.ports[number].stopListening)
         for channel in self.nodes[number].channels:
             channel.transport.abortConnection()
 
     async def where(self, ids: range) -> dict[int, str]:
-        """Which node each client id leads to."""
+        """The node that each client id leads to."""
         return await deferToThread(lambda: {n: self.ask(f"/ws?client_id=user-{n}") for n in ids})
 
     def ask(self, path: str, port: int | None = None) -> str:
@@ -123,11 +123,11 @@ class Balancing:
         self.assertNotIn(b"in-the-query", self.proxy.log())
 
     async def others(self, path: str) -> None:
-        """What else this proxy answers."""
+        """Check what else this proxy answers."""
 
 
 class Stay(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere."""
+    """Follows no redirect."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -171,7 +171,7 @@ class NginxTests(Balancing, TestCase):
 
 
 class Silent(Protocol):
-    """A node that takes connections and says nothing."""
+    """A node that accepts connections and sends nothing."""
 
     def connectionMade(self) -> None:
         self.factory.held.append(self)  # type: ignore[union-attr]
@@ -200,7 +200,7 @@ class NginxConnections(TestCase):
             held.append(socket.create_connection(("127.0.0.1", nginx.port), 10))
             held[-1].sendall(b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n")
             await pause(0.02)
-        # It needs a few of them for itself.
+        # nginx needs a few connections for itself.
         self.assertIn(len(factory.held), range(17, 21))
 
 
@@ -208,7 +208,7 @@ class Addresses(TestCase):
     timeout = 60
 
     def refused(self, port: int, held: list[socket.socket]) -> int:
-        """How many connections of this machine are let in before one is not."""
+        """How many connections from this machine are let in before one is refused."""
         while True:
             try:
                 link = socket.create_connection(("127.0.0.1", port), 10)
@@ -239,5 +239,5 @@ class Addresses(TestCase):
             found = await deferToThread(self.refused, haproxy.port, held)
             for link in held:
                 link.close()
-            # The look whether it listens was a connection, too, which may or may not be counted any more.
+            # The check that it listens was a connection, too, which may or may not still be counted.
             self.assertIn(found, (let_in - 1, let_in))

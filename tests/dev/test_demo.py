@@ -1,4 +1,4 @@
-"""What the demo page may ask for, and who else may not."""
+"""What the demo page may ask for, and that pages of other sites may not."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class DemoRoutes(TestCase):
         ):
             status, _ = await self._get(f"{server.public}/demo/token", Host=f"{host}:{port}")
             self.assertEqual((host, status), (host, expected))
-        # What a form or a "simple" request of another site can send needs no permission, so it must not be taken.
+        # What a form or a "simple" request of another site can send needs no permission, so it must not be accepted.
         for path in ("publish", "change"):
             response = await treq.post(
                 f"{server.public}/demo/{path}",
@@ -105,7 +105,7 @@ class DemoRoutes(TestCase):
                 headers={"Host": f"evil.example:{port}"},
                 persistent=False,
             )
-            # `refers_to` is not a field of a message, which is looked at behind the address.
+            # The address is checked before the fields: `refers_to` is not a field of a message.
             self.assertEqual(response.code, 403)
             await response.content()
 

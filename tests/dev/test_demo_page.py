@@ -21,7 +21,7 @@ from tests.support.running import Twistd
 
 PICTURES = ROOT / "artifacts"
 
-#: user 3 types, with this data
+#: a script by which user 3 types, with this data
 TYPIST = """const [data] = arguments;
     import("/client/notify-client.js").then(async ({ NotifyClient }) => {
       const token = (await (await fetch("/demo/token?user=3")).json()).token;
@@ -33,7 +33,7 @@ TYPIST = """const [data] = arguments;
 
 
 class Page:
-    """What a visitor sees and does."""
+    """The page as a visitor sees and uses it."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.browser, self.url = browser, url
@@ -65,11 +65,11 @@ class Page:
         self.browser.click(f"[data-user='{user}'] [data-action='{action}']")
 
     def pick(self, user: int, number: int) -> None:
-        """Click on a message, the first one is 1."""
+        """Click on a message; the first one has number 1."""
         self.browser.click(f"[data-user='{user}'] .messages li[data-seq]:nth-child({number} of li[data-seq])")
 
     def ids(self, user: int) -> list[int]:
-        """The message ids of what is shown, as the server has them."""
+        """The ids of the messages shown, from the server."""
         script = """const [user, done] = arguments;
             import("/client/notify-client.js").then(async ({ NotifyClient }) => {
               const token = (await (await fetch(`/demo/token?user=${user}`)).json()).token;
@@ -82,7 +82,7 @@ class Page:
         return list(self.browser.wait(script, user))
 
     def post(self, path: str, **what: Any) -> None:
-        """What anyone can ask of the server, whatever the page would."""
+        """Send a request to the server directly, as anyone can, whether or not the page would."""
         script = """const [path, body, done] = arguments;
             const headers = { "Content-Type": "application/json" };
             fetch(`/demo/${path}`, { method: "POST", headers, body }).then(({ status }) => done(status));"""
@@ -305,18 +305,18 @@ class DemoPage(TestCase):
             page.pick(1, 2)
             page.press(1, "remove")
             changed = ["one, edited", "deleted", "three"]
-            # By the keyboard: the newest one that is there; and back.
+            # With the keyboard: pick the newest message that is not deleted, and leave it again.
             page.browser.type("[data-user='1'] .composer input", "\ue013 four\ue00c")
             page.browser.type("[data-user='1'] .composer input", "\ue013, too\n")
             changed[2] = "three, too"
-            # Of a deleted message nothing is left to pick.
+            # A deleted message cannot be picked.
             page.wait(1, "changed", lambda: page.messages(1) == changed)
             page.pick(1, 2)
             page.say(1, "four")
             changed.append("four")
             for user in (1, 2):
                 page.wait(user, "changed", lambda user=user: page.messages(user) == changed)
-            # Nobody else's are changed, not even by who would.
+            # Nobody can change other users' messages or deleted ones, not even by a direct request.
             page.post("change", sender_id=2, refers_to=page.ids(2)[2], content="not by its author")
             page.post("change", sender_id=1, refers_to=page.ids(2)[1], content="and none comes back")
             page.say(2, "five")
@@ -324,7 +324,7 @@ class DemoPage(TestCase):
             for _ in range(2):
                 for user in (1, 2):
                     page.wait(user, "the same", lambda user=user: page.messages(user) == changed)
-                page.open()  # from the history now
+                page.open()  # the messages now come from the history
 
         await self._visit(visit)
 

@@ -1,4 +1,4 @@
-"""What the tests of an outbox use: processes of notify, NATS and PostgreSQL, the program, and what it is to have published."""
+"""What tests of outboxes use: processes of notify, NATS and PostgreSQL, the program, and what it must publish."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shared_nats() -> NatsServer:
 
 @cache
 def shared_notify() -> Server:
-    """One that keeps its history when it is killed."""
+    """A server that keeps its history when it is killed."""
     server = Server(JETSTREAM.format(shared_nats().url))
     atexit.register(server.__exit__, None, None, None)
     server.start()
@@ -50,7 +50,7 @@ def shared_postgres() -> PostgresServer:
 
 
 class Base:
-    """What both databases have in common; a subclass has the database."""
+    """What both databases have in common; a subclass provides the database."""
 
     name: str
     environ: dict[str, str]
@@ -68,25 +68,25 @@ class Base:
         for chat in self.chats:
             self.found(chat)
 
-    # --- the database: by each ---
+    # --- the database: each subclass provides it ---
 
     def open(self) -> None:
-        """Make it, with its tables."""
+        """Make the database, with its tables."""
         raise NotImplementedError
 
     def connect(self) -> Any:
-        """Another connection."""
+        """Open another connection."""
         raise NotImplementedError
 
     def found(self, chat: int) -> None:
         """Make a chat."""
 
     def write(self, db: Any, chat: int, content: str) -> int:
-        """Post as the application does."""
+        """Post a message as the application does."""
         raise NotImplementedError
 
     def posting(self, chat: int) -> str:
-        """The code that posts in another process."""
+        """Code that posts to the chat from another process."""
         raise NotImplementedError
 
     def put(self, subject: str, payload: Any) -> None:
@@ -94,7 +94,7 @@ class Base:
         raise NotImplementedError
 
     def put_text(self, subject: str, payload: str) -> None:
-        """The same, written by something else."""
+        """Put text into the outbox, as another program might."""
         raise NotImplementedError
 
     def age(self) -> None:
@@ -103,7 +103,7 @@ class Base:
 
     @contextmanager
     def unmarked(self) -> Any:
-        """Meanwhile nothing that was published can be marked."""
+        """A context in which no published row can be marked as published."""
         raise NotImplementedError
 
     # --- what tests use ---
@@ -117,7 +117,7 @@ class Base:
         return message_id
 
     def worker(self, code: str = "", notify: Server | None = None) -> subprocess.Popen[bytes]:
-        """Start the program; or with some code in front of it."""
+        """Start the program, with ``code`` in front of it."""
         environ = {
             **os.environ,
             **self.environ,
@@ -138,7 +138,7 @@ class Base:
         one.wait()
 
     def says(self, text: str, times: int = 1) -> None:
-        """Wait until the programs have said something so often."""
+        """Wait until the programs have printed a text so many times."""
         wait_for(f"it says {text!r}", lambda: self.log.read_text().count(text) >= times)
 
     def kept(self, chat: int, notify: Server | None = None) -> list[str]:
@@ -167,6 +167,6 @@ class Base:
             raise AssertionError(f"{waiting()}\n{self.log.read_text()}") from None
 
     def check(self: Any, notify: Server | None = None) -> None:
-        """Nothing is lost, nothing came twice, and each chat is in order."""
+        """Assert that nothing is lost, nothing came twice, and each chat is in order."""
         for chat, posted in self.posted.items():
             self.assertEqual(self.kept(chat, notify), posted)

@@ -1,4 +1,4 @@
-"""docs/asyncapi.yaml is what the frames make of it, and describes what the protocol's page and the scenarios say."""
+"""docs/asyncapi.yaml is generated from the frames, and describes what the protocol's page and the scenarios have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.world import World
 from tests.whole.original import play
 
 FILE = ROOT / "docs" / "asyncapi.yaml"
-#: frames of both directions
+#: types of frames that both sides send
 BOTH = ("presence", "history", "signal")
 
 
@@ -70,7 +70,7 @@ class Description(SynchronousTestCase):
         self.assertEqual({one.get("format") for one in found}, {"int64"})
 
     def check(self, frame: Any, ours: bool) -> str:
-        """Whether a frame is as it is described; its message's name."""
+        """Assert that a frame is as described; return the name of its message."""
         name: str = frame["type"]
         if ours and name in BOTH:
             name = f"client_{name}"
@@ -116,7 +116,7 @@ class Description(SynchronousTestCase):
 
 
 def actions(part: Any, what: str) -> list[Any]:
-    """The actions of a kind in the scenarios."""
+    """The actions of one kind in the scenarios."""
     if isinstance(part, dict):
         mine = [part] if part.get("do") == what else []
         return mine + [one for value in part.values() for one in actions(value, what)]

@@ -111,6 +111,6 @@ class Running(TestCase):
         await self._receives(sys.executable, str(EXAMPLES / "first.py"))
 
     async def test_the_first_program_in_javascript(self) -> None:
-        # Node has a WebSocket of its own from version 22 on; before, a user preloads one just like this.
+        # Node has a WebSocket of its own from version 22 on; with older versions, a user preloads one just like this.
         preload = (node_modules().parent / "websocket.mjs").as_uri()
         await self._receives(program("node"), "--import", preload, str(EXAMPLES / "first.mjs"))

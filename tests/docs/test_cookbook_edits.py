@@ -1,4 +1,4 @@
-"""docs/cookbook/edits.md: each kind of event, in order with the messages, and over a state that has it already."""
+"""docs/cookbook/edits.md: each kind of event, in order with the messages, and on a state that already contains it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def message(id: int, text: str, version: int = 0, **reactions: int) -> dict[str,
     return {"id": id, "text": text, "version": version, "reactions": listed}
 
 
-#: all lines that were ever shown
+#: a script that collects all lines that are ever shown
 WATCH = """<script>
   window.seen = new Set();
   const look = () => { for (const one of document.querySelectorAll("li")) window.seen.add(one.textContent); };
@@ -88,7 +88,7 @@ class Edits(SynchronousTestCase):
                 self.backend.deleted(publisher, 7, 6, 12)
                 self.backend.member(publisher, 7, 1, 9, True, 1)
                 self.backend.member(publisher, 7, 1, 9, False, 2)
-                # The state is of behind all this.
+                # The state is from after all this.
                 self.state["messages"] = [message(11, "one, edited twice", 2, **{"🎉": 1})]
                 taken_back = {"user": 6, "emoji": "👍", "on": False, "version": 2}
                 self.state["messages"][0]["reactions"].append(taken_back)
@@ -100,7 +100,7 @@ class Edits(SynchronousTestCase):
             self.shows(browser, "", "one, edited twice 🎉")
             publisher.chat(1, 7, 6, "three", message_id=13)
             self.shows(browser, "", "one, edited twice 🎉", "three")
-            # On the way there nothing went back in time.
+            # Meanwhile, the page never showed an older state.
             self.assertEqual(browser.run("return [...window.seen]"), ["one, edited twice 🎉", "three"])
 
         self.run_page(visit)

@@ -1,4 +1,4 @@
-"""docs/cookbook/membership.md: who is removed hears nothing more and does not come back, with each authenticator."""
+"""docs/cookbook/membership.md: a removed member hears nothing more and does not come back, with each authenticator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ secret = "{secret}"
 
 
 class Membership(SynchronousTestCase):
-    """A backend with a table of members; the client is the program of docs/auth.md, user 1's."""
+    """A backend with a table of members; the client is the program of docs/auth.md, run as user 1."""
 
     def setUp(self) -> None:
         self.members: dict[int, set[int]] = {7: set(), 8: {1}}
@@ -55,7 +55,7 @@ class Membership(SynchronousTestCase):
         return issue(SECRET, 1, 1, 300, time.time(), chats if self.listed else None)
 
     def frames(self, server: Server, token: str, *chats: int) -> list[Any]:
-        """What the server answers to a client with this token that wants these chats."""
+        """What the server answers to a client with this token that subscribes to these chats."""
         with connect(f"ws://127.0.0.1:{server.public}/ws", close_timeout=1) as socket:
             client = Client(socket)
             client.send(type="auth", token=token)
@@ -75,7 +75,7 @@ class Membership(SynchronousTestCase):
 
     @contextmanager
     def client(self, server: Server) -> Iterator[tuple[Publisher, Program]]:
-        """Who publishes, and the recipe's client: connected, and a member by now, who was not told yet."""
+        """A publisher, and the recipe's client, connected: by now its user is a member, but it was not told yet."""
         self.recipe = recipe(self, "membership", **addresses(server))
         environ = {**addresses(server), "TOKEN_URL": f"{self.backend}/token"}
         with (
@@ -87,7 +87,7 @@ class Membership(SynchronousTestCase):
             yield publisher, client
 
     def lives(self, server: Server, remove: Any) -> str:
-        """A user joins, hears, is removed, and hears no more; gives a token from before the removal."""
+        """A user joins, hears, is removed, and hears no more; returns a token from before the removal."""
         with self.client(server) as (publisher, client):
             self.recipe.joined(publisher, 7, 1)
             wait_for("it is in", lambda: self.members_of(server, 7))
@@ -101,7 +101,7 @@ class Membership(SynchronousTestCase):
             self.assertEqual(client.line(), "7 forbidden")
             self.assertEqual(self.members_of(server, 7), [])
             publisher.chat(1, 7, 6, "among ourselves")
-            # The client is there, and gets what is still for it: nothing came before that.
+            # The client is still connected, and gets what is for it: no other message came before that.
             self.recipe.joined(publisher, 8, 1)
             wait_for("it is in the other chat", lambda: self.members_of(server, 8))
             publisher.chat(1, 8, 6, "to all")
@@ -150,7 +150,7 @@ class Membership(SynchronousTestCase):
             self.recipe.removed_with_webhook(1, 7)
             self.assertEqual(self.frames(server, token, 7), ["subscribed"])
             self.members[7].discard(1)
-            # What was remembered lets in for `allow_ttl`; the call behind the commit forgets that.
+            # The remembered answer lets the client in for `allow_ttl`; the call after the commit forgets it.
             self.assertEqual(self.frames(server, token, 7), ["subscribed"])
             self.recipe.removed_with_webhook(1, 7)
             self.assertEqual(self.frames(server, token, 7), ["forbidden"])

@@ -58,7 +58,7 @@ class InFront(TestCase):
         (self.folder / "chat.key").write_bytes(private.read_bytes())
         (self.folder / "chat.pem").write_bytes(certificate.read_bytes())
 
-        # The command of the page, but for where it writes.
+        # The command of the page, except for where it writes.
         [command] = [block for block in blocks("sh") if "sed" in block]
         made = self.folder / "notify.conf"
         command = command.replace("/etc/nginx/conf.d/notify.conf", str(made))
@@ -67,7 +67,7 @@ class InFront(TestCase):
         self.assertEqual(text.count("server_name chat.example;"), 2)
         self.assertNotIn("notify.example", text)
 
-        # The server's configuration of the page, but for the ports.
+        # The server's configuration of the page, except for the ports.
         self.text = text
         [toml] = blocks("toml")
         listen = tomllib.loads(toml)["listen"]
@@ -76,7 +76,7 @@ class InFront(TestCase):
         await self.start(listen)
 
     async def start(self, listen: dict[str, Any]) -> None:
-        """A server with this, and nginx before it."""
+        """Start a server with this ``[listen]`` table, and nginx in front of it."""
         extra = "".join(f"{name} = {json.dumps(value)}\n" for name, value in listen.items())
         self.server = Server(f"[listen]\n{extra}")
         await deferToThread(self.server.start)
@@ -88,7 +88,7 @@ class InFront(TestCase):
     def connect(self, query: str = "", **more: Any) -> Any:
         trusted = trust_in_threads(self.authority.certificate)
         url = f"wss://127.0.0.1:{self.nginx.port}/ws{query}"
-        # From an address of its own, which is not nginx's.
+        # The client has an address of its own, which is not nginx's.
         link = socket.create_connection(("127.0.0.1", self.nginx.port), 10, source_address=(CLIENT, 0))
         return connect(url, sock=link, ssl=trusted, close_timeout=1, **more)
 
@@ -97,7 +97,7 @@ class InFront(TestCase):
         request = urllib.request.Request(f"https://127.0.0.1:{self.nginx.port}{path}", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=10, context=trusted) as answer:
-                # Of an event stream, its first line.
+                # Only the first line, because an event stream does not end.
                 return answer.status, answer.readline().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -1,4 +1,4 @@
-"""docs/cookbook/outbox.md: its very programs, against real processes of notify, NATS and PostgreSQL that are killed meanwhile."""
+"""docs/cookbook/outbox.md: its programs, with real processes of notify, NATS and PostgreSQL that are killed meanwhile."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class Slow(SynchronousTestCase):
 
         outbox = recipe.Outbox(serve_pages(self, temporary_folder(self), answer=slow), "a-key")
         rows = [recipe.Row(n, f"key-{n}", f"workspace.1.chat.{n}.messages", "{}", 3600.0) for n in range(20)]
-        # This one is young: for as long as it waits for the others, its key is growing old.
+        # This row is young: while it waits for the others, its key grows old.
         rows.append(recipe.Row(20, "key-20", "workspace.1.chat.20.messages", "{}", recipe.REMEMBERED - 1.0))
         outbox.deliver(rows)
         self.assertIn(len(asked), range(1, 5))
-        # Nor is one published that was not looked for.
+        # Rows that were not looked for are not published either.
         self.assertLessEqual({row.subject for row in rows[4:20]}, set(outbox.resting()))
 
 
 class Behaviour(Base):
-    """Run with each database."""
+    """Tests that run with each database."""
 
     def test_what_is_posted_is_published_in_order(self: Any) -> None:
         self.worker()
@@ -124,7 +124,7 @@ class Behaviour(Base):
                 wait_for("the notification, too", lambda: self.notifications(user, notify) == ["n-1"])
                 self.kill(one)
             forgotten = lambda: notify.publish(1, "x", **{"Idempotency-Key": "k"})[1]["seq"]  # noqa: E731
-            # Others say much in the meantime: more than a page of history has.
+            # Meanwhile, others publish more than a page of history has.
             large = ["z" * 60_000] * 100
             for number, content in enumerate(large, 1000):
                 self.assertEqual(notify.publish(self.chats[0], content, number)[0], 200)
@@ -242,7 +242,7 @@ class Behaviour(Base):
         try:
             for number in range(8):
                 several = [self.worker() for _ in range(self.at_once)]
-                sleep(chance.uniform(0.4, 1.2))  # a moment that nobody has chosen
+                sleep(chance.uniform(0.4, 1.2))  # a random moment
                 if number % 4 == 2:
                     self.notify.process.kill()
                     self.notify.process.wait()
@@ -306,7 +306,7 @@ class Postgres(Behaviour, SynchronousTestCase):
 
     @contextmanager
     def unmarked(self: Any) -> Any:
-        # Which whoever wants to write, as to delete, waits for.
+        # Everyone who wants to write, or to delete, waits for this lock.
         with self.connect() as db, db.transaction():
             db.execute("LOCK TABLE outbox IN SHARE MODE")
             yield
@@ -383,7 +383,7 @@ class Postgres(Behaviour, SynchronousTestCase):
         self.assertEqual(len(outcomes), 1)
         for chat in (first, second):
             self.posted[chat].append({"one": "other", "other": "one"}[outcomes[0]])
-            # What is taken back within a transaction that goes on is not heard of either.
+            # What is rolled back inside a transaction that goes on is not published either.
             with self.db.transaction():
                 self.post(chat, "kept")
                 with self.db.transaction() as inner:
@@ -404,7 +404,7 @@ class Postgres(Behaviour, SynchronousTestCase):
         self.worker()
         wait_for("the other chat is published", lambda: len(self.kept(second)) == 1)
         self.assertEqual(self.kept(first), ["0"])
-        # Whatever becomes of it, its chats are free as soon as it is gone.
+        # Whatever happens to that worker, its chats are free as soon as it is gone.
         self.kill(stopped)
         self.emptied()
         self.check()
@@ -415,7 +415,7 @@ class Postgres(Behaviour, SynchronousTestCase):
         self.emptied()
         self.db.close()
         shared_postgres().kill()
-        one.wait(20)  # systemd, or whoever it is, starts it again
+        one.wait(20)  # systemd, or another supervisor, starts it again
         shared_postgres().start()
         self.db = self.connect()
         self.worker()

@@ -1,4 +1,4 @@
-"""docs/cookbook/page-load.md: a message that is said while the page loads is lost in the naive order alone."""
+"""docs/cookbook/page-load.md: a message that is sent while the page loads is lost only with the naive order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.recipes import COOKBOOK, Program, Site, addresses, answer, re
 
 
 class PageLoad(SynchronousTestCase):
-    """A backend with a database: what is said is committed there, and then published."""
+    """A backend with a database: a message is committed there, and then published."""
 
     def setUp(self) -> None:
         self.path = str(Path(self.mktemp()).resolve())
@@ -51,7 +51,7 @@ class PageLoad(SynchronousTestCase):
         between: list[str] = []
 
         def messages(_: object) -> tuple[int, str, bytes]:
-            # The answer is on its way while somebody says something.
+            # Somebody sends a message while the answer is on its way.
             made = answer(self.state())
             for text in between:
                 self.say(text)
@@ -82,7 +82,7 @@ class PageLoad(SynchronousTestCase):
         with Browser() as browser, Server(f'[listen]\nallowed_origins = ["{site.origin}"]\n') as server:
 
             def messages(_: object) -> tuple[int, str, bytes]:
-                # The position is from before these: they come, too.
+                # The position is from before these messages, so they come, too.
                 self.say("one")
                 self.say("two")
                 return answer([{**one, "message_id": str(one["message_id"])} for one in self.state()])
@@ -132,7 +132,7 @@ class PageLoad(SynchronousTestCase):
                 self.assertEqual(program.line(), "1 loaded")
                 self.say("after")
                 self.assertEqual(program.line(), "before after")
-                # What it had is gone, as after an outage that the history does not reach over.
+                # The server's history is gone, as after an outage that is longer than the history.
                 server.restart()
                 self.assertEqual(program.line(), "2 loaded")
                 self.say("and on")
@@ -145,12 +145,12 @@ class PageLoad(SynchronousTestCase):
             rendered = recipe(self, "rendered", DATABASE=self.path, **addresses(server))
             self.say("before <script>alert(1)</script>")
             html = rendered.render(7)
-            # The page is on its way, or in a cache, while somebody says something, and the script is not there yet.
+            # Somebody sends a message while the page is on its way or in a cache, and its script does not run yet.
             self.say("meanwhile")
             site.answers["/chat"] = lambda _: (200, "text/html", html.encode())
             browser.go(f"{site.origin}/chat")
             self.shows(browser, "before <script>alert(1)</script>", "meanwhile")
-            # A message may be in the state and come again.
+            # A message may be in the state and also come again.
             position = rendered.newest(7)
             self.say("in both")
             with_it = rendered.render(7).replace(

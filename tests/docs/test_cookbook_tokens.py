@@ -54,7 +54,7 @@ SIGN_IN = """return fetch("/sign-in", {
   method: "POST", headers: { "X-CSRFToken": document.cookie.match(/csrftoken=([^;]*)/)?.[1] ?? "" },
 }).then(({ status }) => status)"""
 
-#: what a page of another origin gets of a token; the same site, so that the session's cookie goes along
+#: what a page gets that asks for a token from another origin of the same site, so that the session's cookie is sent
 ELSEWHERE = """const [url, header, done] = arguments;
 const got = (options) => fetch(url, { method: "POST", credentials: "include", ...options })
   .then((answer) => answer.text(), (error) => error.name);
@@ -72,10 +72,10 @@ def key(name: str) -> dict[str, str]:
 
 
 class Endpoint:
-    """What holds in each framework."""
+    """Tests that hold in each framework."""
 
     command: tuple[str, ...]
-    #: what the page sends beside its cookie
+    #: the header that the page sends besides its cookie
     header: str
 
     def setUp(self: Any) -> None:
@@ -116,7 +116,7 @@ class Endpoint:
         new.replace(self.secrets)
 
     def ask(self: Any, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any, Any]:
-        """Status, headers, and what came as text."""
+        """Send a request; return status, headers, and the body as text."""
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         request = Request(self.origin + path, body if method == "POST" else None, headers, method=method)
         try:
@@ -127,7 +127,7 @@ class Endpoint:
                 return error.code, error.headers, error.read().decode()
 
     def post(self: Any, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any, Any]:
-        """As the page does."""
+        """Send a POST request as the page does."""
         cookies = {one.name: one.value for one in self.jar}
         value = cookies.get("csrftoken", "") if self.header == "X_CSRFToken" else "fetch"
         return self.ask("POST", path, body, **{self.header: value, **headers})
@@ -140,12 +140,12 @@ class Endpoint:
     def server(self: Any) -> Server:
         origins, keys = f'allowed_origins = ["{self.origin}"]', f'jwks_file = "{self.secrets}"'
         server = Server(f"[listen]\n{origins}\n[auth.jwt]\n{keys}\n")
-        # There is one source of keys.
+        # Only one source of keys is allowed.
         server.file.write_text(server.file.read_text().replace(f'secret = "{SECRET}"\n', ""))
         return server
 
     def shown(self, server: Server, token: str) -> Any:
-        """As whom a client gets in with a token, or with what it is closed."""
+        """The user id with which a client is accepted for a token, or the code with which it is closed."""
         with connect(f"ws://127.0.0.1:{server.public}/ws", close_timeout=1) as socket:
             client = Client(socket)
             client.send(type="auth", token=token)
@@ -188,7 +188,7 @@ class Endpoint:
         # What a form or a "simple" request of another site can send, with the user's cookie.
         elsewhere = {"Origin": "https://elsewhere.example", "Content_Type": "text/plain"}
         self.assertEqual(self.ask("POST", "/notify/token", b"", **elsewhere)[0], 403)
-        # Nor may one send more, or read an answer.
+        # Other sites may not send more either, or read an answer.
         preflight = {
             "Access_Control_Request_Method": "POST",
             "Access_Control_Request_Headers": "x-requested-with",
@@ -240,7 +240,7 @@ class Endpoint:
             browser.until("signed in", lambda: browser.run(script) == 200)
             browser.go(f"{other}/page")
             told = browser.wait(ELSEWHERE, f"{self.origin}/notify/token", header)
-            # What may be sent is refused, and what comes back cannot be read.
+            # Requests that the browser lets the page send are refused, and no answer can be read.
             self.assertEqual(told, ["TypeError", "", "TypeError", ""])
 
 

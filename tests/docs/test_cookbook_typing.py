@@ -1,4 +1,4 @@
-"""docs/cookbook/typing.md: throttled, ended by itself and by sending, and the newest place of a pointer."""
+"""docs/cookbook/typing.md: typing is throttled and ends by itself or by sending; a pointer's newest place is sent."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Typing(SynchronousTestCase):
             other.send(type="signal", chat_id=7, kind="typing", data=True)
             shows("2")
             began = time.monotonic()
-            shows("")  # its client is gone, as it were
+            shows("")  # as if its client were gone
             self.assertGreater(time.monotonic() - began, 3)
             for user in (2, 3, 4, 5):
                 publisher.signal(1, 7, user, "typing", True)

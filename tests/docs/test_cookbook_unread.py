@@ -1,4 +1,4 @@
-"""docs/cookbook/unread.md and push.md: their very programs, with a real server, real clients and the outbox's worker."""
+"""docs/cookbook/unread.md and push.md: their programs, with a real server, real clients and the outbox's worker."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Recipe(TestCase):
 
 
 class Unread(Recipe):
-    #: what the backend's failures say, one for each of the next questions
+    #: the backend's errors, one for each of the next requests
     away: tuple[str, ...] | list[str] = ()
 
     async def device(self, user_id: int, **options: Any) -> Any:
-        """The counts of a device that has started; ``loads`` is how often it asked the backend."""
+        """Start a device; return its counts. ``loads`` has an entry for each time that it asked the backend."""
         recipe = import_module("unread_client")
         loads: list[int] = []
 
@@ -114,7 +114,7 @@ class Unread(Recipe):
         last = [self.post(OTHER), self.post(ME), self.post(OTHER)][-1]
         for counts, expected in ((phone, 3), (desk, 3), (other, 1)):
             await until(lambda counts=counts, expected=expected: counts[CHAT] == expected)
-        # Read as far as the first on one device: the others hear of it.
+        # Read up to the first message on one device: the others hear of it.
         phone.apply(self.read(first))
         self.assertEqual(phone[CHAT], 2)
         await until(lambda: desk[CHAT] == 2)
@@ -132,7 +132,7 @@ class Unread(Recipe):
             counts.apply(state)
             self.assertLessEqual(counts[CHAT], 1)
         self.assertEqual(counts[CHAT], 0)
-        # A mark beyond the end reads nothing of what is to come.
+        # A mark beyond the end does not mark later messages as read.
         self.post(OTHER)
         await until(lambda: counts[CHAT] == 1)
         self.assertEqual(self.unread.state(self.db, ME, CHAT)["unread"], 1)
@@ -193,7 +193,7 @@ class Push(Recipe):
             self.patch(os, "environ", {**os.environ, name: value})
 
     async def look(self, later: float) -> list[tuple[int, int]]:
-        """What is sent when somebody looks after so many seconds."""
+        """The pushes of a look that takes place this many seconds later."""
         self.sent.clear()
 
         def work() -> None:

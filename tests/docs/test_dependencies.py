@@ -1,4 +1,4 @@
-"""docs/dependencies.md has a reason for each library that is locked, and for no other; the list in packages is made of them."""
+"""docs/dependencies.md has a reason for each locked library, and for no other; the list in packages names them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages say of this repository is so: links, targets, modules, and the tables of the protocol."""
+"""What the pages say about this repository is true: links, targets, modules, and the tables of the protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from notify.wire import frames
 from tests.support.programs import ROOT, program
 from tests.test_architecture import PACKAGES, module_of, package_of, read
 
-#: made by installing or running something
+#: folders that are made by installing or running something
 MADE = {".venv", ".git", "node_modules", "build", "dist", ".pytest_cache", "_trial_temp"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -27,7 +27,7 @@ TARGET = re.compile(r"(?:`|\$ |^ {4}|&& )(?:[A-Z_]+=\S+ )*make ([a-z][a-z0-9-]*)
 PATH = re.compile(r"`((?:notify|tests|benchmarks|docs|etc|deploy|debian|packaging|proto)/[\w./-]*\w/?)[`:]")
 INSTALL = re.compile(r"\b(?:pip3?|npm|uv|pipx) (?:install|i|add) ([^`&;,#|)\n]*)")
 
-#: what is ours here and, until it is published, somebody else's or nobody's in a registry
+#: names of this project that are, until it is published, somebody else's or nobody's in a registry
 UNPUBLISHED = {"notify", "notify-server", "notify-client"}
 UNPUBLISHED |= set(re.findall(r'^    name="(.+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE))
 
@@ -63,7 +63,7 @@ def targets() -> set[str]:
 
 
 def unpublished(text: str) -> list[str]:
-    """What a text installs from a registry by a name of ours."""
+    """The names of this project that a text installs from a registry."""
     words = [word for line in INSTALL.findall(text) for word in line.split()]
     names = [re.split(r"[\[=<>~!@]", word.strip("\"'"))[0] for word in words]
     return [name for name in names if name.lower().replace("_", "-") in UNPUBLISHED]
@@ -112,7 +112,7 @@ class Pages(SynchronousTestCase):
         shown = subprocess.run(
             [program("make"), "--no-print-directory", "help"],
             cwd=ROOT,
-            # As from a shell, where the tests themselves run under make.
+            # As from a shell, even if the tests themselves run under make.
             env={
                 name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))
             },
@@ -137,7 +137,7 @@ class Pages(SynchronousTestCase):
         self.assertGreater(len(named), 10)
         for name, page in named.items():
             if name.startswith("notify_worker_") and name not in made:
-                # A worker's own: of the server's, or of a process.
+                # A worker's metric has the name of one of the server's, or of one of a process.
                 name = name.replace("_worker_process_", "_process_").replace("_worker_", "_")
                 made.add("notify_process_cpu_seconds")
             self.assertTrue(
@@ -159,7 +159,7 @@ def modules() -> list[tuple[str, str]]:
 
 
 class Architecture(SynchronousTestCase):
-    """ARCHITECTURE.md against the tree."""
+    """ARCHITECTURE.md, compared with the tree."""
 
     page = (ROOT / "ARCHITECTURE.md").read_text()
 
@@ -196,7 +196,7 @@ class Architecture(SynchronousTestCase):
 
 
 class Protocol(SynchronousTestCase):
-    """The tables of docs/protocol.md against the frames, fields and codes of the code."""
+    """The tables of docs/protocol.md, compared with the frames, fields and codes of the code."""
 
     page = (ROOT / "docs" / "protocol.md").read_text()
 

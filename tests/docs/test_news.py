@@ -18,7 +18,7 @@ NAME = re.compile(rf"\+[a-z0-9-]+\.(?:{'|'.join(TYPES)})\.md")
 
 
 def towncrier(folder: Path, *arguments: str) -> str:
-    """What ``towncrier build`` says, in a line."""
+    """The output of ``towncrier build``, in one line."""
     common = ("--version", "9.9.9", "--date", "2100-01-01")
     command = (sys.executable, "-m", "towncrier", "build", "--dir", folder, *common, *arguments)
     return flat(run(*command, environ=UNMEASURED))

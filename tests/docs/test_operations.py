@@ -1,4 +1,4 @@
-"""What docs/operations says can be done, can be done."""
+"""The procedures in docs/operations work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/security.md names tests that there are; what is written of defences is held to them."""
+"""docs/security.md names a test for each defence that it describes, and each of these tests exists."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def exists(test: str) -> bool:
-    """Whether there is such a test: a module with some, a class of it, or one of its methods."""
+    """Whether a test exists: a module with tests, a class with tests, or a method."""
     module, *names = test.split("::")
     path = ROOT / "tests" / module
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""`make docs`: every page is on the site, and what is wrong in one ends the build."""
+"""`make docs`: every page is on the site, and an error in a page ends the build."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONF = ROOT / "packaging" / "site"
 
 
 def build(source: Path, to: Path) -> tuple[int, str]:
-    """Whether it was built, and what was said."""
+    """Build the site; return the exit status and the errors."""
     command = [
         sys.executable,
         "-m",
@@ -39,7 +39,7 @@ def build(source: Path, to: Path) -> tuple[int, str]:
 
 
 def text(page: Path) -> str:
-    """What a reader sees."""
+    """The text of a page that a reader sees."""
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text()))
 
 

@@ -1,4 +1,4 @@
-"""``notify doctor``: each check, on what is well and on what is not; and the whole of it against real servers."""
+"""``notify doctor``: each check, on what is right and on what is wrong; and all of it against real servers."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ class MemoryBroker(TestCase):
 
 
 class JetStream(TestCase):
-    """Against real NATS servers."""
+    """The checks against real NATS servers."""
 
     timeout = 90
 
@@ -374,7 +374,7 @@ class JetStream(TestCase):
         return deferToThread(examine, Patient((), given, window, unit="no-such-unit"))
 
     async def made(self, server: NatsServer) -> None:
-        """Let a notify server make the streams, and go."""
+        """Start a notify server, which makes the streams."""
         environ = {"BROKER__PLUGIN": "jetstream", "BROKER__JETSTREAM__SERVERS": server.url}
         running = await LocalServer(**environ).start(self)
         await running.publish(1)
@@ -486,7 +486,7 @@ class JetStream(TestCase):
         server = await self.server(accounts=accounts)
         found = await self.found(server.url, USER="n", PASSWORD="p")
         denied = [f for f in found if f.check == "permissions"]
-        # Without signals a server works.
+        # A server works without signals.
         without = [f for f in denied if ".signals" in f.text]
         self.assertEqual([f.level for f in without], ["warning"] * 2)
         self.assertEqual({f.level for f in denied if f not in without}, {"fault"})

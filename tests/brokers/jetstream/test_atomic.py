@@ -1,4 +1,4 @@
-"""Lists that are stored as one, without NATS and with a moved clock."""
+"""Lists that are stored as one, without NATS and with a fake clock."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KNOWN, INCOMPLETE, DISABLED, OBJECTION = 10201, 10176, 10174, 10111
 
 
 class Asked(FakeConnection):
-    """Also keeps requests, for a test to answer."""
+    """Also keeps requests, so that a test can answer them."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
@@ -42,7 +42,7 @@ class Asked(FakeConnection):
         return answer
 
     def take(self) -> list[tuple[str, dict[str, str], Deferred[Reply]]]:
-        """What was asked since the last call."""
+        """The requests since the last call."""
         asked, self.asked = self.asked, []
         return asked
 
@@ -71,7 +71,7 @@ class AtomicTest(SynchronousTestCase):
         )
 
     def commit(self, last: int, batch: list[Any] | None = None) -> list[Any]:
-        """Answer a batch whose last message is stored at this number; gives it."""
+        """Answer a batch so that its last message is stored at this number; return the batch."""
         batch = self.connection.take() if batch is None else batch
         for _, _, answer in batch[:-1]:
             reply(answer)
@@ -79,7 +79,7 @@ class AtomicTest(SynchronousTestCase):
         return batch
 
     def refuse(self, number: int) -> list[Any]:
-        """Refuse a batch when it is to be stored."""
+        """Refuse a batch when it is to be stored; return the batch."""
         batch = self.connection.take()
         for _, _, answer in batch[:-1]:
             reply(answer)
@@ -116,7 +116,7 @@ class AtomicTest(SynchronousTestCase):
         self.assertEqual(
             [one["Nats-Msg-Id"] for _, one, _ in asked], [one["Nats-Msg-Id"] for _, one, _ in first]
         )
-        # None of them can be stored, whatever the server makes of the rest.
+        # None of these requests can store its message, whatever the server makes of the rest.
         self.assertTrue(all("Nats-Rollup" in one and "Nats-Batch-Id" not in one for _, one, _ in asked))
         reply(asked[0][2], **error(OBJECTION, 500))
         reply(asked[1][2], seq=7, duplicate=True)
@@ -142,7 +142,7 @@ class AtomicTest(SynchronousTestCase):
         answer = self.store(A, A)
         self.refuse(KNOWN)
         for _, _, asked in self.connection.take():
-            reply(asked, **error(10158))  # in process
+            reply(asked, **error(10158))  # the id is in process
         self.assertEqual(self.connection.asked, [])
         self.clock.advance(0.1)
         self.commit(2)
@@ -220,7 +220,7 @@ class AtomicTest(SynchronousTestCase):
     def test_of_a_list_of_which_the_stream_knows_a_message_nobody_is_told_that_nothing_is_stored(
         self,
     ) -> None:
-        for told in (True, False):  # which that is
+        for told in (True, False):  # whether the stream says which message it knows
             for number in (DISABLED, 10109, INCOMPLETE):
                 answer = self.store(A, A, key="k")
                 self.refuse(KNOWN)
@@ -310,7 +310,7 @@ class AtomicTest(SynchronousTestCase):
         behind = self.publisher.publish(B, chat_payload(B), None, "")
         self.connection.answer(0, 1)
         self.assertEqual((self.successResultOf(before), self.connection.asked), ((1, False), []))
-        # It has the one topic, and waits for the other.
+        # The list has its turn in one topic, and waits for the other.
         other = self.publisher.publish(A, chat_payload(A), None, "")
         self.connection.answer(1, 2)
         self.successResultOf(elsewhere)
@@ -400,7 +400,7 @@ class AtomicTest(SynchronousTestCase):
         self.failureResultOf(self.store(B, B), Unavailable)
         self.commit(3)
         self.successResultOf(first)
-        # One that is larger is taken where nothing waits.
+        # A larger list is accepted if nothing waits.
         large = self.store(*[A] * 9)
         self.commit(12)
         self.successResultOf(large)

@@ -1,4 +1,4 @@
-"""Holes inside the stream, and copies that lack what their leader has; without NATS and with a moved clock."""
+"""Holes inside the stream, and copies that lack what their leader has; without NATS and with a fake clock."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FakeStreams:
 
 
 class FakeCopies:
-    """Three copies that answer in turns."""
+    """Three copies that answer in turn."""
 
     def __init__(self, streams: FakeStreams) -> None:
         self.lacking: list[set[int]] = [set(), set(), set()]
@@ -106,7 +106,7 @@ class Comparing(SynchronousTestCase):
             self.setUp()
             self.compare()
             self.copies.lacking[2] = lacks
-            # Asked in turns: a second look at the same copy finds it short again.
+            # The copies answer in turn: with all three, a second look finds the message missing again.
             self.copies.lacking = [lacks] * 3
             self.assertFalse(self.compare())
             self.assertIn("lacks", self.audit.problem)
@@ -129,7 +129,7 @@ class Comparing(SynchronousTestCase):
         self.compare()
         self.streams.replicas = "n1+ n2-"
         asked = self.copies.asked
-        # A copy that comes back may not answer for a while: what others answer says nothing of it.
+        # A copy that comes back may not answer for a while, and the other copies' answers say nothing about it.
         self.assertFalse(self.compare())
         self.assertFalse(self.compare())
         self.assertEqual(self.copies.asked - asked, 6)

@@ -1,4 +1,4 @@
-"""The durable consumer, without NATS and with a moved clock."""
+"""The durable consumer, without NATS and with a fake clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FakeConnection:
 
 
 class FakeStreams:
-    """Keeps the answer to CONSUMER.CREATE back."""
+    """Holds back the answer to CONSUMER.CREATE."""
 
     def __init__(self) -> None:
         self.made: Deferred[Any] = Deferred()
@@ -50,7 +50,7 @@ class FakeStreams:
 
 
 class FakeTail:
-    """Counts how often it was told to doubt."""
+    """Counts the calls of ``doubt``."""
 
     def __init__(self) -> None:
         self.doubts = self.highest = 0
@@ -100,10 +100,13 @@ class Stopping(SynchronousTestCase):
 
 
 class Missing(SynchronousTestCase):
-    """Deliveries are numbered from the consumer's beginning: the first that is not the next shows a loss."""
+    """Deliveries are numbered from the consumer's beginning: a delivery without the next number shows a loss."""
 
     def deliveries(self, already: int, *numbers: int, stored: tuple[int, ...] = ()) -> int:
-        """How often a consumer that had so many deliveries before doubts those with these numbers, in the stream ``stored``."""
+        """How often a consumer doubts when deliveries with these numbers come after ``already`` earlier ones.
+
+        ``stored``: the messages' numbers in the stream, by default the same as those of the deliveries.
+        """
         clock, streams, tail = Clock(), FakeStreams(), FakeTail()
         streams.delivered = already
         made: Any = (JetStreamSettings(), FakeConnection(), streams, tail, clock, "node", lambda *_: None)
@@ -128,7 +131,7 @@ class Missing(SynchronousTestCase):
     def test_what_was_removed_before_its_turn_is_missed_without_a_number(self) -> None:
         self.assertEqual(self.deliveries(0, 1, 2, 3, stored=(70, 71, 72)), 0)
         self.assertEqual(self.deliveries(0, 1, 2, 3, stored=(70, 73, 74)), 1)
-        # One that is delivered again is none that is missing.
+        # A message that is delivered again does not mean that one is missing.
         self.assertEqual(self.deliveries(0, 1, 2, 3, 4, stored=(70, 71, 70, 72)), 0)
 
 

@@ -36,7 +36,7 @@ class FakeConnection:
         return self.open[-1]
 
     def answer(self, **body: Any) -> None:
-        """Answer the oldest."""
+        """Answer the oldest request."""
         self.open.pop(0).callback(Reply(msgspec.json.encode(body), b""))
 
 

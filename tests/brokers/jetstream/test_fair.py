@@ -40,7 +40,7 @@ class Fairness(SynchronousTestCase):
         self.assertEqual((self.names(), self.queue.waiting), (["a1", "b0", "a2"], 1))
 
     def test_no_more_run_at_once_than_allowed_and_tenants_take_turns(self) -> None:
-        self.queue = FairQueue(2, 10)  # a quarter is one place at least
+        self.queue = FairQueue(2, 10)  # a quarter, but at least one place
         for n in range(4):
             self.ask("a", f"a{n}")
         for key in "bc":

@@ -1,4 +1,4 @@
-"""Which history a stream holds, as many nodes see it; without NATS."""
+"""Which history a stream holds, as several nodes see it; without NATS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from notify.observe.metrics import Metrics
 
 
 class FakeStore:
-    """The one message in the stream of dead letters; ``faster`` writes one before the next is stored."""
+    """The history's record in the stream of dead letters. Records in ``faster`` get there before the next one stored."""
 
     name = "MESSAGES"
     message: Any = JetStream.message
@@ -33,7 +33,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.data, self.seq = b"", 0
-        #: when the messages of the history were stored
+        #: when the messages of the stream were stored, by their numbers
         self.stamps: dict[int, int] = {}
         self.ids: dict[int, str] = {}
         self.faster: list[Record] = []
@@ -65,7 +65,7 @@ class FakeStore:
 
 
 class Threads:
-    """A reactor whose threads are done at once."""
+    """A reactor that runs a thread's call at once."""
 
     def callInThread(self, call: Any, *arguments: Any) -> None:
         call(*arguments)
@@ -118,10 +118,10 @@ class Recognising(SynchronousTestCase):
             self.assertEqual(self.recognise(node, 120), epoch)
         before = self.store.data, self.store.seq
         for last, seen, node in (
-            (100, 110, seen_here),  # heard live, and not compared yet
+            (100, 110, seen_here),  # seen live, but not compared yet
             (110, 0, seen_there),
             (119, 0, self.node(path / "h.json")),  # a new process, with the file of the old one
-            (119, 0, self.node()),  # with nothing, but the record beside the stream
+            (119, 0, self.node()),  # a new node, with nothing but the record beside the stream
         ):
             self.store.data, self.store.seq = before
             if node is not seen_here and node.record is not None:
@@ -153,7 +153,7 @@ class Recognising(SynchronousTestCase):
         self.assertFalse(self.successResultOf(Deferred.fromCoroutine(two.current(later))))
         new = self.epoch(two, later)
         self.assertNotEqual(new, epoch)
-        # What one has seen of the old history says nothing of the new one.
+        # What a node has seen of the old history says nothing about the new one.
         self.assertEqual(self.epoch(one, later, marks, reused=True), new)
 
     def test_what_a_node_had_stored_and_nobody_heard_is_known_by_its_id(self) -> None:
@@ -251,7 +251,8 @@ class Recognising(SynchronousTestCase):
         self.assertFalse(self.current(one, 6))
         self.assertEqual(self.recognise(one, 6), epoch)
         self.assertEqual(self.recognise(self.node(), 6), epoch)
-        self.store.put(Record("2026", "an older one", 0, 1))  # gone back, or a node that slept
+        # The record has gone back, or a node that slept wrote it.
+        self.store.put(Record("2026", "an older one", 0, 1))
         self.assertFalse(self.current(one, 6))
         self.assertEqual(self.recognise(one, 6), epoch)
 
@@ -313,7 +314,7 @@ class Disk(SynchronousTestCase):
 
 
 class Slow:
-    """A reactor whose threads wait until they are let run."""
+    """A reactor whose threads wait until the test lets them run."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []

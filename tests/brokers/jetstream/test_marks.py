@@ -1,4 +1,4 @@
-"""What was heard of the stream, as proof later that it is still the same one."""
+"""Marks: messages that were heard from the stream, which later prove that it is still the same one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Marking(SynchronousTestCase):
         self.assertEqual(self.marks.all()[0].stamp % 1000, 80)
 
     def test_a_second_message_with_a_number_that_came_is_younger(self) -> None:
-        """Late and doubled messages are not: they are as old as their number."""
+        """Late and repeated messages are not younger: they are as old as their number."""
         for stamps in (range(50, 100, 10), [block(n) for n in range(50, 100, 10)]):
             marks = Marks()
             five, six, seven, again, _ = stamps
@@ -52,7 +52,7 @@ class Marking(SynchronousTestCase):
         self.assertEqual((self.marks.all(), list(self.marks.kept)), ([Mark(12, 120)], []))
 
     def test_what_was_found_is_not_kept_again(self) -> None:
-        """It may age out, and prove nothing then: how far the stream reached when it was found is on record."""
+        """It may age out and then proves nothing; how far the stream reached when it was found is already on record."""
         self.marks.heard(7, 70)
         self.marks.stored(6, "id")
         self.marks.confirm(self.marks.all())

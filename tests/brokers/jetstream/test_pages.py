@@ -1,4 +1,4 @@
-"""Pages from the newest on, out of a stream that is read forward only: what is in them, and how many reads they take."""
+"""Pages from the newest message back, from a stream that can only be read forward: their contents, and their reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOPIC = chat(1, 10)
 
 
 class Subject:
-    """Numbers of one subject's messages in a stream, and how often somebody looked."""
+    """The numbers of one subject's messages in a stream, and how often they were looked up."""
 
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = sorted(set(numbers))
@@ -41,7 +41,7 @@ class Subject:
 
 class Finding(SynchronousTestCase):
     def find(self, numbers: list[int], upper: int, want: int) -> tuple[int, int]:
-        """How many messages there are from the place that is found on, up to ``upper``; and how many looks that took."""
+        """The number of messages from the found place up to ``upper``, and the number of lookups to find it."""
         subject = Subject(numbers)
         low = (subject.count(1), subject.numbers[0])
         beyond = subject.count(upper + 1)
@@ -117,7 +117,7 @@ class Finding(SynchronousTestCase):
 
 
 class Reading(ReadingCase):
-    """Against copies of the stream that answer from a script; the leader has what the test says."""
+    """Reads from copies of the stream that answer from a script; the test sets what the leader has."""
 
     def pages(self, *script: Any, trusted: bool = True) -> Pages:
         reader = self.reader(*script, trusted=trusted)
@@ -168,7 +168,7 @@ class Reading(ReadingCase):
         self.streams.stored = have = list(range(1, 100))
         pages = self.pages(have[:50])
         asked = self.page(pages, limit=5)
-        self.assertEqual(self.seqs(asked), have[-5:])  # the leader's
+        self.assertEqual(self.seqs(asked), have[-5:])  # from the leader
 
     def test_no_messages_are_told_only_where_leader_and_copy_say_so(self) -> None:
         self.streams.stored = []
@@ -234,7 +234,7 @@ class Reading(ReadingCase):
         self.mine._audit.unsettle()
         self.failureResultOf(self.page(pages, known=5), Unavailable)
         self.clock.advance(60)
-        self.assertEqual(self.seqs(self.page(pages, known=5)), have)  # it has expired, or was deleted
+        self.assertEqual(self.seqs(self.page(pages, known=5)), have)  # number 5 has expired, or was deleted
 
     def test_a_leader_that_is_away_is_told(self) -> None:
         pages = self.pages([1, 2, 3])
@@ -272,7 +272,7 @@ class Reading(ReadingCase):
         self.patch(self.mine.leader, "newest", newest)
         asked = [self.page(pages) for _ in range(4)]
         other = pages.earlier(chat(2, 10), None, 5, 2**20, lambda: None)
-        self.assertEqual(len(waiting), 2)  # a quarter of the reads, and of those one for a tenant
+        self.assertEqual(len(waiting), 2)  # a quarter of the 8 reads, and of those one for each tenant
         asked[3].cancel()
         self.failureResultOf(asked[3])
         while waiting:

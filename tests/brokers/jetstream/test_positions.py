@@ -1,4 +1,4 @@
-"""Newest positions: one lookup for all who ask in a turn, and nothing that may be of another history."""
+"""Newest positions: one lookup for all that ask in a turn, and no position that may be from another history."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from notify.topics import chat
 
 
 class FakeReader:
-    """Lookups that are answered by hand."""
+    """Lookups that the test answers."""
 
     def __init__(self) -> None:
         self.epoch = "e1"

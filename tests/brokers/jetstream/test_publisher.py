@@ -1,4 +1,4 @@
-"""The window of publishes, without NATS and with a moved clock."""
+"""The window of publishes, without NATS and with a fake clock."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Publishing(SynchronousTestCase):
 
     def test_what_the_server_never_takes_is_refused_unsent_and_the_next_goes_on(self) -> None:
         self.publish()
-        # With room for the message that it will name as the one before it.
+        # Includes room for the header that will name the message before it.
         needed = headers.size(chat_payload(A), self.connection.sent[0][1] | {headers.AFTER: "x" * 37})
         self.connection.answer(0, 1)
         self.connection.max_payload = needed - 1
@@ -180,7 +180,7 @@ class Publishing(SynchronousTestCase):
 
     def test_of_a_list_that_is_given_up_the_last_are_not_sent_for_having_come_a_moment_later(self) -> None:
         answers = []
-        for _ in range(103):  # in one turn, which takes its time
+        for _ in range(103):  # in one turn, during which time passes
             answers.append(self.publisher.publish(A, chat_payload(A), None, ""))
             self.clock.rightNow += 0.001
         sent = set(self.ids())
@@ -286,7 +286,7 @@ class Publishing(SynchronousTestCase):
 
 
 class _Together(Publishing):
-    """What comes for one topic while another is on its way, and goes out together once that is settled."""
+    """Messages for a topic that wait for the one in front of them, and go out together once that is settled."""
 
     together: Together
 
@@ -298,7 +298,7 @@ class _Together(Publishing):
         self.publisher.stored = lambda seq, message: self.told.append((seq, message))
 
     def list(self, count: int, topic: Topic = A, **more: Any) -> list[Deferred[tuple[int, bool]]]:
-        """So many that go out together. Of the one in front of them, which is settled, nothing is left to see."""
+        """Publish this many messages that go out together. The settled message in front of them leaves no trace."""
         front = None if topic in self.publisher._behind else self.publish(topic)
         answers = [
             self.publisher.publish(topic, chat_payload(topic, n, **more), f"k{n}", "") for n in range(count)
@@ -318,7 +318,7 @@ class _Together(Publishing):
         )
 
     def settled(self, answers: list[Deferred[tuple[int, bool]]], numbers: list[int]) -> None:
-        """All are accepted with these numbers, and nothing is left."""
+        """Assert that all are accepted with these numbers, and nothing is left."""
         self.assertEqual([self.successResultOf(one)[0] for one in answers], numbers)
         self.assertEqual((self.publisher.pending, self.publisher._flown), (0, 0))
         self.assertEqual((self.clock.getDelayedCalls(), self.publisher._behind), ([], {}))
@@ -416,7 +416,7 @@ class Chained(_Together):
         self.assertEqual(len(self.connection.sent), 3)
         self.clock.advance(0.2)
         self.assertEqual((self.ids()[3:], self.expected()[3:]), (ids[1:], [None, ids[1]]))
-        # A refusal says nothing of the attempt before.
+        # A refusal says nothing about the attempt before it.
         self.error(3, 10077)
         self.failureResultOf(answers[1], Unknown)
         self.connection.answer(4, 3, duplicate=True)
@@ -540,7 +540,7 @@ class Batched(_Together):
         self.settled([answer], [4])
 
     def one_by_one(self, answers: list[Deferred[tuple[int, bool]]], sent: int) -> None:
-        """From now on they come so, without what makes a batch."""
+        """Assert that they are sent one by one from now on, without the headers of a batch."""
         ids = self.ids()[:3]
         for number in range(3):
             self.assertEqual(self.ids()[sent:], ids[: number + 1])

@@ -1,4 +1,4 @@
-"""Reads of the history from replicas that are stale, silent or short of something."""
+"""Reads of the history from replicas that are stale, silent, or lack something."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUBJECT = chat(1, 10).subject
 
 
 class FakeStreams:
-    """The leader, who knows everything."""
+    """The leader, which knows everything."""
 
     name = "MESSAGES"
     message: Any = JetStream.message
@@ -63,9 +63,9 @@ class FakeStreams:
 
 
 class FakeReplica:
-    """Answers direct gets from a script: what it has, or an error, one for each request; the last goes on.
+    """Answers direct gets from a script, an entry for each request: the numbers that it has, or an error.
 
-    ``unreadable`` are numbers that it counts and cannot read.
+    The last entry answers all further requests. ``unreadable`` are numbers that it counts but cannot read.
     """
 
     max_payload = 2**20
@@ -73,7 +73,7 @@ class FakeReplica:
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
         self.unreadable: set[int] = set()
-        #: which message each names as one before it
+        #: by a message's number, the number that it names as the message before it
         self.names: dict[int, int] = {}
         self.asked: list[dict[str, Any]] = []
 
@@ -178,7 +178,7 @@ class Reading(ReadingCase):
         self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 2, checked=3))), [5, 9])
 
     def test_a_number_that_is_missing_matters_where_it_is_in_between(self) -> None:
-        for last in (3, 5):  # that message is gone, or there
+        for last in (3, 5):  # that message is gone, or still there
             reader = self.reader([5, 9])
             self.hole(2, 4, 10)
             if last == 3:
@@ -201,8 +201,9 @@ class Reading(ReadingCase):
             self.replica.unreadable = {unreadable}
             self.streams.stored = [1, 2, 3, 4]
             self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1))), [2, 3, 4])
-            self.assertEqual(len(self.replica.asked), 4)  # three copies, and a count for the leader
-            # The leader cannot read it either, and does not say so.
+            # Three copies, and one that tells which messages to ask the leader for.
+            self.assertEqual(len(self.replica.asked), 4)
+            # The leader cannot read it either, but does not say so.
             self.streams.stored.remove(unreadable)
             self.error(reader.after(SUBJECT, 1), HistoryLost)
 
@@ -211,9 +212,7 @@ class Reading(ReadingCase):
         self.replica.unreadable = {100}
         self.streams.stored = [n for n in range(1, 601) if n != 100]
         page = self.get(reader.after(SUBJECT, 1))
-        self.assertEqual(
-            (len(page.stored), page.promised), (512, 87)
-        )  # the hundredth is counted, and missing
+        self.assertEqual((len(page.stored), page.promised), (512, 87))  # number 100 is counted, but missing
         self.error(reader.after(SUBJECT, page.stored[-1].seq, promised=page.promised), HistoryLost)
 
     def test_a_message_that_another_names_is_missed_wherever_it_is_missing(self) -> None:
@@ -222,7 +221,7 @@ class Reading(ReadingCase):
             self.replica.names = {2: 1, 3: 2, 4: 3, 6: 4}
             self.assertEqual(self.seqs(self.get(reader.after(SUBJECT, 1, at_least=6))), expected)
             self.assertEqual(len(self.replica.asked), 2)
-        # Nobody has it any more.
+        # No copy has number 3 any more, nor has the leader.
         reader = self.reader([1, 2, 4])
         self.replica.names = self.streams.names = {4: 3}
         self.streams.stored = [1, 2, 4]
@@ -301,7 +300,7 @@ class Reading(ReadingCase):
         self.error(reader.after(SUBJECT, 1, at_least=3), HistoryLost)
 
     def test_a_read_that_failed_keeps_nothing(self) -> None:
-        # Without the garbage collector, which a server has come once in ten minutes.
+        # Without the garbage collector, because a server runs it only once in ten minutes.
         gc.disable()
         self.addCleanup(gc.enable)
         reader = self.reader([1, 2])
@@ -421,7 +420,7 @@ class Reading(ReadingCase):
         self.assertEqual(list(newest.payloads), subjects[:1])
 
     def test_an_answer_of_which_a_part_was_lost_is_asked_for_again(self) -> None:
-        """Or a topic whose part it was would seem to have no message, and begin anew."""
+        """Otherwise a topic in the lost part would seem to have no message, and would begin anew."""
         reader = self.reader([])
         subjects = [chat(1, n).subject for n in range(3)]
         whole = [self.replica.message(n + 1, n, subject) for n, subject in enumerate(subjects)]
@@ -437,7 +436,7 @@ class Reading(ReadingCase):
         reader = self.reader([1, 2])
         self.get(reader.newest([SUBJECT]))
         newest = self.get(reader.newest(["silent"]))
-        # The one that was asked along is seen with it.
+        # ``seen`` comes from the subject that was asked along.
         self.assertEqual((newest.found, newest.up_to, newest.seen[0]), ({}, 2, 2))
         self.assertEqual(self.replica.asked[-1]["multi_last"], ["silent", SUBJECT])
 
@@ -476,7 +475,7 @@ class Reading(ReadingCase):
 
 
 class Replaying(ReadingCase):
-    """What a broker's ``replay`` says."""
+    """The answers of a broker's ``replay``."""
 
     def replay(
         self, reader: Reader, seq: int | None, limit: int = 100, size: int = 10**6, **more: Any
@@ -571,7 +570,7 @@ class Replaying(ReadingCase):
         known = [3]
         self.assertEqual(self.answer(reader, 1, newest=lambda: known[0]), ([2, 3], False))
         known[0] = 9
-        self.lost(reader, 1, newest=lambda: known[0])  # nobody has it
+        self.lost(reader, 1, newest=lambda: known[0])  # no copy has number 9
 
     def test_a_position_whose_message_is_gone_is_whole_where_nothing_can_have_come_after_it(self) -> None:
         reader = self.history(2, 5)

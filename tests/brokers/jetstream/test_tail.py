@@ -1,4 +1,4 @@
-"""Followed topics, without NATS and with a moved clock."""
+"""Followed topics, without NATS and with a fake clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BLOCK = b"NATS/1.0\r\n\r\n"
 
 
 class FakeStream:
-    """What a reader would read. ``away`` and ``hold`` make it fail, and answer late."""
+    """What a reader would read. With ``away`` it fails, and with a list in ``waiting`` it answers late."""
 
     epoch = "e1"
 
@@ -145,7 +145,7 @@ class TailCase(SynchronousTestCase):
             self.tail.arrived(state, seq, last, payload(seq, topic) if data is None else data, block)
 
     def send(self, seq: int, last: int) -> None:
-        """Store, and hear of it."""
+        """Store a message, and deliver it live."""
         self.stream.put(TOPIC, seq)
         self.live(seq, last)
 
@@ -165,7 +165,7 @@ class Following(TailCase):
         self.live(2, 0)
         self.live(3, 2)
         self.send(5, 3)
-        self.stream.stored[TOPIC.subject].remove(5)  # the answer was on its way already
+        self.stream.stored[TOPIC.subject].remove(5)  # the answer was already on its way
         self.assertEqual(self.delivered, [])
         self.stream.answer()
         self.assertEqual(self.successResultOf(following).position.seq, 3)
@@ -271,7 +271,7 @@ class Gaps(TailCase):
         self.assertEqual(self.delivered, [18])
 
     def test_what_comes_behind_such_a_number_is_not_taken_for_the_next_whatever_brings_it(self) -> None:
-        for last in (18, -1):  # a source that tells what came before, and one that cannot
+        for last in (18, -1):  # a source that says which message came before, and one that cannot
             self.setUp()
             self.stream.put(OTHER, 20)
             self.follow(OTHER)
@@ -293,7 +293,7 @@ class Gaps(TailCase):
             self.stream.put(TOPIC, 9)
             self.live(9, 0)
             self.assertEqual((self.delivered, self.lost), expected)
-        # Those that begin together are one question.
+        # Topics whose first messages come together share one request.
         self.setUp()
         self.follow()
         self.follow(OTHER)
@@ -416,7 +416,7 @@ class Gaps(TailCase):
         self.stream.put(OTHER, 6)
         self.live(6, 0, OTHER)
         self.follow()
-        self.stream.holes = Holes([4])  # of any topic; what is known to be checked reaches past it
+        self.stream.holes = Holes([4])  # of any topic; the check reaches past it
         self.successResultOf(Deferred.fromCoroutine(self.tail.check(0.0)))
         self.stream.put(TOPIC, 7)
         self.send(8, 7)
@@ -453,7 +453,7 @@ class Gaps(TailCase):
     def test_a_topic_without_messages_begins_as_far_as_was_looked_whatever_is_missing_there(self) -> None:
         self.stream.put(OTHER, 9)
         self.stream.holes = Holes([5])
-        self.stream.oldest = 6  # what the topic had behind the missing number has aged out
+        self.stream.oldest = 6  # what the topic had after the missing number has aged out
         following = [self.tail.follow(TOPIC), self.tail.follow(OTHER)]
         self.clock.advance(0)
         self.assertEqual([self.successResultOf(one).position.seq for one in following], [9, 9])
@@ -479,7 +479,7 @@ class Gaps(TailCase):
 
 
 class Doubt(TailCase):
-    """A source that numbers its own deliveries instead."""
+    """A source that numbers its own deliveries, instead of saying which message came before."""
 
     def test_what_follows_on_needs_no_read(self) -> None:
         self.follow()
@@ -532,7 +532,7 @@ class Comparing(TailCase):
         self.follow()
         self.stream.oldest = 4
         self.compare(0.0)
-        self.assertEqual(self.lost, [])  # only what was delivered is gone
+        self.assertEqual(self.lost, [])  # only messages that were delivered are gone
         self.stream.oldest = 9
         self.compare(0.0)
         self.assertEqual(self.lost, [TOPIC])

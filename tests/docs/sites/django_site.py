@@ -1,4 +1,7 @@
-"""For the WSGI server of the standard library: ``python -m tests.docs.sites.django_site PORT DATABASE``; ``NOTIFY_SECRETS`` names the keys."""
+"""Runs in the standard library's WSGI server: ``python -m tests.docs.sites.django_site PORT DATABASE``.
+
+``NOTIFY_SECRETS`` is the path of the file with the keys.
+"""
 
 import sys
 from importlib import import_module
@@ -58,7 +61,7 @@ urlpatterns = [
 
 class Quiet(WSGIRequestHandler):
     def log_message(self, *about: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""For uvicorn. ``NOTIFY_SECRETS`` is where the keys are."""
+"""Runs in uvicorn. ``NOTIFY_SECRETS`` is the path of the file with the keys."""
 
 from importlib import import_module
 
