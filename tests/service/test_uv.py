@@ -1,5 +1,4 @@
-"""The reactor on uvloop behaves as Twisted's own on asyncio does; each test runs separate programs with own reactors.
-"""
+"""The reactor on uvloop behaves as Twisted's own on asyncio does. The tests run programs, each with its own reactor."""
 
 from __future__ import annotations
 
