@@ -343,7 +343,7 @@ class Programs(Case):
                 process.stdout.close()
 
     def passed_on(self, server: Server, proxy: Any) -> None:
-        """Events pass at once, even after a silence longer than a request's timeout; the server knows the client."""
+        """Events pass at once, even after silence longer than a request's timeout; the client id reaches the server."""
         stream = EventClient(proxy.port, f"{QUERY}&client_id=me", token()).begun()
         stream.until("subscribed")
         stream.until("subscribed")

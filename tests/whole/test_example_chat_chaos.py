@@ -1,4 +1,4 @@
-"""examples/chat while its processes are killed and stopped: clients get each message of their chats once, in order."""
+"""examples/chat while its processes die and stop: each client gets its messages once, in order, and no others'."""
 
 from __future__ import annotations
 
