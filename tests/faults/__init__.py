@@ -1,1 +1,1 @@
-"""What happens when servers, links, disks and nodes fail: real servers, real faults, bounded in time."""
+"""What happens when servers, links, disks and nodes fail: real servers, real faults, in bounded time."""

@@ -1,7 +1,7 @@
 """Load, followers that behave like clients, and the verdict on what reached them.
 
-The truth is what the stream holds at the end. Every follower must have got each message of it after its first
-position once and in order, or have been told that history was lost.
+The truth is what the stream holds at the end. Every follower must have got each message after its first position
+once and in order, or have been told that history was lost.
 """
 
 from __future__ import annotations
@@ -59,34 +59,34 @@ def make_broker(urls: tuple[str, ...], node: str, **settings: Any) -> JetStreamB
 
 
 class Got(NamedTuple):
-    """A message reached a client: where it stands, and its id, which is its number in the load."""
+    """A message that reached a client: its position, and its id, which is its number in the load."""
 
     position: Position
     number: Any
 
 
 class Told(NamedTuple):
-    """A client was told that history was lost: where it goes on, and when it was told (monotonic seconds)."""
+    """A client was told that history was lost: the position where it goes on, and the time (monotonic seconds)."""
 
     position: Position
     when: float
 
 
 class Follower:
-    """A node with a client for each topic: follows, and on ``lost`` resumes where it was, as a client does."""
+    """A node with one client per topic, each of which resumes from its position on ``lost``, as a real client does."""
 
     def __init__(self, broker: JetStreamBroker, topics: list[Topic]) -> None:
         self.broker = broker
         self.topics = topics
         self.begin: dict[Topic, int] = {}
         self.got: dict[Topic, list[tuple[str, int]]] = {topic: [] for topic in topics}
-        #: what its client saw, in order: see ``promise.py``
+        #: what each client saw, in order: see ``promise.py``
         self.story: dict[Topic, list[Got | Told]] = {topic: [] for topic in topics}
-        #: positions after which a client was told to reload, and where it goes on
+        #: for each time a client was told to reload: its last position, and the position where it goes on
         self.told: dict[Topic, list[tuple[Position, Position]]] = {topic: [] for topic in topics}
         self.at: dict[Topic, Position] = {}
         self.live: dict[Topic, bool] = {}
-        #: what comes live while a replay is under way
+        #: live messages that arrive while a replay is under way
         self.held: dict[Topic, list[Message]] = {}
         self._up = True
         self._connects = 1.0
@@ -96,7 +96,7 @@ class Follower:
         self.stopped = False
 
     async def start(self) -> Follower:
-        """Start the broker and follow everything."""
+        """Start the broker and follow all topics."""
         await self.broker.start(self.deliver, self.lost)
         for topic in self.topics:
             position = (await self.broker.follow(topic)).position
@@ -108,7 +108,7 @@ class Follower:
 
     @property
     def connects(self) -> float:
-        """How often the broker has connected."""
+        """How many times the broker has connected."""
         return self.broker._metrics.broker_connects._value.get()
 
     def _look(self) -> None:
@@ -118,7 +118,7 @@ class Follower:
         self._up, self._connects = ready, connects
 
     def deliver(self, message: Message) -> None:
-        """A live message."""
+        """Take a live message."""
         if message.topic in self.held:
             self.held[message.topic].append(message)
         elif self.live[message.topic]:
@@ -130,12 +130,12 @@ class Follower:
         self.story[message.topic].append(Got(message.position, message.event.message_id))
 
     def lost(self, topic: Topic) -> None:
-        """Continuity is lost: reconnect and resume."""
+        """Handle a loss of continuity: reconnect and resume."""
         self.live[topic] = False
         self.noticed.append(time.monotonic())
         if not self.stopped:
-            # A resumption that is under way is over, as a client's is whose connection ends once more: two of them would
-            # take what is held from each other, and live messages would be taken before those that are read.
+            # Cancel a resumption that is under way, as when a client's connection ends again. Two of them would
+            # take held messages from each other, and would process live messages before the replayed ones.
             if topic in self._resuming:
                 self._resuming.pop(topic).cancel()
             work = self._resuming[topic] = Deferred.fromCoroutine(self._resume(topic))
@@ -175,9 +175,9 @@ class Follower:
 
 
 class Load:
-    """Publishes to the topics in turn, ``rate`` a second altogether, each message with a key of its own.
+    """Publishes to the topics in turn, ``rate`` messages per second altogether, each with its own key.
 
-    ``together``: so many for one topic in one turn of the reactor.
+    ``together`` is the number of messages published to one topic in one turn of the reactor.
     """
 
     def __init__(self, broker: JetStreamBroker, topics: list[Topic], rate: int, together: int = 1) -> None:
@@ -186,7 +186,7 @@ class Load:
         self.together = together
         self.published = 0
         self.acknowledged: dict[tuple[Topic, int], Position] = {}
-        #: monotonic seconds
+        #: when the acknowledgement arrived, in monotonic seconds
         self.accepted_at: dict[tuple[Topic, int], float] = {}
         self.outcomes: Counter[str] = Counter()
         self.pending = 0
@@ -198,7 +198,7 @@ class Load:
         self._debt = 0.0
 
     def start(self) -> Load:
-        """Begin."""
+        """Start publishing."""
         self._loop.start(self._step)
         return self
 
@@ -238,14 +238,14 @@ class Load:
 
 
 def topics_of(workspaces: int, chats: int) -> list[Topic]:
-    """Some chats in some workspaces."""
+    """Topics of ``chats`` chats in each of ``workspaces`` workspaces."""
     return [
         chat(workspace, number) for workspace in range(1, workspaces + 1) for number in range(1, chats + 1)
     ]
 
 
 async def stored(broker: JetStreamBroker, topics: list[Topic]) -> dict[Topic, list[tuple[int, int]]]:
-    """What the stream holds: number and message id of each message, by topic. The leader's word counts."""
+    """What the stream's leader holds: number and message id of each message, by topic."""
     held: dict[Topic, list[tuple[int, int]]] = {}
     for topic in topics:
         newest = await broker._reader.leader.newest(topic.subject)
@@ -272,12 +272,12 @@ class Verdict:
         self.followers = followers
         self.delivered = self.lost = self.duplicated = self.disordered = self.told = self.stored = 0
         self.forgotten = 0
-        #: the stream may throw away what it has accepted
+        #: whether limits let the stream discard messages that it has accepted
         self.limited = False
         self.details: list[str] = []
 
     async def wait(self, broker: JetStreamBroker, timeout: float, since: float) -> float:
-        """Wait until every follower has what the stream holds; gives the seconds from ``since``."""
+        """Wait until every follower has what the stream holds; return the seconds since ``since``."""
         self.truth = await stored(broker, self.load.topics)
         epoch = broker._reader.epoch
 
@@ -299,7 +299,7 @@ class Verdict:
         return time.monotonic() - since
 
     def judge(self, noticed: float, caught_up: float) -> Verdict:
-        """Count, and add a row to the table."""
+        """Count the outcomes, and add a row to the table."""
         load = self.load
         for topic, messages in self.truth.items():
             self.stored += len(messages)
@@ -357,7 +357,7 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Nothing lost, doubled or out of order."""
+        """Whether nothing was lost, duplicated or out of order."""
         return not (self.lost or self.forgotten or self.duplicated or self.disordered or self.details)
 
     def __str__(self) -> str:
@@ -368,7 +368,7 @@ class Verdict:
 
 
 class FaultCase(TestCase):
-    """A scenario. They take minutes together, and a machine to themselves: ``make faults`` runs them."""
+    """A fault scenario. Together they take minutes, and need the machine to themselves: ``make faults`` runs them."""
 
     skip = None if os.environ.get("FAULTS") else "fault scenarios run with FAULTS=1 (make faults)"
 
@@ -381,7 +381,7 @@ class FaultCase(TestCase):
         healed: float,
         limited: bool = False,
     ) -> Verdict:
-        """Call when what was broken is whole again: waits, counts, prints, and asserts that nothing is wrong."""
+        """Call this after the fault is repaired: waits, counts, prints, and asserts that nothing is wrong."""
         brokers = [load.broker, *(follower.broker for follower in followers)]
         await until(lambda: all(b.status().ready for b in brokers), 40, "everybody is ready again")
         caught_up = await catch_up(load, followers, healed)
@@ -401,7 +401,7 @@ class FaultCase(TestCase):
 
 
 async def catch_up(load: Load, followers: list[Follower], since: float) -> float:
-    """The seconds until every follower has what the stream has now, while the load goes on."""
+    """The seconds from ``since`` until every follower has what the stream has now, while the load goes on."""
     newest: dict[Topic, int] = {}
     while len(newest) < len(load.topics):
         try:
@@ -424,7 +424,7 @@ async def catch_up(load: Load, followers: list[Follower], since: float) -> float
 
 
 def show() -> None:
-    """Print the newest row, below its head; a file gets all of them where ``FAULT_TABLE`` names one."""
+    """Print the table's heading and newest row; if ``FAULT_TABLE`` names a file, write all rows to it."""
     rows = [TABLE, *ROWS]
     widths = [max(len(str(row[column])) for row in rows) for column in range(len(TABLE))]
     lines = [

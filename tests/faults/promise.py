@@ -1,7 +1,7 @@
-"""The promise, held against what was acknowledged: each message once and in order, or the client was told.
+"""Checks the promise against what was acknowledged: each message once and in order, or the client was told of the loss.
 
-:class:`~tests.faults.harness.Verdict` takes what the stream holds for the truth. Where the stream itself lost what it
-had acknowledged, the truth is what publishers were answered.
+:class:`~tests.faults.harness.Verdict` takes what the stream holds as the truth. If the stream itself lost messages
+that it had acknowledged, the acknowledgements are the truth.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _SIZE = 2**30
 def uncovered(load: Load, follower: Follower, topic: Topic) -> list[int]:
     """The acknowledged messages of a topic that a client neither got nor was told about.
 
-    Being told covers what had been acknowledged by then, and what stands at or before the position where the client
-    goes on: it reloads both from the backend. It does not cover a message that the client was led past before, for
-    then it was already without it and did not know.
+    When a client is told that history was lost, this covers the messages acknowledged by then, and those at or
+    before the position where the client goes on: it reloads both from the backend. It does not cover a message that
+    the client had already skipped without knowing, by getting a later one first.
     """
     story = follower.story[topic]
     have = {each.number for each in story if isinstance(each, Got)}
@@ -48,7 +48,7 @@ def uncovered(load: Load, follower: Follower, topic: Topic) -> list[int]:
 
 
 def disorder(follower: Follower, topic: Topic) -> list[str]:
-    """What came twice, or after a later one, without the client being told in between."""
+    """Messages that came twice, or after a later one, without the client being told in between."""
     wrong: list[str] = []
     seen: set[Any] = set()
     last: Position | None = None
@@ -66,7 +66,7 @@ def disorder(follower: Follower, topic: Topic) -> list[str]:
 
 
 def broken(load: Load, followers: list[Follower]) -> list[str]:
-    """A sentence for each topic of each client where the promise is broken; empty when all is told or whole."""
+    """A sentence for each topic of each client where the promise is broken; empty if it is kept everywhere."""
     wrong: list[str] = []
     for index, follower in enumerate(followers):
         for topic in follower.topics:
@@ -79,21 +79,22 @@ def broken(load: Load, followers: list[Follower]) -> list[str]:
 
 
 class Resumed(NamedTuple):
-    """What came of many resumptions."""
+    """The outcomes of many resumptions: how many were complete, and how many reported lost history."""
 
     whole: int
     told: int
-    #: a sentence for each that said that it is whole, and was not
+    #: a sentence for each resumption that claimed to be complete and was not
     wrong: list[str]
 
 
 async def resume_everywhere(
     brokers: list[JetStreamBroker], load: Load, count: int, seed: int, broke: float
 ) -> Resumed:
-    """Resume from the position of ``count`` acknowledged messages, drawn by ``seed``, through each of the brokers.
+    """Resume from the positions of ``count`` acknowledged messages, drawn with ``seed``, through each of the brokers.
 
-    Whole is what has every message that was acknowledged behind the position, once and in order: of the same epoch by
-    its number, of another by having been acknowledged after what broke at ``broke``, the one at the position before.
+    A resumption is whole if it has, once and in order, every message that was acknowledged behind the position. In
+    the same epoch, "behind" is decided by number. From a position acknowledged before the fault at ``broke``, the
+    messages acknowledged after the fault count as well.
     """
     random = Random(seed)
     whole = told = 0
@@ -143,5 +144,5 @@ async def _resume(broker: JetStreamBroker, topic: Topic, after: Position) -> lis
 
 
 def _reaches(position: Position, other: Position) -> bool:
-    """Whether ``position`` stands at or behind ``other``, in one epoch."""
+    """Whether ``position`` is at or behind ``other`` in the same epoch."""
     return position.epoch == other.epoch and position.seq >= other.seq

@@ -1,4 +1,4 @@
-"""``notify chaos`` as an operator runs it: its built-in set, the faults of a seed, and a report of each form."""
+"""``notify chaos`` as an operator runs it: its built-in set, the faults of a seed, and a report in each format."""
 
 from __future__ import annotations
 

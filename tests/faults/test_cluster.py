@@ -1,4 +1,4 @@
-"""Three servers under load: the stream's leader killed, paused and stepped down, and two of three gone."""
+"""Three servers under load: the stream's leader is killed, paused or stepped down, or two of the three are gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ThreeServers(FaultCase):
         self.addCleanup(self.publisher.stop)
         await self.publisher.start(lambda message: None, lambda topic: None)
         if together > 1:
-            # As an operator does.
+            # As an operator enables it.
             config = (await self.publisher._streams.api("STREAM.INFO.MESSAGES"))["config"]
             await self.publisher._streams.api("STREAM.UPDATE.MESSAGES", config | {"allow_atomic": True})
             await until(lambda: self.publisher._publisher.together is Together.BATCHED)
@@ -83,7 +83,7 @@ class ThreeServers(FaultCase):
                 await pause(1.0)
 
         await self.fault("leader of 3 stepped down 3 times", breaks)
-        # What makes a broker look whether the new leader has all that the old one had.
+        # This event makes a broker check whether the new leader has all that the old one had.
         self.assertGreaterEqual(len(heard), 3)
 
     async def test_leader_in_lame_duck_mode(self) -> None:

@@ -1,7 +1,8 @@
-"""Disks that go back, lose a piece or flip a bit, and servers that are taken out: each ends told or whole.
+"""Disks that go back in time, lose a block or flip a bit, and servers that are removed.
 
-What NATS holds is less than what it acknowledged in some of these, so publishers' answers are the truth here; see
-``promise.py``. Resumptions are many: which of the copies answers one is chance.
+Each client must get everything or be told of the loss. In some scenarios NATS holds less than it acknowledged, so
+the truth here is what publishers were answered; see ``promise.py``. The tests resume many times, because chance
+decides which of the copies answers a resumption.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ RESUMPTIONS = 60
 
 
 class DiskCase(FaultCase):
-    """A load, followers, and the promise in the end."""
+    """A load, followers, and the check of the promise at the end."""
 
     timeout = 150
 
@@ -48,7 +49,7 @@ class DiskCase(FaultCase):
         await until(lambda: all(b.status().ready for b in brokers), seconds, "everybody is ready again")
 
     async def promised(self, name: str, broke: float, healed: float) -> Resumed:
-        """Wait until all is told or whole, stop the load, resume from everywhere; assert, and add a row."""
+        """Stop the load when all nodes are ready, check the followers, resume from everywhere, and add a row."""
         await self.settled()
         await pause(1.5)
         await self.load.stop()
@@ -88,7 +89,7 @@ class DiskCase(FaultCase):
 
 
 class PowerLoss(DiskCase):
-    """One server, whose disk is put back to its last sync."""
+    """One server, whose disk goes back to its last sync."""
 
     async def begin_alone(self) -> tuple[NatsServer, Path]:
         server = NatsServer().start()
@@ -109,7 +110,7 @@ class PowerLoss(DiskCase):
         self.assertGreater(self.told, 0)
 
     async def test_the_server_goes_back_and_nobody_publishes_until_long_after(self) -> None:
-        """The clients that are there must be told even though their chats are silent."""
+        """Connected clients must be told even though their chats are silent."""
         server, synced = await self.begin_alone()
         await self.load.stop()
         broke = time.monotonic()
@@ -136,7 +137,7 @@ class PowerLoss(DiskCase):
 
 
 class Copies(DiskCase):
-    """Three servers with a copy each; one copy is damaged while its server does not run."""
+    """Three servers with a copy each; one copy is damaged while its server is stopped."""
 
     async def begin_three(self, rate: int = 150, size: int = 3, **s: object) -> None:
         self.cluster = Cluster(size=size)
@@ -154,7 +155,7 @@ class Copies(DiskCase):
         return self.cluster.named((await self.info())["cluster"]["replicas"][0]["name"])
 
     async def leads(self, server: NatsServer) -> None:
-        """Have this server lead the stream."""
+        """Make this server the stream's leader."""
         for _ in range(20):
             if await self.leader() is server:
                 return
@@ -164,13 +165,13 @@ class Copies(DiskCase):
         self.fail(f"{server.name} does not come to lead")
 
     async def damaged(self, name: str, stop: int, damage: Callable[[NatsServer], None]) -> NatsServer:
-        """Stop a follower, damage its copy, start it; told or whole, then again with that copy in the lead."""
+        """Stop a follower, damage its copy and start it. Check the promise, and again with that copy as the leader."""
         server = await self.a_follower()
         broke = time.monotonic()
         server.kill(stop)
         damage(server)
         await server.start().up()
-        # A copy answers reads some seconds after its server is there.
+        # A copy answers reads only some seconds after its server is up.
         await pause(4.0)
         resumed = await self.promised(name, broke, time.monotonic())
         self.assertGreater(resumed.whole, resumed.told, "the leader has everything")
@@ -181,7 +182,7 @@ class Copies(DiskCase):
         return server
 
     def middle(self) -> bytes:
-        """Part of the payload of a message that stands in the middle of what was published."""
+        """Part of the payload of a message in the middle of what was published."""
         numbers = sorted(number for _, number in self.load.acknowledged)
         return b'"message_id":%d,' % numbers[len(numbers) // 2]
 
@@ -199,7 +200,7 @@ class Copies(DiskCase):
         self.assertEqual((resumed.told, self.told), (0, 0))
 
     async def test_two_go_back_and_the_third_keeps_another_history(self) -> None:
-        """Two that lost power elect each other while the third is away: what it alone has is lost, and it diverges."""
+        """Two servers lose power and elect a leader while the third is away; what only the third has is lost."""
         await self.begin_three()
         third = await self.a_follower()
         two = [server for server in self.cluster.servers if server is not third]
@@ -242,7 +243,7 @@ class Copies(DiskCase):
         )
 
     async def fill(self) -> None:
-        """Make several blocks of messages; less than ``max_bytes`` altogether."""
+        """Publish enough for several blocks, but less than ``max_bytes``."""
         self.load.content = "x" * 20_000
         start = self.load.outcomes["acknowledged"]
         await until(lambda: self.load.outcomes["acknowledged"] > start + 600, 30, "blocks are filled")
@@ -260,7 +261,7 @@ class Copies(DiskCase):
         self.assertEqual((resumed.told, self.told), (0, 0))
 
     async def full(self, without: NatsServer) -> None:
-        """Wait until three have a copy, all current, and none of them is ``without``."""
+        """Wait until three servers have a copy, all current, and none of them is ``without``."""
         for _ in range(150):
             try:
                 cluster = (await self.info())["cluster"]

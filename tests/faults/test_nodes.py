@@ -1,4 +1,4 @@
-"""Three processes of notify behind HAProxy, over a cluster of three NATS servers; a node is killed under load."""
+"""Three notify processes behind HAProxy, over a cluster of three NATS servers; a node is killed under load."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENTS = 24
 
 
 class Reader:
-    """A client behind the balancer that reads a chat, and what came to it."""
+    """A client behind the balancer that reads a chat, and records what it received."""
 
     def __init__(self, url: str, user: int, workspace: int, chat_id: int) -> None:
         self.chat_id, self.workspace_id = chat_id, workspace
@@ -39,7 +39,7 @@ class Reader:
         self.states.append((time.monotonic(), state.name))
 
     async def start(self) -> Reader:
-        """Connect and begin to read."""
+        """Connect and start to read."""
         await self.client.start()
         stream = self.client.chat(self.chat_id, on_lost=self._lost)
         self._reading = Deferred.fromCoroutine(self._read(stream))
@@ -55,11 +55,11 @@ class Reader:
             self.got.append(message.message_id)
 
     async def stop(self) -> None:
-        """Leave."""
+        """Close the client."""
         await self.client.close()
 
     def lost_connection(self, since: float) -> float | None:
-        """When it noticed that its connection was gone."""
+        """The first time at or after ``since`` when it noticed that its connection was gone."""
         return min((at for at, name in self.states if at >= since and name != "connected"), default=None)
 
 
@@ -172,7 +172,7 @@ class Nodes(FaultCase):
         show()
         self.assertEqual((lost, doubled, disordered, sum(r.losses for r in readers)), (0, 0, 0, 0))
         self.assertGreater(load.outcomes["acknowledged"], 1000)
-        # The dead node's own clients are counted where they are now, once its lease is over.
+        # The dead node's own clients are counted on the nodes they moved to, once its lease has expired.
         await present(expected)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""An isolated server: cut off from its cluster, while the client stays connected to it. In network namespaces."""
+"""A server that is cut off from its cluster while its clients stay connected to it. Uses network namespaces."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BRIDGE = f"{PREFIX}b"
 
 
 def ip(*words: str) -> None:
-    """Run ``ip``."""
+    """Run ``ip`` with these arguments."""
     subprocess.run([program("ip"), *words], check=True, capture_output=True, text=True)
 
 
 def need_namespaces() -> None:
-    """Skip where there can be none."""
+    """Skip the test if network namespaces cannot be created."""
     program("ip")
     try:
         ip("netns", "add", f"{PREFIX}probe")
@@ -66,7 +66,7 @@ class IsolatedServer(FaultCase):
             self.servers.append(server)
 
     def isolate(self, server: NatsServer, isolated: bool = True) -> None:
-        """Cut a server off from the others, and from nobody else: routes are blackholed in its own namespace."""
+        """Cut a server off from the other servers only: their routes are blackholed in its own namespace."""
         verb = "add" if isolated else "delete"
         for other in self.servers:
             if other is not server:
@@ -86,7 +86,7 @@ class IsolatedServer(FaultCase):
         chosen = next(s for s in self.servers if (s.name == info["cluster"]["leader"]) == leader)
         followers = []
         for index, delivery in enumerate(("republish", "consumer")):
-            # The isolated server is the one that these clients are connected to.
+            # These clients are connected to the isolated server.
             broker = make_broker((chosen.url,), f"node-{index}", replicas=3, delivery=delivery)
             follower = Follower(broker, topics)
             self.addCleanup(follower.stop)

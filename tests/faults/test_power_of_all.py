@@ -1,7 +1,7 @@
 """Power fails for everything at once: the NATS server's disk goes back to its last sync, and notify dies with it.
 
-Nobody who lives remembers what was acknowledged; the node's state directory does. Clients stay away until so much was
-published anew that their positions look like good ones.
+No running process remembers what was acknowledged; only the node's state directory does. Clients stay away until so
+many new messages have been published that their old positions look valid again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.natsd import NatsServer, pause
 from tests.support.process import Server
 
 CHATS = (1, 2, 3)
-#: what is lost; afterwards more than that is published
+#: number of messages that are lost; more than that are published afterwards
 LOST = 60
 
 
@@ -25,7 +25,7 @@ class PowerOfAll(FaultCase):
     timeout = 120
 
     def publish(self, count: int) -> None:
-        """Publish through the node: its own broker is the only one there is."""
+        """Publish through the node's HTTP API: its own broker is the only one."""
         for _ in range(count):
             number = len(self.acknowledged) + 1
             chat = CHATS[number % len(CHATS)]
@@ -34,7 +34,7 @@ class PowerOfAll(FaultCase):
             self.acknowledged.append((chat, number, {"epoch": answer["epoch"], "seq": answer["seq"]}))
 
     def resume(self, chat: int, since: dict[str, Any], last: int) -> list[int] | None:
-        """What comes to a client that was at a position, up to the message ``last``; ``None`` where it is told."""
+        """What a client at a position gets, up to the message ``last``; ``None`` if it is told of the loss."""
         with self.node.client() as client:
             client.send(type="subscribe", chat_id=chat, since=since)
             answer = client.receive()
@@ -47,7 +47,7 @@ class PowerOfAll(FaultCase):
             return numbers
 
     def resume_all(self) -> tuple[int, int, list[str]]:
-        """Resume from every position that was acknowledged: how many are whole, are told, and are wrong."""
+        """Resume from every acknowledged position: the numbers of whole and told ones, and the wrong ones."""
         whole, told, wrong = 0, 0, []
         for chat, number, position in self.acknowledged:
             later = [other for at, other, _ in self.acknowledged if at == chat and other > number]
@@ -73,14 +73,14 @@ class PowerOfAll(FaultCase):
         self.addCleanup(self.node.__exit__, None, None, None)
         state = self.node.folder / "state"
         state.mkdir()
-        # As systemd does for StateDirectory=
+        # as systemd does for StateDirectory=
         self.node.environ["STATE_DIRECTORY"] = str(state)
         await deferToThread(self.node.start)
         await deferToThread(self.publish, LOST)
         await pause(1.0)
         synced = disks.remember(nats)
         await deferToThread(self.publish, LOST)
-        await pause(2.0)  # what was seen is written down every check_interval
+        await pause(2.0)  # the node writes down what it has seen every check_interval
 
         self.node.signal(signal.SIGKILL)
         nats.kill(signal.SIGKILL)

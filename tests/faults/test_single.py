@@ -1,4 +1,4 @@
-"""One server: killed and started again, its stream deleted and made anew, connections cut, no room left."""
+"""One server: killed and restarted, its stream deleted and created again, connections cut, no room left."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// A client made from proto/notify.proto alone: URL TOKEN CHAT. It prints "ready" once subscribed, then one line for
-// each message and event of the chat, and ends after two.
+// A client generated from proto/notify.proto alone; arguments: URL TOKEN CHAT. It prints "ready" once
+// subscribed, then one line for each message and event of the chat, and ends after two.
 package main
 
 import (

@@ -1,6 +1,7 @@
-"""What an interface description cannot say of a valid request, for Schemathesis.
+"""What a valid request needs beyond the interface description, for Schemathesis.
 
-The ids in a payload are those of its subject; a time is not in the future; and JSON Schema counts 7.0 among the integers, notify does not.
+The ids in a payload are those of its subject. A time is not in the future. JSON Schema counts 7.0 as an integer;
+notify does not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         and isinstance(case.body, list)
         and (case.query or {}).get("atomic") == "true"
     ):
-        # Of a list that is all or nothing each message has to be valid.
+        # An atomic list is valid only if each of its messages is.
         valid = {
             "subject": "workspace.1.chat.2.messages",
             "payload": {**_MESSAGE, "workspace_id": 1, "chat_id": 2},
@@ -35,9 +36,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         return
     case.body = _whole(case.body)
     if case.operation.path == "/v1/revoke" and case.body.get("before"):
-        case.body["before"] = min(case.body["before"], 10**9)  # the future is refused
+        case.body["before"] = min(case.body["before"], 10**9)  # times in the future are refused
     if case.operation.path == "/v1/broadcast" and isinstance(case.body.get("payload"), dict):
-        # One workspace, and one kind of payload.
+        # All subjects are in one workspace, and of the kind that the payload is for.
         topics = {
             Topic.from_subject(subject)._replace(workspace_id=1, kind="chat")
             for subject in case.body["subjects"]

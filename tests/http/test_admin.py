@@ -32,7 +32,7 @@ from tests.support.programs import ROOT
 
 PICTURES = ROOT / "artifacts"
 
-#: what a page that makes markup of it would show, or run
+#: visible as markup, or run, if the page inserted it as HTML
 HOSTILE = "<img src=x onerror='window.pwned=1'><b>bold</b>"
 BIG = 2**53 + 1
 
@@ -88,7 +88,7 @@ class Served(SynchronousTestCase):
 
 @implementer(IControl)
 class Nodes:
-    """A control of two nodes, of which one does not answer; whatever strangers can choose is hostile, which ids cannot be."""
+    """A control with two nodes; one does not answer. All that strangers can choose is hostile, which ids cannot be."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any]] = []
@@ -145,7 +145,7 @@ class Nodes:
 
 
 class Page:
-    """What an operator sees and does."""
+    """The page as an operator sees and uses it."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.browser = browser

@@ -34,7 +34,7 @@ def message(number: int = 1, topic: Any = TOPIC, **changes: Any) -> dict[str, An
 
 @implementer(IAtomic)
 class AtomicBroker(FakeBroker):
-    """Keeps the lists that it was given."""
+    """Records the lists that it was given."""
 
     def __init__(self, answer: Any) -> None:
         super().__init__(answer)
@@ -94,7 +94,7 @@ class AtomicTest(TestCase):
     def test_a_list_that_is_repeated_has_its_first_positions(self) -> None:
         both = [message(1), message(2)]
         first = self.publish(both, Idempotency_Key="k")
-        # A part of it may also have come alone, or in a list that is not all or nothing.
+        # The same messages may also come in a list that is not atomic, or (below) as part of another list.
         self.assertEqual(self.publish(both, "atomic=false", Idempotency_Key="k").json, first.json)
         again = self.publish([*both, message(3)], Idempotency_Key="k")
         self.assertEqual(again.json["results"][:2], first.json["results"])
@@ -174,7 +174,7 @@ class AtomicTest(TestCase):
 
 
 class WatchedTest(TestCase):
-    """What is seen of a list as one by who traces it: of each message what would be seen of it alone."""
+    """Tracing and events of a list: each message has those that it would have if it had been published alone."""
 
     def publish(self, answer: Any, *numbers: int) -> None:
         self.spans, self.seen = InMemorySpanExporter(), list[Any]()

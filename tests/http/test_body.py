@@ -1,4 +1,4 @@
-"""A body, whole or cut anywhere: what is taken of it, where it ends, and what is refused."""
+"""Request bodies, whole or in pieces of any size: what is accepted, where a body ends, and what is refused."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ from notify.wire.head import MAX_HEAD, Malformed
 
 
 def feed(body: Body, data: bytes, size: int = 10**6) -> bytes:
-    """Feed data in pieces, as a connection does; gives what lies behind the body."""
+    """Feed data in pieces, as a connection does; return what comes after the body."""
     held = b""
     for start in range(0, len(data), size):
         held += data[start : start + size]
@@ -137,7 +137,7 @@ PIECES = (
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
-    """A body in chunks with pieces taken out, or put in."""
+    """A chunked body with pieces removed or inserted."""
     data = b"".join(draw(st.lists(st.sampled_from(CHUNKS[:3]), max_size=3)))
     data += b"0\r\n" + draw(st.sampled_from((b"", b"X: y\r\n"))) + b"\r\n"
     for _ in range(draw(st.integers(0, 2))):
@@ -148,7 +148,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
 
 
 class Llhttp:
-    """What llhttp reads up to the end of the first request."""
+    """Parses the first request with llhttp, byte by byte."""
 
     def __init__(self, data: bytes) -> None:
         self.body = b""
@@ -169,7 +169,7 @@ class Llhttp:
 
 
 class DifferentialTest(SynchronousTestCase):
-    """Whatever is taken here ends for llhttp and for h11 at the same byte, with the same content."""
+    """Every body accepted here ends at the same byte, and has the same content, for llhttp and for h11."""
 
     def test_what_is_taken_is_taken_alike(self) -> None:
         alike = dict.fromkeys(("llhttp", "h11"), 0)
@@ -184,7 +184,7 @@ class DifferentialTest(SynchronousTestCase):
                 return
             if not ours.whole:
                 return
-            # To refuse what we take is no other reading.
+            # It is no disagreement if the other parser refuses what we accept.
             with contextlib.suppress(httptools.HttpParserError):
                 theirs = Llhttp(HEAD + data)
                 self.assertEqual((theirs.body, theirs.whole), (ours.content(), True))

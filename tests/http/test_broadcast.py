@@ -93,7 +93,7 @@ class Broadcasts(Case):
             response = self.send(CHATS, payload)
             self.assertEqual((response.status, response.code), (422, "invalid_message"), payload)
             self.assertNotIn("secret", response.json["error"]["message"])
-        # What is valid for some kinds of subjects only is refused for the others, and so for all.
+        # A payload that is valid for only some kinds of subject is refused for the others, and therefore for all.
         self.assertEqual(self.send([*CHATS, user(1, 7)]).status, 422)
         self.assert_nothing()
         self.assertEqual(self.send([*CHATS, user(1, 7)], PAYLOAD | NOTICE).json["accepted"], 4)

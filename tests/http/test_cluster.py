@@ -1,4 +1,4 @@
-"""What the API asks of all nodes, and tells them, where there are several."""
+"""What the API asks of all nodes of a cluster, and sends to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.http import KEY, Node
 
 @implementer(IControl)
 class Others:
-    """A control whose nodes answer what the test says."""
+    """A control whose nodes give the answers that the test sets."""
 
     def __init__(self) -> None:
         self.gathered = Gathered([], [])
@@ -57,7 +57,7 @@ class Case(SynchronousTestCase):
         self.node = Node(control=self.others)
 
     def answer(self, missing: list[str] | None = None, detail: str = "", **answers: Any) -> None:
-        """What the nodes say from now on, by name: a value, or bytes as they are."""
+        """Set what the nodes answer from now on, by name: a value, or raw bytes."""
         encoded = [
             (name, value if isinstance(value, bytes) else msgspec.json.encode(value))
             for name, value in answers.items()

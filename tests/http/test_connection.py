@@ -1,4 +1,4 @@
-"""What one connection may do, and what it may not: requests ahead, answers in pieces, answers that are not read."""
+"""What one connection may do and may not: requests sent ahead, answers in pieces, answers that are not read."""
 
 import gc
 import tracemalloc
@@ -20,7 +20,7 @@ JSON = {**AUTH, "Content-Type": "application/json"}
 
 
 class Producer:
-    """Writes when it is told to, and notes what it is told."""
+    """Writes when the test makes it, and records the calls it receives."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -40,7 +40,7 @@ class Producer:
 
 
 class Echo(Protocol):
-    """What an upgraded connection speaks."""
+    """The protocol that an upgraded connection uses."""
 
     gone = False
 
@@ -144,7 +144,7 @@ class AheadTest(Base):
         told = "Hung up on 192.168.1.1: it sends requests without waiting for the answers"
         self.assertEqual([formatEvent(event) for event in events].count(told), 1)
         self.assertTrue(self.transport.half_closed)
-        self.assertEqual(self.transport.producerState, "paused")  # what it still sends is not even read
+        self.assertEqual(self.transport.producerState, "paused")  # what it goes on sending is not even read
         self.clock.advance(LINGER)
         self.assertTrue(self.transport.disconnected)
         self.client.lose()
@@ -250,7 +250,7 @@ class HandlerTest(Base):
 
 class MemoryTest(TestCase):
     def test_nothing_stays_of_a_body_that_was_refused(self) -> None:
-        """Nor of one that was taken; and nothing waits for the garbage collector, which comes seldom."""
+        """Nor of an accepted body; and nothing waits for the garbage collector, which runs rarely."""
         node = Node()
         refused = request_bytes("POST", "/none", b"x" * 60_000)
         taken = request_bytes("POST", "/v1/publish", b"[" + b" " * 60_000, JSON)
@@ -262,7 +262,7 @@ class MemoryTest(TestCase):
                     client.send(request[start : start + 16_384])
             return [r.status for r in client.received()]
 
-        self.assertEqual(play(clients.pop()), [404, 400])  # what is made once
+        self.assertEqual(play(clients.pop()), [404, 400])  # what is created only once does not count
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         gc.collect()
@@ -284,7 +284,7 @@ class StreamTest(Base):
         self.assertNotIn(b"Content-Length", head)
         self.producer.sink.write(b"hello")
         self.assertEqual(self.sent(), b"5\r\nhello\r\n")
-        self.producer.sink.write(b"")  # which would end it
+        self.producer.sink.write(b"")  # an empty chunk would end the answer
         self.assertEqual(self.sent(), b"")
         self.producer.sink.finish()
         self.assertEqual(self.sent(), b"0\r\n\r\n")

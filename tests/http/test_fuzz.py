@@ -1,4 +1,4 @@
-"""Whatever bytes come, in whatever pieces: only whole, valid answers go back, and nothing breaks."""
+"""Whatever bytes arrive, in whatever pieces: only complete, valid answers go back, and nothing breaks."""
 
 import json
 
@@ -43,7 +43,7 @@ TOKENS = (
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
-    """Valid requests one after the other, with pieces taken out, doubled or put in."""
+    """Valid requests one after another, with pieces removed, repeated or inserted."""
     data = b"".join(draw(st.lists(st.sampled_from(REQUESTS), min_size=1, max_size=4)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(data)))

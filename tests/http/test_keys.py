@@ -1,4 +1,4 @@
-"""API keys: how they are written, what each may do where, and how fast they may be guessed."""
+"""API keys: how they are written, what each may do and in which workspaces, and how fast they may be guessed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class ApiKeysTest(TestCase):
 
 
 def limited(**fields: Any) -> Node:
-    """A node with one key, which may do so much."""
+    """A node with one key that has these limits."""
     node = Node()
     [key] = unlimited(["a-key-for-tests-only"])
     made = ApiKey(key.digest, "chat-backend", **fields)
@@ -112,7 +112,7 @@ def limited(**fields: Any) -> Node:
 
 
 class Scopes(SynchronousTestCase):
-    """What a key may do; the paths are those that need one."""
+    """What a key may do; ``paths`` are the endpoints that require one."""
 
     paths = (
         ("publish", "POST", "/v1/publish", {"subject": chat(7, 1).subject, "payload": {}}),
@@ -166,7 +166,7 @@ class Workspaces(SynchronousTestCase):
             if "connections" in path:
                 path += "&workspace_id=7"
             if "stream" in path:
-                continue  # each of its messages is judged: tests/http/test_pipeline.py
+                continue  # for a stream, each message is checked: tests/http/test_pipeline.py
             response = node.call(method, path, body)
             self.assertEqual((response.status, response.code), (403, "forbidden"), path)
             self.assertIn("some workspaces only", response.json["error"]["message"])

@@ -25,7 +25,7 @@ class DocumentTest(TestCase):
             (path.decode(), method.decode(), bool(route.scope))
             for path, route in node.site.routes.items()
             for method in route.methods
-            if not path.startswith(b"/admin")  # a page is for people
+            if not path.startswith(b"/admin")  # the pages are for people
         }
         self.assertEqual(described, served)
         for path, _, secure in served:
@@ -80,7 +80,7 @@ class SchemathesisTest(TestCase):
         node = Node(reactor=reactor, drains=False)
         node.up()
         self.patch(guesses, "AT_ONCE", 100)  # each operation is tried with wrong keys
-        self.patch(steering, "LOOK", 0.0)  # each rate is measured over a second
+        self.patch(steering, "LOOK", 0.0)  # a rate is measured over this many seconds, one by default
         self.patch(guesses, "AT_ONCE", 100)  # each path is tried with a wrong key
         node.wheel.start()
         self.addCleanup(node.wheel.stop)

@@ -1,4 +1,4 @@
-"""Streams of publishes: the pure part on a moved clock, and real sockets below."""
+"""Publish streams: the pure part with a clock that the test advances, then real sockets."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def message(name: int | str = 1, **more: Any) -> dict[str, Any]:
 
 
 def masked(text: bytes) -> bytes:
-    """A frame of 126 bytes and more, whose mask changes nothing."""
+    """A frame of 126 bytes or more, with a mask of zeros."""
     return b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4) + text
 
 
 class FakeSocket:
-    """What a pipeline says to its WebSocket."""
+    """Records what a pipeline does to its WebSocket."""
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -111,7 +111,7 @@ class World(SynchronousTestCase):
         return self.under_way[-1]
 
     def send(self, *messages: Any) -> None:
-        """What comes at once."""
+        """Receive these messages at once."""
         for one in messages:
             self.pipeline.text(one if isinstance(one, bytes) else json.dumps(one).encode())
         self.pipeline.read()
@@ -363,7 +363,7 @@ class Bounds(World):
     def test_an_idle_client_is_pinged_and_one_that_does_not_answer_ends(self) -> None:
         self.seconds(26)
         self.assertEqual(self.socket.pings, 1)
-        self.pipeline.read()  # its pong
+        self.pipeline.read()  # the pong
         self.seconds(24)
         self.assertEqual(self.socket.pings, 1)
         self.seconds(20)
@@ -462,7 +462,7 @@ class Ends(World):
 
 
 class Judged(SynchronousTestCase):
-    """The opening handshake, answered as any other request."""
+    """The opening handshake, answered like any other request."""
 
     def setUp(self) -> None:
         self.node = Node()
@@ -540,7 +540,7 @@ class Judged(SynchronousTestCase):
 
 
 class Sockets(TestCase):
-    """A whole server, and clients that behave or do not."""
+    """A whole server, with clients that behave well or badly."""
 
     timeout = 60
 
@@ -556,7 +556,7 @@ class Sockets(TestCase):
         return RawClient(self.url, Authorization=f"Bearer {API_KEY}")
 
     async def opened(self) -> ClientConnection:
-        """One that is used from the reactor's thread, where nothing may wait for the server."""
+        """A connection opened in a thread, because nothing in the reactor's thread may wait for the server."""
         stack = ExitStack()
         self.addCleanup(deferToThread, stack.close)
         return await deferToThread(lambda: stack.enter_context(self.connect()))

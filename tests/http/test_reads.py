@@ -224,7 +224,7 @@ class PresenceTest(Base):
             self.assertEqual(self.ask("/v1/presence", **wrong).code, "bad_request")
 
 
-#: what a node says that is alone
+#: what a node that is alone reports
 REACHED = {"answered": 1, "missing": [], "detail": ""}
 
 

@@ -1,4 +1,4 @@
-"""``POST /v1/revoke``: what is asked, what the nodes are told, what is kept, and what is said of all that."""
+"""``POST /v1/revoke``: what it accepts, sends to the nodes, stores, and answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MONTH = 30 * 86400.0
 
 
 class Keeping(Others):
-    """Nodes that answer, and a place where things are kept, or are not."""
+    """Nodes that answer, and a store that works or fails."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Revoking(SynchronousTestCase):
         self.control.there = Revocation(1, 7, 800.0, 900.0 + MONTH).over(None)
         self.assertEqual(self.revoke(before=500).json["before"], 500.0)
         self.assertEqual(self.control.kept[0][1], Revocation(1, 7, 800.0, 1000.0 + MONTH))
-        # Nor where what is kept cannot be read, and this node knows.
+        # Nor if the stored value cannot be read, but this node knows an earlier revocation.
         self.node.hub.revocations.add(Revocation(1, 7, 700.0, 5000.0 + MONTH))
         self.control.there = b"?"
         self.assertEqual(self.revoke(before=500).json["before"], 700.0)

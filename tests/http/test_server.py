@@ -35,7 +35,7 @@ class Base(TestCase):
         return len(self.successResultOf(self.node.broker.replay(TOPIC, None, 100, 10**6)).messages)
 
     def assert_hung_up(self) -> None:
-        """The client is told, then ignored, and then cut off."""
+        """The server ends its side, ignores what the client sends, and closes the connection later."""
         self.client.send(request_bytes("GET", "/health"))
         self.assertEqual(self.client.received(), [])
         self.assertTrue(self.client.transport.half_closed)
@@ -372,7 +372,7 @@ class TimeTest(Base):
 
 
 class PipelineTest(TestCase):
-    """Requests that are sent ahead are answered in order, one at a time, and do not pile up."""
+    """Requests sent ahead are answered in order, one at a time, and do not pile up."""
 
     def setUp(self) -> None:
         self.waiting: list[Deferred] = []

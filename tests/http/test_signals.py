@@ -1,4 +1,4 @@
-"""``POST /v1/signal``: who may signal what, and what is said where nobody can."""
+"""``POST /v1/signal``: who may send which signals, and the answer if the broker carries none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNAL: dict[str, Any] = {"workspace_id": 1, "chat_id": 10, "user_id": 7, "kind"
 
 
 class NoSignalsBroker:
-    """A broker of somebody's that carries none."""
+    """A custom broker that carries no signals."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.start, self.status = broker.start, broker.status

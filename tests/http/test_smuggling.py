@@ -1,7 +1,7 @@
-"""Requests that a proxy in front could read in another way: refused, and nothing behind them is looked at.
+"""Requests that a proxy in front could read differently: they are refused, and nothing that follows them is read.
 
-What is refused in detail is in ``tests/wire/test_head.py`` and ``tests/http/test_body.py``; here it is that nothing of
-it is done, whole or cut anywhere, and that the connection ends.
+``tests/wire/test_head.py`` and ``tests/http/test_body.py`` test in detail what is refused. These tests check that
+no part of such a request is carried out, whole or cut anywhere, and that the connection ends.
 """
 
 import json
@@ -16,7 +16,7 @@ TOPIC = chat(1, 10)
 BODY = json.dumps({"subject": TOPIC.subject, "payload": json.loads(chat_payload(TOPIC))}).encode()
 JSON = {**AUTH, "Content-Type": "application/json"}
 
-#: what would publish, if it were taken for a request of its own
+#: would publish if it were taken as a separate request
 HIDDEN = request_bytes("POST", "/v1/publish", BODY, JSON)
 
 
@@ -95,7 +95,7 @@ class SmugglingTest(TestCase):
         self.assertEqual(self.published(), 0)
 
     def test_what_lies_in_a_body_is_no_request(self) -> None:
-        """Extensions and trailers are no part of it, either."""
+        """Chunk extensions and trailers are not requests, either."""
         body = b"%x;ext=%s\r\n%s\r\n0\r\nContent-Length: 99\r\nTransfer-Encoding: identity\r\n\r\n"
         chunked = body % (len(HIDDEN), b'"1"', HIDDEN)
         for attack in (

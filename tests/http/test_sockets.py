@@ -1,4 +1,4 @@
-"""The internal listener on real sockets, against clients that do not behave."""
+"""The internal listener on real sockets, with clients that misbehave."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What comes until the server closes; a reset must not take an answer away."""
+    """Everything until the server closes; a reset must not destroy an answer."""
     pieces = []
     while piece := client.recv(65536):
         pieces.append(piece)
@@ -80,7 +80,7 @@ class RefusedWhileSendingTest(Base):
 
         sent, seconds = await self.in_thread(talk)
         self.assertLess(seconds, 10)
-        self.assertLess(sent, 64 * MIB)  # what is thrown away, and what the kernel holds
+        self.assertLess(sent, 64 * MIB)  # what the server discards, and what the kernel buffers
 
     async def test_others_are_served_meanwhile(self) -> None:
         flood = [self.connect() for _ in range(50)]
@@ -120,9 +120,9 @@ class RefusedWhileSendingTest(Base):
 
 
 class Counting:
-    """Streams numbered blocks as fast as it may, one a turn of the reactor.
+    """Streams numbered blocks as fast as it may, one per turn of the reactor.
 
-    A pause and its end may both come before the next turn, so one call is due at most.
+    A pause and its end may both come before the next turn, so at most one call is scheduled.
     """
 
     SIZE, BLOCKS = 64 * 1024, 1000
@@ -139,7 +139,7 @@ class Counting:
         return self
 
     def go(self) -> None:
-        self.resumeProducing()  # first: the sink may pause from within its write
+        self.resumeProducing()  # first, because the sink may pause from within its write
         self.sink.write(b"%d " % self.next * (self.SIZE // 8))
         self.next += 1
         if self.next == self.BLOCKS:

@@ -1,4 +1,4 @@
-"""``GET /v1/trace``: events of all nodes, as they come, bounded."""
+"""``GET /v1/trace``: events of all nodes, streamed as they arrive, in bounded numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.http import AUTH, KEY, Client, Node, request_bytes
 
 @implementer(IControl)
 class Nodes:
-    """A control whose nodes answer what the test says, once, or when it says so."""
+    """A control whose nodes answer what the test sets: once each, or when it fires ``held``."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ class Nodes:
 
 
 class Reader:
-    """A client that reads a trace."""
+    """A client that reads a trace stream."""
 
     def __init__(self, node: Node, query: str = "workspace_id=1&user_id=7", **headers: str) -> None:
         self.client = Client(node.site)
@@ -64,7 +64,7 @@ class Reader:
         return int(self.head.split(" ")[1])
 
     def text(self) -> str:
-        """What came since it was read last, out of its chunks."""
+        """What has arrived since the last read, without the chunk framing."""
         data, self.rest = self.rest + self.client.transport.value(), b""
         self.client.transport.clear()
         found = b""
@@ -149,7 +149,7 @@ class Written(Case):
         asked = len(self.nodes.asked)
         self.moment(10)
         self.assertEqual(len(self.nodes.asked), asked)
-        # The connection lives on.
+        # The connection stays open.
         reader.client.send(request_bytes("GET", "/health/live"))
         self.assertEqual([response.status for response in reader.client.received()], [200])
 
@@ -263,7 +263,7 @@ class Refusals(Case):
 
 
 class Whole(SynchronousTestCase):
-    """A node on the memory control."""
+    """A node with the in-process control."""
 
     def test_what_is_published_over_http_and_delivered(self) -> None:
         node = Node()

@@ -1,4 +1,4 @@
-// The client around the machine: sockets, streams, stores, 64-bit integers.
+// The parts of the client around the state machine: sockets, streams, stores, 64-bit integers.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
@@ -9,16 +9,16 @@ import { ClientId } from "../../notify/web/client/client-id.js";
 const SETTINGS = { backoff_floor: 0.001, backoff_base: 0.002, backoff_cap: 0.004 };
 const turn = () => new Promise((resolve) => setTimeout(resolve, 0));
 
-/** A server in memory: what each socket is sent goes to `said`, and `say` answers on the newest socket. */
+/** A fake server: frames that clients send go to `said`; `say` sends frames to the newest socket. */
 class World {
   sockets = [];
   said = [];
   epoch = "e";
   seqs = new Map([[null, 3]]);
   recovered = true;
-  longest = Infinity; // messages of one resumption
-  features = undefined; // that it grants
-  stored = []; // what history is made of
+  longest = Infinity; // most messages in one resumption
+  features = undefined; // those that it grants
+  stored = []; // the history
 
   constructor() {
     const world = this;
@@ -54,7 +54,7 @@ class World {
     this.say({ type: "chat_message", chat_id: chat, message_id: 1, sender_id: 2, content, timestamp: 3, epoch: this.epoch, seq: prev + 1, prev });
   }
 
-  /** Have a chat's messages from the first to the `count`th in the history, told to nobody. */
+  /** Add `count` messages of a chat to the history, without sending them to anybody. */
   store(chat, count) {
     const length = this.stored.length;
     for (let seq = length + 1; seq <= length + count; seq++) {
@@ -456,7 +456,7 @@ test("positions are stored once a message was handled, and used by the next clie
   await next.close();
 });
 
-/** What a browser has of `Storage`, and of `navigator.locks`. */
+/** The parts of a browser's `Storage` (and below, of `navigator.locks`) that the client uses. */
 function storage(items = new Map()) {
   return { items, getItem: (key) => items.get(key) ?? null, setItem: (key, value) => void items.set(key, value) };
 }
@@ -497,7 +497,7 @@ test("tabs have positions of their own, and one that opens goes on with the firs
   const copy = tab(storage(new Map(sessionOfSecond.items))); // the tab was duplicated
   assert.equal(await copy.load("chat:7"), null);
   await first.close();
-  const waiting = tab(sessionOfSecond).load("chat:7"); // loaded again, before the page before it is gone
+  const waiting = tab(sessionOfSecond).load("chat:7"); // reloaded before the previous page is gone
   await second.close();
   assert.deepEqual(await waiting, place(9));
   const third = tab();
@@ -681,7 +681,7 @@ test("each stream of a chat gets every message, and the slowest is stored and se
   const saved = {};
   const store = { load: async () => null, save: (positions) => Object.assign(saved, positions) };
   const [client, world] = await connected({ queue: 4, store });
-  const first = client.chat(7), early = client.chat(7); // before the store has answered
+  const first = client.chat(7), early = client.chat(7); // before the store answers
   await Promise.all([first.ready(), early.ready()]);
   world.message(7, "1");
   assert.deepEqual([await take(first, 1), await take(early, 1)], [["1"], ["1"]]);

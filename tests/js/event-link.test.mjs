@@ -1,4 +1,4 @@
-// The client where no WebSocket opens: server-sent events in their place.
+// The client when no WebSocket opens: it uses server-sent events instead.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { NotifyClient } from "../../notify/web/client/notify-client.js";
@@ -15,7 +15,7 @@ async function until(what, holds) {
   assert.fail(`never: ${what}`);
 }
 
-/** WebSockets that do not open, and a server of streams: `say` and `end` act on the newest. */
+/** WebSockets that do not open, and a fake server of event streams: `say` and `end` act on the newest stream. */
 class World {
   requests = []; streams = []; epoch = "e"; seqs = new Map(); refuse = null; expires = null; sockets = 0;
 
@@ -87,7 +87,7 @@ class World {
   }
 }
 
-/** A client that is closed when its test is over. */
+/** A client that is closed at the end of its test. */
 function made(t, world, options = {}, url = "ws://h/ws") {
   const client = new NotifyClient(url, { token: "T", settings: SETTINGS, WebSocket: world.WebSocket, fetch: world.fetch, ...options });
   t.after(() => client.close());

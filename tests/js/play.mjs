@@ -1,9 +1,9 @@
-// Plays a scenario on the JavaScript machine; throws where it does anything else than the scenario says.
+// Plays a scenario on the JavaScript state machine; throws if the machine deviates from the scenario.
 import assert from "node:assert/strict";
 import { Machine } from "../../notify/web/client/notify-client.js";
 
 const NEAR = 1e-6;
-// Absent in a scenario: what an action leaves at its default.
+// Values of an action that are defaults, and that a scenario therefore omits.
 const DEFAULTS = { code: [null, ""], reason: [""], message: [""] };
 
 function plain(action) {
@@ -27,7 +27,7 @@ function tell(machine, now, [name, ...args]) {
   return machine[names[name] ?? name](...args, now);
 }
 
-/** `scenario.random` is a number, or a list of them to give one after the other. */
+/** `scenario.random` is a number, or a list of numbers to return one after another. */
 export function play(scenario, preludes = {}) {
   let now = 0, drawn = 0;
   const random = () => (Array.isArray(scenario.random) ? scenario.random[drawn++] : scenario.random ?? 0.5);

@@ -1,4 +1,4 @@
-// Clients for the soak: node soak.mjs URL COUNT TOKEN_SECONDS CHATS SETTINGS; what they see goes to standard output.
+// Clients for the soak: node soak.mjs URL COUNT TOKEN_SECONDS CHATS SETTINGS. They print what they receive.
 import { createHmac } from "node:crypto";
 import WebSocket from "ws";
 import { NotifyClient } from "../../notify/web/client/notify-client.js";

@@ -1,4 +1,4 @@
-"""From coroutines to Deferreds."""
+"""Turning coroutines into Deferreds."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

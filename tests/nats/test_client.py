@@ -1,4 +1,4 @@
-"""The short way for messages, and the long one that nats-py would take: the same messages come by both."""
+"""The fast path for messages and nats-py's own, longer path: both deliver the same messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.natsd import NatsServer, until
 
 
 class LongClient(RawClient):
-    """As if nats-py no longer called what the short way steps into."""
+    """Takes nats-py's long path, as if nats-py no longer called the method that the fast path overrides."""
 
     _process_msg = Client._process_msg
 
@@ -132,7 +132,7 @@ class Ways(TestCase):
 
 
 class Talks(asyncio.Protocol):
-    """As much of a NATS server as lets a client log in."""
+    """The part of a NATS server that a client needs to log in."""
 
     transport: Any
 
@@ -146,7 +146,7 @@ class Talks(asyncio.Protocol):
 
 
 async def cut(end: Callable[[RawClient, Talks], Coroutine[Any, Any, None]]) -> bool:
-    """Whether a client is closed that has something to send when its connection is gone; ``end`` ends it."""
+    """Whether a client that has something to send is closed after ``end`` has ended its connection."""
     peers: list[Talks] = []
 
     def talks() -> Talks:
@@ -182,7 +182,7 @@ async def by_the_server(client: RawClient, peer: Talks) -> None:
 
 
 class Cut(TestCase):
-    """What nats-py did not send when the connection went is dropped, on either event loop, without a word."""
+    """What nats-py has not sent when the connection ends is dropped silently, on either event loop."""
 
     timeout = 30
 

@@ -1,4 +1,4 @@
-"""What a connection refuses, forgives and hides; with servers that are not what they should be."""
+"""What a connection refuses, tolerates and keeps secret; with servers that misbehave."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _OldServer(Greeter):
 
 
 class _Dropping(Greeter):
-    """Lets everyone in, and hangs up."""
+    """Accepts every login, and closes the connection."""
 
     version = "2.12.8"
     greeted = 0
@@ -327,7 +327,7 @@ class Connecting(TestCase):
         self.assertIn("nobody", str(error))
 
     async def answering(self, *blocks: bytes) -> Connection:
-        """A connection, and somebody who answers each question on ``ask`` with these header blocks."""
+        """A connection to a server where somebody answers each request on ``ask`` with these header blocks."""
 
         def answer(subject: bytes, reply: str, data: bytes, block: bytes) -> None:
             frames = [
@@ -352,7 +352,7 @@ class Connecting(TestCase):
         self.assertEqual([reply.block for reply in replies], [stored % b"204", stored % b"503", end])
 
     async def test_an_answer_is_gone_with_those_who_asked(self) -> None:
-        # Without the garbage collector, which a server has come once in ten minutes.
+        # without the garbage collector, which runs in a server once in ten minutes
         gc.disable()
         self.addCleanup(gc.enable)
         connection = await self.answering(

@@ -1,4 +1,4 @@
-"""What JetStream is told of streams, and what is made of its answers; without a server."""
+"""Requests about streams to JetStream, and how the answers are read; without a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from notify.nats.jetstream import ApiError, JetStream, covers, differences
 
 
 class Answers:
-    """A connection on which these answers are given, one after the other."""
+    """A connection that gives these answers, one after another."""
 
     def __init__(self, *answers: object) -> None:
         self.answers = list(answers)

@@ -1,4 +1,4 @@
-"""What notify leans on in nats-py that nats-py does not promise: each name is there, and means what it meant."""
+"""Private names of nats-py that notify depends on: each still exists and means the same."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import notify.nats
 from notify.nats.bridge import as_deferred
 from notify.nats.client import PRIVATE, RawClient, _long_way
 
-#: the package that holds objects of nats-py
+#: the package whose modules hold objects of nats-py
 PACKAGE = Path(notify.nats.__file__).parent
-#: of a named tuple, and public for all its underscore
+#: a named tuple's method; it is public in spite of its underscore
 PUBLIC = {"_replace"}
 
 
 def made() -> dict[str, Any]:
-    """An object of each class of nats-py that has private names which are used."""
+    """An object of each class of nats-py whose private names are used."""
     client = Client()
     return {
         "Client": client,
@@ -35,7 +35,7 @@ def made() -> dict[str, Any]:
 
 
 def used(source: str, mine: set[str]) -> set[str]:
-    """The private names that code takes of other objects, and of itself without having made them."""
+    """The private names that code uses on other objects, or on itself without defining them."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr not in mine:
@@ -48,7 +48,7 @@ def used(source: str, mine: set[str]) -> set[str]:
 
 
 def own(source: str) -> set[str]:
-    """The names that code defines or gives to itself."""
+    """The names that code defines or assigns as attributes."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

@@ -1,4 +1,4 @@
-"""What is counted without a lock looks to a scrape like what prometheus_client counts itself."""
+"""The lock-free metrics look to a scrape like those that prometheus_client keeps itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUCKETS = (0.005, 0.1, 2.5)
 
 
 class Scrapes(SynchronousTestCase):
-    """Both kinds are used alike, then the two scrapes are compared."""
+    """Uses both kinds in the same way, then compares the two scrapes."""
 
     def setUp(self) -> None:
         self.patch(__import__("time"), "time", lambda: 1_700_000_000.25)

@@ -1,4 +1,4 @@
-"""The log: forms, levels by part, and floods."""
+"""The log: formats, levels per part, and floods."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from notify.observe.logging import Output, writes_to_journal
 
 
 class Narrators(SynchronousTestCase):
-    """Debug lines that are made only while somebody reads them."""
+    """Debug lines are formatted only if the log takes them."""
 
     def lines(self, **settings: Any) -> list[str]:
         stream = io.StringIO()
@@ -62,7 +62,7 @@ class LogCase(TestCase):
 
 
 class TwistedTests(LogCase):
-    """What Twisted says of itself."""
+    """Twisted's own log lines."""
 
     def test_its_rooms_are_one_part(self) -> None:
         self.make()
@@ -259,10 +259,10 @@ class FloodTests(LogCase):
 
 
 class RelayTests(LogCase):
-    """What a worker says, in the log of the first process."""
+    """A worker's log lines in the log of the first process."""
 
     def relayed(self, say: Callable[[Logger], object], **settings: Any) -> list[str]:
-        """The lines of the first process, which has these settings, and so has the worker."""
+        """The lines in the first process's log; the worker has the same settings."""
         self.make(**settings)
         said: list[Any] = []
         relay = logging.Relay(lambda *line: said.append(line))

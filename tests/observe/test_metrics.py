@@ -64,7 +64,7 @@ class EndpointTest(TestCase):
             text = node.call("GET", "/metrics").body
             self.assertNotIn(b"sesame", text.lower())
             counts.append(sum(len(family.samples) for family in parse(text).values()))
-        # /metrics itself is there from the second time on
+        # the request for /metrics is counted itself from the second time on
         ours = sum(b'path="/metrics"' in line for line in text.splitlines())
         self.assertEqual(counts[1] - ours, counts[0])
         requests = [s for s in parse(text)["notify_http_requests"].samples if s.name.endswith("_total")]

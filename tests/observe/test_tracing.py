@@ -1,4 +1,4 @@
-"""Traces: one from publish to socket, sent to a collector that only listens; and nothing without the package."""
+"""Tracing: one trace from publish to socket, sent to a collector that only listens; and none without the package."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer

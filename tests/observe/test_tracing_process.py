@@ -1,4 +1,4 @@
-"""One trace from an HTTP publish through the broker to the sockets of every node, in a collector's hands."""
+"""One trace from an HTTP publish through the broker to the sockets of every node, as a collector receives it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[Any]]]:
-    """An OTLP/HTTP collector: its address, and the spans that have come, each with its node's name."""
+    """An OTLP/HTTP collector: its address, and the spans it has received, each with the name of its node."""
     spans: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The Debian package, built, and versions of it that come after."""
+"""Builds the Debian package, and later versions of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.package.machine import BUILD, TOP, check, run, say
 from tests.support.inventory import wrong
 
-#: what a version after this one refuses, and the version before takes
+#: code for a later version that refuses a setting which the version before accepts
 REFUSED = """
 
 _load = load
@@ -28,7 +28,7 @@ def load(*arguments, **named):
 
 
 def archive(folder: Path) -> Path:
-    """The source archive, made and unpacked."""
+    """Make the source archive and unpack it."""
     run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder, TOP)
     (made,) = folder.glob("*.tar.gz")
     run("tar", "-C", folder, "-xf", made)
@@ -36,13 +36,13 @@ def archive(folder: Path) -> Path:
 
 
 def build() -> Path:
-    """The package, built from the source archive, and from here for comparison; checked by lintian."""
+    """Build the package from the source archive and from the tree, compare the results, and check it with lintian."""
     with tempfile.TemporaryDirectory() as work:
         places = {"one": archive(Path(work) / "source"), "another/deeper/path": TOP}
 
         def into(place: str) -> Path:
             out = Path(work) / "out" / place
-            # A cache each: pip reads what another pip that builds the same wheel has half written there.
+            # A separate cache for each: pip may read a wheel that another pip is still writing there.
             cache = f"PIP_CACHE_DIR={Path(work) / 'pip' / place}"
             run("env", cache, places[place] / "packaging/build-deb", out, Path(work) / place)
             return out
@@ -64,7 +64,7 @@ def build() -> Path:
 
 
 def build_elsewhere(suite: str) -> Path:
-    """The package for another Debian, built in one."""
+    """Build the package for another Debian release, within that release."""
     with tempfile.TemporaryDirectory() as out:
         run(TOP / "packaging/debian13", suite, out)
         (deb,) = Path(out).glob("*.deb")
@@ -73,7 +73,7 @@ def build_elsewhere(suite: str) -> Path:
 
 
 def later(deb: Path, made: Path, appended: dict[str, str]) -> None:
-    """Make a version after that of ``deb``, called like its file: some of what is in it is longer."""
+    """Make a later version of ``deb`` at ``made``, with text appended to files: ``{glob pattern: text}``."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         run("dpkg-deb", "--raw-extract", deb, tree)

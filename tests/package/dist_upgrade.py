@@ -1,4 +1,4 @@
-"""A server on Debian 12 becomes one on Debian 13, as docs/operations/upgrading.md tells. Root. `make dist-upgrade-test`."""
+"""Upgrades a server from Debian 12 to 13 as docs/operations/upgrading.md says. Needs root. `make dist-upgrade-test`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ level = "debug"
 
 
 def upgrade(machine: Machine, old: Path, new: Path) -> None:
-    """From the installation on the one to a message on the other."""
+    """From the installation on the old release to a message that arrives on the new one."""
     for deb in (old, new):
         copy(deb, machine.root / "root")
     machine.call("apt-get", "install", "-y", f"/root/{old.name}")

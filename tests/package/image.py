@@ -25,7 +25,7 @@ BASE = "localhost/notify-test/base:local"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 IMAGE = "localhost/notify-test/notify:local"
 SECRET, KEY = "a-secret-for-the-image-test-0123456789", "a-key-for-the-image-test"
-#: what podman would set by itself may be more than this machine allows
+#: podman's defaults may be more than this machine allows
 LIMITS = ("--ulimit=nofile=20000:20000", "--ulimit=nproc=32768:32768")
 
 
@@ -43,7 +43,8 @@ def main() -> None:
     require("podman", "mmdebstrap", "runc")
     run("podman", "import", base(), BASE)
     with tempfile.TemporaryDirectory() as folder:
-        # What this machine trusts and where it gets packages from, the build does, too; none of it stays in the image.
+        # The build trusts the same authorities and uses the same package index as this machine; neither stays in
+        # the image.
         pip = Path(folder) / "pip.conf"
         index = os.environ.get("PIP_INDEX_URL")
         pip.write_text(f"[global]\ncert = {AUTHORITIES}\n" + (f"index-url = {index}\n" if index else ""))

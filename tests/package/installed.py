@@ -1,4 +1,4 @@
-"""The installed service as somebody outside sees it: a backend, a client, a balancer, an operator."""
+"""The installed service as seen from outside: by a backend, a client, a load balancer, an operator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.process import Client
 
 
 def _queries(panels: Any) -> Iterator[str]:
-    """All that a dashboard asks Prometheus."""
+    """All queries that a dashboard sends to Prometheus."""
     if isinstance(panels, dict):
         if isinstance(panels.get("expr"), str):
             yield panels["expr"]
@@ -47,17 +47,17 @@ class Installed:
         return issue(self.secret, user_id, 1, 3600, time.time())
 
     def fans_out_in(self) -> str:
-        """The language, as the metrics tell."""
+        """The language of the fan-out, as the metrics report it."""
         with urllib.request.urlopen("http://127.0.0.1:8081/metrics", timeout=10) as answer:
             return re.findall(r'notify_build_info{.*fan_out="(\w+)"', answer.read().decode())[0]
 
     def unknown_metrics(self) -> set[str]:
-        """What the shipped alerts and the dashboard ask for, and the server does not have under its unit."""
+        """Metrics in the shipped alerts and dashboard that the server does not have when run by its unit."""
         with urllib.request.urlopen("http://127.0.0.1:8081/metrics", timeout=10) as answer:
             text = answer.read().decode()
         has = set(re.findall(r"(?m)^# TYPE (\S+) ", text))
         has |= {f"{name}_{part}" for name in has for part in ("bucket", "sum", "count")}
-        # A process's own are told of without a value where the unit hides what they are read from.
+        # If the unit hides what a process metric is read from, the metric is declared but has no value.
         has -= {name for name in has if name.startswith("process_") and f"\n{name} " not in text}
         rules = (TOP / "etc" / "prometheus" / "notify.rules.yaml").read_text()
         panels = json.loads((TOP / "etc" / "grafana" / "notify.json").read_text())
@@ -76,7 +76,7 @@ class Installed:
             return 0
 
     def get(self, path: str) -> int:
-        """The status of an answer of the internal listener, asked with the API key."""
+        """The status of the internal listener's answer to a request with the API key."""
         headers = {"Authorization": f"Bearer {self.key}"}
         asked = urllib.request.Request(f"http://127.0.0.1:8081{path}", headers=headers)
         with urllib.request.urlopen(asked, timeout=10) as answer:
@@ -84,7 +84,7 @@ class Installed:
             return int(answer.status)
 
     def refusal(self) -> int:
-        """The status that a WebSocket is refused with; 0: it is not."""
+        """The HTTP status with which a WebSocket is refused; 0 if it is accepted."""
         try:
             with connect("ws://127.0.0.1:8080/ws", close_timeout=1):
                 return 0
@@ -115,7 +115,7 @@ class Installed:
 
 
 class Follower(threading.Thread):
-    """A client that stays in a chat whatever happens, while somebody publishes to it all the time."""
+    """A client that stays in a chat whatever happens, while messages are published to it all the time."""
 
     def __init__(self, installed: Installed, chat_id: int) -> None:
         super().__init__()

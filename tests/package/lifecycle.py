@@ -1,6 +1,7 @@
-"""The Debian package through its life, on a real systemd. Root. `make package-test`; SUITE=trixie: on that Debian.
+"""The whole life of the Debian package, on a real systemd. Needs root. `make package-test`; SUITE=trixie: on that
+Debian.
 
-What the pages tell an operator to type is what is typed here.
+The commands are those that the pages tell an operator to type.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ plugin = "jetstream"
 duration = "2s"
 """
 
-#: what a version takes, and the one after it does not
+#: a setting that one version accepts, and the next one refuses
 GONE = "[log]\nburst = 7\n"
 
 
 def told(page: str, about: str, deb: str = "") -> list[str]:
-    """The command lines of a section of a page, each as somebody would paste it; ``deb`` is the package."""
+    """The command lines in a section of a page, as an operator would paste them; ``deb`` is the package's name."""
     section = (PAGES / page).read_text().partition(f"\n## {about}\n")[2].partition("\n## ")[0]
     lines = re.findall(r"(?m)^    ((?:DEBIAN_FRONTEND=|apt-get |notify |systemctl ).*)", section)
     assert lines, f"{page} has no section {about} with commands"
@@ -47,7 +48,7 @@ def told(page: str, about: str, deb: str = "") -> list[str]:
 
 
 def instance(number: int) -> str:
-    """The configuration of one of several instances: what is not in the file that they share, or stands against it."""
+    """The configuration of one of several instances: settings that the shared file lacks, or that override it."""
     return (
         f'[listen]\npublic = "tcp:80{number}0"\ninternal = "tcp:80{number}1:interface=127.0.0.1"\n'
         "[log]\nburst = 8\n"
@@ -55,7 +56,7 @@ def instance(number: int) -> str:
 
 
 class Life:
-    """One machine, from the installation to the purge; a method is a stage, and they run in the order they stand in."""
+    """One machine, from installation to purge. Its methods are the stages; ``STAGES`` has their order."""
 
     def __init__(self, machine: Machine, deb: Path) -> None:
         self.machine = machine
@@ -67,7 +68,7 @@ class Life:
         later(deb, folder / "newer.deb", refusing)
 
     def install(self, deb: str, *options: str) -> str:
-        """As the page says, without a terminal; what apt said."""
+        """Install as the page says, without a terminal; returns apt's output."""
         (command,) = [line for line in told("upgrading.md", "Debian", deb=deb) if "confold" in line]
         return self.machine.call("sh", "-c", " ".join((command, *options)))
 
@@ -78,11 +79,11 @@ class Life:
         return self.machine.show("MainPID", unit)
 
     def clock(self, name: str, unit: str) -> int:
-        """When a unit did that last, on systemd's clock, in µs."""
+        """When a unit last entered that state, on systemd's clock, in µs."""
         return int(self.machine.show(f"{name}TimestampMonotonic", unit))
 
     def starting(self) -> float:
-        """How many seconds the last start was waited for, with a broker that is away: the server's patience, and its imports."""
+        """Seconds that the last start took while the broker was away: the server's patience plus its imports."""
         took = (self.clock("ActiveEnter", "notify") - self.clock("InactiveExit", "notify")) / 1_000_000
         assert PATIENCE <= took < PATIENCE + 30, took
         return took
@@ -182,7 +183,7 @@ class Life:
             installed.health(8091) == 200 and machine.show("User", "notify@two") == "notify",
             "two instances run beside it",
         )
-        # Of this version only: the one that comes knows no such key.
+        # A setting that only this version accepts: the next one does not know the key.
         installed.configure(JETSTREAM + GONE)
         machine.call("systemctl", "restart", "notify")
         before = {unit: self.pid(unit) for unit in ("notify", "notify@two", "notify@three")}
@@ -313,7 +314,7 @@ class Life:
         )
         machine.call("systemctl", "daemon-reload")
         machine.call("systemctl", "restart", "notify")
-        # A file that never ends being opened: the event loop is stuck in the middle of a reload.
+        # Opening this file blocks forever, so the event loop hangs in the middle of a reload.
         keys = machine.root / "etc/notify/api.keys"
         kept = keys.rename(keys.with_name("api.keys.kept"))
         machine.call("mkfifo", "--mode=0640", "/etc/notify/api.keys")
@@ -356,7 +357,8 @@ class Life:
         before = self.pid()
         machine.call("/usr/lib/notify-server/restart-all")
         check(self.pid() != before and _connects(), "as an upgrade does it, too")
-        # The first connection starts the service where only the socket is there: that is what it is for.
+        # If only the service is stopped, the first connection to the socket starts it again, as socket activation
+        # is meant to.
         machine.call("sh", "-c", off)
         check(not any(_connects() for _ in range(20)), "stopped, nobody gets a connection")
         check(
@@ -440,7 +442,7 @@ STAGES = (
     Life.purge_while_it_runs,
 )
 
-#: what another systemd, or another Python, could change
+#: the stages in which another systemd or another Python could make a difference
 FEW = (
     Life.installation,
     Life.nats_beside_it_and_an_edited_configuration,
@@ -453,7 +455,7 @@ FEW = (
 
 
 def _connects() -> bool:
-    """Whether somebody listens on the public port."""
+    """Whether the public port accepts connections."""
     try:
         with socket.create_connection(("127.0.0.1", 8080), 5):
             return True

@@ -1,4 +1,4 @@
-"""A Debian of its own: a root file system from the machine's apt sources, and a real systemd booted in it."""
+"""A Debian system for tests: a root file system from the machine's apt sources, with a real systemd booted in it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support.programs import need, program
 
 TOP = Path(__file__).resolve().parent.parent.parent
 BUILD = TOP / "build" / "package-test"
-#: the Debian of this machine, unless another one is asked for
+#: the Debian release of this machine, unless another one is asked for
 SUITE = os.environ.get("SUITE") or platform.freedesktop_os_release().get("VERSION_CODENAME", "bookworm")
-#: where nspawn finds its control group, of version 2 or of systemd's own hierarchy beside it
+#: where nspawn finds its control group: version 2, or systemd's own hierarchy beside version 1
 CGROUPS = [Path("/sys/fs/cgroup") / name for name in ("", "unified", "systemd")]
 
 _CLONE_NEWNET = 0x40000000
@@ -31,19 +31,19 @@ _STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
-    """One line of what is done and found, with the time since the beginning."""
+    """Print a line about a step or a finding, with the seconds since the start."""
     print(f"[{time.monotonic() - _STARTED:5.1f} s] {text}", flush=True)
 
 
 def check(condition: object, what: str) -> None:
-    """Say that something is as it should be, or fail."""
+    """Print that a condition holds, or fail."""
     if not condition:
         raise AssertionError(what)
     say(f"ok: {what}")
 
 
 def require(*tools: str) -> None:
-    """End here, and say so, where root or a tool is missing: a failure if REQUIRE_ALL=1."""
+    """Exit with a message if root or a tool is missing: a failure if REQUIRE_ALL=1, otherwise a skip."""
     try:
         need(os.geteuid() == 0, "only root can do this")
         for tool in tools:
@@ -55,7 +55,7 @@ def require(*tools: str) -> None:
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """Run a command; its output. Raises, with all that it said."""
+    """Run a command and return its output; a failure is raised with all output."""
     done = subprocess.run(
         [str(part) for part in command],
         text=True,
@@ -69,7 +69,7 @@ def run(*command: str | Path, **options: object) -> str:
 
 
 def base(suite: str = SUITE) -> Path:
-    """A minimal Debian as a tar file, made once, from where this machine has its own packages."""
+    """A minimal Debian as a tar file, made once, from this machine's package source."""
     tar = BUILD / f"{suite}.tar"
     if not tar.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ def base(suite: str = SUITE) -> Path:
 
 
 def mirror() -> str:
-    """Where this machine has its Debian packages from."""
+    """The repository from which this machine gets its Debian packages."""
     which = ("Created-By: Packages", "Origin: Debian", "Label: Debian")
     found = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *which).split()
     return min(found, default="http://deb.debian.org/debian")
 
 
 def proxies() -> list[str]:
-    """By which proxies this machine gets them: lines of apt's configuration."""
+    """The proxies through which this machine gets packages: lines of apt's configuration."""
     lines = []
     for scheme in ("http", "https"):
         name = f"Acquire::{scheme}::Proxy"
@@ -102,20 +102,20 @@ def proxies() -> list[str]:
 
 
 class Machine:
-    """A booted container without a network. This process, and what it starts, joins its loopback."""
+    """A booted container without a network. This process, and whatever it starts, joins the container's loopback."""
 
     def __init__(self, suite: str = SUITE) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="notify-machine-"))
         run("tar", "-C", self.root, "-xf", base(suite))
         (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
-        # It need not outlive a power failure.
+        # The machine need not survive a power failure.
         self.write("/etc/dpkg/dpkg.cfg.d/unsafe-io", "force-unsafe-io\n")
         self._groups = [folder / self.root.name for folder in CGROUPS if (folder / "cgroup.procs").exists()]
         self._leader = ""
 
     def __enter__(self) -> Machine:
         began = time.monotonic()
-        # In a control group of its own: another machine's systemd must not see its units.
+        # A separate control group, so that no other systemd on this machine sees its units.
         boot = (
             'root=$1; shift; for group; do mkdir "$group"; echo $$ >"$group/cgroup.procs"; done; '
             "mount -t tmpfs -o mode=755 tmpfs /run && exec systemd-nspawn --register=no --keep-unit --quiet --boot "
@@ -153,7 +153,7 @@ class Machine:
         else:
             raise RuntimeError(f"it did not boot:\n{self._log.read_text('utf-8', 'replace')[-3000:]}")
         with open(f"/proc/{self._leader}/ns/net") as namespace:
-            # Of this thread, and of those that it starts.
+            # for this thread, and those that it starts
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
         return self
@@ -178,14 +178,14 @@ class Machine:
         self._log.unlink(missing_ok=True)
 
     def connect(self, suite: str) -> None:
-        """Let apt in there have the packages of a suite, by this machine's network (``online``)."""
+        """Give apt in the machine the packages of a suite, over this machine's network (``online``)."""
         self.write("/etc/apt/sources.list", f"deb {mirror()} {suite} main\n")
         self.write("/etc/apt/apt.conf.d/proxies", "\n".join(proxies()))
         for shared in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
             shutil.copy(shared, self.root / shared.lstrip("/"))
 
     def command(self, *command: str, online: bool = False) -> list[str]:
-        """What runs a command inside; ``online``: with this machine's network."""
+        """The full command line that runs a command inside; ``online``: with the host's network."""
         net = f"--net=/proc/{self._nspawn.pid if online else self._leader}/ns/net"
         inside = ["nsenter", "--target", self._leader, "--mount", "--uts", "--ipc", net, "--pid"]
         clean = [
@@ -198,14 +198,14 @@ class Machine:
         return [*inside, *clean, *command]
 
     def call(self, *command: str, check: bool = True, online: bool = False) -> str:
-        """Run a command inside; its output."""
+        """Run a command inside; return its output."""
         status, said = self.attempt(*command, online=online)
         if check and status:
             raise RuntimeError(f"{' '.join(command)}: exit status {status}\n{said}")
         return said
 
     def attempt(self, *command: str, online: bool = False) -> tuple[int, str]:
-        """Run a command inside, without a terminal; its exit status and output."""
+        """Run a command inside, without a terminal; return its exit status and output."""
         done = subprocess.run(
             self.command(*command, online=online),
             text=True,
@@ -217,7 +217,7 @@ class Machine:
         return done.returncode, done.stdout
 
     def journal(self, unit: str = "notify") -> str:
-        """All that a unit has logged."""
+        """Everything that a unit has logged."""
         return self.call("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
 
     def show(self, name: str, unit: str = "notify") -> str:

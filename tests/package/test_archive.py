@@ -1,4 +1,4 @@
-"""An unpacked source archive is as good as a clone: no step needs git, and what is missing is named with its remedy."""
+"""An unpacked source archive is as good as a clone: no step needs git, and errors name what is missing and a remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.support.programs import program
 
 TOP = Path(__file__).resolve().parent.parent.parent
-#: what Makefile and scripts call by name, and any machine has
+#: programs that the Makefile and scripts call by name, and that every machine has
 PLAIN = (
     "cat",
     "cp",
@@ -35,7 +35,7 @@ PLAIN = (
 
 class Archive(SynchronousTestCase):
     def setUp(self) -> None:
-        # What copies the tree here, and the little that the machine of who unpacks it has.
+        # git, if needed to copy the tree here, and the few programs on the machine where the archive is unpacked.
         copying = ("git",) if (TOP / ".git").exists() else ()
         found = {name: program(name) for name in (*copying, *PLAIN, "make")}
         self.folder = Path(tempfile.mkdtemp())
@@ -48,7 +48,7 @@ class Archive(SynchronousTestCase):
             (self.programs / name).symlink_to(found[name])
 
     def have(self, name: str, does: str) -> None:
-        """Put a program into PATH: a shell script."""
+        """Put a program into PATH: a shell script that does this."""
         path = self.programs / name
         path.write_text(f"#!/bin/sh\n{does}\n")
         path.chmod(0o755)

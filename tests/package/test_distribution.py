@@ -1,4 +1,4 @@
-"""What is published: an sdist that is the tree, a wheel with all of notify and nothing else, and metadata that is true."""
+"""What is published: an sdist equal to the tree, a wheel with all of notify and nothing else, and correct metadata."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from notify import __version__
 from notify.transport import fanout
 from tests.support.programs import ROOT, UNMEASURED, need, program, run
 
-#: what a requirement is imported as, where that is not its name
+#: the module that a requirement is imported as, if the names differ
 IMPORTED_AS = {
     "cyclonedx-python-lib": "cyclonedx",
     "grpcio-tools": "grpc_tools",
@@ -42,13 +42,13 @@ IMPORTED_AS = {
     "zope-interface": "zope.interface",
 }
 
-#: the one module that may need each of the server's extras
+#: the only module that may need each of the server's extras
 EXTRAS = {"otel": "notify/observe/tracing.py", "uvloop": "notify/service/uv.py"}
 
-#: what a wheel has as a library, where it was built
+#: the C source, and the suffix of the library that a wheel has if it was built there
 FAN_OUT, SUFFIX = "notify/transport/_fanout.c", sysconfig.get_config_var("EXT_SUFFIX")
 
-#: what running the project makes in the tree, planted to be left out
+#: files that running the project creates in the tree; they are planted, and must be left out
 JUNK = (
     ".venv/pyvenv.cfg",
     "build/lib/notify/errors.py",
@@ -65,13 +65,13 @@ JUNK = (
 
 
 def tree() -> list[str]:
-    """The files of the project: all that is here and that .gitignore does not name."""
+    """The files of the project: everything here except what .gitignore names."""
     ignored = (ROOT / ".gitignore").read_text().split()
     pattern = re.compile("|".join(map(_expression, [".git/", *ignored, *(f"**/{line}" for line in ignored)])))
     names = []
     for folder, folders, files in os.walk(ROOT):
         here = Path(folder).relative_to(ROOT)
-        # What is ignored as a whole is not looked into: it has a hundred times as many files.
+        # Do not descend into ignored folders: they have a hundred times as many files.
         folders[:] = [name for name in folders if not pattern.fullmatch((here / name).as_posix())]
         names += [(here / name).as_posix() for name in files]
     return sorted(name for name in names if not pattern.fullmatch(name) and (ROOT / name).is_file())
@@ -92,7 +92,7 @@ class Built(NamedTuple):
 
 @cache
 def built() -> Built:
-    """An sdist of the tree, with junk in it, and the wheel that is built from the sdist; once for all tests."""
+    """An sdist of the tree with junk in it, and the wheel built from the sdist; made once for all tests."""
     folder = Path(tempfile.mkdtemp(prefix="notify-dist-"))
     try:
         source, out = folder / "source", Path.cwd() / "notify-dist"
@@ -175,7 +175,7 @@ class Artefacts(SynchronousTestCase):
         self.assertTrue((target / "bin" / "notify").exists())
 
 
-#: where notify is, and what Twisted and notify find in it; the editable installation is out of the way
+#: prints where notify is, and what Twisted and notify find in it; the editable installation is disabled
 LOOK = """
 import sys
 sys.path = [sys.argv[1]] + [p for p in sys.path if "__editable__" not in p]
@@ -191,7 +191,7 @@ print(*[n for n in plugins("auth") if n == "jwt"], *[n for n in plugins("broker"
 
 
 class About(SynchronousTestCase):
-    """``built`` has validated the metadata; this is what no validator knows."""
+    """What no validator checks; ``built`` has validated the metadata."""
 
     def test_the_licence_is_an_expression_and_its_text_comes_along(self) -> None:
         self.assertEqual((built().metadata.license_expression, built().metadata.license), ("MIT", None))
@@ -216,7 +216,7 @@ class About(SynchronousTestCase):
 
 
 def required(*extras: str) -> dict[str, Requirement]:
-    """What an installation with these extras asks for, by name."""
+    """What an installation with these extras requires, by name."""
     found = {}
     for requirement in built().metadata.requires_dist or []:
         marker = requirement.marker
@@ -226,7 +226,10 @@ def required(*extras: str) -> dict[str, Requirement]:
 
 
 def imported(folder: str, beside: bool = False) -> dict[str, str]:
-    """What the modules of a folder import from elsewhere, and one file that does; ``beside``: they import those beside them, too."""
+    """The modules that a folder imports from elsewhere, each with one file that does so.
+
+    ``beside``: files there import their neighbours by bare names, which do not count.
+    """
     found = {}
     for name in tree():
         if not (name.startswith(f"{folder}/") and name.endswith((".py", ".pyi"))):
@@ -247,19 +250,19 @@ OURS = {*sys.stdlib_module_names, "notify", "tests", "benchmarks"}
 
 
 def provides(name: str, module: str) -> bool:
-    """Whether a requirement is what a module is imported from."""
+    """Whether a module is imported from this requirement."""
     return f"{module}.".startswith(IMPORTED_AS.get(name, name.replace("-", "_")) + ".")
 
 
 def reasons() -> set[str]:
-    """The requirements with a comment beside them in setup.py."""
+    """The requirements that have a comment beside them in setup.py."""
     lines = re.findall(r'^ +"([\w.-]+)\S*",  # \S', (ROOT / "setup.py").read_text(), re.MULTILINE)
     return {canonicalize_name(line) for line in lines}
 
 
 class Requirements(SynchronousTestCase):
     def check_imports(self, folder: str, *extras: str, beside: bool = False) -> dict[str, str]:
-        """Every import of a folder has an entry; the imports."""
+        """Check that every import of a folder has an entry; return the imports."""
         entries, modules = required(*extras), imported(folder, beside)
         self.assertTrue(modules)
         for module, file in modules.items():
@@ -269,7 +272,7 @@ class Requirements(SynchronousTestCase):
         return modules
 
     def check_entries(self, entries: set[str], modules: dict[str, str]) -> None:
-        """Every entry is imported, or says what it is for."""
+        """Check that every entry is imported, or has a reason beside it."""
         unused = {name for name in entries if not any(provides(name, module) for module in modules)}
         self.assertEqual(unused - reasons(), set(), "imported nowhere, and no reason beside it")
 
@@ -306,9 +309,9 @@ class Requirements(SynchronousTestCase):
         page = (ROOT / "docs" / "client.md").read_text()
         part = page.partition("## Installing\n")[2].partition("\n## ")[0]
         words = [word for line in re.findall(r"pip install ([^&`\n]*)", part) for word in line.split()]
-        # Neither an option nor a path.
+        # skips options and paths
         told = {Requirement(name).name for word in words if (name := word.strip("'"))[0].isalpha()}
-        # zope.interface comes with Twisted, and only what is for Twisted knows it.
+        # zope.interface comes with Twisted, and only the Twisted front end needs it.
         of_twisted = ("twisted.", "zope.")
         modules = {module for module in imported("notify/client") if not module.startswith(of_twisted)}
         self.assertEqual({name for module in modules for name in required() if provides(name, module)}, told)

@@ -1,4 +1,4 @@
-"""What is asked of a bucket, and what is made of answers that are not whole; with a connection that plays the server."""
+"""Requests to a bucket, and incomplete answers; a fake connection plays the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def message(subject: str, number: int, data: bytes, more: str = "") -> Reply:
 
 
 class Server:
-    """Answers direct gets like nats-server: the last message a subject, at most ``most`` of them or none."""
+    """Answers direct gets as nats-server does: the last message of each subject, or none if over ``most`` subjects."""
 
     max_payload = 0
 
@@ -121,7 +121,7 @@ class Reading(SynchronousTestCase):
         self.assertEqual([one["seq"] for one in server.asked], [0, 8, 15, 22])
 
     def test_an_answer_of_a_server_that_does_not_count_the_last_one_is_whole_too(self) -> None:
-        # nats-server 2.11.0 says 0 where it has cut the answer before the last one.
+        # nats-server 2.11.0 reports 0 pending messages if it cut the answer just before the last one.
         self.patch(jetstream_bucket, "_ANSWER", 40)
         server = Server(page=4, miscounts=True)
         expected = self.filled(server, 1, [chat(1, number) for number in range(4)])

@@ -1,4 +1,4 @@
-"""Presence is right in the end, whatever becomes of the bucket; against real servers."""
+"""Presence is right in the end, whatever happens to the bucket; with real servers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Healing(TestCase):
     async def seen(
         self, registry: JetStreamRegistry, topic: Topic, *users: Any, within: float = 10.0
     ) -> None:
-        """Wait until a node sees exactly these users, with a connection each."""
+        """Wait until a node sees exactly these users, with one connection each."""
         expected = by_user(Presence(one, 1) for one in users)
         found: Any = None
         for _ in range(round(within / 0.05)):
@@ -48,7 +48,7 @@ class Healing(TestCase):
         self.assertEqual(found, expected)
 
     async def two(self, server: NatsServer, **settings: Any) -> tuple[JetStreamRegistry, JetStreamRegistry]:
-        """Two nodes; the second has five users, whom the first one sees."""
+        """Two nodes; the second has five users, and the first sees them."""
         one, two = await self.node(server.url, 1, **settings), await self.node(server.url, 2, **settings)
         for number in range(5):
             two.join(FakeConnection(number, id=f"c{number}"), TOPIC)
@@ -62,7 +62,7 @@ class Healing(TestCase):
         await self.seen(one, TOPIC, *range(5))
 
     async def test_a_bucket_that_is_deleted_is_made_and_filled_again(self) -> None:
-        # The renewals find it, and no failing comparison that would end the connection.
+        # The renewals notice the loss, not a failing comparison, which would end the connection.
         one, _ = await self.two(await nats(self), lease=9, reconcile=60)
         await one._bucket._jetstream.api("STREAM.DELETE.KV_PRESENCE")
         await self.seen(one, TOPIC, *range(5))
@@ -89,7 +89,7 @@ class Healing(TestCase):
         holder = cluster.named(info["cluster"]["leader"])
         await first.stop()
         other = next(server for server in cluster.servers if server is not holder)
-        # Renewals are so seldom that none need fail meanwhile, which would end the connection.
+        # Renewals are so rare that none fails meanwhile; a failing one would end the connection.
         one, _ = await self.two(other, lease=9)
         holder.kill()
         shutil.rmtree(holder.directory / "js")
@@ -200,7 +200,7 @@ class Healing(TestCase):
 
 
 class Churn(TestCase):
-    """Users come and go on three nodes while one thing after another goes wrong; then it must be right soon."""
+    """Users come and go on three nodes during one fault after another; presence must be right soon afterwards."""
 
     timeout = 120
 
@@ -267,7 +267,7 @@ class Churn(TestCase):
             proxy.cut()
 
     async def wrong(self) -> str:
-        """What is not as it should be now; empty: nothing."""
+        """Describe what is wrong now; empty if nothing is."""
         for topic in self.topics:
             users = Counter(
                 connection.identity.user_id

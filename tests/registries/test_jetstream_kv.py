@@ -1,4 +1,4 @@
-"""Presence over several nodes, against a real server."""
+"""Presence across several nodes, with a real server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ContractWithTextIds(TextIds, Contract):
 
 
 class Shared(TestCase):
-    """``[broker.jetstream]`` is the registry's, too, whichever broker is in use."""
+    """The registry reads ``[broker.jetstream]``, too, whichever broker is in use."""
 
     def made(self, **table: Any) -> JetStreamRegistry:
         broker = PluginTable("memory", {"jetstream": table})
@@ -90,7 +90,7 @@ class Nodes(TestCase):
         return registry
 
     async def seen(self, registry: JetStreamRegistry, *expected: Presence) -> None:
-        """Wait until a node sees exactly these."""
+        """Wait until a node sees exactly these users."""
         for _ in range(400):
             found = await registry.presence(TOPIC)
             if found == list(expected):

@@ -1,4 +1,4 @@
-"""A node's own entries against a bucket that forgets, goes back and refuses; on a moved clock."""
+"""A node's own entries in a bucket that forgets, goes back in time and refuses; with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ A, B, C = (chat(1, number) for number in (10, 11, 12))
 
 
 class FakeBucket:
-    """Keeps parts with their numbers, as the server does; ``refuses`` makes it store nothing."""
+    """Stores parts with their numbers, as the server does; with ``refuses`` it stores nothing."""
 
     def __init__(self) -> None:
         self.newest = 0
@@ -119,7 +119,7 @@ class Own(SynchronousTestCase):
         self.own.touch(topic)
 
     def right(self) -> None:
-        """The bucket has what it should, and nothing else."""
+        """Check that the bucket has exactly what it should."""
         stored = {t: [body for _, body in parts.values()] for t, parts in self.bucket.parts.items() if parts}
         wanted = {
             topic: ["[{}]".format(",".join(f"[{one.user_id},1]" for one in present)).encode()]
@@ -222,7 +222,7 @@ class Own(SynchronousTestCase):
         self.be(A, 1)
         self.clock.advance(0.1)
         waiting, self.bucket.waiting = self.bucket.waiting, None
-        self.bucket.parts[A] = {0: (1, b"[[1,1]]")}  # it was stored, but the answer was lost
+        self.bucket.parts[A] = {0: (1, b"[[1,1]]")}  # it was stored, but the answer got lost
         self.be(A)
         waiting[0].errback(Unavailable("no answer in time"))
         self.settle()

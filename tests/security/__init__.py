@@ -1,1 +1,1 @@
-"""Defences that docs/security.md names, taken away one after the other."""
+"""Removes, one after another, the defences that docs/security.md names."""

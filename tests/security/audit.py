@@ -1,6 +1,7 @@
-"""Holds the locked libraries to the known vulnerabilities, by pip-audit: python -m tests.security.audit PYTHON
+"""Checks the locked libraries for known vulnerabilities with pip-audit: python -m tests.security.audit PYTHON
 
-PYTHON is that of an environment with pip-audit. Where the data cannot be reached it says so, and is no failure.
+PYTHON is the interpreter of an environment with pip-audit. If the vulnerability data cannot be reached, this prints
+so and does not count as a failure.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ LOCKS = ("requirements.lock", "requirements-build.lock")
 
 
 def verdict(output: str) -> tuple[list[str], list[str]]:
-    """What could be audited, and what was found; ``output`` is pip-audit's JSON, or nothing.
+    """The names that could be audited, and what was found; ``output`` is pip-audit's JSON, or empty.
 
-    pip-audit passes over what it finds no data of, and says that nothing was found.
+    pip-audit skips libraries about which it finds no data, and then reports that it found nothing.
     """
     try:
         listed: list[dict[str, Any]] = json.loads(output)["dependencies"]
@@ -37,7 +38,7 @@ def verdict(output: str) -> tuple[list[str], list[str]]:
 
 
 def main(python: str) -> int:
-    """The command."""
+    """Run the command; return its exit status."""
     bad = 0
     for name in LOCKS:
         options = ["--requirement", str(ROOT / name), "--require-hashes", "--disable-pip", "--format=json"]

@@ -1,11 +1,11 @@
-"""Takes one defence after the other away, in a copy of the tree: the test that docs/security.md names must fail.
+"""Removes one defence after another in a copy of the tree; the test that docs/security.md names for it must then fail.
 
     python -m tests.security.mutations              all of them
-    python -m tests.security.mutations auth         those of files whose path has this in it
-    python -m tests.security.mutations --sample 6   some, others each day
+    python -m tests.security.mutations auth         those in files whose path contains this
+    python -m tests.security.mutations --sample 6   a sample, a different one each day
 
-``test_mutations.py`` holds the table to the tree and to the page: the old text is there exactly once, and the page has
-the test. Changing a defence that is named here means to keep its line here.
+``test_mutations.py`` checks the table against the tree and the page: each old text occurs exactly once, and the
+page names the test. If you change a line of code that the table quotes, update the table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 300
 
 
 class Mutation(NamedTuple):
-    """``old`` becomes ``new`` in a file below notify/, and then ``test``, by its name below tests/, must fail."""
+    """``old`` becomes ``new`` in a file below notify/; then ``test``, named relative to tests/, must fail."""
 
     path: str
     old: str
@@ -36,7 +36,7 @@ class Mutation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The mutation as reports name it."""
         return f"{self.path}: {self.test.rpartition('::')[2].removeprefix('test_').replace('_', ' ')}"
 
 
@@ -195,7 +195,7 @@ TABLE = (
 
 
 def broken_tree(mutation: Mutation, folder: Path) -> Path:
-    """A copy of the code and the tests, with the defence away."""
+    """A copy of the code and the tests, without the defence."""
     tree = folder / "tree"
     leave = shutil.ignore_patterns("__pycache__", "node_modules", "_trial_temp*", ".hypothesis")
     for name in ("notify", "tests"):
@@ -207,7 +207,7 @@ def broken_tree(mutation: Mutation, folder: Path) -> Path:
 
 
 def caught(mutation: Mutation) -> tuple[bool, str]:
-    """Whether the test fails, as a test does, and what pytest said last; without the mutation it must pass, by `make test`."""
+    """Whether the test fails properly, and pytest's last line. That it passes unbroken is checked by `make test`."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         tree = broken_tree(mutation, Path(folder))
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -238,7 +238,7 @@ def caught(mutation: Mutation) -> tuple[bool, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command; return its exit status."""
     chosen = choose(TABLE, "tests.security.mutations", arguments)
     missed = 0
     for one in chosen:

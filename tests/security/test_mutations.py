@@ -1,4 +1,4 @@
-"""The table of defences is true of the tree."""
+"""The table of defences matches the tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that start, die, hang, and leave."""
+"""Workers that start, die, hang and leave."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from tests.workers.joined import Joined
 
 
 class Life:
-    """One life of a worker: what it was told, and which signals it got. A signal that kills ends it."""
+    """One process of a worker: records the messages and signals that it gets. A signal that kills ends it."""
 
     def __init__(self, case: Crews, one: Worker) -> None:
         self.case, self.one = case, one
@@ -155,7 +155,7 @@ class Crews(SynchronousTestCase):
         self.assertEqual(waits, [0, 1, 2, 4, 8, 16, AT_MOST, AT_MOST])
         self.assertEqual(len(self.lives[2]), 1)
         self.wait(STEADY + 1)
-        # Its link ends before its process does.
+        # The link ends before the process does.
         self.crew.gone(self.now(1).one)
         self.now(1).die()
         self.wait(0.1)
@@ -268,7 +268,7 @@ class Crews(SynchronousTestCase):
             self.now(number).joined.worker.answer(Reload, lambda _: Deferred())
         done = Deferred.fromCoroutine(self.crew.reload(b"{}"))
         self.wait(RELOAD)
-        self.now(2).joined.end("")  # its link is at its end first
+        self.now(2).joined.end("")  # the link ends first
         self.now(2).die()
         failure = self.failureResultOf(done, StartError)
         self.assertEqual(str(failure.value), "n-w1 did not answer")

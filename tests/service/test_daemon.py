@@ -1,4 +1,4 @@
-"""twistd's daemon, as real processes: what the command says and leaves, and what becomes of log and pid file."""
+"""twistd's daemon as real processes: what the command prints and leaves behind, its log and its pid file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PAGE = ROOT / "docs" / "operations" / "twistd.md"
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether a process with this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -60,7 +60,7 @@ class DaemonCase(TestCase):
         self.addCleanup(self.end)
 
     def place(self) -> Path:
-        """A folder for it."""
+        """A folder for the daemon."""
         folder = Path(self.mktemp()).resolve()
         folder.mkdir(parents=True)
         return folder
@@ -70,7 +70,7 @@ class DaemonCase(TestCase):
             os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
 
     async def command(self, *options: str, notify: tuple[str, ...] = (), **environ: str) -> tuple[int, str]:
-        """The daemonising command: its exit status, and what it printed."""
+        """Run the command that starts the daemon; return its exit status and output."""
         made = Twistd(
             *(f"--pidfile={self.pid_file}", f"--logfile={self.log}", *options, "notify", *notify),
             cwd=self.folder,
@@ -80,13 +80,13 @@ class DaemonCase(TestCase):
         return await made.ended, made.output
 
     async def started(self, *options: str, notify: tuple[str, ...] = (), **environ: str) -> int:
-        """Start it: its process id."""
+        """Start the daemon; return its process id."""
         status, said = await self.command(*options, notify=notify, **environ)
         self.assertEqual((status, said), (0, ""))
         return int(self.pid_file.read_text())
 
     async def refused(self, *options: str, notify: tuple[str, ...] = (), **environ: str) -> str:
-        """It does not start: the one sentence; nothing is left."""
+        """Check that the daemon does not start, prints one sentence and leaves nothing behind; return the sentence."""
         status, said = await self.command(*options, notify=notify, **environ)
         self.assertEqual(status, 1, said)
         self.assertRegex(said, r"\Anotify: [^\n]+\n\Z")
@@ -95,7 +95,7 @@ class DaemonCase(TestCase):
         return said
 
     def processes(self) -> list[str]:
-        """Those that run in the folder of this test."""
+        """The ids of the processes that run in this test's folder."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -116,7 +116,7 @@ class DaemonCase(TestCase):
         await self.until(f"the log says {text!r}", lambda: self.log.exists() and text in self.log.read_text())
 
     async def ready(self) -> int:
-        """The status of the health check."""
+        """The HTTP status of the health check."""
 
         def ask() -> int:
             try:
@@ -265,7 +265,7 @@ class Logs(DaemonCase):
 
 
 class AsAnotherUser(DaemonCase):
-    """Started by root, who is left behind."""
+    """Started by root, and run as another user."""
 
     def setUp(self) -> None:
         need(os.geteuid() == 0, "only root can become another user: run the tests as root")
@@ -276,7 +276,7 @@ class AsAnotherUser(DaemonCase):
         os.chown(self.folder, self.user.pw_uid, self.user.pw_gid)
 
     def place(self) -> Path:
-        # The folders of the test runners are closed to other users.
+        # Other users cannot enter the folders of the test runners.
         folder = Path(tempfile.mkdtemp(prefix="notify-test-"))
         self.addCleanup(shutil.rmtree, folder)
         folder.chmod(0o755)
@@ -309,7 +309,7 @@ class AsAnotherUser(DaemonCase):
         self.assertFalse(self.pid_file.exists())
 
     async def test_the_file_is_opened_as_the_user_and_no_other_way(self) -> None:
-        # Root would follow a link of this user's to any file, and give it away.
+        # As root, it would follow this user's link to any file, and give that file to the user.
         target = Path(self.mktemp()).resolve()
         target.write_text("root's")
         target.chmod(0o600)
@@ -366,7 +366,7 @@ class AsAnotherUser(DaemonCase):
         self.assertFalse(self.pid_file.exists())
 
     async def test_a_link_in_place_of_the_pid_file_is_not_followed(self) -> None:
-        # Root would write where this user cannot.
+        # As root, it would write where this user cannot.
         self.pid_file.symlink_to("/notify-test-of-a-link")
         status, said = await self.command(*self.as_nobody)
         self.pid_file.unlink()

@@ -1,4 +1,4 @@
-"""The drain, with a moved clock and clients that are only names."""
+"""The drain, with fake clients and a clock that the test advances."""
 
 import json
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from notify.service.drain import GRACE, HURRIED_SPREAD, Drain, Progress, Stage
 
 @implementer(IConnection)
 class Client:
-    """Leaves when it is told to, unless it is deaf."""
+    """Leaves when it is closed, unless it is deaf."""
 
     identity = peer = encoding = None
     opened = 0.0
@@ -112,7 +112,7 @@ class DrainTests(TestCase):
         back = sorted(c.closed[0][0] + c.closed[0][2] / 1000 for c in server.clients)
         self.assertEqual(len({round(at, 3) for at in back}), 400)
         gaps = [b - a for a, b in pairwise(back)]
-        # 400 over 10 s is one every 25 ms; the clock of this test moves by 31 ms.
+        # 400 over 10 s is one every 25 ms; this test's clock advances by 31 ms.
         self.assertLess(max(gaps), 0.1)
         self.assertLessEqual(back[-1], 10.1)
         self.assertLess(max(c.closed[0][2] for c in server.clients), 1000 * STEP)

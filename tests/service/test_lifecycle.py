@@ -1,4 +1,4 @@
-"""Systemd, health and the log, each told what it should be at the right time; with a moved clock."""
+"""What systemd, the health check and the log are told at each stage; with a clock that the test advances."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from notify.service.systemd import Systemd
 
 
 class Told(Systemd):
-    """Keeps what systemd would be told."""
+    """Records what systemd would be told."""
 
     def __init__(self, watchdog: bool = True) -> None:
         super().__init__({"NOTIFY_SOCKET": "/nowhere", **({"WATCHDOG_USEC": "20000000"} if watchdog else {})})
@@ -82,7 +82,7 @@ class LifecycleTests(LifeCase):
         waiting = "STATUS=Starting: waiting for the broker."
         self.assertEqual(self.systemd.take(), [f"READY=1 {waiting}", "WATCHDOG=1", waiting])
         self.assertEqual(self.health.report().status, "starting")
-        # systemd asks from READY=1 on whether it is alive.
+        # From READY=1 on, systemd's watchdog expects signs of life.
         self.clock.advance(10)
         self.assertEqual(self.systemd.take(), ["WATCHDOG=1", waiting])
         self.life.reloading()

@@ -1,4 +1,4 @@
-"""A whole server process: what systemd is told, drain, reload, and what its log never says."""
+"""A whole server process: what it tells systemd, drain, reload, and what its log never contains."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class DrainTests(TestCase):
             self.assertIn(b"101 Switching Protocols", raw.recv(1000))
             server.signal(SIGTERM)
             server.logged("1 of 1 clients left")
-            # What the server must be patient with, not a wait for luck.
+            # The delay is part of the test: the server must be patient for this long.
             time.sleep(0.9)
             frame = raw.recv(1000)
             self.assertEqual((frame[0], int.from_bytes(frame[2:4], "big")), (0x88, 1012))
@@ -305,7 +305,7 @@ class StartTests(TestCase):
             starting = threading.Thread(target=server.start)
             starting.start()
             stack.callback(starting.join)
-            stack.callback(lambda: nats.process or nats.start())  # or it would wait for it for ever
+            stack.callback(lambda: nats.process or nats.start())  # otherwise it would wait for NATS forever
             wait_for("it is asked", lambda: _asked(server.public, "/health"), 60)
             self.assertEqual(_asked(server.public, "/health"), 503)
             upgrade = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -315,7 +315,7 @@ class StartTests(TestCase):
                 answer = client.recv(4096).decode()
             self.assertTrue(answer.startswith("HTTP/1.1 503 "), answer)
             self.assertIn("Retry-After: ", answer)
-            # A reload that comes now makes nobody welcome.
+            # A reload during the start does not make the server accept clients.
             server.signal(SIGHUP)
             server.logged("reloaded; changed")
             self.assertEqual(_asked(server.public, "/health"), 503)
@@ -372,7 +372,7 @@ class StartTests(TestCase):
 
 
 def _asked(port: int, path: str) -> int:
-    """The status of an answer of the public port; 0: none came within a second."""
+    """The status of the public port's answer; 0 if none came within a second."""
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as client:
             client.settimeout(1)

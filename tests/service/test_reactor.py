@@ -1,4 +1,4 @@
-"""The clock of the reactor that notify installs, in processes of their own."""
+"""The clock of the reactor that notify installs, in separate processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from notify.service.reactor import steady
 from tests.support.process import Server, service_manager, wait_for
 
-#: begins a program whose time of day is moved by ``step(seconds)``
+#: start of a program in which ``step(seconds)`` moves the time of day
 STEPPED = """
 import time
 offset, real = [0.0], time.time
@@ -109,7 +109,8 @@ reactor.run()
 print(*told, sep="\\n")
 """
 
-#: timers beside one that the event loop rings for: later, sooner, and so many that are cancelled that all are looked through
+#: timers planned around one that the event loop waits for: later, sooner, and so many cancelled ones that the
+#: reactor clears them out
 PLANNED = """
 import sys
 from notify.service import reactor
@@ -214,7 +215,7 @@ class AtOnce(SynchronousTestCase):
             [sys.executable, "-c", AT_ONCE, loop], capture_output=True, text=True, timeout=20, check=True
         )
         begin = done.stdout.splitlines()
-        begin.remove("before it runs")  # that goes the long way, by a timer
+        begin.remove("before it runs")  # this call takes the longer path, through a timer
         self.assertEqual(
             begin,
             [
@@ -225,7 +226,7 @@ class AtOnce(SynchronousTestCase):
                 "failed",
                 "third!",
                 "again 1",
-                "kept",  # put off by the moment that it took to put it off and back
+                "kept",  # delayed by the moment that delaying it and undoing that took
                 "again 0",
                 "a timer",
                 "AlreadyCalled AlreadyCancelled",

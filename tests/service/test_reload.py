@@ -1,4 +1,4 @@
-"""Which keys change live, and that a reload applies all of them or none."""
+"""Which keys change without a restart, and that a reload applies all changes or none."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ChangesTests(TestCase):
 
 
 class SlowAuthenticator(TableAuthenticator):
-    """Starts when the test says so."""
+    """Starts when the test lets it."""
 
     def __init__(self, case: ReloaderTests) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class ReloaderTests(TestCase):
 
     @property
     def level(self) -> str:
-        """What is in force."""
+        """The level in force."""
         return self.live.now.log.level
 
     def apply(self) -> None:

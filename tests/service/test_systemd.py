@@ -1,4 +1,4 @@
-"""What systemd is told, heard on a real datagram socket."""
+"""What systemd is told, received on a real datagram socket."""
 
 import os
 import shutil

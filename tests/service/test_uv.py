@@ -1,4 +1,4 @@
-"""The reactor on uvloop does what Twisted's own on asyncio does, as programs of their own: each has a reactor."""
+"""The reactor on uvloop behaves as Twisted's own on asyncio does. The tests run programs, each with its own reactor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.running import SECRET
 LOOPS = ("uvloop", "asyncio")
 INSTALLED = importlib.util.find_spec("uvloop") is not None and sys.platform == "linux"
 
-#: installs the reactor on the loop that is named; ends after 30 s, whatever happens
+#: installs the reactor on the named loop; ends after 30 s, whatever happens
 BEGIN = """
 import asyncio, os, socket, struct, sys
 from notify.service import reactor as reactors
@@ -60,7 +60,7 @@ class Child(ProcessProtocol):
         reactor.stop()
 """
 
-#: what was sent before a reset is read to the end, and then the end is seen
+#: bytes sent before a reset are all read, and then the end is noticed
 RESET = """
 made = []
 class Made(Factory):
@@ -79,7 +79,7 @@ reactor.callLater(0.2, go)
 reactor.run()
 """
 
-#: the same of a socket pair whose other end leaves something unread
+#: the same with a socket pair whose other end leaves something unread
 GONE = """
 ours, theirs = socket.socketpair()
 ours.setblocking(False)
@@ -94,7 +94,7 @@ reactor.callLater(0.1, go)
 reactor.run()
 """
 
-#: a descriptor that is closed before it is let go of; afterwards its number is another's
+#: a descriptor that is closed before it is removed; afterwards another socket has its number
 CLOSED = """
 class Descriptor:
     def __init__(self, sock, read):
@@ -127,7 +127,7 @@ reactor.callLater(0, go)
 reactor.run()
 """
 
-#: what a descriptor raises, at its end, too, is logged, and the others are read
+#: an exception from a descriptor, also from its connectionLost, is logged, and the others are still read
 RAISES = """
 from twisted.logger import globalLogBeginner
 logged = []
@@ -157,7 +157,7 @@ reactor.callLater(0, go)
 reactor.run()
 """
 
-#: a child that ends without closing anything that is watched, in the foreground and in a daemon
+#: a child that ends without closing any watched descriptor, in the foreground and in a daemon
 CHILD = """
 def go():
     ends = {0: 0, 1: 1, 2: 2}
@@ -166,7 +166,7 @@ reactor.callWhenRunning(go)
 reactor.run()
 """
 
-#: as with twistd: the reactor is there before the process leaves the foreground, twice
+#: as with twistd: the reactor exists before the process goes to the background, and it forks twice
 FORKED = """
 before = asyncio.get_event_loop()
 def begin():
@@ -194,7 +194,7 @@ def go():
 reactor.run()
 """
 
-#: a file, which epoll does not take; and turns that nothing is done in
+#: a file, which epoll does not accept; and turns in which nothing is done
 FILE = """
 from twisted.internet.abstract import FileDescriptor
 class Output(FileDescriptor):
@@ -218,7 +218,7 @@ reactor.callLater(0, go)
 reactor.run()
 """
 
-#: how often the reactor looks for calls that are due, for a hundred that are, at odd times
+#: how often the reactor checks for due calls while a hundred calls come due at odd times
 TIMERS = """
 turns, left = [0], [100]
 look = reactor.runUntilCurrent
@@ -241,7 +241,7 @@ reactor.callLater(0, plan)
 reactor.run()
 """
 
-#: there is no uvloop here
+#: uvloop cannot be imported
 WITHOUT = """
 import sys
 sys.modules["uvloop"] = None
@@ -256,7 +256,7 @@ from twisted.internet import reactor
 print(reactors.running_on(reactor))
 """
 
-#: twistd's --reactor=asyncio was given
+#: as with twistd's --reactor=asyncio
 GIVEN = """
 import sys
 from twisted.internet import asyncioreactor
@@ -277,7 +277,7 @@ class Alike(TestCase):
     timeout = 240
 
     def alike(self, program: str, printed: str) -> Any:
-        """On each loop the program prints this, and nothing is complained of."""
+        """Check that the program prints this on each loop, and nothing to stderr."""
 
         def run_each() -> None:
             for loop in LOOPS if INSTALLED else LOOPS[1:]:
@@ -344,7 +344,7 @@ class Started(TestCase):
     timeout = 120
 
     def loops(self, extra: str, wanted: str) -> tuple[list[str], str]:
-        """What the processes of a server say of their loops: in the log, and in the metrics of the first one."""
+        """The event loops that a server's processes report in the log, and that of the first process's metrics."""
         with Server(extra, environ={"NOTIFY_SERVER__EVENT_LOOP": wanted}) as server:
             server.logged("event loop")
             (told,) = re.findall(r'notify_build_info{event_loop="(\w+)"', server.http("GET", "/metrics")[1])

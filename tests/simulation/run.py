@@ -1,13 +1,13 @@
-"""Lives in which whatever can go wrong does, one after the other: ``python -m tests.simulation.run``.
+"""Plays simulated lives with faults of every kind, one after another: ``python -m tests.simulation.run``.
 
     --seconds 600          how long
-    --seed 7               this one alone, with its trace where something was wrong
+    --seed 7               only this seed, with its trace if something was wrong
     --steps 1,4,9          only these steps of it, as the shrinker names them
-    --trace                the trace in any case
+    --trace                print the trace in any case
     --first 7              begin with this seed
-    --once                 end with the first life that goes wrong, and do not make it smaller
+    --once                 stop at the first life that goes wrong, and do not shrink it
 
-Ends with 1 where something was wrong, or a rare branch was never reached in a long run.
+Exits with 1 if something was wrong, or if a long run never reached one of the rare branches.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from notify.testing.simulation import MARKS, Outcome, Plan, draw, play, shrink
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 
-#: What is known to go wrong, left out until it does not: kinds of steps; ``one name`` (two nodes of one name get two) and
-#: ``bounded history`` (of a few messages). The corpus has a life for each; a test asks that it still fails.
+#: Known failures, left out of lives until they are mended: kinds of steps, ``one name`` (two nodes with the same
+#: name get different ones), and ``bounded history`` (history limited to a few messages). The corpus has a life for
+#: each; a test checks that it still fails.
 KNOWN: frozenset[str] = frozenset()
 
-#: seconds for which a failing life is made smaller
+#: seconds spent on shrinking a failing life
 SHRINKING = 60.0
 
 
 class Kept(NamedTuple):
-    """A line of the corpus. ``kind`` is what brought it."""
+    """A line of the corpus. ``kind`` is the kind of step that caused the failure."""
 
     seed: int
     steps: tuple[int, ...]
@@ -44,7 +45,7 @@ class Kept(NamedTuple):
 
     @property
     def plan(self) -> Plan:
-        """The life, with what is known to go wrong."""
+        """The plan of this life, known failures included."""
         plan = draw(self.seed)
         return plan.only(self.steps) if self.steps else plan
 
@@ -60,23 +61,23 @@ def corpus() -> Iterator[Kept]:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Like ``1,4,9``."""
+    """Parse numbers separated by commas, such as ``1,4,9``."""
     return tuple(int(number) for number in text.split(",") if number)
 
 
 def life(seed: int) -> Plan:
-    """The plan of a seed, without what is known to go wrong."""
+    """The plan of a seed, without known failures."""
     return draw(seed).without(KNOWN)
 
 
 def command(plan: Plan, whole: bool) -> str:
-    """What replays it."""
+    """The command that replays a plan."""
     steps = "" if whole else f" STEPS={','.join(str(step.number) for step in plan.steps)}"
     return f"make simulate SEED={plan.seed}{steps}"
 
 
 def tell(outcome: Outcome) -> None:
-    """What was wrong in a life, and how it is replayed; made smaller first."""
+    """Shrink a failing life, and print its violation and how to replay it."""
     plan = outcome.plan
     print(f"\nseed {plan.seed}: {outcome.violation}\n  {command(plan, True)}", flush=True)
     small = shrink(plan, SHRINKING)
@@ -86,7 +87,7 @@ def tell(outcome: Outcome) -> None:
 
 
 def lives(seconds: float, first: int, once: bool = False) -> tuple[list[Outcome], Counter[str], int]:
-    """Play one seed after the other; gives what went wrong, the marks that were reached, and how many lives it were."""
+    """Play one seed after another; return failed outcomes, the marks that were reached, and the number of lives."""
     wrong: list[Outcome] = []
     marks: Counter[str] = Counter()
     count = messages = handed = 0
@@ -127,7 +128,7 @@ def lives(seconds: float, first: int, once: bool = False) -> tuple[list[Outcome]
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int)
@@ -137,7 +138,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--once", action="store_true", help="end with the first life that goes wrong")
     given = parser.parse_args(arguments)
     if given.seed is not None:
-        # One that is asked for by its number is played whole, with what is known to go wrong.
+        # A seed that is asked for by number is played whole, known failures included.
         outcome = play(Kept(given.seed, numbers(given.steps), "", "").plan, traced=True)
         if given.trace or outcome.violation is not None:
             print("\n".join(outcome.trace))

@@ -1,11 +1,11 @@
-"""Breaks notify in one line after the other, in a copy of the tree; the simulation must catch each within a minute.
+"""Breaks one line of notify after another in a copy of the tree; the simulation must catch each within a minute.
 
     python -m tests.simulation.sabotage              all of them
-    python -m tests.simulation.sabotage dispatcher   those of files whose path has this in it
-    python -m tests.simulation.sabotage --sample 4   some, others each day
+    python -m tests.simulation.sabotage dispatcher   those in files whose path contains this
+    python -m tests.simulation.sabotage --sample 4   a sample, a different one each day
 
-A line of the table is what is broken, and how. ``test_sabotage.py`` holds the table to the tree: the old text must be
-there exactly once. Changing a file that is named here means to keep its lines here.
+Each row of the table says which line is broken, and how. ``test_sabotage.py`` checks the table against the tree:
+each old text must occur exactly once. If you change a line of code that the table quotes, update the table.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from tests.simulation.run import life
 from tests.support.breakage import choose, put_in
 from tests.support.programs import ROOT
 
-#: seconds in which a breakage must be caught
+#: seconds in which the simulation must catch a breakage
 MINUTE = 60.0
-#: where lives begin, mostly: any seed would do, and one that is the same each time makes the result one that is the same
+#: the first seed of most breakages: any would do, but a fixed one makes results reproducible
 FIRST = 1
 
 
 class Breakage(NamedTuple):
-    """``old`` becomes ``new`` in a file below notify/; ``why`` says what that is. Lives begin with seed ``first``.
+    """``old`` becomes ``new`` in a file below notify/; ``why`` says what that does. Lives begin with seed ``first``.
 
-    What shows in one life of many begins with a seed in which it does: a minute is short.
+    A minute is short: for a breakage that shows in only a few lives, ``first`` is the seed of one in which it
+    shows.
     """
 
     path: str
@@ -45,7 +46,7 @@ class Breakage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The breakage as reports name it."""
         return f"{self.path}: {self.why}"
 
 
@@ -162,7 +163,7 @@ TABLE = (
 
 
 def broken_tree(breakage: Breakage, folder: Path) -> Path:
-    """A copy of what the simulation needs, broken."""
+    """A copy of what the simulation needs, with the breakage."""
     tree = folder / "tree"
     leave = shutil.ignore_patterns("__pycache__", "web", "node_modules")
     shutil.copytree(ROOT / "notify", tree / "notify", ignore=leave)
@@ -175,9 +176,9 @@ def broken_tree(breakage: Breakage, folder: Path) -> Path:
 
 
 def caught(breakage: Breakage, seconds: float = MINUTE) -> tuple[float, str]:
-    """How long the simulation took to catch it, and by what; 0 seconds: it did not.
+    """How many seconds the simulation took to catch it, and by what; 0 seconds if it did not.
 
-    A life in which the same goes wrong without the breakage is no catch.
+    A life that fails in the same way without the breakage does not count.
     """
     first, began = breakage.first, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sabotage-") as folder:
@@ -202,12 +203,12 @@ def caught(breakage: Breakage, seconds: float = MINUTE) -> tuple[float, str]:
 
 
 def verdict(took: float) -> str:
-    """For people."""
+    """The result as reports show it."""
     return f"caught in {took:4.0f} s" if took else "NOT CAUGHT      "
 
 
 def main(arguments: list[str]) -> int:
-    """The command."""
+    """Run the command; return its exit status."""
     chosen = choose(TABLE, "tests.simulation.sabotage", arguments)
     missed = 0
     for one in chosen:

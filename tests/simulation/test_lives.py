@@ -1,4 +1,4 @@
-"""Simulated lives: those that once failed, a bounded sample of new ones, and what a seed promises."""
+"""Simulated lives: those that once failed, a bounded sample of new ones, and the guarantees about seeds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from notify.testing.simulation.oracle import Violation
 from tests.simulation.run import KNOWN, command, corpus, life
 from tests.support.programs import ROOT
 
-#: how many lives the bounded sample has, the same on every machine, and the seed of the first; `make simulate` plays hundreds
+#: the number of lives in the bounded sample, and the seed of the first, the same on every machine; `make simulate`
+#: plays hundreds
 SAMPLE, FIRST = 12, 1_000_000
 
 
 class Lives(SynchronousTestCase):
-    """Nothing is wrong in them."""
+    """Nothing goes wrong in these lives."""
 
     def test_those_that_once_failed(self) -> None:
         for kept in corpus():
@@ -29,7 +30,7 @@ class Lives(SynchronousTestCase):
                     self.assertIsNone(play(kept.plan).violation)
 
     def test_what_is_known_to_go_wrong_still_does(self) -> None:
-        """It is not left out for longer than it has to be."""
+        """Otherwise it should no longer be left out of other lives."""
         for kept in corpus():
             if kept.kind in KNOWN:
                 with self.subTest(seed=kept.seed, kind=kept.kind):
@@ -43,7 +44,7 @@ class Lives(SynchronousTestCase):
 
 
 class Seeds(SynchronousTestCase):
-    """One seed gives one life."""
+    """A seed always gives the same life."""
 
     def test_the_same_bytes_whatever_python_hashes_by(self) -> None:
         def digests(hashing: str) -> list[str]:
@@ -82,7 +83,7 @@ class Seeds(SynchronousTestCase):
 
 
 class Shrinking(SynchronousTestCase):
-    """Only the steps that it takes are left."""
+    """Only the steps that are needed for the failure remain."""
 
     def outcome(self, plan: Plan) -> Outcome:
         numbers = {step.number for step in plan.steps}

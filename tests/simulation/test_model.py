@@ -1,4 +1,4 @@
-"""The model of JetStream answers as a real nats-server does: the same requests to both, the same answers but for times."""
+"""The model of JetStream answers as a real nats-server does: same requests, same answers except for times."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BUCKET = {
     "allow_msg_ttl": True,
     "subject_delete_marker_ttl": 10**9,
 }
-#: how: ``request`` for one reply, ``gather`` for many; the subject, the body, and fields
+#: each call: ``request`` for one reply or ``gather`` for many, the subject, the body, and the header fields
 CALLS: list[tuple[str, str, Any, dict[str, str]]] = [
     ("request", "$JS.API.STREAM.INFO.S", None, {}),
     ("request", "a.b", b"nobody stores it", {}),
@@ -119,7 +119,7 @@ CALLS: list[tuple[str, str, Any, dict[str, str]]] = [
     ("request", "$JS.API.STREAM.DELETE.S", None, {}),
 ]  # fmt: skip
 
-#: of what the API answers, what notify reads
+#: the parts of an API answer that notify reads
 READ = {
     "error": ("code", "err_code"),
     "config": ("name", "subjects", "allow_direct", "republish", "retention", "max_msgs", "deliver_policy", "ack_wait",
@@ -132,7 +132,7 @@ PLAIN = ("seq", "duplicate", "stream", "success", "purged", "name", "stream_name
 
 
 def read(data: bytes) -> Any:
-    """What an answer says, as far as notify reads it."""
+    """The part of an answer that notify reads."""
     try:
         answer = json.loads(data)
     except ValueError:
@@ -149,12 +149,12 @@ def read(data: bytes) -> Any:
 
 
 def plain(block: bytes) -> bytes:
-    """A header block without times, and without what notify does not read."""
+    """A header block without times."""
     return re.sub(rb"(Nats-Time-Stamp): [^\r]*", rb"\1", block)
 
 
 class Twins(TestCase):
-    """See the module."""
+    """The same calls on a real server and on the model."""
 
     timeout = 60
 
@@ -207,7 +207,7 @@ class Twins(TestCase):
     def ask(
         self, connection: Any, how: str, subject: str, payload: bytes, fields: dict[str, str]
     ) -> Deferred[Any]:
-        """What comes back."""
+        """The replies, reduced to what is compared, or the name of the error."""
         if how == "gather":
             asked = connection.gather(subject, payload)
         else:

@@ -1,4 +1,4 @@
-"""The table of breakages is true of the tree."""
+"""The table of breakages matches the tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.programs import ROOT
 
 
 class Table(SynchronousTestCase):
-    """Each line breaks what it says."""
+    """Each row breaks exactly the line that it quotes."""
 
     def test_the_old_text_of_each_is_there_once(self) -> None:
         lost = [one.name for one in TABLE if (ROOT / "notify" / one.path).read_text().count(one.old) != 1]

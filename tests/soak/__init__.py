@@ -1,1 +1,1 @@
-"""A soak: real clients of both libraries on a real server, through a proxy that makes their life hard."""
+"""A soak test: real clients of both libraries and a real server, with a proxy between them that injects faults."""

@@ -8,20 +8,20 @@ from random import Random
 
 
 class ChaosProxy:
-    """Forwards ``127.0.0.1:{port}`` to a target. What it does to whom is drawn from ``random``; ``did`` counts it.
+    """Forwards ``127.0.0.1:{port}`` to a target. It draws its faults from ``random``, and counts them in ``did``.
 
-    Every connection lives a random time of ``life`` seconds on average and then ends in one of several ways:
+    Each connection lives for a random time, ``life`` seconds on average, and then ends in one of these ways:
 
-    - ``cut``: both sides are reset; ``torn``: after half of what was under way;
+    - ``cut``: both sides are reset; ``torn``: the same, after the beginning of a frame;
     - ``closed``: both sides are closed properly;
-    - ``half-open``: nothing is forwarded any more, and nobody is told.
+    - ``half-open``: nothing is forwarded any more, and neither side is told.
 
-    Meanwhile pieces are ``delayed``, and one direction or both are ``stalled`` for up to ``stall`` seconds. A new
-    connection may also be ``refused``. While it is ``calm`` it does nothing of this by itself; :meth:`outage` is for
-    faults at times of one's own.
+    Meanwhile some pieces are ``delayed``, and one direction or both are ``stalled`` for up to ``stall`` seconds. A
+    new connection may also be ``refused``. While ``calm`` is set, the proxy does none of this by itself;
+    :meth:`outage` causes a fault at a chosen time.
 
-    ``targets`` are the ports of servers that are as good as each other: they get connections in turn, and one that
-    refuses is passed over. They may change at any time.
+    ``targets`` are the ports of equivalent servers: they get connections in turn, and one that refuses is skipped.
+    They may change at any time.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class ChaosProxy:
         await self._cut()
 
     async def outage(self, seconds: float, silent: bool = False) -> None:
-        """No way through for that long: all connections are reset and new ones refused.
+        """Let nothing through for this many seconds: all connections are reset and new ones refused.
 
-        Where it is ``silent`` they are reset at its end; until then they look alive, and what is sent is swallowed.
+        If ``silent``, connections are reset only at the end; until then they look alive, and whatever is sent is
+        dropped.
         """
         self.did["silences" if silent else "outages"] += 1
         self._out = True
@@ -123,7 +124,7 @@ class ChaosProxy:
         elif end == "half-open":
             for pipe in pipes:
                 pipe.cancel()
-            # Both sides are left to find out, each by itself; then this end forgets them.
+            # Both sides must find out by themselves; after this time the proxy drops the connection.
             await asyncio.sleep(30)
         elif end == "torn":
             writer.write(b"\x81\x7e")

@@ -1,4 +1,4 @@
-"""The soak: ``python -m tests.soak.run --seconds 300 --seed 1``. Exits with 1 where a message is lost, doubled or late."""
+"""The soak: ``python -m tests.soak.run --seconds 300 --seed 1``. Exits with 1 if a message is lost, doubled or late."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support.programs import ROOT, node_modules, program
 
 SECRET, KEY = "soak-0123456789abcdef0123456789ab", "soak-key-0123456789"
 CHATS = (1, 2, 3)
-#: seconds a token lives: some expire, most are refreshed
+#: lifetime of a token in seconds: some tokens expire, most are refreshed
 TOKEN = 15.0
-#: dead links are found within seconds, so that a short soak sees some
+#: timeouts of seconds, so that even a short soak detects some dead connections
 SETTINGS = {"pong_timeout": 2.0, "answer_timeout": 4.0, "connect_timeout": 4.0, "backoff_cap": 4.0}
 SERVER = {
     "NOTIFY_AUTH__JWT__SECRET": SECRET,
@@ -36,7 +36,7 @@ SERVER = {
 
 
 class Ledger:
-    """Who has received what. A stream is a client's chat, or its notifications (0)."""
+    """Records who has received what. A stream is one of a client's chats, or its notifications (0)."""
 
     def __init__(self) -> None:
         self.last: dict[tuple[str, int], int] = {}
@@ -53,7 +53,7 @@ class Ledger:
         self.deliveries += 1
 
     def behind(self, published: dict[int, int]) -> list[tuple[str, int]]:
-        """The streams that have not received all."""
+        """The streams that have not received everything."""
         return [key for key in self.ready if self.last.get(key, 0) < published.get(key[1], 0)]
 
 
@@ -85,7 +85,7 @@ async def python_client(url: str, name: str, user: int, ledger: Ledger) -> None:
 
 
 async def javascript_clients(url: str, count: int, ledger: Ledger) -> None:
-    """``count`` clients of the JavaScript library in one Node, until cancelled."""
+    """``count`` clients of the JavaScript library in one Node process, until cancelled."""
     node_modules()
     process = await asyncio.create_subprocess_exec(
         *(program("node"), str(ROOT / "tests" / "js" / "soak.mjs"), url, str(count), str(TOKEN)),
@@ -114,7 +114,7 @@ async def javascript_clients(url: str, count: int, ledger: Ledger) -> None:
 
 
 def publish(url: str, seconds: float, rate: float, random: Random, published: dict[int, int]) -> None:
-    """Number and publish to all chats and users, through the proxy too. Runs in a thread."""
+    """Publish numbered messages to all chats and users, through a proxy. Runs in a thread."""
     with Publisher(url, KEY, timeout=60, try_timeout=3) as publisher:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -132,11 +132,12 @@ USER = 5
 
 
 async def soak(seconds: float, seed: int, python: int, javascript: int, rate: float) -> bool:
-    """Run it and print what happened; whether all was well."""
+    """Run the soak and print what happened; return whether all went well."""
     ledger, published = Ledger(), dict[int, int]()
     with tempfile.TemporaryDirectory() as folder:
         server, ports = await start_server(Path(folder))
-        # The publisher has one connection, and waits for each answer: with the clients' troubles little would be said.
+        # The publisher has only one connection, and waits for each answer: with as many faults as the clients have,
+        # it would publish little.
         proxies = [
             ChaosProxy(ports[0], Random(seed)),
             ChaosProxy(ports[1], Random(seed + 1), life=15, stall=1),
@@ -215,7 +216,7 @@ def report(
 
 
 async def start_server(folder: Path) -> tuple[asyncio.subprocess.Process, tuple[int, int]]:
-    """A ``twistd notify`` and its two ports."""
+    """Start a ``twistd notify``; return the process and its two ports."""
     twistd = Path(sys.executable).parent / "twistd"
     ports = free_port(), free_port()
     names = "NOTIFY_LISTEN__PUBLIC", "NOTIFY_LISTEN__INTERNAL"
@@ -237,7 +238,7 @@ async def start_server(folder: Path) -> tuple[asyncio.subprocess.Process, tuple[
 
 
 async def until(condition: Any, tasks: list[Any], timeout: float, what: str) -> None:
-    """Wait until it is so; raises what a task raises, and ``TimeoutError``."""
+    """Wait until the condition holds. Raises what a task raises, and ``TimeoutError``."""
     end = time.monotonic() + timeout
     while not condition():
         for task in tasks:

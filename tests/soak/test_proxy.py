@@ -1,4 +1,4 @@
-"""What the breaking proxy does when it is told to: outages, and several targets."""
+"""The proxy's faults at chosen times, and its use of several targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.soak.proxy import ChaosProxy
 
 
 class Echo:
-    """A server that sends back what it gets behind its name, and counts what it got."""
+    """A server that sends back its name and what it gets, and records what it got."""
 
     def __init__(self, name: bytes) -> None:
         self.name, self.got = name, b""
@@ -47,7 +47,7 @@ class Client:
         return self
 
     async def ask(self, data: bytes) -> bytes:
-        """What comes back; nothing where the connection has ended."""
+        """Send data and return the answer; empty if the connection has ended."""
         try:
             self.writer.write(data)
             async with asyncio.timeout(5):

@@ -37,7 +37,7 @@ class Soak(TestCase):
 
 
 class Verdict(TestCase):
-    """The soak's own judgement."""
+    """What the soak reports as a fault."""
 
     def judge(self, *received: int) -> bool:
         ledger = Ledger()

@@ -1,1 +1,1 @@
-"""What the tests of several packages share: servers, clients, programs, and stand-ins."""
+"""Shared by the tests of several packages: servers, clients, programs, and fakes."""

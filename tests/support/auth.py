@@ -1,4 +1,4 @@
-"""Keys, tokens and a local HTTP server for the tests of authentication."""
+"""Keys, tokens and a local HTTP server for the authentication tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 NOW = 1_700_000_000
 SECRET = "s3cret-" * 10  # 70 bytes: long enough for every HS algorithm
 
-#: a key too short to be good
+#: a key that is too short to be accepted
 RSA_1024 = b"""\
 -----BEGIN PUBLIC KEY-----
 MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDVKjhTCkdiPjus0jXOjhwtVvAT
@@ -40,7 +40,7 @@ CURVES = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 
 
 def private_key(algorithm: str, number: int = 0) -> Any:
-    """A key pair for an algorithm; another one for each number."""
+    """A key pair for an algorithm; each number gives a different one."""
     return _private_key("RS" if algorithm.startswith("RS") else algorithm, number)
 
 
@@ -62,7 +62,7 @@ def private_pem(key: Any) -> bytes:
 
 
 def jwk(algorithm: str, number: int = 0, **members: Any) -> dict[str, Any]:
-    """The public half as a JWK."""
+    """The public half of a key pair as a JWK."""
     made = get_default_algorithms()[algorithm].to_jwk(
         private_key(algorithm, number).public_key(), as_dict=True
     )
@@ -82,7 +82,7 @@ def b64(data: bytes) -> str:
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """Good claims at NOW; None leaves one out."""
+    """Valid claims at time NOW; None leaves a claim out."""
     made = {"id": 1, "workspace_id": 2, "exp": NOW + 3600, **changed}
     return {name: value for name, value in made.items() if value is not None}
 
@@ -94,7 +94,7 @@ def token(
 
 
 def raw_token(header: bytes | dict[str, Any], payload: bytes | dict[str, Any], secret: str = SECRET) -> str:
-    """A token of any header and payload, with a right HS256 signature."""
+    """A token with any header and payload, and a correct HS256 signature."""
     parts = [
         b64(part if isinstance(part, bytes) else json.dumps(part).encode()) for part in (header, payload)
     ]
@@ -103,7 +103,7 @@ def raw_token(header: bytes | dict[str, Any], payload: bytes | dict[str, Any], s
 
 
 def temporary_file(test: SynchronousTestCase, data: bytes = b"") -> str:
-    """The path of a file that goes with the test."""
+    """The path of a file that is deleted after the test."""
     folder = tempfile.mkdtemp()
     test.addCleanup(shutil.rmtree, folder)
     path = Path(folder, "file")
@@ -138,7 +138,7 @@ class _Page(Resource):
 
 
 async def serve(test: TestCase, handler: Handler, site: Site | None = None) -> str:
-    """A local HTTP server for the length of a test; its URL."""
+    """Start a local HTTP server that runs until the end of the test; return its URL."""
     site = site or Site(_Page(handler))
     port = reactor.listenTCP(0, site, interface="127.0.0.1")  # type: ignore[attr-defined]
     channels: list[Any] = []

@@ -1,4 +1,4 @@
-"""Tables of lines that are broken on purpose: one is put into a copy of the tree, and some are chosen from the command line."""
+"""Tables of lines to break on purpose: apply one to a copy of the tree, and select some for a command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ L = TypeVar("L", bound=Line)
 
 
 def put_in(line: Line, tree: Path) -> None:
-    """Break it in a tree in which its old text stands once."""
+    """Break the line in a tree where its old text must occur exactly once."""
     broken = tree / "notify" / line.path
     text = broken.read_text()
     assert text.count(line.old) == 1, line.name
@@ -35,7 +35,7 @@ def put_in(line: Line, tree: Path) -> None:
 
 
 def choose(table: Sequence[L], module: str, arguments: list[str]) -> list[L]:
-    """Those that a command names by their path, or ``--sample N`` of them: others each day."""
+    """The lines that a command's arguments select by path; ``--sample N``: N of them, different ones each day."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}")
     parser.add_argument("which", nargs="?", default="")
     parser.add_argument("--sample", type=int, default=0)

@@ -1,4 +1,4 @@
-"""A real Chromium, driven by the W3C WebDriver protocol through the standard library. Blocks: use a thread."""
+"""A real Chromium, controlled through the W3C WebDriver protocol with the standard library. Blocks: use a thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Browser:
-    """One Chromium with a fresh profile, and what flags there are beside the usual ones; use it in a ``with``."""
+    """One Chromium with a fresh profile, and ``flags`` added to the usual ones; use it in a ``with``."""
 
     def __init__(self, *flags: str, width: int = 1280, height: int = 900) -> None:
         driver, chromium = program("chromedriver"), program("chromium")
@@ -74,31 +74,31 @@ class Browser:
         self._command("url", {"url": url})
 
     def back(self) -> None:
-        """As its button does."""
+        """Go back, as the browser's button does."""
         self._command("back", {})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script returns."""
+        """Run a script; return its result."""
         return self._command("execute/sync", {"script": script, "args": list(arguments)})
 
     def wait(self, script: str, *arguments: Any) -> Any:
-        """What a script gives to the function that is its last argument, once it does."""
+        """Run a script; return what it passes to the callback that is its last argument."""
         return self._command("execute/async", {"script": script, "args": list(arguments)})
 
     def text(self, css: str) -> str:
-        """The text of the first element that matches."""
+        """The text of the first element that matches the selector."""
         return str(self.run("return document.querySelector(arguments[0])?.textContent ?? ''", css))
 
     def click(self, css: str) -> None:
-        """A real click on it."""
+        """Click on the element with a real click."""
         self._command(f"element/{self._find(css)}/click", {})
 
     def type(self, css: str, text: str) -> None:
-        """Real key strokes into it."""
+        """Type text into the element with real key strokes."""
         self._command(f"element/{self._find(css)}/value", {"text": text})
 
     def until(self, what: str, condition: Callable[[], Any], timeout: float = 30) -> Any:
-        """Wait until it is so; ``what`` is for the error."""
+        """Wait until the condition holds; ``what`` describes it in the error."""
         end = time.monotonic() + timeout
         while not (found := condition()):
             if time.monotonic() > end:
@@ -107,45 +107,45 @@ class Browser:
         return found
 
     def tab(self) -> str:
-        """Open another tab and go there; gives its handle."""
+        """Open another tab and switch to it; return its handle."""
         return str(self.switch(self._command("window/new", {"type": "tab"})["handle"]))
 
     def here(self) -> str:
-        """This tab's handle."""
+        """The current tab's handle."""
         return str(self._call("GET", f"{self._session}/window"))
 
     def switch(self, handle: str) -> str:
-        """Go to a tab."""
+        """Switch to a tab."""
         self._command("window", {"handle": handle})
         return handle
 
     def freeze(self) -> None:
-        """Stop this tab's scripts and timers, as a browser does with one that was not looked at for long."""
+        """Stop this tab's scripts and timers, as a browser does with a tab that has been in the background for long."""
         self._devtools("Page.setWebLifecycleState", {"state": "frozen"})
 
     def leave(self) -> None:
-        """Close this tab; go to another one then."""
+        """Close this tab; switch to another one afterwards."""
         self._call("DELETE", f"{self._session}/window")
 
     def phone(self, width: int = 390, height: int = 844) -> None:
-        """Be a phone."""
+        """Emulate a phone."""
         size = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": True}
         self._devtools("Emulation.setDeviceMetricsOverride", size)
 
     def scheme(self, name: str) -> None:
-        """Prefer a colour scheme, ``light`` or ``dark``, and no motion."""
+        """Emulate a preference for a colour scheme, ``light`` or ``dark``, and for reduced motion."""
         features = {"prefers-color-scheme": name, "prefers-reduced-motion": "reduce"}
         listed = [{"name": feature, "value": value} for feature, value in features.items()]
         self._devtools("Emulation.setEmulatedMedia", {"features": listed})
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
-        """A picture of the page."""
+        """Save a picture of the page."""
         shot = self._devtools("Page.captureScreenshot", {"captureBeyondViewport": whole})
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def console(self) -> list[dict[str, Any]]:
-        """What the console was told since last asked."""
+        """Messages of the console since the last call."""
         return list(self._command("se/log", {"type": "browser"}))
 
     def _find(self, css: str) -> str:

@@ -1,6 +1,6 @@
-"""Certificates for the tests of TLS, as RFC 5280 wants them: Python 3.13 and later refuse any other.
+"""Certificates for the TLS tests, made as RFC 5280 requires: Python 3.13 and later refuse others.
 
-They hold for an hour to either side of now.
+They are valid from an hour ago until an hour from now.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOUR = datetime.timedelta(hours=1)
 
 
 class Authority:
-    """A certificate authority of a test's own, in a folder that is there: ``ca.pem``."""
+    """A certificate authority for one test: ``ca.pem`` in an existing folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -33,7 +33,7 @@ class Authority:
     def issue(
         self, *hosts: x509.GeneralName, name: str = "server", key: _Key | None = None
     ) -> tuple[Path, Path]:
-        """A server's key and its certificate for these hosts: ``NAME-key.pem`` and ``NAME.pem``."""
+        """Make a server's key and certificate for these hosts: ``NAME-key.pem`` and ``NAME.pem``."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         made = self._make(subject, key.public_key(), x509.SubjectAlternativeName(hosts))
@@ -82,10 +82,10 @@ class Authority:
 
 
 def trust_in_threads(certificate: Path) -> ssl.SSLContext:
-    """What a client of ``websockets.sync`` trusts, which reads and writes in two threads.
+    """A client context for ``websockets.sync``, which reads and writes in two threads.
 
-    With TLS 1.3 a server's session tickets come behind the handshake, and OpenSSL must not write while it reads one: CPython
-    3.11 does not keep them apart, and one request in some hundreds never went out.
+    With TLS 1.3, a server sends session tickets after the handshake, and OpenSSL must not write while it reads one.
+    CPython 3.11 does not prevent that, and one request in some hundreds was never sent.
     """
     context = ssl.create_default_context(cafile=str(certificate))
     context.maximum_version = ssl.TLSVersion.TLSv1_2

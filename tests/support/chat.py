@@ -1,4 +1,4 @@
-"""The example application in examples/chat: its one command as a process of its own, its API, and its page in a browser."""
+"""The example application in examples/chat: its command as a separate process, its API, and its page in a browser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = ROOT / "examples" / "chat" / "run.py"
 
 
 class Chat:
-    """What ``make chat`` runs, on ports and in a folder of its own; use it in a ``with``. Blocks: use a thread."""
+    """``make chat`` with its own ports and folder; use it in a ``with``. Blocks: use a thread."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="notify-chat-"))
@@ -49,7 +49,7 @@ class Chat:
         return self
 
     def start(self) -> None:
-        """Run the command; does not wait."""
+        """Run the command, without waiting until it is ready."""
         with self.said_file.open("ab") as said:
             self.process = subprocess.Popen(
                 [sys.executable, str(RUN), str(self.page), str(self.public), str(self.internal)],
@@ -60,7 +60,7 @@ class Chat:
             )
 
     def again(self) -> tuple[int, str]:
-        """The same command once more, in the same folder, stopped as soon as it is ready; its status, and what it said."""
+        """Run the same command again in the same folder, and stop it once it is ready; return its status and output."""
         self.said_file.rename(self.folder / "said before")
         before = self.process
         try:
@@ -84,22 +84,22 @@ class Chat:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def said(self) -> str:
-        """All that the command has printed."""
+        """Everything that the command has printed."""
         return self.said_file.read_text()
 
     def pid(self, name: str) -> int:
-        """The process that is ``backend``, ``notify`` or ``worker`` now."""
+        """The current process id of ``backend``, ``notify`` or ``worker``."""
         pids = re.findall(rf"\b{name} (?:was killed: it is started again as )?(\d+)", self.said())
         return int(pids[-1])
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Kill one of the three, and wait until another is started."""
+        """Kill one of the three processes, and wait until another is started in its place."""
         before = self.pid(name)
         os.kill(before, number)
         wait_for(f"another {name}", lambda: self.pid(name) != before)
 
     def answers(self) -> bool:
-        """Whether the backend does."""
+        """Whether the backend answers."""
         try:
             urllib.request.urlopen(self.url, timeout=10).close()
         except OSError:
@@ -107,12 +107,12 @@ class Chat:
         return True
 
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What the database says."""
+        """The rows that a query of the database returns."""
         with closing(sqlite3.connect(self.data / "chat.sqlite", timeout=10, isolation_level=None)) as db:
             return db.execute(sql, values).fetchall()
 
     def history(self, chat_id: int) -> list[dict[str, Any]]:
-        """What notify has of a chat."""
+        """The history of a chat in notify."""
         key = (self.data / "backend-key").read_text()
         url = f"{self.api}/v1/history?limit=1000&subject=workspace.1.chat.{chat_id}.messages"
         asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
@@ -121,7 +121,7 @@ class Chat:
 
 
 class Person:
-    """A user of the backend, without a page."""
+    """A user of the backend, without a browser."""
 
     def __init__(self, url: str, name: str = "") -> None:
         self.url, self.cookie = url, ""
@@ -130,7 +130,7 @@ class Person:
             assert status == 204
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
-        """Status, and the JSON that came or the text."""
+        """Send a request; return the status, and the JSON or text of the answer."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Cookie": self.cookie, **headers}
         request = urllib.request.Request(f"{self.url}/api/{path}", data, headers, method=method)
@@ -147,7 +147,7 @@ class Person:
             return status, text
 
     def say(self, chat_id: int, text: str, key: str = "") -> int:
-        """Post a message; its id."""
+        """Post a message; return its id."""
         status, message = self.ask(
             "POST", f"chats/{chat_id}/messages", {"key": key or str(uuid.uuid4()), "text": text}
         )
@@ -169,57 +169,57 @@ class Page:
         return self.connected()
 
     def connected(self) -> Page:
-        """Wait until it is."""
+        """Wait until the page is connected."""
         return self.wait("connected", lambda: self.browser.text("#state") == "Connected")
 
     def open(self, title: str) -> Page:
-        """Choose a chat."""
+        """Open a chat."""
         [chat] = [item for item in self.chats() if item[0].startswith(title)]
         self.browser.run("document.querySelector(`[data-chat='${arguments[0]}']`).click()", chat[1])
         self.wait(title, lambda: self.browser.text("#title") == title and self.seen("#chat"))
         return self.wait("who is here", lambda: not self.browser.text("#present").endswith(" 0 here"))
 
     def chats(self) -> list[tuple[str, str]]:
-        """The texts of the list, and the ids."""
+        """The chats in the list: text and id of each."""
         script = "return [...document.querySelectorAll('[data-chat]')].map((one) => [one.textContent, one.dataset.chat])"
         return [(text, id) for text, id in self.browser.run(script)]
 
     def badge(self, title: str) -> str:
-        """How many are unread, or nothing."""
+        """The number of unread messages, or an empty string."""
         script = """return [...document.querySelectorAll('[data-chat]')].filter((one) => one.textContent.startsWith(arguments[0]))
             .map((one) => one.querySelector('.badge')?.textContent.replace(' unread', '') ?? '')[0]"""
         return str(self.browser.run(script, title))
 
     def say(self, *texts: str) -> None:
-        """Type and send."""
+        """Type and send texts."""
         for text in texts:
             self.browser.type("#text", text + "\n")
 
     def messages(self) -> list[str]:
-        """What the chat shows."""
+        """The contents of the messages that the chat shows."""
         script = "return [...document.querySelectorAll('#messages .content')].map((one) => one.textContent)"
         return list(self.browser.run(script))
 
     def shows(self, *texts: str, last: bool = False) -> Page:
-        """Wait until these are the messages, or with ``last`` the last ones."""
+        """Wait until exactly these messages are shown; with ``last``, until these are the last ones."""
         return self.wait(
             f"messages {texts}", lambda: tuple(self.messages()[-len(texts) if last else 0 :]) == texts
         )
 
     def act(self, text: str, action: str) -> None:
-        """Click on ``edit`` or ``delete`` of the message that says this."""
+        """Click ``edit`` or ``delete`` on the message with this text."""
         script = """[...document.querySelectorAll('#messages li')].find((one) => one.querySelector('.content').textContent ===
             arguments[0]).querySelector(arguments[1]).click()"""
         self.browser.run(script, text, f".{action}")
 
     def seen(self, css: str) -> bool:
-        """Whether it is on the screen."""
+        """Whether the element is visible."""
         return bool(
             self.browser.run("return document.querySelector(arguments[0])?.offsetParent != null", css)
         )
 
     def wait(self, what: str, condition: Callable[[], Any], timeout: float = 60) -> Page:
-        """Wait until it is so; an error shows the page."""
+        """Wait until the condition holds; an error shows the page."""
         try:
             self.browser.until(what, condition, timeout)
         except AssertionError as error:

@@ -1,4 +1,4 @@
-"""A whole server in this process, and the command line in a thread or in a process of its own."""
+"""A whole server in this process, with commands run in a thread or in a separate process."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ KEY = "an-api-key-for-tests"
 
 
 class Result:
-    """What a command did."""
+    """The exit status and output of a command."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status, self.out, self.err = status, out, err
 
 
 def command(*arguments: str, stdin: bytes = b"", tty: bool = False, **environ: str) -> Result:
-    """Run a command here and now."""
+    """Run a command in this thread, and wait for it."""
     out, err = io.StringIO(), io.StringIO()
     terminal = Terminal(io.BytesIO(stdin), out, err, environ, tty)
     return Result(cli.run(arguments, terminal), out.getvalue(), err.getvalue())
 
 
 class Server(TestCase):
-    """A running server; ``run`` is a command that knows where it is."""
+    """A running server; ``run_command`` and ``spawn`` run commands that know its address."""
 
-    #: further settings, as environment variables
+    #: additional settings, as environment variables
     settings: ClassVar[dict[str, str]] = {}
 
     async def setUp(self) -> None:
@@ -75,13 +75,13 @@ class Server(TestCase):
         return issue(SECRET, user_id, 1, 600, time.time(), chats)
 
     async def history(self, subject: str) -> list[Any]:
-        """The payloads that were published."""
+        """The payloads that were published to a subject."""
         address = f"{self.environ['NOTIFY_API_URL']}/v1/history?limit=1000&subject={subject}"
         answer: Any = await deferToThread(ask, address, KEY)
         return [message["payload"] for message in answer["messages"]]
 
     async def cut_line(self) -> tuple[str, Callable[[], None]]:
-        """Another address of the server, and what cuts all connections to it."""
+        """A second address of the server, and a function that cuts all connections to it."""
         made: list[Any] = []
 
         class Line(ProxyFactory):
@@ -105,11 +105,11 @@ class Server(TestCase):
     async def run_command(
         self, *arguments: str, stdin: bytes = b"", tty: bool = False, **environ: str
     ) -> Result:
-        """Run a command in a thread, since this one serves it."""
+        """Run a command in a thread, because this thread runs the server."""
         return await deferToThread(command, *arguments, stdin=stdin, tty=tty, **{**self.environ, **environ})
 
     def spawn(self, *arguments: str, **environ: str) -> Process:
-        """Run a command in a process of its own."""
+        """Run a command in a separate process."""
         process = Process()
         reactor.spawnProcess(  # type: ignore[attr-defined]
             process,
@@ -122,7 +122,7 @@ class Server(TestCase):
 
 
 class Process(ProcessProtocol):
-    """A process, whose output can be waited for."""
+    """A process; a test can wait for its output."""
 
     def __init__(self) -> None:
         self.out = self.err = ""
@@ -149,7 +149,7 @@ class Process(ProcessProtocol):
                 done.callback(None)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        """Wait for something in the output; fails when the process ends without it, or after 20 s."""
+        """Wait until a condition on the output holds; fails if the process ends without it, or after 20 s."""
         if not condition() and self.status is None:
             done: Deferred[None] = Deferred()
             self._waiting.append((condition, done))

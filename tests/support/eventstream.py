@@ -1,4 +1,4 @@
-"""A reader of server-sent events, by the letter of WHATWG HTML, section 9.2.6; and a client down to the bytes."""
+"""A reader of server-sent events, strictly as in WHATWG HTML, section 9.2.6; and a client that works on raw bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Event(NamedTuple):
-    """An event, and the ``Last-Event-ID`` that its client comes back with from then on."""
+    """An event, and the ``Last-Event-ID`` that its client reconnects with after it."""
 
     name: str
     data: Any
@@ -16,7 +16,7 @@ class Event(NamedTuple):
 
 
 class Reader:
-    """Takes the bytes of a stream, however they are cut. ``id`` is what a client that is cut off now comes back with."""
+    """Reads a stream from bytes in pieces of any size. ``id`` is what a client reconnects with if it is cut off now."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -28,7 +28,7 @@ class Reader:
     _data: list[str]
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that are whole now."""
+        """Take more bytes; return the events that are now complete."""
         self._buffer += data
         found = []
         while b"\n" in self._buffer:
@@ -68,7 +68,7 @@ class Reader:
 
 
 class EventClient:
-    """A client with a real socket. Blocks; use a thread."""
+    """A client with a real socket. Blocks: use a thread."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class EventClient:
         self._chunked = False
 
     def answer(self) -> tuple[int, dict[str, str]]:
-        """Status and headers; from then on events can be taken."""
+        """Read the status and headers; afterwards events can be read."""
         while b"\r\n\r\n" not in self._answered:
             data = self.socket.recv(65536)
             if not data:
@@ -114,14 +114,14 @@ class EventClient:
         return int(first.split()[1]), self.headers
 
     def body(self) -> Any:
-        """The JSON of an answer that is no stream."""
+        """The JSON of an answer that is not a stream."""
         data = self._rest
         while more := self.socket.recv(65536):
             data += more
         return json.loads(data)
 
     def begun(self) -> EventClient:
-        """It is a stream."""
+        """Check that the answer is a stream."""
         status, headers = self.answer()
         if (status, headers.get("content-type")) != (200, "text/event-stream"):
             raise AssertionError(f"{status} {headers}: {self.body()}")
@@ -130,7 +130,7 @@ class EventClient:
         return self
 
     def pull(self, most: int = 65536) -> int:
-        """Read what there is, up to so many bytes; how many came, none: the stream has ended."""
+        """Read what has arrived, up to ``most`` bytes; return how many bytes came, 0 if the stream has ended."""
         try:
             data = self.socket.recv(most)
         except ConnectionResetError:
@@ -151,19 +151,19 @@ class EventClient:
             self._chunks = rest[int(size, 16) + 2 :]
 
     def taken(self) -> list[Event]:
-        """The events that have come."""
+        """The events that have arrived since the last call."""
         events, self._events = self._events, []
         return events
 
     def next(self) -> Event | None:
-        """The next event; None: the stream has ended."""
+        """Wait for the next event; None if the stream has ended."""
         while not self._events:
             if not self.pull():
                 return None
         return self._events.pop(0)
 
     def until(self, name: str) -> list[Event]:
-        """The events up to the next of this name, it included."""
+        """The events up to and including the next one of this name."""
         found: list[Event] = []
         while not found or found[-1].name != name:
             event = self.next()
@@ -173,5 +173,5 @@ class EventClient:
         return found
 
     def close(self) -> None:
-        """Be gone."""
+        """Close the connection."""
         self.socket.close()

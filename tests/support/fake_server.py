@@ -1,4 +1,4 @@
-"""A server of a few chats in this process, that can be told to lose, double, cut and refuse."""
+"""A server of a few chats in this process, which can lose and repeat messages, cut connections and refuse clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPOCH = "e1"
 
 
 class FakeServer:
-    """``ws://127.0.0.1:{port}/ws``. Histories are lists of content by chat (None: notifications); seq is 10, 20, …"""
+    """``ws://127.0.0.1:{port}/ws``. Histories are lists of contents by chat (None: notifications); seq is 10, 20, …"""
 
     def __init__(self) -> None:
         self.history: dict[int | None, list[str]] = {}
@@ -24,8 +24,8 @@ class FakeServer:
         self.frames: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.recoverable = True
-        self.features: list[str] | None = None  # that it grants where they are asked for
-        self.longest = 10**9  # messages of one resumption
+        self.features: list[str] | None = None  # features that it grants to clients that ask for them
+        self.longest = 10**9  # most messages in one resumption
         self.oldest = 1  # the first message that history still has
         self.refuse: dict[str, int] = {}  # token -> close code
         self.expires_at: float | None = None
@@ -63,12 +63,12 @@ class FakeServer:
             await connection.close(code, reason)
 
     async def say(self, text: str) -> None:
-        """Send every connection this text, whatever it is."""
+        """Send this text to every connection, whatever it is."""
         for connection in list(self.members):
             await connection.send(text)
 
     async def end(self, chat: int, error: dict[str, Any]) -> None:
-        """End a chat's subscriptions."""
+        """End all subscriptions to a chat with this error."""
         for connection, topics in list(self.members.items()):
             topics.discard(chat)
             await self._send(connection, error)
@@ -205,7 +205,7 @@ class FakeServer:
         await self._send(connection, {"type": "pong", **({"id": frame["id"]} if "id" in frame else {})})
 
     async def _on_signal(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
-        """Nobody else is there to hear it."""
+        """Nobody else is connected who could receive it."""
 
     async def _on_presence(self, connection: ServerConnection, frame: dict[str, Any]) -> None:
         answer = {"type": "presence", "id": frame["id"], **self._present(frame["chat_id"])}

@@ -1,4 +1,4 @@
-"""A real HAProxy with etc/haproxy/haproxy.cfg as it is shipped, but for ports and addresses."""
+"""A real HAProxy with the shipped etc/haproxy/haproxy.cfg, except for ports and addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = ROOT / "etc" / "haproxy" / "haproxy.cfg"
 
 
 class HAProxy:
-    """Balances over the nodes at these ports. ``changes`` are what stands otherwise in the file, and what instead."""
+    """Balances over the nodes at these ports. ``changes`` are pairs of old and new text to replace in the file."""
 
     def __init__(self, ports: list[int], *changes: tuple[str, str]) -> None:
         self.binary = program("haproxy")
@@ -38,14 +38,14 @@ class HAProxy:
         self.process: subprocess.Popen[bytes] | None = None
 
     def check(self) -> str:
-        """What HAProxy thinks of the shipped file itself; empty: nothing is wrong."""
+        """HAProxy's complaints about the shipped file itself; empty if there are none."""
         done = subprocess.run(
             [self.binary, "-c", "-q", "-f", str(CONFIG)], capture_output=True, text=True, check=False
         )
         return (done.stdout + done.stderr) if done.returncode or done.stderr else ""
 
     async def start(self) -> HAProxy:
-        """Start it and wait until it listens."""
+        """Start HAProxy and wait until it listens."""
         with open(self.directory / "log", "wb") as log:
             self.process = subprocess.Popen(
                 [self.binary, "-db", "-f", str(self.config)], stdout=log, stderr=log
@@ -61,11 +61,11 @@ class HAProxy:
         return True
 
     def log(self) -> bytes:
-        """What it has logged."""
+        """Everything that it has logged."""
         return (self.directory / "log").read_bytes()
 
     def remove(self) -> None:
-        """End it."""
+        """Stop it and delete its files."""
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)

@@ -1,4 +1,4 @@
-"""An internal or public site on the memory broker, driven through a transport without a socket."""
+"""An internal or public site with the memory broker, driven without a socket."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ AUTH = {"Authorization": f"Bearer {KEY}"}
 
 
 def temporary_folder(test: Any) -> Path:
-    """A folder that is gone after the test."""
+    """A folder that is deleted after the test."""
     folder = Path(tempfile.mkdtemp())
     test.addCleanup(shutil.rmtree, folder)
     return folder
@@ -64,7 +64,7 @@ class Response:
 
     @property
     def code(self) -> str:
-        """The code in an error body, whose whole shape is checked."""
+        """The code in an error body; checks the whole shape of the body."""
         assert set(self.json) == {"error"}, self.json
         assert set(self.json["error"]) - {"index"} == {"code", "message"}, self.json
         assert self.json["error"]["message"], self.json
@@ -72,7 +72,7 @@ class Response:
 
 
 def parse_responses(data: bytes, head: bool = False) -> list[Response]:
-    """All the responses in what a server sent; each must have a length."""
+    """All the responses in a server's output; each must have a length."""
     responses = []
     while data:
         top, _, data = data.partition(b"\r\n\r\n")
@@ -92,7 +92,7 @@ def parse_responses(data: bytes, head: bool = False) -> list[Response]:
 
 
 class Transport(StringTransport):
-    """Can also be closed in one direction, as a TCP connection can."""
+    """Can also be closed in one direction, like a TCP connection."""
 
     half_closed = False
 
@@ -113,7 +113,7 @@ class Client:
         self.channel.dataReceived(data)
 
     def received(self, head: bool = False) -> list[Response]:
-        """The responses since the last call, those to requests that were sent ahead included."""
+        """The responses since the last call, also those to requests that were sent ahead."""
         while any(
             call.getTime() <= self.site.reactor.seconds() for call in self.site.reactor.getDelayedCalls()
         ):
@@ -140,7 +140,7 @@ def request_bytes(
 
 
 class Node:
-    """A node's parts around an internal site."""
+    """The parts of a node around its internal site."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Node:
         self.broker = broker or MemoryBroker(MemorySettings(), self.context)
         self.registry = MemoryRegistry(RegistrySettings(), self.context)
         live = Live(InForce(TableAuthenticator(), limits or Limits()))
-        # On a real reactor it is for whoever sends many requests.
+        # On a real reactor the node is used by tests that send many requests, so the wheel turns faster.
         self.wheel = wheel = Wheel(self.clock, 0.25 if reactor is None else 0.01)
         dispatcher = Dispatcher(
             self.broker, self.registry, self.metrics, live, lambda call: self.clock.callLater(0, call), wheel.after,
@@ -226,7 +226,7 @@ class Node:
         body: bytes | None = None,
         auth: bool = True,
     ) -> Response:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         all_headers = {**(AUTH if auth else {}), **(headers or {})}
         if json_body is not None:
             body = json.dumps(json_body).encode()
@@ -235,7 +235,7 @@ class Node:
         client = Client(self.site)
         client.send(request_bytes(method, target, body, all_headers))
         responses = client.received(head=method == "HEAD")
-        if not responses and isinstance(self.clock, Clock):  # some are measured over a second
+        if not responses and isinstance(self.clock, Clock):  # some answers are measured over a second
             self.wheel.start()
             self.clock.pump([0.25] * 8)
             self.wheel.stop()
@@ -250,7 +250,7 @@ class Node:
 
 
 class FakeBroker:
-    """Answers a publish or a replay with what the test says, and keeps what it was given."""
+    """Answers a publish or a replay as the test says, and records what it was given."""
 
     def __init__(self, answer: Callable[..., Any]) -> None:
         self._answer = answer
@@ -273,7 +273,7 @@ class FakeBroker:
 
 @implementer(ITogether)
 class GatheringBroker(FakeBroker):
-    """Also keeps how many it was given in each context."""
+    """Also records how many messages it was given in each ``together`` context."""
 
     def __init__(self, answer: Callable[..., Any]) -> None:
         super().__init__(answer)

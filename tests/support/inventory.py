@@ -1,4 +1,4 @@
-"""The list of what is in a package or an image, beside what requirements.lock says should be."""
+"""Compares the component list in a package or an image with requirements.lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.programs import ROOT
 
 
 def wrong(text: str) -> list[str]:
-    """What a CycloneDX list has too much or too little of, with versions; markers of other Pythons are left out."""
+    """Differences between a CycloneDX list and the lock, with versions; requirements for other Pythons are ignored."""
     lock = (ROOT / "requirements.lock").read_text()
     locked = re.findall(r"(?m)^([\w.-]+)==(\S+)(?: ; (.*))?", lock)
     wanted = {

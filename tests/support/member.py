@@ -1,4 +1,4 @@
-"""A connection in a topic that answers its subscription as a session does, and no more."""
+"""A connection in a topic that answers its subscription like a session, and does nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOPIC = chat(1, 10)
 
 
 class Member:
-    """A connection that writes the answer to its subscription, as a session does."""
+    """A connection that writes the answer to its subscription, like a session."""
 
     def __init__(self, world: World, id: str, name: str = "notify.v1.json", events: bool = False) -> None:
         self.world = world

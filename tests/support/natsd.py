@@ -1,4 +1,4 @@
-"""Real nats-servers for tests: one or a cluster, killed, paused and started again, each by its own process."""
+"""Real nats-servers for tests, one or a cluster, each a separate process that tests can kill, pause and restart."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.programs import program
 
 
 def pause(seconds: float) -> Deferred[None]:
-    """Let the reactor run."""
+    """Let the reactor run for this many seconds."""
     return deferLater(reactor, seconds, lambda: None)
 
 
 async def until(condition: Any, timeout: float = 20.0, what: str = "") -> float:
-    """Wait for a condition; gives the seconds that it took, raises ``AssertionError`` after ``timeout``."""
+    """Wait for a condition; return the seconds it took. Raises ``AssertionError`` after ``timeout`` seconds."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > timeout:
@@ -38,7 +38,7 @@ async def until(condition: Any, timeout: float = 20.0, what: str = "") -> float:
 
 
 class Greeter(Protocol):
-    """Says which nats-server it is, and answers pings: enough to log in."""
+    """Announces itself as a nats-server of some version, and answers pings: enough for a login."""
 
     version = "2.10.7"
 
@@ -52,7 +52,7 @@ class Greeter(Protocol):
 
 
 def listening(case: TestCase, protocol: type[Greeter]) -> str:
-    """Serve a :class:`Greeter` until the test is over; gives host and port."""
+    """Serve a :class:`Greeter` until the test is over; return its address as ``host:port``."""
     factory = Factory.forProtocol(protocol)
     factory.noisy = False
     port: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
@@ -61,7 +61,7 @@ def listening(case: TestCase, protocol: type[Greeter]) -> str:
 
 
 class NatsServer:
-    """One nats-server with JetStream. ``extra`` is more of its configuration, in its own format."""
+    """One nats-server with JetStream. ``extra`` is additional configuration, in the server's own format."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class NatsServer:
         self.port = free_port() if host == "127.0.0.1" else 4222
         self.monitor = free_port() if host == "127.0.0.1" else 8222
         self.prefix = prefix
-        #: more of its command line
+        #: additional command-line arguments
         self.arguments: tuple[str, ...] = ()
         self.directory = Path(tempfile.mkdtemp(prefix=f"nats-{name}-"))
         self.process: subprocess.Popen[bytes] | None = None
@@ -102,12 +102,12 @@ class NatsServer:
         )
 
     def write(self, text: str) -> None:
-        """Write the configuration."""
+        """Write the configuration file."""
         self.config.write_text(text)
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The address for clients."""
         return f"nats://{self.host}:{self.port}"
 
     def start(self) -> NatsServer:
@@ -123,12 +123,12 @@ class NatsServer:
         return self
 
     async def up(self, timeout: float = 20.0) -> NatsServer:
-        """Wait until it accepts connections."""
+        """Wait until the server accepts connections."""
         await until(self.listens, timeout, f"nats-server {self.name}: {self.log()[-500:]}")
         return self
 
     def listens(self) -> bool:
-        """Whether it accepts connections."""
+        """Whether the server accepts connections."""
         try:
             socket.create_connection((self.host, self.port), 0.2).close()
         except OSError:
@@ -136,17 +136,17 @@ class NatsServer:
         return True
 
     def log(self) -> str:
-        """What it has logged."""
+        """Everything that it has logged."""
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def send(self, number: int) -> None:
-        """Send its process a signal."""
+        """Send the process a signal."""
         if self.process is not None:
             self.process.send_signal(number)
 
     def pause(self) -> None:
-        """Stop it from running; connections stay. None of its threads runs when this returns."""
+        """Stop the process with SIGSTOP; connections stay open. When this returns, none of its threads runs."""
         self.send(signal.SIGSTOP)
         assert self.process is not None
         tasks = Path(f"/proc/{self.process.pid}/task")
@@ -156,17 +156,17 @@ class NatsServer:
             time.sleep(0.001)
 
     def resume(self) -> None:
-        """Let it run again."""
+        """Let the process continue."""
         self.send(signal.SIGCONT)
 
     def reload(self, text: str | None = None) -> None:
-        """Read the configuration again, perhaps a new one."""
+        """Make the server read its configuration again, ``text`` if given."""
         if text is not None:
             self.write(text)
         self.send(signal.SIGHUP)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """End it, by default without a chance to say goodbye."""
+        """End the process, by default with SIGKILL."""
         if self.process is not None:
             self.process.send_signal(number)
             if number in (signal.SIGKILL, signal.SIGTERM):
@@ -175,13 +175,13 @@ class NatsServer:
             self.process = None
 
     def remove(self) -> None:
-        """End it and delete what it kept."""
+        """End the process and delete its files."""
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class Cluster:
-    """Three servers that know each other."""
+    """A cluster of ``size`` servers."""
 
     def __init__(self, extra: str = "", size: int = 3) -> None:
         ports = tuple(free_port() for _ in range(size))
@@ -192,11 +192,11 @@ class Cluster:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where clients connect."""
+        """The addresses for clients."""
         return tuple(server.url for server in self.servers)
 
     async def up(self) -> Cluster:
-        """Start all and wait until the cluster can make streams."""
+        """Start all servers and wait until the cluster can create streams."""
         for server in self.servers:
             server.start()
         for server in self.servers:
@@ -204,20 +204,20 @@ class Cluster:
         return self
 
     def named(self, name: str) -> NatsServer:
-        """The server of that name."""
+        """The server with this name."""
         return next(server for server in self.servers if server.name == name)
 
     def remove(self) -> None:
-        """End all."""
+        """End all servers and delete their files."""
         for server in self.servers:
             server.remove()
 
 
 async def api(broker: Any, call: str, body: dict[str, Any] | None = None) -> Any:
-    """A call of the JetStream API through a broker's own connection."""
+    """Call the JetStream API through a broker's own connection."""
     return await broker._streams.api(call, body)
 
 
 def pretty(value: Any) -> str:
-    """For messages of failed assertions."""
+    """JSON for messages of failed assertions."""
     return json.dumps(value, indent=1, default=str)

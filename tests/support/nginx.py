@@ -1,4 +1,4 @@
-"""A real nginx with etc/nginx/notify.conf as it is shipped, but for ports, addresses, and TLS."""
+"""A real nginx with the shipped etc/nginx/notify.conf, except for ports, addresses and TLS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG = ROOT / "etc" / "nginx" / "notify.conf"
 
 
 def advised() -> tuple[int, int]:
-    """``worker_rlimit_nofile`` and ``worker_connections`` as the file's first comment advises."""
+    """``worker_rlimit_nofile`` and ``worker_connections`` as recommended in the file's first comment."""
     found = re.search(
         r"#   worker_rlimit_nofile (\d+);\n#   events { worker_connections (\d+); }\n", CONFIG.read_text()
     )
@@ -27,9 +27,10 @@ def advised() -> tuple[int, int]:
 
 
 class Nginx:
-    """Balances over the nodes at these ports. ``changes`` are what stands otherwise in the file, and what instead.
+    """Balances over the nodes at these ports. ``changes`` are pairs of old and new text to replace in the file.
 
-    With ``tls`` it ends TLS as the file says, once ``changes`` name a certificate that is there; ``text`` stands for the file.
+    With ``tls`` it terminates TLS as the file says; ``changes`` must then name an existing certificate. ``text``
+    replaces the content of the file.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Nginx:
         )
         self.config = self.directory / "nginx.conf"
         self.config.write_text(
-            # One worker, so that what is counted a worker is counted.
+            # a single worker, so that limits per worker apply to all connections
             f"daemon off; worker_processes 1; pid {self.directory}/pid; error_log {self.directory}/error.log;\n"
             f"events {{ worker_connections {connections}; }}\n"
             f"http {{\naccess_log {self.directory}/access.log;\n{folders}{text}\n}}\n"
@@ -74,7 +75,7 @@ class Nginx:
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> Nginx:
-        """Start it and wait until it listens."""
+        """Start nginx and wait until it listens."""
         self.process = subprocess.Popen(
             [self.binary, "-c", str(self.config), "-e", str(self.directory / "error.log")]
         )
@@ -89,11 +90,11 @@ class Nginx:
         return True
 
     def log(self) -> bytes:
-        """All that it has logged."""
+        """Everything that it has logged."""
         return b"".join(path.read_bytes() for path in sorted(self.directory.glob("*.log")))
 
     def remove(self) -> None:
-        """End it."""
+        """Stop it and delete its files."""
         if self.process is not None:
             self.process.terminate()
             self.process.wait(10)

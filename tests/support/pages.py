@@ -1,4 +1,4 @@
-"""Pages for a browser: a folder that is served over HTTP, and perhaps what a backend would answer beside its files."""
+"""Serves pages to a browser: a folder over HTTP, and optionally the answers of a backend."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class Asked(NamedTuple):
-    """A request; ``path`` has the query, too."""
+    """A request; ``path`` includes the query."""
 
     method: str
     path: str
     body: bytes
 
 
-#: status, type and body; None: it is a file, or nothing
+#: status, type and body; None: serve a file, or 404
 Answer: TypeAlias = "Callable[[Asked], tuple[int, str, bytes] | None]"
 
 
@@ -49,11 +49,11 @@ class _Files(SimpleHTTPRequestHandler):
         return True
 
     def log_message(self, *about: object) -> None:
-        """Says nothing."""
+        """Suppress the log."""
 
 
 def serve_pages(case: Any, folder: Path, page: bytes = b"", answer: Answer | None = None) -> str:
-    """Serve a folder, and ``page`` at ``/page`` or what ``answer`` gives, until the test case is over; gives the origin."""
+    """Serve a folder, and ``page`` at ``/page`` or what ``answer`` gives, until the test ends; return the origin."""
 
     def at_page(asked: Asked) -> tuple[int, str, bytes] | None:
         return (200, "text/html", page) if page and asked.path.startswith("/page") else None

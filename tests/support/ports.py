@@ -1,4 +1,4 @@
-"""Ports for processes that must be told one, and that come back on it when they are started again."""
+"""Ports for processes that must be told their port, and that use it again when they are restarted."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from notify.chaos.processes import free_ports
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has, and that no other process of tests is given while this one runs."""
+    """A free port of 127.0.0.1. No other test process gets the same one while this process runs."""
     return free_ports(1)[0]

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, in a folder of its own: it listens on a socket in there and nowhere else."""
+"""A real PostgreSQL server for tests, with its own folder: it listens only on a socket in that folder."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from tests.support.process import wait_for
 from tests.support.programs import program
 
-#: who owns the database, and runs the server where root runs the tests: it refuses to run as root
+#: The owner of the database. If root runs the tests, this user runs the server, which refuses to run as root.
 USER = "postgres"
 
 
 class PostgresServer:
-    """A server with one database; ``url`` is where libpq finds it."""
+    """A server with one database; ``url`` is its address for libpq."""
 
     def __init__(self) -> None:
         self._postgres, initdb = program("postgres"), program("initdb")
@@ -62,7 +62,7 @@ class PostgresServer:
         return [] if self._as else None
 
     def start(self) -> PostgresServer:
-        """Start it, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [self._postgres, "-D", self._data, "-k", str(self.folder), "-c", "listen_addresses="],
@@ -80,11 +80,11 @@ class PostgresServer:
         return self
 
     def kill(self) -> None:
-        """End it as a crash would, with all of its processes."""
+        """End the server and all its processes, as a crash would."""
         self._end(signal.SIGQUIT)
 
     def remove(self) -> None:
-        """End it, and delete what it kept."""
+        """End the server, and delete its files."""
         self._end(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
 

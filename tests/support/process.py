@@ -1,4 +1,4 @@
-"""A real server process and real clients, for tests that run in a thread of their own (``deferToThread``)."""
+"""A real server process and real clients, for tests that run in a thread (``deferToThread``)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEY = "a-key-for-tests-0123456789"
 
 @contextmanager
 def service_manager() -> Iterator[tuple[socket.socket, dict[str, str]]]:
-    """What systemd hears, and the environment by which a server finds it, with a watchdog of 200 ms."""
+    """A socket in systemd's place, and the environment that makes a server use it, with a watchdog of 200 ms."""
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
@@ -48,7 +48,7 @@ def service_manager() -> Iterator[tuple[socket.socket, dict[str, str]]]:
 
 
 def wait_for(what: str, ask: Callable[[], T], seconds: float = 60) -> T:
-    """Ask until the answer is true. Raises ``TimeoutError``, which says what was waited for."""
+    """Ask until the answer is true, and return it. Raises ``TimeoutError`` with ``what`` in its text."""
     until = time.monotonic() + seconds
     while not (answer := ask()):
         if time.monotonic() > until:
@@ -68,7 +68,7 @@ class Server:
         self.file = self.folder / "notify.toml"
         self.log_file = self.folder / "log"
         self.argv = argv or [str(TWISTD), "--nodaemon", "--pidfile="]
-        # Whatever user runs the tests: they look at the memory and the files of the process.
+        # Whichever user runs the tests: they inspect the memory and the files of the process.
         self.environ = {**os.environ, "NOTIFY_SERVER__DUMPABLE": "true", **(environ or {})}
         self.configure(extra)
 
@@ -91,7 +91,7 @@ class Server:
         return self
 
     def start(self) -> None:
-        """Start it, for the first time or again, and wait until it is ready."""
+        """Start the server, for the first time or again, and wait until it is ready."""
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.argv, "notify", "--config", str(self.file)],
@@ -109,7 +109,7 @@ class Server:
             raise
 
     def restart(self, seconds: float = 60) -> None:
-        """Let it drain and end, then start it again."""
+        """Let the server drain and end, then start it again."""
         self.signal(signal.SIGTERM)
         status = self.process.wait(seconds)
         if status != 0:
@@ -127,19 +127,19 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Everything that it has logged."""
         return self.log_file.read_text("utf-8", "replace")
 
     def logged(self, text: str) -> None:
-        """Wait until it has logged this."""
+        """Wait until this text is in the log."""
         wait_for(f"the log says {text!r}", lambda: text in self.log())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         self.process.send_signal(number)
 
     def ready(self) -> bool:
-        """Whether it says that it is."""
+        """Whether the server reports that it is ready."""
         try:
             return self.http("GET", "/health/ready")[0] == 200
         except OSError:
@@ -148,7 +148,7 @@ class Server:
     def http(
         self, method: str, path: str, body: object = None, key: str | None = KEY, **headers: str
     ) -> tuple[int, Any]:
-        """Ask the internal listener: status, and the JSON that came or the text."""
+        """Send a request to the internal listener; return the status, and the JSON or text of the answer."""
         data = None if body is None else json.dumps(body).encode()
         if data is not None:
             headers["Content-Type"] = "application/json"
@@ -189,7 +189,7 @@ class Server:
 
     @contextmanager
     def client(self, user_id: int = 1, chats: tuple[int, ...] = ()) -> Iterator[Client]:
-        """A client that is authenticated, and subscribed to these chats."""
+        """A client that is authenticated and subscribed to these chats."""
         with connect(f"ws://127.0.0.1:{self.public}/ws", close_timeout=1) as socket:
             client = Client(socket)
             client.send(type="auth", token=token(user_id))
@@ -201,12 +201,12 @@ class Server:
 
 
 def token(user_id: Id = 1, workspace_id: Id = 1) -> str:
-    """A token for an hour."""
+    """A token that is valid for an hour."""
     return issue(SECRET, user_id, workspace_id, 3600, time.time())
 
 
 class Client:
-    """One WebSocket client, of the plainest kind."""
+    """A minimal WebSocket client."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -216,11 +216,11 @@ class Client:
         self.socket.send(json.dumps(frame))
 
     def receive(self, seconds: float = 10) -> Any:
-        """The next frame."""
+        """Wait for the next frame."""
         return json.loads(self.socket.recv(seconds))
 
     def closed(self, seconds: float = 10) -> tuple[int, Any]:
-        """Wait until the server closes: the code, and the advice in its reason, or that as text."""
+        """Wait until the server closes; return the code, and the reason: as JSON if it is, else as text."""
         try:
             while True:
                 self.socket.recv(seconds)

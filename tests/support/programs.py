@@ -1,6 +1,7 @@
-"""Programs that some tests need beside Python: which there are, where they come from, and running them.
+"""Programs other than Python that some tests need: which are installed, which packages have them, and running them.
 
-``python3 -m tests.support.programs`` says what of it this machine lacks, ``python3 -m tests.support.programs install`` installs it.
+``python3 -m tests.support.programs`` lists what this machine lacks; ``python3 -m tests.support.programs install``
+installs it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from unittest import SkipTest
 ROOT = Path(__file__).parent.parent.parent
 NODE_MODULES = ROOT / "tests" / "js" / "node_modules"
 
-#: the Debian package of each program that a test or .ci/run needs, and that a minimal Debian lacks
+#: the Debian package of each program that a test or .ci/run needs and that a minimal Debian lacks
 PACKAGES = {
     "bash": "bash",
     "chromedriver": "chromium-driver",
@@ -49,22 +50,24 @@ PACKAGES = {
     "tar": "tar",
 }
 
-#: packages without a program of their own, and what Debian's Python does only with them: `make env` and `make deb` need these
+#: packages without a program, and code that Debian's Python runs only if they are installed; `make env` and `make
+#: deb` need them
 WITHOUT_PROGRAM = {
     "python3-dev": "import sysconfig; open(sysconfig.get_path('include') + '/Python.h')",
     "python3-venv": "import ensurepip",
 }
 
-#: what no Debian package has, and Go builds: the newest version that is tried, and one that the oldest Go about can build
+#: programs that no Debian package has, built with Go: the newest version that is tried, and one for the oldest
+#: supported Go
 BUILT = {"helm": ("helm.sh/helm/v3/cmd/helm@v3.22.0", "helm.sh/helm/v3/cmd/helm@v3.11.3")}
 TOOLS = ROOT / "build" / "tools"
 
-#: for the environment of a program in Python that runs nothing of notify: measured, it would take about twice as long
+#: environment of a Python program that runs none of notify's code: with coverage it would take about twice as long
 UNMEASURED = {"COVERAGE_PROCESS_CONFIG": "", "COVERAGE_PROCESS_START": ""}
 
 
 def need(found: object, what: str) -> None:
-    """Skip a test, loudly, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
+    """Skip a test, with a message, for what this machine lacks; with ``REQUIRE_ALL=1`` in the environment, fail it."""
     if not found:
         if os.environ.get("REQUIRE_ALL"):
             raise AssertionError(f"{what} (and REQUIRE_ALL is set)")
@@ -72,8 +75,10 @@ def need(found: object, what: str) -> None:
 
 
 def find(name: str) -> str | None:
-    """Where a program is: in the test environment, among the built ones, in the PATH, in the sbin beside a bin of the PATH, or where
-    Debian keeps those of PostgreSQL, of which the newest is taken.
+    """The path of a program, if there is one.
+
+    Searches the test environment, the built programs, the PATH, the sbin beside each bin of the PATH, and Debian's
+    folders for PostgreSQL, newest version first.
     """
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     sbin = [str(Path(folder).with_name("sbin")) for folder in path if folder]
@@ -85,7 +90,7 @@ def find(name: str) -> str | None:
 
 
 def lack(name: str) -> str:
-    """The sentence that says what is missing, and the command that would change it."""
+    """A sentence that names the missing program and the command that installs it."""
     remedy = f"apt-get install {PACKAGES[name]}" if name in PACKAGES else "make env"
     if name in BUILT:
         remedy = "make programs"
@@ -93,21 +98,21 @@ def lack(name: str) -> str:
 
 
 def program(name: str) -> str:
-    """The path of a program; skips the test where there is none."""
+    """The path of a program; skips the test if it is missing."""
     found = find(name)
     need(found, lack(name))
     return str(found)
 
 
 def node_modules(package: str = "ws") -> Path:
-    """Where what `make js` installs is, this package for one."""
+    """The folder where `make js` installs packages; skips the test if this package is missing."""
     program("npm")
     need((NODE_MODULES / package).is_dir(), f"tests/js/node_modules has no {package}: make js")
     return NODE_MODULES
 
 
 def run(*command: str | Path, environ: dict[str, str] | None = None, cwd: str | Path | None = None) -> str:
-    """Run a program; all that it says. Fails the test, with that, where it does not succeed."""
+    """Run a program; return all its output. Fails the test, with that output, if the program fails."""
     done = subprocess.run(
         [str(part) for part in command],
         text=True,
@@ -123,7 +128,7 @@ def run(*command: str | Path, environ: dict[str, str] | None = None, cwd: str | 
 
 
 def packages() -> list[str]:
-    """The Debian packages of the programs that are missing here."""
+    """The Debian packages of the programs that this machine lacks."""
     missing = {PACKAGES[name] for name in PACKAGES if not find(name)}
     for package, test in WITHOUT_PROGRAM.items():
         if subprocess.run(["/usr/bin/python3", "-c", test], capture_output=True, check=False).returncode:
@@ -132,7 +137,7 @@ def packages() -> list[str]:
 
 
 def install() -> None:
-    """Install what is missing: on Debian, as root. What Go builds is kept in the project's own folder."""
+    """Install what is missing: on Debian, as root. Programs built with Go go into the project's own folder."""
     wanted = packages()
     if wanted:
         if not shutil.which("apt-get") or os.geteuid():
@@ -147,7 +152,7 @@ def install() -> None:
 
 
 def build(version: str) -> bool:
-    """Have Go build a program of this version, with the Go that is there; whether it did."""
+    """Build this version of a program with the installed Go; return whether that worked."""
     TOOLS.mkdir(parents=True, exist_ok=True)
     environ = {**os.environ, "GOBIN": str(TOOLS), "GOTOOLCHAIN": "local"}
     done = subprocess.run(["go", "install", version], check=False, env=environ, stderr=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""What the tests of docs/cookbook share: its files as programs, as modules and in pages. They block."""
+"""Shared by the tests of docs/cookbook: its files as programs, as modules and in pages. They block."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COOKBOOK = EXAMPLES / "cookbook"
 
 
 def addresses(server: Server) -> dict[str, str]:
-    """The environment of whoever talks to a server, but for a token."""
+    """The environment of a program that uses a server, except for a token."""
     return {
         "NOTIFY_URL": f"ws://127.0.0.1:{server.public}/ws",
         "NOTIFY_API_URL": f"http://127.0.0.1:{server.internal}",
@@ -35,7 +35,7 @@ def addresses(server: Server) -> dict[str, str]:
 
 
 def recipe(case: Any, name: str, **environ: str) -> ModuleType:
-    """A file of the cookbook as a module, with this environment until the test case is over."""
+    """A file of the cookbook as a module, with this environment until the test case ends."""
     changed = patch.dict(os.environ, environ)
     changed.start()
     case.addCleanup(changed.stop)
@@ -48,20 +48,20 @@ def recipe(case: Any, name: str, **environ: str) -> ModuleType:
 
 
 def answer(value: Any, status: int = 200) -> tuple[int, str, bytes]:
-    """What a backend answers in JSON."""
+    """A backend's JSON answer."""
     return status, "application/json", json.dumps(value).encode()
 
 
 def token_answer(user_id: int = 1) -> tuple[int, str, bytes]:
-    """What the token endpoint of tokens.md answers, for five minutes."""
+    """The answer of the token endpoint in tokens.md; the token is valid for five minutes."""
     now = time.time()
     return answer({"token": issue(SECRET, user_id, 1, 300, now), "expires_at": now + 300})
 
 
 class Site:
-    """A web application: pages with a script of the cookbook, the token endpoint, and what ``answers`` says by path.
+    """A web application: pages with a script of the cookbook, the token endpoint, and ``answers`` by path.
 
-    ``user`` is who is signed in; ``asked`` are the requests that ``answers`` had.
+    ``user`` is the user who is signed in; ``asked`` has the requests that ``answers`` handled.
     """
 
     def __init__(self, case: Any) -> None:
@@ -71,7 +71,7 @@ class Site:
         self.origin = serve_pages(case, ROOT, answer=self._answer)
 
     def page(self, path: str, script: str, server: Server, body: str) -> str:
-        """Serve a page at this path; its URL."""
+        """Serve a page at this path; return its URL."""
         html = (
             f'<!doctype html><title>A page</title><body data-notify="ws://127.0.0.1:{server.public}/ws">{body}'
             f'<script type="module" src="/docs/examples/cookbook/{script}"></script>'
@@ -90,7 +90,7 @@ class Site:
 
 
 class Program:
-    """A Python program that runs until the ``with`` is over."""
+    """A Python program that runs until the end of the ``with``."""
 
     def __init__(self, path: Path, **environ: str) -> None:
         self._process = subprocess.Popen(
@@ -112,7 +112,7 @@ class Program:
         self._lines.put(None)
 
     def line(self, seconds: float = 30) -> str:
-        """The next line that it prints."""
+        """Wait for the next line that it prints."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:

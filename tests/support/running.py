@@ -1,4 +1,4 @@
-"""Servers for tests: one in this process, or a twistd of its own; and raw clients with a real socket."""
+"""Servers for tests, in this process or as a separate twistd; and a raw client with a real socket."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ BIN = Path(sys.executable).parent
 
 
 def token(user_id: int = 1, workspace_id: int = 1, seconds: float = 600, **more: Any) -> str:
-    """A token for :class:`LocalServer` and for servers configured with ``SECRET``."""
+    """A token for :class:`LocalServer`, and for servers configured with ``SECRET``."""
     return issue(SECRET, user_id, workspace_id, seconds, time.time(), **more)
 
 
 def in_asyncio(coroutine: Any) -> Deferred[Any]:
-    """Run a coroutine of asyncio libraries under the reactor's loop."""
+    """Run a coroutine that uses asyncio libraries in the reactor's loop."""
     return Deferred.fromFuture(asyncio.ensure_future(coroutine))
 
 
 class LocalServer:
-    """The whole server in this process, on ports of the system's choice."""
+    """The whole server in this process, on ports that the system chooses."""
 
     service: NotifyService
 
@@ -56,7 +56,7 @@ class LocalServer:
         self.config: Config = load(None, settings)
 
     async def start(self, case: Any) -> LocalServer:
-        """Start, and stop when the test case is over."""
+        """Start the server, and stop it when the test case ends."""
         from twisted.internet import reactor
 
         ready: Deferred[None] = Deferred()
@@ -69,7 +69,7 @@ class LocalServer:
 
     @property
     def hub(self) -> Hub:
-        """What the server knows of its clients."""
+        """The server's hub, which knows its clients."""
         front: Any = self.service.public.factory
         hub: Hub = front.websocket.hub
         return hub
@@ -89,7 +89,7 @@ class LocalServer:
     async def publish(
         self, chat_id: int, content: str = "hello", workspace_id: int = 1, message_id: int = 1
     ) -> int:
-        """Publish through the HTTP API; the seq."""
+        """Publish through the HTTP API; return the seq."""
         import treq
 
         payload = {
@@ -114,7 +114,7 @@ class LocalServer:
 
 
 class Twistd(ProcessProtocol):
-    """A ``twistd`` of its own; ``output`` is all that it prints, ``ended`` fires with its exit status."""
+    """A ``twistd`` process; ``output`` is all that it prints, ``ended`` fires with its exit status."""
 
     def __init__(self, *arguments: str, cwd: Path, by: tuple[str, ...] = (), **environ: str) -> None:
         from twisted.internet import reactor
@@ -137,7 +137,7 @@ class Twistd(ProcessProtocol):
     errReceived = outReceived
 
     def says(self, pattern: str) -> Deferred[re.Match[str]]:
-        """Fires once it has printed this."""
+        """Fires once the output matches the pattern."""
         done: Deferred[re.Match[str]] = Deferred()
         self._waiting.append((re.compile(pattern), done))
         self.outReceived(b"")
@@ -154,7 +154,7 @@ class Twistd(ProcessProtocol):
         self.ended.callback(status)
 
     def kill(self) -> Deferred[None]:
-        """End it, however it is."""
+        """Kill the process, whatever state it is in."""
         if self.ended.called:
             from twisted.internet.defer import succeed
 
@@ -166,7 +166,7 @@ class Twistd(ProcessProtocol):
 
 
 class RawClient:
-    """A WebSocket client down to the bytes, for everything that a proper library refuses to send. Blocks; use a thread."""
+    """A WebSocket client on raw bytes, for frames that a proper library refuses to send. Blocks: use a thread."""
 
     def __init__(self, url: str, **headers: str) -> None:
         parts = urlsplit(url)
@@ -194,7 +194,7 @@ class RawClient:
     def send(
         self, payload: bytes, opcode: int = 1, fin: bool = True, rsv: int = 0, mask: bool = True
     ) -> None:
-        """One frame, as right or wrong as asked for."""
+        """Send one frame, valid or not, as the arguments say."""
         first = (0x80 if fin else 0) | rsv | opcode
         length, bit = len(payload), 0x80 if mask else 0
         if length < 126:
@@ -211,7 +211,7 @@ class RawClient:
         self.send(json.dumps(frame).encode())
 
     def receive(self) -> tuple[int, bytes]:
-        """The next frame's opcode and payload; ``(-1, b"")`` once the connection is gone."""
+        """The next frame's opcode and payload; ``(-1, b"")`` if the connection has ended."""
         try:
             first, second = self._exactly(2)
             length = second & 0x7F
@@ -224,7 +224,7 @@ class RawClient:
             return -1, b""
 
     def close_code(self) -> int:
-        """Read to the close frame; its code, 0 for none in it, -1 for none at all."""
+        """Read up to the close frame; return its code, 0 if it has none, -1 if there is no close frame."""
         while True:
             opcode, payload = self.receive()
             if opcode == 8:

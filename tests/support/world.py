@@ -1,4 +1,4 @@
-"""What several test modules share: a hub on fakes with a clock, and brokers that can be held."""
+"""Shared by several test modules: a hub built from fakes with a clock, and a broker whose answers can be held back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOW = 1_700_000_000.0
 
 @implementer(IAuthenticator)
 class TableAuthenticator:
-    """Knows tokens by heart. ``hold`` makes it wait; ``forbidden`` are chats that nobody may see."""
+    """Knows a table of tokens. ``held`` delays its answers; ``forbidden`` are chats that nobody may see."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, Identity] = {}
@@ -76,9 +76,9 @@ class TableAuthenticator:
 
 
 class SlowBroker(MemoryBroker):
-    """A memory broker that can be away, and whose follows, replays and deliveries can be held back.
+    """A memory broker that can be unavailable, and whose follows, replays and deliveries can be held back.
 
-    ``early``: what a held replay gives was found out when it was asked for, not when it is released.
+    ``early``: a held replay is read when it is requested, not when it is released.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -108,7 +108,7 @@ class SlowBroker(MemoryBroker):
             self.now_deliver(message)
 
     def poison(self, topic: Topic) -> None:
-        """A place in the topic's sequence that holds no valid message, as a broker finds it behind the API's back."""
+        """Add a number to the topic's sequence that has no valid message, as when something else wrote to the store."""
         self._seq += 1
         history = self._histories.setdefault(topic, _History(self._lost_everywhere))
         history.newest = self._seq
@@ -125,7 +125,8 @@ class SlowBroker(MemoryBroker):
         )
 
     def unfollow(self, topic: Topic) -> None:
-        # "Deliver this topic no more, from now on": nor what was held back until it is followed again.
+        # Also drop held deliveries: after unfollow, the topic's messages must not be delivered until it is followed
+        # again.
         if self.undelivered:
             self.undelivered = [message for message in self.undelivered if message.topic != topic]
         super().unfollow(topic)
@@ -160,7 +161,7 @@ class SlowBroker(MemoryBroker):
 
 
 class World:
-    """A server without sockets: everything but transport and HTTP, on a clock that the test moves."""
+    """A server without sockets: everything but transport and HTTP, on a clock that the test advances."""
 
     def __init__(self, limits: Limits | None = None, **memory: Any) -> None:
         self.clock = Clock()
@@ -202,27 +203,27 @@ class World:
         self.clock.callLater(0, call)
 
     def reload(self, **changes: Any) -> None:
-        """Put something else in force: fields of ``InForce``."""
+        """Change fields of ``InForce``, as a reload does."""
         self.live.now = replace(self.live.now, **changes)
 
     def turn(self) -> None:
-        """The end of a reactor turn."""
+        """End a reactor turn."""
         self.clock.advance(0)
 
     def publish(self, topic: Topic, payload: bytes) -> int:
-        """Publish; the seq."""
+        """Publish; return the seq."""
         seqs: list[int] = []
         self.broker.publish(topic, payload).addCallback(lambda position: seqs.append(position.seq))
         return seqs[0]
 
     def connect(self) -> Client:
-        """A client that is connected, not authenticated."""
+        """A client that is connected, but not authenticated."""
         return Client(self)
 
     def client(
         self, user_id: int = 1, workspace_id: int = 1, expires_in: float | None = None, **auth: Any
     ) -> Client:
-        """A client that is authenticated; its auth_result is taken."""
+        """A client that is authenticated; its auth_result has been read."""
         client = self.connect()
         expires_at = None if expires_in is None else NOW + self.clock.seconds() + expires_in
         token = f"token-{workspace_id}-{user_id}-{expires_at}"
@@ -232,12 +233,12 @@ class World:
         return client
 
     def sample(self, name: str, **labels: str) -> float:
-        """A metric's value."""
+        """The value of a metric, 0 if it does not exist."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 class Client:
-    """The other end of a session, without a socket."""
+    """The client's end of a session, without a socket."""
 
     result: list[Any]
 
@@ -273,7 +274,7 @@ class Client:
         return self.connection.take()
 
     def ask(self, **frame: Any) -> Any:
-        """Send a frame; the one frame that answers it."""
+        """Send a frame; return the one frame that answers it."""
         self.connection.take()
         self.send(**frame)
         [answer] = self.connection.take()

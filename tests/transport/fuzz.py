@@ -1,6 +1,6 @@
-"""Ever new streams and opening handshakes beside autobahn alone, for so many seconds (``make fuzz SECONDS=600``).
+"""Compares new random streams and opening handshakes with autobahn alone, for some seconds (``make fuzz SECONDS=600``).
 
-What is found is made small by hypothesis where it is a stream, and raised. The seed of each round is printed.
+If a stream fails, hypothesis shrinks it and raises. The seed of each round is printed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, seed, settings
 from tests.transport.test_frames_differential import check, cuts, streams
 from tests.transport.test_handshake_differential import autobahn, beside, random_head
 
-#: of each, in a round
+#: streams, and handshakes, in a round
 ROUND = 500
 
 
 def main(seconds: float, first: int | None = None) -> None:
-    """Rounds until the time is over, at least one; ``first`` is the seed of the first."""
+    """Play rounds until the time is over, at least one; ``first`` is the seed of the first."""
     end, rounds, factory = time.monotonic() + seconds, 0, autobahn()
     healthy = [HealthCheck.too_slow, HealthCheck.data_too_large]
     limits = settings(max_examples=ROUND, database=None, suppress_health_check=healthy)

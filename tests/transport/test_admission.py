@@ -1,4 +1,4 @@
-"""Who may come in, on a clock that is only a number, without a socket."""
+"""Which connections are admitted; with a clock that is only a number, and without sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FREE = Limits(max_connections=0, max_arriving=0)
 
 
 class Door:
-    """An admission whose surroundings the test moves."""
+    """An admission with limits, time and other inputs that the test sets."""
 
     def __init__(self, trusted: tuple[str, ...] = (), **limits: Any) -> None:
         self.limits = replace(FREE, **limits)
@@ -45,14 +45,14 @@ class Door:
         )
 
     def enter(self, peer: str = "9.9.9.9", descriptor: int = 10) -> Visit | str:
-        """A visit, or why there is none."""
+        """A visit, or the reason why it is refused."""
         try:
             return self.admission.enter(peer, descriptor)
         except TurnedAway as why:
             return why.reason
 
     def crowd(self, count: int, peer: str = "9.9.9.9") -> list[Visit]:
-        """So many that are let in."""
+        """Let this many connections in."""
         visits = []
         for _ in range(count):
             visit = self.enter(peer)
@@ -62,7 +62,7 @@ class Door:
 
 
 def identify(visit: Visit, address: str) -> str:
-    """Why a visit is refused for its address; empty: it is not."""
+    """Why a visit is refused for its address; empty if it is not."""
     try:
         visit.identify(address)
     except TurnedAway as why:
@@ -139,7 +139,7 @@ class All(SynchronousTestCase):
 
 class Addresses(SynchronousTestCase):
     def refused(self, door: Door, *peers: str) -> list[str]:
-        """Why each is refused that comes now; those that are not leave again, but for what they used."""
+        """Why each new connection is refused, or an empty string; admitted ones leave, but have used up their rate."""
         found = []
         for peer in peers:
             visit = door.enter(peer)
@@ -175,7 +175,7 @@ class Addresses(SynchronousTestCase):
         self.assertEqual(self.refused(door, "9.9.9.8"), [""])
         door.now += 0.5
         self.assertEqual(self.refused(door, *["9.9.9.9"] * 6), [""] * 5 + ["address_handshakes"])
-        door.now -= 3600  # a clock that is set back earns nothing, and costs nothing
+        door.now -= 3600  # a clock that goes back gains no permits and loses none
         self.assertEqual(self.refused(door, "9.9.9.9"), ["address_handshakes"])
         door.now += 0.5
         self.assertEqual(self.refused(door, *["9.9.9.9"] * 6), [""] * 5 + ["address_handshakes"])
@@ -213,7 +213,7 @@ class Addresses(SynchronousTestCase):
             self.assertEqual(identify(third, "9.9.9.9"), "address_connections")
             self.assertEqual(identify(other, "9.9.9.8"), "")
             self.assertEqual(identify(itself, proxy), "")
-            # Who comes straight is the same address.
+            # A direct connection from the same address counts with those.
             self.assertEqual(self.refused(door, "9.9.9.9"), ["address_connections"])
             third.leave()
             first.leave()

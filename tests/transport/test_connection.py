@@ -1,4 +1,4 @@
-"""The write side of a connection: straight to the socket, held, queued, given up; in order whatever comes between."""
+"""The write side of a connection: direct to the socket, held, queued, closed as too slow; always in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from notify.wire.frames import JSON
 
 
 class Transport:
-    """A socket that takes ``room`` bytes, and Twisted's buffer behind it, as the write-through transport has them."""
+    """A socket that takes ``room`` bytes, and Twisted's buffer behind it, as in the write-through transport."""
 
     def __init__(self, room: int = 0) -> None:
         self.room = room
@@ -139,7 +139,7 @@ class WriteTests(SynchronousTestCase):
             connection.write(b"12345")
             self.assertFalse(connection.blocked)
             connection.write(b"6")
-            # It waits below: nothing is queued here yet.
+            # It waits in the transport: the connection has queued nothing yet.
             self.assertEqual((connection.blocked, connection.queued), (True, 0))
             connection.write(b"7")
             self.assertEqual((connection.blocked, connection.queued), (True, 1))
@@ -170,7 +170,7 @@ class WriteTests(SynchronousTestCase):
                 frame = b"<" + b"%d," % len(written) * (size // 8 + 1) + b">"
                 written.append(frame)
                 connection.write(frame)
-            elif step == "control":  # a pong of autobahn's goes to the transport, between frames
+            elif step == "control":  # one of autobahn's pongs goes to the transport directly, between frames
                 controls += 1
                 transport.write(b"{pong}")
             elif step == "drain":
@@ -188,7 +188,7 @@ class BoundTests(SynchronousTestCase):
     def test_a_client_over_its_bound_is_closed_and_its_memory_is_back(self) -> None:
         world = World(each=100)
         connection, _, wire = world.connect()
-        connection.write(b"x" * 10)  # this one is the transport's
+        connection.write(b"x" * 10)  # this frame is already in the transport
         for _ in range(10):
             connection.write(b"x" * 10)
         self.assertEqual((connection.queued, wire.said), (100, []))

@@ -1,4 +1,4 @@
-"""Who may have an event stream, and of what: the rules, without a socket."""
+"""Who may open an event stream, and of which topics: the rules, without a socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = "https://chat.example"
 
 
 def request(line: str = "GET /events HTTP/1.1", *more: str, **headers: str | None) -> bytes:
-    """A request's head; a header that is None is left out."""
+    """The head of a request; a header that is None is left out."""
     fields = {
         "Host": "push.example",
         "Authorization": "Bearer a.b.c",
@@ -34,7 +34,7 @@ def asking(query: str, **headers: str | None) -> Asked:
 
 
 def parts(answer: bytes) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and the JSON of an answer."""
+    """Status, headers and JSON of an answer."""
     head, _, body = answer.partition(b"\r\n\r\n")
     first, *lines = head.decode("ascii").split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -176,7 +176,7 @@ class Pages(Case):
                 self.assertEqual(refused.status, 403, origin)
                 self.assertTrue(refused.origin)
                 self.assertNotIn(b"Access-Control", refused.answer)
-        # The authority of the target is the host, whatever the header says.
+        # The authority in the target is the host, whatever the Host header says.
         self.assertEqual(judge(request(f"GET {PAGE}/events HTTP/1.1", Origin=PAGE), (), True).origin, PAGE)
 
     def test_a_page_may_read_whatever_it_is_answered(self) -> None:

@@ -1,4 +1,4 @@
-"""Event streams on the public port, fed by hand: the session of a WebSocket behind a request that only reads."""
+"""Event streams on the public port, fed by hand: a WebSocket's session, used by a request that only reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMITS = Limits(max_frame=Size(4096))
 
 
 class Stream:
-    """A client that has asked for a stream."""
+    """A client that has requested a stream."""
 
     def __init__(self, wire: Wire, query: str = "", token: str = "t", **headers: str | None) -> None:
         self.wire = wire
@@ -53,12 +53,12 @@ class Stream:
         return int(self.transport.value()[9:12])
 
     def refused(self) -> Any:
-        """Status and error of an answer that is no stream."""
+        """Status and error code of an answer that is not a stream."""
         status, _, body = parts(self.transport.value())
         return status, body["error"]["code"]
 
     def take(self) -> list[Event]:
-        """The events that have come since."""
+        """The events that have arrived since the last call."""
         value = self.transport.value()
         self._read = self._read or value.index(b"\r\n\r\n") + 4
         data, self._read = value[self._read :], len(value)
@@ -375,7 +375,7 @@ class Waiting(Case):
         self.world.broker.held = []
         held = self.ask("chat=5")
         self.world.broker.release()
-        # The notifications' topic, then the chat, which is held.
+        # The first hold was for the notifications' topic; this one is for the chat.
         self.world.broker.held = []
         other = self.ask("chat=6")
         self.world.broker.release()
@@ -510,7 +510,8 @@ class Ending(Case):
         self.assertEqual(stream.comments, 3)
         [connection] = self.world.hub.connections
         self.assertGreater(connection.heard, 25)
-        # Not behind what waits already: that will show it, or fill the queue.
+        # No heartbeat is queued behind frames that wait: those will show that the connection lives, or fill the
+        # queue.
         producer: Any = stream.transport.producer
         producer.pauseProducing()
         self.publish(5)

@@ -1,4 +1,4 @@
-"""Offers of extensions, and what is agreed on."""
+"""Extensions that clients offer, and which are accepted."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Deflate(SynchronousTestCase):
             "client_max_window_bits=x",
             "server_max_window_bits",
             "server_max_window_bits=7",
-            "server_max_window_bits=8",  # legal, and zlib has no raw stream of it
+            "server_max_window_bits=8",  # legal, but zlib has no raw stream with this window
             "server_max_window_bits=16",
             "server_max_window_bits=09",
             "server_max_window_bits=+9",

@@ -1,4 +1,4 @@
-"""One message to many connections, in Python and in C: one suite for both, on real sockets."""
+"""One message to many connections, in Python and in C: one test suite for both, on real sockets."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.support.running import LocalServer, RawClient, token
 
 SOURCE = ROOT / "notify" / "transport" / "_fanout.c"
 HEADERS = Path(sysconfig.get_path("include"))
-#: more than any socket here takes at once
+#: more than any socket here accepts at once
 LONG = b"long" * 200_000
 OTHER = featured(JSON, frozenset(["other"]))
 
 
 def compiler() -> str:
-    """A C compiler that finds Python's headers; skips the test where there is none, which is no fault of a machine."""
+    """A C compiler that finds Python's headers. Skips the test if there is none, even with REQUIRE_ALL=1."""
     found = find("cc") or find("gcc")
     if not found or not (HEADERS / "Python.h").exists():
         raise SkipTest("what is in C is not built here: apt-get install build-essential python3-dev")
@@ -50,7 +50,7 @@ def compiler() -> str:
 
 
 def built() -> FanOut:
-    """The C way; skips the test where it cannot be built, and fails it where it was only not built."""
+    """The C implementation; skips the test if it cannot be built, and needs it (``need``) if it only was not."""
     if fanout.in_c is None:
         compiler()
     need(fanout.in_c, "notify/transport/_fanout.c is not built: make env")
@@ -59,7 +59,7 @@ def built() -> FanOut:
 
 
 class Transport:
-    """What a connection needs of Twisted's transport, over one end of a socket pair; ``far`` is the other."""
+    """The part of Twisted's transport that a connection needs, over one end of a socket pair; ``far`` is the other."""
 
     def __init__(self, case: SynchronousTestCase) -> None:
         self.socket, self.far = socket.socketpair()
@@ -82,10 +82,10 @@ class Transport:
         except BlockingIOError:
             pass
         except OSError:
-            self.buffer = b""  # Twisted drops it when it finds the connection lost
+            self.buffer = b""  # Twisted drops the buffer when it notices that the connection is lost
 
     def drain(self, most: int) -> None:
-        """The client reads up to so many bytes, and the reactor finds that there is room again."""
+        """The client reads up to ``most`` bytes, and the reactor notices that there is room again."""
         try:
             self.got += self.far.recv(most)
         except OSError:
@@ -102,7 +102,7 @@ class Transport:
         pass
 
     def read(self) -> bytes:
-        """All that the client gets."""
+        """Everything that the client receives."""
         while True:
             before = len(self.got)
             self.drain(1 << 20)
@@ -122,7 +122,7 @@ class Wire:
 
 
 class Place:
-    """Connections over sockets, and what becomes of them."""
+    """Connections over sockets, and their state."""
 
     def __init__(self, case: SynchronousTestCase, way: FanOut, each: int = 10**7, all: int = 10**8) -> None:
         self.case = case
@@ -145,7 +145,7 @@ class Place:
         self.way(list(self.members), {JSON: frame, OTHER: frame})
 
     def state(self) -> list[tuple[Any, ...]]:
-        """How all of them are, but for what is on its way in the kernel."""
+        """The state of all connections, except for bytes in the kernel."""
         return [
             (
                 one._open,
@@ -161,7 +161,7 @@ class Place:
 
 
 class Meddler(FakeConnection):
-    """Somebody else's connection, whose write does something."""
+    """A plugin's own connection, whose write runs ``act``."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         super().__init__()
@@ -172,10 +172,10 @@ class Meddler(FakeConnection):
 
 
 class Ways:
-    """What both ways do. ``way`` is one of them."""
+    """What both implementations do. ``way`` is one of them."""
 
     way: Any
-    #: of the test that memory does not grow
+    #: for the test that memory does not grow
     rounds = 100_000
 
     def place(self: Any, **bounds: int) -> Place:
@@ -280,7 +280,7 @@ class Ways:
         newcomer: list[socket.socket] = []
 
         def replace() -> None:
-            # As Twisted does: the producer is told, then the socket is closed; and somebody else gets the number.
+            # As in Twisted: the producer is told, then the socket is closed, and another socket gets its number.
             number = place.transports[0].socket.fileno()
             one.stopProducing()
             place.transports[0].socket.close()
@@ -322,7 +322,7 @@ class Ways:
         place = self.place()
         ours, dead, foreign = place.connect(), place.connect(), FakeConnection()
         place.transports[1].far.close()
-        foreign.closed = (1000, "")  # which keeps no frames
+        foreign.closed = (1000, "")  # it keeps no frames then
 
         class Fresh(dict[Encoding, bytes]):
             def __missing__(self, encoding: Encoding) -> bytes:
@@ -356,7 +356,7 @@ class Ways:
 
 
 def resident() -> int:
-    """The memory of this process that is in use, in bytes."""
+    """Bytes of memory that this process uses."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -456,7 +456,7 @@ class AlikeTests(SynchronousTestCase):
                 place.fan(mark * (size // len(mark) + 1))
             case "read":
                 transport.drain(size)
-            case "control":  # a pong of autobahn's goes to the transport, between frames
+            case "control":  # one of autobahn's pongs goes to the transport directly, between frames
                 transport.write(b"{pong}")
             case "die":
                 transport.far.close()
@@ -471,7 +471,7 @@ class AlikeTests(SynchronousTestCase):
 
 
 class ServerTests(TestCase):
-    """On a whole server: which way it goes, and that no descriptor is known any more when its socket is closed."""
+    """On a whole server: which implementation it uses, and that no connection keeps the number of a closed socket."""
 
     timeout = 60
 
@@ -535,7 +535,7 @@ class ServerTests(TestCase):
 
 
 class CompiledTests(SynchronousTestCase):
-    """What a compiler has to say of the C source."""
+    """What a compiler and its sanitizers find in the C source."""
 
     def compile(self, *options: str) -> Path:
         made = Path(self.mktemp()).resolve().with_suffix(".so")
@@ -573,7 +573,7 @@ class CompiledTests(SynchronousTestCase):
         )  # fmt: skip
 
 
-#: the tests of the C way with what was compiled into a file, in place of what is installed
+#: runs the tests of the C implementation with the compiled file at a path instead of the installed one
 SANITIZED = """
 import sys, unittest
 from importlib.util import module_from_spec, spec_from_file_location

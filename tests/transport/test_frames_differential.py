@@ -1,6 +1,6 @@
-"""Streams of frames, right and wrong, whole and cut: answered as autobahn alone answers them, up to the Close.
+"""Valid and invalid streams of frames, whole and in pieces: answered as by autobahn alone, up to the Close.
 
-``make fuzz`` goes on with ever new ones: :mod:`tests.transport.fuzz`.
+``make fuzz`` goes on with new ones: :mod:`tests.transport.fuzz`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from notify.config import Compression
 from tests.autobahn.echo import EchoFactory
 from tests.transport.test_websocket_attack import HANDSHAKE, MOST, Peer, Wire, frame, frames, head
 
-#: no context is taken over, as ours never does
+#: no context takeover, as on our side
 OFFER = (
     b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 )
@@ -41,14 +41,14 @@ codes = st.sampled_from(
 
 
 def deflate(payload: bytes) -> bytes:
-    """A compressed message."""
+    """Compress a message."""
     compressor = zlib.compressobj(wbits=-15)
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
 @st.composite
 def fragmented(draw: st.DrawFn) -> bytes:
-    """A message in several frames, with others in between."""
+    """A message in several frames, with other frames in between."""
     binary, key, compressed = draw(st.booleans()), draw(masks), draw(st.booleans())
     payload = draw(payloads if binary else texts)
     sent, rsv = (deflate(payload), _COMPRESSED) if compressed else (payload, 0)
@@ -99,14 +99,14 @@ streams = st.builds(
 
 
 class Answer(NamedTuple):
-    """What a server answered: messages and pongs in order, and the code of its Close; None: it sent none."""
+    """A server's answer: messages and pongs in order, and the code of its Close, or None if it sent none."""
 
     sent: list[tuple[int, bytes]]
     closed: int | None
 
 
 def read(data: bytes) -> Answer:
-    """What a server sent, inflated."""
+    """Parse and inflate a server's output."""
     sent: list[tuple[int, bytes]] = []
     for first, payload in frames(data):
         opcode = first & 0xF
@@ -119,7 +119,7 @@ def read(data: bytes) -> Answer:
 
 
 class Alone(WebSocketServerProtocol):
-    """autobahn, echoing."""
+    """autobahn as an echo server."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.sendMessage(payload, isBinary)
@@ -133,7 +133,7 @@ def _accept(offers: Any) -> Any:
 
 
 def autobahn(data: bytes) -> Answer:
-    """What autobahn alone answers."""
+    """The answer of autobahn alone."""
     factory: Any = WebSocketServerFactory()
     factory.setProtocolOptions(
         maxMessagePayloadSize=MOST,
@@ -152,14 +152,14 @@ def autobahn(data: bytes) -> Answer:
 
 @cache
 def server() -> Wire:
-    """Our end, echoing; one for all streams."""
+    """Our server, echoing; one for all streams."""
     wire = Wire(compression=Compression(enabled=True), frames_per_second=0)
     wire.port.websocket = EchoFactory(wire.world.hub, Clock())
     return wire
 
 
 def ours(*segments: bytes) -> Answer:
-    """What our end answers."""
+    """The answer of our server."""
     wire = server().again()
     wire.feed(*segments)
     wire.protocol.connectionLost(connectionDone)
@@ -170,7 +170,7 @@ START = head(*HANDSHAKE, OFFER)
 
 
 def check(stream: bytes, places: list[int]) -> None:
-    """The stream, whole and cut, is answered as by autobahn."""
+    """Check that the stream, whole and in pieces, is answered as by autobahn."""
     places = sorted({place % len(stream) for place in places} - {0}) if stream else []
     segments = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
     theirs = autobahn(START + stream)
@@ -183,7 +183,7 @@ cuts = st.lists(st.integers(0, 2**20), max_size=8)
 
 class BesideAutobahn(SynchronousTestCase):
     def test_what_is_unsound_is_closed_with_the_code_of_its_kind(self) -> None:
-        """So that what is compared is something."""
+        """Makes sure that the comparison compares real answers."""
         for stream, code in (
             (frame(b"{}"), None),
             (frame(b"bye", 8), 1002),

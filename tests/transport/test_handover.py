@@ -1,4 +1,4 @@
-"""Sockets that are accepted by one process and served by another: here by two ends in one."""
+"""Sockets that one process accepts and another one serves; in these tests one process plays both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def the_reactor() -> Any:
 
 
 class Greeter(Protocol):
-    """Says by whom a socket is served, or why it is not; its visit leaves with it."""
+    """Writes which side serves a socket, or why it is refused; its visit leaves when the connection ends."""
 
     visit: Any = None
 
@@ -47,7 +47,7 @@ class Greeter(Protocol):
 
 
 class Side(Factory):
-    """One end, by its name."""
+    """One side, identified by its name."""
 
     protocol = Greeter
     noisy = False

@@ -30,7 +30,7 @@ def request(line: str = "GET /ws HTTP/1.1", **headers: str | None) -> bytes:
 
 
 class Heads(SynchronousTestCase):
-    """Where a head ends, however it comes."""
+    """Where a head ends, whatever pieces it arrives in."""
 
     def test_a_head_ends_at_its_empty_line(self) -> None:
         self.assertEqual(split_head(b"a\r\nb\r\n\r\nrest\r\n\r\n"), (b"a\r\nb", b"rest\r\n\r\n"))
@@ -45,7 +45,7 @@ class Heads(SynchronousTestCase):
                     self.assertEqual(split_head(data), (b"x" * size, data[len(whole) :]))
                 else:
                     self.assertEqual(self.assertRaises(Refused, split_head, data).status, 431)
-        # Of the longest head that is taken, whatever has come so far is a beginning.
+        # As long as the longest accepted head is not complete, more data is expected.
         whole = b"x" * MAX_HEAD + b"\r\n\r\n"
         for end in range(len(whole) - 6, len(whole)):
             self.assertIsNone(split_head(whole[:end]))
@@ -146,7 +146,7 @@ class Judgements(SynchronousTestCase):
             request(Host="chat.example:"),
             request(Host="[::1]:80"),
             request(Host="[::1]"),
-            request(Host="::1:80"),  # some clients forget the brackets
+            request(Host="::1:80"),  # some clients omit the brackets
             request(Host="my_service:8000"),
             request(Upgrade="h2c, WebSocket"),
             request(Connection="Upgrade,close"),
@@ -297,6 +297,6 @@ class Judgements(SynchronousTestCase):
         self.assertEqual(self.assertRaises(Refused, judge, other, (), False).status, 403)
 
     def test_a_run_of_blanks_can_be_read_in_one_way_only(self) -> None:
-        blanks = " " * 1_000_000  # of which a pattern with a choice makes hours
+        blanks = " " * 1_000_000  # a pattern with alternatives would take hours for these
         for value in (f"a{blanks}\0", f"a;{blanks}=;", f"a,{blanks};", f"a;b{blanks};", f"a;b={blanks};"):
             self.assertEqual(self.status(request(Sec_WebSocket_Extensions=value)), 400)

@@ -1,4 +1,4 @@
-"""Opening handshakes by the thousand: answered alike however they are cut, and no stricter than autobahn without a reason."""
+"""Thousands of opening handshakes: answered alike in any pieces, and no stricter than autobahn without a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from notify.wire import encodings
 from tests.support.world import World
 from tests.transport.test_websocket_attack import HANDSHAKE, Peer, Wire, cut, frame, frames, head
 
-#: how many heads, and some more
+#: roughly how many heads
 HEADS = 12_000
 
 CONFIGURATIONS = [
@@ -42,7 +42,7 @@ TARGETS = (b"/ws?a=b&c=%zz", b"/ws?a#b", b"/ws?\xff", b"/ws?[", b"/ws?//[", b"/w
 
 
 def offers(random: Random) -> bytes:
-    """What a client offers in one header."""
+    """A client's offers in one header."""
     if random.random() < 0.3:
         return random.choice(EXTENSIONS)
     return b", ".join(
@@ -52,7 +52,7 @@ def offers(random: Random) -> bytes:
 
 
 def random_head(random: Random) -> bytes:
-    """An opening handshake as browsers, odd clients and smugglers write them."""
+    """An opening handshake as browsers, odd clients and request smugglers write it."""
     lines = list(HANDSHAKE)
     sound = random.random() < 0.4
     for _ in range(random.choice((0, 1, 1, 1, 2, 3))):
@@ -119,13 +119,13 @@ class Cuts(SynchronousTestCase):
 
 
 class ByAutobahn(WebSocketServerProtocol):
-    """What autobahn alone answers."""
+    """The answer of autobahn alone."""
 
     def onConnect(self, request: Any) -> str | None:
         return encodings.choose(request.protocols)[0]
 
 
-#: what autobahn accepts and we do not, and why; of the head, its lines apart
+#: what autobahn accepts and we refuse: the reason, and a test of the head and its lines
 STRICTER: dict[str, Any] = {
     "RFC 9112, section 2.2: lines end at CRLF and nowhere else": lambda head, lines: (
         len(head.decode("latin-1").splitlines()) != len(lines) + 1
@@ -153,7 +153,7 @@ STRICTER: dict[str, Any] = {
 
 
 def autobahn() -> Any:
-    """autobahn's factory, which lets in whom we would."""
+    """autobahn's factory, configured to accept the same clients as we do."""
     factory: Any = WebSocketServerFactory()
     factory.setProtocolOptions(
         versions=[13], allowedOrigins=["*"], allowNullOrigin=True, openHandshakeTimeout=0, webStatus=False
@@ -163,7 +163,7 @@ def autobahn() -> Any:
 
 
 def beside(factory: Any, data: bytes) -> set[str] | None:
-    """Why we refuse a head that autobahn accepts: nothing where we give the same answer; None: autobahn refuses it."""
+    """Our reasons to refuse a head that autobahn accepts: empty if the answers are equal, None if it refuses, too."""
     protocol, transport = factory.buildProtocol(None), Peer()
     protocol.makeConnection(transport)
     protocol.dataReceived(data)
@@ -194,5 +194,5 @@ class BesideAutobahn(SynchronousTestCase):
 
 
 def lower(answer: bytes) -> list[bytes]:
-    """The lines of an answer that count, in order."""
+    """The relevant lines of an answer in lower case, sorted."""
     return sorted(line for line in answer.lower().split(b"\r\n") if not line.startswith(b"server:"))

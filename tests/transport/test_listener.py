@@ -63,7 +63,7 @@ class Choice(SynchronousTestCase):
 
 
 class Elsewhere(SynchronousTestCase):
-    """Another process has to be asked whether there is room for an address that a proxy tells."""
+    """Another process must be asked whether there is room for the address that a proxy reports."""
 
     def setUp(self) -> None:
         self.wire = Wire(trusted=("192.168.1.1",))
@@ -102,7 +102,7 @@ class Elsewhere(SynchronousTestCase):
 
 
 class KeptConnections(SynchronousTestCase):
-    """A proxy sends requests of many clients over a connection that it keeps: a handshake may be behind others."""
+    """A proxy sends many clients' requests over one connection that it keeps: a handshake may follow other requests."""
 
     health = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -1,4 +1,4 @@
-"""What an operator may write in allowed_origins, and which pages that lets in."""
+"""What allowed_origins may contain, and which pages it admits."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Parsed(SynchronousTestCase):
 
 
 class Told(SynchronousTestCase):
-    """A page that is not let in leaves something behind."""
+    """A refused page leaves a trace in log and metrics."""
 
     def test_a_refused_origin_is_counted_and_logged(self) -> None:
         events: list[Any] = []

@@ -1,4 +1,4 @@
-"""Connections behind a poller, on real sockets: fair turns, pauses, and ends of all kinds."""
+"""Connections behind a poller, on real sockets: fairness, pauses, and every kind of end."""
 
 from __future__ import annotations
 

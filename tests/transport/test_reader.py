@@ -30,7 +30,7 @@ MOST = 70_000
 
 
 class Seen:
-    """A sink that writes down what it is given."""
+    """A sink that records what it is given."""
 
     def __init__(self, enough: int = -1) -> None:
         self.ending = self.deaf = False
@@ -77,7 +77,7 @@ def read_all(*segments: bytes, enough: int = -1) -> Seen:
     return seen
 
 
-#: what clients send, by name
+#: frames that clients send, by name
 KINDS: dict[str, Callable[[bytes], bytes]] = {
     "text": lambda payload: frame(payload),
     "binary": lambda payload: frame(payload, 2),
@@ -237,7 +237,7 @@ class Streams(SynchronousTestCase):
 
 
 class Ending(SynchronousTestCase):
-    """Our Close was sent: whatever comes is dropped, until the client's Close does, or too much has come."""
+    """Our Close was sent: everything is dropped until the client's Close arrives, or until too much has arrived."""
 
     def setUp(self) -> None:
         self.seen, self.reader = Seen(), Reader()
@@ -288,7 +288,7 @@ class Ending(SynchronousTestCase):
 
 
 class Work(SynchronousTestCase):
-    """What reading costs, counted: frames looked at, and bytes handed on."""
+    """The cost of reading: how many frames are looked at, and how many bytes are passed on."""
 
     def work(self, *segments: bytes) -> tuple[int, int, int]:
         with patch.object(reader, "read_frame", wraps=read_frame) as looks:

@@ -81,11 +81,11 @@ class WriteThroughTests(TestCase):
         transport: Any = server.transport
         self.assertIsInstance(transport, WriteThroughServer)
         transport.write(b"hello")
-        self.assertEqual(client.recv(100), b"hello")  # the reactor had no turn in between
+        self.assertEqual(client.recv(100), b"hello")  # the reactor has had no turn in between
 
     async def test_our_own_port_reads_in_large_pieces(self) -> None:
         server, client = await self.connect(InnerPort)
-        client.sendall(b"x" * 60_000)  # before the reactor has a turn
+        client.sendall(b"x" * 60_000)  # before the reactor's next turn
         self.assertEqual(len(await server.first), 60_000)
 
     async def test_what_the_socket_does_not_take_follows_in_order(self) -> None:

@@ -1,4 +1,4 @@
-"""WebSockets of the internal port: what their talker is told, and what it can have them do."""
+"""WebSockets of the internal port: what their talker is told, and what it can make them do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = (
 
 
 class Talker:
-    """Notes what it is told."""
+    """Records what it is told."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -37,7 +37,7 @@ class Talker:
 
 
 def frame(payload: bytes, first: int = 0x81) -> bytes:
-    """A masked one of fewer than 126 bytes; the mask changes nothing."""
+    """A masked frame of fewer than 126 bytes; the mask is all zeros."""
     return bytes((first, 0x80 | len(payload))) + bytes(4) + payload
 
 

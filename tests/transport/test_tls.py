@@ -1,4 +1,4 @@
-"""Our ports speak TLS by themselves: with browsers and programs as they are, and with nobody who speaks it badly."""
+"""TLS on our own ports: works with common browsers and programs, and rejects weak or malformed handshakes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ from tests.support.process import Server, token
 from tests.support.programs import node_modules, program, run
 from tests.support.running import LocalServer
 
-#: opens a WebSocket, says who it is, subscribes, pings, and gives the frames that came; for a browser and for Node
+#: opens a WebSocket, authenticates, subscribes, pings, and returns the types of the frames it received; for a
+#: browser and for Node
 TALK = """
   const [url, token, done] = arguments;
   const socket = new WebSocket(url), frames = [];
@@ -56,14 +57,14 @@ class Secure(TestCase):
         folder = Path(self.mktemp()).resolve()
         folder.mkdir(parents=True)
         self.authority = Authority(folder)
-        # An RSA key, so that suites without forward secrecy could be had.
+        # An RSA key, so that suites without forward secrecy would be possible.
         private = rsa.generate_private_key(65537, 2048)
         key, self.certificate = self.authority.issue(x509.DNSName("localhost"), key=private)
         self.keys = f"interface=127.0.0.1:privateKey={key}:certKey={self.certificate}"
 
 
 class Programs(Secure):
-    """What people use, against ``twistd notify`` without a proxy."""
+    """Common clients against ``twistd notify`` without a proxy."""
 
     def server(self) -> Server:
         server = Server()
@@ -118,7 +119,7 @@ class Programs(Secure):
 
 
 class Handshakes(Secure):
-    """One by one, on both ports."""
+    """Single handshakes, on both ports."""
 
     async def start_server(self) -> LocalServer:
         both = f"ssl:0:{self.keys}"
@@ -128,7 +129,7 @@ class Handshakes(Secure):
         return ssl.create_default_context(cafile=str(self.authority.certificate))
 
     async def shake(self, port: int, context: ssl.SSLContext) -> tuple[Any, ...]:
-        """What was agreed on: version, suite and protocol; the error where nothing was."""
+        """The negotiated version, suite and protocol, or the error."""
 
         def shake() -> tuple[Any, ...]:
             with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
@@ -143,7 +144,7 @@ class Handshakes(Secure):
         return await deferToThread(shake)
 
     async def failures(self, server: LocalServer, expected: dict[tuple[str, str], float]) -> None:
-        """Wait until so many failed: the server notices when it reads."""
+        """Wait until this many handshakes have failed: the server notices when it reads."""
         from twisted.internet import reactor
 
         [family] = server.hub.metrics.tls_failures.collect()
@@ -225,7 +226,7 @@ class Handshakes(Secure):
             await self.failures(server, {("public", "unfinished"): 1})
 
     def ask(self, port: int, updates: int) -> bytes:
-        """The answer to a request behind so many changes of keys; empty where there is none."""
+        """The answer to a request that follows this many key updates; empty if there is none."""
         log = Path(self.mktemp()).resolve()
         context = self.trust()
         context.minimum_version, context.keylog_filename = ssl.TLSVersion.TLSv1_3, str(log)
@@ -248,7 +249,7 @@ class Handshakes(Secure):
             [secret] = re.findall(r"^CLIENT_TRAFFIC_SECRET_0 \S+ (\S+)", log.read_text(), re.MULTILINE)
             key, sent = bytes.fromhex(secret), out.read()
             for _ in range(updates):
-                sent += sealed(key, b"\x18\0\0\1\1", 22)  # KeyUpdate, and one is wanted back
+                sent += sealed(key, b"\x18\0\0\1\1", 22)  # KeyUpdate, with a request for one in return
                 key = expanded(key, b"traffic upd", 48)
             plain.sendall(sent + sealed(key, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", 23))
             try:

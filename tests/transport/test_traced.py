@@ -1,4 +1,4 @@
-"""What whoever traces a user is told of handshakes, frames and closes."""
+"""What a trace of a user shows of handshakes, frames and closes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUTH = frame(b'{"type":"auth","token":"t"}')
 
 class Traced(SynchronousTestCase):
     def trace(self, **limits: Any) -> Wire:
-        """A wire whose user 7 is traced from now on."""
+        """A wire with a trace of user 7 from now on."""
         wire = Wire(origins=("https://app.example",), trusted=("192.168.1.1",), **limits)
         self.traces, self.after = Traces(wire.world.hub, "node-1"), dict[str, int]()
         self.seen()

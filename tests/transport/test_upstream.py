@@ -1,4 +1,4 @@
-"""What we lean on in autobahn and Twisted that they do not document is there, and is touched in one place."""
+"""The undocumented parts of autobahn and Twisted that we depend on exist, and are used in one place."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEANED_ON: list[tuple[dict[str, str], tuple[ModuleType, ...]]] = [
     (TWISTED, (abstract, tcp, tls)),
 ]
 
-#: what only a client's end reads
+#: attributes that only a client's end reads
 CLIENTS = {
     "acceptMaskedServerFrames",
     "maskClientFrames",
@@ -53,7 +53,7 @@ def spoken_of(source: str) -> set[str]:
 
 
 def private(source: str) -> set[str]:
-    """The private names in a module that it does not give itself."""
+    """The private names that a module uses and does not define itself."""
     used, own = set(), set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
@@ -75,7 +75,7 @@ def defined(node: ast.stmt) -> set[str]:
 
 
 def of_self(source: str) -> list[ast.Attribute]:
-    """Where a module speaks of ``self.something``."""
+    """Every use of ``self.something`` in a module."""
     return [
         node
         for node in ast.walk(ast.parse(source))
@@ -84,7 +84,7 @@ def of_self(source: str) -> list[ast.Attribute]:
 
 
 def modules(package: ModuleType) -> dict[str, str]:
-    """The sources of a package's modules by their names."""
+    """The sources of a package's modules, by module name."""
     [folder] = package.__path__
     return {path.stem: path.read_text() for path in Path(folder).glob("*.py")}
 
@@ -121,7 +121,7 @@ class Names(SynchronousTestCase):
 
 
 class InitialState(SynchronousTestCase):
-    """What stands in for autobahn's own initialisation of each connection."""
+    """Our replacement for autobahn's own initialisation of each connection."""
 
     def factory(self) -> Any:
         return ConnectionFactory(World().hub, Clock())
@@ -137,7 +137,7 @@ class InitialState(SynchronousTestCase):
         self.assertEqual(vars(ours), {})
 
     def test_a_connection_has_everything_that_autobahn_reads_of_one(self) -> None:
-        """Its handshake sets some of it, and is not used: whatever is read behind it must come from elsewhere."""
+        """autobahn's handshake, which we do not use, sets some attributes: what is read later must be set elsewhere."""
         ours = self.factory().protocol()
         todo = ["dataReceived", "other", "connectionLost", "sendPing", "say_close", "onCloseHandshakeTimeout"]
         done, reads, sets = {"processHandshake", "processProxyConnect"}, set(), set()

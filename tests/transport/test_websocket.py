@@ -1,4 +1,4 @@
-"""The WebSocket listener on real sockets: handshakes, faults of framing, limits, slow clients."""
+"""The WebSocket listener on real sockets: handshakes, framing errors, limits, slow clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.transport.test_websocket_attack import HANDSHAKE, Wire, frame, head
 
 
 async def original_client(url: str, server: LocalServer) -> list[Any]:
-    """A client that was written from the original guide alone, with a library that is not ours."""
+    """A client written from the original guide alone, with another WebSocket library than ours."""
     seen = []
     async with connect(url) as socket:
         await socket.send(json.dumps({"type": "auth", "token": token(user_id=42)}))
@@ -147,7 +147,7 @@ class Counting(TestCase):
 
 
 class Faults(TestCase):
-    """Bytes that no library would send. A bystander must notice nothing."""
+    """Bytes that no library would send. Another client must notice nothing of them."""
 
     timeout = 60
 
@@ -316,7 +316,7 @@ class Limits(TestCase):
 
 
 class Reads(TestCase):
-    """However the bytes of a client are cut up, its session gets the same frames."""
+    """However a client's bytes are split, its session gets the same frames."""
 
     @given(
         st.lists(

@@ -1,4 +1,4 @@
-"""What a hostile client sends: whatever the cuts between its segments, it is read, answered and refused alike."""
+"""What a hostile client sends is read, answered and refused alike, however it is split into segments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HANDSHAKE = (
 
 
 def head(*lines: bytes) -> bytes:
-    """An opening handshake of these lines."""
+    """An opening handshake with these lines."""
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
@@ -54,7 +54,7 @@ def frame(
     mask: bytes | None = b"\1\2\3\4",
     size: int | None = None,
 ) -> bytes:
-    """A client's frame; ``size`` is how many bytes its length takes: 0, 2 or 8, whether or not it needs them."""
+    """A client's frame; ``size`` is how many bytes encode its length: 0, 2 or 8, even if fewer would do."""
     length = len(payload)
     if size is None:
         size = 0 if length < 126 else 2 if length < 65536 else 8
@@ -67,7 +67,7 @@ def frame(
 
 
 class Peer(StringTransport):
-    """A transport without a socket that says how it ended."""
+    """A transport without a socket that records how it ended."""
 
     protocol: Any
 
@@ -93,13 +93,13 @@ class Peer(StringTransport):
             super().write(data)
 
     def send(self, data: bytes) -> int:
-        """What a plain socket has."""
+        """Write, as a plain socket's ``send`` does."""
         self.write(data)
         return len(data)
 
 
 class Site(Factory):
-    """What stands behind the public port for everything but WebSockets."""
+    """Serves everything on the public port except WebSockets."""
 
     noisy = False
 
@@ -108,7 +108,7 @@ class Site(Factory):
 
 
 class SitesOwn(Protocol):
-    """Answers whatever comes."""
+    """Answers every request in the same way."""
 
     seen = b""
 
@@ -121,7 +121,7 @@ class SitesOwn(Protocol):
 
 
 class Wire:
-    """A server's end of one connection, fed by hand, from the public port on."""
+    """A server's end of one connection, from the public port on, fed by hand."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class Wire:
         self.again()
 
     def again(self, address: str = "192.168.1.1") -> Wire:
-        """Another client of the same server, which may share its world with others."""
+        """Another client of the same server; its world may be shared with other wires."""
         self.world.reload(**self._in_force)
         self.transport = Peer()
         self.transport.peerAddr = IPv4Address("TCP", address, 1234)
@@ -168,7 +168,7 @@ class Wire:
 
     @property
     def protocol(self) -> Any:
-        """Who has the transport now."""
+        """The protocol that now has the transport."""
         return getattr(self.transport.protocol, "_site", None) or self.transport.protocol
 
     def feed(self, *segments: bytes) -> Wire:
@@ -190,7 +190,7 @@ class Wire:
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """The server's frames behind the head of its answer."""
+    """The server's frames after the head of its answer."""
     found, data = [], data.partition(b"\r\n\r\n")[2]
     while data:
         length, start = data[1], 2
@@ -213,7 +213,7 @@ def cut(random: Random, data: bytes, first: int = 0) -> list[bytes]:
 
 
 class Work:
-    """What autobahn was given, and the most that it held, in bytes."""
+    """The bytes that autobahn was given, and the most that it held at once."""
 
     given = held = 0
 
@@ -235,7 +235,7 @@ def count_work() -> Iterator[Work]:
 
 
 class Segments(SynchronousTestCase):
-    """A read ends anywhere: what a client gets to see must not depend on where."""
+    """A read may end anywhere: the answers to a client must not depend on where."""
 
     def random_frame(self, random: Random) -> bytes:
         number = random.randrange(1000)
@@ -318,7 +318,7 @@ class Segments(SynchronousTestCase):
                 self.assertEqual(other.answer, whole.answer, (ahead[:9], place))
 
     def test_a_crowd_that_begins_inside_a_frame_is_no_more_work(self) -> None:
-        """Counted: what autobahn is given, and the most that it ever holds, for it copies that with each frame."""
+        """Counts the bytes that autobahn is given, and the most that it holds: it copies those with each frame."""
         for one, given in (
             (frame(b"", 10), 0),
             (frame(b"{}"), 0),
@@ -334,7 +334,7 @@ class Segments(SynchronousTestCase):
 
 
 class Floods(SynchronousTestCase):
-    """What a client may send without end, and what it may leave unread."""
+    """What a client may send endlessly, and what it may leave unread."""
 
     def close_code(self, wire: Wire) -> int:
         [(_, payload)] = [one for one in frames(wire.answer) if one[0] == 0x88]
@@ -472,7 +472,7 @@ class Floods(SynchronousTestCase):
         wire.feed(*[frame(b'{"type":"ping"}')] * 100)
         self.assertEqual(self.close_code(wire), 4502)
         self.assertFalse(session._backlog)
-        # A control frame of 2**40 bytes is a fault: it is not collected until the client is dropped.
+        # A control frame of 2**40 bytes is an error: it is not collected until the client is dropped.
         wire = Wire().feed(
             head(*HANDSHAKE), b"\x89\xff" + (2**40).to_bytes(8, "big") + b"\0" * 4, b"x" * 100_000
         )
@@ -483,7 +483,7 @@ class Floods(SynchronousTestCase):
 
 
 class Peers(SynchronousTestCase):
-    """Where a client says that it comes from."""
+    """The address that a client is believed to come from."""
 
     def peer(self, *lines: bytes) -> str:
         wire = Wire(("10.0.0.0/8",))

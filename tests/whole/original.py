@@ -1,7 +1,7 @@
-"""What a client of the original protocol, and one of the additions before features, goes through, on a clock.
+"""Plays a client of the original protocol, and one with the additions that came before features, on a simulated clock.
 
-``tests/conformance/original.json`` holds what a server of before text ids, features and events wrote for it, byte for
-byte. Run as a program it prints what the present one writes.
+``tests/conformance/original.json`` holds, byte for byte, what a server wrote for this before text ids, features and
+events existed. Run as a program, this module prints what the current server writes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Step = dict[str, Any]
 
 
 def script() -> list[Step]:
-    """Frames of the client, and what is published meanwhile."""
+    """The client's frames, and what is published in between."""
     original: list[Step] = [
         {"type": "ping"},
         {"type": "subscribe", "chat_id": 10},
@@ -89,7 +89,7 @@ def play(name: str) -> list[list[str]]:
     """The frames that the server wrote after each step, in hexadecimal."""
     from notify.identity import Identity
 
-    # Recorded when tokens were good for as long as they say.
+    # The recording is from a time when tokens were valid for as long as they say.
     world = World(Limits(reauthenticate=Duration(0)))
     world.authenticator.tokens["good"] = Identity(7, 1, 1_700_003_600.0)
     world.authenticator.tokens["narrow"] = Identity(7, 1, None, frozenset({10}))

@@ -1,4 +1,4 @@
-"""``make screenshots``: the pictures of the example chat in the README, into docs/images."""
+"""``make screenshots``: pictures of the example chat for the README, in docs/images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TALK = (
 
 
 def main() -> None:
-    """Make the conversation, and a picture of it in light and in dark."""
+    """Play the conversation, and take a picture of it in light and in dark colours."""
     with Chat() as chat, Browser(width=1080, height=920) as window, Browser() as elsewhere:
         people = {name: Person(chat.url, name) for name in ("Ada", "Grace", "Radia")}
         for name, text in TALK:
@@ -31,7 +31,7 @@ def main() -> None:
         for text in ("Noodles or salad?", "Noodles it is."):
             people["Grace"].say(LUNCH, text)
         wait_for("all is told", lambda: not chat.rows("SELECT 1 FROM outbox"))
-        # Nobody writes seven messages in a second.
+        # Spread out the times: nobody writes seven messages in a second.
         chat.rows("UPDATE messages SET sent = sent - 60 * ((SELECT max(id) FROM messages) - id)")
         grace = Page(elsewhere, chat.url).sign_in("Grace").open("Launch")
         page = Page(window, chat.url).sign_in("Ada").open("Launch")

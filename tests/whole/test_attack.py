@@ -1,4 +1,4 @@
-"""A real server under attack: what is left of it afterwards, what it wrote down, and how others fared."""
+"""A real server under attack: what it keeps afterwards, what it logs, and how other clients fare."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.certificates import Authority
 from tests.support.process import Server, token, wait_for
 from tests.transport.test_websocket_attack import HANDSHAKE, frame, head
 
-#: in everything that an attacker sends and that nobody may write down
+#: part of everything that an attacker sends and that must not be logged
 PLANTED = "planted-not-to-be-logged"
 
 
@@ -34,18 +34,18 @@ def say(**fields: Any) -> bytes:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """Bytes of memory that a process uses."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_files(server: Server) -> int:
-    """How many descriptors a server has open."""
+    """The number of descriptors that a server has open."""
     return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
 def opened(port: int, user_id: int = 1, window: int = 0) -> socket.socket:
-    """An authenticated client's socket, with a receive buffer of so many bytes."""
+    """An authenticated client's socket, with a receive buffer of ``window`` bytes if given."""
     client = socket.socket()
     if window:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
@@ -57,7 +57,7 @@ def opened(port: int, user_id: int = 1, window: int = 0) -> socket.socket:
 
 
 def read_until(client: socket.socket, text: bytes, times: int = 1) -> bytes:
-    """Read until ``text`` came so often, or the server hung up."""
+    """Read until ``text`` has arrived ``times`` times, or the server has closed the connection."""
     got = b""
     while got.count(text) < times and (data := client.recv(65536)):
         got += data
@@ -65,13 +65,13 @@ def read_until(client: socket.socket, text: bytes, times: int = 1) -> bytes:
 
 
 def reset(client: socket.socket) -> None:
-    """Hang up without a word."""
+    """Make the next close of the socket a reset."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @contextmanager
 def bystander(server: Server) -> Iterator[Callable[[], float]]:
-    """Someone who pings on meanwhile; gives the longest wait in seconds."""
+    """Another client that pings meanwhile; yields a function that returns its longest wait in seconds."""
     over, worst = threading.Event(), [0.0]
 
     def run() -> None:
@@ -95,7 +95,7 @@ class Attacks(TestCase):
     timeout = 120
 
     def churn(self, port: int, random: Random) -> None:
-        """One connection of any kind that comes and goes."""
+        """One connection of a random kind that comes and goes."""
         kind = random.randrange(9)
         good = token(random.randrange(100))
         start = head(
@@ -134,7 +134,7 @@ class Attacks(TestCase):
                     client.sendall(frame(PLANTED.encode(), rsv=0x40))
 
     def storm(self) -> None:
-        """Thousands come and go in every way there is."""
+        """Thousands of connections come and go in every possible way."""
         random = Random(1)
         with Server('[log]\nlevel = "debug"\nburst = 0\n[limits]\nlinger = 0\n') as server:
 
@@ -152,7 +152,7 @@ class Attacks(TestCase):
 
             memory, files = round_of(600)
             more_memory, more_files = round_of(1500)
-            # 1 KiB of each connection left behind would be 1.5 MiB.
+            # 1 KiB left behind by each connection would be 1.5 MiB.
             self.assertLess(more_memory - memory, 1_000_000)
             self.assertLessEqual(more_files, files + 3)
             log = server.log()
@@ -161,7 +161,7 @@ class Attacks(TestCase):
             self.assertNotIn("Traceback", log)
 
     def greed(self) -> None:
-        """What is dear to answer is asked for a thousand times at once."""
+        """Thousands of requests at once that are expensive to answer."""
         with Server() as server:
             for n in range(1000):
                 server.publish(1, "x" * 900, n)
@@ -189,7 +189,7 @@ class Attacks(TestCase):
             wait_for("all are gone", lambda: server.metric("notify_connections") == 0)
 
     def browse(self) -> None:
-        """Page after page of history for many who read on, of a chat that is followed and of one that is not."""
+        """Many clients read page after page of history, of a chat that is followed and of one that is not."""
         with Server() as server:
             for n in range(300):
                 server.publish(1, "x" * 900, n)
@@ -236,12 +236,12 @@ class Attacks(TestCase):
             wait_for("all are gone", lambda: server.metric("notify_connections") == 0)
 
     def stuck(self) -> None:
-        """Someone leaves without having read what was sent."""
+        """A client leaves without having read what was sent."""
         with Server('[limits]\nsend_queue = "64MiB"\n') as server:
             client = opened(server.public, 5, 4096)
             client.sendall(say(type="subscribe", chat_id=2, id=1))
             wait_for("subscribed", lambda: server.metric("notify_subscriptions") == 1)
-            for n in range(200):  # more than the kernel takes
+            for n in range(200):  # more than the kernel buffers
                 server.publish(2, "y" * 60_000, n)
             self.assertEqual(server.metric("notify_slow_clients_total"), 0)
             client.sendall(frame(b"\x03\xe8", 8))
@@ -251,7 +251,7 @@ class Attacks(TestCase):
             client.close()
 
     def half_open_tls(self) -> None:
-        """TLS clients that say nothing, and such as never answer the end."""
+        """TLS clients that say nothing, and others that never answer the end of TLS."""
         server = Server('[limits]\nhandshake_timeout = "1s"\n')
         authority = Authority(server.folder)
         key, certificate = authority.issue(x509.DNSName("localhost"))
@@ -273,7 +273,7 @@ class Attacks(TestCase):
             self.assertNotIn("Traceback", server.log())
 
     def leave(self) -> None:
-        """The server reads bad files and leaves while clients come and go."""
+        """The server reads invalid files and shuts down while clients come and go."""
         over = threading.Event()
         with Server('[drain]\nduration = "1s"\n') as server:
             good = server.file.read_text()

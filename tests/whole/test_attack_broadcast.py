@@ -1,4 +1,4 @@
-"""A broadcast whose server is killed in the middle of it, repeated elsewhere in another order: each subject has it once."""
+"""A server is killed during a broadcast, which is repeated elsewhere in another order: each subject has it once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Killed(TestCase):
         random, rounds, cut = Random(1), 5, 0
         with Server(node.format("a")) as one, Server(node.format("b")) as other:
             for number in range(rounds):
-                # Ever later, until one is answered before its server is killed.
+                # Kill it later each time, until a broadcast is answered before that.
                 timer = threading.Timer(0.004 * 2**number, one.signal, (signal.SIGKILL,))
                 timer.start()
                 first = self.broadcast(one, number, random)
@@ -54,7 +54,7 @@ class Killed(TestCase):
                 )
 
     def broadcast(self, server: Server, number: int, random: Random) -> Any:
-        """Status and position of each subject; None: no answer came."""
+        """Status and position for each subject; None if no answer came."""
         subjects = random.sample(SUBJECTS, len(SUBJECTS))
         payload = {"message_id": number + 1, "sender_id": 1, "content": "x" * 500, "timestamp": 1}
         body, key = {"subjects": subjects, "payload": payload}, {"Idempotency-Key": f"cast-{number}"}

@@ -1,6 +1,6 @@
-"""Pages of history while it changes under their readers: it is published to, deleted from, and its nodes are killed.
+"""Pages of history that change while clients read them: messages are published and deleted, and a node is killed.
 
-What was accepted is written down, with what was deleted; at the end every page that was given is held against that.
+The test records what was accepted and what was deleted; at the end, it checks every page against that record.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHATS = (10, 11)
 
 
 class Page(NamedTuple):
-    """What was asked for and given: ``after`` a position, or backwards, then up to ``end``, inclusive."""
+    """A request and its answer: ``after`` a position, or backwards if None; in both cases up to ``end``, inclusive."""
 
     chat_id: int
     events: bool
@@ -39,20 +39,20 @@ class Page(NamedTuple):
 
 
 class History:
-    """Publishes, and deletes by hand; knows what must be there. ``over`` is set when all is published."""
+    """Publishes and deletes, and records what must exist. ``over`` is set after the last publish."""
 
     def __init__(self, servers: list[Server], url: str, seed: int) -> None:
         self.servers = servers
         self.url = url
         self.random = Random(seed)
         self.over = threading.Event()
-        #: by chat: the numbers that were accepted, and whether each is an event
+        #: by chat: the accepted seqs, and whether each is an event
         self.accepted: dict[int, dict[int, bool]] = {chat_id: {} for chat_id in CHATS}
         self.deleted: set[int] = set()
         self.purged = 0
 
     def change(self, rounds: int) -> None:
-        """Some lists of messages and events; a deletion with each fourth of them; one of the nodes is killed in the middle."""
+        """Publish lists of messages and events; delete after each fourth, and kill a node halfway through."""
         try:
             for number in range(rounds):
                 self.publish(number)
@@ -83,7 +83,7 @@ class History:
             self.accepted[item["payload"]["chat_id"]][result["seq"]] = "kind" in item["payload"]
 
     async def delete(self) -> None:
-        """One message, or all up to one."""
+        """Delete one message, or all before one."""
         seq = self.random.choice(sorted(self.accepted[self.random.choice(CHATS)]))
         client = await nats.connect(self.url)
         if self.random.random() < 0.7:
@@ -97,17 +97,17 @@ class History:
         await client.close()
 
     def between(self, page: Page, low: int) -> set[int]:
-        """What was accepted of a chat behind one number and up to the page's end, for this kind of reader."""
+        """The seqs accepted in the page's chat after ``low`` and up to its end, for this kind of reader."""
         accepted = self.accepted[page.chat_id].items()
         return {seq for seq, event in accepted if low < seq <= page.end and (page.events or not event)}
 
     def kept(self, page: Page, low: int) -> set[int]:
-        """The same without what was deleted at any time."""
+        """The same without those that were deleted at any time."""
         return {seq for seq in self.between(page, low) if seq >= self.purged} - self.deleted
 
 
 class Reader:
-    """Reads the chats from their newest page back and forward again, time after time, until ``over``."""
+    """Reads each chat backwards from its newest page and then forwards, again and again until ``over``."""
 
     def __init__(self, history: History, subprotocol: str, events: bool) -> None:
         self.history = history
@@ -125,7 +125,7 @@ class Reader:
                         self.random.choice(self.history.servers), self.subprotocol, *["events"] * self.events
                     )
                 except (OSError, WebSocketException):
-                    continue  # that node is away
+                    continue  # that node is down
                 try:
                     for chat_id in CHATS:
                         self.through(client, chat_id)
@@ -187,7 +187,7 @@ class Changing(TestCase):
 
     def changing(self, url: str) -> None:
         node = '[server]\nnode = "{}"\n' + JETSTREAM.format(url)
-        # What is read is read from NATS, mostly.
+        # Keep little in memory, so that most pages are read from NATS.
         node += '[limits]\nrecent_bytes = "2KiB"\nframes_per_second = 0\n'
         with Server(node.format("a")) as one, Server(node.format("b")) as other:
             history = History([one, other], url, seed=1)
@@ -217,5 +217,5 @@ class Changing(TestCase):
             low = page.answer["start"] - 1 if page.answer["more"] else -1
             self.assertEqual(history.kept(page, low) - set(numbers), set(), page)
         else:
-            # Like a resumption: what was deleted is there, too, or the page would have been refused.
+            # As with a resumption, nothing is missing, not even deleted messages; otherwise the page is refused.
             self.assertEqual(history.between(page, page.after), set(numbers), page)

@@ -1,4 +1,7 @@
-"""Publishers that send much ahead, send rubbish in between and hang up in the middle: what was answered is what is there, and what is counted."""
+"""Publishers that send many requests ahead and invalid ones in between, and that disconnect in the middle.
+
+The messages that were answered are exactly there, and as many are counted as are stored.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +30,11 @@ def request(body: Any) -> bytes:
 
 
 class Ledger:
-    """What was sent over which connection, and what was answered."""
+    """Records what was sent over which connection, and what was answered."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.random = server, Random(7)
-        #: the connection that each message was sent over; and its chat and number, once that was answered
+        #: by number of the message: the connection that it was sent over; its chat and seq, once it was answered
         self.sent: dict[int, int] = {}
         self.accepted: dict[int, tuple[int, int]] = {}
 
@@ -45,7 +48,7 @@ class Ledger:
         }
 
     def publish(self, connection: int) -> None:
-        """Many requests at once; every other connection ends before all of it is sent."""
+        """Send many requests at once; every other connection ends before all of them are sent."""
         bodies: list[Any] = []
         for _ in range(AHEAD):
             kind, many = self.random.random(), range(self.random.randint(2, 20))
@@ -83,7 +86,7 @@ class Ledger:
             self.accepted[payload["message_id"]] = payload["chat_id"], result["seq"]
 
     def stored(self) -> dict[int, tuple[int, int]]:
-        """The chat and number of each message that is there, by chats and in order."""
+        """The chat and seq of each stored message, by its number; chat by chat, in order."""
         found: dict[int, tuple[int, int]] = {}
         for chat_id in CHATS:
             since = ""
@@ -101,13 +104,13 @@ class Ledger:
         return found
 
     def counted(self) -> float:
-        """How many were stored, or may have been, as the server says."""
+        """The number of messages that were stored, or may have been, in the server's metrics."""
         total = 0.0
         for result in ("ok", "unknown"):
             try:
                 total += self.server.metric(f'notify_published_total{{result="{result}"}}')
             except AssertionError:
-                pass  # nothing was counted so
+                pass  # no publish had this result
         return total
 
 
@@ -119,7 +122,7 @@ class Publishers(TestCase):
             ledger = Ledger(server)
             for connection in range(CONNECTIONS):
                 ledger.publish(connection)
-            # Who has hung up is not waited for by anybody, and what was sent last may be under way.
+            # Nobody waits for the publishers that disconnected, so their last messages may still be under way.
             wait_for("as many are counted as stored", lambda: ledger.counted() == len(ledger.stored()))
             stored = ledger.stored()
             self.assertEqual({number: stored.get(number) for number in ledger.accepted}, ledger.accepted)

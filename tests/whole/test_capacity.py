@@ -1,4 +1,4 @@
-"""What one process holds: 5,000 connections, each with a subscription, and what each costs in memory."""
+"""What one process can hold: 5,000 connections with one subscription each, and the memory that each costs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def frame(**fields: Any) -> bytes:
 
 
 def resident(pid: int) -> int:
-    """Bytes that only this process holds in memory."""
+    """Bytes of memory that only this process uses."""
     fields = dict(line.split(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return sum(int(fields[name].split()[0]) * 1024 for name in ("Private_Clean", "Private_Dirty"))
 
@@ -54,7 +54,7 @@ class Capacity(TestCase):
             NOTIFY_LISTEN__INTERNAL="tcp:0:interface=127.0.0.1",
             NOTIFY_AUTH__JWT__SECRET=SECRET,
             NOTIFY_API__KEYS=API_KEY,
-            NOTIFY_SERVER__DUMPABLE="true",  # its memory is measured from outside
+            NOTIFY_SERVER__DUMPABLE="true",  # the test measures its memory from outside
             NOTIFY_LIMITS__AUTH_TIMEOUT="60s",
             NOTIFY_LIMITS__HANDSHAKE_TIMEOUT="60s",
         )
@@ -81,7 +81,7 @@ class Capacity(TestCase):
 
 
 def _listening(pid: int) -> int:
-    """The public port: the one of the process's two listening sockets that speaks WebSocket."""
+    """The public port: of the process's two listening sockets, the one that accepts a WebSocket."""
     inodes = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -95,7 +95,7 @@ def _listening(pid: int) -> int:
 
 
 def _connect(port: int) -> list[socket.socket]:
-    """Open, authenticate and subscribe all of them; every client has the answer to its subscription."""
+    """Open, authenticate and subscribe all clients; each has received the answer to its subscription."""
     auth = frame(type="auth", token=token())
     clients, waiting, end = [], selectors.DefaultSelector(), time.monotonic() + 90
     for number in range(COUNT):

@@ -1,4 +1,4 @@
-"""Three nodes on one NATS: what one of them is told concerns the users of all, and who was not reached is said."""
+"""Three nodes on one NATS: a call to one of them acts on the users of all, and reports which nodes it did not reach."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ duration = "0s"
 
 
 class Backend(ThreadingHTTPServer):
-    """Says who is in which chat, until the test is over."""
+    """The webhook, which decides who may see which chat, until the test is over."""
 
     daemon_threads = True
 
@@ -63,7 +63,7 @@ class Question(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+        """Suppress the log."""
 
 
 class ThreeNodes(TestCase):
@@ -100,7 +100,7 @@ class ThreeNodes(TestCase):
         self.assertEqual(answer["reached"], {"answered": 3, "missing": [], "detail": ""})
 
     def joined(self, client: Client, chat_id: int) -> str:
-        """Subscribe: what it is answered."""
+        """Subscribe; return the answer's error code or type."""
         client.send(type="subscribe", chat_id=chat_id, id=99)
         while (answer := client.receive()).get("id") != 99:
             pass
@@ -136,7 +136,7 @@ class ThreeNodes(TestCase):
                 ],
             )
 
-            # A member is removed: the backend knows, the nodes remember an hour.
+            # A member is removed: the backend knows, but the nodes cache its answer for an hour.
             self.backend.removed.add((7, 2))
             self.assertEqual(self.joined(second, 2), "subscribed")
             body = {"workspace_id": 1, "user_id": 7, "chat_id": 2}
@@ -169,7 +169,7 @@ class ThreeNodes(TestCase):
             status, answer = a.http("POST", "/v1/drain", {"node": "node-c"})
             self.assertEqual((status, answer), (202, {"node": "node-c", "draining": True}))
             self.assertEqual(c.process.wait(30), 0)
-            # It has said that it leaves: nobody misses it.
+            # It announced that it is leaving, so it does not count as missing.
             found = self.ask(a, "GET", "/v1/nodes")
             self.assertEqual(found["reached"], {"answered": 2, "missing": [], "detail": ""})
             self.assertEqual(

@@ -1,4 +1,4 @@
-"""Event streams of a real server, over real sockets: what a WebSocket's client is promised holds for who only reads."""
+"""Event streams of a real server, over real sockets: they keep the promises that WebSocket clients get."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Case(TestCase):
 
 
 class Publishing(threading.Thread):
-    """Numbers the messages of both chats from 1 on, until it is told to stop."""
+    """Publishes messages numbered from 1 to both chats, until it is stopped."""
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Publishing(threading.Thread):
                 return
 
     def stop(self) -> dict[int, int]:
-        """How many there were."""
+        """Stop publishing; return the number of messages in each chat."""
         self.over.set()
         self.join()
         if self.failed:
@@ -78,7 +78,7 @@ class Publishing(threading.Thread):
 
 
 def read_over_cuts(port: int, cuts: int, seed: int) -> tuple[list[Event], EventClient]:
-    """Come back with the id that was there when the connection was cut, wherever that was; and what came."""
+    """Reconnect after each cut with the id that the client then had; return all events, and the last client."""
     random, events, last = Random(seed), list[Event](), None
     client = EventClient(port, QUERY, token(), last).begun()
     for _ in range(cuts):
@@ -97,7 +97,7 @@ def read_over_cuts(port: int, cuts: int, seed: int) -> tuple[list[Event], EventC
 class Whole(Case):
     def resumed(self, server: Server, seed: int) -> None:
         publishing = Publishing(server)
-        # The first position is known before the first message.
+        # The first position is known before the first message is published.
         with closing(EventClient(server.public, QUERY, token()).begun()) as first:
             start = [first.next() for _ in range(3)][-1]
         assert start is not None
@@ -228,7 +228,7 @@ class Whole(Case):
             self.assertLess(len(numbers), number)
             again = EventClient(server.public, "chat=5", token(), stream.reader.id).begun()
             answer = again.until("subscribed")[-1]
-            # More is missing than may wait for one client: it is told so, or gets all of it.
+            # The client misses more than may be queued for one client: it is told so, or gets all of it.
             if answer.data["recovered"]:
                 while numbers[-1] < number:
                     numbers += [one.data["message_id"] for one in again.until("chat_message")]
@@ -282,7 +282,7 @@ class Whole(Case):
             with closing(EventClient(server.public, many.rpartition("&")[0], good).begun()) as client:
                 self.assertEqual(len([client.until("subscribed") for _ in range(32)]), 32)
             self.assertNotIn(good[-20:], server.log())
-            # A handshake of a WebSocket at this path is none, and the other way round.
+            # At this path, a WebSocket handshake is an ordinary request for a stream, not a handshake.
             with closing(
                 EventClient(server.public, "chat=5", good, Upgrade="websocket", Connection="Upgrade")
             ) as client:
@@ -343,13 +343,13 @@ class Programs(Case):
                 process.stdout.close()
 
     def passed_on(self, server: Server, proxy: Any) -> None:
-        """At once, also where nothing comes for longer than a request may take; with what the client is behind it told."""
+        """Events pass at once, even after silence longer than a request's timeout; the client id reaches the server."""
         stream = EventClient(proxy.port, f"{QUERY}&client_id=me", token()).begun()
         stream.until("subscribed")
         stream.until("subscribed")
         while stream.reader.comments < 3:
             self.assertTrue(stream.pull())
-        # One that buffers would keep it until there are some KiB.
+        # A buffering proxy would hold it back until it has some KiB.
         server.publish(5, "through a proxy")
         [event] = stream.until("chat_message")
         stream.close()
@@ -385,7 +385,8 @@ class Programs(Case):
     async def test_behind_haproxy(self) -> None:
         program("haproxy")
         await self.behind(
-            # What holds is the time-out for tunnels: heartbeats are further apart than these here, as with another ping_interval.
+            # The timeout for tunnels must apply: heartbeats are further apart than these request timeouts, as with
+            # another ping_interval.
             lambda ports: HAProxy(
                 ports,
                 ("timeout client 30s", "timeout client 1s"),
@@ -410,7 +411,7 @@ const [url, headers, wanted, done] = arguments;
 
 
 class InABrowser(Case):
-    """A page of another origin that the configuration names, and one that it does not name."""
+    """A page of another origin that the configuration allows, and one that it does not allow."""
 
     timeout = 180
 
@@ -437,7 +438,7 @@ class InABrowser(Case):
                 self.assertEqual(Reader().feed(found["text"].encode())[-1].data["content"], "meanwhile")
                 refused = browser.wait(READ, url, {"Authorization": "Bearer no"}, 1)
                 self.assertEqual(refused, {"status": 401, "error": "unauthorized"})
-                # The same machine by another name is another origin.
+                # Another name of the same machine is another origin.
                 browser.go(f"http://localhost:{site.server_port}/")
                 self.assertEqual(browser.wait(READ, url, good, 1), {"failed": "TypeError"})
         finally:
@@ -447,7 +448,7 @@ class InABrowser(Case):
 
 
 class Empty(BaseHTTPRequestHandler):
-    """A page without anything."""
+    """An empty page."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -456,7 +457,7 @@ class Empty(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Suppress the log."""
 
 
 class OtherNode(Case):

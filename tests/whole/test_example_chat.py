@@ -1,4 +1,4 @@
-"""examples/chat without its page: what the backend lets whom do, and what the worker tells notify, whatever dies meanwhile."""
+"""examples/chat without its page: who may do what in the backend, and what the worker publishes if processes die."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.chat import Chat, Person
 from tests.support.process import Client, wait_for
 from tests.support.programs import ROOT, node_modules, program, run
 
-#: as they are made at the first start
+#: ids in the order in which the first start creates them
 LAUNCH, LUNCH, PAPERS = 1, 2, 3
 ADA, GRACE, RADIA = 1, 2, 3
 
@@ -44,7 +44,7 @@ class Example(TestCase):
         wait_for("all is told", lambda: not chat.rows("SELECT 1 FROM outbox"))
 
     def said(self, chat: Chat, chat_id: int = LAUNCH) -> list[str]:
-        """What notify was told to have been said."""
+        """The contents of a chat's messages in notify, once the outbox is empty."""
         self.outbox_empties(chat)
         return [message["content"] for message in chat.history(chat_id) if "content" in message]
 
@@ -103,7 +103,7 @@ class Backend(Example):
                 ):
                     answer = grace.ask(method, f"chats/{chat_id}{path}", body)
                     self.assertEqual(answer, (404, {"detail": "no such chat"}), f"{method} {path}")
-            # Nor by way of a chat that she is in.
+            # Nor through a chat that she is a member of.
             self.assertEqual(grace.ask("PUT", f"chats/{LAUNCH}/messages/{message}", {"text": "hi"})[0], 404)
             for wrong in (2**63, 2**70, -1, 0, "x"):
                 self.assertEqual(grace.ask("GET", f"chats/{wrong}")[0], 422)
@@ -224,7 +224,7 @@ class Worker(Example):
             os.kill(chat.pid("worker"), signal.SIGSTOP)
             ada.say(LAUNCH, "once")
             with closing(sqlite3.connect(chat.data / "chat.sqlite", isolation_level=None)) as db:
-                db.execute("BEGIN IMMEDIATE")  # it can tell, and not delete
+                db.execute("BEGIN IMMEDIATE")  # the worker can publish, but not delete from the outbox
                 os.kill(chat.pid("worker"), signal.SIGCONT)
                 wait_for("it is told", lambda: chat.history(LAUNCH))
                 chat.kill("worker")
@@ -266,7 +266,8 @@ class Worker(Example):
             finally:
                 os.kill(chat.pid("notify"), signal.SIGCONT)
             self.assertEqual(self.said(chat), ["before", "one", "two", "three"])
-            # Its history is in its memory here: what is said next comes, and pages load the rest from the backend.
+            # With the memory broker its history is lost: new messages arrive, and pages load the rest from the
+            # backend.
             chat.kill("notify")
             ada.say(LAUNCH, "after")
             self.assertEqual(self.said(chat), ["after"])
@@ -311,7 +312,8 @@ class Worker(Example):
                 self.assertEqual(ada.ask("POST", f"chats/{LAUNCH}/members", {"name": "GRACE"})[0], 204)
                 self.assertEqual(client.receive()["kind"], "chats")
                 self.assertEqual(ada.ask("POST", f"chats/{LAUNCH}/members", {"name": "Nobody"})[0], 422)
-                # A no is remembered for five seconds, which is who subscribes before being told.
+                # notify remembers a refusal for five seconds; this matters to a user who subscribes before being
+                # told.
                 wait_for("she is let in", lambda: subscribe(LAUNCH) == "subscribed")
                 ada.say(LAUNCH, "with her")
                 self.assertEqual(client.receive()["content"], "with her")
@@ -354,7 +356,7 @@ class Command(Example):
             self.assertTrue(chat.said().endswith("stopping\n"))
             for pid in pids:
                 self.assertRaises(ProcessLookupError, os.kill, pid, 0)
-            # Another time it goes on with what there is.
+            # The next start goes on with the existing data.
             with Chat() as other:
                 self.assertEqual(other.process.poll(), None)
 
@@ -374,7 +376,7 @@ class Command(Example):
                     ada = Person(chat.url, "Ada")
                     ada.say(LAUNCH, "the first one is not disturbed")
                     self.assertEqual(self.said(chat), ["the first one is not disturbed"])
-                    # What it started is left behind, with the outbox.
+                    # The processes that it started are left behind, and so is the outbox.
                     chat.process.kill()
                     chat.process.wait()
             command = said.split("`")[1]

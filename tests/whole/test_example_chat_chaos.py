@@ -1,4 +1,4 @@
-"""examples/chat while whatever it consists of is killed and stopped: each client has every message once, in order, and no other's."""
+"""examples/chat while its processes die and stop: each client gets its messages once, in order, and no others'."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LAUNCH, GRACE = 1, 2
 
 
 class Listener(threading.Thread):
-    """A client of a user's, as the page is one: the state from the backend, and what comes on top."""
+    """A user's client that works as the page does: it loads the state from the backend, and adds live messages."""
 
     def __init__(self, chat: Chat, person: Person, chat_id: int) -> None:
         super().__init__(daemon=True)
         self.chat, self.person, self.chat_id = chat, person, chat_id
-        #: what is shown, by id; the ids that came since it was loaded; all that ever was shown
+        #: what is shown, by id; ids received since the last load; everything that was ever shown
         self.shown: dict[int, str] = {}
         self.since: list[int] = []
         self.ever: set[str] = set()
@@ -39,7 +39,7 @@ class Listener(threading.Thread):
         self.start()
 
     def end(self) -> None:
-        """Wait until it has seen the end, or was refused."""
+        """Wait until it has received the last message, or was refused."""
         self.join(60)
         assert not self.is_alive(), f"it waits still, and has {list(self.shown.values())}"
 
@@ -47,7 +47,7 @@ class Listener(threading.Thread):
         asyncio.run(self.listen())
 
     async def ask(self, path: str) -> Any:
-        """What the backend answers, as soon as it does."""
+        """The backend's answer, as soon as there is one."""
         while True:
             try:
                 status, answer = await asyncio.to_thread(self.person.ask, "GET", path)
@@ -69,7 +69,7 @@ class Listener(threading.Thread):
         self.look()
 
     def look(self) -> None:
-        """Raise EOFError where that was all."""
+        """Raise EOFError if the last message has been shown."""
         self.ever.update(self.shown.values())
         if "the end" in self.shown.values():
             raise EOFError
@@ -111,7 +111,8 @@ class Chaos(TestCase):
         first, second, hers, eves = listeners
         for listener in (first, second):
             self.assertEqual((sorted(listener.shown.items()), listener.wrong, listener.over), (rows, [], ""))
-        # Who was removed has heard nothing of what was said after that, who never was in it nothing at all.
+        # A removed member has received nothing from after the removal; a user who never was a member, nothing at
+        # all.
         before = self.posted.index("she is gone")
         self.assertLessEqual(hers.ever, set(self.posted[:before]))
         self.assertEqual((hers.wrong, hers.over, eves.ever, eves.over), ([], "forbidden", set(), "forbidden"))
@@ -123,7 +124,7 @@ class Chaos(TestCase):
         numbers = count()
 
         def post(text: str = "") -> None:
-            """As the page does: under one key until it is answered."""
+            """Post as the page does: with the same key until the backend answers."""
             text, key = text or f"message number {next(numbers)}", str(uuid4())
             self.posted.append(text)
 
@@ -136,7 +137,7 @@ class Chaos(TestCase):
             wait_for(f"{text} is taken", answered)
 
         def stop(name: str) -> int:
-            """Not where it is writing: SQLite has one writer, and nobody could post until it goes on."""
+            """Stop a process while it is not writing: SQLite has one writer, and nobody could post meanwhile."""
             pid = chat.pid(name)
             while True:
                 os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""The page of examples/chat in real Chromiums: two users, and whatever can go wrong between them."""
+"""The page of examples/chat in real Chromiums: two users, and everything that can go wrong between them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAUNCH, LUNCH, PAPERS = 1, 2, 3
 
 HOSTILE = '<img src=x onerror="window.hit=1"><script>window.hit=1</script>'
 
-#: the answers to what is asked of such a path wait in `held`
+#: holds back the answers to requests whose path contains `part`, in `held`
 HOLD = """const [part] = arguments, real = window.fetch;
     window.held = [];
     window.fetch = (path, options) => {
@@ -33,7 +33,7 @@ HOLD = """const [part] = arguments, real = window.fetch;
 
 class ExamplePage(TestCase):
     timeout = 240
-    #: what the console may be told, where something was taken away
+    #: messages that the console may show in a test that causes failures
     noise: tuple[str, ...] = ()
 
     def visit(self, visit: Callable[[Chat, list[Browser]], None], browsers: int = 2) -> Deferred[None]:
@@ -50,14 +50,14 @@ class ExamplePage(TestCase):
         return deferToThread(run)
 
     def both(self, chat: Chat, windows: list[Browser], title: str = "Launch") -> tuple[Page, Page]:
-        """Ada and Grace in a chat; the two names of this machine are two sites, as two machines are."""
+        """Ada and Grace in a chat. This machine's two names are two sites, as if they were two machines."""
         ada = Page(windows[0], chat.url).sign_in("Ada").open(title)
         grace = Page(windows[1], f"http://localhost:{chat.page}").sign_in("Grace").open(title)
         return ada, grace
 
 
 class Conversation(ExamplePage):
-    #: what is refused is told; so is that there is no chat to have read, for who is not in it any more
+    #: refused requests appear in the console, and so does marking a chat as read after having been removed from it
     noise = (
         "422 (Unprocessable",
         "/read - Failed to load resource: the server responded with a status of 404",
@@ -88,7 +88,7 @@ class Conversation(ExamplePage):
             ada.act("two", "delete")
             for page in (ada, grace):
                 page.shows("one and a half", "This message was deleted.", "three")
-            # A page that is loaded anew shows the same.
+            # A reloaded page shows the same.
             grace.browser.go(grace.url)
             grace.connected().open("Launch").shows("one and a half", "This message was deleted.", "three")
             windows[0].go("about:blank")
@@ -114,7 +114,7 @@ class Conversation(ExamplePage):
             windows[1].switch(first)
             grace.wait("none here either", lambda: grace.badge("Launch") == "")
             self.assertEqual(ada.badge("Launch"), "3", "hers are hers")
-            # Both windows of one user get what is said.
+            # Both windows of a user receive new messages.
             ada.say("lunch?")
             grace.shows("lunch?")
             windows[1].switch(second)
@@ -164,7 +164,7 @@ class Conversation(ExamplePage):
             window.switch(first)
             page.wait("the form here, too", lambda: page.seen("#sign-in"))
             self.assertFalse(page.seen("#app"))
-            # Another user sees nothing of the one before.
+            # Another user sees nothing of the previous one.
             page.sign_in("Grace")
             self.assertEqual([text.partition(" ")[0][:5] for text, _ in page.chats()], ["Launc", "Lunch"])
 
@@ -186,7 +186,7 @@ class Conversation(ExamplePage):
             self.assertIn(HOSTILE, "".join(text for text, _ in page.chats()))
             page.open(HOSTILE)
             self.assertEqual(window.run("return document.querySelectorAll('main img, aside img').length"), 0)
-            # What the policy is for: the page itself could not, either.
+            # The content security policy: the page itself could not insert HTML, either.
             blocked = """try { document.body.innerHTML = arguments[0]; return "taken" } catch (error) { return error.name }"""
             self.assertEqual(window.run(blocked, HOSTILE), "TypeError")
             self.assertIn("TrustedHTML", str(window.console()))
@@ -231,7 +231,8 @@ class Conversation(ExamplePage):
             page.open("Launch")
             window.run("document.querySelector('#log').scrollTop = 0")
             page.wait("the question", lambda: window.run("return window.held.length") == 1)
-            # The backend has answered: what happens now is not in it. The first one is on neither page.
+            # The backend has already answered, so these changes are not in its answer. Message 0 is on neither
+            # page.
             for number in (0, 40, 50):
                 radia.ask("PUT", f"chats/{LAUNCH}/messages/{ids[number]}", {"text": f"edited {number}"})
             radia.ask("DELETE", f"chats/{LAUNCH}/messages/{ids[30]}")
@@ -305,7 +306,7 @@ class Trouble(ExamplePage):
             )
             for page in (ada, grace):
                 page.connected().shows(*everything)
-            # A page that is opened while it is away shows what there is, and what comes.
+            # A page opened while notify is away shows the stored messages, and later the new ones.
             os.kill(chat.pid("notify"), signal.SIGSTOP)
             windows[1].go(grace.url)
             script = "return [...document.querySelectorAll('[data-chat]')].map((one) => one.dataset.chat)"
@@ -329,7 +330,7 @@ class Trouble(ExamplePage):
             for page in (ada, grace):
                 page.shows("before", "one", "two")
             self.assertEqual(ada.seen(".pending"), False)
-            # All three at once, as when a machine is started again.
+            # All three at once, as when a machine restarts.
             for name in ("backend", "notify", "worker"):
                 os.kill(chat.pid(name), signal.SIGKILL)
             ada.say("three")
@@ -347,7 +348,7 @@ class Trouble(ExamplePage):
             page = Page(window, chat.url).sign_in("Ada").open("Launch")
             page.say("before")
             page.shows("before")
-            # As a proxy does that has had too many.
+            # The answer of a proxy that limits the rate of requests.
             window.run(
                 """const real = window.fetch; window.refused = 0;
                 window.fetch = (path, options) => path.endsWith("chats/1") && (window.refused += 1) === 1
@@ -359,7 +360,7 @@ class Trouble(ExamplePage):
             there = Person(chat.url, "Radia")
             there.say(LAUNCH, "and on")
             page.shows("before", "after", "and on")
-            # It comes through notify, and not by loading again and again.
+            # New messages come through notify, not by loading again and again.
             loads = window.run("return window.refused")
             there.say(LAUNCH, "and on and on")
             page.shows("before", "after", "and on", "and on and on")

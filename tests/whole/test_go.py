@@ -1,4 +1,4 @@
-"""A client in Go, made from proto/notify.proto alone, receives what is published: text ids, features and events."""
+"""A client in Go, built from proto/notify.proto alone, receives what is published: text ids, features and events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.trial.unittest import TestCase
 from tests.support.process import Server, token
 from tests.support.programs import ROOT, need, program, run
 
-#: an old one, which the oldest Go that is about can build
+#: an old version, which the oldest supported Go can build
 PLUGIN = "google.golang.org/protobuf/cmd/protoc-gen-go@v1.33.0"
 ROOM = "01JD9Z5V8M2Q4W6X7Y8Z9A0B1C"
 

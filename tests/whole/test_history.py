@@ -1,4 +1,4 @@
-"""Pages of history through whole servers: every encoding, one process and several, memory and JetStream."""
+"""Pages of history through whole servers: all encodings, one and several processes, memory and JetStream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUBJECT = "workspace.1.chat.{}.messages"
 
 
 class Client:
-    """A client of one encoding, whose frames are read as JSON would have them."""
+    """A client with one encoding; it returns frames in their JSON form."""
 
     def __init__(self, server: Server, subprotocol: str, *features: str) -> None:
         self.subprotocol = subprotocol
@@ -67,7 +67,7 @@ class Client:
 
 
 def plain(message: pb.ServerMessage) -> dict[str, Any]:
-    """A protobuf message as its JSON."""
+    """The JSON form of a protobuf message."""
     kind = message.WhichOneof("body")
     body, found = getattr(message, kind), {"type": kind}
     for field, value in body.ListFields():
@@ -118,7 +118,7 @@ class Histories(TestCase):
         self.by_http(server)
 
     def through(self, client: Client, expected: list[int]) -> None:
-        """Backwards, forwards, and what is refused."""
+        """Read backwards and forwards, and check what is refused."""
         page = client.ask(type="history", chat_id=10, limit=50, id=7)
         self.assertEqual(page["id"], 7)
         self.newest = {"epoch": page["epoch"], "seq": page["seq"]}
@@ -147,7 +147,7 @@ class Histories(TestCase):
             self.assertEqual((answer["type"], answer["code"], answer["id"]), ("error", code, 9), wrong)
 
     def goes_on(self, server: Server, client: Client) -> None:
-        """What the newest page says is where a subscription goes on, also in an empty chat."""
+        """A subscription can continue at the position of the newest page, also in an empty chat."""
         empty = 1000 + self.newest["seq"]
         for chat_id in (10, empty):
             page = client.ask(type="history", chat_id=chat_id)
@@ -184,7 +184,7 @@ class Histories(TestCase):
             status, answer = server.http("POST", "/v1/broadcast", body, **key)
             self.assertEqual((status, answer["accepted"]), (200, 10), answer)
         self.assertEqual(client.receive()["content"], "all")
-        self.assertEqual(client.ask(type="ping", id=2)["type"], "pong")  # once, though it was repeated
+        self.assertEqual(client.ask(type="ping", id=2)["type"], "pong")  # the message came only once
         client.close()
 
     def serve(self, configuration: str) -> None:

@@ -1,4 +1,4 @@
-"""Order from broker to socket: clients in many chats, slow ones, and ones that come back, over the real write side."""
+"""Order from broker to socket: clients in many chats, slow ones, and ones that reconnect, over the real write side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHATS = 4
 
 
 class Reader:
-    """A user in several chats who reads now and then, and resumes each chat where it left off."""
+    """A user in several chats who reads now and then, and on reconnecting resumes each chat at its last message."""
 
     def __init__(self, world: World, queues: SendQueues, chats: list[int], number: int) -> None:
         self.world = world
@@ -55,7 +55,7 @@ class Reader:
         self.connection.release()
 
     def read(self) -> None:
-        """Take what is on the wire, whole frames only, as a client does."""
+        """Read whole frames from the wire, as a client does."""
         data, self.transport.wire = self.transport.wire, b""
         while len(data) >= 2:
             length, at = data[1] & 127, 2
@@ -80,7 +80,7 @@ class Reader:
             self.since[frame["chat_id"]] = {"epoch": frame["epoch"], "seq": frame["seq"]}
 
     def drop(self) -> None:
-        """The connection breaks: what was not read is lost, and resumed."""
+        """The connection breaks: what was not read is lost, and the reader resumes."""
         self.transport.wire = b""
         self.connection.stopProducing()
         self.session.closed()
@@ -113,7 +113,7 @@ class OrderTests(SynchronousTestCase):
             max_size=80,
         )
     )
-    # A topic that is followed anew while messages from before are still on their way.
+    # A topic that is followed again while earlier messages are still on their way.
     @example([("publish", 1), ("read", 1), ("lag", 0), ("hold", 0), ("publish", 3), ("drop", 1), ("drop", 2)])
     def test_every_chat_of_everyone_is_whole_and_in_order(self, steps: list[tuple[str, int]]) -> None:
         world = World()

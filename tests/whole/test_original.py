@@ -1,4 +1,4 @@
-"""A client of the original protocol, with integers for ids, sees not one byte that it did not see before."""
+"""A client of the original protocol, with integer ids, receives byte for byte what it received before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client reads out of ``prev`` (docs/protocol.md, Positions) while messages are poison, are deleted, purged and age out."""
+"""A client's check of ``prev`` (docs/protocol.md, Positions) with invalid, deleted, purged and expired messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MESSAGE, EVENT, POISON = "chat_message", "chat_event", "poison"
 
 
 class Node:
-    """Broker and dispatcher, and those who are connected."""
+    """A broker and a dispatcher."""
 
     def __init__(self, server: NatsServer, name: str, **settings: Any) -> None:
         context = make_context(reactor, node=name)
@@ -47,7 +47,7 @@ class Node:
 
 
 class Reader(Member):
-    """A client that keeps all that it is sent, and can say what its check of ``prev`` finds there."""
+    """A client that records its frames, and can report the gaps that its check of ``prev`` finds in them."""
 
     def __init__(self, node: Node, events: bool) -> None:
         super().__init__(node, "reader", events=events)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ class Reader(Member):
 
     @property
     def replayed(self) -> int:
-        """How many frames came with the answer."""
+        """The number of frames that came with the answer."""
         return len(self.joined.bodies) if self.joined else 0
 
     def look(self) -> list[int]:
@@ -70,7 +70,7 @@ class Reader(Member):
         return [frame["seq"] for frame in self.frames]
 
     def gaps(self, without: int | None = None) -> list[int]:
-        """Before which messages the check finds that others are missing, if one frame had never come."""
+        """The seqs before which the check finds a gap; ``without``: as if the frame with this index had never come."""
         joined = self.joined
         assert joined is not None
         topic = ClientTopic(TOPIC.id, Backoff(Settings(), Random(1)), answered=joined.position.seq)
@@ -119,7 +119,7 @@ class Prev(TestCase):
             self.readers.append(reader)
 
     def due(self, reader: Reader) -> list[int]:
-        """What it must have been sent."""
+        """The seqs that the reader must have been sent."""
         joined = reader.joined
         assert joined is not None
         begin = reader.since if joined.recovered else joined.position.seq
@@ -128,9 +128,11 @@ class Prev(TestCase):
     async def through(
         self, remove: Any, recovered: set[bool], told_live: bool = False, **settings: Any
     ) -> None:
-        """Readers of both kinds, live, and back from each position, on a node that has seen all and on one that has not.
+        """Readers with and without events: live ones, and ones that resume from each position, on a node that has seen
+        everything and on one that has not.
 
-        ``recovered`` is what those who come back are answered."""
+        ``recovered`` is the set of answers that resuming readers get.
+        """
         warm = await self.node("warm", **settings)
         await self.come(warm, 0, epoch="")
         await self.publish(
@@ -150,7 +152,7 @@ class Prev(TestCase):
             await until(lambda reader=reader: reader.look() == self.due(reader) or reader.connection.closed)
             self.assertEqual(reader.gaps(), [], "a gap where nothing was lost")
             for number in range(len(reader.frames) - 1):
-                if number != reader.replayed - 1:  # the answer says that it came
+                if number != reader.replayed - 1:  # the answer itself shows that this frame came
                     self.assertEqual(reader.gaps(without=number), [reader.frames[number + 1]["seq"]])
             self.assertIn(
                 reader.connection.closed,
@@ -201,5 +203,6 @@ class Prev(TestCase):
             for _ in range(10):
                 await node.broker.publish(OTHER, chat_payload(OTHER))
 
-        # NATS no longer knows what the next one came after: the node may find no proof.
+        # NATS no longer knows the predecessor of the next message, so the node may find no proof that none was
+        # lost.
         await self.through(push_out, {False}, told_live=True, max_messages=10)

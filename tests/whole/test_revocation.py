@@ -1,4 +1,4 @@
-"""Tokens that are revoked, on three nodes and with the client libraries: refused everywhere, whoever was away meanwhile."""
+"""Revoked tokens, on three nodes and with the client libraries: refused everywhere, even by nodes that were away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.programs import ROOT, program
 from tests.support.proxy import Proxy
 from tests.whole.test_cluster import CONFIG, Backend
 
-#: the close that tells a client to come with a new token
+#: the close that tells a client to return with a new token
 REVOKED = (4002, "token revoked")
 
 PYTHON = """
@@ -70,7 +70,7 @@ def token(user_id: int, age: float = 0.0, **claims: Any) -> str:
 
 
 def end(socket: ClientConnection, seconds: float = 30) -> tuple[int, str]:
-    """Wait until the server closes: code and reason."""
+    """Wait until the server closes the connection; return code and reason."""
     try:
         while True:
             socket.recv(seconds)
@@ -163,11 +163,11 @@ class ThreeNodes(Nodes):
                     self.refused(stack, node, shown)
             b.logged("user 7 of workspace 1: the token is refused: it does not say when it was issued")
 
-            # The one that was cut off is back: it closes what it has, and lets in no more.
+            # The node that was cut off is back: it closes the connections it had, and accepts no new ones.
             self.proxy(stack, nats, port)
             self.assertEqual(end(on_c), REVOKED)
             self.refused(stack, c, old)
-            # One that starts now, and one that was dead: neither has heard it.
+            # A node that starts now, and one that was dead: neither received the revocation.
             d = self.server(stack, "node-d", nats.url)
             self.refused(stack, d, old)
             b.signal(signal.SIGKILL)
@@ -182,7 +182,7 @@ class ThreeNodes(Nodes):
                 self.refused(stack, node, other)
                 self.refused(stack, node, old)
 
-            # A new token is good, at the latest a second later.
+            # A new token is valid after at most a second.
             wait_for("the next second", lambda: int(time.time()) > answer["before"], 5)
             for node in (a, b, c, d):
                 for user_id in (7, 8):
@@ -205,7 +205,7 @@ class ThreeNodes(Nodes):
                 return client
 
             other = member(8)
-            # Control and broker have a connection each: which is back first is chance.
+            # Control and broker have separate connections: which one is back first is random.
             for user_id in (7, 17, 27):
                 self.know_each_other(a, b)
                 removed = [member(user_id) for _ in range(3)]
@@ -244,7 +244,7 @@ class ThreeNodes(Nodes):
 
             wait_for("NATS is back", kept)
             self.assertEqual(end(there), REVOKED)
-            # Nor does a node let anybody in that cannot read what is kept.
+            # A node that cannot read the stored revocations accepts nobody, either.
             nats.pause()
             b.signal(signal.SIGKILL)
             b.process.wait()
@@ -293,7 +293,7 @@ class OneNode(Nodes):
 
 
 class Libraries(Nodes):
-    """A client of each library whose token is revoked in the very second comes back by itself."""
+    """A client of each library reconnects by itself, even if it gets its token in the second of the revocation."""
 
     def come_back(self, *command: str) -> Deferred[None]:
         def test(stack: ExitStack) -> None:
@@ -334,5 +334,5 @@ class Libraries(Nodes):
         folder = Path(tempfile.mkdtemp())
         self.addCleanup(lambda: __import__("shutil").rmtree(folder))
         (folder / "client.mjs").write_text(JAVASCRIPT % module)
-        # Node has a WebSocket of its own by this from version 20 on, and without it from 22 on.
+        # With this flag Node has its own WebSocket from version 20 on; from 22 on it has one anyway.
         return self.come_back(program("node"), "--experimental-websocket", str(folder / "client.mjs"))

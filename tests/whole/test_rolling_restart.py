@@ -1,4 +1,4 @@
-"""Three nodes behind HAProxy, restarted one after the other under load: nobody misses a message or gets one twice."""
+"""Three nodes behind HAProxy, restarted one after another under load: no client misses a message or gets one twice."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.support.process import KEY, Server, token
 from tests.support.programs import program
 
 NODES, CLIENTS, CHATS = 3, 60, 12
-#: seconds between two messages of a chat
+#: seconds between two messages in a chat
 INTERVAL = 0.1
-#: seconds that a client may be without messages: one interval, its slot, and what a new connection takes on a busy
+#: seconds that a client may be without messages: one interval, its reconnect slot, and a new connection on a busy
 #: machine
 PATIENCE = INTERVAL + STEP + 2.0
 
@@ -44,7 +44,7 @@ duration = "2s"
 
 
 class Load:
-    """Publishes to every chat all the time through nodes that are there, and notes what each client gets."""
+    """Publishes to every chat all the time, through nodes that are up, and records what each client gets."""
 
     def __init__(self, nodes: list[Server], url: str) -> None:
         self.nodes = nodes
@@ -59,7 +59,7 @@ class Load:
         self.ready = threading.Event()
 
     def publish(self) -> None:
-        """One message a chat and interval, each until a node has taken it, with the same key at each try."""
+        """Publish a message to each chat per interval; repeat each with the same key until a node accepts it."""
         publishers = itertools.cycle(
             [Publisher(f"http://127.0.0.1:{node.internal}", KEY, tries=1) for node in self.nodes]
         )
@@ -83,7 +83,7 @@ class Load:
                 self.sent[chat_id].append(str(number))
 
     async def follow(self, number: int, here: asyncio.Semaphore) -> None:
-        """One client in one chat, until it has all that was published."""
+        """One client in one chat, until it has received everything that was published."""
         chat_id = number % CHATS + 1
         states: list[str] = []
         client = AsyncioClient(
@@ -176,6 +176,6 @@ class RollingRestart(TestCase):
         self.assertEqual((lost, doubled, load.lost), (0, 0, []))
         for number, contents in wanted.items():
             self.assertEqual(load.got[number], contents)
-        # Each node was left by its clients once.
+        # Each client has lost its connection at least once.
         self.assertGreaterEqual(load.reconnects, CLIENTS)
         self.assertLess(longest, PATIENCE)

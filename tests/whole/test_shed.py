@@ -1,4 +1,4 @@
-"""Three nodes behind a real balancer: a share of one's clients is sent to the others, and nobody misses a message."""
+"""Three nodes behind a real balancer: a share of one node's clients moves to the others, and none misses a message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NODES = ("node-a", "node-b", "node-c")
 
 
 class Shed:
-    """What holds behind each proxy."""
+    """What must hold behind each proxy."""
 
     timeout = 180
 
@@ -48,13 +48,13 @@ class Shed:
         return deferToThread(self.shed)
 
     def here(self: Any) -> dict[str, int]:
-        """How many clients each node has."""
+        """The number of clients on each node."""
         _, found = self.nodes[1].http("GET", "/v1/nodes")
         self.assertEqual(found["reached"]["answered"], len(NODES))
         return {node["node"]: node["connections"] for node in found["nodes"]}
 
     def sent(self: Any) -> int:
-        """How many clients node-a has sent away."""
+        """The number of clients that node-a has sent away."""
         found = re.search(
             r'(?m)^notify_closes_total{code="1012"} (\d+)', self.nodes[0].http("GET", "/metrics")[1]
         )
@@ -97,7 +97,7 @@ class Shed:
         self.assertLess(after["node-a"], before["node-a"])
         for name in ("node-b", "node-c"):
             self.assertGreaterEqual(after[name], before[name])
-        # Nobody else was sent away.
+        # No other client was sent away.
         self.assertEqual(load.reconnects, told["clients"])
         self.assertEqual(load.lost, [])
         for number in range(CLIENTS):

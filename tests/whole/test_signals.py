@@ -1,4 +1,4 @@
-"""Signals between real processes: two nodes on NATS, a server of several processes, and those who abuse them."""
+"""Signals between real processes: two nodes on NATS, a server with workers, and clients that abuse signals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FEATURES = ["events", "signals"]
 def member(
     server: Server, user_id: int, chat_id: int = 10, workspace_id: int = 1, features: Any = FEATURES
 ) -> Iterator[Client]:
-    """A client of the server's that is in a chat."""
+    """A client of the server that is subscribed to a chat."""
     with connect(f"ws://127.0.0.1:{server.public}/ws", close_timeout=1) as link:
         client = Client(link)
         client.send(type="auth", token=token(user_id, workspace_id), features=features)
@@ -53,12 +53,12 @@ def member(
 
 
 def typing(chat_id: int = 10, data: Any = None, **more: Any) -> dict[str, Any]:
-    """A client's frame."""
+    """A client's signal frame."""
     return {"type": "signal", "chat_id": chat_id, "kind": "typing", "data": data, **more}
 
 
 def hears(client: Client, say: Callable[[], object], seconds: float = 20) -> Any:
-    """Have something said until the client hears it: what it hears. It is lost while nobody listens yet."""
+    """Repeat a signal until the client hears one, and return that; signals are lost while nobody listens yet."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         say()
@@ -70,7 +70,7 @@ def hears(client: Client, say: Callable[[], object], seconds: float = 20) -> Any
 
 
 def quiet(client: Client) -> list[str]:
-    """The types of what a client still has, up to the answer to its ping."""
+    """The types of the frames that a client still receives before the answer to its ping."""
     client.send(type="ping", id="last")
     found: list[str] = []
     while (frame := client.receive()).get("id") != "last":
@@ -108,7 +108,7 @@ class TwoNodes(Case):
                 heard,
                 {"type": "signal", "chat_id": 10, "user_id": 1, "kind": "typing", "data": {"n": 1}},
             )
-            # A backend, by the other node; then a message, behind which nothing is missing.
+            # A signal of a backend, through the other node; then a message, which has no gap before it.
             signal = {"workspace_id": 1, "chat_id": 10, "user_id": 9, "kind": "bot", "data": [1]}
             status, answer = a.http("POST", "/v1/signal", signal)
             self.assertEqual((status, answer), (202, {"workspace_id": 1, "chat_id": 10, "sent": True}))
@@ -129,7 +129,7 @@ class TwoNodes(Case):
             self.assertGreaterEqual(b.metric("notify_signals_received_total"), 4)
 
     def past_the_api(self, nats: NatsServer, reader: Client) -> None:
-        """Whoever may publish on NATS sends what is none, what is another chat's, and one that is good."""
+        """A NATS client bypasses the API: it publishes invalid signals, signals of other chats, and a valid one."""
         good = {"workspace_id": 1, "chat_id": 10, "user_id": 77, "kind": "last", "data": None}
         payloads = [b"", b"rubbish", b"[" * 100_000, *(json.dumps({**good, **wrong}).encode() for wrong in (
             {"chat_id": 11}, {"workspace_id": 2}, {"kind": ""}, {"data": "x" * 2000}, {},
@@ -147,7 +147,7 @@ class TwoNodes(Case):
         self.assertEqual(set(heard) - {1, 5}, {77})
 
     def binary(self, server: Server, other: Client) -> None:
-        """A client of the binary encoding on one node, heard by one of the other."""
+        """A client with the binary encoding on one node, heard by a client on the other."""
         subprotocol = Subprotocol("notify.v1.protobuf")
         address = f"ws://127.0.0.1:{server.public}/ws"
         with connect(address, subprotocols=[subprotocol], close_timeout=1) as link:
@@ -223,7 +223,7 @@ class Workers(Case):
                 other = stack.enter_context(member(server, user))
                 self.assertEqual(hears(other, lambda: stayed.send(**typing()))["kind"], "typing")
                 while hears(stayed, lambda other=other: other.send(**typing()))["user_id"] != user:
-                    pass  # of the one before
+                    pass  # a signal of the previous user
 
 
 class Streams(Case):
@@ -243,7 +243,7 @@ class Streams(Case):
             self.assertEqual(server.publish(10, "hello")[0], 200)
             signal, message = hearing.until("chat_message")
             self.assertEqual((signal.name, signal.data["kind"]), ("signal", said["kind"]))
-            # It has no position.
+            # A signal has no position.
             self.assertNotEqual(signal.id, message.id)
             self.assertEqual(message.data["prev"], 0)
             self.assertEqual([event.name for event in plain.until("chat_message")], ["chat_message"])
@@ -277,7 +277,7 @@ class Abuse(Case):
             began, seqs, signals = time.monotonic(), [0], 0
             try:
                 for number in range(1, 51):
-                    # Each of them has been refused, time and again, before the next message.
+                    # Before each message, each flooding client has been refused again.
                     for _ in floods:
                         self.assertTrue(refused.acquire(timeout=20))
                     self.assertEqual(server.publish(10, "hello", number)[0], 200)
@@ -328,7 +328,7 @@ class Abuse(Case):
         limits = "[limits]\nsignals_per_second = 0\nframes_per_second = 0\nsend_queue = '64KiB'\nsignals_fan_out = 0\n"
         with Server(limits) as server, ExitStack() as stack:
             sender, reader = [stack.enter_context(member(server, user)) for user in (1, 2)]
-            # Its buffers are full after some of these, and it reads none of them.
+            # It reads nothing, so its buffers are full after some of these.
             slow = stack.enter_context(member(server, 3))
             slow.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             frame, heard = json.dumps(typing(data="x" * 1000)), threading.Event()
@@ -347,7 +347,7 @@ class Abuse(Case):
                 return 'notify_signals_dropped_total{reason="slow"}' in server.http("GET", "/metrics")[1]
 
             wait_for("somebody is left out", left_out, 20)
-            # Then more than it may have waiting, which is for the others.
+            # Send more than may be queued for it; the others must receive these signals.
             for _ in range(20):
                 left_out()
 

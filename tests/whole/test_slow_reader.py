@@ -21,7 +21,7 @@ COUNT = 1500
 
 
 async def publish(server: LocalServer, payloads: list[bytes]) -> None:
-    """All of them, in lists."""
+    """Publish all payloads, in lists."""
     headers = {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"}
     for start in range(0, len(payloads), 250):
         items = [
@@ -40,11 +40,11 @@ class SlowReader(TestCase):
     timeout = 120
 
     async def read(self, server: LocalServer, payloads: list[bytes], cut: bool) -> tuple[list[Any], int]:
-        """The ids of what a reader that takes its time has read, and how many messages waited for it at most."""
+        """The ids that a slow reader has read, and the largest number of messages that waited for it."""
         client = TwistedClient(server.ws, token(5), queue=32)
         self.addCleanup(client.close)
         await client.start()
-        stream = client.chat(TOPIC.id)  # reading raises where something is lost
+        stream = client.chat(TOPIC.id)  # reading raises if something is lost
         await stream.ready()
         publishing = ensureDeferred(publish(server, payloads))
         publishing.addErrback(
@@ -64,7 +64,7 @@ class SlowReader(TestCase):
         return read, most
 
     async def serve(self) -> LocalServer:
-        # One resumption is far shorter than what the reader is behind, and so is what may wait for one client.
+        # One resumption is much shorter than the reader's backlog, and so is the queue of one client.
         settings = {
             "LIMITS__REPLAY": "200",
             "LIMITS__SEND_QUEUE": "256KiB",

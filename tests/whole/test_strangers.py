@@ -1,4 +1,4 @@
-"""What strangers may hold of a server, on real sockets: those that say nothing, one address, and all of its files."""
+"""What strangers may occupy of a server, on real sockets: silent ones, one address, and all of its files."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ HALF = b"GET /ws HTTP/1.1\r\nHost: a\r\n"
 
 
 def sample(metrics: str, name: str) -> float:
-    """A metric's value out of the page; 0 where it is not there."""
+    """The value of a metric in the text of /metrics; 0 if it is not there."""
     found = re.search(rf"^{re.escape(name)} (\S+)$", metrics, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 def dial(port: int, count: int, start: bytes = b"") -> list[socket.socket]:
-    """So many connections that begin like this."""
+    """Open this many connections, and send these first bytes on each."""
     links = []
     for _ in range(count):
         link = socket.socket()
         link.settimeout(10)
-        # Who is refused may be reset before it knows that it is connected.
+        # A refused client may be reset before it knows that it is connected.
         with contextlib.suppress(ConnectionError):
             link.connect(("127.0.0.1", port))
             link.sendall(start)
@@ -46,7 +46,7 @@ def dial(port: int, count: int, start: bytes = b"") -> list[socket.socket]:
 
 
 def answered(links: list[socket.socket], count: int) -> dict[socket.socket, bytes]:
-    """What came to those that the server closed, once they are so many."""
+    """Wait until the server has closed this many connections; return what each of them received."""
     selector = selectors.DefaultSelector()
     for link in links:
         selector.register(link, selectors.EVENT_READ)
@@ -80,7 +80,7 @@ class Sockets(TestCase):
         return str(await (await treq.get(f"{server.api}/metrics", persistent=False)).text())
 
     async def none_left(self, server: LocalServer) -> None:
-        """Wait until the server has seen all of them go."""
+        """Wait until the server has noticed that all connections are gone."""
         from twisted.internet import reactor
 
         front: Any = server.service.public.factory
@@ -199,7 +199,7 @@ class Addresses(TestCase):
 
         found = [await status(one) for one in ("9.9.9.9", "::ffff:9.9.9.9", "9.9.9.9", "9.9.9.8", "10.1.1.1")]
         self.assertEqual(found, [101, 101, 429, 101, 101])
-        # Of addresses inside, and of the proxy itself, there is no limit.
+        # There is no limit for internal addresses, nor for the proxy itself.
         self.assertEqual([await status(one) for one in ("10.1.1.1", "10.1.1.1", "", "", "")], [101] * 5)
 
     async def test_on_a_listener_for_both_versions_a_proxy_is_known_by_its_ipv4_address(self) -> None:

@@ -1,4 +1,4 @@
-"""Workspaces, chats and users with text for ids, from the command line through a whole server and back."""
+"""Workspaces, chats and users with text ids, from the command line through a whole server and back."""
 
 from __future__ import annotations
 

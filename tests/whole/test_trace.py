@@ -1,4 +1,4 @@
-"""Three nodes: a trace that one of them is asked for shows, in one screen, why a user of another gets nothing."""
+"""Three nodes: a trace requested from one of them shows, on one screen, why a user of another node gets nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ send_queue = "64KiB"
 
 
 class Screen:
-    """``notify trace`` in a process of its own, and what it has printed."""
+    """``notify trace`` as a separate process, and its output."""
 
     def __init__(self, stack: ExitStack, node: Server, *arguments: str) -> None:
         self.path = node.folder / f"trace-{time.monotonic_ns()}"
@@ -46,7 +46,7 @@ class Screen:
         return self.path.read_text()
 
     def shows(self, *parts: str) -> str:
-        """Wait for a line that has all of these."""
+        """Wait for a line that contains all of these."""
         found: list[str] = []
 
         def look() -> bool:
@@ -61,14 +61,14 @@ class Screen:
 
 
 def dial(stack: ExitStack, node: Server, sent: str) -> Client:
-    """A client that has shown a token."""
+    """A client that has sent a token."""
     client = Client(stack.enter_context(connect(f"ws://127.0.0.1:{node.public}/ws", close_timeout=1)))
     client.send(type="auth", token=sent)
     return client
 
 
 def end_of(client: Client) -> int:
-    """The code that the server closes with."""
+    """Wait until the server closes the connection; return the code."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             client.socket.recv(10)
@@ -102,7 +102,7 @@ class Traced(TestCase):
             self.assertEqual(end_of(dial(stack, c, old)), 4500)
             screen.shows("node-c", "auth", "the token has expired")
 
-            # An origin.
+            # A refused origin.
             with self.assertRaises(InvalidStatus):
                 connect(f"ws://127.0.0.1:{c.public}/ws", origin="https://evil.example")
             screen.shows(
@@ -113,7 +113,7 @@ class Traced(TestCase):
                 "allowed_origins",
             )
 
-            # Connected, and subscribed to nothing; not a member; the webhook is away.
+            # Connected, but subscribed to nothing; not a member of the chat.
             client = stack.enter_context(b.client(7))
             screen.shows("node-b", "auth", "ok")
             self.backend.removed.add((7, 2))
@@ -122,7 +122,7 @@ class Traced(TestCase):
             late = Screen(stack, c, "--user", "7", "--seconds", "60")
             late.shows("node-b", "connection", "subscribed to NOTHING")
 
-            # Published to a chat that it is not in, and to one that it is in.
+            # Published to a chat to which it is not subscribed, and to one to which it is.
             self.assertEqual(c.publish(5, "not to be shown")[0], 200)
             screen.shows("node-c", "publish", "workspace.1.chat.5.messages", "ok")
             client.send(type="subscribe", chat_id=3, id=3)
@@ -130,12 +130,12 @@ class Traced(TestCase):
             self.assertEqual(a.publish(3, "not to be shown", 2)[0], 200)
             screen.shows("node-b", "message", "workspace.1.chat.3.messages", "to 1 of its connections here")
 
-            # In another workspace than they publish to.
+            # Connected in another workspace than the one that is published to.
             other = dial(stack, c, token(7, 2))
             self.assertTrue(other.receive()["success"])
             screen.shows("node-c", "auth", "? user 7 of ANOTHER workspace, 2", "ok")
 
-            # A limit.
+            # A limit; then the webhook is down.
             for _ in range(2):
                 stack.enter_context(b.client(7))
             self.assertEqual(end_of(dial(stack, b, token(7))), 1013)
@@ -146,7 +146,7 @@ class Traced(TestCase):
             client.send(type="subscribe", chat_id=4)
             screen.shows("node-b", "subscribe", "chat 4", "unavailable", "the webhook gave no answer")
 
-            # A client that takes nothing.
+            # A client that does not read.
             text = "x" * 60_000
             for number in range(200):
                 payload = {

@@ -1,4 +1,4 @@
-"""A server of several processes: for its clients, its publishers and its operators it is one."""
+"""A server of several processes: to its clients, publishers and operators it looks like a single one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.transport.test_websocket_attack import HANDSHAKE
 TWO = "[server]\nnode = 'n'\nworkers = 2\n"
 
 
-#: what systemd does: the socket is descriptor 3, and the process is told its own number
+#: socket activation as systemd does it: the socket is descriptor 3, and LISTEN_PID is the process's own id
 ACTIVATE = """import os, socket, sys
 listening = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 os.dup2(listening.fileno(), 3)
@@ -42,20 +42,20 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def workers(server: Server) -> list[int]:
-    """The processes of the workers."""
+    """The process ids of the workers."""
     pid = server.process.pid
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def samples(server: Server, name: str) -> dict[str, float]:
-    """The values of one metric, by its labels as they are written."""
+    """The values of one metric, by label text."""
     lines = server.http("GET", "/metrics")[1].splitlines()
     found = [line.rpartition(" ") for line in lines if line.startswith((f"{name}{{", f"{name} "))]
     return {name_.partition("{")[2].rstrip("}"): float(value) for name_, _, value in found}
 
 
 def answered(server: Server) -> bytes:
-    """How the answer to a handshake begins."""
+    """The first bytes of the answer to a handshake."""
     with socket.create_connection(("127.0.0.1", server.public), 10) as client:
         client.sendall(b"\r\n".join([*HANDSHAKE, b"", b""]))
         return client.recv(4096)[:12]
@@ -69,7 +69,7 @@ class Case(TestCase):
 
 
 class Together(Case):
-    """With the memory broker, and nothing else installed."""
+    """With the memory broker, and no other program."""
 
     def test_clients_of_all_workers_are_in_one_chat(self) -> Deferred[None]:
         return self.thread(self.together)
@@ -111,7 +111,7 @@ class Together(Case):
         self.assertEqual(server.metric("notify_delivery_seconds_count"), 200)
 
     def limits(self, server: Server) -> None:
-        # Of this user each worker may have one connection, or one of them both.
+        # This user may have one connection on each worker, or both on one.
         with connect(f"ws://127.0.0.1:{server.public}/ws", close_timeout=1) as third:
             client = Client(third)
             client.send(type="auth", token=token(3))
@@ -168,7 +168,7 @@ class Together(Case):
 
 
 class Life(Case):
-    """What ends, and what goes on."""
+    """What ends with a process, and what continues."""
 
     def test_a_worker_that_is_killed_costs_its_own_clients_a_resumption_and_nobody_a_message(
         self,
@@ -257,7 +257,7 @@ class Life(Case):
 
     def alone(self) -> None:
         with Server(TWO) as server:
-            for _ in range(3):  # each is started ever more slowly
+            for _ in range(3):  # each restart takes longer
                 for pid in workers(server):
                     os.kill(pid, signal.SIGKILL)
                 wait_for("they have ended", lambda: server.http("GET", "/health")[0] == 503)
@@ -284,13 +284,13 @@ class Life(Case):
                     connect(f"ws://127.0.0.1:{server.public}/ws", origin="https://b.example")  # type: ignore[arg-type]
                 with connect(f"ws://127.0.0.1:{server.public}/ws", origin="https://a.example"):  # type: ignore[arg-type]
                     pass
-            # By the API, and to one of the workers, it is the same.
+            # A reload through the API, addressed to one of the workers, does the same.
             self.assertEqual(server.http("POST", "/v1/reload", {"node": "n-w2"})[0], 202)
             wait_for(
                 "again",
                 lambda: samples(server, "notify_reloads_total") == {'result="ok"': 2, 'result="failed"': 0},
             )
-            # One that is started later has what is in force.
+            # A worker that is started later gets the settings in force.
             os.kill(workers(server)[0], signal.SIGKILL)
             server.logged("serves again")
             for _ in range(4):
@@ -357,7 +357,7 @@ class Encrypted(Case):
 
 
 class Handed(Case):
-    """The port is the service manager's, and the clients are behind a proxy."""
+    """The service manager owns the port, and the clients are behind a proxy."""
 
     def test_a_socket_that_was_handed_over_and_addresses_that_a_proxy_tells(self) -> Deferred[None]:
         return self.thread(self.behind)
@@ -387,7 +387,7 @@ class Handed(Case):
 
 
 class JetStream(Case):
-    """Each worker is a node of its own, behind one internal port."""
+    """Each worker is a node, behind one internal port."""
 
     async def setUp(self) -> None:
         self.nats = NatsServer().start()
@@ -423,10 +423,10 @@ class JetStream(Case):
             gone = server.http("POST", "/v1/disconnect", {"workspace_id": 1, "user_id": 2})[1]
             self.assertEqual((gone["closed"], gone["reached"]["answered"]), (1, 3))
             self.assertEqual(other.closed()[0], 4503)
-            # What one worker is told to do is for the whole server.
+            # A drain requested of one worker applies to the whole server.
             self.assertEqual(server.http("POST", "/v1/drain", {"node": "n-w1"})[0], 202)
             self.assertEqual(one.closed(60)[0], 1012)
             self.assertEqual(server.process.wait(60), 0)
-            # Each process goes by what it has seen itself.
+            # Each process stores the history state that it has seen itself.
             kept = {path.name for path in server.folder.glob("history-*.json")}
             self.assertEqual(kept, {f"history-MESSAGES{part}.json" for part in ("", "-w1", "-w2")})

@@ -1,4 +1,4 @@
-"""What operators ask of a server of several processes: it is told once, and all of them do it."""
+"""Operators' requests to a server of several processes: one request, and all processes act on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.whole.test_revocation import REVOKED, end
 from tests.whole.test_trace import Screen
 from tests.whole.test_workers import TWO, answered, samples, workers
 
-#: another configuration file, which is named last
+#: adds another configuration file, as the last argument
 SECOND = "import os, sys; os.execv(sys.argv[2], [*sys.argv[2:], '--config', sys.argv[1]])"
 
 
@@ -31,7 +31,7 @@ def token(user_id: int, age: float = 0.0) -> str:
 
 
 class Asked:
-    """What holds with each broker."""
+    """What must hold with each broker."""
 
     timeout = 240
     config = TWO
@@ -64,7 +64,7 @@ class Asked:
         return socket
 
     def refused_by_all(self: Any, stack: ExitStack, server: Server, shown: str) -> None:
-        """Nobody gets in by this token, however many of the workers are asked."""
+        """Check that this token is refused, by each worker."""
         before = samples(server, "notify_worker_auth_total")
         sockets = [self.connect(stack, server, shown) for _ in range(4)]
         self.assertEqual([end(socket) for socket in sockets], [REVOKED] * 4, server.log()[-2000:])
@@ -73,7 +73,7 @@ class Asked:
         self.assertEqual(len(refused), 2)
 
     def restarted(self: Any, server: Server) -> None:
-        """One worker is killed, and another serves in its place."""
+        """Kill one worker, and wait until another serves in its place."""
         count = server.log().count("serves again")
         os.kill(workers(server)[0], signal.SIGKILL)
         wait_for("it serves again", lambda: server.log().count("serves again") > count)
@@ -125,7 +125,7 @@ class Asked:
             self.assertEqual(shed("n-w1", 0.25), (202, 1))
             wait_for("it is gone", lambda: here() == [3, 4])
             self.assertEqual(shed("n", 0.67), (202, 4))
-            # One after the other, in the time of a drain: most of them are here yet.
+            # They leave one by one, over the time of a drain: most of them are still here.
             self.assertEqual(shed("n", 0.5), (409, "already_shedding"))
             self.assertEqual(shed("n-w2", 0.5), (409, "already_shedding"))
             wait_for("they are gone", lambda: here() == [1, 2], 60)
@@ -148,7 +148,7 @@ class Asked:
             self.assertEqual((status, gone["closed"]), (200, 2))
             self.assertEqual([end(socket)[0] for socket in both], [4503] * 2)
             wait_for("they are gone", lambda: server.metric("notify_sockets") == 0)
-            # Whom the first process turns away, and whom a worker does.
+            # Connections that the first process turns away, and those that a worker does.
             with ExitStack() as full:
                 for number in range(4):
                     self.let_in(full, server, token(number + 1))
@@ -169,7 +169,7 @@ class Asked:
             for name in ("n-w1", "n-w2"):
                 chat.shows(name, "message")
             self.assertNotIn("a secret", chat.text())
-            # Of one that dies and comes again it goes on.
+            # The trace continues in the worker that replaces one that died.
             self.restarted(server)
             for _ in range(2):
                 self.let_in(stack, server, token(7))
@@ -179,7 +179,7 @@ class Asked:
 
 
 class WithMemory(Asked, TestCase):
-    """One node, and its workers."""
+    """One node with its workers."""
 
     def test_a_second_configuration_file_is_for_all_and_read_again(self) -> Deferred[None]:
         def test(stack: ExitStack) -> None:
@@ -234,7 +234,7 @@ class WithMemory(Asked, TestCase):
 
 
 class WithJetStream(Asked, TestCase):
-    """Each process is a node, which knows by itself what is kept."""
+    """Each process is a node, and learns by itself what is stored."""
 
     async def setUp(self) -> None:
         self.nats = NatsServer().start()

@@ -1,4 +1,4 @@
-"""twistd's daemon with workers: whose processes they are, where they write, and how the command ends."""
+"""twistd's daemon with workers: which session and user its processes have, where they log, and how the command ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ class Workers(DaemonCase):
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     async def refuse_at_each(self) -> None:
-        """Each worker refuses a client, which is a line of the log. Who comes goes where the fewest are known to be."""
+        """Connect until each worker has refused a client, which adds a line to the log.
+
+        A new connection goes to the worker that has the fewest, as far as the first process knows.
+        """
 
         def refused() -> bool:
             with connect(f"ws://127.0.0.1:{self.public}/ws", close_timeout=1) as socket:
@@ -62,13 +65,13 @@ class Daemon(Workers):
         self.log.rename(moved)
         os.kill(pid, signal.SIGUSR1)
         await self.logs("the log goes on here")
-        # As a service manager may do that tells all processes of a server; nothing ends by it.
+        # A service manager may signal all processes of a server; none ends because of this signal.
         workers = self.workers(pid)
         for one in workers:
             os.kill(one, signal.SIGUSR1)
         before = moved.read_text()
         await self.refuse_at_each()
-        # What the interpreter says of a worker's end is in there, too.
+        # The log also has what the interpreter prints when a worker crashes.
         os.kill(workers[0], signal.SIGABRT)
         await self.logs("n-w1: Fatal Python error: Aborted")
         await self.logs("n-w1 serves again")
@@ -92,7 +95,7 @@ class Daemon(Workers):
 
 
 class AsAnotherUser(Workers):
-    """Started by root, who is left behind."""
+    """Started by root, and run as another user."""
 
     def setUp(self) -> None:
         need(os.geteuid() == 0, "only root can become another user: run the tests as root")
@@ -108,14 +111,14 @@ class AsAnotherUser(Workers):
             return False
 
     async def hopeless(self) -> None:
-        """This Python is for root alone: it is said so, and nothing is left."""
+        """Only root can run this Python: the command says so, and leaves nothing behind."""
         said = await self.refused(self.as_nobody)
         self.assertRegex(
             said, rf"n-w. ends each time it is started \({re.escape(sys.executable)}: Permission denied\)"
         )
 
     def place(self) -> Path:
-        # The folders of the test runners are closed to other users.
+        # Other users cannot enter the folders of the test runners.
         folder = Path(tempfile.mkdtemp(prefix="notify-test-"))
         self.addCleanup(shutil.rmtree, folder)
         folder.chmod(0o755)

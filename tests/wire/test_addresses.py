@@ -1,4 +1,4 @@
-"""Where clients come from."""
+"""The addresses that clients come from."""
 
 from __future__ import annotations
 

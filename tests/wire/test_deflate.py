@@ -10,7 +10,7 @@ from notify.wire.frames import JSON, Error, Ping
 
 
 def split(data: bytes) -> list[tuple[int, bytes]]:
-    """The frames in some bytes: first byte and payload of each."""
+    """Split bytes into frames: the first byte and payload of each."""
     found = []
     while data:
         length, at = data[1], 2

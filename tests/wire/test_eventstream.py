@@ -1,4 +1,4 @@
-"""Event streams: frames as events, and the positions that are their ids."""
+"""Event streams: frames as events, with positions as their ids."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def packed(*frames: ServerFrame) -> bytes:
 
 
 def events(*frames: ServerFrame, come_with: dict[Any, Since] | None = None) -> list[Event]:
-    """What a client gets that came with these positions."""
+    """The events of a client that came with these positions."""
     return Reader().feed(Composer(Positions.of(come_with or {})).compose(packed(*frames)))
 
 
@@ -152,7 +152,7 @@ class Frames(SynchronousTestCase):
             raw.encode()
             text.encode()
         except UnicodeEncodeError:
-            return  # a lone surrogate is no JSON in UTF-8
+            return  # a lone surrogate cannot be JSON in UTF-8
         hostile = ChatEventFrame(5, 1, 2, text, Raw(raw.encode()), 3, "e", 4, 3)
         [event, behind] = events(hostile, message(5, 9, content=text))
         self.assertEqual((event.data["data"], event.data["kind"]), ({"a": data, "b": text}, text))
@@ -218,7 +218,7 @@ class Composed(SynchronousTestCase):
         )
         self.assertEqual(got[1].data, {"type": "lost", "epoch": "e", "seq": 4})
         self.assertEqual(got[3].data, {"type": "lost", "chat_id": 5, "epoch": "e", "seq": 9})
-        # Whoever is cut off before the loss was told is told it again.
+        # A client that is cut off before it is told of the loss is told again.
         self.assertEqual([one.id for one in got][:2], ["", "old:5=2;e:abc=3,*=4"])
         self.assertEqual(
             [one.id for one in got][2:], ["old:5=2;e:abc=3,*=4", "e:abc=3,*=4,5=9", "e:abc=3,*=4,5=10"]
@@ -238,7 +238,7 @@ class Composed(SynchronousTestCase):
     @settings(max_examples=200)
     @given(st.data())
     def test_a_client_that_is_cut_off_anywhere_comes_back_to_where_it_was(self, data: st.DataObject) -> None:
-        """Its id names, of each topic, the last message that it was given: nothing is missed, and nothing comes twice."""
+        """Its id names the last message it received in each topic: it misses nothing, and gets nothing twice."""
         chats: list[Any] = [5, -6, "abc"]
         at = {chat: data.draw(st.integers(0, 9)) for chat in chats}
         composer = Composer(Positions.of({chat: Since("e", seq) for chat, seq in at.items()}))

@@ -1,4 +1,4 @@
-"""Frames: every encoding reads and makes the same values."""
+"""Frames: all encodings read and write the same values."""
 
 from __future__ import annotations
 

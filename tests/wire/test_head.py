@@ -1,4 +1,4 @@
-"""The head of an HTTP request: what is read, and what two readers could read in two ways and is refused therefore."""
+"""The head of an HTTP request: how it is read, and that heads which two readers could read differently are refused."""
 
 import contextlib
 from typing import Any
@@ -202,7 +202,7 @@ PIECES = (
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> bytes:
-    """A head with pieces taken out, or put in."""
+    """A head with pieces removed or inserted."""
     method = draw(st.sampled_from((b"POST", b"OPTIONS")))
     more = draw(st.lists(st.sampled_from(LINES), max_size=2))
     data = head(b"Host: x", draw(st.sampled_from(FRAMES)), *more, first=method + b" /a HTTP/1.1")
@@ -214,7 +214,7 @@ def spoilt(draw: st.DrawFn) -> bytes:
 
 
 class Llhttp:
-    """What llhttp, Node's parser, reads."""
+    """How llhttp, Node's parser, reads a request."""
 
     def __init__(self, data: bytes) -> None:
         self.fields: list[tuple[bytes, bytes]] = []
@@ -237,12 +237,12 @@ class Llhttp:
         self.messages += 1
 
 
-#: of a body that witnesses are given whole
+#: size of the largest body that the other parsers are given
 LONGEST = 100_000
 
 
 class DifferentialTest(SynchronousTestCase):
-    """Whatever is taken here is read alike by llhttp and by h11: what a proxy in front of us sees is what we see."""
+    """llhttp and h11 read every accepted head as we do: a proxy in front of us sees what we see."""
 
     def test_what_is_taken_is_taken_alike(self) -> None:
         self.alike = dict.fromkeys(("llhttp", "h11"), 0)
@@ -261,7 +261,7 @@ class DifferentialTest(SynchronousTestCase):
             body = b"5\r\nabcde\r\n0\r\n\r\n" if size is None else b"x" * size
             whole = data + b"\r\n\r\n" + body
             content = b"abcde" if size is None else body
-            # To refuse what we take is no other reading: llhttp knows some methods only.
+            # It is no disagreement if another parser refuses what we accept: llhttp knows only some methods.
             with contextlib.suppress(httptools.HttpParserError):
                 self.compare_to_llhttp(ours, whole, content)
             with contextlib.suppress(h11.RemoteProtocolError):
@@ -283,7 +283,7 @@ class DifferentialTest(SynchronousTestCase):
         connection.receive_data(whole)
         request: Any = connection.next_event()
         self.assertEqual((request.method, request.target), (ours.method, ours.target))
-        # It writes some values in lower case.
+        # h11 converts some values to lower case.
         fields = [(name, value.lower()) for name, values in ours.fields.items() for value in values]
         self.assertEqual(sorted((name, value.lower()) for name, value in request.headers), sorted(fields))
         got = b""

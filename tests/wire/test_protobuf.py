@@ -51,7 +51,7 @@ class GeneratedCodeTests(TestCase):
             self.assertEqual(status, 0)
             (wanted,) = FileDescriptorSet.FromString(target.read_bytes()).file
         pending = list(wanted.message_type)
-        while pending:  # names for JSON are not kept in generated code
+        while pending:  # generated code does not keep the names for JSON
             message = pending.pop()
             pending += message.nested_type
             for field in message.field:

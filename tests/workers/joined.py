@@ -1,4 +1,4 @@
-"""Two ends of a link in one process: what one writes the other receives in a later turn, in pieces."""
+"""Two ends of a link in one process: what one writes, the other receives in a later turn, in pieces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from notify.workers.link import Link
 
 
 class Joined:
-    """``head`` and ``worker``; ``ended`` has the reasons for which one gave up the other, ``given_up`` is called then."""
+    """The two ends of a link. If one gives it up, ``ended`` gets the reason, and ``given_up`` is called."""
 
     def __init__(self, reactor: Any, piece: int = 7, most_waiting: int = 2**20) -> None:
         self.ended: list[str] = []
@@ -30,7 +30,7 @@ class Joined:
         self.worker = Link(writer("head"), soon, self.end, most_waiting)
 
     def end(self, reason: str) -> None:
-        """One end gives up."""
+        """Give up the link, as one of its ends does."""
         self.ended.append(reason)
         self.head.gone()
         self.worker.gone()

@@ -1,4 +1,4 @@
-"""What a worker has over its link does what every broker, registry and control does."""
+"""Brokers, registries and controls that a worker uses over its link meet the contracts of all others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BrokerOverALinkWithTextIds(TextIds, BrokerOverALink):
 
 
 class SignalsOverLinks(SignalsContract, TestCase):
-    """Two workers of one server."""
+    """Signals between two workers of one server."""
 
     async def make_brokers(self) -> list[IBroker]:
         memory = MemoryBroker(MemorySettings(), make_context())
@@ -68,7 +68,7 @@ class SignalsOverLinks(SignalsContract, TestCase):
 
     async def settle(self) -> None:
         for broker in (*self.brokers, *self.brokers):
-            # What was said before is there before the answer to this is.
+            # The answer to this arrives after everything that was sent before.
             if broker.status().ready:
                 await broker.replay(self.chat(9, 9), None, 1, 1)
 
@@ -90,7 +90,7 @@ class RegistryOverALinkWithTextIds(TextIds, RegistryOverALink):
 
 
 class CountedOverALink(RegistryContract, TestCase):
-    """What a registry that knows of others by itself does is not changed by being counted."""
+    """Counting does not change what a registry does that knows other nodes by itself."""
 
     async def make_registry(self) -> IRegistry:
         joined = Joined(the_reactor())
@@ -100,7 +100,7 @@ class CountedOverALink(RegistryContract, TestCase):
 
 
 class _Silent(control.MemoryControl):
-    """The first process of a server whose only node that answers is a worker."""
+    """The control of a first process that does not answer itself, so that the only answering node is a worker."""
 
     def ask(self, command: str, argument: bytes, node: str = "") -> Deferred[Gathered]:
         return succeed(Gathered([], []))

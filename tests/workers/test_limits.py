@@ -1,4 +1,4 @@
-"""What each of several workers has of what is for all clients together; and how it gets its configuration."""
+"""Each worker's share of limits that apply to all clients together, and how a worker gets its configuration."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Shares(SynchronousTestCase):
         mine = limits.shared(whole, 3).limits
         self.assertEqual((mine.max_arriving, mine.send_queues, mine.recent_messages), (4, 34, 1001))
         self.assertEqual(mine.recent_bytes, -(-Limits().recent_bytes // 3))
-        # Each has its part of a chat's members.
+        # Each worker has a part of a chat's members.
         self.assertEqual(mine.signals_fan_out, -(-Limits().signals_fan_out // 3))
-        # What holds for one client, what the first process counts, and what is not limited stays as it is.
+        # Limits per client, limits that the first process applies, and absent limits stay the same.
         self.assertEqual((mine.send_queue, mine.replay), (Limits().send_queue, Limits().replay))
         self.assertEqual(mine.max_connections, whole.limits.max_connections)
         self.assertEqual(limits.shared(Config(limits=Limits(max_arriving=0)), 3).limits.max_arriving, 0)
@@ -64,7 +64,7 @@ class Configuration(SynchronousTestCase):
         self.assertEqual(again.server, Server(workers="auto"))
         self.assertIsInstance(again.drain.duration, config.Duration)
         self.assertIsInstance(again.limits.max_frame, Size)
-        # What came from the environment is still read as its key's type.
+        # Values from the environment are still parsed with the type of their key.
         _, settings = components.find("broker", again)
         self.assertEqual((settings.history_size, settings.history_age), (7, 7200))
         _, jwt = components.find("auth", again)

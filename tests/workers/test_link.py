@@ -1,4 +1,4 @@
-"""The two ends of a link: questions and answers, what goes wrong, and what is bounded."""
+"""The two ends of a link: questions and answers, failures, and bounds."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Links(SynchronousTestCase):
 
         def at_end(what: str) -> None:
             done.append(what)
-            # Whoever goes on and on leaves room for others.
+            # A callback that keeps adding others leaves room for other work.
             following = {"first": "second", "second": "later"}.get(what)
             if following is not None:
                 self.worker.at_end(lambda: at_end(following))

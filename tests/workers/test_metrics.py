@@ -1,4 +1,4 @@
-"""What all processes have counted, as one server's."""
+"""The metrics of all processes, combined as those of one server."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Combined(SynchronousTestCase):
         self.assertEqual(sums(), (12, 2, 8))
         self.assertEqual(sums(missing=(2,)), (12, 2, 4))
         self.assertEqual(sums(), (12, 2, 8))
-        for _ in range(2):  # it dies, and the one in its place does
+        for _ in range(2):  # the worker dies, and then the one that replaces it
             self.tally.ended(2)
             self.tally.ended(2)
             self.assertEqual(sums(missing=(2,)), (12, 2, 4))

@@ -44,7 +44,7 @@ class Case(SynchronousTestCase):
 
 
 class Signals(Case):
-    """Signals of a broker that the first process has for all."""
+    """Signals through the first process's broker, which all workers share."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -101,7 +101,7 @@ class Signals(Case):
 
     def test_where_the_broker_carries_none_workers_have_none(self) -> None:
         class Silent:
-            """A broker of somebody's."""
+            """A custom broker that carries no signals."""
 
         silent: Any = Silent()
         shared = SharedBroker(silent)
@@ -130,7 +130,7 @@ class Broker(Case):
             self.watch(name)
 
     def watch(self, name: str) -> None:
-        """Note each call of the broker."""
+        """Record each call of a method of the broker."""
         call = getattr(self.memory, name)
 
         def noted(topic: Topic) -> Any:
@@ -151,7 +151,7 @@ class Broker(Case):
         self.publish(1)
         self.assertEqual(self.result(one.follow(TOPIC)).position.seq, 1)
         self.publish(2)
-        # From what was delivered meanwhile, which the broker was not asked for again.
+        # The answer comes from messages delivered meanwhile; the broker is not asked again.
         second = self.result(other.follow(TOPIC))
         self.assertEqual((second.position.seq, second.event.message_id), (2, 2))
         self.publish(3)
@@ -313,12 +313,12 @@ class Registry(Case):
 
             return worker.room(mine, 3).addCallback(over)
 
-        # All at once, from both sides.
+        # Several at once, through both workers.
         asked = [let_in(self.workers[number % 2], str(number)) for number in range(6)]
         self.turns()
         self.assertEqual(sorted(map(self.successResultOf, asked)), [False] * 3 + [True] * 3)
         self.assertEqual(self.result(self.shared.presence(mine)), [Presence(7, 3)])
-        # One that leaves makes room for one, also while others ask.
+        # One that leaves makes room for another, even while others ask.
         gone = next(one for one in joined if one in self.workers[0].members(mine))
         refused = let_in(self.workers[0], "too early")
         self.workers[0].forget(gone)
@@ -390,7 +390,7 @@ class Control(Case):
         self.assertEqual(self.result(self.shared.ask("it", b"null")).missing, [])
 
     def watch(self) -> list[dict[str, bytes]]:
-        """What each process has heard is kept: the first, and the workers."""
+        """Record what each process hears: the first process, then the workers."""
         heard: list[dict[str, bytes]] = [{}, {}, {}]
         for one, records in zip((self.shared, *self.workers), heard, strict=True):
             self.result(one.watch(records.__setitem__))
@@ -415,7 +415,7 @@ class Control(Case):
         heard: list[tuple[str, bytes]] = []
         watching = self.workers[0].watch(lambda *record: heard.append(record))
         self.clock.advance(0)
-        # What is kept while it is told is not lost among the rest, whatever comes first.
+        # A record stored while the others are being sent is not lost among them, whichever arrives first.
         self.keep(self.shared, "k6", b"!")
         self.keep(self.shared, "new", b"n")
         self.result(watching)

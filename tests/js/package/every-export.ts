@@ -1,4 +1,4 @@
-// Every thing that the package exports, used as it is meant; and wrongly, where an error is expected.
+// Uses every export of the package correctly, and incorrectly where an error is expected.
 import {
   ClientClosed, DEFAULTS, HistoryLost, LocalStorageStore, Machine, NotifyClient, Refused, Stream, TimedOut, decode, encode,
 } from "notify-client";
@@ -121,7 +121,7 @@ export function wrong(client: NotifyClient, machine: Machine, stream: Stream<Cha
   return [without, setting, own, half];
 }
 
-/** What a component of React would do. */
+/** Uses the hooks as a React component does. */
 export function component(client: NotifyClient, texts: string[]): void {
   const shown: ShownChat<{ message_id: number; text: string }> = useChat(client, 7, {
     load: async (position) => [{ message_id: position.seq, text: "a" }],

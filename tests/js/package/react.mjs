@@ -1,4 +1,4 @@
-// A page of React, as tests/client/test_react.py shows it.
+// A React page that tests/client/test_react.py opens.
 import { StrictMode, createElement as h, useState } from "react";
 import { createRoot } from "react-dom/client";
 import { NotifyClient } from "notify-client";

@@ -1,4 +1,4 @@
-// The file for a script tag, evaluated as a classic script.
+// Evaluates the file for a script tag as a classic script.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { runInThisContext } from "node:vm";
