@@ -223,7 +223,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "query",
                         {"type": "string", "enum": ["true", "false"], "default": "false"},
                         "Store all messages of a list, or none: an error in one message is then the answer, with its `index`. The "
-                        "broker must support this (otherwise 501): NATS needs 2.12.12 or 2.14.3, and `allow_atomic = true`.",
+                        "broker must support this (otherwise 501, also for a repeat of a stored list): NATS needs 2.12.12 or 2.14.3, and "
+                        "`allow_atomic = true`.",
                         False,
                     ),
                     _parameter(

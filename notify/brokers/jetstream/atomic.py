@@ -65,7 +65,7 @@ _FIELDS = {
 }
 _UNSUPPORTED = (
     "the stream takes no list as one: that needs allow_atomic = true in [broker.jetstream] "
-    "(docs/jetstream.md, Lists); nothing was stored"
+    "(docs/jetstream.md, Lists); this request stored nothing"
 )
 
 

@@ -271,6 +271,18 @@ class AtomicTest(SynchronousTestCase):
         self.assertEqual(self.connection.asked, [])
         self.settled()
 
+    def test_a_repeat_that_comes_when_the_stream_takes_no_batches_any_more_is_refused_unasked(self) -> None:
+        stored = self.store(A, A, key="k")
+        self.commit(2)
+        self.successResultOf(stored)
+        self.atomic.close()
+        self.atomic.open(False)
+        words = str(self.failureResultOf(self.store(A, A, key="k"), Unsupported).value)
+        # Of the earlier request nothing is said.
+        self.assertIn("this request stored nothing", words)
+        self.assertEqual(self.connection.asked, [])
+        self.settled()
+
     def test_a_server_that_knows_no_batches_leaves_it_open(self) -> None:
         answer = self.store(A, A)
         for number, (_, _, one) in enumerate(self.connection.take(), start=1):
