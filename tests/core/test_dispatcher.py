@@ -148,6 +148,81 @@ class Fanout(SynchronousTestCase):
             for before, frame in pairwise(frames):
                 self.assertEqual(frame["prev"], before["seq"])
 
+    def test_what_comes_for_a_topic_between_its_encoding_and_its_writing_is_behind_what_is_encoded(
+        self,
+    ) -> None:
+        here, there = (
+            Member(self.world, "here").subscribe(),
+            Member(self.world, "there").subscribe(topic=OTHER),
+        )
+        late = Member(self.world, "late")
+        write = here.connection.write
+
+        def writing(frame: bytes) -> None:
+            write(frame)
+            # The first message in OTHER is encoded by now, and not written.
+            self.world.publish(OTHER, chat_payload(OTHER, 2))
+            late.subscribe(topic=OTHER)
+
+        here.connection.write = writing  # type: ignore[method-assign]
+        self.publish(1)
+        self.world.publish(OTHER, chat_payload(OTHER, 1))
+        self.world.turn()
+        here.connection.write = write  # type: ignore[method-assign]
+        self.world.publish(OTHER, chat_payload(OTHER, 3))
+        self.world.turn()
+        for member, expected in ((there, [1, 2, 3]), (late, [3])):
+            frames = member.connection.take()
+            self.assertEqual([frame["message_id"] for frame in frames], expected)
+            for before, frame in pairwise(frames):
+                self.assertEqual(frame["prev"], before["seq"])
+
+    def test_what_comes_for_a_topic_while_it_is_written_reaches_its_members_afterwards(self) -> None:
+        first, second, late = (Member(self.world, name) for name in ("first", "second", "late"))
+        first.subscribe()
+        second.subscribe()
+        write = first.connection.write
+
+        def writing(frame: bytes) -> None:
+            first.connection.write = write  # type: ignore[method-assign]
+            write(frame)
+            self.world.publish(TOPIC, chat_payload(TOPIC, 2))
+            late.subscribe()
+
+        first.connection.write = writing  # type: ignore[method-assign]
+        self.world.publish(TOPIC, chat_payload(TOPIC, 1))
+        self.world.turn()
+        self.world.turn()
+        for member, expected in ((first, [1, 2]), (second, [1, 2]), (late, [2])):
+            frames = member.connection.take()
+            self.assertEqual([frame["message_id"] for frame in frames], expected)
+            self.assertEqual([frame["prev"] for frame in frames], [frame["seq"] - 1 for frame in frames])
+        self.assertEqual(self.world.sample("notify_delivered_total"), 5)
+
+    def test_what_comes_while_a_member_that_is_ahead_is_written_to_is_behind_the_rest(self) -> None:
+        here, ahead, late = (Member(self.world, name) for name in ("here", "ahead", "late"))
+        here.subscribe()
+        self.world.broker.undelivered = []
+        self.publish(2)
+        ahead.subscribe(Position(self.world.broker._epoch, 2))
+        self.publish(1)
+        write = ahead.connection.write
+
+        def writing(frame: bytes) -> None:
+            ahead.connection.write = write  # type: ignore[method-assign]
+            write(frame)
+            self.publish(1)
+            late.subscribe()
+
+        ahead.connection.write = writing  # type: ignore[method-assign]
+        self.world.broker.catch_up()
+        self.world.turn()
+        self.world.turn()
+        for member, expected in ((here, [1, 2, 3, 4]), (ahead, [3, 4]), (late, [4])):
+            frames = member.connection.take()
+            self.assertEqual([frame["seq"] for frame in frames], expected)
+            self.assertEqual([frame["prev"] for frame in frames], [seq - 1 for seq in expected])
+
     def test_a_turn_of_many_topics_reaches_all_whose_delivery_does_not_fail(self) -> None:
         topics = [chat(1, 100 + n) for n in range(2 * TOGETHER + 1)]
         members = [Member(self.world, str(n)).subscribe(topic=topic) for n, topic in enumerate(topics)]
