@@ -170,12 +170,14 @@ class Dispatcher:
         members: list[IConnection] = list(self._registry.members(feed.topic))
         if self.witness is not None:
             self.witness.delivered(feed.topic, messages, members)
-        spans = [self._span(message, len(members)) for message in messages if message.trace]
+        among = len(members)
         if feed.waiting:
             members = [one for one in members if one not in feed.waiting]
         apart: list[tuple[IConnection, bytes]] = []
         if feed.ahead:
             members = [one for one in members if not self._skip(feed, one, messages, apart)]
+        # Last, because from here on the spans are ended whatever happens.
+        spans = [self._span(message, among) for message in messages if message.trace]
         feed.outgoing = outgoing = Outgoing(messages, members, apart, spans, feed.sent)
         if members:
             outgoing[members[0].encoding]  # nearly always that of all: encoded now
@@ -193,6 +195,9 @@ class Dispatcher:
             self._fan_out(members, outgoing)
             for message in messages:
                 feed.sent.add(message.event, message.position.seq)
+        except Exception as error:
+            outgoing.fail(type(error).__name__)
+            raise
         finally:
             feed.outgoing = None
         for span in outgoing.spans:
@@ -478,7 +483,9 @@ class Dispatcher:
         del self._feeds[feed.topic]
         self._lingering.discard(feed.topic)
         self._metrics.topics.dec()
-        feed.pending, feed.outgoing = [], None
+        outgoing, feed.outgoing, feed.pending = feed.outgoing, None, []
+        if outgoing is not None and not outgoing.writing:
+            outgoing.fail("the topic is no longer followed")
         feed.tail.clear()
         read, feed.reading = feed.reading, None
         self._give_up(read)

@@ -135,6 +135,12 @@ class Outgoing(dict[Encoding, bytes]):
         #: how many of the messages each kind is sent
         self.counts: dict[Encoding, int] = {}
 
+    def fail(self, reason: str) -> None:
+        """End the spans: the messages were not written, or not to all members."""
+        for span in self.spans:
+            span.fail(reason)
+            span.end()
+
     def __missing__(self, encoding: Encoding) -> bytes:
         bodies = linked(encoding, self.messages, self._sent.to(encoding))
         self.counts[encoding] = len(bodies)

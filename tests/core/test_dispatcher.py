@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.core import dispatcher
 from notify.core.dispatcher import TOGETHER, end_of_turn
-from notify.core.feed import Joined
+from notify.core.feed import Joined, Outgoing
 from notify.messages import Position
+from notify.observe.tracing import PassingSpan
 from notify.testing import chat_payload, event_payload
 from notify.topics import chat
 from tests.support.member import TOPIC, Member
@@ -286,6 +288,77 @@ class Fanout(SynchronousTestCase):
         self.assertEqual(self.world.sample("notify_delivered_total"), 4)
         self.assertEqual(self.world.sample("notify_received_total"), 2)
         self.assertEqual(self.world.sample("notify_delivery_seconds_count"), 2)
+
+
+class Recorded(PassingSpan):
+    """A span that records how it ended."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ended: list[str] = []
+
+    def fail(self, reason: str) -> None:
+        self.ended.append(reason)
+
+    def end(self) -> None:
+        self.ended.append("end")
+
+
+class Traced(SynchronousTestCase):
+    """A span ends, whatever becomes of its message."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.spans: list[Recorded] = []
+        self.world.dispatcher.tracer = self  # type: ignore[assignment]
+        self.here = Member(self.world, "here").subscribe()
+        self.there = Member(self.world, "there").subscribe(topic=OTHER)
+
+    def span(self, name: str, parent: str = "", attributes: Any = None, *, root: bool = False) -> Recorded:
+        self.spans.append(Recorded(name))
+        return self.spans[-1]
+
+    def stop(self) -> None:
+        pass
+
+    def ended(self) -> list[list[str]]:
+        """How the spans of a message in each topic ended."""
+        for topic in (TOPIC, OTHER):
+            self.world.broker.publish(topic, chat_payload(topic, 1), None, f"00-{1:032x}-{1:016x}-01")
+        self.world.turn()
+        return [span.ended for span in self.spans]
+
+    def test_once_it_is_written(self) -> None:
+        self.assertEqual(self.ended(), [["end"], ["end"]])
+
+    def test_if_its_topic_is_dropped_before_it_is_written(self) -> None:
+        self.here.connection.write = lambda frame: self.world.dispatcher.lost(OTHER)  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["end"], ["the topic is no longer followed", "end"]])
+        self.assertEqual(self.there.connection.frames, [])
+
+    def test_if_its_topic_is_dropped_while_it_is_written(self) -> None:
+        self.here.connection.write = lambda frame: self.world.dispatcher.lost(TOPIC)  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["end"], ["end"]])
+
+    def test_if_it_cannot_be_written(self) -> None:
+        def write(frame: bytes) -> None:
+            raise RuntimeError
+
+        self.here.connection.write = write  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["RuntimeError", "end"], ["end"]])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_if_it_cannot_be_encoded(self) -> None:
+        self.patch(dispatcher, "Outgoing", Unencodable)
+        self.assertEqual(self.ended(), [["the topic is no longer followed", "end"]] * 2)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+
+class Unencodable(Outgoing):
+    """Messages that no encoding takes."""
+
+    def __missing__(self, encoding: Any) -> bytes:
+        raise RuntimeError
 
 
 class Kinds(SynchronousTestCase):
