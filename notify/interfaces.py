@@ -243,13 +243,14 @@ class IAtomic(Interface):
         broker's window is already stored, and gets the first answer; if that holds for a part of the list, the rest
         is stored atomically. Accepted messages are delivered and read as if they had been published one by one.
 
-        Errbacks; except for the last, nothing was stored:
+        Errbacks; except for the last, this call stored nothing:
 
         - :class:`~notify.errors.AtFault`: one of the messages is refused.
         - :class:`~notify.errors.TooLarge`: these are more than can be stored atomically.
-        - :class:`~notify.errors.Unsupported`: the broker, as it is set up, cannot do this.
+        - :class:`~notify.errors.Unsupported`: the broker, as it is set up, cannot do this. It need not look for what is
+          stored already.
         - :class:`~notify.errors.Unavailable`: try again later.
-        - :class:`~notify.errors.Unknown`: either all were stored, or none.
+        - :class:`~notify.errors.Unknown`: either all are stored, or none besides those that were stored before.
         """
 
 

@@ -237,13 +237,17 @@ def _publish_all(publisher: Publisher, options: argparse.Namespace, terminal: Te
     wrong = next((line for line in lines if line.wrong), None)
     if wrong is not None:
         raise CommandError(f"Nothing was published because of line {wrong.number}: {wrong.wrong}.")
+    key = secrets.token_hex(16) if options.key is None else options.key
     try:
-        positions = publisher.publish_all([(line.subject, line.payload) for line in lines], key=options.key)
+        positions = publisher.publish_all([(line.subject, line.payload) for line in lines], key=key)
     except PublishFailed as error:
-        known = (
-            "Nothing was published" if error.nothing_stored else "Either all of it was published, or nothing"
-        )
-        raise CommandError(f"{known}: {_advice(error)}") from None
+        if error.nothing_stored:
+            raise CommandError(f"Nothing was published: {_advice(error)}") from None
+        # Not "all or nothing": some of the lines may have been published before, under the same key.
+        raise CommandError(
+            f"It is not known whether all lines are published: {_advice(error)} Publish the same lines again with --key {key} "
+            "within the server's duplicate_window: then all are, each of them once."
+        ) from None
     for line, position in zip(lines, positions, strict=True):
         if not options.quiet:
             terminal.out(_result(line.subject, position, line.number))

@@ -131,8 +131,9 @@ class CoroutinePublisher(Face):
         Returns their positions. Raises ``PublishFailed`` with the positions of the messages that were accepted. Every message
         in the batch with the failed message was tried; no later batch was.
 
-        ``key`` makes the whole list idempotent: the key of each message is ``KEY:INDEX``. After a crash, repeat the list from its start,
-        with the same messages in the same order, within the server's ``duplicate_window``: each message is stored once.
+        ``key`` makes the whole list idempotent: the key of each message is ``KEY:INDEX``; use that for no other message. After a crash,
+        repeat the list from its start, with the same messages in the same order, within the server's ``duplicate_window``: each message is
+        stored once.
         """
         tally, batcher = Tally(key), Batcher()
         async for subject, payload in _each(messages):

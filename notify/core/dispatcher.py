@@ -144,13 +144,24 @@ class Dispatcher:
             self.lost(feed.topic)
 
     def _flush(self, feed: Feed) -> None:
+        """Write what is prepared and what is pending. If this is called while the topic is written, the latter is left for later."""
+        self._hand_out(feed)
         self._prepare(feed)
         self._hand_out(feed)
 
     def _prepare(self, feed: Feed) -> None:
-        """Determine the receivers of the pending messages, and encode the messages."""
+        """Determine the receivers of the pending messages, and encode the messages.
+
+        What was prepared before must be written first: until then the messages stay pending. Nothing is written here, so
+        nothing else happens in between.
+        """
         messages = feed.pending
         if not messages:
+            return
+        if feed.outgoing is not None:
+            if not self._due:
+                self._soon(self._flush_due)
+            self._due.append(feed)
             return
         feed.pending = []
         feed.last = messages[-1].position.seq
@@ -159,24 +170,36 @@ class Dispatcher:
         members: list[IConnection] = list(self._registry.members(feed.topic))
         if self.witness is not None:
             self.witness.delivered(feed.topic, messages, members)
-        spans = [self._span(message, len(members)) for message in messages if message.trace]
+        among = len(members)
         if feed.waiting:
             members = [one for one in members if one not in feed.waiting]
+        apart: list[tuple[IConnection, bytes]] = []
         if feed.ahead:
-            members = [one for one in members if not self._skip(feed, one, messages)]
-        feed.outgoing = outgoing = Outgoing(messages, members, spans, feed.sent)
+            members = [one for one in members if not self._skip(feed, one, messages, apart)]
+        # Last, because from here on the spans are ended whatever happens.
+        spans = [self._span(message, among) for message in messages if message.trace]
+        feed.outgoing = outgoing = Outgoing(messages, members, apart, spans, feed.sent)
         if members:
             outgoing[members[0].encoding]  # nearly always that of all: encoded now
 
     def _hand_out(self, feed: Feed) -> None:
-        """Write the prepared messages to their receivers."""
-        outgoing, feed.outgoing = feed.outgoing, None
-        if outgoing is None:
+        """Write the prepared messages to their receivers. Does nothing while that is being done already."""
+        outgoing = feed.outgoing
+        if outgoing is None or outgoing.writing:
             return
+        outgoing.writing = True
         messages, members, counts = outgoing.messages, outgoing.members, outgoing.counts
-        self._fan_out(members, outgoing)
-        for message in messages:
-            feed.sent.add(message.event, message.position.seq)
+        try:
+            for connection, frame in outgoing.apart:
+                connection.write(frame)
+            self._fan_out(members, outgoing)
+            for message in messages:
+                feed.sent.add(message.event, message.position.seq)
+        except Exception as error:
+            outgoing.fail(type(error).__name__)
+            raise
+        finally:
+            feed.outgoing = None
         for span in outgoing.spans:
             span.end()
         now, observe = self._seconds(), self._metrics.delivery_seconds.observe
@@ -212,8 +235,10 @@ class Dispatcher:
         return self.tracer.span("deliver", message.trace, about)
 
     @staticmethod
-    def _skip(feed: Feed, connection: IConnection, messages: list[Message]) -> bool:
-        """Whether a member has already seen some of these messages; it is then written only the others."""
+    def _skip(
+        feed: Feed, connection: IConnection, messages: list[Message], apart: list[tuple[IConnection, bytes]]
+    ) -> bool:
+        """Whether a member has already seen some of these messages; what is to be written to it is then added to ``apart``."""
         reached = feed.ahead.get(connection)
         if reached is None:
             return False
@@ -226,7 +251,7 @@ class Dispatcher:
             elif encoding.events or not isinstance(message.event, ChatEvent):
                 prev = message.position.seq
         if bodies := linked(encoding, newer, prev):
-            connection.write(encoding.pack(bodies))
+            apart.append((connection, encoding.pack(bodies)))
         return True
 
     # --- from the sessions ----------------------------------------------------------------------------------
@@ -458,7 +483,9 @@ class Dispatcher:
         del self._feeds[feed.topic]
         self._lingering.discard(feed.topic)
         self._metrics.topics.dec()
-        feed.pending, feed.outgoing = [], None
+        outgoing, feed.outgoing, feed.pending = feed.outgoing, None, []
+        if outgoing is not None and not outgoing.writing:
+            outgoing.fail("the topic is no longer followed")
         feed.tail.clear()
         read, feed.reading = feed.reading, None
         self._give_up(read)

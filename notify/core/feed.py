@@ -117,16 +117,29 @@ class Outgoing(dict[Encoding, bytes]):
     """Messages of one topic on their way to its members, as they are written to each kind of receiver.
 
     They are encoded for a kind when it is first asked for, and linked behind what that kind was ``sent`` before.
+    ``apart`` has the frames of members that have seen some of the messages already. ``writing``: they are being written.
     """
 
     def __init__(
-        self, messages: list[Message], members: list[IConnection], spans: list[Span], sent: Sent
+        self,
+        messages: list[Message],
+        members: list[IConnection],
+        apart: list[tuple[IConnection, bytes]],
+        spans: list[Span],
+        sent: Sent,
     ) -> None:
         super().__init__()
-        self.messages, self.members, self.spans = messages, members, spans
+        self.messages, self.members, self.apart, self.spans = messages, members, apart, spans
         self._sent = sent
+        self.writing = False
         #: how many of the messages each kind is sent
         self.counts: dict[Encoding, int] = {}
+
+    def fail(self, reason: str) -> None:
+        """End the spans: the messages were not written, or not to all members."""
+        for span in self.spans:
+            span.fail(reason)
+            span.end()
 
     def __missing__(self, encoding: Encoding) -> bytes:
         bodies = linked(encoding, self.messages, self._sent.to(encoding))
@@ -171,7 +184,7 @@ class Feed:
         self.tail = Tail(recents, 0)
         self.sent = Sent()
         self.pending: list[Message] = []  # delivered in this turn
-        self.outgoing: Outgoing | None = None  # messages that are encoded and not written yet
+        self.outgoing: Outgoing | None = None  # messages that are encoded and not written to all members yet
         self.waiting: dict[IConnection, Waiting] = {}
         self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered, up to where
         self.reading: Read | None = None

@@ -223,7 +223,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "query",
                         {"type": "string", "enum": ["true", "false"], "default": "false"},
                         "Store all messages of a list, or none: an error in one message is then the answer, with its `index`. The "
-                        "broker must support this (otherwise 501): NATS needs 2.12.12 or 2.14.3, and `allow_atomic = true`.",
+                        "broker must support this (otherwise 501, also for a repeat of a stored list): NATS needs 2.12.12 or 2.14.3, and "
+                        "`allow_atomic = true`.",
                         False,
                     ),
                     _parameter(
@@ -231,7 +232,8 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
                         "header",
                         _KEY,
                         "A repeat with the same key publishes nothing and returns the first answer, within the "
-                        "broker's duplicate window. In a list, a message without its own key has the key KEY:INDEX. "
+                        "broker's duplicate window. In a list, a message without its own key has the key KEY:INDEX, "
+                        "which must not be used for another message. "
                         "Keys are compared, payloads are not.",
                         False,
                     ),
@@ -627,7 +629,10 @@ def _paths(max_payload: int, max_body: int) -> dict[str, Any]:
 
 
 _KEY = {"type": "string", "pattern": "^[!-~]{1,128}$"}
-_OWN_KEY = "This message's own idempotency key, in place of the one that the header gives it."
+_OWN_KEY = (
+    "This message's own idempotency key, in place of the one that the header gives it. The key KEY:INDEX is that of a "
+    "message in the list with the key KEY."
+)
 
 
 def _seq_pattern() -> str:

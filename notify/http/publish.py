@@ -144,7 +144,7 @@ class Publisher:
             raise bad_request("the list is empty")
         if len(body) > MAX_LIST:
             raise too_large(f"a list may have at most {MAX_LIST} messages")
-        keys = [one.key or (None if key is None else f"{key}:{index}") for index, one in enumerate(body)]
+        keys = _keys(body, key)
         return (self._as_one if atomic == "true" else self.together)(body, keys, request)
 
     def result(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Result]:
@@ -301,6 +301,26 @@ class Publisher:
             _log.failure("Failed to publish", failure=failure)
             refused = internal_error()
         return Result(refused.status, error=refused.detail)
+
+
+def _keys(body: Sequence[Publication], key: str | None) -> list[str | None]:
+    """The idempotency key of each message of a list: its own, or ``KEY:INDEX``; None: it has none.
+
+    Raises :class:`Refused` if the list gives a message a key that is another one's own: one of the two would be lost as
+    a repeat. (A publisher may use keys of this form: it repeats a message of a list alone under the key that the list
+    gave it, so the server must not derive keys that nobody can send.)
+    """
+    if key is None:
+        return [one.key or None for one in body]
+    own = {(one.subject, one.key) for one in body if one.key}
+    keys = [one.key or f"{key}:{index}" for index, one in enumerate(body)]
+    if own:
+        for index, (one, its) in enumerate(zip(body, keys, strict=True)):
+            if not one.key and (one.subject, its) in own:
+                raise bad_request(
+                    f"the Idempotency-Key gives $[{index}] a key that another message of its subject has as its own, {its}"
+                )
+    return list(keys)
 
 
 def _fired(working: Deferred[Any]) -> Position | None:

@@ -14,7 +14,7 @@ from notify.brokers.jetstream.stream import refuse_batches
 from notify.config import Duration, Size
 from notify.errors import HistoryLost, StartError, Unavailable, Unsupported
 from notify.messages import Draft, Position
-from notify.testing import Recorder, chat_payload
+from notify.testing import Recorder, chat_payload, event_payload
 from notify.topics import chat
 from tests.brokers.test_jetstream import make
 from tests.support.natsd import NatsServer, pause, until
@@ -199,6 +199,31 @@ class Poisoned(ServerCase):
         self.assertIn("Notify-Sequence: 2\r\n", fields)
         self.assertIn("Notify-Reason: payload is not a valid chat message", fields)
         self.assertNotIn("secret", fields)
+
+    async def test_an_event_that_an_older_version_stored_with_more_levels_is_a_dead_letter_that_says_so(
+        self,
+    ) -> None:
+        broker, _ = await self.broker()
+        await broker.publish(TOPIC, chat_payload(TOPIC, 1))
+        deep: object = 1
+        for _ in range(600):
+            deep = [deep]
+        payload = event_payload(TOPIC, 2, data=deep)
+        await broker._connection.request(TOPIC.subject, payload)
+        await broker.publish(TOPIC, chat_payload(TOPIC, 3))
+        replayed = await broker.replay(TOPIC, Position(broker._reader.epoch, 0), 10, 10**6, True)
+        # Whoever resumes gets the others.
+        self.assertEqual([m.event.message_id for m in replayed.messages], [1, 3])
+        kept = broker._metrics.dead_letters.labels("kept")._value.get
+        await until(lambda: kept() == 1, 20, "it is kept")
+        answer = await broker._streams.api(
+            "STREAM.MSG.GET.MESSAGES_DEAD", {"last_by_subj": f"dead.MESSAGES.{broker._reader.epoch}.2"}
+        )
+        self.assertEqual(b64decode(answer["message"]["data"]), payload)
+        self.assertIn(
+            "Notify-Reason: the payload has more than 500 levels of nesting\r\n",
+            b64decode(answer["message"]["hdrs"]).decode(),
+        )
 
     async def test_what_is_never_acknowledged_is_given_up_and_kept(self) -> None:
         broker, recorder = await self.broker(delivery="consumer", ack_wait=Duration(0.3), max_deliver=2)

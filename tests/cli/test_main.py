@@ -190,6 +190,24 @@ class Publish(Server):
         self.assertIn("It may or may not have been published: no answer from the server", result.err)
         self.assertNotIn("unknown", result.err)
 
+    async def test_of_lines_published_as_one_it_says_no_more_than_is_known(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            arguments = ("publish", "--atomic", "--url", url, "--timeout", "300ms")
+            chosen = await self.run_command(*arguments, "--key", "both", stdin=chat_line(1))
+            made = await self.run_command(*arguments, stdin=chat_line(1))
+        # A part of the lines may have been published under the same key before.
+        for result in (chosen, made):
+            self.assertEqual((result.status, result.out), (1, ""))
+            self.assertIn(
+                "It is not known whether all lines are published: no answer from the server", result.err
+            )
+        self.assertIn("with --key both", chosen.err)
+        # The key that was made is told: the lines can be published with it once more.
+        key = made.err.partition("with --key ")[2].split()[0]
+        again = await self.run_command("publish", "--atomic", "--key", key, stdin=chat_line(1))
+        self.assertEqual((again.status, again.err), (0, ""))
+
     async def test_shows_progress_to_whoever_watches(self) -> None:
         lines = b"".join(chat_line(number) for number in range(20))
         self.patch(Progress.__init__, "__defaults__", (iter(range(1000)).__next__,))

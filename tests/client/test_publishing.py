@@ -543,6 +543,18 @@ class OwnKeys(Case):
         self.assertEqual(self.lines[0].texts(), [])
         self.stored("b:0", "something else")  # the message with this key was never sent
 
+    def test_a_key_that_a_list_gave_to_one_of_its_messages_is_taken(self) -> None:
+        bodies = [encode("s", {"content": content}) for content in ("zero", "one")]
+        items = [Item(body, f"b:{n}", digest(body)) for n, body in enumerate(bodies)]
+        job = Job(items, "/v1/publish", "b", 30.0, None, many=True, own_keys=True)
+        self.desk.submit(job)
+        self.lines[0].shake()
+        for number, text in enumerate(self.lines[0].texts()[0], start=1):
+            self.lines[0].store(text["id"], number)
+        self.assertEqual(len(job.result()), 2)
+        self.reused(self.keyed("b:1", "another"))
+        self.stored("b:1", "one")
+
     def test_by_a_request_each_has_its_own(self) -> None:
         self.desk = self.make(stream=False)
         bodies = [encode("s", {"content": content}) for content in range(2)]

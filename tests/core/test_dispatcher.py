@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.core import dispatcher
 from notify.core.dispatcher import TOGETHER, end_of_turn
-from notify.core.feed import Joined
+from notify.core.feed import Joined, Outgoing
 from notify.messages import Position
+from notify.observe.tracing import PassingSpan
 from notify.testing import chat_payload, event_payload
 from notify.topics import chat
 from tests.support.member import TOPIC, Member
@@ -148,6 +150,81 @@ class Fanout(SynchronousTestCase):
             for before, frame in pairwise(frames):
                 self.assertEqual(frame["prev"], before["seq"])
 
+    def test_what_comes_for_a_topic_between_its_encoding_and_its_writing_is_behind_what_is_encoded(
+        self,
+    ) -> None:
+        here, there = (
+            Member(self.world, "here").subscribe(),
+            Member(self.world, "there").subscribe(topic=OTHER),
+        )
+        late = Member(self.world, "late")
+        write = here.connection.write
+
+        def writing(frame: bytes) -> None:
+            write(frame)
+            # The first message in OTHER is encoded by now, and not written.
+            self.world.publish(OTHER, chat_payload(OTHER, 2))
+            late.subscribe(topic=OTHER)
+
+        here.connection.write = writing  # type: ignore[method-assign]
+        self.publish(1)
+        self.world.publish(OTHER, chat_payload(OTHER, 1))
+        self.world.turn()
+        here.connection.write = write  # type: ignore[method-assign]
+        self.world.publish(OTHER, chat_payload(OTHER, 3))
+        self.world.turn()
+        for member, expected in ((there, [1, 2, 3]), (late, [3])):
+            frames = member.connection.take()
+            self.assertEqual([frame["message_id"] for frame in frames], expected)
+            for before, frame in pairwise(frames):
+                self.assertEqual(frame["prev"], before["seq"])
+
+    def test_what_comes_for_a_topic_while_it_is_written_reaches_its_members_afterwards(self) -> None:
+        first, second, late = (Member(self.world, name) for name in ("first", "second", "late"))
+        first.subscribe()
+        second.subscribe()
+        write = first.connection.write
+
+        def writing(frame: bytes) -> None:
+            first.connection.write = write  # type: ignore[method-assign]
+            write(frame)
+            self.world.publish(TOPIC, chat_payload(TOPIC, 2))
+            late.subscribe()
+
+        first.connection.write = writing  # type: ignore[method-assign]
+        self.world.publish(TOPIC, chat_payload(TOPIC, 1))
+        self.world.turn()
+        self.world.turn()
+        for member, expected in ((first, [1, 2]), (second, [1, 2]), (late, [2])):
+            frames = member.connection.take()
+            self.assertEqual([frame["message_id"] for frame in frames], expected)
+            self.assertEqual([frame["prev"] for frame in frames], [frame["seq"] - 1 for frame in frames])
+        self.assertEqual(self.world.sample("notify_delivered_total"), 5)
+
+    def test_what_comes_while_a_member_that_is_ahead_is_written_to_is_behind_the_rest(self) -> None:
+        here, ahead, late = (Member(self.world, name) for name in ("here", "ahead", "late"))
+        here.subscribe()
+        self.world.broker.undelivered = []
+        self.publish(2)
+        ahead.subscribe(Position(self.world.broker._epoch, 2))
+        self.publish(1)
+        write = ahead.connection.write
+
+        def writing(frame: bytes) -> None:
+            ahead.connection.write = write  # type: ignore[method-assign]
+            write(frame)
+            self.publish(1)
+            late.subscribe()
+
+        ahead.connection.write = writing  # type: ignore[method-assign]
+        self.world.broker.catch_up()
+        self.world.turn()
+        self.world.turn()
+        for member, expected in ((here, [1, 2, 3, 4]), (ahead, [3, 4]), (late, [4])):
+            frames = member.connection.take()
+            self.assertEqual([frame["seq"] for frame in frames], expected)
+            self.assertEqual([frame["prev"] for frame in frames], [seq - 1 for seq in expected])
+
     def test_a_turn_of_many_topics_reaches_all_whose_delivery_does_not_fail(self) -> None:
         topics = [chat(1, 100 + n) for n in range(2 * TOGETHER + 1)]
         members = [Member(self.world, str(n)).subscribe(topic=topic) for n, topic in enumerate(topics)]
@@ -211,6 +288,77 @@ class Fanout(SynchronousTestCase):
         self.assertEqual(self.world.sample("notify_delivered_total"), 4)
         self.assertEqual(self.world.sample("notify_received_total"), 2)
         self.assertEqual(self.world.sample("notify_delivery_seconds_count"), 2)
+
+
+class Recorded(PassingSpan):
+    """A span that records how it ended."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.ended: list[str] = []
+
+    def fail(self, reason: str) -> None:
+        self.ended.append(reason)
+
+    def end(self) -> None:
+        self.ended.append("end")
+
+
+class Traced(SynchronousTestCase):
+    """A span ends, whatever becomes of its message."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.spans: list[Recorded] = []
+        self.world.dispatcher.tracer = self  # type: ignore[assignment]
+        self.here = Member(self.world, "here").subscribe()
+        self.there = Member(self.world, "there").subscribe(topic=OTHER)
+
+    def span(self, name: str, parent: str = "", attributes: Any = None, *, root: bool = False) -> Recorded:
+        self.spans.append(Recorded(name))
+        return self.spans[-1]
+
+    def stop(self) -> None:
+        pass
+
+    def ended(self) -> list[list[str]]:
+        """How the spans of a message in each topic ended."""
+        for topic in (TOPIC, OTHER):
+            self.world.broker.publish(topic, chat_payload(topic, 1), None, f"00-{1:032x}-{1:016x}-01")
+        self.world.turn()
+        return [span.ended for span in self.spans]
+
+    def test_once_it_is_written(self) -> None:
+        self.assertEqual(self.ended(), [["end"], ["end"]])
+
+    def test_if_its_topic_is_dropped_before_it_is_written(self) -> None:
+        self.here.connection.write = lambda frame: self.world.dispatcher.lost(OTHER)  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["end"], ["the topic is no longer followed", "end"]])
+        self.assertEqual(self.there.connection.frames, [])
+
+    def test_if_its_topic_is_dropped_while_it_is_written(self) -> None:
+        self.here.connection.write = lambda frame: self.world.dispatcher.lost(TOPIC)  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["end"], ["end"]])
+
+    def test_if_it_cannot_be_written(self) -> None:
+        def write(frame: bytes) -> None:
+            raise RuntimeError
+
+        self.here.connection.write = write  # type: ignore[method-assign]
+        self.assertEqual(self.ended(), [["RuntimeError", "end"], ["end"]])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_if_it_cannot_be_encoded(self) -> None:
+        self.patch(dispatcher, "Outgoing", Unencodable)
+        self.assertEqual(self.ended(), [["the topic is no longer followed", "end"]] * 2)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+
+
+class Unencodable(Outgoing):
+    """Messages that no encoding takes."""
+
+    def __missing__(self, encoding: Any) -> bytes:
+        raise RuntimeError
 
 
 class Kinds(SynchronousTestCase):

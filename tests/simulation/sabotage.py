@@ -137,6 +137,8 @@ TABLE = (
              '', 'a tenant is not given its place back'),
     Breakage('brokers/jetstream/fair.py', 'self._busy[key] == self._share - 1:',
              'self._busy[key] == self._share:', 'a tenant that had its share gets no more turns'),
+    Breakage('brokers/jetstream/fair.py', '        self.taken -= count\n',
+             '', 'a message that is stored keeps its place'),
     Breakage('client/parts/heartbeat.py', '        self._asked, self.due = False, now + self._interval\n\n    def stop',
              '        self._asked, self.due = False, None\n\n    def stop', 'the client never asks whether its connection is alive'),
     Breakage('client/parts/topics.py', '        return NOWHERE if position is None else msgspec.to_builtins(position)\n',

@@ -9,6 +9,7 @@ answer, another node, or a repeated call has stored all or some messages ends wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Any
@@ -18,7 +19,7 @@ from twisted.internet.defer import TimeoutError as Late
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from notify.brokers.jetstream.fair import FairQueue
+from notify.brokers.jetstream.fair import FairQueue, Places
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOBODY,
@@ -64,7 +65,7 @@ _FIELDS = {
 }
 _UNSUPPORTED = (
     "the stream takes no list as one: that needs allow_atomic = true in [broker.jetstream] "
-    "(docs/jetstream.md, Lists); nothing was stored"
+    "(docs/jetstream.md, Lists); this request stored nothing"
 )
 
 
@@ -122,7 +123,7 @@ class Atomic:
         most = settings.publish_window + settings.publish_queue
         self._slots: FairQueue[None] = FairQueue(_AT_ONCE, most + 1, _AT_ONCE)
         self._lists: dict[_List, None] = {}
-        self._count = 0
+        self._places = Places(most)
         #: whether the stream supports batches; None: it cannot be used now
         self._takes: bool | None = None
         self._opening: list[Deferred[None]] = []
@@ -144,7 +145,7 @@ class Atomic:
     def publish_all(self, drafts: Sequence[Draft]) -> Deferred[list[tuple[int, bool]]]:
         """See :meth:`notify.interfaces.IAtomic.publish_all`."""
         try:
-            self._check(len(drafts))
+            self._check(drafts)
             outgoing = self._outgoing(drafts)
             until = self._reactor.seconds() + self._settings.publish_patience
             one = _List([draft.topic for draft in drafts], outgoing, until)
@@ -170,10 +171,12 @@ class Atomic:
                 return True
         return False
 
-    def _check(self, count: int) -> None:
+    def _check(self, drafts: Sequence[Draft]) -> None:
         if self._takes is False:
             raise Unsupported(_UNSUPPORTED)
-        if self._count and self._count + count > self._settings.publish_window + self._settings.publish_queue:
+        counts = Counter(draft.topic.workspace_id for draft in drafts)
+        # A list that is larger than all places is accepted where nothing else waits.
+        if self._places.taken and not all(self._places.room(*each) for each in counts.items()):
             raise Unavailable("too many messages wait to be stored: nothing was stored")
 
     def _outgoing(self, drafts: Sequence[Draft]) -> list[Outgoing]:
@@ -190,7 +193,9 @@ class Atomic:
 
     async def _store(self, one: _List, turn: Turn) -> None:
         self._lists[one] = None
-        self._count += len(one.messages)
+        counts = Counter(topic.workspace_id for topic, _ in one.messages)
+        for each in counts.items():
+            self._places.take(*each)
         tenant = one.messages[0][0].workspace_id
         try:
             await turn.answer
@@ -199,7 +204,8 @@ class Atomic:
                 await self._slots.do(tenant, lambda: Deferred.fromCoroutine(self._attempt(one)))
         finally:
             del self._lists[one]
-            self._count -= len(one.messages)
+            for each in counts.items():
+                self._places.give_back(*each)
             self._publisher.release(turn)
 
     async def _usable(self, one: _List) -> None:

@@ -1,4 +1,4 @@
-"""A queue with bounded concurrency that is fair between tenants."""
+"""What is bounded, and shared fairly between tenants: the places of messages that wait, and concurrent work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,37 @@ from twisted.internet.defer import Deferred, fail
 from notify.errors import Unavailable
 
 T = TypeVar("T")
+
+
+class Places:
+    """Up to ``most`` places. A workspace is given at most four fifths of those that the other workspaces leave.
+
+    So a workspace that takes all it can get leaves room for the next one, however many such workspaces there are.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[Hashable, int] = {}
+        self.taken = 0
+
+    def room(self, workspace: Hashable, count: int = 1) -> bool:
+        """Whether a workspace may take this many more."""
+        # As if they were taken one by one: the last one needs a free place for each four that the workspace has by then.
+        return self._of.get(workspace, 0) + count <= 4 * (self._most - self.taken - count + 1)
+
+    def take(self, workspace: Hashable, count: int = 1) -> None:
+        """Take places, whether there is room or not."""
+        self._of[workspace] = self._of.get(workspace, 0) + count
+        self.taken += count
+
+    def give_back(self, workspace: Hashable, count: int = 1) -> None:
+        """Free places that were taken."""
+        self.taken -= count
+        left = self._of[workspace] - count
+        if left:
+            self._of[workspace] = left
+        else:
+            del self._of[workspace]
 
 
 class _Job(Generic[T]):

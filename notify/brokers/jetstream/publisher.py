@@ -20,6 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
+from notify.brokers.jetstream.fair import Places
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOT_BEHIND,
@@ -72,7 +73,7 @@ class Publisher:
         self._waiting: deque[Topic] = deque()
         self._flying: dict[Flight, None] = {}
         self._flown = 0
-        self._count = 0
+        self._places = Places(settings.publish_window + settings.publish_queue)
         self._round = 0
         self._idle: list[Deferred[None]] = []
         self._sweeper: Any = None
@@ -92,7 +93,7 @@ class Publisher:
     @property
     def pending(self) -> int:
         """The number of unsettled messages."""
-        return self._count
+        return self._places.taken
 
     def publish(
         self, topic: Topic, payload: bytes, key: str | None, trace: str
@@ -100,7 +101,7 @@ class Publisher:
         """Store one message. Raises ``Poison``; errbacks like :meth:`notify.interfaces.IBroker.publish`."""
         try:
             one = self.outgoing(topic, payload, key, trace)
-            self._check()
+            self._check(topic)
         except (TooLarge, Unavailable):
             return fail()
         self._line_up(topic, one, self._reactor.seconds() + self._settings.publish_patience)
@@ -119,7 +120,8 @@ class Publisher:
 
     def turn(self, topics: Collection[Topic], until: float) -> Turn:
         """Queue for these topics behind what was published before. Later messages wait until :meth:`release`. Raises ``Unavailable``."""
-        self._check()
+        for topic in topics:
+            self._check(topic)
         turn = Turn(topics, until)
         for topic in topics:
             self._line_up(topic, turn, until)
@@ -129,19 +131,19 @@ class Publisher:
     def release(self, turn: Turn) -> None:
         """Free the topics of a turn that was reached or given up."""
         for topic in turn.had:
-            self._count -= 1
+            self._places.give_back(topic.workspace_id)
             self._free(topic)
         self._fill()
         self._rest()
 
-    def _check(self) -> None:
+    def _check(self, topic: Topic) -> None:
         if not self._open:
             raise Unavailable("the broker is away: nothing was stored")
-        if self._count >= self._window + self._settings.publish_queue:
+        if not self._places.room(topic.workspace_id):
             raise Unavailable("too many messages wait to be stored: nothing was stored")
 
     def _line_up(self, topic: Topic, one: Outgoing | Turn, until: float) -> None:
-        self._count += 1
+        self._places.take(topic.workspace_id)
         behind = self._behind.get(topic)
         if behind is None:
             behind = self._behind[topic] = _Behind()
@@ -414,7 +416,7 @@ class Publisher:
             flight.sent.remove(one)
         self._connection.forget(one.token)
         self._flown -= 1
-        self._count -= 1
+        self._places.give_back(flight.topic.workspace_id)
         if not one.answer.called:
             if isinstance(outcome, Exception):
                 one.answer.errback(outcome)
@@ -422,7 +424,7 @@ class Publisher:
                 one.answer.callback(outcome)
 
     def _rest(self) -> None:
-        if not self._count:
+        if not self._places.taken:
             idle, self._idle = self._idle, []
             for done in idle:
                 done.callback(None)
@@ -436,13 +438,13 @@ class Publisher:
     def _refuse(self, until: float) -> bool:
         """Give up unsent messages whose deadline is not after ``until``. Returns whether others still wait."""
         late: list[Outgoing | Turn] = []
-        for behind in self._behind.values():
+        for topic, behind in self._behind.items():
             while behind and behind[0].deadline <= until:
                 late.append(behind.popleft())
+                self._places.give_back(topic.workspace_id)
         for topic in [topic for topic in self._waiting if not self._behind[topic]]:
             del self._behind[topic]
         self._waiting = deque(topic for topic in self._waiting if topic in self._behind)
-        self._count -= len(late)
         for one in late:
             if not one.answer.called:
                 one.answer.errback(Unavailable("the broker is away: nothing was stored"))

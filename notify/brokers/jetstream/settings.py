@@ -40,7 +40,8 @@ class JetStreamSettings(NATSSettings, frozen=True):
 
     #: how long a publish is retried before its outcome counts as unknown; at most the duplicate window
     publish_patience: Duration = Duration(15)
-    #: publishes in flight to the server, and those that may wait behind them
+    #: publishes in flight to the server, and those that may wait behind them; one workspace is given at most four fifths of
+    #: the places that the others leave
     publish_window: Annotated[int, Meta(ge=1, le=65536)] = 1024
     publish_queue: Annotated[int, Meta(ge=0, le=1_000_000)] = 20_000
     #: concurrent reads of history; further reads wait in a queue that is fair between workspaces

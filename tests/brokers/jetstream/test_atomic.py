@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.brokers.jetstream.atomic import Atomic
+from notify.brokers.jetstream.fair import Places
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.config import Duration
@@ -89,7 +90,8 @@ class AtomicTest(SynchronousTestCase):
     def settled(self) -> None:
         """Nothing is left over."""
         self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
-        self.assertEqual((self.atomic._lists, self.atomic._count), ({}, 0))
+        self.assertEqual((self.atomic._lists, self.atomic._places.taken), ({}, 0))
+        self.assertEqual(self.publisher._places._of, {})
 
     def test_a_list_is_one_batch_by_topics_and_each_message_has_its_number(self) -> None:
         self.atomic.after = lambda topic, behind: f"e.{-1 if behind else topic.id}"
@@ -269,6 +271,18 @@ class AtomicTest(SynchronousTestCase):
         self.assertEqual(self.connection.asked, [])
         self.settled()
 
+    def test_a_repeat_that_comes_when_the_stream_takes_no_batches_any_more_is_refused_unasked(self) -> None:
+        stored = self.store(A, A, key="k")
+        self.commit(2)
+        self.successResultOf(stored)
+        self.atomic.close()
+        self.atomic.open(False)
+        words = str(self.failureResultOf(self.store(A, A, key="k"), Unsupported).value)
+        # Of the earlier request nothing is said.
+        self.assertIn("this request stored nothing", words)
+        self.assertEqual(self.connection.asked, [])
+        self.settled()
+
     def test_a_server_that_knows_no_batches_leaves_it_open(self) -> None:
         answer = self.store(A, A)
         for number, (_, _, one) in enumerate(self.connection.take(), start=1):
@@ -395,7 +409,7 @@ class AtomicTest(SynchronousTestCase):
         self.settled()
 
     def test_too_many_that_wait_are_refused(self) -> None:
-        self.atomic._settings = JetStreamSettings(publish_window=1, publish_queue=3)
+        self.atomic._places = Places(4)
         first = self.store(A, A, A)
         self.failureResultOf(self.store(B, B), Unavailable)
         self.commit(3)
@@ -404,4 +418,30 @@ class AtomicTest(SynchronousTestCase):
         large = self.store(*[A] * 9)
         self.commit(12)
         self.successResultOf(large)
+        self.settled()
+
+    def test_a_workspace_with_many_lists_leaves_room_for_others(self) -> None:
+        self.atomic._places = Places(10)
+        first = self.store(A, A, A, A)
+        second = self.store(B, B, B, B)
+        self.failureResultOf(self.store(A), Unavailable)
+        other = self.store(chat(2, 1))
+        self.failureResultOf(self.store(chat(2, 1), A), Unavailable)
+        asked = self.connection.take()
+        for batch, last in ((asked[:4], 4), (asked[4:8], 8), (asked[8:], 9)):
+            self.commit(last, batch)
+        for answer in (first, second, other):
+            self.successResultOf(answer)
+        self.settled()
+
+    def test_a_list_queues_behind_a_flood_of_its_workspace_only(self) -> None:
+        self.publisher._places = Places(10)
+        flood = [self.publisher.publish(t, chat_payload(t), None, "") for t in (chat(1, n) for n in range(8))]
+        self.failureResultOf(self.store(A, B), Unavailable)
+        other = self.store(chat(2, 1))
+        self.commit(1)
+        self.successResultOf(other)
+        self.publisher.abort()
+        for answer in flood:
+            self.failureResultOf(answer, Unknown)
         self.settled()

@@ -5,7 +5,7 @@ from random import Random
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.brokers.jetstream.fair import FairQueue
+from notify.brokers.jetstream.fair import FairQueue, Places
 from notify.errors import Unavailable
 
 
@@ -111,3 +111,50 @@ class Fairness(SynchronousTestCase):
                 self.finish()
             self.assertEqual((self.queue.running, self.queue.waiting), (0, 0), f"seed {seed}")
             self.assertEqual([one.called for one in asked], [True] * len(asked))
+
+
+class Room(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.places = Places(100)
+
+    def fill(self, workspace: int) -> int:
+        """Take places one by one, as long as there is room; returns how many that were."""
+        count = 0
+        while self.places.room(workspace):
+            self.places.take(workspace)
+            count += 1
+        return count
+
+    def test_one_alone_has_four_fifths_and_the_next_the_same_of_what_is_left(self) -> None:
+        self.assertEqual([self.fill(workspace) for workspace in (1, 2, 3)], [80, 16, 4])
+        self.assertEqual(self.places.taken, 100)
+
+    def test_several_that_take_all_they_can_leave_room_for_the_next(self) -> None:
+        for _ in range(100):
+            for workspace in (1, 2, 3):
+                if self.places.room(workspace):
+                    self.places.take(workspace)
+        self.assertTrue(self.places.room(4))
+        self.assertLess(self.places.taken, 95)
+
+    def test_what_is_given_back_makes_room(self) -> None:
+        self.fill(1)
+        self.places.give_back(1)
+        self.assertEqual(self.fill(1), 1)
+        for _ in range(80):
+            self.places.give_back(1)
+        self.assertEqual((self.places.taken, self.places._of), (0, {}))
+        self.assertEqual(self.fill(2), 80)
+
+    def test_a_few_places_can_all_be_taken(self) -> None:
+        for most in range(1, 6):
+            self.places = Places(most)
+            self.assertEqual(self.fill(1), most if most < 5 else 4)
+
+    def test_many_at_once_need_as_much_room_as_one_by_one(self) -> None:
+        self.assertTrue(self.places.room(1, 80))
+        self.assertFalse(self.places.room(1, 81))
+        self.places.take(1, 80)
+        self.assertTrue(self.places.room(2, 16))
+        self.assertFalse(self.places.room(2, 17))
+        self.assertFalse(self.places.room(2, 1000))

@@ -162,6 +162,28 @@ class Publishing(SynchronousTestCase):
         self.connection.answer(0, 1)
         self.assertEqual(len(self.connection.sent), 3)
 
+    def test_a_workspace_that_floods_leaves_room_for_others(self) -> None:
+        self.make(publish_window=2, publish_queue=98)
+        flood = [self.publish(chat(1, n)) for n in range(200)]
+        self.assertEqual(self.publisher.pending, 80)
+        for answer in flood[80:]:
+            self.failureResultOf(answer, Unavailable)
+        others = [self.publish(chat(2, n)) for n in range(10)]
+        for answer in others:
+            self.assertNoResult(answer)
+        # Whatever becomes of the messages, their places are free again.
+        self.connection.answer(0, 1)
+        self.publisher.close()
+        self.clock.pump([1.0] * 16)
+        for answer in [*flood[1:80], *others]:
+            self.failureResultOf(answer, Unavailable, Unknown)
+        self.assertEqual(self.publisher.pending, 0)
+        self.publisher.open()
+        last = self.publish(chat(1, 1))
+        self.publisher.abort()
+        self.failureResultOf(last, Unknown)
+        self.assertEqual((self.publisher.pending, self.publisher._places._of), (0, {}))
+
     def test_without_an_answer_it_is_sent_again_under_the_same_id_and_any_answer_counts(self) -> None:
         answer = self.publish()
         self.clock.advance(2)
@@ -433,7 +455,7 @@ class Chained(_Together):
         self.settled(answers, [1, 2, 3])
 
     def test_no_more_than_the_window_are_on_their_way(self) -> None:
-        self.make(publish_window=3, publish_queue=4)
+        self.make(publish_window=3, publish_queue=5)
         answers = [*self.list(2, A), *self.list(4, B), self.publish(B)]
         self.failureResultOf(self.publish(), Unavailable)
         self.assertEqual(len(self.connection.sent), 3)
