@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
@@ -116,6 +118,21 @@ class Healing(ServerCase):
         broker._set_up("a look")
         await until(lambda: broker.status().ready and not stale, 10)
         self.assertEqual((broker._reader.epoch, recorder.lost_topics), (epoch, []))
+
+    async def test_what_a_server_says_that_knows_of_no_leader_is_not_how_the_stream_is(self) -> None:
+        # nats-server 2.15.1 after it could not write to its disk: it answers beside the new leader, and has less.
+        broker, _ = await self.broker(check_interval=Duration(60))
+        await until(lambda: not broker._health.first, 10)
+        ask, leaders = broker._streams.api, ["n2", "", ""]
+
+        async def told(call: str, body: Any = None) -> Any:
+            return await ask(call, body) | {"cluster": {"leader": leaders.pop() if leaders else ""}}
+
+        self.patch(broker._streams, "api", told)
+        state = await broker._streams.info()
+        self.assertEqual((state.last_seq, leaders), (0, []))
+        error = await self.assertFailure(Deferred.fromCoroutine(broker._streams.info()), Unavailable)
+        self.assertIn("no leader", str(error))
 
     async def test_what_never_arrived_is_found_by_comparing(self) -> None:
         broker, recorder = await self.broker(check_interval=Duration(0.2))

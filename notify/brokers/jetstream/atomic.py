@@ -36,6 +36,7 @@ from notify.brokers.jetstream.flight import (
     denies,
     read,
     refusal,
+    unsettled,
 )
 from notify.brokers.jetstream.publisher import Publisher
 from notify.brokers.jetstream.settings import JetStreamSettings
@@ -263,7 +264,7 @@ class Atomic:
             raise one.over(TooLarge(f"the list is too long: {error.description}"))
         elif error.err_code in NO_BATCHES:
             raise one.over(Unsupported(_UNSUPPORTED))
-        elif error.err_code in _MIDWAY:
+        elif error.err_code in _MIDWAY or unsettled(error):
             one.doubt = True
             raise one.over(Unavailable(error.description))
         elif error.err_code not in _AGAIN:

@@ -34,7 +34,15 @@ TOO_MANY = 10199
 #: the stream does not accept batches, or not with ids, or not that many messages in one
 NO_BATCHES = frozenset({10174, 10177, TOO_MANY})
 OVER_MAX_MSG_SIZE = 10054
+STORE_FAILED = 10077
 SEALED = 10109
+#: what a server says with STORE_FAILED if the stream is full by its own limits, or the message is too large
+_FULL = (
+    "maximum messages exceeded",
+    "maximum bytes exceeded",
+    "maximum messages per subject exceeded",
+    "message to large",
+)
 #: returns ``Notify-After`` for a topic's next message, or for one that is stored directly after another of its topic
 After = Callable[[Topic, bool], str]
 
@@ -81,6 +89,15 @@ def refusal(one: Outgoing, error: Error, stream: str) -> Exception:
     if error.err_code == SEALED:
         return Unavailable(f"the message was not stored: the stream {stream} is sealed, for good")
     return Unavailable(f"the message was not stored: {error.description}")
+
+
+def unsettled(error: Error) -> bool:
+    """Whether a message or batch may be stored although the server says that it failed to store it.
+
+    It could not write to its disk, and the other copies of the stream may have the message, or its own a part of the batch
+    (nats-server 2.12.8; newer ones do not answer at all).
+    """
+    return error.err_code == STORE_FAILED and error.description not in _FULL
 
 
 def denies(words: str, topic: Topic) -> bool:

@@ -36,6 +36,7 @@ from notify.brokers.jetstream.flight import (
     may_be_too_large,
     read,
     refusal,
+    unsettled,
 )
 from notify.brokers.jetstream.settings import JetStreamSettings
 from notify.brokers.jetstream.stream import Together
@@ -319,7 +320,7 @@ class Publisher:
                     flight,
                     one,
                     Unknown(ack.error.description)
-                    if one.open
+                    if one.open or unsettled(ack.error)
                     else refusal(one, ack.error, self._settings.stream),
                 )
         self._go_on(flight)
@@ -340,6 +341,8 @@ class Publisher:
             self.together = Together.NO
         else:
             flight.paused = ack.error.err_code in PASSING
+            if unsettled(ack.error):
+                flight.doubt()
         flight.sent = []
         self._go_on(flight)
 

@@ -31,6 +31,7 @@ from notify.nats.jetstream import ApiError, JetStream, Requests, covers, meet
 
 SUBJECTS = ("workspace.*.chat.*.messages", "workspace.*.user.*.notifications")
 _NANO = 10**9
+_ASKED = 10  # requests for the stream's state until its leader answers one
 #: server versions whose atomic batches are sound: from each first version up to before the second
 _BATCHES = (((2, 12, 12), (2, 13)), ((2, 14, 3), (1000,)))
 
@@ -277,13 +278,18 @@ class Streams(JetStream):
                 one.callback(outcome)  # a Failure makes it an errback
 
     async def _info(self, body: dict[str, Any] | None = None) -> Any:
-        try:
-            answer = await self.api(f"STREAM.INFO.{self.name}", body)
-        except ApiError as error:
-            raise Unavailable(f"stream {self.name}: {error}") from None
-        if "state" not in answer or "config" not in answer:
-            raise Unavailable(f"stream {self.name}: NATS does not say how it is")
-        return answer
+        for _ in range(_ASKED):
+            try:
+                answer = await self.api(f"STREAM.INFO.{self.name}", body)
+            except ApiError as error:
+                raise Unavailable(f"stream {self.name}: {error}") from None
+            if "state" not in answer or "config" not in answer:
+                raise Unavailable(f"stream {self.name}: NATS does not say how it is")
+            if not (cluster := answer.get("cluster")) or cluster.get("leader"):
+                return answer
+            # A server that stopped leading because it could not write to its disk still answers, as fast as the new leader
+            # (nats-server 2.15.1), and lacks what the others have.
+        raise Unavailable(f"stream {self.name}: it has no leader")
 
     def _describe(self, answer: dict[str, Any]) -> StreamState:
         """The state from an answer to STREAM.INFO, CREATE or UPDATE."""

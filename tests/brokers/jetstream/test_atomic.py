@@ -202,13 +202,13 @@ class AtomicTest(SynchronousTestCase):
             self.settled()
 
     def test_where_storage_has_ended_a_part_may_be_there(self) -> None:
-        for number in (10002, 10023, 10028, 10047):
+        for number in (10002, 10023, 10028, 10047, 10077):
             asked = self.store(A, A)
             self.refuse(number)
             self.failureResultOf(asked, Unknown)
 
     def test_a_refusal_after_a_try_without_an_answer_leaves_it_open(self) -> None:
-        for number, raised in ((DISABLED, Unsupported), (10109, Unavailable), (10077, Unavailable)):
+        for number, raised in ((DISABLED, Unsupported), (10109, Unavailable), (10052, Unavailable)):
             answer = self.store(A, A)
             self.refuse(number)
             self.failureResultOf(answer, raised)

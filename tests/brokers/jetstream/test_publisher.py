@@ -246,6 +246,15 @@ class Publishing(SynchronousTestCase):
         )
         self.failureResultOf(answer, Unknown)
 
+    def test_where_the_leader_could_not_write_it_the_outcome_is_unknown(self) -> None:
+        # nats-server 2.12.8, whose disk is full: the other copies of the stream may have the message.
+        answer = self.publish()
+        self.connection.answer(
+            0, error={"code": 503, "err_code": 10077, "description": "write 1.blk: no space left on device"}
+        )
+        self.assertIn("no space left", str(self.failureResultOf(answer, Unknown).value))
+        self.assertEqual((self.publisher.pending, self.clock.getDelayedCalls()), (0, []))
+
     def test_a_new_connection_is_sent_what_was_on_its_way_under_the_same_ids_and_in_order(self) -> None:
         answers = [self.publish(A), self.publish(B)]
         before = self.ids()
@@ -409,13 +418,13 @@ class Chained(_Together):
     def test_only_the_first_is_refused_for_good_the_others_get_their_own_turn(self) -> None:
         answers = self.list(3)
         self.connection.answer(0, 1)
-        self.error(1, 10077)
+        self.error(1, 10047)
         self.error(2, 10070)
-        self.error(3, 10077)
+        self.error(3, 10047)
         self.error(4, 10070)
         self.connection.answer(5, 2)
         self.assertEqual(self.successResultOf(answers[0]), (1, False))
-        self.assertIn("error 10077", str(self.failureResultOf(answers[1], Unavailable).value))
+        self.assertIn("error 10047", str(self.failureResultOf(answers[1], Unavailable).value))
         self.assertEqual(self.successResultOf(answers[2]), (2, False))
 
     def test_a_refusal_that_passes_holds_the_others_back_too(self) -> None:
@@ -602,6 +611,14 @@ class Batched(_Together):
         self.assertEqual(len(self.connection.sent), 3)
         self.clock.advance(0.1)
         self.one_by_one(answers, 3)
+
+    def test_a_batch_that_the_leader_could_not_write_may_be_stored(self) -> None:
+        answers = self.list(2)
+        self.error(-1, 10077)
+        for _ in answers:
+            self.error(-1, 10109)
+        for answer in answers:
+            self.failureResultOf(answer, Unknown)
 
     def test_a_server_that_knows_no_batches_is_asked_what_it_has(self) -> None:
         answers = self.list(3)
