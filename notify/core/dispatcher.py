@@ -11,7 +11,7 @@ the connection is answered from there, so it sees every message after its positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -30,7 +30,7 @@ from notify.messages import ChatEvent, Followed, Message, Position, Replayed
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Attributes, Span, Tracer
 from notify.topics import Topic
-from notify.wire.frames import Encoding
+from notify.wire.frames import Encoding, Made
 
 log = Logger()
 
@@ -108,6 +108,21 @@ class Dispatcher:
         if not feed.pending:
             self._due.append(feed)
         feed.pending.append(message)
+        feed.made = None
+
+    def deliver_together(self, topic: Topic, messages: list[Message], made: Made | None) -> None:
+        """The same for messages of one topic, one or more, whose frames may be made already."""
+        feed = self._feeds.get(topic)
+        if feed is None:
+            return
+        if not self._due:
+            self._soon(self._flush_due)
+        if not feed.pending:
+            self._due.append(feed)
+            feed.pending, feed.made = messages, made
+        else:
+            feed.pending += messages
+            feed.made = feed.made and made and feed.made.then(made)
 
     def lost(self, topic: Topic) -> None:
         """A followed topic has a gap, so its members must resume. Called by the broker, which has stopped following it."""
@@ -152,6 +167,7 @@ class Dispatcher:
         messages = feed.pending
         if not messages:
             return
+        made, feed.made = feed.made, None
         feed.pending = []
         feed.last = messages[-1].position.seq
         feed.count += len(messages)
@@ -159,12 +175,14 @@ class Dispatcher:
         members: list[IConnection] = list(self._registry.members(feed.topic))
         if self.witness is not None:
             self.witness.delivered(feed.topic, messages, members)
-        spans = [self._span(message, len(members)) for message in messages if message.trace]
+        spans: Sequence[Span] = ()
+        if self.tracer is not NO_TRACER:
+            spans = [self._span(message, len(members)) for message in messages if message.trace]
         if feed.waiting:
             members = [one for one in members if one not in feed.waiting]
         if feed.ahead:
             members = [one for one in members if not self._skip(feed, one, messages)]
-        feed.outgoing = outgoing = Outgoing(messages, members, spans, feed.sent)
+        feed.outgoing = outgoing = Outgoing(messages, members, spans, feed.sent, made)
         if members:
             outgoing[members[0].encoding]  # nearly always that of all: encoded now
 
