@@ -124,7 +124,7 @@ class Signal(Struct, frozen=True, gc=False):
 Event: TypeAlias = ChatMessage | ChatEvent | Notification
 
 
-class Message(Struct, frozen=True, gc=False):
+class Message(Struct, frozen=True, array_like=True, gc=False):
     """An accepted message, as a broker delivers and replays it.
 
     Its event is always valid: brokers skip poison. ``received`` is the reactor's time (seconds) at which this node

@@ -34,7 +34,7 @@ PACKAGES = {
     "core": Package("core", "ground config observe wire"),
     "components": Package("components plugins", "ground config observe"),
     "nats": Package("nats", "ground config"),
-    "workers": Package("workers", "ground config"),
+    "workers": Package("workers", "ground config wire"),
     "auth": Package("auth", "ground config observe components"),
     "brokers": Package("brokers", "ground config observe state components nats"),
     "registries": Package("registries", "ground config observe components nats"),

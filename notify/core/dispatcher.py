@@ -11,7 +11,7 @@ the connection is answered from there, so it sees every message after its positi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -30,7 +30,7 @@ from notify.messages import ChatEvent, Followed, Message, Position, Replayed
 from notify.observe.metrics import Metrics
 from notify.observe.tracing import NO_TRACER, Attributes, Span, Tracer
 from notify.topics import Topic
-from notify.wire.frames import Encoding
+from notify.wire.frames import Encoding, Made
 
 log = Logger()
 
@@ -108,6 +108,21 @@ class Dispatcher:
         if not feed.pending:
             self._due.append(feed)
         feed.pending.append(message)
+        feed.made = None
+
+    def deliver_together(self, topic: Topic, messages: list[Message], made: Made | None) -> None:
+        """The same for messages of one topic, one or more, whose frames may be made already."""
+        feed = self._feeds.get(topic)
+        if feed is None:
+            return
+        if not self._due:
+            self._soon(self._flush_due)
+        if not feed.pending:
+            self._due.append(feed)
+            feed.pending, feed.made = messages, made
+        else:
+            feed.pending += messages
+            feed.made = feed.made and made and feed.made.then(made)
 
     def lost(self, topic: Topic) -> None:
         """A followed topic has a gap, so its members must resume. Called by the broker, which has stopped following it."""
@@ -163,6 +178,7 @@ class Dispatcher:
                 self._soon(self._flush_due)
             self._due.append(feed)
             return
+        made, feed.made = feed.made, None
         feed.pending = []
         feed.last = messages[-1].position.seq
         feed.count += len(messages)
@@ -176,9 +192,11 @@ class Dispatcher:
         apart: list[tuple[IConnection, bytes]] = []
         if feed.ahead:
             members = [one for one in members if not self._skip(feed, one, messages, apart)]
-        # Last, because from here on the spans are ended whatever happens.
-        spans = [self._span(message, among) for message in messages if message.trace]
-        feed.outgoing = outgoing = Outgoing(messages, members, apart, spans, feed.sent)
+        spans: Sequence[Span] = ()
+        if self.tracer is not NO_TRACER:
+            # Last, because from here on the spans are ended whatever happens.
+            spans = [self._span(message, among) for message in messages if message.trace]
+        feed.outgoing = outgoing = Outgoing(messages, members, apart, spans, feed.sent, made)
         if members:
             outgoing[members[0].encoding]  # nearly always that of all: encoded now
 

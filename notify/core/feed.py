@@ -11,6 +11,8 @@ waiting connections are too far back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
@@ -19,7 +21,7 @@ from notify.interfaces import IConnection
 from notify.messages import ChatEvent, Event, Message, Position, Replayed
 from notify.observe.tracing import Span
 from notify.topics import Topic
-from notify.wire.frames import Encoding, message_frame
+from notify.wire.frames import Encoding, Made, message_frame
 
 #: consecutive reads that may be useless because the tail dropped messages faster than they could be read
 ATTEMPTS = 3
@@ -116,21 +118,25 @@ def linked(encoding: Encoding, messages: list[Message], prev: int) -> list[bytes
 class Outgoing(dict[Encoding, bytes]):
     """Messages of one topic on their way to its members, as they are written to each kind of receiver.
 
-    They are encoded for a kind when it is first asked for, and linked behind what that kind was ``sent`` before.
-    ``apart`` has the frames of members that have seen some of the messages already. ``writing``: they are being written.
+    They are encoded for a kind when it is first asked for, and linked behind what that kind was ``sent`` before; unless
+    what is ``made`` already fits. ``apart`` has the frames of members that have seen some of the messages already.
+    ``writing``: they are being written.
     """
+
+    __slots__ = ("_made", "_sent", "apart", "counts", "members", "messages", "spans", "writing")
 
     def __init__(
         self,
         messages: list[Message],
         members: list[IConnection],
         apart: list[tuple[IConnection, bytes]],
-        spans: list[Span],
+        spans: Sequence[Span],
         sent: Sent,
+        made: Made | None = None,
     ) -> None:
-        super().__init__()
         self.messages, self.members, self.apart, self.spans = messages, members, apart, spans
         self._sent = sent
+        self._made = made
         self.writing = False
         #: how many of the messages each kind is sent
         self.counts: dict[Encoding, int] = {}
@@ -142,7 +148,12 @@ class Outgoing(dict[Encoding, bytes]):
             span.end()
 
     def __missing__(self, encoding: Encoding) -> bytes:
-        bodies = linked(encoding, self.messages, self._sent.to(encoding))
+        made, messages, prev = self._made, self.messages, self._sent.to(encoding)
+        if made is not None and made.fits(encoding, prev):
+            self.counts[encoding] = len(messages)
+            self[encoding] = made.frame
+            return made.frame
+        bodies = linked(encoding, messages, prev)
         self.counts[encoding] = len(bodies)
         frame = self[encoding] = encoding.pack(bodies) if bodies else b""
         return frame
@@ -162,6 +173,7 @@ class Feed:
         "count",
         "epoch",
         "last",
+        "made",
         "outgoing",
         "pending",
         "reading",
@@ -184,6 +196,7 @@ class Feed:
         self.tail = Tail(recents, 0)
         self.sent = Sent()
         self.pending: list[Message] = []  # delivered in this turn
+        self.made: Made | None = None  # their frames for plain JSON, if they came with them
         self.outgoing: Outgoing | None = None  # messages that are encoded and not written to all members yet
         self.waiting: dict[IConnection, Waiting] = {}
         self.ahead: dict[IConnection, int] = {}  # who has seen more than was delivered, up to where

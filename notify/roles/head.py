@@ -96,7 +96,7 @@ class Head(Role):
                 )  # for the workers: a user's connections are counted there
             return made
         if kind == "broker":
-            self._broker = SharedBroker(made)
+            self._broker = SharedBroker(made, self._soon)
         elif kind == "registry":
             made = self._registry = SharedRegistry(made)
         elif kind == "control":

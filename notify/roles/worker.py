@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from notify import components
 from notify.config import Config, loads
-from notify.core.dispatcher import end_of_turn
+from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.steering import ShedOrder, Steering
 from notify.errors import StartError
 from notify.interfaces import IBroker, ISignals
@@ -65,12 +65,12 @@ class WorkerRole(Role):
         self._config = loads(begin.config)
         self._health: Health | None = None
         self._broker: IBroker | None = None
-        self._linked = False
+        self._linked: LinkedBroker | None = None
         self._asked: Deferred[Nothing] | None = None
 
     def soon(self, reactor: Any) -> Callable[[Callable[[], None]], object]:
         """See :class:`~notify.roles.role.Role`. Messages that came together over the link belong to one turn."""
-        return self._link.at_end if self._linked else super().soon(reactor)
+        return self._link.at_end if self._linked is not None else super().soon(reactor)
 
     def make(self, kind: str, context: components.Context) -> Any:
         """See :class:`~notify.roles.role.Role`.
@@ -88,11 +88,17 @@ class WorkerRole(Role):
             made = super().make(kind, context)
             return CountedRegistry(made, self._link, self._soon) if kind == "registry" else made
         if kind == "broker":
-            self._linked = True
-            return (LinkedSignals if ISignals.implementedBy(factory) else LinkedBroker)(self._link)
+            self._linked = (LinkedSignals if ISignals.implementedBy(factory) else LinkedBroker)(self._link)
+            return self._linked
         if kind == "registry":
             return LinkedRegistry(super().make(kind, context), self._link, self._soon)
         return LinkedControl(self._link, self.node)
+
+    def sink(self, dispatcher: Dispatcher) -> Any:
+        """See :class:`~notify.roles.role.Role`."""
+        if self._linked is not None:
+            self._linked.deliver_together(dispatcher.deliver_together)
+        return dispatcher
 
     def admits(self, admission: Admission) -> Admits:
         """See :class:`~notify.roles.role.Role`. The first process has already admitted the sockets that it hands over."""

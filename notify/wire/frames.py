@@ -377,7 +377,10 @@ class Encoding:
     def pack(self, bodies: Sequence[bytes]) -> bytes:
         """WebSocket frames with headers that carry these bodies in order: the argument of ``IConnection.write``."""
         opcode = BINARY if self.binary else TEXT
-        return b"".join([websocket_frame(payload, opcode) for payload in self.payloads(bodies)])
+        payloads = self.payloads(bodies)
+        if len(payloads) == 1:  # nearly always
+            return websocket_frame(payloads[0], opcode)
+        return b"".join([websocket_frame(payload, opcode) for payload in payloads])
 
     def frame(self, frame: ServerFrame) -> bytes:
         """One frame, ready to write."""
@@ -450,3 +453,34 @@ class BatchEncoding(JSONEncoding):
 
 
 JSON = JSONEncoding()
+
+
+class Made(Struct, frozen=True, array_like=True, gc=False):
+    """Messages of a topic as plain JSON, ready to write: ``frame`` is what :meth:`JSONEncoding.pack` makes of them.
+
+    The first follows number ``prev``, and ``last`` is the number of the last. They are the same for all kinds of
+    receiver that were sent ``prev`` before: no chat event is among them.
+    """
+
+    prev: int
+    last: int
+    frame: bytes
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], prev: int) -> Made | None:
+        """Encode these messages, one or more; None: not all kinds of receiver are sent all of them."""
+        frames, first = [], prev
+        for message in messages:
+            if isinstance(message.event, ChatEvent):
+                return None
+            frames.append(websocket_frame(_encode(message_frame(message, prev)), TEXT))
+            prev = message.position.seq
+        return cls(first, prev, b"".join(frames))
+
+    def fits(self, encoding: Encoding, prev: int) -> bool:
+        """Whether this is the frame for receivers with this encoding that were sent ``prev`` before."""
+        return type(encoding) is JSONEncoding and self.prev == prev
+
+    def then(self, later: Made) -> Made | None:
+        """Both together; None: ``later`` does not follow this."""
+        return Made(self.prev, later.last, self.frame + later.frame) if later.prev == self.last else None

@@ -1,21 +1,29 @@
-"""Shares the first process's broker among its workers: one history, and each message sent once to each worker."""
+"""Shares the first process's broker among its workers: one history, and each message sent once to each worker.
+
+The messages of one turn go to a worker together, with the frames that most clients are sent, which are made once for
+all workers.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 
+from msgspec import Raw
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from notify.errors import Unavailable
 from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals, pages_of
-from notify.messages import Earlier, Followed, Message, Position, Replayed
+from notify.messages import ChatEvent, Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
+from notify.wire.frames import Made
 from notify.workers import frames
 from notify.workers.frames import (
     At,
     Before,
+    Delivered,
     Follow,
     From,
     History,
@@ -26,32 +34,52 @@ from notify.workers.frames import (
     Publish,
     Replay,
     Signalled,
-    Told,
     Unfollow,
 )
 from notify.workers.link import GONE, Link
 
 
 class _Followed:
-    """A topic that workers follow, and its newest position. ``asked`` while the broker has not answered yet."""
+    """A topic that workers follow. ``asked`` while the broker has not answered yet."""
 
-    __slots__ = ("asked", "links", "newest")
+    __slots__ = ("asked", "links", "newest", "pending", "prev")
 
     def __init__(self) -> None:
         self.links: dict[Link, None] = {}
-        self.newest: Followed | None = None
+        self.newest: Followed | Message | None = None  # what the workers were sent last
+        self.pending: list[Message] = []  # delivered in this turn
+        self.prev = 0  # the last message that is no chat event; 0: unknown, or none
         self.asked: list[tuple[Link, Deferred[From]]] = []
+
+    def sent(self, newest: Followed | Message) -> None:
+        """This is the newest that the workers have."""
+        self.newest, event = newest, newest.event
+        if event is not None and not isinstance(event, ChatEvent):
+            self.prev = newest.position.seq
+
+    def take(self) -> Raw:
+        """Pack what is pending, which the workers are sent now."""
+        messages, self.pending = self.pending, []
+        # For one worker alone, it would be made here instead of there, and this process has the most to do.
+        made = Made.of(messages, self.prev) if len(self.links) > 1 else None
+        for message in messages[-1:] if made is not None else messages:
+            self.sent(message)
+        return frames.pack_batch(messages, made)
 
 
 class SharedBroker:
     """The first process's end. ``broker`` follows a topic once, however many workers want it.
 
+    ``soon`` calls a function at the end of the reactor's turn.
+
     :meth:`deliver` and :meth:`lost` are the callables that the broker is started with; :meth:`heard` receives its
     signals, if it carries any.
     """
 
-    def __init__(self, broker: IBroker) -> None:
+    def __init__(self, broker: IBroker, soon: Callable[[Callable[[], None]], object]) -> None:
         self._broker = broker
+        self._soon = soon
+        self._due: list[_Followed] = []
         self._carrier: ISignals | None = ISignals(broker, None)
         self._topics: dict[Topic, _Followed] = {}
         self._listening: dict[Topic, dict[Link, None]] = {}
@@ -104,13 +132,26 @@ class SharedBroker:
         followed = self._topics.get(message.topic)
         if followed is None:
             return
-        followed.newest = Followed(message.position, message.event)
-        packed = frames.pack(Told.of(message))
-        for link in followed.links:
-            link.send(packed)
+        if not self._due:
+            self._soon(self._flush)
+        if not followed.pending:
+            self._due.append(followed)
+        followed.pending.append(message)
+
+    def _flush(self) -> None:
+        """Send each worker what was delivered in this turn."""
+        due, self._due = self._due, []
+        batches: defaultdict[Link, list[Raw]] = defaultdict(list)
+        for followed in due:
+            packed = followed.take()
+            for link in followed.links:
+                batches[link].append(packed)
+        for link, its in batches.items():
+            link.send(frames.pack_delivered(its), now=True)
 
     def lost(self, topic: Topic) -> None:
         """A followed topic has a gap, and the broker no longer follows it."""
+        self._flush()
         followed = self._topics.pop(topic, None)
         if followed is not None:
             for link in followed.links:
@@ -133,7 +174,7 @@ class SharedBroker:
         return answer
 
     def _follows(self, newest: Followed, topic: Topic, followed: _Followed) -> None:
-        followed.newest = newest
+        followed.sent(newest)
         asked, followed.asked = followed.asked, []
         for link, answer in asked:
             if link.alive:
@@ -188,14 +229,19 @@ class LinkedBroker:
         self._link = link
         self._followed: set[Topic] = set()
         self._deliver: Callable[[Message], None] | None = None
+        self._together: Callable[[Topic, list[Message], Made | None], None] = self._one_by_one
         self._lost: Callable[[Topic], None] | None = None
 
     def start(self, deliver: Callable[[Message], None], lost: Callable[[Topic], None]) -> Deferred[None]:
         """See :class:`~notify.interfaces.IBroker`."""
         self._deliver, self._lost = deliver, lost
-        self._link.hear(Told, self._told)
+        self._link.hear(Delivered, self._delivered)
         self._link.hear(Lost, self._is_lost)
         return succeed(None)
+
+    def deliver_together(self, call: Callable[[Topic, list[Message], Made | None], None]) -> None:
+        """Call this for messages of one topic that come together, with their frames, instead of ``deliver`` for each."""
+        self._together = call
 
     def publish(
         self, topic: Topic, payload: bytes, idempotency_key: str | None = None, trace: str = ""
@@ -254,9 +300,20 @@ class LinkedBroker:
         self._deliver = None
         return succeed(None)
 
-    def _told(self, told: Told) -> None:
-        if self._deliver is not None and told.topic in self._followed:
-            self._deliver(told.message())
+    def _delivered(self, said: Delivered) -> None:
+        if self._deliver is None:
+            return
+        followed, together = self._followed, self._together
+        for batch in said.batches:
+            messages = batch.messages()
+            topic = messages[0].topic
+            if topic in followed:
+                together(topic, messages, batch.made)
+
+    def _one_by_one(self, topic: Topic, messages: list[Message], made: Made | None) -> None:
+        for message in messages:
+            if self._deliver is not None:
+                self._deliver(message)
 
     def _is_lost(self, said: Lost) -> None:
         if self._lost is not None and said.topic in self._followed:

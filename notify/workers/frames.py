@@ -1,20 +1,23 @@
 """The messages between the first process and its workers: a length, then MessagePack; without I/O.
 
-Both ends run the same version on the same machine, so nothing here has to stay compatible with another release. A
-message of a topic carries its event as JSON, which the worker parses as it would parse what a broker stores.
+Both ends run the same version on the same machine, so nothing here has to stay compatible with another release.
+Chat messages are decoded as they are. Other events hold JSON, so they travel as JSON, which the worker parses as it
+would parse what a broker stores.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from notify.identity import Presence
 from notify.ids import Id
-from notify.messages import Earlier, Followed, Message, Position, Replayed, parse_event
+from notify.messages import ChatMessage, Earlier, Followed, Message, Position, Replayed, parse_event
 from notify.topics import Topic
+from notify.wire.frames import Made
 
 #: the most bytes of one message: an answer with the longest possible replay, and some more
 MOST = 2**30
@@ -29,7 +32,7 @@ class Said(Struct, frozen=True, array_like=True, tag=True, gc=False):
 # --- of messages --------------------------------------------------------------------------------------------
 
 
-class Told(Said, frozen=True):
+class Told(Struct, frozen=True, array_like=True, gc=False):
     """A :class:`~notify.messages.Message`; ``event`` is JSON."""
 
     topic: Topic
@@ -50,6 +53,27 @@ class Told(Said, frozen=True):
         """The message that was sent."""
         at, event = Position(self.epoch, self.seq), parse_event(self.topic, self.event)
         return Message(self.topic, at, event, self.received, self.trace, self.size)
+
+
+class Spoken(Message, frozen=True, array_like=True, gc=False):
+    """A message whose event is a chat message. With one kind of event, msgspec decodes it without help."""
+
+    event: ChatMessage
+
+
+class Batch(Struct, frozen=True, array_like=True, gc=False):
+    """Messages of one topic, one or more, oldest first: all in ``spoken``, or all in ``told``.
+
+    ``made`` are their frames for most clients; None: the worker makes them.
+    """
+
+    spoken: list[Spoken]
+    told: list[Told]
+    made: Made | None
+
+    def messages(self) -> list[Message]:
+        """The messages."""
+        return [*self.spoken] or [told.message() for told in self.told]
 
 
 # --- questions and answers ----------------------------------------------------------------------------------
@@ -183,7 +207,7 @@ class From(Said, frozen=True):
     event: bytes | None
 
     @classmethod
-    def of(cls, followed: Followed) -> From:
+    def of(cls, followed: Followed | Message) -> From:
         """Convert for sending."""
         event = None if followed.event is None else msgspec.json.encode(followed.event)
         return cls(followed.position.epoch, followed.position.seq, event)
@@ -330,6 +354,12 @@ class Cancel(Said, frozen=True):
 # --- one-way messages ---------------------------------------------------------------------------------------
 
 
+class Delivered(Said, frozen=True):
+    """What followed topics got in one turn of the first process."""
+
+    batches: list[Batch]
+
+
 class Unfollow(Said, frozen=True):
     """``IBroker.unfollow``."""
 
@@ -455,7 +485,7 @@ class Line(Said, frozen=True):
 
 
 Frame: TypeAlias = (
-    Told
+    Delivered
     | Call
     | Reply
     | Fault
@@ -496,6 +526,19 @@ def pack(frame: Frame) -> bytes:
     """The bytes of a message."""
     body = _encode(frame)
     return len(body).to_bytes(_LENGTH, "big") + body
+
+
+def pack_batch(messages: Sequence[Message], made: Made | None) -> Raw:
+    """Pack a :class:`Batch`, which several workers may be sent in a :class:`Delivered`."""
+    for message in messages:
+        if not isinstance(message.event, ChatMessage):
+            return Raw(_encode(Batch([], [Told.of(each) for each in messages], made)))
+    return Raw(_encode(Batch(cast("list[Spoken]", messages), [], made)))
+
+
+def pack_delivered(batches: Sequence[Raw]) -> bytes:
+    """The bytes of a :class:`Delivered` with these batches."""
+    return pack(Delivered(cast("list[Batch]", batches)))
 
 
 class Splitter:

@@ -106,8 +106,8 @@ class Link:
         """Send a one-way message at the end of this turn."""
         self.send(pack(frame))
 
-    def send(self, packed: bytes) -> None:
-        """The same for a packed message, which may go to several links."""
+    def send(self, packed: bytes, now: bool = False) -> None:
+        """The same for a packed message, which may go to several links; ``now``: immediately, since the turn has ended."""
         if not self.alive:
             return
         self._out.append(packed)
@@ -115,6 +115,8 @@ class Link:
         if self._waiting > self._most_waiting:
             self.gone()
             self._soon(self._is_stuck)
+        elif now:
+            self.flush()
         elif not self._due and not self._held:
             self._due = True
             self._soon(self._flush)

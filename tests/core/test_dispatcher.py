@@ -13,10 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from notify.core import dispatcher
 from notify.core.dispatcher import TOGETHER, end_of_turn
 from notify.core.feed import Joined, Outgoing
-from notify.messages import Position
+from notify.messages import ChatEvent, Message, Position
 from notify.observe.tracing import PassingSpan
 from notify.testing import chat_payload, event_payload
 from notify.topics import chat
+from notify.wire.frames import TEXT, Made, websocket_frame
 from tests.support.member import TOPIC, Member
 from tests.support.world import World
 
@@ -359,6 +360,120 @@ class Unencodable(Outgoing):
 
     def __missing__(self, encoding: Any) -> bytes:
         raise RuntimeError
+
+
+class Ahead:
+    """Delivers messages together with frames that were made ahead, as another process does."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.held: list[Message] = []
+        self.prev = 0
+        world.broker.start(self.held.append, world.dispatcher.lost)
+
+    def deliver(self) -> Made | None:
+        """Deliver what was published since the last call; returns its frames."""
+        messages, self.held[:] = [*self.held], []
+        made = Made.of(messages, self.prev) if messages else None
+        for message in messages:
+            if not isinstance(message.event, ChatEvent):
+                self.prev = message.position.seq
+        if messages:
+            self.world.dispatcher.deliver_together(TOPIC, messages, made)
+        return made
+
+
+class MadeAhead(SynchronousTestCase):
+    """Messages that come together with their frames."""
+
+    def setUp(self) -> None:
+        self.world = World()
+        self.ahead = Ahead(self.world)
+
+    def deliver(self, *payloads: bytes) -> Any:
+        for payload in payloads:
+            self.world.publish(TOPIC, payload)
+        return self.ahead.deliver()
+
+    def test_the_frame_is_written_as_it_is_and_all_of_a_turn_at_once(self) -> None:
+        member = Member(self.world, "a").subscribe()
+        with_events = Member(self.world, "b", events=True).subscribe()
+        for number in 1, 2:
+            self.world.publish(TOPIC, chat_payload(TOPIC, number))
+            frame = websocket_frame(b'{"seq":"made %d"}' % number, TEXT)
+            made = Made(number - 1, number, frame)
+            self.world.dispatcher.deliver_together(TOPIC, [self.ahead.held.pop()], made)
+        self.world.turn()
+        for one in member, with_events:
+            self.assertEqual(one.seqs(), ["made 1", "made 2"])
+        self.assertEqual(self.world.sample("notify_delivered_total"), 4)
+
+    def test_a_frame_that_is_linked_otherwise_is_not_written(self) -> None:
+        member = Member(self.world, "a").subscribe()
+        self.ahead.prev = 5
+        self.deliver(chat_payload(TOPIC, 1))
+        self.world.turn()
+        self.deliver(chat_payload(TOPIC, 2))
+        self.world.turn()
+        self.assertEqual([(f["prev"], f["seq"]) for f in member.connection.take()], [(0, 1), (1, 2)])
+
+    def test_a_message_that_comes_alone_in_the_same_turn_is_not_left_out(self) -> None:
+        member = Member(self.world, "a").subscribe()
+        self.deliver(chat_payload(TOPIC, 1))
+        self.world.publish(TOPIC, chat_payload(TOPIC, 2))
+        self.world.dispatcher.deliver(self.ahead.held.pop())
+        self.world.publish(TOPIC, chat_payload(TOPIC, 3))
+        self.ahead.deliver()
+        self.world.turn()
+        self.assertEqual(member.seqs(), [1, 2, 3])
+
+    def test_what_nobody_here_wants_is_dropped(self) -> None:
+        self.deliver(chat_payload(TOPIC, 1))
+        self.world.turn()
+        self.assertEqual(self.world.sample("notify_received_total"), 0)
+
+    @given(
+        st.lists(
+            st.one_of(
+                st.sampled_from(("message", "event", "deliver", "turn")),
+                st.tuples(
+                    st.sampled_from(("notify.v1.json", "notify.v1.json.batch", "notify.v1.protobuf")),
+                    st.booleans(),
+                    st.none() | st.integers(0, 4),
+                ),
+            ),
+            max_size=40,
+        )
+    )
+    @settings(deadline=None, max_examples=200)
+    def test_every_client_is_sent_what_it_is_sent_without_it(self, steps: list[Any]) -> None:
+        worlds = World(), World()
+        ahead = Ahead(worlds[1])
+        members: list[list[Member]] = [[], []]
+
+        def turn() -> None:
+            ahead.deliver()
+            for world in worlds:
+                world.turn()
+
+        for number, step in enumerate([*steps, "turn"]):
+            if step == "turn":
+                turn()
+            elif step == "deliver":
+                ahead.deliver()
+            elif isinstance(step, str):
+                payload = (chat_payload if step == "message" else event_payload)(TOPIC, number + 1)
+                for world in worlds:
+                    world.publish(TOPIC, payload)
+            else:
+                turn()
+                for world, there in zip(worlds, members, strict=True):
+                    name, events, since = step
+                    member = Member(world, str(number), name, events)
+                    at = None if since is None else Position(world.broker._epoch, since)
+                    there.append(member.subscribe(at))
+        for one, other in zip(*members, strict=True):
+            self.assertEqual(b"".join(one.connection.frames), b"".join(other.connection.frames))
 
 
 class Kinds(SynchronousTestCase):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.messages import ChatMessage, Message, Notification, Position
+from notify.messages import ChatEvent, ChatMessage, Message, Notification, Position
 from notify.topics import chat, user
 from notify.wire.frames import (
     JSON,
@@ -18,6 +18,7 @@ from notify.wire.frames import (
     Error,
     HistoryQuery,
     InvalidFrame,
+    Made,
     Ping,
     Pong,
     Since,
@@ -104,6 +105,20 @@ class Making(SynchronousTestCase):
         )
         self.assertEqual(JSON.encode(Error("c", "m")), b'{"type":"error","code":"c","message":"m"}')
         self.assertEqual(JSON.encode(Pong("i")), b'{"type":"pong","id":"i"}')
+
+    def test_frames_made_ahead_are_what_plain_json_makes_one_by_one(self) -> None:
+        event = ChatMessage(5, 10, 1, 3, "hé\n" * 100, 9)
+        messages = [Message(chat(1, 10), Position("e", seq), event) for seq in (7, 9)]
+        bodies = [JSON.encode(message_frame(messages[0], 6)), JSON.encode(message_frame(messages[1], 7))]
+        made = Made.of(messages, 6)
+        self.assertEqual(made, Made(6, 9, JSON.pack(bodies)))
+        change = ChatEvent(5, 10, 1, 3, "edit", msgspec.Raw(b"{}"), 9)
+        self.assertIsNone(Made.of([*messages, Message(chat(1, 10), Position("e", 10), change)], 6))
+
+    def test_only_frames_that_follow_each_other_are_joined(self) -> None:
+        first = Made(6, 9, b"a")
+        self.assertEqual(first.then(Made(9, 12, b"b")), Made(6, 12, b"ab"))
+        self.assertIsNone(first.then(Made(8, 12, b"b")))
 
     def test_a_chat_message_and_a_notification(self) -> None:
         event = ChatMessage(5, 10, 1, 3, "hé\n", 9)

@@ -37,7 +37,7 @@ def the_reactor() -> Any:
 class BrokerOverALink(BrokerContract, TestCase):
     async def make_broker(self) -> IBroker:
         self.memory = MemoryBroker(MemorySettings(), make_context())
-        joined, shared = Joined(the_reactor()), SharedBroker(self.memory)
+        joined, shared = Joined(the_reactor()), SharedBroker(self.memory, end_of_turn(the_reactor()))
         await self.memory.start(shared.deliver, shared.lost)
         shared.serve(joined.head)
         return LinkedBroker(joined.worker)
@@ -56,7 +56,7 @@ class SignalsOverLinks(SignalsContract, TestCase):
 
     async def make_brokers(self) -> list[IBroker]:
         memory = MemoryBroker(MemorySettings(), make_context())
-        shared = SharedBroker(memory)
+        shared = SharedBroker(memory, end_of_turn(the_reactor()))
         memory.hear(shared.heard)
         await memory.start(shared.deliver, shared.lost)
         self.brokers: list[IBroker] = []

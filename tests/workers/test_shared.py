@@ -16,10 +16,18 @@ from notify.core.dispatcher import end_of_turn
 from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.interfaces import Gathered, ISignals
-from notify.messages import Followed, Position
+from notify.messages import Followed, Message, Position
 from notify.registries import memory as registry
-from notify.testing import FakeConnection, Recorder, chat_payload, make_context
+from notify.testing import (
+    FakeConnection,
+    Recorder,
+    chat_payload,
+    event_payload,
+    make_context,
+    notification_payload,
+)
 from notify.topics import Topic
+from notify.wire.frames import Made
 from notify.workers import control as workers_control
 from notify.workers.broker import LinkedBroker, LinkedSignals, SharedBroker
 from notify.workers.control import PATIENCE, LinkedControl, SharedControl
@@ -49,7 +57,7 @@ class Signals(Case):
     def setUp(self) -> None:
         super().setUp()
         self.memory: Any = MemoryBroker(MemorySettings(), make_context(self.clock))
-        self.shared = SharedBroker(self.memory)
+        self.shared = SharedBroker(self.memory, end_of_turn(self.clock))
         self.memory.hear(self.shared.heard)
         self.memory.start(self.shared.deliver, self.shared.lost)
         self.heard: list[list[bytes]] = [[], []]
@@ -104,7 +112,7 @@ class Signals(Case):
             """A custom broker that carries no signals."""
 
         silent: Any = Silent()
-        shared = SharedBroker(silent)
+        shared = SharedBroker(silent, end_of_turn(self.clock))
         shared.serve(self.links[0].head)
         shared.heard(TOPIC, b"1")
         shared.forget(self.links[0].head)
@@ -116,7 +124,7 @@ class Broker(Case):
     def setUp(self) -> None:
         super().setUp()
         self.memory: Any = MemoryBroker(MemorySettings(), make_context(self.clock))
-        self.shared = SharedBroker(self.memory)
+        self.shared = SharedBroker(self.memory, end_of_turn(self.clock))
         self.followed: list[tuple[str, Topic]] = []
         self.memory.start(self.shared.deliver, self.shared.lost)
         self.workers, self.recorders = [], []
@@ -227,6 +235,87 @@ class Broker(Case):
             self.publish(number)
         self.publish(number + 1)
         self.assertEqual(self.got(), [[], list(range(1, number + 2))])
+
+    def together(self) -> list[list[tuple[list[int], Made | None]]]:
+        """What each worker is given from now on: messages that came together, and their frames."""
+        given: list[list[tuple[list[int], Made | None]]] = [[], []]
+        for worker, its in zip(self.workers, given, strict=True):
+            worker.deliver_together(
+                lambda topic, messages, made, its=its: its.append(([m.position.seq for m in messages], made))
+            )
+        return given
+
+    def test_the_messages_of_a_turn_come_together_with_frames_that_were_made_once(self) -> None:
+        given = self.together()
+        self.publish(1)
+        for worker in self.workers:
+            self.result(worker.follow(TOPIC))
+        for payload in chat_payload(TOPIC, 2), chat_payload(TOPIC, 3):
+            self.memory.publish(TOPIC, payload)
+        self.turns()
+        self.publish(4)
+        kept = self.memory._histories[TOPIC].kept
+        expected = [
+            ([2, 3], Made.of([kept[1], kept[2]], 1)),
+            ([4], Made.of([kept[3]], 3)),
+        ]
+        self.assertEqual(given, [expected, expected])
+
+    def test_a_worker_that_is_the_only_one_makes_its_frames_itself(self) -> None:
+        given = self.together()
+        self.result(self.workers[0].follow(TOPIC))
+        self.publish(1)
+        self.assertEqual(given, [[([1], None)], []])
+
+    def test_events_among_the_messages_come_without_frames_and_later_frames_are_linked_over_them(
+        self,
+    ) -> None:
+        given = self.together()
+        for worker in self.workers:
+            self.result(worker.follow(TOPIC))
+        self.memory.publish(TOPIC, chat_payload(TOPIC, 1))
+        self.memory.publish(TOPIC, event_payload(TOPIC, refers_to=1))
+        self.turns()
+        self.publish(2)
+        kept = self.memory._histories[TOPIC].kept
+        self.assertEqual(given[0], [([1, 2], None), ([3], Made.of([kept[2]], 1))])
+        self.assertEqual(given[0], given[1])
+
+    def test_every_kind_of_message_arrives_as_it_was(self) -> None:
+        mine = topics.user(1, 7)
+        for worker in self.workers:
+            self.result(worker.follow(TOPIC))
+            self.result(worker.follow(mine))
+        for payload in chat_payload(TOPIC, 1), event_payload(TOPIC, refers_to=1), event_payload(TOPIC):
+            self.memory.publish(TOPIC, payload, trace="a trace")
+            self.turns()
+        self.memory.publish(mine, notification_payload(mine))
+        self.turns()
+        stored = [*self.memory._histories[TOPIC].kept, *self.memory._histories[mine].kept]
+        for recorder in self.recorders:
+            for message, original in zip(recorder.messages, stored, strict=True):
+                fields = Message.__struct_fields__
+                self.assertEqual(*([getattr(one, name) for name in fields] for one in (message, original)))
+
+    def test_a_worker_that_follows_within_a_turn_gets_the_messages_of_this_turn_once(self) -> None:
+        given = self.together()
+        self.result(self.workers[0].follow(TOPIC))
+        self.memory.publish(TOPIC, chat_payload(TOPIC, 1))
+        asked = self.links[1].worker
+        asked._write = self.links[1].head.received  # the question arrives within the turn
+        following = self.workers[1].follow(TOPIC)
+        asked.flush()
+        self.memory.publish(TOPIC, chat_payload(TOPIC, 2))
+        newest = self.result(following).position.seq
+        [[(first, _)], [(second, _)]] = given
+        self.assertEqual((newest, first, second), (0, [1, 2], [1, 2]))
+
+    def test_a_gap_is_told_after_the_messages_before_it(self) -> None:
+        self.result(self.workers[0].follow(TOPIC))
+        self.memory.publish(TOPIC, chat_payload(TOPIC, 1))
+        self.shared.lost(TOPIC)
+        self.turns()
+        self.assertEqual((self.got()[0], self.recorders[0].lost_topics), ([1], [TOPIC]))
 
     def test_what_was_under_way_when_it_was_unfollowed_is_not_delivered(self) -> None:
         one = self.workers[0]
