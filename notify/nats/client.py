@@ -61,6 +61,12 @@ async def _long_way(handler: Handler, message: Msg) -> None:
     handler(message.subject.encode(), message.reply, message.data, block.encode())
 
 
+def _reply(subject: bytes) -> str:
+    """A reply subject as text. Empty if nothing can be published to it: its sender chose it, and servers do not check it."""
+    text = subject.decode("utf-8", "replace")
+    return text if text.split() == [text] else ""
+
+
 def words_of(error: Exception) -> str:
     """The text of an error, without the prefix of all nats-py errors."""
     return str(error).removeprefix("nats: ")
@@ -143,10 +149,13 @@ class RawClient(Client):
             await self._flush_pending()
 
     def _take(self, number: int, subject: bytes, reply: bytes, data: bytes, block: bytes) -> bool:
-        callback = getattr(self._subs.get(number), "_cb", None)
+        subscription = self._subs.get(number)
+        if subscription is None:
+            return True  # it has ended
+        callback = getattr(subscription, "_cb", None)
         if not (isinstance(callback, partial) and callback.func is _long_way):
             return False
-        callback.args[0](subject, reply.decode() if reply else "", data, block)
+        callback.args[0](subject, _reply(reply) if reply else "", data, block)
         return True
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 from random import Random
 from typing import Any
 
@@ -210,6 +211,36 @@ class Connecting(TestCase):
         self.assertEqual((await connection.request("echo", b"x")).data, b"x")
         self.assertEqual((self.ups, self.downs), (1, []))
         self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 1)
+
+    async def test_a_publisher_cannot_choose_who_gets_its_message_or_end_the_connection(self) -> None:
+        """A server passes on subjects with a vertical tab, and bytes that are no text, as their publisher wrote them."""
+        server = await self.server()
+        connection = self.connection(server.url)
+        came: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
+        subscription = connection.subscribe("a.>", lambda *message: came.append(message))
+        connection.subscribe("b", lambda *message: others.append(message))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        await connection.request("$SYS.REQ.USER.INFO", b"")  # the subscriptions are there
+        assert subscription.live is not None
+        numbers = [b"%d" % one.live._id for one in connection._subscriptions]
+        payload = b"".join(b"MSG b %b 6\r\nforged\r\n" % number for number in numbers)
+        stranger = socket.create_connection(("127.0.0.1", server.port))
+        self.addCleanup(stranger.close)
+        stranger.sendall(b'CONNECT {"verbose":false}\r\n')
+        for number in (b"x", *numbers):
+            stranger.sendall(b"PUB a.\xff\x0b%b r\x0b\xff %d\r\n%b\r\n" % (number, len(payload), payload))
+        stranger.sendall(b"PUB a.last r\xff 0\r\n\r\n")
+        await until(lambda: bool(came) and came[-1][0] == b"a.last", 10)
+        self.assertEqual(
+            [message[:3] for message in came[:2]],
+            [(b"a.\xff\x0b" + number, "", payload) for number in (b"x", numbers[0])],
+        )
+        self.assertEqual((len(came), others, self.ups, self.downs), (len(numbers) + 2, [], 1, []))
+        connection.publish(came[-1][1], b"")  # a reply goes nowhere, and harms nobody
+        await connection.request("$SYS.REQ.USER.INFO", b"")
+        self.assertEqual(self.downs, [])
 
     async def test_order_is_kept_while_the_server_reads_late(self) -> None:
         server = await self.server()
