@@ -271,6 +271,24 @@ class Connecting(TestCase):
         self.assertEqual(came, list(range(sent)))
         self.assertTrue(waited)  # both ways were taken
 
+    async def test_a_server_that_reads_nothing_is_dead_however_much_waits(self) -> None:
+        server = await self.server()
+        connection = self.connection(server.url, canary_interval=Duration(1))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        server.pause()
+        self.addCleanup(server.resume)
+        data = b"x" * 20_000
+        while not connection.unsent:
+            connection.publish("n", data)
+        for _ in range(10):
+            connection.publish("n", data)
+        await until(lambda: not connection.unsent, 10)  # they wait in nats-py
+        for number in range(3000):
+            connection.subscribe(f"a.{number}", lambda *message: None)
+        await until(lambda: bool(self.downs), 20)
+        self.assertEqual(self.downs, ["stale connection"])
+
     async def test_a_message_does_not_overtake_a_request_or_a_subscription(self) -> None:
         connection = self.connection((await self.server()).url)
         came: list[bytes] = []
