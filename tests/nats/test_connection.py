@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 from random import Random
 from typing import Any
 
@@ -322,6 +323,41 @@ class Connecting(TestCase):
         else:
             self.fail("the limit was not learnt")
         self.assertEqual(connection.max_payload, 32768)
+
+    async def test_an_error_of_its_owner_is_followed_by_a_new_client(self) -> None:
+        connection = self.connection((await self.server()).url)
+        up = connection.hooks.up
+
+        def wrong() -> None:
+            connection.hooks.up = up
+            raise RuntimeError("wrong")
+
+        connection.hooks.up = wrong
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        self.assertEqual((len(self.downs), connection.connected), (1, True))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    async def test_nothing_is_kept_of_a_client_that_could_not_send(self) -> None:
+        server = await self.server()
+        connection = self.connection(server.url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        server.pause()
+        self.addCleanup(server.resume)
+        payload = b"x" * 500_000
+        before = sys.getrefcount(payload)
+        while connection.unsent < 20:
+            with connection.gathering:
+                connection.publish("n", payload, "", {"A": "b"})
+            await pause(0)
+        self.assertGreater(sys.getrefcount(payload) - before, 10)  # no copies
+        connection.abandon("it reads nothing")
+        await until(lambda: bool(self.downs), 10)
+        self.assertEqual((connection.unsent, sys.getrefcount(payload)), (0, before))
+        server.resume()
+        await until(lambda: self.ups == 2, 10)
+        await until(lambda: sum("_pump" in repr(task) for task in asyncio.all_tasks()) == 1, 10)
 
     async def test_a_server_that_hangs_up_at_once_is_tried_again_ever_more_slowly(self) -> None:
         _Dropping.greeted = 0
