@@ -273,7 +273,7 @@ class NATSControl:
             return
         try:
             reply = _reply(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.log.warn("what a node answers cannot be read: is it another version?")
         else:
             one.heard(reply.id, reply.node, None if reply.failed else bytes(reply.answer))

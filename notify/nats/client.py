@@ -61,6 +61,12 @@ async def _long_way(handler: Handler, message: Msg) -> None:
     handler(message.subject.encode(), message.reply, message.data, block.encode())
 
 
+def _reply(subject: bytes) -> str:
+    """A reply subject as text. Empty if nothing can be published to it: its sender chose it, and servers do not check it."""
+    text = subject.decode("utf-8", "replace")
+    return text if text.split() == [text] else ""
+
+
 def words_of(error: Exception) -> str:
     """The text of an error, without the prefix of all nats-py errors."""
     return str(error).removeprefix("nats: ")
@@ -72,16 +78,16 @@ def missing_permission(error: Exception) -> str:
     return words if "permissions violation" in words.lower() else ""
 
 
-def command(subject: str, payload: bytes, reply: str, block: bytes) -> bytes:
-    """The command that publishes a message; an empty ``block`` means no headers.
+def command(subject: str, payload: bytes, reply: str, block: bytes) -> tuple[bytes, ...]:
+    """The pieces of the command that publishes a message, among them the payload itself; an empty ``block`` means no headers.
 
     Nothing is checked: the subjects must be valid, and the server must accept a message of that size.
     """
     if not block:
-        return b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"))
+        return f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"
     size = len(block)
     head = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
-    return b"".join((head, block, payload, b"\r\n"))
+    return head, block, payload, b"\r\n"
 
 
 class _Incoming(asyncio.Protocol):
@@ -94,8 +100,9 @@ class _Incoming(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._splitter.feed(data)
 
-    def eof_received(self) -> bool | None:
-        return bool(self._theirs.eof_received())
+    def eof_received(self) -> bool:
+        self._theirs.eof_received()
+        return False  # close: with TLS a connection cannot stay open for one direction, and asyncio warns of the attempt
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._theirs.connection_lost(exc)
@@ -119,7 +126,7 @@ class RawClient(Client):
     def read_directly(self) -> None:
         """From now on messages of raw subscriptions do not pass through nats-py. To be called before the first subscription."""
         writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
+        if writer is not None and not writer.is_closing():  # with TLS, asyncio then has no protocol any more
             transport = writer.transport
             transport.set_protocol(_Incoming(transport.get_protocol(), self._take))
 
@@ -143,10 +150,13 @@ class RawClient(Client):
             await self._flush_pending()
 
     def _take(self, number: int, subject: bytes, reply: bytes, data: bytes, block: bytes) -> bool:
-        callback = getattr(self._subs.get(number), "_cb", None)
+        subscription = self._subs.get(number)
+        if subscription is None:
+            return True  # it has ended
+        callback = getattr(subscription, "_cb", None)
         if not (isinstance(callback, partial) and callback.func is _long_way):
             return False
-        callback.args[0](subject, reply.decode() if reply else "", data, block)
+        callback.args[0](subject, _reply(reply) if reply else "", data, block)
         return True
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

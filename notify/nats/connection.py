@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -174,11 +174,11 @@ class Connection(Asking):
             raise ValueError(f"{subject!r} is not a NATS subject")
         block = b"" if fields is None else headers.block(fields)
         headers.check(len(payload) + len(block), self.max_payload)
-        data = command(subject, payload, reply, block)
+        pieces = command(subject, payload, reply, block)
         if self.gathering.depth:
-            self._gathered.append(data)
+            self._gathered.extend(pieces)
         else:
-            self._write(data)
+            self._write(pieces)
 
     def subscribe(self, subject: str, handler: Handler) -> Subscription:
         """Call ``handler(subject, reply, data, block)`` for each message from now on, across all clients.
@@ -240,7 +240,10 @@ class Connection(Asking):
                 self._complain(url, self._last_error or str(error) or "no answer in time")
             else:
                 began = self._reactor.seconds()
-                await self._serve(client, url)
+                try:
+                    await self._serve(client, url)
+                except Exception:  # nothing may keep it from connecting anew
+                    self.log.failure("a connection to NATS ended with an error")
                 if self._reactor.seconds() - began >= _PROVEN:
                     delay = _BACKOFF[0]
                     continue
@@ -274,21 +277,23 @@ class Connection(Asking):
         self.server = f"{redacted(url)} ({self.version})"
         client.watch(end.set)
         client.changed = lambda: self.hooks.changed()
-        client.read_directly()
         sender = asyncio.ensure_future(self._pump(client, end))
-        self._client = client
-        self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))
-        for subscription in list(self._subscriptions):
-            subscription.live = None
-            self._send(partial(self._establish, subscription))
-        self.log.info("connected to NATS at {server}", server=self.server)
-        self._complaints.clear()
         try:
+            client.read_directly()
+            self._client = client
+            self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))
+            for subscription in list(self._subscriptions):
+                subscription.live = None
+                self._send(partial(self._establish, subscription))
+            self.log.info("connected to NATS at {server}", server=self.server)
+            self._complaints.clear()
             self.hooks.up()
             await end.wait()
         finally:
             self._client, self._max_payload = None, client.max_payload
+            end.set()
             sender.cancel()
+            self._outgoing.clear()
             reason = self._reason or self._last_error or client.ended_by or "the connection was lost"
             self.lose()
             for subscription in self._subscriptions:
@@ -312,20 +317,22 @@ class Connection(Asking):
                         end.set()
                         return
                     self.log.failure("one message to NATS failed")  # the others go on
+            if end.is_set():  # nats-py swallows a cancellation while it flushes
+                return
             wake.clear()
             await wake.wait()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, pieces: Sequence[bytes]) -> None:
         client = self._client
         # What has left the queue, but is not written, keeps the client from writing directly.
-        if client is not None and (self._outgoing or not client.write(data)):
-            self._send(lambda client: client.put(data))
+        if client is not None and (self._outgoing or not client.write(b"".join(pieces))):
+            # Joined later: each attempt to publish the same message waits with the same payload, and not with a copy.
+            self._send(lambda client: client.put(b"".join(pieces)))
 
     def _write_gathered(self) -> None:
         if self._gathered:
-            data = b"".join(self._gathered)
-            self._gathered.clear()
-            self._write(data)
+            pieces, self._gathered = self._gathered, []
+            self._write(pieces)
 
     def _send(self, action: Callable[[RawClient], Awaitable[Any]]) -> None:
         if self._client is not None:

@@ -56,6 +56,9 @@ async def dial(
         connect_timeout=patience,  # type: ignore[arg-type] # seconds, fractions too
         ping_interval=max(1, round(settings.canary_interval)),
         max_outstanding_pings=2,
+        # Without a bound, which also stops the pings: a server that reads nothing would never be found dead. Each entry belongs
+        # to a command, and the bytes of these have a bound.
+        flusher_queue_size=0,
         inbox_prefix=INBOX,
         error_cb=on_error,
         closed_cb=on_close,

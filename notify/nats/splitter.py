@@ -18,7 +18,10 @@ _LONGEST_LINE = 2**20
 
 class Splitter:
     """Calls ``message`` for each complete message. ``rest`` gets everything else, piece by complete piece: messages that are not
-    taken, and all other lines (``PING``, ``INFO``, ...), also one that begins like a message and cannot be read as one.
+    taken, and all other lines (``PING``, ``INFO``, ...).
+
+    A line that begins like a message and cannot be read as one goes to ``rest``, and so does everything after it: where the next
+    line begins is unknown, and what follows may be a payload that somebody else has written. nats-py closes such a connection.
     """
 
     def __init__(self, message: Message, rest: Callable[[bytes], None]) -> None:
@@ -27,12 +30,17 @@ class Splitter:
         #: an incomplete line or message, and how many more bytes it needs at least
         self._parts: list[bytes] = []
         self._lacks = 0
+        #: a line could not be read
+        self._lost = False
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the connection. Raises ``ValueError`` for a line without an end, and whatever the callbacks raise.
 
         After that the position in the stream is unknown, and the connection must be closed.
         """
+        if self._lost:
+            self._rest(data)
+            return
         if self._parts:
             self._parts.append(data)
             self._lacks -= len(data)
@@ -49,11 +57,15 @@ class Splitter:
                 self._keep(data, at, 1)
                 return
             begin = line + 2
-            match data[at:line].split():
+            # Only spaces are separators. Servers accept other white space within a subject, such as a vertical tab: with it, whoever
+            # may publish a message could choose what is read as its subscription and its size.
+            match data[at:line].split(b" "):
                 case [b"HMSG", subject, number, *reply, headers, size]:
                     pass
                 case [b"MSG", subject, number, *reply, size]:
                     headers = b"0"
+                case [b"HMSG" | b"MSG", *_]:
+                    headers = number = size = b""
                 case _:
                     self._rest(data[at:begin])
                     at = begin
@@ -63,9 +75,9 @@ class Splitter:
             except ValueError:
                 payload = stop = -1
             if not begin <= payload <= stop:
-                self._rest(data[at:begin])
-                at = begin
-                continue
+                self._lost = True
+                self._rest(data[at:])
+                return
             if stop + 2 > end:
                 self._keep(data, at, stop + 2 - end)
                 return

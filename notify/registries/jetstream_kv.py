@@ -178,7 +178,7 @@ class JetStreamRegistry(MemoryRegistry):
                 self._changed(topic)
 
     def _lease_heard(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
-        incarnation = subject.rpartition(b".")[2].decode()
+        incarnation = subject.rpartition(b".")[2].decode("utf-8", "replace")
         if incarnation == self._incarnation:
             return
         if b"KV-Operation" in block:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import ssl
 import unittest
 from collections.abc import Callable, Coroutine
 from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from cryptography.x509 import IPAddress
 from nats.aio.client import Client
 from twisted.internet.defer import succeed
 from twisted.internet.threads import deferToThread
@@ -19,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from notify.nats import headers
 from notify.nats.bridge import as_deferred
 from notify.nats.client import RawClient
+from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer, until
 
 
@@ -205,6 +210,49 @@ class Cut(TestCase):
     @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
     async def test_on_uvloop(self) -> None:
         await self.each("uvloop")
+
+
+async def late(url: str, context: ssl.SSLContext) -> bool:
+    """Whether a client whose connection ended during the login says so, and nothing else happens."""
+    client = RawClient()
+    await client.connect(url, allow_reconnect=False, tls=context)
+    await client.end()
+    client._transport.close()  # as nats-py does when it notices the end as well
+    client.read_directly()
+    return not client.write(b"PING\r\n")
+
+
+class Late(TestCase):
+    """A connection that ends just after the login."""
+
+    timeout = 30
+
+    async def with_tls(self, module: str) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        authority = Authority(folder)
+        key, certificate = authority.issue(IPAddress(ip_address("127.0.0.1")))
+        files = f'tls {{ cert_file: "{certificate.absolute()}", key_file: "{key.absolute()}" }}'
+        server = NatsServer(extra=files).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        context = ssl.create_default_context(cafile=authority.certificate)
+
+        def on_its_loop() -> bool:
+            loop = importlib.import_module(module).new_event_loop()
+            try:
+                return bool(loop.run_until_complete(late(server.url, context)))
+            finally:
+                loop.close()
+
+        self.assertTrue(await deferToThread(on_its_loop))
+
+    async def test_on_asyncios_loop(self) -> None:
+        await self.with_tls("asyncio")
+
+    @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
+    async def test_on_uvloop(self) -> None:
+        await self.with_tls("uvloop")
 
 
 class Ends(TestCase):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
+import sys
 from random import Random
 from typing import Any
 
@@ -211,6 +213,36 @@ class Connecting(TestCase):
         self.assertEqual((self.ups, self.downs), (1, []))
         self.assertEqual(len(self.flushLoggedErrors(nats.errors.Error)), 1)
 
+    async def test_a_publisher_cannot_choose_who_gets_its_message_or_end_the_connection(self) -> None:
+        """A server passes on subjects with a vertical tab, and bytes that are no text, as their publisher wrote them."""
+        server = await self.server()
+        connection = self.connection(server.url)
+        came: list[tuple[Any, ...]] = []
+        others: list[tuple[Any, ...]] = []
+        subscription = connection.subscribe("a.>", lambda *message: came.append(message))
+        connection.subscribe("b", lambda *message: others.append(message))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        await connection.request("$SYS.REQ.USER.INFO", b"")  # the subscriptions are there
+        assert subscription.live is not None
+        numbers = [b"%d" % one.live._id for one in connection._subscriptions]
+        payload = b"".join(b"MSG b %b 6\r\nforged\r\n" % number for number in numbers)
+        stranger = socket.create_connection(("127.0.0.1", server.port))
+        self.addCleanup(stranger.close)
+        stranger.sendall(b'CONNECT {"verbose":false}\r\n')
+        for number in (b"x", *numbers):
+            stranger.sendall(b"PUB a.\xff\x0b%b r\x0b\xff %d\r\n%b\r\n" % (number, len(payload), payload))
+        stranger.sendall(b"PUB a.last r\xff 0\r\n\r\n")
+        await until(lambda: bool(came) and came[-1][0] == b"a.last", 10)
+        self.assertEqual(
+            [message[:3] for message in came[:2]],
+            [(b"a.\xff\x0b" + number, "", payload) for number in (b"x", numbers[0])],
+        )
+        self.assertEqual((len(came), others, self.ups, self.downs), (len(numbers) + 2, [], 1, []))
+        connection.publish(came[-1][1], b"")  # a reply goes nowhere, and harms nobody
+        await connection.request("$SYS.REQ.USER.INFO", b"")
+        self.assertEqual(self.downs, [])
+
     async def test_order_is_kept_while_the_server_reads_late(self) -> None:
         server = await self.server()
         listener, connection = self.connection(server.url), self.connection(server.url)
@@ -239,6 +271,24 @@ class Connecting(TestCase):
         await until(lambda: len(came) >= sent, 20)
         self.assertEqual(came, list(range(sent)))
         self.assertTrue(waited)  # both ways were taken
+
+    async def test_a_server_that_reads_nothing_is_dead_however_much_waits(self) -> None:
+        server = await self.server()
+        connection = self.connection(server.url, canary_interval=Duration(1))
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        server.pause()
+        self.addCleanup(server.resume)
+        data = b"x" * 20_000
+        while not connection.unsent:
+            connection.publish("n", data)
+        for _ in range(10):
+            connection.publish("n", data)
+        await until(lambda: not connection.unsent, 10)  # they wait in nats-py
+        for number in range(3000):
+            connection.subscribe(f"a.{number}", lambda *message: None)
+        await until(lambda: bool(self.downs), 20)
+        self.assertEqual(self.downs, ["stale connection"])
 
     async def test_a_message_does_not_overtake_a_request_or_a_subscription(self) -> None:
         connection = self.connection((await self.server()).url)
@@ -273,6 +323,41 @@ class Connecting(TestCase):
         else:
             self.fail("the limit was not learnt")
         self.assertEqual(connection.max_payload, 32768)
+
+    async def test_an_error_of_its_owner_is_followed_by_a_new_client(self) -> None:
+        connection = self.connection((await self.server()).url)
+        up = connection.hooks.up
+
+        def wrong() -> None:
+            connection.hooks.up = up
+            raise RuntimeError("wrong")
+
+        connection.hooks.up = wrong
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        self.assertEqual((len(self.downs), connection.connected), (1, True))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    async def test_nothing_is_kept_of_a_client_that_could_not_send(self) -> None:
+        server = await self.server()
+        connection = self.connection(server.url)
+        connection.start()
+        await until(lambda: self.ups == 1, 10)
+        server.pause()
+        self.addCleanup(server.resume)
+        payload = b"x" * 500_000
+        before = sys.getrefcount(payload)
+        while connection.unsent < 20:
+            with connection.gathering:
+                connection.publish("n", payload, "", {"A": "b"})
+            await pause(0)
+        self.assertGreater(sys.getrefcount(payload) - before, 10)  # no copies
+        connection.abandon("it reads nothing")
+        await until(lambda: bool(self.downs), 10)
+        self.assertEqual((connection.unsent, sys.getrefcount(payload)), (0, before))
+        server.resume()
+        await until(lambda: self.ups == 2, 10)
+        await until(lambda: sum("_pump" in repr(task) for task in asyncio.all_tasks()) == 1, 10)
 
     async def test_a_server_that_hangs_up_at_once_is_tried_again_ever_more_slowly(self) -> None:
         _Dropping.greeted = 0

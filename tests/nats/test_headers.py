@@ -69,7 +69,7 @@ class Headers(TestCase):
                     told = int(theirs.partition(b"\r\n")[0].split()[-1])
                     self.assertEqual(headers.size(payload, fields), told, (payload[:5], fields))
                     block = b"" if fields is None else headers.block(fields)
-                    self.assertEqual(command("a.b", payload, reply, block), theirs)
+                    self.assertEqual(b"".join(command("a.b", payload, reply, block)), theirs)
 
     def test_a_line_break_in_a_value_begins_no_line(self) -> None:
         block = headers.block({"A": "b\r\n\r\nPUB x 0\r\n", "B": "\n", "C": "a\rb\nc"})

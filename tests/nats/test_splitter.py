@@ -18,7 +18,6 @@ MESSAGES = (
     b"MSG a.b 1 reply.to 0\r\n\r\n",
     b"HMSG a.b 12 reply.to 22 27\r\nNATS/1.0\r\nA: b\r\n\r\n\r\n\r\nMSG a\r\n",
     b"HMSG a 7 12 12\r\nNATS/1.0\r\n\r\n\r\n",
-    b"MSG  a\t3  2\r\n\r\n\r\n",
 )
 LINES = (b"PING\r\n", b"PONG\r\n", b"+OK\r\n", b"-ERR 'x y'\r\n", b'INFO {"a": "MSG a 1 1"}\r\n')
 
@@ -88,20 +87,36 @@ class Splitting(SynchronousTestCase):
             [each for each in parts if each not in MESSAGES or each == MESSAGES[2]],
         )
 
-    def test_lines_that_cannot_be_read_are_passed_on(self) -> None:
+    def test_a_line_that_cannot_be_read_and_all_after_it_are_passed_on(self) -> None:
         for line in (
             b"MSG\r\n",
             b"MSG a 1\r\n",
             b"MSG a x 1\r\n",
             b"MSG a 1 -1\r\n",
+            b"MSG a  1 1\r\n",
             b"HMSG a 1 5 2\r\n",
             b"HMSG a 1 x 2\r\n",
-            b"\r\n",
-            b"nonsense\r\n",
         ):
+            recorder = Recorder()
+            recorder.splitter.feed(MESSAGES[0] + line + MESSAGES[0])
+            recorder.splitter.feed(MESSAGES[1])
+            heard = [(1, b"a.b", b"", b"hello", b""), line + MESSAGES[0], MESSAGES[1]]
+            self.assertEqual(recorder.heard, heard, line)
+
+    def test_other_lines_are_passed_on(self) -> None:
+        for line in (b"\r\n", b"nonsense\r\n", b" MSG a 1 1\r\n", b"MSGS a 1 1\r\n"):
             recorder = Recorder()
             recorder.splitter.feed(line + MESSAGES[0])
             self.assertEqual(recorder.heard, [line, (1, b"a.b", b"", b"hello", b"")], line)
+
+    def test_white_space_in_a_subject_separates_nothing(self) -> None:
+        # A server passes on a subject with a vertical tab or a form feed as its publisher wrote it.
+        for space in (b"\x0b", b"\x0c"):
+            recorder = Recorder()
+            payload = b"MSG forged 3 1\r\nx"
+            subject, reply = b"a" + space + b"3", b"r" + space + b"4"
+            recorder.splitter.feed(b"MSG %b 7 %b %d\r\n%b\r\n" % (subject, reply, len(payload), payload))
+            self.assertEqual(recorder.heard, [(7, subject, reply, payload, b"")])
 
     def test_a_large_message_in_many_pieces_is_put_together_once(self) -> None:
         recorder, payload = Recorder(), bytes(range(256)) * 4096

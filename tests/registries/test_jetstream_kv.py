@@ -63,6 +63,11 @@ class Shared(TestCase):
         self.assertEqual(registry._connection._settings.token, "secret")
         self.assertEqual(registry._bucket._replicas, 3)
 
+    def test_a_lease_of_a_stranger_need_not_be_text(self) -> None:
+        registry = self.made(servers=["nats://127.0.0.1:1"])
+        for block in (b"", b"NATS/1.0\r\nKV-Operation: DEL\r\n\r\n"):
+            registry._lease_heard(b"$KV.presence.\xff", "", b"", block)
+
     def test_every_mistake_in_it_is_the_registrys_too(self) -> None:
         for table, sentence in (
             (

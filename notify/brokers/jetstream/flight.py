@@ -163,6 +163,7 @@ class Flight:
         "batch",
         "broken",
         "call",
+        "denied",
         "first",
         "heard",
         "messages",
@@ -192,6 +193,8 @@ class Flight:
         self.sent: list[Outgoing] = []
         #: the first of them: the only one that does not depend on another
         self.first: Outgoing | None = None
+        #: how many of them NATS does not permit; it does not say which, and answers those that it permitted later
+        self.denied = 0
         #: the batch, if it was one
         self.batch: list[Outgoing] | None = None
         #: it had several messages; other messages came between them; the server could not accept it now

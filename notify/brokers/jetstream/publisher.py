@@ -52,6 +52,7 @@ _PAUSE = 0.1  # seconds before a publish is retried that the server could not ac
 #: messages of a topic that are sent together, and bytes of their payloads
 _MOST = 100
 _MOST_BYTES = 2**20
+_DENIED = "NATS does not permit notify to publish there"
 
 
 class _Behind(deque[Outgoing | Turn]):
@@ -347,7 +348,14 @@ class Publisher:
         self._go_on(flight)
 
     def _go_on(self, flight: Flight) -> None:
-        """A message was settled or answered. Continue with the rest once no more answers are expected."""
+        """A message was settled, answered or denied. Continue with the rest once no more answers are expected."""
+        if flight.sent and flight.denied == len(flight.sent):
+            for one in flight.sent[:]:
+                self._settle(
+                    flight,
+                    one,
+                    Unknown(_DENIED) if one.open else Unavailable(f"{_DENIED}: nothing was stored"),
+                )
         if flight.sent or flight not in self._flying:
             return
         self._cancel(flight)
@@ -474,11 +482,7 @@ class Publisher:
         """
         for flight in self._flying:
             if flight.sent and denies(words, flight.topic):
-                self._settle(
-                    flight,
-                    flight.sent[0],
-                    Unavailable("NATS does not permit notify to publish there: nothing was stored"),
-                )
+                flight.denied += 1
                 self._go_on(flight)
                 return True
         return False

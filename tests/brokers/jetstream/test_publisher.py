@@ -306,6 +306,13 @@ class Publishing(SynchronousTestCase):
         self.assertIn("permit", str(self.failureResultOf(answer, Unavailable).value))
         self.assertFalse(self.publisher.denied(words))
 
+    def test_what_was_sent_before_the_permission_ended_may_be_stored(self) -> None:
+        answer = self.publish()
+        self.clock.advance(2)
+        self.assertEqual(len(self.connection.sent), 2)
+        self.assertTrue(self.publisher.denied(f'permissions violation for publish to "{A.subject}"'))
+        self.failureResultOf(answer, Unknown)
+
     def test_draining_waits_for_all(self) -> None:
         self.publish()
         self.publish()
@@ -531,11 +538,24 @@ class Chained(_Together):
             self.failureResultOf(one, Unavailable)
         self.settled([], [])
 
+    def test_a_permission_that_ends_in_the_middle_concerns_those_without_an_answer(self) -> None:
+        answers = self.list(3)
+        words = f'permissions violation for publish to "{A.subject}"'
+        # The server writes this immediately, and the answer to the first after it has stored it.
+        self.assertTrue(self.publisher.denied(words) and self.publisher.denied(words))
+        self.connection.answer(0, 7)
+        self.assertEqual(self.successResultOf(answers[0]), (7, False))
+        for one in answers[1:]:
+            self.failureResultOf(one, Unavailable)
+        self.settled([], [])
+
     def test_a_missing_permission_is_told_of_each_that_was_sent(self) -> None:
         answers = self.list(3)
         words = f'permissions violation for publish to "{A.subject}"'
         for one in answers:
+            self.assertNoResult(one)
             self.assertTrue(self.publisher.denied(words))
+        for one in answers:
             self.failureResultOf(one, Unavailable)
         self.assertFalse(self.publisher.denied(words))
         self.settled([], [])
@@ -649,7 +669,9 @@ class Batched(_Together):
         answers = self.list(3)
         words = f'permissions violation for publish to "{A.subject}"'
         for one in answers:
+            self.assertNoResult(one)
             self.assertTrue(self.publisher.denied(words))
+        for one in answers:
             self.failureResultOf(one, Unavailable)
         self.assertFalse(self.publisher.denied(words))
         self.settled([], [])
