@@ -36,6 +36,7 @@ PACKAGES = {
     "logrotate": "logrotate",
     "make": "make",
     "mmdebstrap": "mmdebstrap",
+    "mount": "mount",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
@@ -48,6 +49,7 @@ PACKAGES = {
     "runc": "runc",
     "systemd-nspawn": "systemd-container",
     "tar": "tar",
+    "umount": "mount",
 }
 
 #: packages without a program, and code that Debian's Python runs only if they are installed; `make env` and `make

@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.support.natsd import NatsServer
 from tests.support.process import Client, Server, wait_for
-from tests.support.programs import need
+from tests.support.programs import need, program
 from tests.whole.test_history import JETSTREAM, SUBJECT
 
 SETTINGS = 'allow_atomic = true\nrequest_timeout = "1s"\npublish_patience = "2s"\ncanary_interval = "1s"\ncheck_interval = "1s"\n'
@@ -28,8 +28,10 @@ class FullDisk(TestCase):
         need(os.geteuid() == 0, "only root can mount a small disk: run the tests as root")
         self.disk = Path(tempfile.mkdtemp())
         self.addCleanup(self.disk.rmdir)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", self.disk], check=True)
-        self.addCleanup(subprocess.run, ["umount", self.disk], check=True)
+        mount = [program("mount"), "-t", "tmpfs", "-o", "size=8m", "none", self.disk]
+        mounted = subprocess.run(mount, stderr=subprocess.PIPE, text=True, check=False)
+        need(mounted.returncode == 0, f"a small disk cannot be mounted here: {mounted.stderr}")
+        self.addCleanup(subprocess.run, [program("umount"), self.disk], check=True)
         nats = NatsServer()
         nats.write(nats.config.read_text().replace(f"{nats.directory}/js", str(self.disk)))
         nats.start()
