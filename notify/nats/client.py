@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from twisted.logger import Logger
 
-from notify.nats.splitter import Splitter
+from notify.nats.splitter import Message, Splitter
 
 log = Logger()
 
@@ -72,6 +72,11 @@ def words_of(error: Exception) -> str:
     return str(error).removeprefix("nats: ")
 
 
+def _error(line: bytes) -> Exception:
+    """The error that nats-py makes of this line."""
+    return nats.errors.Error("nats: " + line[5:].decode("utf-8", "replace").lower().strip().strip("'"))
+
+
 def missing_permission(error: Exception) -> str:
     """The server's words if an error says that something is not permitted; empty for any other error."""
     words = words_of(error)
@@ -91,11 +96,21 @@ def command(subject: str, payload: bytes, reply: str, block: bytes) -> tuple[byt
 
 
 class _Incoming(asyncio.Protocol):
-    """Receives what a server sends in place of nats-py's protocol, which gets everything but the messages that are taken."""
+    """Receives what a server sends in place of nats-py's protocol, which gets all that is not handled here.
 
-    def __init__(self, theirs: Any, take: Any) -> None:
+    Missing permissions are handled here, too: nats-py would report them after messages that the server sent later.
+    """
+
+    def __init__(self, theirs: Any, take: Message, denied: Callable[[Exception], None]) -> None:
         self._theirs = theirs
-        self._splitter = Splitter(take, theirs.data_received)
+        self._denied = denied
+        self._splitter = Splitter(take, self._rest)
+
+    def _rest(self, data: bytes) -> None:
+        if data.startswith(b"-ERR ") and missing_permission(error := _error(data)):
+            self._denied(error)
+        else:
+            self._theirs.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         self._splitter.feed(data)
@@ -123,12 +138,15 @@ class RawClient(Client):
         """Subscribe; ``handler`` is called in the reading task: it must neither block nor raise."""
         return await self.subscribe(subject, cb=partial(_long_way, handler))
 
-    def read_directly(self) -> None:
-        """From now on messages of raw subscriptions do not pass through nats-py. To be called before the first subscription."""
+    def read_directly(self, denied: Callable[[Exception], None]) -> None:
+        """From now on messages of raw subscriptions do not pass through nats-py. To be called before the first subscription.
+
+        ``denied`` is called with each missing permission.
+        """
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None and not writer.is_closing():  # with TLS, asyncio then has no protocol any more
             transport = writer.transport
-            transport.set_protocol(_Incoming(transport.get_protocol(), self._take))
+            transport.set_protocol(_Incoming(transport.get_protocol(), self._take, denied))
 
     def write(self, data: bytes) -> bool:
         """Send commands immediately. Returns false if they must wait behind others: use :meth:`put`."""

@@ -279,7 +279,7 @@ class Connection(Asking):
         client.changed = lambda: self.hooks.changed()
         sender = asyncio.ensure_future(self._pump(client, end))
         try:
-            client.read_directly()
+            client.read_directly(self._classify)
             self._client = client
             self._send(lambda c: c.subscribe_raw(f"{self._inbox.decode()}*", self._route))
             for subscription in list(self._subscriptions):

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from notify.nats import headers
 from notify.nats.bridge import as_deferred
-from notify.nats.client import RawClient
+from notify.nats.client import RawClient, _Incoming, missing_permission
 from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer, until
 
@@ -86,7 +86,30 @@ class Writing(SynchronousTestCase):
         client, _ = self.client()
         client._transport = SimpleNamespace()  # type: ignore[assignment]
         self.assertFalse(client.write(b"a"))
-        client.read_directly()
+        client.read_directly(lambda _: None)
+
+
+class Reading(SynchronousTestCase):
+    def test_a_missing_permission_is_reported_before_what_was_sent_later(self) -> None:
+        heard: list[Any] = []
+
+        class Theirs:
+            def data_received(self, data: bytes) -> None:
+                heard.append(data)
+
+        def take(number: int, *message: bytes) -> bool:
+            heard.append(number)
+            return True
+
+        incoming = _Incoming(Theirs(), take, lambda error: heard.append(missing_permission(error)))
+        incoming.data_received(
+            b"MSG a 1 0\r\n\r\nPING\r\n-ERR 'Permissions Violation for Publish to \"x.Y\"'\r\n"
+            b"MSG a 2 0\r\n\r\n-ERR 'Stale Connection'\r\n"
+        )
+        self.assertEqual(
+            heard,
+            [1, b"PING\r\n", 'permissions violation for publish to "x.y"', 2, b"-ERR 'Stale Connection'\r\n"],
+        )
 
 
 class Ways(TestCase):
@@ -100,7 +123,7 @@ class Ways(TestCase):
         await as_deferred(client.connect(server.url, allow_reconnect=False))
         self.addCleanup(lambda: as_deferred(client.close()) if client.is_connected else succeed(None))
         if directly:
-            client.read_directly()
+            client.read_directly(lambda _: None)
         theirs: list[bytes] = []
         await as_deferred(client.subscribe("theirs", cb=partial(_kept, theirs)))
         await as_deferred(client.subscribe_raw("a.>", lambda *message: heard.append(message)))
@@ -218,7 +241,7 @@ async def late(url: str, context: ssl.SSLContext) -> bool:
     await client.connect(url, allow_reconnect=False, tls=context)
     await client.end()
     client._transport.close()  # as nats-py does when it notices the end as well
-    client.read_directly()
+    client.read_directly(lambda _: None)
     return not client.write(b"PING\r\n")
 
 
