@@ -45,9 +45,9 @@ endif
 programs: ## whatever some tests need beside Python, by apt-get (Debian, root) and Go; ALL=1 does this first and skips no test
 	@$(PYTHON) -m tests.support.programs install
 
-test: env js ## all tests, under pytest with branch coverage, and under trial (RUNNERS=trial: under one)
+test: env js ## all tests, under pytest with branch coverage, and under trial (RUNNERS=trial: under one; SAMPLE=2: half of trial's modules)
 	$(BIN)/coverage erase
-	$(BIN)/python -m tests $(RUNNERS)
+	SAMPLE=$(SAMPLE) $(BIN)/python -m tests $(RUNNERS)
 ifneq ($(RUNNERS),trial)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90

@@ -10,6 +10,7 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.__main__ import modules, sample
 from tests.support.programs import BUILT, PACKAGES, ROOT, WITHOUT_PROGRAM, find, packages, program
 
 
@@ -57,3 +58,14 @@ class Programs(SynchronousTestCase):
         self.assertLess({"haproxy", "node", "nats-server", "chromium"}, named)
         for name in sorted(named - set(PACKAGES) - set(BUILT)):
             self.assertTrue(Path(sys.executable).with_name(name).exists(), name)
+
+
+class Samples(SynchronousTestCase):
+    def test_as_many_days_as_there_are_parts_run_every_module_once(self) -> None:
+        names = modules()
+        self.assertIn("tests.test_programs", names)
+        self.assertEqual(sample(names, 1, 7), names)
+        for share in (2, 3):
+            self.assertEqual(
+                sorted(one for day in range(share) for one in sample(names, share, day + 5)), names
+            )
