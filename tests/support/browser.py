@@ -97,7 +97,7 @@ class Browser:
         """Type text into the element with real key strokes."""
         self._command(f"element/{self._find(css)}/value", {"text": text})
 
-    def until(self, what: str, condition: Callable[[], Any], timeout: float = 30) -> Any:
+    def until(self, what: str, condition: Callable[[], Any], timeout: float = 60) -> Any:
         """Wait until the condition holds; ``what`` describes it in the error."""
         end = time.monotonic() + timeout
         while not (found := condition()):

@@ -29,7 +29,7 @@ NODES, CLIENTS, CHATS = 3, 60, 12
 INTERVAL = 0.1
 #: seconds that a client may be without messages: one interval, its reconnect slot, and a new connection on a busy
 #: machine
-PATIENCE = INTERVAL + STEP + 2.0
+PATIENCE = INTERVAL + STEP + 5.0
 
 CONFIG = """[broker]
 plugin = "jetstream"
