@@ -37,6 +37,8 @@ run: $(SERVER) ## a server on embedded defaults, with a token and commands to pa
 chat: env ## the example application on this machine: a chat with its backend, worker and page (examples/chat)
 	@$(BIN)/python examples/chat/run.py
 
+export SAMPLE
+
 ifdef ALL
 export REQUIRE_ALL := 1
 env js: programs
@@ -45,9 +47,9 @@ endif
 programs: ## whatever some tests need beside Python, by apt-get (Debian, root) and Go; ALL=1 does this first and skips no test
 	@$(PYTHON) -m tests.support.programs install
 
-test: env js ## all tests, under pytest with branch coverage, and under trial (RUNNERS=trial: under one; SAMPLE=2: half of trial's modules)
+test: env js ## all tests, under pytest with branch coverage, and under trial (RUNNERS=trial: under one; SAMPLE=2: half of the modules, each day the other half)
 	$(BIN)/coverage erase
-	SAMPLE=$(SAMPLE) $(BIN)/python -m tests $(RUNNERS)
+	$(BIN)/python -m tests $(RUNNERS)
 ifneq ($(RUNNERS),trial)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=90

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from tests.__main__ import sample
 from tests.support.programs import packages
 
 
@@ -18,6 +20,16 @@ def _elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("work"))
     yield
     os.chdir(before)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``SAMPLE`` in the environment, run a part of the modules (:mod:`tests.__main__`)."""
+    share = int(os.environ.pop("SAMPLE", "") or 1)  # not for programs that tests start
+    chosen = set(sample(sorted({str(item.path) for item in items}), share, date.today().toordinal()))
+    left_out = [item for item in items if str(item.path) not in chosen]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if str(item.path) in chosen]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
