@@ -351,7 +351,7 @@ def _ended(outcome: T, span: Span) -> T:
 def _when_all(results: list[Result | None], late: dict[int, Deferred[Result]]) -> Deferred[Answer]:
     """The answer once all results are there: those of ``late`` go to their places. Cancelling it cancels what is under way.
 
-    ``DeferredList`` does the same for several times the price.
+    Every request of several messages comes by here, and this takes fewer calls than a ``DeferredList``.
     """
     missing = len(late)
 
