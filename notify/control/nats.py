@@ -347,6 +347,8 @@ class NATSControl:
                 self._farewell.callback(None)
         elif beat.state == "leaving":
             self._forget(beat.id)
+            for one in list(self._rounds):
+                one.left(beat.id)
         else:
             now = self._reactor.seconds()
             before = self._known.get(beat.id)

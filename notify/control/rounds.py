@@ -46,6 +46,11 @@ class Round:
             self._answers[id] = node, answer
         self._look()
 
+    def left(self, id: str) -> None:
+        """A node said that it leaves: it has no clients any more, so it is not missing."""
+        self._waiting.pop(id, None)
+        self._look()
+
     def settle(self) -> None:
         """All running nodes are known by now."""
         self._settled = True

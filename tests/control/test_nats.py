@@ -130,6 +130,14 @@ class Nodes(TestCase):
         await b.stop()
         self.assertEqual(await a.ask("it", b"1"), Gathered([("a", b'"a"')], []))
 
+    async def test_one_that_leaves_while_it_is_asked_is_not_missed(self) -> None:
+        server = await server_of(self)
+        a, b = await self.node(server.url, "a"), await self.node(server.url, "b")
+        b._do = lambda command, argument: Deferred()  # it does not answer
+        asked = a.ask("it", b"1")
+        await b.stop()
+        self.assertEqual(await asked, Gathered([("a", b'"a"')], []))
+
     async def test_a_name_that_is_there_again_is_not_missed(self) -> None:
         server = await server_of(self)
         proxy = Proxy(server.port)

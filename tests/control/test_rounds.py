@@ -58,6 +58,15 @@ class Rounds(SynchronousTestCase):
         self.round.only("1", "again")
         self.assertEqual(len(self.gathered), 1)
 
+    def test_who_left_is_not_missing_and_may_have_answered(self) -> None:
+        self.round.settle()
+        self.round.heard("2", "b", b"2")
+        self.round.left("2")
+        self.assertEqual(self.gathered, [])
+        self.round.left("1")
+        self.round.left("1")
+        self.over([("b", b"2")], [])
+
     def test_where_no_other_can_be_reached_only_this_one_is_waited_for(self) -> None:
         self.round.only("1", "alone")
         self.assertEqual(self.gathered, [])
