@@ -51,7 +51,7 @@ TEST = [
     *EXAMPLES,
     "build>=1.2",  # a program: makes the wheel that tests look into
     "cyclonedx-python-lib>=11.12",  # packaging/sbom.py
-    "coverage[toml]>=7.6",  # a program: `make test`
+    "coverage[toml]>=7.6",  # a program: `make coverage`
     "grpcio-tools>=1.63",
     "httptools>=0.6.4",
     "hypothesis>=6.100",
