@@ -1,9 +1,10 @@
-"""What is bounded, and shared fairly between tenants: the places of messages that wait, and concurrent work."""
+"""What is bounded, and shared fairly between tenants: the places of messages that wait, their order, and concurrent work."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail
@@ -42,6 +43,36 @@ class Places:
             self._of[workspace] = left
         else:
             del self._of[workspace]
+
+
+class Turns(Generic[T]):
+    """A queue in which workspaces take turns. What one workspace has added keeps its order. Iterates over all that waits."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._lines.values())
+
+    def add(self, workspace: Hashable, one: T) -> None:
+        """Add something as the last of its workspace."""
+        line = self._lines.get(workspace)
+        if line is None:
+            line = self._lines[workspace] = deque()
+        line.append(one)
+
+    def next(self) -> T:
+        """Remove and return the first of the workspace whose turn it is. Something must wait."""
+        workspace, line = next(iter(self._lines.items()))
+        one = line.popleft()
+        if line:
+            self._lines.move_to_end(workspace)
+        else:
+            del self._lines[workspace]
+        return one
 
 
 class _Job(Generic[T]):

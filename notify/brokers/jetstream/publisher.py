@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 
-from notify.brokers.jetstream.fair import Places
+from notify.brokers.jetstream.fair import Places, Turns
 from notify.brokers.jetstream.flight import (
     NO_BATCHES,
     NOT_BEHIND,
@@ -72,7 +72,7 @@ class Publisher:
         self._window = settings.publish_window
         self._behind: dict[Topic, _Behind] = {}
         #: the topics with something that can be sent
-        self._waiting: deque[Topic] = deque()
+        self._waiting = Turns[Topic]()
         self._flying: dict[Flight, None] = {}
         self._flown = 0
         self._places = Places(settings.publish_window + settings.publish_queue)
@@ -149,7 +149,7 @@ class Publisher:
         behind = self._behind.get(topic)
         if behind is None:
             behind = self._behind[topic] = _Behind()
-            self._waiting.append(topic)
+            self._waiting.add(topic.workspace_id, topic)
         if until - behind.until > _MOMENT:
             # (Otherwise they share a deadline: when a list is given up, its last messages must not be sent, and so be stored
             # before those in front of them are retried, just because they were queued a moment later.)
@@ -209,7 +209,7 @@ class Publisher:
 
     def _send_waiting(self) -> None:
         while self._open and self._waiting and self._flown < self._window:
-            topic = self._waiting.popleft()
+            topic = self._waiting.next()
             first = self._behind[topic].popleft()
             if isinstance(first, Turn):
                 first.reach(topic)
@@ -383,7 +383,7 @@ class Publisher:
     def _free(self, topic: Topic) -> None:
         """Nothing of a topic is in flight any more."""
         if self._behind[topic]:
-            self._waiting.append(topic)
+            self._waiting.add(topic.workspace_id, topic)
         else:
             del self._behind[topic]
 
@@ -453,9 +453,12 @@ class Publisher:
             while behind and behind[0].deadline <= until:
                 late.append(behind.popleft())
                 self._places.give_back(topic.workspace_id)
-        for topic in [topic for topic in self._waiting if not self._behind[topic]]:
-            del self._behind[topic]
-        self._waiting = deque(topic for topic in self._waiting if topic in self._behind)
+        waiting, self._waiting = self._waiting, Turns()
+        for topic in waiting:
+            if self._behind[topic]:
+                self._waiting.add(topic.workspace_id, topic)
+            else:
+                del self._behind[topic]
         for one in late:
             if not one.answer.called:
                 one.answer.errback(Unavailable("the broker is away: nothing was stored"))

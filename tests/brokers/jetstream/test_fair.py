@@ -5,7 +5,7 @@ from random import Random
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from notify.brokers.jetstream.fair import FairQueue, Places
+from notify.brokers.jetstream.fair import FairQueue, Places, Turns
 from notify.errors import Unavailable
 
 
@@ -111,6 +111,20 @@ class Fairness(SynchronousTestCase):
                 self.finish()
             self.assertEqual((self.queue.running, self.queue.waiting), (0, 0), f"seed {seed}")
             self.assertEqual([one.called for one in asked], [True] * len(asked))
+
+
+class Queue(SynchronousTestCase):
+    def test_workspaces_take_turns_and_each_keeps_its_order(self) -> None:
+        turns = Turns[str]()
+        self.assertFalse(turns)
+        for workspace, one in ((1, "a"), (1, "b"), (1, "c"), (2, "d"), (3, "e"), (2, "f")):
+            turns.add(workspace, one)
+        self.assertEqual(list(turns), ["a", "b", "c", "d", "f", "e"])
+        self.assertEqual([turns.next() for _ in range(4)], ["a", "d", "e", "b"])
+        turns.add(3, "g")
+        self.assertEqual([turns.next() for _ in range(3)], ["f", "c", "g"])
+        self.assertFalse(turns)
+        self.assertEqual(list(turns), [])
 
 
 class Room(SynchronousTestCase):

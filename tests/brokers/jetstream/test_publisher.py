@@ -90,6 +90,17 @@ class Publishing(SynchronousTestCase):
         self.assertEqual(len(set(ids)), 5)
         self.assertTrue(all(one.isascii() and "\r" not in one for one in ids))
 
+    def test_workspaces_take_turns_and_what_one_publishes_keeps_its_order(self) -> None:
+        self.make(publish_window=1)
+        for topic in (chat(1, 1), chat(1, 2), chat(1, 3), chat(1, 1), chat(2, 1), chat(3, 1), chat(2, 2)):
+            self.publish(topic)
+        for number in range(7):
+            self.connection.answer(number, number + 1)
+        sent = [subject for subject, _, _ in self.connection.sent]
+        order = [(1, 1), (1, 2), (2, 1), (3, 1), (1, 3), (2, 2), (1, 1)]
+        self.assertEqual(sent, [chat(*ids).subject for ids in order])
+        self.assertEqual(self.publisher.pending, 0)
+
     def test_poison_is_refused_and_not_sent(self) -> None:
         self.assertRaises(Poison, self.publisher.publish, A, b"{}", None, "")
         self.assertEqual(self.connection.sent, [])
