@@ -23,7 +23,7 @@ log = Logger()
 #: bytes that may be queued for the other end
 MOST_WAITING = 64 * 2**20
 
-#: while this part of the bound is queued, no further large answers are made
+#: an end for which this part of the bound is queued is behind: no further large answers are made for it
 _LITTLE = 16
 
 #: rounds of end-of-batch calls after a batch, each caused by the one before; then others have their turn
@@ -61,6 +61,8 @@ class Link:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.alive = True
+        #: bytes that the other end has taken
+        self.taken = 0
         self._write = write
         self._soon = soon
         self._end = end
@@ -143,8 +145,16 @@ class Link:
         return writer
 
     def _admit(self) -> None:
-        while self._writers and not self._held and self._waiting < self._most_waiting // _LITTLE:
+        while self._writers and not self._held and not self._much():
             self._writers.popleft().callback(None)
+
+    def _much(self) -> bool:
+        return self._waiting >= self._most_waiting // _LITTLE
+
+    @property
+    def behind(self) -> bool:
+        """Whether the other end takes nothing now, and much is queued for it."""
+        return self._held and self._much()
 
     @property
     def held(self) -> bool:
