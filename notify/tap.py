@@ -310,6 +310,7 @@ def build(
         revoker=Revoker(control, hub),
         signals=signals,
         witness=lambda: hub.witness,
+        pace=role.pace,
     )
     pages = public_site(
         reactor=reactor,

@@ -94,7 +94,8 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 class Publisher:
     """Publishes through a broker.
 
-    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. Each message starts its
+    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. ``pace()`` is called for each
+    accepted message, whose answer waits for what it returns. Each message starts its
     own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the
     broker has accepted the message. The context of the inner span travels with the message.
     """
@@ -106,7 +107,9 @@ class Publisher:
         max_payload: int,
         tracer: Tracer = NO_TRACER,
         witness: Callable[[], Witness | None] = lambda: None,
+        pace: Callable[[], Deferred[None] | None] = lambda: None,
     ) -> None:
+        self._pace = pace
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
         self._tracer = tracer
         self._witness = witness
@@ -204,7 +207,7 @@ class Publisher:
                 raise AtFault(place, refused) from None
         traces, ended = self._spans([topic for topic, _ in read], request.trace)
         drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
-        return maybeDeferred(atomic.publish_all, drafts).addBoth(ended)
+        return self._paced(maybeDeferred(atomic.publish_all, drafts).addBoth(ended))
 
     def _spans(self, topics: list[Topic], trace: str) -> tuple[list[str], Callable[[Any], Any]]:
         """Begin the spans of messages that are published atomically.
@@ -246,9 +249,13 @@ class Publisher:
         return outcome
 
     def _start(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
-        working = self._begin(one, key, by, trace)
+        working = self._paced(self._begin(one, key, by, trace))
         # A trace that begins in the meantime misses little.
         return working if self._witness() is None else working.addBoth(self._told, one)
+
+    def _paced(self, working: Deferred[T]) -> Deferred[T]:
+        wait = self._pace()
+        return working if wait is None else working.addCallback(lambda at: wait.addCallback(lambda _: at))
 
     def _begin(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest

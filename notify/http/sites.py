@@ -82,6 +82,7 @@ def internal_site(
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
     witness: Callable[[], Witness | None] = lambda: None,
+    pace: Callable[[], Deferred[None] | None] = lambda: None,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
@@ -92,6 +93,7 @@ def internal_site(
     - ``hosts`` are the host names under which metrics may be requested.
     - ``logs()`` tells whether anybody reads the log lines of answers.
     - ``witness()`` is told of publishes.
+    - ``pace()`` is what the answer to an accepted message waits for, if anything.
     """
 
     def ready(request: Request) -> Answer:
@@ -111,7 +113,7 @@ def internal_site(
     description = Answer(HTTPStatus.OK, encode(document(limits.max_frame, max_body)))
     get, post = b"GET", b"POST"
     cluster = Cluster(control)
-    publisher = Publisher(broker, metrics, limits.max_frame, tracer, witness)
+    publisher = Publisher(broker, metrics, limits.max_frame, tracer, witness, pace)
     streams = Streams(
         publisher,
         sockets,

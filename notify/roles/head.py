@@ -37,6 +37,7 @@ from notify.workers.broker import SharedBroker
 from notify.workers.control import SharedControl
 from notify.workers.frames import Begin, Line, Scrape, Shed
 from notify.workers.link import Link
+from notify.workers.pace import Pace
 from notify.workers.registry import SharedRegistry
 
 log = Logger()
@@ -76,6 +77,7 @@ class Head(Role):
         self._control: SharedControl | None = None
         self._desks: dict[int, socket.socket] = {}
         self._links: dict[int, Link] = {}
+        self._pace = Pace(reactor, self._links.values)
         self._decided = Decided()
         self._tally = counted.Tally()
         self._lifecycle: Lifecycle | None = None
@@ -110,6 +112,10 @@ class Head(Role):
     def ear(self, signals: Signals) -> Callable[[Topic, bytes], None]:
         """See :class:`~notify.roles.role.Role`."""
         return signals.heard if self._broker is None else self._broker.heard
+
+    def pace(self) -> Deferred[None] | None:
+        """See :class:`~notify.roles.role.Role`."""
+        return self._pace()
 
     def clients(self, here: int) -> int:
         """See :class:`~notify.roles.role.Role`."""

@@ -52,6 +52,10 @@ class Role:
         """The function that receives the broker's signals."""
         return signals.heard
 
+    def pace(self) -> Deferred[None] | None:
+        """A message was published: fires when its publisher may be answered; None: now."""
+        return None
+
     def clients(self, here: int) -> int:
         """The number of clients, given the number connected to this process."""
         return here

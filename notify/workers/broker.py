@@ -87,9 +87,9 @@ class SharedBroker:
     def serve(self, link: Link) -> None:
         """Answer this worker's questions from now on."""
         link.answer(Follow, lambda asked: self._follow(link, asked.topic))
-        link.answer(Replay, self._replay)
+        link.answer(Replay, lambda asked: self._replay(link, asked))
         link.answer(Newest, self._newest)
-        link.answer(Before, self._before)
+        link.answer(Before, lambda asked: self._before(link, asked))
         link.answer(Publish, self._publish)
         link.hear(Unfollow, lambda said: self._unfollow(link, said.topic))
         carrier = self._carrier
@@ -201,16 +201,20 @@ class SharedBroker:
         del self._topics[topic]
         self._broker.unfollow(topic)
 
-    def _replay(self, asked: Replay) -> Deferred[History]:
-        replayed = self._broker.replay(asked.topic, asked.after, asked.limit, asked.size, asked.whole)
-        return replayed.addCallback(History.of)
+    def _replay(self, link: Link, asked: Replay) -> Deferred[History]:
+        def read(_: None) -> Deferred[Replayed]:
+            return self._broker.replay(asked.topic, asked.after, asked.limit, asked.size, asked.whole)
+
+        return link.writable().addCallback(read).addCallback(History.of)
 
     def _newest(self, asked: Newest) -> Deferred[At]:
         return pages_of(self._broker).newest(asked.topic).addCallback(_at)
 
-    def _before(self, asked: Before) -> Deferred[Part]:
-        earlier = pages_of(self._broker).earlier(asked.topic, asked.before, asked.limit, asked.size)
-        return earlier.addCallback(Part.of)
+    def _before(self, link: Link, asked: Before) -> Deferred[Part]:
+        def read(_: None) -> Deferred[Earlier]:
+            return pages_of(self._broker).earlier(asked.topic, asked.before, asked.limit, asked.size)
+
+        return link.writable().addCallback(read).addCallback(Part.of)
 
     def _publish(self, asked: Publish) -> Deferred[At]:
         published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)

@@ -6,6 +6,7 @@ past the bound, that end is given up.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ log = Logger()
 
 #: bytes that may be queued for the other end
 MOST_WAITING = 64 * 2**20
+
+#: an end for which this part of the bound is queued is behind: no further large answers are made for it
+_LITTLE = 16
 
 #: rounds of end-of-batch calls after a batch, each caused by the one before; then others have their turn
 _ROUNDS = 2
@@ -57,6 +61,8 @@ class Link:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.alive = True
+        #: bytes that the other end has taken
+        self.taken = 0
         self._write = write
         self._soon = soon
         self._end = end
@@ -67,6 +73,7 @@ class Link:
         self._number = 0
         self._out: list[bytes] = []
         self._waiting = 0
+        self._writers: deque[Deferred[None]] = deque()
         self._due = self._held = self._receiving = False
         self._calls_due: list[Callable[[], None]] = []
         self._calls: dict[type[Struct], Callable[[Any], object]] = {}
@@ -127,6 +134,28 @@ class Link:
             out, self._out, self._waiting = self._out, [], 0
             self._write(b"".join(out))
 
+    def writable(self) -> Deferred[None]:
+        """Fires once little is queued for the other end, so that a large answer may be made for it; in order of the calls.
+
+        Without this, the answers to many questions that arrive together would exceed the bound on what is queued.
+        """
+        writer: Deferred[None] = Deferred()
+        self._writers.append(writer)
+        self._admit()
+        return writer
+
+    def _admit(self) -> None:
+        while self._writers and not self._held and not self._much():
+            self._writers.popleft().callback(None)
+
+    def _much(self) -> bool:
+        return self._waiting >= self._most_waiting // _LITTLE
+
+    @property
+    def behind(self) -> bool:
+        """Whether the other end takes nothing now, and much is queued for it."""
+        return self._held and self._much()
+
     @property
     def held(self) -> bool:
         """Whether the other end takes nothing now, so that messages are queued."""
@@ -140,6 +169,7 @@ class Link:
         """The other end takes bytes again."""
         self._held = False
         self.flush()
+        self._admit()
 
     def give_up(self, reason: str) -> None:
         """Give up the other end."""
@@ -154,6 +184,7 @@ class Link:
     def _flush(self) -> None:
         self._due = False
         self.flush()
+        self._admit()
 
     def _cancel(self, number: int) -> None:
         if self._asked.pop(number, None) is not None:

@@ -61,7 +61,9 @@ class SharedRegistry(_Local):
     def serve(self, link: Link) -> None:
         """Accept this worker's reports and questions from now on."""
         self._workers[link] = {}
-        link.answer(Present, lambda asked: Users(self._present(asked.topic)))
+        link.answer(
+            Present, lambda asked: link.writable().addCallback(lambda _: Users(self._present(asked.topic)))
+        )
         link.answer(Room, lambda asked: Yes(self._room(link, asked.topic, asked.most)))
         link.hear(Members, lambda said: self._count(link, said))
         link.hear(Watch, lambda said: self._watch(link, said.topic, said.on))

@@ -86,6 +86,7 @@ class Wire:
             sent = 0
         except OSError:
             return  # reading will notice it as well
+        self.link.taken += sent
         if sent < len(data):
             self._rest = data[sent:]
             self.link.hold()

@@ -13,6 +13,8 @@ from tests.support.http import AUTH, Client, FakeBroker, GatheringBroker, Node, 
 TOPIC = chat(1, 10)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
+CONTENT = {"sender_id": 1, "content": "x", "timestamp": 1}
+
 
 def message(number: int = 1, topic=TOPIC, **changes) -> dict:
     make = chat_payload if topic.kind == "chat" else notification_payload
@@ -217,6 +219,23 @@ class PublishTest(TestCase):
         accepted.callback(Position("e", 5))
         self.assertEqual(client.received()[0].json["seq"], 5)
         self.successResultOf(settled)
+
+    def test_the_answer_waits_for_processes_that_are_behind_in_whatever_form_it_is_asked(self) -> None:
+        for path, body in (
+            ("/v1/publish", message()),
+            ("/v1/publish", [message(1), message(2)]),
+            ("/v1/publish?atomic=true", [message(1), message(2)]),
+            ("/v1/broadcast", {"subjects": [TOPIC.subject], "payload": {**CONTENT, "message_id": 1}}),
+        ):
+            waiting: list[Deferred[None]] = []
+            node = Node(pace=lambda waiting=waiting: waiting.append(Deferred()) or waiting[-1])
+            client = Client(node.site)
+            raw = json.dumps(body).encode()
+            client.send(request_bytes("POST", path, raw, {**AUTH, "Content-Type": "application/json"}))
+            self.assertEqual(client.received(), [])
+            for one in waiting:
+                one.callback(None)
+            self.assertEqual(client.received()[0].status, 200)
 
     def test_a_broker_that_never_answers_is_an_unknown_outcome(self) -> None:
         pending: list[Deferred[Position]] = []

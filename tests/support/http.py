@@ -150,6 +150,7 @@ class Node:
         reactor: Any = None,
         drains: bool = True,
         control: Any = None,
+        pace: Any = lambda: None,
     ) -> None:
         self._drains = drains
         self.context = make_context(reactor)
@@ -201,6 +202,7 @@ class Node:
             signals=self.signals,
             revoker=Revoker(control or self.control, self.hub),
             witness=lambda: self.hub.witness,
+            pace=pace,
         )
         self.broker.start(lambda message: None, lambda topic: None)
 

@@ -238,6 +238,47 @@ class Life(Case):
                 server.publish(7, "after")
                 self.assertEqual((one.receive()["content"], other.receive()["content"]), ("after", "after"))
 
+    def test_workers_that_are_slower_than_a_publisher_hold_it_up_and_are_not_given_up(self) -> Deferred[None]:
+        return self.thread(self.slower)
+
+    def slower(self) -> None:
+        with Server(f"{TWO}[limits]\nsend_queue = '256MiB'\nsend_queues = '1GiB'\n") as server:
+            pids, over = workers(server), threading.Event()
+
+            def slow_down() -> None:
+                while not over.is_set():
+                    for pid in pids:
+                        os.kill(pid, signal.SIGSTOP)
+                    time.sleep(0.1)
+                    for pid in pids:
+                        os.kill(pid, signal.SIGCONT)
+                    time.sleep(0.02)
+
+            with server.client(1, (5,)) as one, server.client(2, (5,)) as other:
+                slowing = threading.Thread(target=slow_down)
+                slowing.start()
+                try:
+                    for first in range(1, 1501, 20):  # twice what may be queued for a worker
+                        items = [
+                            {
+                                "subject": "workspace.1.chat.5.messages",
+                                "payload": {
+                                    "message_id": number, "chat_id": 5, "workspace_id": 1, "sender_id": 1,
+                                    "content": "x" * 40_000, "timestamp": 1,
+                                },
+                            }
+                            for number in range(first, first + 20)
+                        ]  # fmt: skip
+                        self.assertEqual(server.http("POST", "/v1/publish", items)[0], 200)
+                finally:
+                    over.set()
+                    slowing.join()
+                for client in one, other:
+                    self.assertEqual(
+                        [client.receive()["message_id"] for _ in range(1500)], list(range(1, 1501))
+                    )
+            self.assertEqual(workers(server), pids)
+
     def test_when_the_first_process_is_killed_the_workers_end(self) -> Deferred[None]:
         return self.thread(self.orphaned)
 

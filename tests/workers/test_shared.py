@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,7 +17,7 @@ from notify.core.dispatcher import end_of_turn
 from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.interfaces import Gathered, ISignals
-from notify.messages import Followed, Message, Position
+from notify.messages import Followed, Message, Position, parse_event
 from notify.registries import memory as registry
 from notify.testing import (
     FakeConnection,
@@ -141,9 +142,9 @@ class Broker(Case):
         """Record each call of a method of the broker."""
         call = getattr(self.memory, name)
 
-        def noted(topic: Topic) -> Any:
+        def noted(topic: Topic, *rest: Any) -> Any:
             self.followed.append((name, topic))
-            return call(topic)
+            return call(topic, *rest)
 
         setattr(self.memory, name, noted)
 
@@ -235,6 +236,47 @@ class Broker(Case):
             self.publish(number)
         self.publish(number + 1)
         self.assertEqual(self.got(), [[], list(range(1, number + 2))])
+
+    def large(self) -> None:
+        """Give the topic a history of which a few reads fill a link."""
+        for number in range(1, 6):
+            payload = replace(parse_event(TOPIC, chat_payload(TOPIC, number)), content="x" * 40_000)
+            self.memory.publish(TOPIC, msgspec.json.encode(payload))
+
+    def reads(self, worker: LinkedBroker) -> list[Deferred[Any]]:
+        """Replays and pages that a worker asks for in one turn: more than may be queued for it."""
+        replays = [worker.replay(TOPIC, None, 10, 2**20) for _ in range(10)]
+        return [*replays, *(worker.earlier(TOPIC, None, 10, 2**20) for _ in range(10))]
+
+    def test_a_worker_that_asks_for_much_history_at_once_gets_all_of_it(self) -> None:
+        self.large()
+        asked = self.reads(self.workers[0])
+        for _ in range(3):
+            self.turns()
+        self.assertEqual(self.links[0].ended, [])
+        for one in asked:
+            numbers = [message.position.seq for message in self.successResultOf(one).messages]
+            self.assertEqual(numbers, [1, 2, 3, 4, 5])
+
+    def test_history_is_not_read_for_a_worker_that_takes_nothing_now_and_never_for_who_no_longer_waits(
+        self,
+    ) -> None:
+        self.large()
+        for name in ("replay", "earlier"):
+            self.watch(name)
+        self.links[0].head.hold()
+        *asked, given_up = self.reads(self.workers[0])
+        self.turns()
+        self.assertEqual(self.followed, [])
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
+        self.turns()
+        self.links[0].head.go_on()
+        for _ in range(3):
+            self.turns()
+        for one in asked:
+            self.successResultOf(one)
+        self.assertEqual(len(self.followed), len(asked))
 
     def together(self) -> list[list[tuple[list[int], Made | None]]]:
         """What each worker is given from now on: messages that came together, and their frames."""
@@ -362,6 +404,16 @@ class Registry(Case):
         self.assertEqual(self.present(), [Presence(5, 1), Presence(7, 1)])
         self.workers[0].forget(b)
         self.assertEqual(self.present(), [Presence(7, 1)])
+
+    def test_a_worker_that_asks_often_at_once_who_is_in_a_large_chat_gets_every_answer(self) -> None:
+        for user in range(5000):
+            self.workers[1].join(FakeConnection(10**9 + user), TOPIC)
+        self.turns()
+        asked = [self.workers[0].presence(TOPIC) for _ in range(50)]  # more than may be queued for it
+        for _ in range(3):
+            self.turns()
+        self.assertEqual(self.links[0].ended, [])
+        self.assertEqual([len(self.successResultOf(one)) for one in asked], [5000] * 50)
 
     def test_with_a_worker_go_all_who_were_there_with_it(self) -> None:
         for worker, user in zip(self.workers, (1, 2), strict=True):
