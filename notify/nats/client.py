@@ -73,8 +73,9 @@ def words_of(error: Exception) -> str:
 
 
 def _error(line: bytes) -> Exception:
-    """The error that nats-py makes of this line."""
-    return nats.errors.Error("nats: " + line[5:].decode("utf-8", "replace").lower().strip().strip("'"))
+    """The error that nats-py makes of this line, except that the subject keeps its case: subjects may differ in case only."""
+    words, quote, subject = line[5:].decode("utf-8", "replace").strip().strip("'").partition('"')
+    return nats.errors.Error(f"nats: {words.lower()}{quote}{subject}")
 
 
 def missing_permission(error: Exception) -> str:

@@ -86,7 +86,7 @@ def options(settings: NATSSettings, url: str) -> dict[str, Any]:
     if s.credentials_file:
         _read(s, "credentials_file")
         told["user_credentials"] = s.credentials_file
-    if s.tls_ca or s.tls_cert or url.startswith(("tls:", "wss:")):
+    if s.tls_ca or s.tls_cert or url.startswith("tls:"):
         told["tls"] = _context(s)
     return told
 

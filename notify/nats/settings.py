@@ -19,7 +19,7 @@ class NATSSettings(Settings, frozen=True):
     #: the table that contains these keys, for error messages
     table: ClassVar[str] = "nats"
 
-    #: nats://, tls://, ws:// or wss:// addresses of any servers of the cluster, from which the others are learnt
+    #: nats:// or tls:// addresses of any servers of the cluster, from which the others are learnt
     servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
     #: how to log in: one of these; a user may also be part of the address
     user: str = ""
@@ -47,6 +47,14 @@ class NATSSettings(Settings, frozen=True):
         """Raise ``StartError`` if settings contradict each other."""
         if not self.servers:
             raise StartError(f"[{self.table}] servers is empty: name at least one NATS server.")
+        for url in self.servers:
+            scheme, found, _ = url.partition("://")
+            if found and scheme not in ("nats", "tls"):
+                # Not WebSockets: nats-py would need aiohttp for them, and its own parser would read what arrives. Whoever may
+                # publish could confuse that one (see :mod:`notify.nats.splitter`).
+                raise StartError(
+                    f"[{self.table}] servers takes nats:// and tls:// addresses, not {scheme}://: use NATS's port for clients."
+                )
         ways = [self.user or self.password, self.token, self.nkey_seed_file, self.credentials_file]
         if sum(1 for way in ways if way) > 1:
             raise StartError(

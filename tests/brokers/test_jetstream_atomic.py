@@ -289,7 +289,7 @@ class ThreeServers(Lists, TestCase):
         self.assertEqual(await self.kept(broker), [*range(300)])
 
 
-#: permits everything except publishing to one chat, whose name the server's error has in lower case
+#: permits everything except publishing to one chat
 DENIED = """
 authorization {{ users: [
   {{ user: notify, password: secret-of-notify, permissions: {{
@@ -326,6 +326,28 @@ class Denied(TestCase):
         self.assertEqual(abandoned, [])
         replayed = await broker.replay(allowed, None, 10, SIZE)
         self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])
+
+    async def test_it_is_not_taken_for_a_topic_that_differs_in_case_only(self) -> None:
+        allowed, denied = chat("Acme", "one"), chat("Acme", "One")
+        server = NatsServer(extra=DENIED.format(subject=denied.subject)).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker = make(None, servers=(url,), publish_patience=Duration(5))
+        self.addCleanup(broker.stop)
+        recorder = Recorder()
+        await broker.start(recorder.deliver, recorder.lost)
+        await allow(broker)
+        # The server answers what it has stored later than it reports what it refuses.
+        for one, other in (
+            (broker.publish(allowed, chat_payload(allowed)), broker.publish(denied, chat_payload(denied))),
+            (broker.publish_all(drafts(allowed, [2, 3])), broker.publish_all(drafts(denied, [2, 3]))),
+        ):
+            error = await self.assertFailure(other, Unavailable)
+            self.assertIn("does not permit", str(error))
+            await one
+        replayed = await broker.replay(allowed, None, 10, SIZE)
+        self.assertEqual([one.event.message_id for one in replayed.messages], [1, 2, 3])
 
 
 #: an account with room for three lists of 100 messages and a part of the fourth

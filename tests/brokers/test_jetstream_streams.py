@@ -152,6 +152,12 @@ class Streams(ServerCase):
     def test_contradictions_are_found_before_anything_is_asked(self) -> None:
         for wrong, named in (
             ({"servers": ()}, "servers is empty"),
+            (
+                {"servers": ("nats://a:4222", "ws://u:secret@b")},
+                "takes nats:// and tls:// addresses, not ws://",
+            ),
+            ({"servers": ("wss://a",)}, "takes nats:// and tls:// addresses, not wss://"),
+            ({"servers": ("TLS://a",)}, "takes nats:// and tls:// addresses, not TLS://"),
             ({"publish_patience": Duration(300)}, "publish_patience"),
             ({"user": "a", "token": "b"}, "one way to log in"),
             ({"tls_cert": "x"}, "belong together"),

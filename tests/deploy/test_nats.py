@@ -294,19 +294,19 @@ class MissingPermissions(TestCase):
     async def test_each_ends_the_start_with_a_sentence_that_names_it(self) -> None:
         for needed, named in (
             ('"live.>"', 'subscription to "live.'),
-            ('"$JS.API.STREAM.CREATE.MESSAGES",', 'publish to "$js.api.stream.create.messages"'),
-            (', "canary.MESSAGES.*"', 'publish to "canary.messages.node-1"'),
-            ('"_INBOX_notify.>"', 'subscription to "_inbox_notify.'),
-            ('"$JS.API.STREAM.INFO.MESSAGES",', 'publish to "$js.api.stream.info.messages"'),
-            ('"$JS.EVENT.ADVISORY.STREAM.DELETED.MESSAGES"', "advisory.stream.deleted"),
-            ('"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.MESSAGES"', "advisory.stream.leader_elected"),
+            ('"$JS.API.STREAM.CREATE.MESSAGES",', 'publish to "$JS.API.STREAM.CREATE.MESSAGES"'),
+            (', "canary.MESSAGES.*"', 'publish to "canary.MESSAGES.node-1"'),
+            ('"_INBOX_notify.>"', 'subscription to "_INBOX_notify.'),
+            ('"$JS.API.STREAM.INFO.MESSAGES",', 'publish to "$JS.API.STREAM.INFO.MESSAGES"'),
+            ('"$JS.EVENT.ADVISORY.STREAM.DELETED.MESSAGES"', "ADVISORY.STREAM.DELETED"),
+            ('"$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.MESSAGES"', "ADVISORY.STREAM.LEADER_ELECTED"),
         ):
             self.assertIn(named, await self.refusal(needed), needed)
 
     async def test_a_consumer_needs_its_own(self) -> None:
         for needed, named in (
-            ('"$JS.API.CONSUMER.CREATE.MESSAGES.*",', "consumer.create"),
-            ('"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.*",', "consumer.msg.next"),
+            ('"$JS.API.CONSUMER.CREATE.MESSAGES.*",', "CONSUMER.CREATE"),
+            ('"$JS.API.CONSUMER.MSG.NEXT.MESSAGES.*",', "CONSUMER.MSG.NEXT"),
         ):
             self.assertIn(named, await self.refusal(needed, delivery="consumer"), needed)
 
@@ -340,7 +340,7 @@ class MissingPermissions(TestCase):
             gathered = await node.ask("it", b"7")
             self.assertEqual((gathered.answers, gathered.missing), ([("node-1", b"7")], []))
             self.assertIn("steers itself alone", gathered.detail)
-            self.assertIn("control.messages", gathered.detail)
+            self.assertIn("control.MESSAGES", gathered.detail)
             self.assertIn("docs/operations/cluster.md, Permissions", gathered.detail)
 
     async def test_without_those_of_what_is_kept_a_node_lets_nobody_in(self) -> None:

@@ -108,7 +108,7 @@ class Reading(SynchronousTestCase):
         )
         self.assertEqual(
             heard,
-            [1, b"PING\r\n", 'permissions violation for publish to "x.y"', 2, b"-ERR 'Stale Connection'\r\n"],
+            [1, b"PING\r\n", 'permissions violation for publish to "x.Y"', 2, b"-ERR 'Stale Connection'\r\n"],
         )
 
 

@@ -1,6 +1,6 @@
-"""Connections to NATS that end at every step of their beginning, while messages are published.
+"""Connections to NATS that end at every step of their beginning, and a node that is killed, while messages are published.
 
-Afterwards broker, presence and control are back by themselves. Every message that was accepted is delivered, once and in order, and none
+After the former broker, presence and control are back by themselves. Every message that was accepted is delivered, once and in order, and none
 that was refused.
 """
 
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import unittest
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from ipaddress import ip_address
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from tests.support.certificates import Authority
 from tests.support.natsd import NatsServer
 from tests.support.process import Server, wait_for
 
+#: atomic lists: how many at once, messages in each, after how many the node is killed, and the number of the last
+PUBLISHERS, SIZE, KILLED_AFTER, END = 6, 100, 10, 10**6
 #: a broker, a registry and a control, each with a connection
 CONNECTIONS = 3
 #: the last step after which a connection ends; by then it is in use
@@ -141,3 +146,96 @@ class Endings(TestCase):
     @unittest.skipUnless(importlib.util.find_spec("uvloop"), "uvloop is not installed")
     async def test_on_uvloop(self) -> None:
         await self.attack("uvloop")
+
+
+LISTS = """
+[server]
+node = "{}"
+[broker]
+plugin = "jetstream"
+[broker.jetstream]
+servers = ["{}"]
+allow_atomic = true
+[registry]
+plugin = "jetstream_kv"
+[control]
+plugin = "nats"
+"""
+
+
+class KilledNode(TestCase):
+    """A node is killed in the middle of atomic lists, and another one is asked for the same."""
+
+    timeout = 60
+
+    async def test_each_list_is_whole_or_not_there_and_a_repeat_stores_it_once(self) -> None:
+        nats = NatsServer().start()
+        self.addCleanup(nats.remove)
+        await nats.up()
+        await deferToThread(self.attack, nats.url)
+
+    def attack(self, url: str) -> None:
+        with (
+            Server(LISTS.format("a", url)) as doomed,
+            Server(LISTS.format("b", url)) as other,
+            other.client(1, (1,)) as client,
+            ThreadPoolExecutor(PUBLISHERS) as pool,
+        ):
+            stored: list[int] = []
+            cut = [
+                number
+                for numbers in pool.map(lambda first: self.publish(doomed, first, stored), range(PUBLISHERS))
+                for number in numbers
+            ]
+            # Every second one is repeated, and so is one that was answered.
+            again = [*cut[::2], stored[0]]
+            statuses = [
+                status for status, _ in pool.map(lambda number: self.publish_list(other, number), again)
+            ]
+            self.assertEqual(statuses, [200] * len(again))
+            self.assertEqual(self.publish_list(other, END)[0], 200)
+            came: list[dict[str, Any]] = []
+            while not came or came[-1]["message_id"] != END * SIZE + SIZE - 1:
+                frame = client.receive()
+                if frame["type"] == "chat_message":
+                    came.append(frame)
+        for before, frame in pairwise(came):
+            self.assertEqual(frame["prev"], before["seq"])
+        lists = [frame["message_id"] // SIZE for frame in came][::SIZE]
+        self.assertEqual(
+            [frame["message_id"] for frame in came],
+            [number * SIZE + index for number in lists for index in range(SIZE)],
+        )
+        self.assertEqual(len(lists), len(set(lists)))
+        self.assertLessEqual({*stored, *again, END}, set(lists))
+        self.assertLessEqual(set(lists), {*stored, *cut, END})
+
+    def publish(self, server: Server, first: int, stored: list[int]) -> list[int]:
+        """Publish lists until the server, which is killed once some are stored, does not answer; return the list without an answer."""
+        for number in count(first, PUBLISHERS):
+            try:
+                self.assertEqual(self.publish_list(server, number)[0], 200)
+            except (OSError, HTTPException):
+                return [number]
+            stored.append(number)
+            if len(stored) >= KILLED_AFTER:
+                server.process.kill()
+        raise AssertionError
+
+    def publish_list(self, server: Server, number: int) -> tuple[int, Any]:
+        messages = [
+            {
+                "subject": "workspace.1.chat.1.messages",
+                "payload": {
+                    "message_id": number * SIZE + index,
+                    "chat_id": 1,
+                    "workspace_id": 1,
+                    "sender_id": 1,
+                    "content": "x",
+                    "timestamp": 1700000000,
+                },
+            }
+            for index in range(SIZE)
+        ]
+        headers = {"Idempotency-Key": f"list-{number}"}
+        return server.http("POST", "/v1/publish?atomic=true", messages, **headers)

@@ -91,13 +91,27 @@ class _List:
         self.doubt = False
         #: some of the list was already in the stream
         self.met = False
-        #: fires with the answers; ``denied``: NATS does not permit what was sent
+        #: fires with the answers to the messages sent
         self.waiting: Deferred[Any] | None = None
-        self.denied = False
+        #: how many of them have no answer, and how many NATS does not permit; it does not say which
+        self.unanswered = self.denied = 0
 
     def rest(self) -> list[tuple[Topic, Outgoing]]:
         """The messages that are not known to be stored."""
         return [message for message in self.messages if message[1].id not in self.known]
+
+    def go_on(self) -> None:
+        """A message was answered or denied. Stop waiting once no more answers are expected.
+
+        Not at the first report: the others would be taken for reports about what is published next.
+        """
+        if self.unanswered == self.denied:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Wait for no more answers."""
+        if self.waiting is not None:
+            self.waiting.cancel()
 
     def over(self, error: Exception) -> Exception:
         """The exception to raise for ``error``, given that the last attempt stored nothing."""
@@ -167,8 +181,8 @@ class Atomic:
         """See :meth:`~notify.brokers.jetstream.publisher.Publisher.denied`."""
         for one in self._lists:
             if one.waiting is not None and any(denies(words, topic) for topic in one.topics):
-                one.denied = True
-                one.waiting.cancel()
+                one.denied += 1
+                one.go_on()
                 return True
         return False
 
@@ -284,16 +298,19 @@ class Atomic:
             self._connection.request(topic.subject, sent.payload, left, more)
             for (topic, sent), more in zip(messages, fields, strict=True)
         ]
-        one.waiting = DeferredList(replies, consumeErrors=True)
-        silent = self._reactor.callLater(silence, one.waiting.cancel)
+        one.unanswered, one.denied = len(replies), 0
+        silent = self._reactor.callLater(silence, one.give_up)
 
         def heard(answer: Any) -> Any:
             if silent.active():
                 silent.reset(silence)
+            one.unanswered -= 1
+            one.go_on()
             return answer
 
         for reply in replies:
             reply.addBoth(heard)
+        one.waiting = DeferredList(replies, consumeErrors=True)
         try:
             answers = await one.waiting
         finally:

@@ -101,8 +101,8 @@ def unsettled(error: Error) -> bool:
 
 
 def denies(words: str, topic: Topic) -> bool:
-    """Whether the server's (lower-case) words about a missing permission concern publishing to this topic."""
-    return f'publish to "{topic.subject.lower()}"' in words
+    """Whether the server's words about a missing permission concern publishing to this topic."""
+    return f'publish to "{topic.subject}"' in words
 
 
 def denies_some_topic(words: str) -> bool:

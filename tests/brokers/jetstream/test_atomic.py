@@ -398,7 +398,34 @@ class AtomicTest(SynchronousTestCase):
             self.atomic.denied(f'Permissions Violation for Publish to "{chat(1, 9).subject}"'.lower())
         )
         self.assertTrue(self.atomic.denied(f'permissions violation for publish to "{B.subject}"'))
+        reply(self.connection.take()[0][2])
         self.failureResultOf(answer, Unavailable)
+        self.settled()
+
+    def test_reports_that_a_list_is_not_permitted_concern_nothing_published_later(self) -> None:
+        refused, words = self.store(A, B, A), f'permissions violation for publish to "{A.subject}"'
+        later = self.publisher.publish(A, chat_payload(A), None, "")
+        other = self.store(B)
+        # One report for each message of that topic. Meanwhile the permission may have been given back.
+        self.assertTrue(self.atomic.denied(words))
+        self.assertNoResult(refused)
+        self.assertTrue(self.atomic.denied(words))
+        self.refuse(INCOMPLETE)
+        self.assertIn("permit", str(self.failureResultOf(refused, Unavailable).value))
+        self.connection.answer(0, 1)
+        self.assertEqual(self.successResultOf(later), (1, False))
+        self.commit(2)
+        self.assertEqual(self.successResultOf(other), [(2, False)])
+        self.settled()
+
+    def test_a_message_is_reported_or_answered_in_any_order(self) -> None:
+        refused, words = self.store(A, A, A), f'permissions violation for publish to "{A.subject}"'
+        batch = self.connection.take()
+        # The permission ended after the first message; the server answers it later.
+        self.assertTrue(self.atomic.denied(words) and self.atomic.denied(words))
+        self.assertNoResult(refused)
+        reply(batch[0][2])
+        self.failureResultOf(refused, Unavailable)
         self.settled()
 
     def test_whoever_gives_up_disturbs_nothing(self) -> None:
