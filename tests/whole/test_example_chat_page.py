@@ -329,7 +329,7 @@ class Trouble(ExamplePage):
             ada.say("one", "two")
             for page in (ada, grace):
                 page.shows("before", "one", "two")
-            self.assertEqual(ada.seen(".pending"), False)
+            ada.wait("all is sent", lambda: not ada.seen(".pending"))
             # All three at once, as when a machine restarts.
             for name in ("backend", "notify", "worker"):
                 os.kill(chat.pid(name), signal.SIGKILL)
