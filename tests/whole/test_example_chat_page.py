@@ -360,11 +360,16 @@ class Trouble(ExamplePage):
             there = Person(chat.url, "Radia")
             there.say(LAUNCH, "and on")
             page.shows("before", "after", "and on")
-            # New messages come through notify, not by loading again and again.
-            loads = window.run("return window.refused")
-            there.say(LAUNCH, "and on and on")
-            page.shows("before", "after", "and on", "and on and on")
-            self.assertEqual(window.run("return window.refused"), loads)
+            # New messages come through notify, not by loading again and again. (The last load may still go on at the first of them.)
+            said = ["before", "after", "and on"]
+            for number in range(3):
+                loads = window.run("return window.refused")
+                said.append(f"and on {number}")
+                there.say(LAUNCH, said[-1])
+                page.shows(*said)
+                if window.run("return window.refused") == loads:
+                    return
+            self.fail("each message made the page load everything")
 
         return self.visit(visit, browsers=1)
 
