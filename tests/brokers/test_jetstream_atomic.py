@@ -15,7 +15,7 @@ from notify.messages import Draft
 from notify.testing import Recorder, chat_payload
 from notify.testing.contracts import AtomicContract, TextIds
 from notify.testing.contracts.atomic import drafts
-from notify.topics import chat
+from notify.topics import Topic, chat
 from tests.brokers.test_jetstream import make
 from tests.support.natsd import Cluster, NatsServer, api, pause, until
 
@@ -304,17 +304,22 @@ class Denied(TestCase):
 
     timeout = 60
 
-    async def test_what_is_not_permitted_of_a_list_is_refused_and_disturbs_nobody(self) -> None:
-        allowed, denied = chat("Acme", "One"), chat("Acme", "Two")
+    async def broker(self, denied: Topic) -> JetStreamBroker:
+        """A broker that may publish to every topic but this one."""
         server = NatsServer(extra=DENIED.format(subject=denied.subject)).start()
         self.addCleanup(server.remove)
         await server.up()
         url = server.url.replace("//", "//notify:secret-of-notify@")
         broker = make(None, servers=(url,), publish_patience=Duration(5))
         self.addCleanup(broker.stop)
-        recorder, abandoned = Recorder(), list[str]()
+        recorder = Recorder()
         await broker.start(recorder.deliver, recorder.lost)
         await allow(broker)
+        return broker
+
+    async def test_what_is_not_permitted_of_a_list_is_refused_and_disturbs_nobody(self) -> None:
+        allowed, denied = chat("Acme", "One"), chat("Acme", "Two")
+        broker, abandoned = await self.broker(denied), list[str]()
         self.patch(broker._connection, "abandon", abandoned.append)
         refused: Deferred[Any] = broker.publish_all([*drafts(allowed, [1]), *drafts(denied, [1, 2, 3, 4, 5])])
         error = await self.assertFailure(refused, Unavailable)
@@ -329,15 +334,7 @@ class Denied(TestCase):
 
     async def test_it_is_not_taken_for_a_topic_that_differs_in_case_only(self) -> None:
         allowed, denied = chat("Acme", "one"), chat("Acme", "One")
-        server = NatsServer(extra=DENIED.format(subject=denied.subject)).start()
-        self.addCleanup(server.remove)
-        await server.up()
-        url = server.url.replace("//", "//notify:secret-of-notify@")
-        broker = make(None, servers=(url,), publish_patience=Duration(5))
-        self.addCleanup(broker.stop)
-        recorder = Recorder()
-        await broker.start(recorder.deliver, recorder.lost)
-        await allow(broker)
+        broker = await self.broker(denied)
         # The server answers what it has stored later than it reports what it refuses.
         for one, other in (
             (broker.publish(allowed, chat_payload(allowed)), broker.publish(denied, chat_payload(denied))),
