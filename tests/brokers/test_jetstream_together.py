@@ -274,3 +274,34 @@ class ThreeServers(Lists, TestCase):
         await publish(broker, range(6, 11))
         self.assertFalse(any("Nats-Batch-Id" in one or headers.AFTER not in one for one in fields))
         await self.whole(broker, [*range(1, 11)])
+
+    async def test_an_older_look_at_the_stream_does_not_undo_what_a_refusal_has_shown(self) -> None:
+        broker, _ = await self.broker(check_interval=Duration(60))
+        looked, shown, compared = Deferred[None](), Deferred[None](), Deferred[None]()
+        info, compare = broker._streams.info, broker._health._compare
+
+        async def look() -> Any:
+            state = await info()
+            looked.callback(None)
+            await shown
+            return state
+
+        async def comparing() -> bool:
+            broker._streams.info = look
+            again = await compare()
+            reactor.callLater(0, compared.callback, None)
+            return again
+
+        await until(lambda: not broker._health.first, what="the first comparison")
+        broker._health._compare = comparing
+        broker._health.compare_soon()
+        await looked
+        broker._streams.info = info
+        config = (await api(broker, "STREAM.INFO.MESSAGES"))["config"]
+        await api(broker, "STREAM.UPDATE.MESSAGES", config | {"allow_atomic": False})
+        await publish(broker, range(1, 6))
+        self.assertEqual(broker._publisher.together, Together.NO)
+        broker._health._compare = compare
+        shown.callback(None)
+        await compared
+        self.assertEqual(broker._publisher.together, Together.NO)

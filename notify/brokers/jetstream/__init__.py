@@ -452,7 +452,7 @@ class JetStreamBroker:
 
         Raises ``Unavailable``.
         """
-        marks = self._seen()
+        marks, refusals = self._seen(), self._publisher.refusals
         state = await self._streams.info()
         republishes = self._settings.delivery == "republish"
         if not await self._history.current(state, marks):
@@ -463,7 +463,8 @@ class JetStreamBroker:
             self._reactor.callLater(0, self._set_up, "the stream does not send messages on any more")
             return False
         self._tail.marks.confirm(marks)
-        self._publisher.together = state.together
+        if self._publisher.refusals == refusals:  # otherwise the state is older than what a refusal has shown
+            self._publisher.together = state.together
         self._atomic.open(state.atomic)
         self._complain(state.faults)
         await self._audit.compare(state)

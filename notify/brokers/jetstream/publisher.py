@@ -86,6 +86,8 @@ class Publisher:
         self.gathering = Gathering(self._fill)
         #: what the stream supports, as far as is known
         self.together = Together.NO
+        #: how often the stream has shown that it does not support batches
+        self.refusals = 0
         #: returns ``Notify-After`` for a topic's next message, or for one that is stored directly ``behind`` another of
         #: its topic; empty: none
         self.after: After = lambda topic, behind: ""
@@ -337,15 +339,19 @@ class Publisher:
         elif ack.error is None:
             # A server without support for batches has stored them one by one.
             flight.doubt()
-            self.together = Together.NO
+            self._without_batches()
         elif ack.error.err_code in NO_BATCHES:
-            self.together = Together.NO
+            self._without_batches()
         else:
             flight.paused = ack.error.err_code in PASSING
             if unsettled(ack.error):
                 flight.doubt()
         flight.sent = []
         self._go_on(flight)
+
+    def _without_batches(self) -> None:
+        self.together = Together.NO
+        self.refusals += 1
 
     def _go_on(self, flight: Flight) -> None:
         """A message was settled, answered or denied. Continue with the rest once no more answers are expected."""
