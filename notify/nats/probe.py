@@ -28,6 +28,7 @@ class Probe:
             self._client = await dial(self._settings, self._url, self._name, self._failed)
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
             raise Unavailable(words_of(error) or "no answer in time") from None
+        self._client.read_directly(self._failed)  # nats-py would report subjects in lower case
         return self._client.version
 
     async def request(

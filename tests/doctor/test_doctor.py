@@ -482,7 +482,7 @@ class JetStream(TestCase):
             self.assertIn("allow_atomic", finding.mend)
 
     async def test_missing_permissions_are_named(self) -> None:
-        accounts = 'authorization { users: [{user: "n", password: "p", permissions: {publish: ["$JS.API.>"], subscribe: ["_INBOX_notify.>"]}}] }'
+        accounts = 'authorization { users: [{user: "n", password: "p", permissions: {publish: ["$JS.API.INFO", "$JS.API.STREAM.>"], subscribe: ["_INBOX_notify.>"]}}] }'
         server = await self.server(accounts=accounts)
         found = await self.found(server.url, USER="n", PASSWORD="p")
         denied = [f for f in found if f.check == "permissions"]
@@ -490,7 +490,10 @@ class JetStream(TestCase):
         without = [f for f in denied if ".signals" in f.text]
         self.assertEqual([f.level for f in without], ["warning"] * 2)
         self.assertEqual({f.level for f in denied if f not in without}, {"fault"})
-        self.assertIn("workspace.0.chat.0.messages", " ".join(f.text for f in denied))
+        said = " ".join(f.text for f in denied)
+        self.assertIn("workspace.0.chat.0.messages", said)
+        # In the case in which it must be granted.
+        self.assertIn("$JS.API.DIRECT.GET.MESSAGES", said)
 
     async def test_a_stream_that_would_keep_signals_is_told(self) -> None:
         server = await self.server()
