@@ -94,10 +94,10 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 class Publisher:
     """Publishes through a broker.
 
-    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. ``pace()`` is called for each
-    accepted message, whose answer waits for what it returns. Each message starts its
-    own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the
-    broker has accepted the message. The context of the inner span travels with the message.
+    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. ``pace(size)`` is called
+    for each message, which is published once what it returns has fired; None: at once. Each message starts its own
+    trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the broker has
+    accepted the message. The context of the inner span travels with the message.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Publisher:
         max_payload: int,
         tracer: Tracer = NO_TRACER,
         witness: Callable[[], Witness | None] = lambda: None,
-        pace: Callable[[], Deferred[None] | None] = lambda: None,
+        pace: Callable[[int], Deferred[None] | None] = lambda size: None,
     ) -> None:
         self._pace = pace
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
@@ -205,9 +205,14 @@ class Publisher:
                 read.append(self._read(one, request.key))
             except Refused as refused:
                 raise AtFault(place, refused) from None
-        traces, ended = self._spans([topic for topic, _ in read], request.trace)
-        drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
-        return self._paced(maybeDeferred(atomic.publish_all, drafts).addBoth(ended))
+
+        def begin(_: None = None) -> Deferred[list[Position]]:
+            traces, ended = self._spans([topic for topic, _ in read], request.trace)
+            drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
+            return maybeDeferred(atomic.publish_all, drafts).addBoth(ended)
+
+        wait = self._pace(sum(len(payload) for _, payload in read))
+        return begin() if wait is None else wait.addCallback(begin)
 
     def _spans(self, topics: list[Topic], trace: str) -> tuple[list[str], Callable[[Any], Any]]:
         """Begin the spans of messages that are published atomically.
@@ -249,13 +254,13 @@ class Publisher:
         return outcome
 
     def _start(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
-        working = self._paced(self._begin(one, key, by, trace))
+        wait = self._pace(len(one.payload))
+        if wait is None:
+            working = self._begin(one, key, by, trace)
+        else:
+            working = wait.addCallback(lambda _: self._begin(one, key, by, trace))
         # A trace that begins in the meantime misses little.
         return working if self._witness() is None else working.addBoth(self._told, one)
-
-    def _paced(self, working: Deferred[T]) -> Deferred[T]:
-        wait = self._pace()
-        return working if wait is None else working.addCallback(lambda at: wait.addCallback(lambda _: at))
 
     def _begin(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest

@@ -82,7 +82,7 @@ def internal_site(
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
     witness: Callable[[], Witness | None] = lambda: None,
-    pace: Callable[[], Deferred[None] | None] = lambda: None,
+    pace: Callable[[int], Deferred[None] | None] = lambda size: None,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
@@ -93,7 +93,7 @@ def internal_site(
     - ``hosts`` are the host names under which metrics may be requested.
     - ``logs()`` tells whether anybody reads the log lines of answers.
     - ``witness()`` is told of publishes.
-    - ``pace()`` is what the answer to an accepted message waits for, if anything.
+    - ``pace(size)`` is what a message of ``size`` bytes waits for before it is published, if anything.
     """
 
     def ready(request: Request) -> Answer:

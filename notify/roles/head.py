@@ -113,9 +113,9 @@ class Head(Role):
         """See :class:`~notify.roles.role.Role`."""
         return signals.heard if self._broker is None else self._broker.heard
 
-    def pace(self) -> Deferred[None] | None:
+    def pace(self, size: int) -> Deferred[None] | None:
         """See :class:`~notify.roles.role.Role`."""
-        return self._pace()
+        return self._pace(size)
 
     def clients(self, here: int) -> int:
         """See :class:`~notify.roles.role.Role`."""

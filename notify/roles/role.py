@@ -52,8 +52,8 @@ class Role:
         """The function that receives the broker's signals."""
         return signals.heard
 
-    def pace(self) -> Deferred[None] | None:
-        """A message was published: fires when its publisher may be answered; None: now."""
+    def pace(self, size: int) -> Deferred[None] | None:
+        """Fires when a message of ``size`` bytes may be published; None: now."""
         return None
 
     def clients(self, here: int) -> int:

@@ -141,15 +141,16 @@ class Link:
         """
         writer: Deferred[None] = Deferred()
         self._writers.append(writer)
-        self._admit()
+        if not self._held:
+            self._admit()
         return writer
 
-    def _admit(self) -> None:
-        while self._writers and not self._held and not self._much():
+    def _admit(self, part: int = _LITTLE) -> None:
+        while self._writers and not self._much(part):
             self._writers.popleft().callback(None)
 
-    def _much(self) -> bool:
-        return self._waiting >= self._most_waiting // _LITTLE
+    def _much(self, part: int = _LITTLE) -> bool:
+        return self._waiting >= self._most_waiting // part
 
     @property
     def behind(self) -> bool:
@@ -169,7 +170,9 @@ class Link:
         """The other end takes bytes again."""
         self._held = False
         self.flush()
-        self._admit()
+        # Even if it is held again: while more is sent than it takes, it always is, and nobody would get a large answer.
+        # Half as much as is little, so that it is not behind for that alone.
+        self._admit(2 * _LITTLE)
 
     def give_up(self, reason: str) -> None:
         """Give up the other end."""
@@ -184,7 +187,8 @@ class Link:
     def _flush(self) -> None:
         self._due = False
         self.flush()
-        self._admit()
+        if not self._held:
+            self._admit()
 
     def _cancel(self, number: int) -> None:
         if self._asked.pop(number, None) is not None:

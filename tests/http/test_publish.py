@@ -220,7 +220,9 @@ class PublishTest(TestCase):
         self.assertEqual(client.received()[0].json["seq"], 5)
         self.successResultOf(settled)
 
-    def test_the_answer_waits_for_processes_that_are_behind_in_whatever_form_it_is_asked(self) -> None:
+    def test_nothing_is_published_until_processes_that_are_behind_have_caught_up_in_whatever_form_it_is_asked(
+        self,
+    ) -> None:
         for path, body in (
             ("/v1/publish", message()),
             ("/v1/publish", [message(1), message(2)]),
@@ -228,13 +230,23 @@ class PublishTest(TestCase):
             ("/v1/broadcast", {"subjects": [TOPIC.subject], "payload": {**CONTENT, "message_id": 1}}),
         ):
             waiting: list[Deferred[None]] = []
-            node = Node(pace=lambda waiting=waiting: waiting.append(Deferred()) or waiting[-1])
+            sizes: list[int] = []
+
+            def pace(size: int, waiting=waiting, sizes=sizes) -> Deferred[None]:
+                sizes.append(size)
+                waiting.append(Deferred())
+                return waiting[-1]
+
+            node = Node(pace=pace)
             client = Client(node.site)
             raw = json.dumps(body).encode()
             client.send(request_bytes("POST", path, raw, {**AUTH, "Content-Type": "application/json"}))
             self.assertEqual(client.received(), [])
+            self.assertEqual(self.successResultOf(node.broker.newest(TOPIC)).seq, 0)
             for one in waiting:
                 one.callback(None)
+            messages = self.successResultOf(node.broker.replay(TOPIC, None, 10, 2**20)).messages
+            self.assertEqual(sum(sizes), sum(one.size for one in messages))
             self.assertEqual(client.received()[0].status, 200)
 
     def test_a_broker_that_never_answers_is_an_unknown_outcome(self) -> None:

@@ -13,6 +13,7 @@ from notify.errors import HistoryLost, Unavailable
 from notify.messages import Poison
 from notify.workers import frames
 from notify.workers.frames import Do, Document, Follow, Hurry, Lost, Ping, Pong, Scrape, Splitter, pack
+from notify.workers.link import Link
 from tests.workers.joined import Joined
 
 TOPIC = topics.chat(1, "room-7")
@@ -136,6 +137,23 @@ class Links(SynchronousTestCase):
         self.head.go_on()
         self.turns()
         self.assertEqual(heard, [Pong()])
+
+    def test_large_answers_get_their_turn_however_much_else_is_queued(self) -> None:
+        link = Link(lambda data: link.hold(), self.clock.callLater, self.joined.end, 16_000)
+        link.hold()
+        made: list[int] = []
+        for number in range(3):
+
+            def make(_: None, number: int = number) -> None:
+                made.append(number)
+                link.say(frames.Reply(number, Document(b"x" * 600)))
+
+            link.writable().addCallback(make)
+        for number in range(3):
+            link.say(Pong())
+            link.go_on()  # it takes what was queued, but never all that is written to it then
+            self.assertEqual(made, list(range(number + 1)))
+            self.assertFalse(link.behind)
 
     def test_what_comes_together_is_taken_before_what_is_to_be_done_at_its_end(self) -> None:
         done: list[object] = []

@@ -536,7 +536,7 @@ class JetStreamBroker:
             self._set_up(reason)
 
     def _denied(self, words: str) -> None:
-        # NATS reports this for each message sent, also for messages of a list that its first report has ended.
+        # NATS reports this for each message sent, also for one that was given up meanwhile.
         if not (self._publisher.denied(words) or self._atomic.denied(words) or denies_some_topic(words)):
             self._refused = words
             if self._ready:
