@@ -87,6 +87,20 @@ OVERVIEW = {
 }
 
 
+#: what the table of medians shows of each work: its name there, the figure, and how to print it
+GLANCE: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "chat-1000": (("chat of 1,000", "cpu_us", ".1f"),),
+    "chat-10000": (("chat of 10,000", "cpu_us", ".1f"),),
+    "fifty": (("50 of 200 chats each", "cpu_us", ".1f"),),
+    "tens": (("chats of ten", "cpu_us", ".1f"),),
+    "tens-tls": (("chats of ten, TLS", "cpu_us", ".1f"),),
+    "pairs": (("pairs", "cpu_us", ".0f"),),
+    "bursts": (("bursts", "cpu_us", ".2f"),),
+    "idle": (("accept a client", "accept_us", ".0f"), ("KiB a client", "memory_kib", ".1f")),
+    "pings": (("an idle client, a second", "idle_us", ".1f"),),
+}
+
+
 def thrown_away(rounds: list[dict[str, Any]]) -> int:
     """How many rounds were repeated, since publisher or load generator had spoilt them."""
     return sum(len(each.get("thrown_away", ())) for each in rounds)
@@ -149,6 +163,34 @@ def table(name: str, title: str, results: Rounds) -> str:
     return "\n".join(lines) + "\n"
 
 
+def glance(results: dict[str, Rounds]) -> str:
+    """One table of medians: a row for each server, a column for each work. A star marks a server that a remark is about."""
+    columns = [
+        (name, *column)
+        for name, shown in GLANCE.items()
+        for column in shown
+        if any(values(rounds, column[1]) for rounds in results.get(name, {}).values())
+    ]
+    servers = dict.fromkeys(server for name, _, _, _ in columns for server in results[name])
+
+    def cell(server: str, name: str, key: str, form: str) -> str:
+        rounds = results[name].get(server, [])
+        if not values(rounds, key):
+            return ""
+        return format(median(rounds, key), form) + ("*" if doubts(rounds) else "")
+
+    lines = [
+        "| | " + " | ".join(title for _, title, _, _ in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
+    for server in servers:
+        cells = [cell(server, name, key, form) for name, _, key, form in columns]
+        if any(cells):
+            label = f"**{server}**" if server.startswith("notify") else server
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: dict[str, Rounds]) -> None:
     """Write ``results.json``, ``results.md`` and the plots."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +205,11 @@ def write(folder: Path, head: dict[str, Any], titles: dict[str, str], results: d
         "load generator had spoilt were thrown away and repeated.",
         "",
         *(["![What one core delivers](overview.png)", ""] if any(capacity(results).values()) else []),
+        "## At a glance",
+        "",
+        "Medians: microseconds of CPU for each delivery, or for what the column names. *: see the remark in the table below.",
+        "",
+        glance(results),
         "## Targets",
         "",
         targets.table(results),

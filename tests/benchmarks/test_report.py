@@ -69,6 +69,29 @@ class Overview(SynchronousTestCase):
         self.assertLessEqual(set(report.OVERVIEW), set(WORKS))
 
 
+class Glance(SynchronousTestCase):
+    def test_one_row_a_server_and_a_star_where_there_is_a_remark(self) -> None:
+        late = rounds("cpu_us", 30, offered=100, throughput=50)
+        results = {
+            "tens": {"floor": rounds("cpu_us", 8, 9, 11), "Nchan": late, "Node ws": [{"error": "no node"}]},
+            "idle": {"notify": rounds("accept_us", 170, memory=5120), "floor": rounds("accept_us", 20)},
+            "publish": {"notify": rounds("request_us", 80)},
+        }
+        self.assertEqual(
+            report.glance(results).splitlines(),
+            [
+                "| | chats of ten | accept a client | KiB a client |",
+                "| --- | ---: | ---: | ---: |",
+                "| floor | 9.0 | 20 |  |",
+                "| Nchan | 30.0* |  |  |",
+                "| **notify** |  | 170 | 5.0 |",
+            ],
+        )
+
+    def test_the_works_that_it_shows_are_there(self) -> None:
+        self.assertLessEqual(set(report.GLANCE), set(WORKS))
+
+
 class Table(SynchronousTestCase):
     def test_columns_without_a_figure_are_left_out(self) -> None:
         text = report.table(

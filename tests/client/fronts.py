@@ -31,7 +31,7 @@ from tests.support.proxy import Proxy
 #: the seconds between two faults, and how many there are: on a busy machine nothing gets through between two
 HARM, HARMS = 0.05, 30
 #: how much longer than its time anything may take on a busy machine (seconds); a call that hangs takes more
-MOMENT = 2.0
+MOMENT = 5.0
 
 
 @cache

@@ -194,7 +194,7 @@ class Behaviour(fronts.Base):
             self.elsewhere()
             chance = Random(7)
             proxy, url = self.through()
-            publisher = self.make(url, stream=stream, try_timeout=0.4)
+            publisher = self.make(url, stream=stream, try_timeout=1)
 
             stop = self.harming(publisher, stream, proxy.cut, proxy.cut, proxy.silence)
             late, outcomes = [], {}
@@ -210,7 +210,7 @@ class Behaviour(fronts.Base):
                 late.append(time.monotonic() - started - timeout)  # noqa: B023
 
             every = [
-                ensureDeferred(one(n, chance.uniform(0, 1.5), chance.choice([0.0001, 0.02, 0.1, 0.5, 3])))
+                ensureDeferred(one(n, chance.uniform(0, 1.5), chance.choice([0.0001, 0.02, 0.1, 0.5, 20])))
                 for n in range(300)
             ]
             await pause(0.8)

@@ -170,7 +170,7 @@ class RawClient:
 
     def __init__(self, url: str, **headers: str) -> None:
         parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+        self.socket = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30)
         self.buffer = b""
         lines = {
             "Host": f"{parts.hostname}:{parts.port}",

@@ -182,7 +182,7 @@ class Attacks(TestCase):
                 for client in clients:
                     client.sendall(frame(b"x" * 125, 9) * 3000)
                 wait_for("the bystander was served", lambda: worst() > 0)
-            self.assertLess(worst(), 2)
+            self.assertLess(worst(), 5)
             self.assertLess(resident(server.process.pid) - before, 60_000_000)
             for client in [*clients, reader]:
                 reset(client)
@@ -233,7 +233,7 @@ class Attacks(TestCase):
             over.set()
             reader.join()
             self.assertGreater(sum(took), 5_000_000)
-            self.assertLess(worst(), 2)
+            self.assertLess(worst(), 5)
             self.assertLess(resident(server.process.pid) - before, 60_000_000)
             for client in clients:
                 reset(client)
