@@ -32,6 +32,7 @@ from notify.http.answers import (
 )
 from notify.http.keys import permit
 from notify.http.request import Request
+from notify.ids import Id
 from notify.interfaces import IBroker, ITogether, atomic_of
 from notify.messages import Draft, Position
 from notify.observe.logging import Narrator
@@ -94,10 +95,10 @@ _decode = msgspec.json.Decoder(Publication | list[Publication]).decode
 class Publisher:
     """Publishes through a broker.
 
-    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. ``pace(size)`` is called
-    for each message, which is published once what it returns has fired; None: at once. Each message starts its own
-    trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the broker has
-    accepted the message. The context of the inner span travels with the message.
+    ``max_payload`` is in bytes. ``witness()`` is told of each message while somebody traces. ``pace(workspace, size)`` is
+    called before a message or an atomic list is published, which waits for what it returns. Each message starts its
+    own trace, or is part of the caller's: a span ``publish``, and in it ``broker.publish``, which ends when the
+    broker has accepted the message. The context of the inner span travels with the message.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Publisher:
         max_payload: int,
         tracer: Tracer = NO_TRACER,
         witness: Callable[[], Witness | None] = lambda: None,
-        pace: Callable[[int], Deferred[None] | None] = lambda size: None,
+        pace: Callable[[Id, int], Deferred[None] | None] = lambda workspace, size: None,
     ) -> None:
         self._pace = pace
         self._broker, self._metrics, self._max_payload = broker, metrics, max_payload
@@ -205,14 +206,11 @@ class Publisher:
                 read.append(self._read(one, request.key))
             except Refused as refused:
                 raise AtFault(place, refused) from None
-
-        def begin(_: None = None) -> Deferred[list[Position]]:
-            traces, ended = self._spans([topic for topic, _ in read], request.trace)
-            drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
-            return maybeDeferred(atomic.publish_all, drafts).addBoth(ended)
-
-        wait = self._pace(sum(len(payload) for _, payload in read))
-        return begin() if wait is None else wait.addCallback(begin)
+        traces, ended = self._spans([topic for topic, _ in read], request.trace)
+        drafts = [Draft(*each, key, trace) for each, key, trace in zip(read, keys, traces, strict=True)]
+        size = sum(len(draft.payload) for draft in drafts)
+        working = maybeDeferred(self._paced, drafts[0].topic, size, lambda: atomic.publish_all(drafts))
+        return working.addBoth(ended)
 
     def _spans(self, topics: list[Topic], trace: str) -> tuple[list[str], Callable[[Any], Any]]:
         """Begin the spans of messages that are published atomically.
@@ -254,18 +252,22 @@ class Publisher:
         return outcome
 
     def _start(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
-        wait = self._pace(len(one.payload))
-        if wait is None:
-            working = self._begin(one, key, by, trace)
-        else:
-            working = wait.addCallback(lambda _: self._begin(one, key, by, trace))
+        working = self._begin(one, key, by, trace)
         # A trace that begins in the meantime misses little.
         return working if self._witness() is None else working.addBoth(self._told, one)
+
+    def _paced(self, topic: Topic, size: int, publish: Callable[[], Deferred[T]]) -> Deferred[T]:
+        wait = self._pace(topic.workspace_id, size)
+        return publish() if wait is None else wait.addCallback(lambda _: publish())
 
     def _begin(self, one: Publication, key: str | None, by: ApiKey, trace: str) -> Deferred[Position]:
         if self._tracer is NO_TRACER:  # spans that go nowhere would cost as much as the rest
             try:
-                return self._broker.publish(*self._read(one, by), key, trace)
+                topic, payload = self._read(one, by)
+                wait = self._pace(topic.workspace_id, len(payload))
+                if wait is None:
+                    return self._broker.publish(topic, payload, key, trace)
+                return wait.addCallback(lambda _: self._broker.publish(topic, payload, key, trace))
             except Exception:
                 return fail()
         span = self._tracer.span("publish", trace, root=True)
@@ -282,10 +284,14 @@ class Publisher:
     def _hand_over(self, one: Publication, key: str | None, by: ApiKey, span: Span) -> Deferred[Position]:
         topic, payload = self._read(one, by)
         span.set("notify.subject", topic.subject)
-        inner = self._tracer.span("broker.publish", span.traceparent)
-        return maybeDeferred(self._broker.publish, topic, payload, key, inner.traceparent).addBoth(
-            _ended, inner
-        )
+
+        def publish() -> Deferred[Position]:
+            inner = self._tracer.span("broker.publish", span.traceparent)
+            return maybeDeferred(self._broker.publish, topic, payload, key, inner.traceparent).addBoth(
+                _ended, inner
+            )
+
+        return self._paced(topic, len(payload), publish)
 
     def _accepted(self, position: Position, subject: str) -> Answer:
         self._count(position, subject)

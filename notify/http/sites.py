@@ -38,6 +38,7 @@ from notify.http.request import Request, Route
 from notify.http.server import Site
 from notify.http.signals import MARGIN, Signaller
 from notify.http.trace import TraceReader
+from notify.ids import Id
 from notify.interfaces import IBroker, IControl, IRegistry
 from notify.observe.health import Health, HealthReport, Live, PublicHealth
 from notify.observe.metrics import Metrics
@@ -82,7 +83,7 @@ def internal_site(
     hosts: Hosts = NO_NAMES,
     logs: Callable[[], bool] = lambda: True,
     witness: Callable[[], Witness | None] = lambda: None,
-    pace: Callable[[int], Deferred[None] | None] = lambda size: None,
+    pace: Callable[[Id, int], Deferred[None] | None] = lambda workspace, size: None,
 ) -> Site:
     """The internal listener's site (docs/http-api.md).
 
@@ -93,7 +94,7 @@ def internal_site(
     - ``hosts`` are the host names under which metrics may be requested.
     - ``logs()`` tells whether anybody reads the log lines of answers.
     - ``witness()`` is told of publishes.
-    - ``pace(size)`` is what a message of ``size`` bytes waits for before it is published, if anything.
+    - ``pace(workspace, size)`` is what a message waits for before it is published, if anything.
     """
 
     def ready(request: Request) -> Answer:

@@ -18,6 +18,7 @@ from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.signals import Signals
 from notify.core.steering import Shedding, ShedOrder, Steering
 from notify.errors import StartError
+from notify.ids import Id
 from notify.observe import logging
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
@@ -113,9 +114,9 @@ class Head(Role):
         """See :class:`~notify.roles.role.Role`."""
         return signals.heard if self._broker is None else self._broker.heard
 
-    def pace(self, size: int) -> Deferred[None] | None:
+    def pace(self, workspace: Id, size: int) -> Deferred[None] | None:
         """See :class:`~notify.roles.role.Role`."""
-        return self._pace(size)
+        return self._pace(workspace, size)
 
     def clients(self, here: int) -> int:
         """See :class:`~notify.roles.role.Role`."""

@@ -13,6 +13,7 @@ from notify.config import Config
 from notify.core.dispatcher import Dispatcher, end_of_turn
 from notify.core.signals import Signals
 from notify.core.steering import ShedOrder, Steering
+from notify.ids import Id
 from notify.observe.health import Health
 from notify.observe.metrics import Metrics
 from notify.service.drain import Progress
@@ -52,8 +53,8 @@ class Role:
         """The function that receives the broker's signals."""
         return signals.heard
 
-    def pace(self, size: int) -> Deferred[None] | None:
-        """Fires when a message of ``size`` bytes may be published; None: now."""
+    def pace(self, workspace: Id, size: int) -> Deferred[None] | None:
+        """Fires when a message of this workspace and of this many bytes may be published; None: now."""
         return None
 
     def clients(self, here: int) -> int:

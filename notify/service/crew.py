@@ -76,6 +76,8 @@ class Worker:
         self.since = 0.0  # since when it serves
         self.served = 0.0  # for how long its previous process served
         self.silent = 0.0  # seconds for which it has not answered
+        self.idle = 0.0  # seconds for which it has neither answered nor taken anything
+        self.taken = 0  # what it had taken by the last ping
         self.deaths = 0  # in a row
         self.timer: Any = None
 
@@ -142,7 +144,8 @@ class Crew:
         one.timer = None
         if self._leaving:
             return
-        one.silent = HUNG - LOADING
+        one.silent = one.idle = HUNG - LOADING
+        one.taken = 0
         one.ended = Deferred()
         try:
             self._spawn(one)
@@ -180,7 +183,7 @@ class Crew:
 
     @staticmethod
     def _answered(one: Worker) -> None:
-        one.silent = 0.0
+        one.silent = one.idle = 0.0
 
     def _ping(self) -> None:
         # Counts pings, not the clock: if this process was stopped, it sent no pings, and the workers are not hung.
@@ -188,11 +191,16 @@ class Crew:
             if one.link is None or one.process is None:
                 continue
             one.silent += PING
-            if one.silent >= HUNG:
+            # A ping waits behind everything that is queued for a worker that is behind, and such a worker is busy.
+            if one.link.taken != one.taken:
+                one.taken, one.idle = one.link.taken, 0.0
+            else:
+                one.idle += PING
+            if one.idle >= HUNG:
                 log.error(
                     "{worker} has not answered for {seconds} s and is killed", worker=one.node, seconds=HUNG
                 )
-                one.silent = SILENT + PING  # it gets no sockets while it says where it is
+                one.silent = one.idle = SILENT + PING  # it gets no sockets while it says where it is
                 process = one.process
                 process.signal(signal.SIGABRT)
                 self._clock.callLater(LAST_WORDS, process.signal, signal.SIGKILL)

@@ -1,13 +1,13 @@
 """Shares the first process's broker among its workers: one history, and each message sent once to each worker.
 
-The messages of one turn go to a worker together, with the frames that most clients are sent, which are made once for
+The messages of one turn go to a worker together, in pieces, with the frames that most clients are sent, which are made once for
 all workers.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Raw
 from twisted.internet.defer import Deferred, fail, succeed
@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from notify.errors import Unavailable
 from notify.interfaces import BrokerStatus, IBroker, IPages, ISignals, pages_of
-from notify.messages import ChatEvent, Earlier, Followed, Message, Position, Replayed
+from notify.messages import OVERHEAD, ChatEvent, Earlier, Followed, Message, Position, Replayed
 from notify.topics import Topic
 from notify.wire.frames import Made
 from notify.workers import frames
@@ -38,6 +38,10 @@ from notify.workers.frames import (
 )
 from notify.workers.link import GONE, Link
 
+#: bytes of messages that go to a worker in one piece, each with half a KiB more than its payload; a longer one goes alone.
+#: A worker delivers a piece in one turn, however many clients are to get it
+PIECE = 2**16
+
 
 class _Followed:
     """A topic that workers follow. ``asked`` while the broker has not answered yet."""
@@ -57,9 +61,18 @@ class _Followed:
         if event is not None and not isinstance(event, ChatEvent):
             self.prev = newest.position.seq
 
-    def take(self) -> Raw:
-        """Pack what is pending, which the workers are sent now."""
-        messages, self.pending = self.pending, []
+    def take(self) -> Iterator[tuple[Raw, int]]:
+        """Pack what is pending, which the workers are sent now, in pieces; each with its size."""
+        pending, self.pending = self.pending, []
+        begin = size = 0
+        for end, message in enumerate(pending):
+            if size and size + message.size + OVERHEAD > PIECE:
+                yield self._pack(pending[begin:end]), size
+                begin, size = end, 0
+            size += message.size + OVERHEAD
+        yield self._pack(pending[begin:]), size
+
+    def _pack(self, messages: list[Message]) -> Raw:
         # For one worker alone, it would be made here instead of there, and this process has the most to do.
         made = Made.of(messages, self.prev) if len(self.links) > 1 else None
         for message in messages[-1:] if made is not None else messages:
@@ -141,13 +154,13 @@ class SharedBroker:
     def _flush(self) -> None:
         """Send each worker what was delivered in this turn."""
         due, self._due = self._due, []
-        batches: defaultdict[Link, list[Raw]] = defaultdict(list)
+        batches: defaultdict[Link, list[tuple[Raw, int]]] = defaultdict(list)
         for followed in due:
-            packed = followed.take()
-            for link in followed.links:
-                batches[link].append(packed)
+            for piece in followed.take():
+                for link in followed.links:
+                    batches[link].append(piece)
         for link, its in batches.items():
-            link.send(frames.pack_delivered(its), now=True)
+            link.send(_delivered(its), now=True)
 
     def lost(self, topic: Topic) -> None:
         """A followed topic has a gap, and the broker no longer follows it."""
@@ -219,6 +232,21 @@ class SharedBroker:
     def _publish(self, asked: Publish) -> Deferred[At]:
         published = self._broker.publish(asked.topic, asked.payload, asked.key, asked.trace)
         return published.addCallback(_at)
+
+
+def _delivered(packed: Sequence[tuple[Raw, int]]) -> bytes:
+    """Pack batches of these sizes, as few messages to the worker as there are pieces."""
+    pieces: list[bytes] = []
+    together: list[Raw] = []
+    left = PIECE
+    for batch, size in packed:
+        if together and size > left:
+            pieces.append(frames.pack_delivered(together))
+            together, left = [], PIECE
+        together.append(batch)
+        left -= size
+    pieces.append(frames.pack_delivered(together))
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _at(position: Position) -> At:

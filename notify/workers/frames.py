@@ -545,19 +545,27 @@ class Splitter:
     """Splits a byte stream into messages."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._needed = 0
 
     def feed(self, data: bytes) -> list[Frame]:
         """The messages that are complete by now. Raises ``ValueError`` for an invalid one."""
-        data = self._rest + data if self._rest else data
-        view, at, found = memoryview(data), 0, []
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size < self._needed:  # joining a long message anew with each piece would copy it as often
+            return []
+        if len(self._pieces) > 1:
+            data = b"".join(self._pieces)
+        view, at, found, self._needed = memoryview(data), 0, [], 0
         while (start := at + _LENGTH) <= len(data):
             length = int.from_bytes(view[at:start], "big")
             if length > MOST:
                 raise ValueError("a message of the other process is too long")
             if start + length > len(data):
+                self._needed = length + _LENGTH
                 break
             at = start + length
             found.append(_decode(view[start:at]))
-        self._rest = data[at:]
+        self._pieces, self._size = [data[at:]] if at < len(data) else [], len(data) - at
         return found

@@ -24,7 +24,7 @@ log = Logger()
 MOST_WAITING = 64 * 2**20
 
 #: an end for which this part of the bound is queued is behind: no further large answers are made for it
-_LITTLE = 16
+_LITTLE = 256
 
 #: rounds of end-of-batch calls after a batch, each caused by the one before; then others have their turn
 _ROUNDS = 2
@@ -61,7 +61,7 @@ class Link:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         self.alive = True
-        #: bytes that the other end has taken
+        #: bytes for which the other end has made room after there was none: while this rises, it reads
         self.taken = 0
         self._write = write
         self._soon = soon

@@ -16,8 +16,10 @@ from zope.interface import implementer
 
 from notify.workers.link import Link
 
-#: bytes read in one turn
-_READ = 2**18
+#: bytes read in one turn, so that a worker which delivers them to many clients answers and reads again soon
+_READ = 2**16
+#: bytes that the kernel keeps, so that it is seen soon whether the other end reads
+_KEPT = 2**15
 
 
 @implementer(IReadWriteDescriptor)
@@ -37,9 +39,10 @@ class Wire:
         self._reactor = reactor
         self._socket: socket.socket | None = sock
         self._ended = ended
-        self._rest = b""
+        self._rest: bytes | memoryview = b""
         self.link = Link(self._write, soon, self._end)
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _KEPT)
         reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -70,6 +73,7 @@ class Wire:
         rest, self._rest = self._rest, b""
         self._reactor.removeWriter(self)
         self._write(rest)
+        self.link.taken += len(rest) - len(self._rest)
         if not self._rest:
             self.link.go_on()
 
@@ -77,7 +81,7 @@ class Wire:
         """The reactor is stopping and drops its descriptors."""
         self._end("")
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         if self._socket is None:
             return
         try:
@@ -86,9 +90,8 @@ class Wire:
             sent = 0
         except OSError:
             return  # reading will notice it as well
-        self.link.taken += sent
         if sent < len(data):
-            self._rest = data[sent:]
+            self._rest = memoryview(data)[sent:]
             self.link.hold()
             self._reactor.addWriter(self)
 

@@ -220,9 +220,7 @@ class PublishTest(TestCase):
         self.assertEqual(client.received()[0].json["seq"], 5)
         self.successResultOf(settled)
 
-    def test_nothing_is_published_until_processes_that_are_behind_have_caught_up_in_whatever_form_it_is_asked(
-        self,
-    ) -> None:
+    def test_messages_wait_for_processes_that_are_behind_in_whatever_form_they_come(self) -> None:
         for path, body in (
             ("/v1/publish", message()),
             ("/v1/publish", [message(1), message(2)]),
@@ -230,10 +228,10 @@ class PublishTest(TestCase):
             ("/v1/broadcast", {"subjects": [TOPIC.subject], "payload": {**CONTENT, "message_id": 1}}),
         ):
             waiting: list[Deferred[None]] = []
-            sizes: list[int] = []
+            asked: list[tuple[object, int]] = []
 
-            def pace(size: int, waiting=waiting, sizes=sizes) -> Deferred[None]:
-                sizes.append(size)
+            def pace(workspace, size, waiting=waiting, asked=asked):
+                asked.append((workspace, size))
                 waiting.append(Deferred())
                 return waiting[-1]
 
@@ -242,12 +240,32 @@ class PublishTest(TestCase):
             raw = json.dumps(body).encode()
             client.send(request_bytes("POST", path, raw, {**AUTH, "Content-Type": "application/json"}))
             self.assertEqual(client.received(), [])
-            self.assertEqual(self.successResultOf(node.broker.newest(TOPIC)).seq, 0)
+            self.assertEqual(node.broker.status().detail, "0 messages, 0 bytes in memory")
             for one in waiting:
                 one.callback(None)
-            messages = self.successResultOf(node.broker.replay(TOPIC, None, 10, 2**20)).messages
-            self.assertEqual(sum(sizes), sum(one.size for one in messages))
             self.assertEqual(client.received()[0].status, 200)
+            kept = self.successResultOf(node.broker.replay(TOPIC, None, 10, 10**6)).messages
+            self.assertEqual([m.event.message_id for m in kept], list(range(1, len(kept) + 1)))
+            self.assertEqual({workspace for workspace, _ in asked}, {1})
+            self.assertEqual(sum(size for _, size in asked), sum(m.size for m in kept))
+
+    def test_what_still_waits_when_nobody_is_waited_for_any_more_is_not_published(self) -> None:
+        def give_up(wait):
+            wait.errback(Unavailable("behind"))
+
+        for body, status in (message(), 503), ([message(1), message(2)], 207):
+            waits = iter([None, Deferred(give_up)] if status == 207 else [Deferred(give_up)])
+            node = Node(pace=lambda workspace, size, waits=waits: next(waits))
+            client = Client(node.site)
+            raw = json.dumps(body).encode()
+            client.send(
+                request_bytes("POST", "/v1/publish", raw, {**AUTH, "Content-Type": "application/json"})
+            )
+            node.clock.advance(31)
+            (response,) = client.received()
+            self.assertEqual(response.status, status)
+            self.assertIn(f"{int(status == 207)} messages", node.broker.status().detail)
+        self.assertEqual([r["status"] for r in response.json["results"]], [200, 503])
 
     def test_a_broker_that_never_answers_is_an_unknown_outcome(self) -> None:
         pending: list[Deferred[Position]] = []

@@ -194,6 +194,18 @@ class Crews(SynchronousTestCase):
         self.assertEqual(hung.signals, [signal.SIGABRT, signal.SIGKILL])
         self.assertEqual(self.now(2).signals, [])
 
+    def test_one_that_is_behind_and_reads_does_not_hang(self) -> None:
+        self.serving()
+        behind = self.now(1)
+        behind.answers = False  # the pings wait behind all that is queued for it
+        for _ in range(5):
+            self.wait(HUNG - 2 * PING)
+            behind.joined.head.taken += 1000
+        self.assertEqual(behind.signals, [])
+        self.assertTrue(self.crew.silent(behind.joined.head))
+        self.wait(HUNG + 2 * PING)
+        self.assertEqual(behind.signals[:1], [signal.SIGABRT])
+
     def test_one_that_has_not_answered_for_a_while_is_silent_until_it_does_or_is_started_anew(self) -> None:
         self.serving()
         hung, well = self.now(1), self.now(2)

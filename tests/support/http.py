@@ -150,7 +150,7 @@ class Node:
         reactor: Any = None,
         drains: bool = True,
         control: Any = None,
-        pace: Any = lambda size: None,
+        pace: Any = lambda workspace, size: None,
     ) -> None:
         self._drains = drains
         self.context = make_context(reactor)

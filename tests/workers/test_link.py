@@ -139,7 +139,7 @@ class Links(SynchronousTestCase):
         self.assertEqual(heard, [Pong()])
 
     def test_large_answers_get_their_turn_however_much_else_is_queued(self) -> None:
-        link = Link(lambda data: link.hold(), self.clock.callLater, self.joined.end, 16_000)
+        link = Link(lambda data: link.hold(), self.clock.callLater, self.joined.end, 256_000)
         link.hold()
         made: list[int] = []
         for number in range(3):

@@ -17,7 +17,7 @@ from notify.core.dispatcher import end_of_turn
 from notify.errors import Unavailable
 from notify.identity import Presence
 from notify.interfaces import Gathered, ISignals
-from notify.messages import Followed, Message, Position, parse_event
+from notify.messages import OVERHEAD, Followed, Message, Position, parse_event
 from notify.registries import memory as registry
 from notify.testing import (
     FakeConnection,
@@ -30,8 +30,9 @@ from notify.testing import (
 from notify.topics import Topic
 from notify.wire.frames import Made
 from notify.workers import control as workers_control
-from notify.workers.broker import LinkedBroker, LinkedSignals, SharedBroker
+from notify.workers.broker import PIECE, LinkedBroker, LinkedSignals, SharedBroker
 from notify.workers.control import PATIENCE, LinkedControl, SharedControl
+from notify.workers.frames import Delivered
 from notify.workers.registry import LinkedRegistry, SharedRegistry
 from tests.workers.joined import Joined
 
@@ -302,6 +303,39 @@ class Broker(Case):
             ([4], Made.of([kept[3]], 3)),
         ]
         self.assertEqual(given, [expected, expected])
+
+    def test_the_messages_of_a_turn_come_in_pieces_if_they_are_many(self) -> None:
+        given, other = self.together(), topics.chat(1, 8)
+        for worker in self.workers:
+            self.result(worker.follow(TOPIC))
+            self.result(worker.follow(other))
+        said: list[int] = []
+        deliver = self.links[0].worker._heard[Delivered]
+
+        def delivered(one: Delivered) -> None:
+            said.append(len(one.batches))
+            deliver(one)
+
+        self.links[0].worker.hear(Delivered, delivered)
+        for number in range(1, 301):
+            self.memory.publish(TOPIC, chat_payload(TOPIC, number))
+        for number in range(1, 4):
+            self.memory.publish(other, chat_payload(other, number))
+        large = replace(parse_event(TOPIC, chat_payload(TOPIC, 301)), content="x" * PIECE)
+        self.memory.publish(TOPIC, msgspec.json.encode(large))
+        self.turns()
+        kept = self.memory._histories[TOPIC].kept
+        pieces = [[m for m in kept if m.position.seq in numbers] for numbers, _ in given[0][:-1]]
+        self.assertEqual([m for piece in pieces for m in piece], list(kept))
+        self.assertEqual(len(pieces), 4)
+        self.assertTrue(all(sum(m.size + OVERHEAD for m in piece) <= PIECE for piece in pieces[:-1]))
+        prev = 0
+        for piece, (_, made) in zip(pieces, given[0], strict=False):
+            self.assertEqual(made, Made.of(piece, prev))
+            prev = piece[-1].position.seq
+        self.assertEqual(given[0][-1][0], [301, 302, 303])
+        self.assertEqual(given[0], given[1])
+        self.assertEqual(said, [1, 1, 1, 1, 1])
 
     def test_a_worker_that_is_the_only_one_makes_its_frames_itself(self) -> None:
         given = self.together()
