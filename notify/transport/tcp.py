@@ -20,9 +20,9 @@ WAITING = 4096
 ACCEPTS = 32
 #: the same while arriving connections keep a turn busy: each must be read from more than once, and each accepted one
 #: takes a slot and memory before that, even if its client has left
-FEW_ACCEPTS = 4
+FEW_ACCEPTS = 2
 #: arriving connections read from in one turn: some milliseconds of work
-ARRIVING = 32
+ARRIVING = 16
 #: other connections read from in one turn
 SETTLED = 512
 #: bytes read from a connection in one turn: more than a client's frame, and little enough to stop a flood early
