@@ -28,6 +28,7 @@ include_patterns = [
     "benchmarks/README.md",
     "benchmarks/results/results.md",
     "benchmarks/results/bars/**.md",
+    "benchmarks/results/second/results.md",
     "examples/**.md",
     "changes/README.md",
 ]
@@ -65,7 +66,12 @@ BRANCHES = {
         "benchmarks/README",
         "examples/chat/README",
     ],
-    "benchmarks/README": ["results/results", "results/bars/results", "results/bars/second/results"],
+    "benchmarks/README": [
+        "results/results",
+        "results/second/results",
+        "results/bars/results",
+        "results/bars/second/results",
+    ],
     "CHANGELOG": ["changes/README"],
 }
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)\)")
