@@ -97,6 +97,11 @@ class Browser:
         """Type text into the element with real key strokes."""
         self._command(f"element/{self._find(css)}/value", {"text": text})
 
+    def press(self, key: str) -> None:
+        """Press a key, wherever the focus is."""
+        strokes = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self._command("actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
     def until(self, what: str, condition: Callable[[], Any], timeout: float = 60) -> Any:
         """Wait until the condition holds; ``what`` describes it in the error."""
         end = time.monotonic() + timeout

@@ -440,12 +440,14 @@ class Looks(ExamplePage):
     def test_by_the_keyboard_alone(self) -> Deferred[None]:
         def visit(chat: Chat, windows: list[Browser]) -> None:
             [window] = windows
-            Page(window, chat.url).sign_in("Ada").open("Launch").say("one")
+            page = Page(window, chat.url).sign_in("Ada").open("Launch")
+            page.say("one")
+            page.shows("one").wait("it is sent", lambda: not page.seen(".pending"))
             seen = ["sign-out"]
             window.run("document.querySelector('#sign-out').focus()")
             while seen[-1] != "send":
                 self.assertLess(len(seen), 20, seen)
-                window.type(":focus", "\ue004")  # Tab
+                window.press("\ue004")  # Tab
                 seen.append(
                     window.run("return document.activeElement.id || document.activeElement.textContent")
                 )
