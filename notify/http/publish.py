@@ -265,7 +265,7 @@ class Publisher:
             try:
                 topic, payload = self._read(one, by)
                 wait = self._pace(topic.workspace_id, len(payload))
-                if wait is None:
+                if wait is None:  # nearly always: not worth a function for each message, as in _paced
                     return self._broker.publish(topic, payload, key, trace)
                 return wait.addCallback(lambda _: self._broker.publish(topic, payload, key, trace))
             except Exception:
