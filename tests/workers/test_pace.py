@@ -70,6 +70,18 @@ class Case(SynchronousTestCase):
         self.looks()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_no_second_look_is_planned_for_those_who_come_while_others_are_let_go(self) -> None:
+        self.queue(self.links[0], 1000)
+        more: list[Any] = []
+        wait = self.pace(1, AT_ONCE)
+        assert wait is not None
+        wait.addCallback(lambda _: more.extend(self.pace(1, 100) for _ in range(3)))
+        self.links[0].go_on()
+        self.looks()
+        for one in more:
+            self.assertIsNone(self.successResultOf(one))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_workspaces_take_turns_and_each_keeps_its_order(self) -> None:
         self.queue(self.links[0], 1000)
         given = self.wants(*((1, f"1.{number}") for number in range(4)), (2, "2.0"), (2, "2.1"), (3, "3.0"))
