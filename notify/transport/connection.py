@@ -31,8 +31,8 @@ class Wire(Protocol):
         """The connection sends nothing more. Called once."""
 
 
-class Plain(Protocol):
-    """A plain non-blocking socket."""
+class Direct(Protocol):
+    """Sends at once: a non-blocking socket, or what stands in for it."""
 
     def send(self, data: bytes, /) -> int:
         """Send as much as the socket takes now, and return the number of bytes. Raises ``OSError`` if it takes none."""
@@ -104,10 +104,10 @@ class Connection:
         wire: Wire,
         transport: Any,
         queues: SendQueues,
-        plain: Plain | None,
+        direct: Direct | None,
         heard: float = 0.0,
     ) -> None:
-        """``plain`` is the socket itself, which may be used while the transport buffers nothing; or None.
+        """``direct`` may be sent to while the transport buffers nothing; None: everything is written to the transport.
 
         ``heard`` is the reactor's time now.
         """
@@ -126,13 +126,13 @@ class Connection:
         self._held: list[bytes] | None = None  # frames of one turn, to be written at once
         self._open = True
         self._blocked = False
-        self._direct = None if plain is None else plain.send
-        # Open, not blocked, nothing held, nothing queued, a plain socket: a frame may be sent directly.
-        self._clear = plain is not None
+        self._direct = None if direct is None else direct.send
+        # Open, not blocked, nothing held, nothing queued: a frame may be sent directly.
+        self._clear = direct is not None
         # Only for the C fan-out, which reads these two and `encoding`. A closed descriptor may be reused immediately:
         # a transport tells its producer about the end before it closes its socket, and `end` forgets the descriptor
         # then.
-        self._descriptor = -1 if plain is None else plain.fileno()
+        self._descriptor = -1 if direct is None else direct.fileno()
 
     @property
     def blocked(self) -> bool:

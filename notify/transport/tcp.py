@@ -5,14 +5,14 @@ from __future__ import annotations
 import resource
 import socket as socket_options
 import sys
-from socket import socket
 from typing import Any, cast
 
 from twisted.internet import tcp
 
 from notify.transport import poller
+from notify.transport.connection import Direct
 from notify.transport.poller import Poller
-from notify.transport.upstream import LeanServer
+from notify.transport.upstream import LeanServer, TlsServer
 
 #: connections that may wait in the kernel to be accepted, as far as net.core.somaxconn allows
 WAITING = 4096
@@ -34,7 +34,7 @@ class WriteThroughServer(LeanServer):
 
     What the socket does not take, and everything after it, goes through Twisted's buffer, so the order is kept.
     Errors are left for Twisted to find and report. A producer that is not paused can bypass ``write``: see
-    :func:`plain`.
+    :func:`direct`.
     """
 
     def write(self, data: bytes) -> None:
@@ -111,11 +111,11 @@ class InnerPort(PacedPort):
     transport = InnerServer
 
 
-def plain(transport: Any) -> socket | None:
-    """The socket itself, for a producer that is not paused; None if the transport changes the bytes."""
-    if isinstance(transport, WriteThroughServer) and not transport.encrypted:
-        return transport.socket
-    return None
+def direct(transport: Any) -> Direct | None:
+    """What a producer that is not paused may send to; None: only ``write`` of the transport."""
+    if isinstance(transport, TlsServer):
+        return transport.direct()
+    return transport.socket if isinstance(transport, WriteThroughServer) else None
 
 
 def settle(transport: Any) -> None:

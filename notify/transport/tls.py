@@ -93,7 +93,7 @@ class _Server(TlsServer):
             log.info("a TLS handshake with {peer} failed: {why}", peer=getattr(peer, "host", "-"), why=why)
         elif not self.shaken:
             factory.failed("unfinished")
-        super().connectionLost(reason)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
 
 def harden(context: SSL.Context) -> None:

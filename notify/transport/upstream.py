@@ -1,7 +1,7 @@
-"""Wraps everything undocumented in autobahn and Twisted that this package relies on, under names of its own.
+"""Wraps everything undocumented in autobahn, Twisted and pyOpenSSL that this package relies on, under own names.
 
-:data:`AUTOBAHN` and :data:`TWISTED` list each with the reason. ``tests/transport/test_upstream.py`` reports by name
-which of them is gone, and keeps the package's other modules to documented names.
+:data:`AUTOBAHN`, :data:`TWISTED` and :data:`PYOPENSSL` list each with the reason. ``tests/transport/test_upstream.py``
+reports by name which of them is gone, and keeps the package's other modules to documented names.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.compress import PerMessageDeflate
+from OpenSSL import SSL
 from OpenSSL.SSL import Connection, Error
 from twisted.internet import address, tcp
-from twisted.protocols.tls import BufferingTLSTransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from notify.core.timers import Timer, Wheel
 
@@ -52,14 +53,21 @@ TWISTED = {
     "dataBuffer": "the older part",
     "offset": "how much of that is sent",
     "_writeDisconnected": "nothing can be sent any more",
-    "TLS": "what is written is not what is sent",
     "_isSendBufferFull": "when a producer is paused: at the first byte that the socket did not take",
     "_addressType": "set for IPv6 by the constructor, which ours stands in for",
     "sessionno": "the same",
     "hostname": "the same",
     "_handshakeDone": "whether a TLS handshake came to its end",
     "_reason": "and why not",
-    "_tlsConnection": "counts what TLS itself says when it has",
+    "_tlsConnection": "counts what TLS itself says when it has; encrypts what is sent directly",
+}
+
+#: private names of ``OpenSSL.SSL`` and its ``Connection``
+PYOPENSSL = {
+    "_lib": "encrypts without the wrapper's calls, which cost more than the encryption",
+    "_ffi": "one buffer for all, where the wrapper makes one for each call",
+    "_ssl": "the connection, for OpenSSL itself",
+    "_from_ssl": "what it has encrypted",
 }
 
 
@@ -290,11 +298,6 @@ class LeanServer(tcp.Server):
     def __repr__(self) -> str:
         return f"<client #{self.sessionno} of {self.server!r}>"
 
-    @property
-    def encrypted(self) -> bool:
-        """Whether the transport encrypts what is written."""
-        return bool(self.TLS)
-
     def idle(self) -> bool:
         """Whether the socket may be written to directly: it is open, and nothing is waiting to be sent."""
         return bool(
@@ -303,15 +306,57 @@ class LeanServer(tcp.Server):
             and len(self.dataBuffer) == self.offset
             and not self._writeDisconnected
             and not self.disconnecting
-            and not self.TLS
         )
 
     def _isSendBufferFull(self) -> bool:
         return bool(self._tempDataBuffer) or len(self.dataBuffer) > self.offset
 
 
-class TlsServer(BufferingTLSTransport):
+_pyopenssl: Any = SSL
+_openssl = _pyopenssl._lib
+#: bytes: more than one TLS record, which has at most 16 KiB of data (RFC 8446, section 5.1)
+_RECORD = 32 * 1024
+_record = _pyopenssl._ffi.new("char[]", _RECORD)
+_recorded = _pyopenssl._ffi.buffer(_record)
+
+
+class Sealing:
+    """Stands in for the socket of a TLS connection: encrypts what is sent, and writes it to the transport below."""
+
+    __slots__ = ("_sealed", "_ssl", "_write")
+
+    def __init__(self, tls: TlsServer) -> None:
+        below: Any = tls.transport
+        self._ssl = tls._tlsConnection._ssl
+        self._sealed = tls._tlsConnection._from_ssl
+        self._write = below.write
+
+    def send(self, data: bytes) -> int:
+        """Take up to one record of ``data``, and return the number of bytes; 0 for a fault.
+
+        What is left has to be written to the TLS transport, which also finds out what is wrong.
+        """
+        taken: int = _openssl.SSL_write(self._ssl, data, len(data))
+        if taken <= 0:
+            # A fault that stays in OpenSSL's queue would be taken for one of the next connection.
+            _openssl.ERR_clear_error()
+            return 0
+        size = _openssl.BIO_read(self._sealed, _record, _RECORD)
+        if size > 0:
+            self._write(_recorded[:size])
+        return taken
+
+    def fileno(self) -> int:
+        """No descriptor: what is sent to the socket's own would not be encrypted."""
+        return -1
+
+
+class TlsServer(TLSMemoryBIOProtocol):
     """Twisted's TLS connection; the outcome of its handshake can be queried until it is lost.
+
+    What is written is encrypted at once. Twisted's default collects it until the next turn, which costs more than it
+    saves here: frames of one turn have been joined before. A producer that is not paused can bypass ``write``: see
+    :meth:`direct`.
 
     ``asides`` counts what OpenSSL reports to :func:`aside` after the handshake: messages of TLS itself, which carry
     no data.
@@ -329,6 +374,10 @@ class TlsServer(BufferingTLSTransport):
         super().dataReceived(data)
         if not shaken:
             self._asides[0] = 0
+
+    def direct(self) -> Sealing:
+        """What a producer that is not paused may send to, once the handshake is complete."""
+        return Sealing(self)
 
     @property
     def asides(self) -> int:

@@ -23,7 +23,7 @@ from notify.transport.admission import REASONS, Visit
 from notify.transport.connection import Connection, SendQueues
 from notify.transport.handshake import Accepted, Refused, judge
 from notify.transport.reader import Reader
-from notify.transport.tcp import plain, settle
+from notify.transport.tcp import direct, settle
 from notify.transport.upstream import OpenFactory, OpenProtocol
 from notify.wire import encodings
 from notify.wire.addresses import Network
@@ -72,7 +72,7 @@ class ClientProtocol(OpenProtocol):
             self,
             self.transport,
             self.factory.queues,
-            plain(self.transport),
+            direct(self.transport),
             hub.wheel.seconds(),
         )
         self._session = session = Session(connection, hub)

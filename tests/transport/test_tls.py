@@ -18,18 +18,29 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from notify.errors import StartError
-from notify.transport import tls
+from notify.identity import Peer
+from notify.transport import tls, upstream
+from notify.transport.connection import Connection, SendQueues
+from notify.transport.tcp import direct
+from notify.transport.upstream import TlsServer
+from notify.wire.frames import JSON
 from tests.support.browser import Browser
 from tests.support.certificates import Authority
 from tests.support.process import Server, token
 from tests.support.programs import node_modules, program, run
 from tests.support.running import LocalServer
+from tests.support.transport import Transport
 
 #: opens a WebSocket, authenticates, subscribes, pings, and returns the types of the frames it received; for a
 #: browser and for Node
@@ -264,6 +275,148 @@ class Handshakes(Secure):
             self.assertTrue((await deferToThread(self.ask, port, 8)).startswith(b"HTTP/1.1 200 "))
             self.assertEqual(await deferToThread(self.ask, port, 3000), b"")  # more than one read
         await self.failures(server, {("public", "endless"): 1, ("internal", "endless"): 1})
+
+
+class Direct(SynchronousTestCase):
+    """Frames that go straight to TLS, on a transport without a socket."""
+
+    def setUp(self) -> None:
+        folder = Path(self.mktemp()).resolve()
+        folder.mkdir(parents=True)
+        self.authority = Authority(folder)
+        key, certificate = self.authority.issue(x509.DNSName("localhost"))
+        self.options = PrivateCertificate.loadPEM(certificate.read_bytes() + key.read_bytes()).options()
+        tls.harden(self.options.getContext())
+
+    def connect(self, version: ssl.TLSVersion) -> tuple[Ends, Connection]:
+        ends = Ends(self.options, self.authority, version)
+        queues = SendQueues(lambda: 10**8, lambda: 10**8, lambda: None)
+        above = ends.secure
+        connection = Connection("c", Peer(""), JSON, 0.0, Unwired(), above, queues, direct(above))
+        above.registerProducer(connection, True)
+        return ends, connection
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["write", "write", "hold", "release", "drain", "control"]),
+                st.integers(0, 40) | st.integers(16_000, 16_500) | st.integers(0, 100_000),
+            ),
+            max_size=40,
+        ),
+        st.sampled_from([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]),
+    )
+    @settings(max_examples=150, deadline=None)
+    def test_order_holds_whatever_happens_between(
+        self, steps: list[tuple[str, int]], version: ssl.TLSVersion
+    ) -> None:
+        ends, connection = self.connect(version)
+        ends.below.room = 50_000
+        written, controls = [], 0
+        for number, (step, size) in enumerate(steps):
+            if step == "write":
+                frame = b"<" + b"%d," % number * (size // 8 + 1) + b">"
+                written.append(frame)
+                connection.write(frame)
+            elif step == "control":
+                controls += 1
+                ends.secure.write(b"{pong}")
+            elif step == "drain":
+                ends.below.drain(size)
+            else:
+                getattr(connection, step)()
+        connection.release()
+        while ends.below.buffer or connection.queued:
+            ends.below.drain(1000)
+        said = ends.said()
+        self.assertEqual(said.count(b"{pong}"), controls)
+        self.assertEqual(said.replace(b"{pong}", b""), b"".join(written))
+
+    def test_a_frame_is_sent_at_once(self) -> None:
+        ends, connection = self.connect(ssl.TLSVersion.TLSv1_3)
+        ends.below.room = 1000
+        connection.write(b"one")
+        self.assertEqual(ends.said(), b"one")
+        connection.write(b"two")
+        self.assertEqual((ends.said(), len(ends.below.sends)), (b"two", 2))
+
+    def test_one_that_the_client_can_no_longer_take_disturbs_no_other_client(self) -> None:
+        ended, connection = self.connect(ssl.TLSVersion.TLSv1_3)
+        other, beside = self.connect(ssl.TLSVersion.TLSv1_3)
+        ended.below.room = other.below.room = 1000
+        ended.leave()
+        connection.write(b"never")
+        # OpenSSL has one queue of faults for all connections. What it still holds is raised for one of them.
+        self.assertEqual(upstream._openssl.ERR_peek_error(), 0)
+        other.hear(b"hello")
+        beside.write(b"there")
+        self.assertEqual((other.heard, other.said()), ([b"hello"], b"there"))
+        self.assertEqual((ended.below.lost, other.below.lost), (True, False))
+
+
+class Ends:
+    """A client, and the server's TLS connection on a :class:`Transport`. What the client is sent, it reads in ``said``."""
+
+    def __init__(self, options: CertificateOptions, authority: Authority, version: ssl.TLSVersion) -> None:
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        context.minimum_version = context.maximum_version = version
+        self._into, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._client = context.wrap_bio(self._into, self._out, server_hostname="localhost")
+        self.heard: list[bytes] = []
+        self.below = Transport(100_000)
+        factory: Any = TLSMemoryBIOFactory(options, False, Factory.forProtocol(Protocol), Clock())
+        factory.protocol = TlsServer
+        self.secure: Any = factory.buildProtocol(None)
+        self.secure.wrappedProtocol.dataReceived = self.heard.append
+        self.secure.makeConnection(self.below)
+        shaken = False
+        while not (shaken and self.secure.shaken):
+            try:
+                self._client.do_handshake()
+                shaken = True
+            except ssl.SSLWantReadError:
+                pass
+            if self._out.pending:
+                self.secure.dataReceived(self._out.read())
+            self._take()
+        self.below.room = 0
+        self.below.sends.clear()
+
+    def _take(self) -> None:
+        wire, self.below.wire = self.below.wire, b""
+        self._into.write(wire)
+
+    def hear(self, data: bytes) -> None:
+        """The client sends this."""
+        self._client.write(data)
+        self.secure.dataReceived(self._out.read())
+
+    def leave(self) -> None:
+        """The client closes TLS, but not what is below it."""
+        try:
+            self._client.unwrap()
+        except ssl.SSLWantReadError:
+            self.secure.dataReceived(self._out.read())
+
+    def said(self) -> bytes:
+        """Everything that the client was sent since the last call."""
+        self._take()
+        parts = []
+        while True:
+            try:
+                parts.append(self._client.read(65536))
+            except ssl.SSLWantReadError:
+                return b"".join(parts)
+
+
+class Unwired:
+    """Nothing below that would close."""
+
+    def say_close(self, code: int, reason: str) -> None:
+        raise AssertionError("nothing here closes")
+
+    def gone(self) -> None:
+        """The connection sends nothing more."""
 
 
 def expanded(secret: bytes, label: bytes, length: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The undocumented parts of autobahn and Twisted that we depend on exist, and are used in one place."""
+"""The undocumented parts of autobahn, Twisted and pyOpenSSL that we depend on exist, and are used in one place."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket import compress_deflate, protocol
+from OpenSSL import SSL
 from twisted.internet import abstract, tcp
 from twisted.internet.task import Clock
 from twisted.protocols import tls
@@ -19,13 +20,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import notify.http
 import notify.transport
-from notify.transport.upstream import AUTOBAHN, SHARED, TWISTED, OpenProtocol, initial_state
+from notify.transport.upstream import AUTOBAHN, PYOPENSSL, SHARED, TWISTED, OpenProtocol, initial_state
 from notify.transport.websocket import ConnectionFactory
 from tests.support.world import World
 
 LEANED_ON: list[tuple[dict[str, str], tuple[ModuleType, ...]]] = [
     (AUTOBAHN, (protocol, compress_deflate)),
     (TWISTED, (abstract, tcp, tls)),
+    (PYOPENSSL, (SSL,)),
 ]
 
 #: attributes that only a client's end reads
@@ -38,13 +40,15 @@ CLIENTS = {
 
 
 def spoken_of(source: str) -> set[str]:
-    """The names of attributes, methods and class variables in a module."""
+    """The names of attributes, methods, class variables and imports in a module."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {name.asname or name.name for name in node.names}
         elif isinstance(node, ast.ClassDef):
             for one in node.body:
                 targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
@@ -106,7 +110,7 @@ class Names(SynchronousTestCase):
 
     def test_they_are_touched_in_one_place_and_no_others_are(self) -> None:
         sources = modules(notify.transport)
-        listed = {*AUTOBAHN, *TWISTED}
+        listed = {*AUTOBAHN, *TWISTED, *PYOPENSSL}
         for name, source in sources.items():
             if name == "upstream":
                 self.assertEqual(private(source) - listed, set(), name)

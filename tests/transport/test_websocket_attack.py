@@ -172,7 +172,7 @@ class Wire:
         return getattr(self.transport.protocol, "_site", None) or self.transport.protocol
 
     def feed(self, *segments: bytes) -> Wire:
-        with patch("notify.transport.websocket.plain", lambda transport: transport):
+        with patch("notify.transport.websocket.direct", lambda transport: transport):
             for segment in segments:
                 if self.transport.disconnecting:
                     break
