@@ -292,6 +292,9 @@ class LeanServer(tcp.Server):
         self.hostname = client[0]
         if len(client) != 2:
             self._addressType = address.IPv6Address
+        # CPython keeps attributes without a dictionary only if a connection has them from the start.
+        self.producer: Any = None
+        self.streamingProducer = False
         self.startReading()
         self.connected = 1
 
