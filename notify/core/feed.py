@@ -258,6 +258,8 @@ class Feed:
         """Stop waiting; returns the position after which the connection is sent live messages."""
         connection, last = one.connection, self.last
         del self.waiting[connection]
+        if not self.waiting:
+            self.waiting.clear()  # which frees its table
         reached = self.ahead.pop(connection, 0)
         if recovered and one.since is not None:
             reached = one.since.seq

@@ -37,7 +37,8 @@ class Wheel:
         self._tick = tick
         #: the clock's seconds, for durations
         self.seconds: Callable[[], float] = clock.seconds
-        self._slots: dict[int, dict[Timer, None]] = {}
+        # Most slots have one timer: clients' tokens expire hours from now, each at its own time.
+        self._slots: dict[int, Timer | dict[Timer, None]] = {}
         self._done = int(self.seconds() / tick)
         self._next = self._done  # the slot at which it turns next
         self._call: Any = None
@@ -60,7 +61,13 @@ class Wheel:
         """Call ``call`` once, no sooner than in ``seconds``."""
         slot = max(self._done, int((self.seconds() + seconds) / self._tick)) + 1
         timer = Timer(call, slot)
-        self._slots.setdefault(slot, {})[timer] = None
+        timers = self._slots.get(slot)
+        if timers is None:
+            self._slots[slot] = timer
+        elif isinstance(timers, Timer):
+            self._slots[slot] = {timers: None, timer: None}
+        else:
+            timers[timer] = None
         if slot < self._next and self._call is not None:
             self._next = slot
             self._call.reset(self._left())
@@ -71,7 +78,9 @@ class Wheel:
         if timer is not None and timer.call is not None:
             timer.call = None
             timers = self._slots.get(timer.slot)
-            if timers is not None:
+            if timers is timer:
+                del self._slots[timer.slot]
+            elif isinstance(timers, dict):
                 timers.pop(timer, None)
                 if not timers:
                     del self._slots[timer.slot]
@@ -91,7 +100,8 @@ class Wheel:
         # Turn at least to the slot that is due, even if rounding makes this division fall short of it.
         done, self._done = self._done, max(self._next, int(self.seconds() / self._tick))
         for slot in range(done + 1, self._done + 1):
-            for timer in self._slots.pop(slot, ()):
+            timers = self._slots.pop(slot, ())
+            for timer in (timers,) if isinstance(timers, Timer) else timers:
                 call, timer.call = timer.call, None
                 if call is not None:
                     try:

@@ -1,11 +1,16 @@
 """The timer wheel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, permutations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from notify.core.timers import Wheel
+
+
+def powerset(names: str) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(permutations(names, count) for count in range(len(names) + 1))
 
 
 class WheelTests(SynchronousTestCase):
@@ -90,6 +95,19 @@ class WheelTests(SynchronousTestCase):
         for n in range(100):
             self.wheel.cancel(self.wheel.after(30 * 86400 + n, lambda: None))
         self.assertEqual(self.wheel._slots, {})
+
+    def test_timers_of_the_same_moment_are_cancelled_one_by_one(self) -> None:
+        for names in ("a", "ab", "abc"):
+            for gone in powerset(names):
+                timers = {
+                    name: self.wheel.after(5, lambda name=name: self.calls.append(name)) for name in names
+                }
+                for name in gone:
+                    self.wheel.cancel(timers[name])
+                    self.wheel.cancel(timers[name])  # a second time does nothing
+                self.clock.advance(6)
+                self.assertEqual(self.calls, [name for name in names if name not in gone], gone)
+                self.calls.clear()
 
     def test_one_that_fails_does_not_stop_the_others(self) -> None:
         def fails() -> None:
