@@ -6,6 +6,8 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from msgspec import Struct
@@ -37,7 +39,7 @@ def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
     parts = token.split(".")
     if len(parts) != 3:
         raise Unauthorized("the token is not a signed JWT of three parts")
-    header = unique_object(_decode(parts[0]), "header")
+    header = _header(parts[0])
     algorithm, key_id, type = header.get("alg"), header.get("kid"), header.get("typ", "jwt")
     if not isinstance(algorithm, str):
         raise Unauthorized("the token's header has no alg")
@@ -55,6 +57,12 @@ def parse(token: str, types: frozenset[str] | None, most: int) -> Token:
     )
 
 
+@lru_cache(64)
+def _header(part: str) -> Mapping[str, Any]:
+    """The header of a token. Cached, because nearly all tokens of an issuer have the same one."""
+    return unique_object(_decode(part), "header")
+
+
 def _decode(part: str) -> bytes:
     """Decode base64url without padding, in its canonical form only (RFC 7515, section 2)."""
     if _BASE64URL.fullmatch(part):
@@ -68,20 +76,31 @@ def _decode(part: str) -> bytes:
     raise Unauthorized("a part of the token is not base64url")
 
 
+class _Twice(Exception):  # noqa: N818
+    """A name occurs twice in an object."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise _Twice
+    return made
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_decode_json = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant).decode
+
+
 def unique_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object without duplicate names (RFC 7519, section 4). Raises :class:`Unauthorized`."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
-            raise Unauthorized(f"a name occurs twice in the token's {what}")
-        return made
-
-    def constant(name: str) -> NoReturn:
-        raise ValueError(name)
-
     try:
-        decoded = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        decoded = _decode_json(data.decode("utf-8"))
+    except _Twice:
+        raise Unauthorized(f"a name occurs twice in the token's {what}") from None
     except (ValueError, RecursionError):
         raise Unauthorized(f"the token's {what} is not JSON") from None
     if not isinstance(decoded, dict):

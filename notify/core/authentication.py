@@ -17,7 +17,6 @@ from notify.core.feed import Joined
 from notify.core.witness import reason_of
 from notify.errors import Unauthorized
 from notify.identity import Identity
-from notify.interfaces import IPlaces
 from notify.observe.logging import clients
 from notify.topics import Topic
 from notify.wire import encodings
@@ -58,7 +57,7 @@ def _admit(identity: Identity, client: Client, frame: Auth) -> Deferred[None] | 
         return None
     mine = topics.user(identity.workspace_id, identity.user_id)
     most = hub.live.now.limits.max_connections_per_user
-    places: IPlaces | None = IPlaces(hub.registry, None)
+    places = hub.places
     if not most or places is None:
         return _let_in(not 0 < most <= len(hub.registry.members(mine)), client, identity, frame)
     # If the authenticator has to be asked again meanwhile, the connection is removed from this set.

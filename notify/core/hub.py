@@ -15,7 +15,7 @@ from notify.core.signals import Signals
 from notify.core.timers import Wheel
 from notify.core.witness import Witness
 from notify.ids import Id
-from notify.interfaces import IConnection, IRegistry
+from notify.interfaces import IConnection, IPlaces, IRegistry
 from notify.observe.metrics import Metrics
 from notify.topics import Topic
 from notify.wire.frames import FEATURES, SIGNALS
@@ -59,6 +59,8 @@ class Hub:
         self.live = live
         self.dispatcher = dispatcher
         self.registry = registry
+        #: counts a user's connections on all nodes, if the registry can
+        self.places: IPlaces | None = IPlaces(registry, None)
         self.presence = presence
         self.signals = signals
         self.metrics = metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -28,11 +29,20 @@ _INSIDE: tuple[Network, ...] = tuple(
 )
 
 
+#: characters of a text whose address is kept: any address fits, unless it has a long scope
+_KEPT = 64
+
+
 def parse(text: str) -> Address | None:
     """Parse an address; None for any other text.
 
     IPv4-mapped IPv6 becomes IPv4, and the scope is dropped, since it may be any text.
     """
+    # A client's address is needed several times while it connects, and parsing it takes microseconds.
+    return _parse_once(text) if len(text) <= _KEPT else _parse(text)
+
+
+def _parse(text: str) -> Address | None:
     try:
         address = ip_address(text)
     except ValueError:
@@ -40,6 +50,9 @@ def parse(text: str) -> Address | None:
     if isinstance(address, IPv6Address):
         return address.ipv4_mapped or IPv6Address(int(address))
     return address
+
+
+_parse_once = lru_cache(1024)(_parse)
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -58,6 +71,7 @@ def is_in(address: Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 
 
+@lru_cache(1024)
 def is_inside(address: Address) -> bool:
     """Whether the address is of this machine, or of a network that the internet does not reach."""
     return is_in(address, _INSIDE)

@@ -228,6 +228,7 @@ class Elsewhere(SynchronousTestCase):
         registry: Any = self.world.registry
         alsoProvides(registry, IPlaces)
         registry.room = self.room
+        self.world.hub.places = registry
 
     def room(self, topic: Topic, most: int) -> Deferred[bool]:
         self.assertEqual((topic, most), (user(1, 1), 1))

@@ -6,6 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from notify.wire import addresses
 from notify.wire.addresses import block, client_address, is_inside, parse, parse_networks
 
 
@@ -78,6 +79,12 @@ class Proxies(SynchronousTestCase):
         trusted = parse_networks(["127.0.0.1"])
         self.assertEqual(client_address("127.0.0.1", "fe80::1%<script>", trusted), "fe80::1")
         self.assertEqual(client_address("fe80::1%eth0", "", trusted), "fe80::1")
+
+    def test_long_texts_are_not_kept(self) -> None:
+        addresses._parse_once.cache_clear()
+        self.assertEqual(addresses.parse("fe80::1%" + "x" * 5000), addresses.parse("fe80::1"))
+        self.assertIsNone(addresses.parse("x" * 5000))
+        self.assertEqual(addresses._parse_once.cache_info().currsize, 1)
 
     def test_networks(self) -> None:
         self.assertEqual(
