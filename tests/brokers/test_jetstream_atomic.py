@@ -332,6 +332,16 @@ class Denied(TestCase):
         replayed = await broker.replay(allowed, None, 10, SIZE)
         self.assertEqual([one.event.message_id for one in replayed.messages], [7, 8])
 
+    async def test_many_refused_lists_leave_no_batch_open_that_keeps_others_out(self) -> None:
+        allowed, denied = chat("Acme", "One"), chat("Acme", "Two")
+        broker = await self.broker(denied)
+        # One more than the batches that a stream has open at once.
+        for _ in range(51):
+            await self.assertFailure(
+                broker.publish_all([*drafts(allowed, [1]), *drafts(denied, [1])]), Unavailable
+            )
+        self.assertEqual([one.seq for one in await broker.publish_all(drafts(allowed, [2, 3]))], [1, 2])
+
     async def test_it_is_not_taken_for_a_topic_that_differs_in_case_only(self) -> None:
         allowed, denied = chat("Acme", "one"), chat("Acme", "One")
         broker = await self.broker(denied)

@@ -8,11 +8,12 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from notify.brokers.jetstream import JetStreamBroker
+from notify.config import Duration
 from notify.errors import TooLarge, Unavailable
 from notify.testing import Recorder, chat_payload
 from notify.topics import chat
 from tests.brokers.test_jetstream import make
-from tests.support.natsd import NatsServer, api
+from tests.support.natsd import NatsServer, api, until
 
 TOPIC = chat(1, 10)
 
@@ -67,3 +68,53 @@ class Refusals(TestCase):
         error = await self.assertFailure(self.publish(broker, "x"), Unavailable)
         self.assertIn("the stream MESSAGES is sealed", str(error))
         self.assertTrue(broker.status().ready)
+
+
+#: a user that may do everything except receive what a test denies
+USERS = """
+authorization {{ users: [
+  {{ user: notify, password: secret-of-notify, permissions: {{ publish: ">", subscribe: {{ deny: ["{denied}"] }} }} }}
+] }}
+"""
+
+
+class RefusedWorkspace(TestCase):
+    """NATS does not permit notify to receive the messages of one workspace."""
+
+    timeout = 60
+
+    async def test_the_others_go_on_and_its_messages_come_late(self) -> None:
+        server = NatsServer(extra=USERS.format(denied="live.*.workspace.2.>")).start()
+        self.addCleanup(server.remove)
+        await server.up()
+        url = server.url.replace("//", "//notify:secret-of-notify@")
+        broker, recorder = make(None, servers=(url,), check_interval=Duration(1)), Recorder()
+        self.addCleanup(broker.stop)
+        await broker.start(recorder.deliver, recorder.lost)
+        metrics, refused, other = broker._metrics, chat(2, 10), chat(1, 10)
+        await gatherResults([broker.follow(refused), broker.follow(other)])
+        await until(lambda: "messages of 1 workspace(s) come late" in broker.status().detail)
+        for number in range(1, 4):
+            await gatherResults(
+                [broker.publish(topic, chat_payload(topic, number)) for topic in (refused, other)]
+            )
+        await recorder.wait(6)
+        for topic in (refused, other):
+            received = [one.event.message_id for one in recorder.messages if one.topic == topic]
+            self.assertEqual(received, [1, 2, 3])
+        self.assertEqual(recorder.lost_topics, [])
+        self.assertTrue(broker.status().ready)
+
+        words = f'permissions violation for subscription to "{broker._source._live}workspace.w-3.>"'
+        broker._denied(words)  # its only follower has gone meanwhile
+
+        server.reload(server.config.read_text().replace("live.*.workspace.2.>", "nothing"))
+        while broker._source.problem:
+            await until(lambda: not broker._source.problem)
+            # The subscription has been requested again, and a refusal comes before this answer.
+            await api(broker, "STREAM.INFO.MESSAGES")
+        late = metrics.broker_filled._value.get()
+        await broker.publish(refused, chat_payload(refused, 4))
+        await recorder.wait(7)
+        self.assertEqual(metrics.broker_filled._value.get(), late)
+        self.assertEqual(metrics.broker_connects._value.get(), 1)

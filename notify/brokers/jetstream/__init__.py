@@ -232,7 +232,7 @@ class JetStreamBroker:
 
     def status(self) -> BrokerStatus:
         """See :class:`~notify.interfaces.IBroker`."""
-        troubles = [*self._faults, self._audit.problem]
+        troubles = [*self._faults, self._audit.problem, self._source.problem]
         if self._health.shared:
             troubles.append("another node has the name of this one")
         if self._ready and self._signals.problem:
@@ -537,7 +537,12 @@ class JetStreamBroker:
 
     def _denied(self, words: str) -> None:
         # NATS reports this for each message sent, also for one that was given up meanwhile.
-        if not (self._publisher.denied(words) or self._atomic.denied(words) or denies_some_topic(words)):
+        if not (
+            self._publisher.denied(words)
+            or self._atomic.denied(words)
+            or denies_some_topic(words)
+            or self._source.denied(words)
+        ):
             self._refused = words
             if self._ready:
                 # Only a new connection requests refused subscriptions again.

@@ -55,6 +55,8 @@ _KNOWN = 10201
 _AGAIN = PASSING | {10176, 10210}
 #: storage failed, maybe halfway: nats-server 2.12.8 answers this when it has stored a part
 _MIDWAY = frozenset((10002, 10023, 10028, 10047))
+#: the number of a batch's message that follows on none: the server drops the batch
+_GAP = "1000000"
 #: The server knows no rollup of this name. Every stream refuses a message with this header, but only after it has looked up its id.
 _STORES_NOTHING = {"Nats-Rollup": "notify-asks"}
 #: room for the headers that a batch adds to a message's own
@@ -294,6 +296,7 @@ class Atomic:
     ) -> list[Ack | None]:
         """Send these messages and return the answer to each; None if there was none or it makes no sense. Gives up after a time of silence."""
         left, silence = max(0.0, one.deadline - self._reactor.seconds()), self._settings.request_timeout
+        fields = list(fields)
         replies = [
             self._connection.request(topic.subject, sent.payload, left, more)
             for (topic, sent), more in zip(messages, fields, strict=True)
@@ -318,8 +321,20 @@ class Atomic:
             if silent.active():
                 silent.cancel()
         if one.denied:
+            answered = [place for place, (came, _) in enumerate(answers) if came]
+            if answered and answered[-1] < len(messages) - 1:
+                self._drop(messages[answered[-1]][0], fields[answered[-1]])
             raise one.over(Unavailable("NATS does not permit notify to publish there: nothing was stored"))
         return [_ack(answer) for _, answer in answers]
+
+    def _drop(self, topic: Topic, fields: dict[str, str]) -> None:
+        """Let the server drop a batch without an end, one of whose messages has these headers. No server stores what this sends.
+
+        It would stay open for 10 seconds, and while 50 are open the stream accepts no other.
+        """
+        if "Nats-Batch-Id" in fields:
+            fields = fields | _STORES_NOTHING | {"Nats-Batch-Sequence": _GAP}
+            self._connection.publish(topic.subject, b"", "", fields)
 
 
 def _ack(answer: Any) -> Ack | None:

@@ -72,6 +72,8 @@ class Consumer:
         self._repairing = False
         self._repair_work: Deferred[None] | None = None
         self._stopped = False
+        #: see :class:`~notify.brokers.jetstream.republish.Republish`
+        self.problem = ""
 
     def add(self, topic: Topic) -> None:
         """A topic is followed. Nothing to do: the consumer gets all topics."""
@@ -81,6 +83,10 @@ class Consumer:
 
     def use(self, live: str) -> None:
         """The subject prefix of republished messages. Not used here."""
+
+    def denied(self, words: str) -> bool:
+        """A missing permission. There is no subscription that the consumer can do without."""
+        return False
 
     async def ready(self) -> None:
         """The connection is new: find or create the consumer and continue. Raises ``Unavailable``, ``StartError``."""

@@ -410,7 +410,7 @@ class AtomicTest(SynchronousTestCase):
         self.assertTrue(self.atomic.denied(words))
         self.assertNoResult(refused)
         self.assertTrue(self.atomic.denied(words))
-        self.refuse(INCOMPLETE)
+        reply(self.connection.take()[-1][2], **error(INCOMPLETE))
         self.assertIn("permit", str(self.failureResultOf(refused, Unavailable).value))
         self.connection.answer(0, 1)
         self.assertEqual(self.successResultOf(later), (1, False))
@@ -426,6 +426,34 @@ class AtomicTest(SynchronousTestCase):
         self.assertNoResult(refused)
         reply(batch[0][2])
         self.failureResultOf(refused, Unavailable)
+        self.settled()
+
+    def test_a_batch_whose_end_is_not_permitted_is_dropped(self) -> None:
+        refused, words = self.store(A, B), f'permissions violation for publish to "{B.subject}"'
+        batch = self.connection.take()
+        reply(batch[0][2])
+        self.assertTrue(self.atomic.denied(words))
+        self.failureResultOf(refused, Unavailable)
+        ((subject, fields, to),) = self.connection.sent
+        self.assertEqual((subject, to), (A.subject, ""))
+        self.assertEqual(fields["Nats-Batch-Id"], batch[0][1]["Nats-Batch-Id"])
+        self.assertGreater(int(fields["Nats-Batch-Sequence"]), 2)
+        # No server stores it, whether it knows batches or not.
+        self.assertNotIn("Nats-Batch-Commit", fields)
+        self.assertIn("Nats-Rollup", fields)
+        self.settled()
+
+    def test_a_batch_that_has_ended_or_never_began_is_not_dropped(self) -> None:
+        for refused, words in ((self.store(A, B), A), (self.store(B, B), B)):
+            for subject, _, answer in self.connection.take():
+                if subject == words.subject:
+                    self.assertTrue(
+                        self.atomic.denied(f'permissions violation for publish to "{words.subject}"')
+                    )
+                else:
+                    reply(answer, **error(INCOMPLETE))
+            self.failureResultOf(refused, Unavailable)
+        self.assertEqual(self.connection.sent, [])
         self.settled()
 
     def test_whoever_gives_up_disturbs_nothing(self) -> None:
