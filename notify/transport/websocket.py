@@ -51,7 +51,8 @@ class ClientProtocol(OpenProtocol):
     factory: ConnectionFactory
     connection: Connection | None = None
     _session: Session | None = None
-    _heard = _pinged = False
+    #: when it was pinged last, in seconds of the wheel's clock; negative: never
+    _pinged = -1.0
     _ping: Timer | None = None
     _lingering: Timer | None = None
     _reader: Reader
@@ -92,7 +93,6 @@ class ClientProtocol(OpenProtocol):
         connection = self.connection
         if self.deaf or connection is None:
             return
-        self._heard = True
         connection.heard = self.factory.hub.wheel.seconds()
         connection.hold()
         try:
@@ -207,20 +207,23 @@ class ClientProtocol(OpenProtocol):
             self._session.closed()
 
     def _look(self) -> None:
-        """A ping interval, or the wait for a pong, is over."""
+        """The client may have been silent for a ping interval, or not have answered a ping in time."""
         hub, connection = self.factory.hub, self.connection
         if connection is None:
             return
-        if self._heard:
-            self._heard = self._pinged = False
-            wait = hub.live.now.limits.ping_interval
-        elif not self._pinged:
-            self._pinged = True
-            self.sendPing()
-            wait = hub.live.now.limits.ping_timeout
+        limits, now = hub.live.now.limits, hub.wheel.seconds()
+        if self._pinged > connection.heard:
+            wait = self._pinged + limits.ping_timeout - now
+            if wait <= 0:
+                connection.close(4003, "no pong")
+                return
         else:
-            connection.close(4003, "no pong")
-            return
+            wait = connection.heard + limits.ping_interval - now
+            if wait <= 0:
+                self._pinged = now
+                self.sendPing()
+                # If its pong comes at once, the next ping is due after another interval.
+                wait = min(limits.ping_interval, limits.ping_timeout)
         self._ping = hub.wheel.after(wait, self._look)
 
 

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -480,6 +481,60 @@ class Floods(SynchronousTestCase):
         self.assertEqual((wire.protocol.data, wire.protocol.current_frame), (b"", None))
         wire.world.clock.pump([0.25] * 8)
         self.assertTrue(wire.transport.aborted)
+
+
+class Pings(SynchronousTestCase):
+    """A client that says nothing, by a moved clock."""
+
+    def idle(self, interval: int, timeout: int) -> Wire:
+        """A client that is in, and has just been heard."""
+        wire = Wire(ping_interval=Duration(interval), ping_timeout=Duration(timeout))
+        wire.feed(head(*HANDSHAKE), frame(b'{"type":"auth","token":"t"}'))
+        return wire
+
+    def pings(self, wire: Wire, seconds: int, pong_after: float | None, every: float = 0.25) -> list[float]:
+        """When it is pinged in the next seconds, each ping answered after so many; None: none is."""
+        found, due, count = [], [], len(frames(wire.answer))
+        for step in range(1, int(seconds / every) + 1):
+            wire.world.clock.advance(every)
+            for opcode, _ in frames(wire.answer)[count:]:
+                count += 1
+                if opcode == 0x89:
+                    found.append(step * every)
+                    if pong_after is not None:
+                        due.append(step * every + pong_after)
+            while due and due[0] <= step * every:
+                due.pop(0)
+                wire.feed(frame(b"", 10))
+        return found
+
+    def test_one_that_answers_is_pinged_at_the_interval_whatever_the_timeout(self) -> None:
+        for interval, timeout in ((25, 20), (25, 40), (10, 10), (5, 20), (20, 5)):
+            wire = self.idle(interval, timeout)
+            pings = self.pings(wire, 10 * interval, 0.0)
+            apart = [later - earlier for earlier, later in pairwise([0.0, *pings])]
+            self.assertEqual(len(pings), 9, (interval, timeout))
+            self.assertTrue(all(interval <= one <= interval + 1 for one in apart), (apart, timeout))
+            self.assertFalse(wire.transport.disconnecting)
+
+    def test_a_late_pong_is_one(self) -> None:
+        wire = self.idle(5, 20)
+        self.assertEqual(len(self.pings(wire, 100, 18.0)), 5)  # each 5 s after the pong before
+        self.assertFalse(wire.transport.disconnecting)
+
+    def test_one_that_does_not_answer_is_closed_after_the_timeout(self) -> None:
+        for interval, timeout in ((25, 20), (5, 20), (20, 5)):
+            wire = self.idle(interval, timeout)
+            self.assertEqual(len(self.pings(wire, interval + timeout, None)), 1)
+            self.assertFalse(wire.protocol.ending)
+            self.pings(wire, 1, None)
+            self.assertEqual(frames(wire.answer)[-1], (0x88, (4003).to_bytes(2, "big") + b"no pong"))
+
+    def test_one_that_speaks_is_not_pinged(self) -> None:
+        wire = self.idle(25, 20)
+        for _ in range(10):
+            self.assertEqual(self.pings(wire, 20, None), [])
+            wire.feed(frame(b'{"type":"ping"}'))
 
 
 class Peers(SynchronousTestCase):
