@@ -48,7 +48,7 @@ TABLE = (
              "auth/test_jwt.py::Attacks::test_refuses_critical_extensions"),
     Mutation("auth/jws.py", "            if base64.urlsafe_b64encode(decoded).rstrip(b\"=\").decode(\"ascii\") == part:\n",
              "            if True:\n", "auth/test_jwt.py::Attacks::test_refuses_base64_in_any_but_its_one_form"),
-    Mutation("auth/jws.py", "        if len(made) != len(pairs):\n", "        if False:\n",
+    Mutation("auth/jws.py", "    if len(made) != len(pairs):\n", "    if False:\n",
              "auth/test_jwt.py::Attacks::test_refuses_a_name_that_occurs_twice"),
     Mutation("auth/jws.py", "    if len(token) > most:\n", "    if False:\n",
              "auth/test_jwt.py::Attacks::test_refuses_a_token_that_is_too_long_without_looking_at_it"),
