@@ -159,8 +159,8 @@ TABLE = (
              '        self._queue.appendleft(frame)\n', 'what waits for a client is turned round'),
     Breakage('transport/connection.py', '        if connection.queued > self._each():\n',
              '        if connection.queued > 64 * self._each():\n', 'a queue grows beyond its bound', 82),
-    Breakage('transport/websocket.py', '            connection.close(4003, "no pong")\n            return\n',
-             '            return\n', 'the server keeps connections that are dead'),
+    Breakage('transport/websocket.py', '                connection.close(4003, "no pong")\n                return\n',
+             '                return\n', 'the server keeps connections that are dead'),
 )  # fmt: skip
 
 
