@@ -298,6 +298,8 @@ class NATSControl:
         return maybeDeferred(do, command, argument).addCallbacks(done, undone)
 
     def _requested(self, subject: bytes, reply: str, data: bytes, block: bytes) -> None:
+        if self._do is None:
+            return  # it has said farewell, and is not missed unless it answers that it could not do it
         try:
             request = _request(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import nats
@@ -15,7 +16,7 @@ from twisted.trial.unittest import TestCase
 from notify import __version__
 from notify.config import Config, Duration, PluginTable
 from notify.control import nats as nats_control
-from notify.control.nats import NATSControl, NATSControlSettings
+from notify.control.nats import NATSControl, NATSControlSettings, Request
 from notify.control.rounds import Round
 from notify.errors import StartError, Unavailable
 from notify.interfaces import Gathered, IControl
@@ -137,6 +138,22 @@ class Nodes(TestCase):
         asked = a.ask("it", b"1")
         await b.stop()
         self.assertEqual(await asked, Gathered([("a", b'"a"')], []))
+
+    async def test_one_that_has_left_answers_nothing(self) -> None:
+        server = await server_of(self)
+        b = await self.node(server.url, "b")
+        request = msgspec.json.encode(Request(msgspec.Raw(b"1"), "another"))
+
+        def asked() -> int:
+            """The number of answers to a request."""
+            with patch.object(b._connection, "publish") as publish:
+                b._requested(f"{b._asking}it".encode(), "reply", request, b"")
+            return int(publish.call_count)
+
+        self.assertEqual(asked(), 1)
+        await b.stop()
+        # The request had been on its way. If b said that it cannot do this, it would count as missing.
+        self.assertEqual(asked(), 0)
 
     async def test_a_name_that_is_there_again_is_not_missed(self) -> None:
         server = await server_of(self)
