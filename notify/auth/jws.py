@@ -96,7 +96,6 @@ _decode_json = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_const
 
 def unique_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object without duplicate names (RFC 7519, section 4). Raises :class:`Unauthorized`."""
-
     try:
         decoded = _decode_json(data.decode("utf-8"))
     except _Twice:

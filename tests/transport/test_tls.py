@@ -332,9 +332,10 @@ class Direct(SynchronousTestCase):
         self.assertEqual(said.count(b"{pong}"), controls)
         self.assertEqual(said.replace(b"{pong}", b""), b"".join(written))
 
-    def test_a_frame_is_sent_at_once(self) -> None:
+    def test_a_frame_is_sent_at_once_and_passes_no_layer_of_twisted(self) -> None:
         ends, connection = self.connect(ssl.TLSVersion.TLSv1_3)
         ends.below.room = 1000
+        self.patch(ends.secure, "write", None)
         connection.write(b"one")
         self.assertEqual(ends.said(), b"one")
         connection.write(b"two")
